@@ -1,0 +1,54 @@
+# Two commands for everybody: `make try` and `make test`. The rest is for those who change the code.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
+DIR    ?=
+BENCH  ?=
+
+.PHONY: try test lint types imports bench clean
+
+# Back up, change, dump, merge, verify and restore a copy of a real directory: make try DIR=/some/dir
+try: $(VENV)/.installed
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/try.sh $(DIR)
+
+# Everything that must hold, from the bottom floor up.
+test: $(VENV)/.installed-test
+	@bash scripts/test-programs.sh
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	@$(BIN)/ruff check .
+
+types: $(VENV)/.installed-dev
+	@$(BIN)/mypy
+
+imports: $(VENV)/.installed-dev
+	@$(BIN)/lint-imports
+
+# Beside restic, borg and tar; writes docs/benchmarks.md. A short one: make bench BENCH=--quick
+bench: $(VENV)/.installed
+	@$(BIN)/python bench/run.py $(BENCH)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV)"
+	@$(PIP) install -e .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV), with what the tests need"
+	@$(PIP) install -e '.[test]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV), with what the checks need"
+	@$(PIP) install -e '.[test,dev]'
+	@touch $@
+
+clean:
+	@rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

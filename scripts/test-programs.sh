@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Fetch the small system programs that some tests compare with; say loudly what is skipped without them.
+set -u
+
+declare -A package_of=([getfacl]=acl [setfacl]=acl [getfattr]=attr [setfattr]=attr [chattr]=e2fsprogs [lsattr]=e2fsprogs)
+
+missing_programs() {
+    local program
+    for program in "${!package_of[@]}"; do
+        command -v "$program" >/dev/null || echo "$program"
+    done | sort
+}
+
+missing=$(missing_programs)
+if [ -n "$missing" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    packages=$(for program in $missing; do echo "${package_of[$program]}"; done | sort -u)
+    export DEBIAN_FRONTEND=noninteractive
+    # shellcheck disable=SC2086
+    { apt-get -qq update && apt-get -qq install -y --no-install-recommends $packages; } </dev/null >/dev/null 2>&1 || true
+    missing=$(missing_programs)
+fi
+
+if [ -n "$missing" ]; then
+    echo "!!! NOT FOUND: $(echo $missing)"
+    echo "!!! Tests that compare ACLs, extended attributes or inode flags with these programs WILL BE SKIPPED."
+    echo "!!! On Debian: apt-get install acl attr e2fsprogs"
+fi
+[ "$(id -u)" = 0 ] || echo "!!! Not root: tests of owners, devices, capabilities and trusted attributes WILL BE SKIPPED."
+exit 0

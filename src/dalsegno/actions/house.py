@@ -1,0 +1,32 @@
+"""The open house: what every action needs, put together once by assembly.py."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from dalsegno.pool.pool import Pool
+from dalsegno.terms.events import Report
+from dalsegno.volumes.store import Volumes
+from dalsegno.world.workers import Workers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """An open pool with its volumes; used in a `with` block, which gives back files and threads."""
+
+    pool: Pool
+    volumes: Volumes
+    cache_dir: Path
+    """Where scan caches of this pool are kept; may be lost at any time."""
+    report: Report
+    workers: Workers
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.workers.__exit__(kind, error, trace)
+        self.pool.close()

@@ -1,0 +1,51 @@
+"""From settings to an open house: the only file that names every concrete class."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from dalsegno.actions.house import House
+from dalsegno.pool.pool import Pool
+from dalsegno.terms.events import Report, silent
+from dalsegno.volumes.store import Volumes
+from dalsegno.world.workers import Workers
+
+WORKERS_MAX = 8
+
+
+def _cache_dir(pool: Pool) -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "dalsegno" / pool.pool_id.hex()
+
+
+def _house(pool: Pool, report: Report) -> House:
+    return House(
+        pool=pool,
+        volumes=Volumes(pool),
+        cache_dir=_cache_dir(pool),
+        report=report,
+        workers=Workers(max(1, min(WORKERS_MAX, len(os.sched_getaffinity(0))))),
+    )
+
+
+def open_pool(
+    path: Path | str,
+    *,
+    passphrase: Callable[[], str] | None = None,
+    key_path: Path | None = None,
+    report: Report = silent,
+) -> House:
+    """Open the pool at `path`. NotFound, NoAccess, Damaged or TooNew say what is wrong."""
+    return _house(Pool.open(Path(path), passphrase=passphrase, key_path=key_path), report)
+
+
+def create_pool(
+    path: Path | str,
+    *,
+    encryption: str = "keyfile",
+    passphrase: str | None = None,
+    key_path: Path | None = None,
+    report: Report = silent,
+) -> House:
+    """Make a pool at `path`, which must be absent or empty, and open it."""
+    return _house(Pool.create(Path(path), encryption=encryption, passphrase=passphrase, key_path=key_path), report)

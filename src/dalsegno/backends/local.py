@@ -1,0 +1,117 @@
+"""A directory as a backend: a name is a path below the root."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from dalsegno.backends.contract import BackendWriter
+from dalsegno.terms.errors import BadInput, NotFound
+from dalsegno.world.files import (
+    PARTIAL_SUFFIX,
+    FileLock,
+    PartialFile,
+    file_errors,
+    make_directory,
+    remove_durable,
+    write_durable,
+)
+
+LOCK_SUFFIX = ".lock"
+_NAME_BYTES_MAX = 1024
+
+
+class LocalBackend:
+    """Named bytes in files below `root`, which must exist."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def _path(self, name: str) -> Path:
+        parts = name.split("/")
+        bad = any(part in ("", ".", "..") or "\0" in part for part in parts)
+        if bad or len(name) > _NAME_BYTES_MAX or name.endswith((PARTIAL_SUFFIX, LOCK_SUFFIX)):
+            raise BadInput(f"name {name!r}: not a relative path that a backend may use")
+        return self.root / name
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        """Return the bytes of a value from `offset`."""
+        path = self._path(name)
+        with file_errors(path), open(path, "rb", buffering=0) as file:
+            if offset:
+                file.seek(offset)
+            if length is None:
+                return file.readall()
+            pieces = []
+            while length > 0:
+                piece = file.read(length)
+                if not piece:
+                    break
+                pieces.append(piece)
+                length -= len(piece)
+            return b"".join(pieces)
+
+    def size(self, name: str) -> int:
+        """Return the bytes of a value."""
+        path = self._path(name)
+        with file_errors(path):
+            return path.stat().st_size
+
+    def create(self, name: str, data: bytes) -> None:
+        """Store a value under a name that must be free."""
+        path = self._path(name)
+        make_directory(path.parent)
+        write_durable(path, data, replace=False)
+
+    def swap(self, name: str, *, expected: bytes | None, value: bytes | None) -> bool:
+        """Compare and swap under a lock on `refs.lock`, so that processes on this machine see one order."""
+        path = self._path(name)
+        with FileLock(self.root / ("refs" + LOCK_SUFFIX)) as lock:
+            lock.acquire()
+            try:
+                current: bytes | None = self.read(name)
+            except NotFound:
+                current = None
+            if current != expected:
+                return False
+            if value is not None:
+                make_directory(path.parent)
+                write_durable(path, value)
+            elif current is not None:
+                remove_durable(path)
+            return True
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Yield the names that begin with `prefix`."""
+        folder = prefix.rpartition("/")[0]
+        start = self._path(folder) if folder else self.root
+        yield from self._walk(start, folder + "/" if folder else "", prefix)
+
+    def _walk(self, path: Path, name: str, prefix: str) -> Iterator[str]:
+        try:
+            with file_errors(path), os.scandir(path) as scan:
+                entries = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in scan)
+        except NotFound:
+            return
+        for part, is_directory in entries:
+            child = name + part
+            if is_directory:
+                if child.startswith(prefix) or prefix.startswith(child + "/"):
+                    yield from self._walk(path / part, child + "/", prefix)
+            elif child.startswith(prefix) and not child.endswith((PARTIAL_SUFFIX, LOCK_SUFFIX)):
+                yield child
+
+    def delete(self, name: str) -> None:
+        """Remove a value."""
+        path = self._path(name)
+        if not remove_durable(path):
+            raise NotFound(f"{path}: not there")
+
+    def local_path(self, name: str) -> Path:
+        """Return the file of a value."""
+        return self._path(name)
+
+    def writer(self, name: str) -> BackendWriter:
+        """Begin a value of unknown size."""
+        path = self._path(name)
+        make_directory(path.parent)
+        return PartialFile(path, replace=False)

@@ -1,0 +1,1 @@
+"""Cut a stream, name an object, keep a realm's keys. Pure."""

@@ -1,0 +1,179 @@
+"""The command `dal`: find the command's module, run it, and turn every outcome into one line and an exit code."""
+
+import sys
+from typing import Final
+
+from dalsegno import __version__
+from dalsegno.terms.errors import EXIT_FAILED, EXIT_INTERRUPTED, BadInput, DalError, Full
+
+# Command: (module in dalsegno.cli, one line, example). The module has `add_<command>(parser)`.
+COMMANDS: Final = {
+    "init": ("pool", "make a pool", "dal init /backup/pool --encryption passphrase"),
+    "backup": ("backup", "back up a directory or a tracked volume", "dal backup ~/doc"),
+    "volume": ("volume", "create, list, show, rename, remove volumes", "dal volume create home --source /home"),
+    "import": ("backup", "put a directory into a native volume", "dal import photos /mnt/card"),
+    "clone": ("clone", "name a volume's state now", "dal clone home before-upgrade"),
+    "clones": ("clone", "list the clones of a volume", "dal clones home"),
+    "unclone": ("clone", "forget a clone", "dal unclone home@before-upgrade"),
+    "log": ("clone", "list the revisions of a volume", "dal log home"),
+    "hold": ("clone", "keep a clone from being removed", "dal hold home@2026"),
+    "unhold": ("clone", "let a clone be removed again", "dal unhold home@2026"),
+    "ls": ("browse", "list a directory", "dal ls -l home@yesterday:/doc"),
+    "cat": ("browse", "write a file's bytes to the output", "dal cat home@3d:/doc/plan.txt > plan.txt"),
+    "find": ("browse", "find names in one clone or all", "dal find '*.jpg'"),
+    "diff": ("browse", "compare two clones, or a clone and its live source", "dal diff home@yesterday home@latest"),
+    "versions": ("browse", "list the distinct versions of a file", "dal versions home:/doc/plan.txt"),
+    "restore": ("restore", "bring files or a volume back", "dal restore home@yesterday --to /tmp/back --path doc"),
+    "dump": ("dump", "write a dump", "dal dump home --level 1 -o home.1.dump"),
+    "mark": ("dump", "record a dump as backed up", "dal mark home.1.dump"),
+    "estimate": ("dump", "tell how large dumps would be", "dal estimate home --level 0 --level 1"),
+    "merge": ("merge", "merge a dump with its increments", "dal merge -o new.dump full.dump incr1.dump"),
+    "inspect": ("merge", "show a dump's lineage", "dal inspect home.1.dump"),
+    "verify": ("merge", "check every byte of a dump or of the pool", "dal verify home.1.dump"),
+    "gc": ("pool", "give back the room of what nothing names", "dal gc --grace 24h"),
+    "stats": ("pool", "show sizes and counts", "dal stats"),
+    "status": ("pool", "show the volumes and their last backup", "dal status"),
+    "doctor": ("pool", "look for what is wrong and say what to do", "dal doctor"),
+    "key": ("pool", "show or export the pool's key", "dal key export /media/usb/pool.key"),
+    "completion": ("completion", "print a shell's completion script", 'eval "$(dal completion bash)"'),
+}
+
+
+def _help_text() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:<{width}}{line}" for name, (_, line, _) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: dal [--pool PATH] [--key FILE] [--json] [-q] [-v] COMMAND ...",
+            "",
+            "Volume backup: clones, dumps at levels 0-9, merge, verify, restore.",
+            "",
+            *lines,
+            "",
+            "`dal COMMAND --help` shows a command's options and an example.",
+            "Start with `dal backup DIR`: it makes all that is missing.",
+        ]
+    )
+
+
+def _split_command(argv: list[str]) -> tuple[str | None, list[str]]:
+    """Return the command and all other words: global options may stand before it or after."""
+    before = 0
+    while before < len(argv) and argv[before].startswith("-"):
+        before += 2 if argv[before] in ("--pool", "--key") else 1
+    if before >= len(argv):
+        return None, argv
+    return argv[before], argv[:before] + argv[before + 1 :]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] in (["--version"], ["-V"]):
+        print(f"dal {__version__}")
+        return 0
+    try:
+        return _run(words)
+    except SystemExit as stop:  # argparse after --help
+        return stop.code if isinstance(stop.code, int) else EXIT_FAILED
+    except BrokenPipeError:
+        _drop_output()
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return _fail(words, "interrupted", "interrupted", EXIT_INTERRUPTED)
+    except DalError as error:
+        return _fail(words, error.code, str(error), error.exit_code)
+    except OSError as error:
+        return _fail_os(words, error)
+    except Exception as error:
+        return _fail_internal(words, error)
+
+
+def _run(words: list[str]) -> int:
+    name, rest = _split_command(words)
+    if name is None:
+        if not words or "-h" in words or "--help" in words:
+            print(_help_text())
+            return 0 if words else BadInput.exit_code
+        raise BadInput("no command: `dal --help` lists them")
+    if name == "help":
+        name, rest = (rest[0], ["--help"]) if rest else ("help", [])
+        if name == "help":
+            print(_help_text())
+            return 0
+    if name not in COMMANDS:
+        raise BadInput(f"unknown command {name!r}: `dal --help` lists them")
+    from importlib import import_module
+
+    from dalsegno.cli.terminal import Terminal
+    from dalsegno.cli.words import new_parser
+
+    module_name, line, example = COMMANDS[name]
+    module = import_module(f"dalsegno.cli.{module_name}")
+    parser = new_parser(name, line, example)
+    getattr(module, f"add_{name}")(parser)
+    arguments = parser.parse_args(rest)
+    terminal = Terminal(json=arguments.json, quiet=arguments.quiet, verbose=arguments.verbose)
+    try:
+        code: int = arguments.run(arguments, terminal)
+        sys.stdout.flush()
+    finally:
+        terminal.end_progress()
+    return code
+
+
+def _drop_output() -> None:
+    """Keep the interpreter from complaining again about a reader that went away."""
+    import os
+
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        pass
+
+
+def _fail(words: list[str], code: str, message: str, exit_code: int) -> int:
+    line = " ".join(message.split())
+    if "--json" in words:
+        import json
+
+        line = json.dumps({"error": {"code": code, "message": line, "exit_code": exit_code}})
+    else:
+        line = f"dal: error: {line}"
+    try:
+        sys.stderr.buffer.write(line.encode(errors="surrogateescape") + b"\n")
+        sys.stderr.flush()
+    except OSError:
+        pass
+    return exit_code
+
+
+def _fail_os(words: list[str], error: OSError) -> int:
+    import errno
+
+    where = error.filename.decode(errors="replace") if isinstance(error.filename, bytes) else error.filename
+    message = f"{where}: {error.strerror}" if where else str(error.strerror or error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _fail(words, Full.code, f"{message}: free some space and run again", Full.exit_code)
+    kinds = {errno.ENOENT: ("not-found", 6), errno.EACCES: ("no-access", 8), errno.EPERM: ("no-access", 8)}
+    code, exit_code = kinds.get(error.errno or 0, ("failed", EXIT_FAILED))
+    return _debugged(words, error, code, message, exit_code)
+
+
+def _fail_internal(words: list[str], error: Exception) -> int:
+    message = f"internal error: {type(error).__name__}: {error}; please report it (DAL_DEBUG=1 shows where)"
+    return _debugged(words, error, "internal", message, EXIT_FAILED)
+
+
+def _debugged(words: list[str], error: BaseException, code: str, message: str, exit_code: int) -> int:
+    import os
+
+    if os.environ.get("DAL_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    return _fail(words, code, message, exit_code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""Words out: results for people or programs, notes, and progress with the time that is left."""
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from dalsegno.terms.events import Event, Note, Progress
+from dalsegno.terms.sizes import format_size
+from dalsegno.world.clock import now_ns
+
+REDRAW_NS_MIN = 100_000_000
+ETA_AFTER_NS = 2_000_000_000
+T = TypeVar("T")
+
+
+def show(name: bytes | str) -> str:
+    """Return a name fit for a terminal: control characters escaped, other bytes as they are."""
+    text = os.fsdecode(name)
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or 0xDC80 <= ord(c) <= 0xDCFF else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def as_json(value: Any) -> Any:
+    """Return a value as JSON knows it: bytes as text (undecodable ones as lone surrogates), dataclasses as objects."""
+    if isinstance(value, bytes):
+        return os.fsdecode(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: as_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(as_json(key)): as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value
+
+
+class Terminal:
+    """Where a command's words go."""
+
+    def __init__(self, *, json: bool, quiet: bool, verbose: bool) -> None:
+        self.json = json
+        self.quiet = quiet
+        self.verbose = verbose
+        self.error_count = 0
+        self._draws = sys.stderr.isatty() and not quiet and not json
+        self._drawn_at_ns = 0
+        self._phase = ""
+        self._phase_started_ns = 0
+        self._line_shown = False
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="surrogateescape")
+
+    def result(self, value: Any, lines: Iterable[str]) -> None:
+        """Print a result: JSON for programs, lines for people."""
+        self.end_progress()
+        if self.json:
+            print(json.dumps(as_json(value), indent=2))
+        else:
+            for line in lines:
+                print(line)
+
+    def stream(self, items: Iterable[T], *, value: Callable[[T], Any], line: Callable[[T], str]) -> int:
+        """Print items as they come: one JSON list, or a line each; return how many."""
+        count = 0
+        for item in items:
+            self.end_progress()
+            if self.json:
+                print("[\n" if count == 0 else ",\n", json.dumps(as_json(value(item))), sep="", end="")
+            else:
+                print(line(item))
+            count += 1
+        if self.json:
+            print("\n]" if count else "[]")
+        return count
+
+    def table(self, rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
+        """Return aligned lines; the columns named in `right` are set right."""
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
+        return [
+            "  ".join(
+                cell.rjust(width) if column in right else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+
+    def note(self, text: str) -> None:
+        """Tell a person something on the side."""
+        if not self.quiet and not self.json:
+            self.end_progress()
+            print(text, file=sys.stderr)
+
+    def report(self, event: Event) -> None:
+        """Draw progress and print notes about paths."""
+        if isinstance(event, Note):
+            if event.severity == "error":
+                self.error_count += 1
+            if event.severity == "error" or self.verbose:
+                self._say(event)
+        elif self._draws:
+            self._draw(event)
+
+    def _say(self, event: Note) -> None:
+        self.end_progress()
+        if self.json:
+            print(json.dumps({event.severity: as_json(event)}), file=sys.stderr)
+        else:
+            print(f"dal: {event.severity}: {show(event.path)}: {event.text}", file=sys.stderr)
+
+    def _draw(self, event: Progress) -> None:
+        at_ns = now_ns()
+        if event.phase != self._phase:
+            self._phase, self._phase_started_ns = event.phase, at_ns
+        if at_ns - self._drawn_at_ns < REDRAW_NS_MIN:
+            return
+        self._drawn_at_ns = at_ns
+        line = progress_line(event, elapsed_ns=at_ns - self._phase_started_ns)
+        width = shutil.get_terminal_size().columns - 1
+        sys.stderr.write(f"\r\x1b[K{line[:width]}")
+        sys.stderr.flush()
+        self._line_shown = True
+
+    def end_progress(self) -> None:
+        """Erase the progress line."""
+        if self._line_shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._line_shown = False
+
+
+def progress_line(event: Progress, *, elapsed_ns: int) -> str:
+    """Return one line: phase, how far, how fast, how long still."""
+    parts = [event.phase]
+    done, total = event.done_bytes, event.total_bytes
+    if event.done_count:
+        parts.append(f"{event.done_count:,}" + (f" of {event.total_count:,}" if event.total_count else "") + " files")
+    if done or total:
+        parts.append(format_size(done) + (f" of {format_size(total)}" if total else ""))
+    if not total:
+        done, total = event.done_count, event.total_count
+    elif elapsed_ns > ETA_AFTER_NS:
+        parts.append(f"{format_size(done * 1e9 / elapsed_ns)}/s")
+    if total:
+        parts.append(f"{min(100, 100 * done // total)} %")
+        if elapsed_ns > ETA_AFTER_NS and 0 < done <= total:
+            parts.append(f"{format_duration(elapsed_ns * (total - done) // done)} left")
+    return "  ".join(parts)
+
+
+def format_duration(duration_ns: int) -> str:
+    """Return a duration as people say it: `0.4 s`, `3 min 5 s`, `2 h 10 min`."""
+    seconds = duration_ns / 1e9
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = int(seconds) // 60
+    if minutes < 60:
+        return f"{minutes} min {int(seconds) % 60} s"
+    return f"{minutes // 60} h {minutes % 60} min"

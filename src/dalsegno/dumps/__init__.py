@@ -1,0 +1,1 @@
+"""Levels and lineage, estimate, write, merge, verify, load."""

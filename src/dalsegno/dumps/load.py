@@ -1,0 +1,105 @@
+"""Load dumps into a pool: a living, writable volume again, whose next increments continue the old lineage."""
+
+import msgspec
+
+from dalsegno.dumps.chain import DumpChain
+from dalsegno.dumps.plan import describe, record_dump
+from dalsegno.formats import objects
+from dalsegno.pool.pool import Pool
+from dalsegno.terms.errors import AlreadyThere, Conflict, Damaged, NotFound, Refused
+from dalsegno.terms.events import Progress, Report, silent
+from dalsegno.terms.ids import ObjectId, hex_short
+from dalsegno.trees.closure import visit_reachable
+from dalsegno.volumes.state import NATIVE, Clone, DumpRecord, VolumeState
+from dalsegno.volumes.store import Volumes
+from dalsegno.world.workers import Workers
+
+
+def load_chain(
+    chain: DumpChain,
+    pool: Pool,
+    volumes: Volumes,
+    name: str,
+    *,
+    now_ns: int,
+    workers: Workers | None = None,
+    report: Report = silent,
+) -> VolumeState:
+    """Make volume `name` from the chain; a chain of increments brings an existing volume forward instead.
+
+    Everything is checked before anything is written: an increment onto a volume that is not at its base is Refused.
+    The revisions that the chain carries become clones; its dumps become the bases of the next increments.
+    """
+    existing = _volume_to_continue(chain, pool, volumes, name)
+    transfer(chain, pool, workers=workers, report=report)
+    if existing is None:
+        last = chain.notes[-1]
+        taken = volumes.get_by_id(last.volume) is not None
+        existing = volumes.create(name, kind=NATIVE, now_ns=now_ns, volume_id=b"" if taken else last.volume)
+    expected = existing.head
+
+    def change(state: VolumeState) -> VolumeState:
+        if state.head != expected:
+            raise Conflict(f"volume {name!r}: somebody else committed meanwhile; run again")
+        clones = dict(state.clones)
+        for target in chain.targets():
+            if target.clone and target.clone not in clones:
+                clones[target.clone] = Clone(revision=target.revision, created_ns=target.created_ns)
+        state = msgspec.structs.replace(state, head=chain.target.revision, clones=clones)
+        for reader, note in zip(chain.readers, chain.notes, strict=True):
+            record = DumpRecord(
+                dump_id=reader.pack_id,
+                level=note.level,
+                revision=note.targets[-1].revision,
+                base_dump=note.base_dump,
+                taken_at_ns=note.taken_at_ns,
+                path=str(reader.path.absolute()),
+                size_bytes=reader.size_bytes,
+            )
+            state = record_dump(state, record)
+        return state
+
+    return volumes.update(existing.id, change)
+
+
+def _volume_to_continue(chain: DumpChain, pool: Pool, volumes: Volumes, name: str) -> VolumeState | None:
+    try:
+        state = volumes.get(name)
+    except NotFound:
+        chain.require_full()
+        return None
+    if not chain.bases:
+        raise AlreadyThere(f"volume {name!r} exists already: choose another name, or remove it first")
+    if state.head != chain.bases[0]:
+        raise Refused(
+            f"{chain.readers[0].path} ({describe(chain.notes[0], chain.readers[0].pack_id)}) does not continue "
+            f"volume {name!r}, which is at revision {hex_short(state.head) if state.head else 'nothing'}"
+        )
+    return state
+
+
+def transfer(chain: DumpChain, pool: Pool, *, workers: Workers | None, report: Report = silent) -> None:
+    """Copy every object of the chain's targets into the pool, each id computed anew before it is believed."""
+    seen: set[bytes] = set()
+    total = sum(reader.object_count for reader in chain.readers)
+    outside_allowed = bool(chain.bases)
+    with pool.writer(workers) as writer:
+
+        def visit(kind: int, identity: bytes) -> bool:
+            if identity in seen:
+                return False
+            seen.add(identity)
+            try:
+                payload = chain.get(ObjectId(identity))
+            except NotFound as error:
+                if outside_allowed and pool.has(ObjectId(identity)):
+                    return False
+                raise Damaged(str(error)) from None
+            if writer.put(kind, payload) != identity:
+                raise Damaged(f"object {hex_short(identity)}: its content and its id disagree; verify the dump")
+            report(Progress(phase="load", done_count=len(seen), total_count=total))
+            return True
+
+        visit_reachable(chain, [(objects.KIND_REVISION, target.revision) for target in chain.targets()], visit)
+        writer.flush()
+        writer.commit_guard()

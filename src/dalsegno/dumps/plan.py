@@ -1,0 +1,113 @@
+"""Levels and lineage: which revisions a dump carries, and which earlier dump it starts from.
+
+Level 0 holds the whole volume; level n holds what changed since the newest recorded dump of a lower level.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from dalsegno.formats.pack import DumpNote, DumpTarget
+from dalsegno.pool.contract import Source
+from dalsegno.terms.errors import BadInput, NotFound, Refused
+from dalsegno.terms.ids import hex_short
+from dalsegno.terms.times import format_time
+from dalsegno.trees.read import read_revision
+from dalsegno.volumes.state import DumpRecord, VolumeState
+
+LEVEL_MAX = 9
+RECORDS_KEPT_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpPlan:
+    """A dump that could be written."""
+
+    note: DumpNote
+    base: DumpRecord | None
+
+    @property
+    def target(self) -> bytes:
+        """The revision that the dump brings a volume to."""
+        return self.note.targets[-1].revision
+
+
+def choose_base(history: Sequence[DumpRecord], *, level: int) -> DumpRecord | None:
+    """Return the newest record below `level`, or None when the dump starts from nothing."""
+    if not 0 <= level <= LEVEL_MAX:
+        raise BadInput(f"dump level {level}: expected 0 to {LEVEL_MAX}")
+    lower = [record for record in history if record.level < level]
+    return max(lower, key=lambda record: record.taken_at_ns, default=None)
+
+
+def choose_level(history: Sequence[DumpRecord]) -> int:
+    """Return the level of a dump whose level nobody named: 0 at first, then one above the newest."""
+    if not history:
+        return 0
+    return min(LEVEL_MAX, max(history, key=lambda record: record.taken_at_ns).level + 1)
+
+
+def plan_dump(
+    source: Source,
+    state: VolumeState,
+    *,
+    targets: Sequence[tuple[str, bytes]],
+    level: int | None,
+    now_ns: int,
+) -> DumpPlan:
+    """Return the plan of a dump of `targets` (clone name or empty, revision; oldest first). Refused without a base."""
+    assert targets
+    level = choose_level(state.dumps) if level is None else level
+    base = choose_base(state.dumps, level=level)
+    if level > 0 and base is None:
+        raise Refused(f"volume {state.name!r}: no recorded dump below level {level}; make a level 0 dump first")
+    if base is not None:
+        try:
+            read_revision(source, base.revision)
+        except NotFound:
+            raise Refused(
+                f"volume {state.name!r}: the base of level {level}, dump {hex_short(base.dump_id)} of "
+                f"{format_time(base.taken_at_ns)}, is no longer in the pool; make a level 0 dump"
+            ) from None
+    carried = []
+    for clone, revision_id in targets:
+        revision = read_revision(source, revision_id)
+        carried.append(
+            DumpTarget(
+                revision=bytes(revision_id),
+                clone=clone,
+                created_ns=revision.created_ns,
+                entry_count=revision.entry_count,
+                total_bytes=revision.total_bytes,
+            )
+        )
+    note = DumpNote(
+        volume=state.id,
+        volume_name=state.name,
+        level=level,
+        targets=carried,
+        bases=[base.revision] if base else [],
+        base_dump=base.dump_id if base else b"",
+        merged=[],
+        taken_at_ns=now_ns,
+    )
+    return DumpPlan(note=note, base=base)
+
+
+def record_dump(state: VolumeState, record: DumpRecord) -> VolumeState:
+    """Return `state` with `record` as the base of later dumps; recording the same dump twice changes nothing."""
+    if any(known.dump_id == record.dump_id for known in state.dumps):
+        return state
+    records = sorted([*state.dumps, record], key=lambda known: known.taken_at_ns)
+    return msgspec.structs.replace(state, dumps=records[-RECORDS_KEPT_MAX:])
+
+
+def describe(note: DumpNote, dump_id: bytes) -> str:
+    """Return a dump's lineage in words, for people who must see why something was refused."""
+    newest = note.targets[-1]
+    name = f"{note.volume_name}@{newest.clone}" if newest.clone else f"{note.volume_name}@#{hex_short(newest.revision)}"
+    made = f"level {note.level} of {name}, dump {hex_short(dump_id)}, carries revision {hex_short(newest.revision)}"
+    if not note.bases:
+        return f"{made}, full"
+    return f"{made}, made against revision {hex_short(note.bases[0])} of dump {hex_short(note.base_dump)}"

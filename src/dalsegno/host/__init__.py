@@ -1,0 +1,1 @@
+"""The live file system of this host: scanned into trees, restored from trees."""

@@ -1,0 +1,167 @@
+"""What Linux keeps about a file beyond its bytes: statx, inode flags, extended attributes, owner names."""
+
+import ctypes
+import errno
+import fcntl
+import grp
+import os
+import pwd
+import struct
+from typing import Final
+
+AT_FDCWD: Final = -100
+AT_SYMLINK_NOFOLLOW: Final = 0x100
+AT_EMPTY_PATH: Final = 0x1000
+AT_NO_AUTOMOUNT: Final = 0x800
+STATX_FLAGS: Final = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT
+STATX_MASK: Final = 0xFFF  # basic stats and birth time
+STATX_BYTES: Final = 256
+STATX_ATTRIBUTE_NODUMP: Final = 0x40
+
+STATX: Final = struct.Struct("<8xQIIIH2xQQQ8x16xqI4xqI4xqI4xIIII")
+"""attributes, nlink, uid, gid, mode, ino, size, blocks, btime (s, ns), ctime (s, ns), mtime (s, ns),
+rdev major, minor, dev major, minor: include/uapi/linux/stat.h, struct statx (little-endian hosts)."""
+assert STATX.size == 0x90
+
+statx_buffer: Final = bytearray(STATX_BYTES)
+"""The one buffer that `statx` fills: read it before the next call."""
+_statx_array = (ctypes.c_char * STATX_BYTES).from_buffer(statx_buffer)
+STATX_ADDRESS: Final = ctypes.addressof(_statx_array)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+libc_statx = _libc.statx
+"""`libc_statx(dir_fd, name, STATX_FLAGS, STATX_MASK, STATX_ADDRESS)` returns 0 or -1 (then see `statx_error`)."""
+libc_statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
+libc_statx.restype = ctypes.c_int
+
+FS_IOC_GETFLAGS: Final = 0x80086601
+FS_IOC_SETFLAGS: Final = 0x40086602
+FLAG_COMPRESS: Final = 0x4
+FLAG_SYNC: Final = 0x8
+FLAG_IMMUTABLE: Final = 0x10
+FLAG_APPEND: Final = 0x20
+FLAG_NODUMP: Final = 0x40
+FLAG_NOATIME: Final = 0x80
+FLAG_DIRSYNC: Final = 0x10000
+FLAG_TOPDIR: Final = 0x20000
+FLAG_NOCOW: Final = 0x800000
+FLAG_PROJINHERIT: Final = 0x20000000
+FLAGS_SETTABLE: Final = (
+    FLAG_COMPRESS
+    | FLAG_SYNC
+    | FLAG_IMMUTABLE
+    | FLAG_APPEND
+    | FLAG_NODUMP
+    | FLAG_NOATIME
+    | FLAG_DIRSYNC
+    | FLAG_TOPDIR
+    | FLAG_NOCOW
+    | FLAG_PROJINHERIT
+)
+FLAGS_LOCKING: Final = FLAG_IMMUTABLE | FLAG_APPEND
+"""Flags that keep even root from changing the file."""
+
+SECOND_NS: Final = 1_000_000_000
+TIME_SECONDS_MAX: Final = 9_223_372_035
+"""Instants are 64-bit nanoseconds: 1677 to 2262; times beyond are stored as the nearest of these."""
+_NO_FLAGS_ERRORS = {errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
+_NO_XATTRS_ERRORS = {errno.ENOTSUP, errno.ENODATA, errno.EPERM, errno.EACCES}
+
+
+def statx_error(path: bytes) -> OSError:
+    """Return the error of the last failed `libc_statx`."""
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), path)
+
+
+def statx(directory: int, name: bytes) -> tuple[int, ...]:
+    """Return the fields of `STATX` for `name` in an open directory, not following a symlink."""
+    if libc_statx(directory, name, STATX_FLAGS | (0 if name else AT_EMPTY_PATH), STATX_MASK, STATX_ADDRESS) != 0:
+        raise statx_error(name)
+    return STATX.unpack_from(statx_buffer)
+
+
+def join_time_ns(seconds: int, nanoseconds: int) -> int:
+    """Return one 64-bit number of nanoseconds."""
+    if seconds > TIME_SECONDS_MAX:
+        seconds = TIME_SECONDS_MAX
+    elif seconds < -TIME_SECONDS_MAX:
+        seconds = -TIME_SECONDS_MAX
+    return seconds * SECOND_NS + nanoseconds
+
+
+def get_flags(fd: int) -> int | None:
+    """Return the settable inode flags of an open file; None when its file system keeps none."""
+    try:
+        return int.from_bytes(fcntl.ioctl(fd, FS_IOC_GETFLAGS, b"\0\0\0\0\0\0\0\0")[:4], "little") & FLAGS_SETTABLE
+    except OSError as error:
+        if error.errno in _NO_FLAGS_ERRORS:
+            return None
+        raise
+
+
+def set_flags(fd: int, flags: int) -> None:
+    """Set the settable inode flags of an open file and keep the others."""
+    old = int.from_bytes(fcntl.ioctl(fd, FS_IOC_GETFLAGS, bytes(8))[:4], "little")
+    new = (old & ~FLAGS_SETTABLE) | (flags & FLAGS_SETTABLE)
+    if new != old:
+        fcntl.ioctl(fd, FS_IOC_SETFLAGS, new.to_bytes(8, "little"))
+
+
+def path_beneath(directory: int, name: bytes) -> bytes:
+    """Return a path for calls that take no directory fd; use it without following symlinks."""
+    return b"/proc/self/fd/%d/%s" % (directory, name)
+
+
+def read_xattrs(target: int | bytes) -> list[tuple[bytes, bytes]]:
+    """Return all readable extended attributes of an open file, or of a path (symlinks not followed)."""
+    try:
+        names = os.listxattr(target) if isinstance(target, int) else os.listxattr(target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in _NO_XATTRS_ERRORS:
+            return []
+        raise
+    found = []
+    for name in names:
+        try:
+            if isinstance(target, int):
+                value = os.getxattr(target, name)
+            else:
+                value = os.getxattr(target, name, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in _NO_XATTRS_ERRORS:
+                continue
+            raise
+        found.append((os.fsencode(name), value))
+    found.sort()
+    return found
+
+
+class OwnerNames:
+    """Names of users and groups by number, each looked up once."""
+
+    def __init__(self) -> None:
+        self._users: dict[int, bytes] = {}
+        self._groups: dict[int, bytes] = {}
+
+    def user(self, uid: int) -> bytes:
+        """Return the name of a user, or nothing when the host does not know it."""
+        name = self._users.get(uid)
+        if name is None:
+            try:
+                name = os.fsencode(pwd.getpwuid(uid).pw_name)
+            except (KeyError, OverflowError):
+                name = b""
+            self._users[uid] = name
+        return name
+
+    def group(self, gid: int) -> bytes:
+        """Return the name of a group, or nothing when the host does not know it."""
+        name = self._groups.get(gid)
+        if name is None:
+            try:
+                name = os.fsencode(grp.getgrgid(gid).gr_name)
+            except (KeyError, OverflowError):
+                name = b""
+            self._groups[gid] = name
+        return name

@@ -1,0 +1,754 @@
+"""Restore trees into a directory of this host: only what differs is written, nothing ever outside the target.
+
+Every operation names one entry of a directory that is held open (`Descent`), so a symlink in the tree or planted in
+the target is never followed. A file appears under its name only whole: it is written beside it and renamed.
+"""
+
+import errno
+import grp
+import os
+import pwd
+import re
+import stat as modes
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from dalsegno.formats import objects
+from dalsegno.formats.objects import Entry, Revision
+from dalsegno.host import attributes
+from dalsegno.host.descent import DIRECTORY_FLAGS, Descent, remove_tree
+from dalsegno.pool.contract import Source
+from dalsegno.terms.errors import BadInput, Conflict, Damaged, DalError, Full, NotFound, Refused
+from dalsegno.terms.events import Note, Progress, Report, silent
+from dalsegno.terms.ids import ObjectId
+from dalsegno.terms.sizes import MIB
+from dalsegno.trees.read import entry_xattrs, iterate_content, iterate_directory, lookup, resolve_link
+from dalsegno.world.chance import random_bytes
+
+PROGRESS_FILES: Final = 256
+PROGRESS_BYTES: Final = 16 * MIB
+TEMPORARY_PREFIX: Final = b".dal-restore-"
+_TEMPORARY: Final = re.compile(rb"^\.dal-restore-[0-9a-f]{16}$")
+_WRITE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_FULL_ERRORS: Final = {errno.ENOSPC, errno.EDQUOT}
+_FORMS: Final = {
+    objects.ENTRY_FILE: modes.S_IFREG,
+    objects.ENTRY_DIRECTORY: modes.S_IFDIR,
+    objects.ENTRY_SYMLINK: modes.S_IFLNK,
+    objects.ENTRY_FIFO: modes.S_IFIFO,
+    objects.ENTRY_CHAR_DEVICE: modes.S_IFCHR,
+    objects.ENTRY_BLOCK_DEVICE: modes.S_IFBLK,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnerMap:
+    """Whose the restored files are: by `name` (number when the host lacks the name), by `number`, or by a `map`."""
+
+    mode: str = "name"
+    users: Mapping[bytes, int] = field(default_factory=dict)
+    """For `map`: from a name or a decimal number to the number here; what is not in it goes by name."""
+    groups: Mapping[bytes, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("name", "number", "map"):
+            raise BadInput(f"owners {self.mode!r}: expected name, number or map")
+
+
+@dataclass(slots=True, kw_only=True)
+class RestoreResult:
+    """What a restore did, or with `dry_run` would do."""
+
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    bytes_written: int = 0
+    failed: list[tuple[bytes, str]] = field(default_factory=list)
+    """What is missing or not as it should be, and why."""
+
+
+Selection = dict[bytes, "Selection | None"]
+"""Names to restore in a directory; None is the whole entry."""
+
+
+def plan_selection(paths: Sequence[bytes]) -> Selection | None:
+    """Return the selection that `paths` (relative to the root) make; None is everything."""
+    top: Selection = {}
+    for path in paths:
+        names = [name for name in path.split(b"/") if name and name != b"."]
+        if b".." in names:
+            raise BadInput(f"{os.fsdecode(path)}: a path within the tree is expected, without ..")
+        if not names:
+            return None
+        level = top
+        for name in names[:-1]:
+            below = level.setdefault(name, {})
+            if below is None:
+                break
+            level = below
+        else:
+            level[names[-1]] = None
+    return top or None
+
+
+class _Owners:
+    """Numbers of owners, each decided once."""
+
+    def __init__(self, rule: OwnerMap) -> None:
+        self._rule = rule
+        self._known: dict[tuple[int, int, bytes, bytes], tuple[int, int]] = {}
+
+    def of(self, entry: Entry) -> tuple[int, int]:
+        mark = (entry.uid, entry.gid, entry.owner, entry.group)
+        found = self._known.get(mark)
+        if found is None:
+            found = self._known[mark] = (self._user(entry), self._group(entry))
+        return found
+
+    def _user(self, entry: Entry) -> int:
+        rule = self._rule
+        if rule.mode == "number":
+            return entry.uid
+        for key in (entry.owner, b"%d" % entry.uid):
+            if rule.mode == "map" and key and key in rule.users:
+                return rule.users[key]
+        try:
+            return pwd.getpwnam(os.fsdecode(entry.owner)).pw_uid if entry.owner else entry.uid
+        except (KeyError, ValueError):
+            return entry.uid
+
+    def _group(self, entry: Entry) -> int:
+        rule = self._rule
+        if rule.mode == "number":
+            return entry.gid
+        for key in (entry.group, b"%d" % entry.gid):
+            if rule.mode == "map" and key and key in rule.groups:
+                return rule.groups[key]
+        try:
+            return grp.getgrnam(os.fsdecode(entry.group)).gr_gid if entry.group else entry.gid
+        except (KeyError, ValueError):
+            return entry.gid
+
+
+class _Frame:
+    """One directory that is being restored. `fd` is -1 where a dry run has no directory."""
+
+    __slots__ = ("damaged", "delete", "entry", "existing", "fd", "fresh", "items", "path", "selection")
+
+    def __init__(
+        self, entry: Entry, path: bytes, fd: int, items: Iterator[Entry], *, fresh: bool, selection: Selection | None
+    ) -> None:
+        self.entry = entry
+        self.path = path
+        self.fd = fd
+        self.items = items
+        self.fresh = fresh
+        self.selection = selection
+        self.existing: set[bytes] = set()
+        self.damaged = False
+
+
+class _Restore:
+    """The state of one restore."""
+
+    def __init__(
+        self,
+        source: Source,
+        revision: Revision,
+        *,
+        owners: OwnerMap,
+        delete: bool,
+        dry_run: bool,
+        verify_content: bool,
+        cross_devices: bool,
+        report: Report,
+    ) -> None:
+        self.source = source
+        self.revision = revision
+        self.owners = _Owners(owners)
+        self.delete = delete
+        self.dry_run = dry_run
+        self.verify_content = verify_content
+        self.cross_devices = cross_devices
+        self.report = report
+        self.result = RestoreResult()
+        self.is_root = os.geteuid() == 0
+        self.chown_noted = False
+        self.temporary = TEMPORARY_PREFIX + random_bytes(8).hex().encode()
+        self.device = 0
+        self.way = Descent(-1)
+        # Hard links: node -> (path of the first name, inode); inode -> node for those met in place.
+        self.links: dict[int, tuple[bytes, int]] = {}
+        self.link_inodes: dict[int, int] = {}
+        self.links_failed: set[int] = set()
+        self.done_count = 0
+        self.progress_count = 0
+        self.progress_bytes = 0
+
+    # -- notes
+
+    def fail(self, path: bytes, text: str) -> None:
+        self.result.failed.append((path, text))
+        self.report(Note(severity="error", path=path, text=text))
+
+    def note(self, path: bytes, text: str) -> None:
+        self.report(Note(severity="note", path=path, text=text))
+
+    def progress(self) -> None:
+        self.progress_count = self.done_count
+        self.progress_bytes = self.result.bytes_written
+        self.report(
+            Progress(
+                phase="restore",
+                done_count=self.done_count,
+                total_count=self.revision.entry_count,
+                done_bytes=self.result.bytes_written,
+                total_bytes=self.revision.total_bytes,
+            )
+        )
+
+    # -- attributes
+
+    def set_owner(self, target: int | bytes, entry: Entry, path: bytes, directory: int | None = None) -> None:
+        uid, gid = self.owners.of(entry)
+        try:
+            if isinstance(target, int):
+                os.fchown(target, uid, gid)
+            else:
+                os.chown(target, uid, gid, dir_fd=directory, follow_symlinks=False)
+        except PermissionError:
+            if not self.chown_noted:
+                self.chown_noted = True
+                self.note(path, "owners cannot be restored without root rights; files belong to the current user")
+
+    def set_xattrs(self, target: int | bytes, wanted: list[tuple[bytes, bytes]], path: bytes, *, fresh: bool) -> None:
+        """Make the extended attributes of an open file or of a path be `wanted`."""
+        follow = isinstance(target, int)
+        present = dict(attributes.read_xattrs(target)) if not fresh else {}
+        for name, value in wanted:
+            if present.pop(name, None) == value:
+                continue
+            try:
+                os.setxattr(target, name, value, follow_symlinks=follow)
+            except OSError as error:
+                if error.errno in _FULL_ERRORS:
+                    raise
+                self.note(path, f"extended attribute {os.fsdecode(name)} not restored: {error.strerror}")
+        for name in present:
+            try:
+                os.removexattr(target, name, follow_symlinks=follow)
+            except OSError as error:
+                if not name.startswith(b"security."):
+                    self.note(path, f"extended attribute {os.fsdecode(name)} not removed: {error.strerror}")
+
+    def set_flags(self, fd: int, flags: int, path: bytes) -> None:
+        try:
+            attributes.set_flags(fd, flags)
+        except OSError as error:
+            self.note(path, f"inode flags {flags:#x} not restored: {error.strerror}")
+
+    def unlock(self, fd: int) -> None:
+        """Clear the flags that keep an open file or directory from being changed."""
+        flags = attributes.get_flags(fd) if self.is_root else 0
+        if flags and flags & attributes.FLAGS_LOCKING:
+            attributes.set_flags(fd, flags & ~attributes.FLAGS_LOCKING)
+
+    def unlock_name(self, directory: int, name: bytes) -> None:
+        """Clear the locking flags of a file in the way, if it has any."""
+        try:
+            fd = os.open(name, _READ_FLAGS, dir_fd=directory)
+        except OSError:
+            return
+        try:
+            if modes.S_IFMT(os.fstat(fd).st_mode) in (modes.S_IFREG, modes.S_IFDIR):
+                self.unlock(fd)
+        except OSError:
+            pass
+        finally:
+            os.close(fd)
+
+    def fix_attributes(self, directory: int, name: bytes, entry: Entry, path: bytes, stat: os.stat_result) -> bool:
+        """Give an existing file the entry's attributes; tell whether any differed."""
+        uid, gid = self.owners.of(entry)
+        form = modes.S_IFMT(stat.st_mode)
+        opened = form in (modes.S_IFREG, modes.S_IFDIR)
+        fd = os.open(name, _READ_FLAGS if opened else os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            target: int | bytes = fd if opened else attributes.path_beneath(directory, name)
+            wanted = entry_xattrs(self.source, entry)
+            now = os.fstat(fd)
+            if (now.st_dev, now.st_ino) != (stat.st_dev, stat.st_ino):
+                raise Conflict(f"{os.fsdecode(path)}: replaced while it was restored")
+            flags = attributes.get_flags(fd) if opened else None
+            owner_differs = self.is_root and (uid, gid) != (stat.st_uid, stat.st_gid)
+            mode_differs = form != modes.S_IFLNK and stat.st_mode & 0o7777 != entry.mode
+            xattrs_differ = attributes.read_xattrs(target) != wanted
+            time_differs = stat.st_mtime_ns != entry.mtime_ns
+            flags_differ = flags is not None and flags != entry.flags
+            differs = owner_differs or mode_differs or xattrs_differ or time_differs or flags_differ
+            if not differs or self.dry_run:
+                return differs
+            if flags is not None and flags & attributes.FLAGS_LOCKING:
+                self.unlock(fd)
+                flags_differ = True
+            if owner_differs:
+                self.set_owner(fd if opened else name, entry, path, directory)
+            if mode_differs or (owner_differs and form != modes.S_IFLNK):
+                os.chmod(fd if opened else b"/proc/self/fd/%d" % fd, entry.mode)
+            if xattrs_differ or owner_differs:
+                self.set_xattrs(target, wanted, path, fresh=False)
+            times = (stat.st_atime_ns, entry.mtime_ns)
+            if opened:
+                os.utime(fd, ns=times)
+            else:
+                os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)
+            if flags_differ:
+                self.set_flags(fd, entry.flags, path)
+            return True
+        finally:
+            os.close(fd)
+
+    # -- one entry that is no directory
+
+    def content_equal(self, directory: int, name: bytes, entry: Entry) -> bool:
+        """Compare an existing file with the content in the tree, byte by byte."""
+        fd = os.open(name, _READ_FLAGS, dir_fd=directory)
+        try:
+            position = 0
+            for offset, data in (*iterate_content(self.source, entry), (entry.size, b"")):
+                while position < offset:
+                    gap = os.pread(fd, min(MIB, offset - position), position)
+                    if not gap or gap.count(0) != len(gap):
+                        return False
+                    position += len(gap)
+                if data and os.pread(fd, len(data), offset) != data:
+                    return False
+                position = offset + len(data)
+            return True
+        finally:
+            os.close(fd)
+
+    def is_same(self, directory: int, name: bytes, entry: Entry, stat: os.stat_result) -> bool:
+        """Tell whether an existing file has the entry's kind and content."""
+        if modes.S_IFMT(stat.st_mode) != _FORMS[entry.kind]:
+            return False
+        if entry.kind == objects.ENTRY_FILE:
+            if stat.st_size != entry.size or stat.st_mtime_ns != entry.mtime_ns:
+                return False
+            return not self.verify_content or self.content_equal(directory, name, entry)
+        if entry.kind == objects.ENTRY_SYMLINK:
+            return os.readlink(name, dir_fd=directory) == entry.content
+        if entry.kind in (objects.ENTRY_CHAR_DEVICE, objects.ENTRY_BLOCK_DEVICE):
+            return stat.st_rdev == entry.device
+        return True
+
+    def write_file(self, directory: int, temporary: bytes, entry: Entry, path: bytes) -> None:
+        """Write a whole file, but for locking flags, under the temporary name."""
+        # The content is asked for first: what is not there leaves no trace.
+        data: bytes | None = None
+        kind = entry.content_kind
+        if kind == objects.CONTENT_CHUNK:
+            data = self.source.get(ObjectId(entry.content))
+        elif kind == objects.CONTENT_INLINE:
+            data = entry.content
+        elif entry.size == 0:
+            data = b""
+        if data is not None and len(data) != entry.size:
+            raise Damaged(f"{len(data)} bytes of content, the entry says {entry.size}")
+        wanted = entry_xattrs(self.source, entry) if entry.xattrs else []
+        fd = os.open(temporary, _WRITE_FLAGS, 0o600, dir_fd=directory)
+        try:
+            if data is None:
+                end = 0
+                for offset, piece in iterate_content(self.source, entry):
+                    if offset < end or offset + len(piece) > entry.size:
+                        raise Damaged("its pieces overlap")
+                    end = offset + len(piece)
+                    write_all(fd, piece, offset)
+                    self.result.bytes_written += len(piece)
+                    if self.result.bytes_written - self.progress_bytes >= PROGRESS_BYTES:
+                        self.progress()
+                if end < entry.size:
+                    os.ftruncate(fd, entry.size)
+            elif data:
+                written = os.write(fd, data)
+                if written != len(data):
+                    write_all(fd, data[written:], written)
+                self.result.bytes_written += len(data)
+            self.set_owner(fd, entry, path)
+            os.fchmod(fd, entry.mode)
+            if wanted:
+                self.set_xattrs(fd, wanted, path, fresh=True)
+            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+            if entry.flags & ~attributes.FLAGS_LOCKING:
+                self.set_flags(fd, entry.flags & ~attributes.FLAGS_LOCKING, path)
+        finally:
+            os.close(fd)
+
+    def write_special(self, directory: int, temporary: bytes, entry: Entry, path: bytes) -> None:
+        """Make a symlink, FIFO or device under the temporary name."""
+        wanted = entry_xattrs(self.source, entry) if entry.xattrs else []
+        if entry.kind == objects.ENTRY_SYMLINK:
+            os.symlink(entry.content, temporary, dir_fd=directory)
+        else:
+            os.mknod(temporary, _FORMS[entry.kind] | 0o600, entry.device, dir_fd=directory)
+        self.set_owner(temporary, entry, path, directory)
+        if entry.kind != objects.ENTRY_SYMLINK:
+            fd = os.open(temporary, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                os.chmod(b"/proc/self/fd/%d" % fd, entry.mode)
+            finally:
+                os.close(fd)
+        if wanted:
+            self.set_xattrs(attributes.path_beneath(directory, temporary), wanted, path, fresh=True)
+        os.utime(temporary, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=directory, follow_symlinks=False)
+
+    def place(self, directory: int, name: bytes, stat: os.stat_result | None) -> None:
+        """Rename the temporary to its name, in the place of what is there."""
+        if stat is not None:
+            if modes.S_ISDIR(stat.st_mode):
+                self.clear_directory(directory, name, stat)
+            else:
+                self.unlock_name(directory, name)
+        os.rename(self.temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+
+    def clear_directory(self, directory: int, name: bytes, stat: os.stat_result) -> None:
+        if stat.st_dev != self.device:
+            raise Refused("another file system is mounted where a file belongs")
+        self.unlock_name(directory, name)
+        remove_tree(directory, name)
+
+    def restore_leaf(self, frame: _Frame, entry: Entry, path: bytes) -> None:
+        """Restore one entry that is no directory."""
+        name = entry.name
+        directory = frame.fd
+        link = entry.link if entry.kind == objects.ENTRY_LINK else 0
+        result = self.result
+        stat: os.stat_result | None = None
+        if name in frame.existing:
+            try:
+                stat = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            except FileNotFoundError:
+                stat = None
+        if link:
+            if link in self.links_failed:
+                raise Damaged("the file that this is a name of could not be restored")
+            known = self.links.get(link)
+            if known is not None:
+                if stat is not None and stat.st_ino == known[1] and stat.st_dev == self.device:
+                    result.unchanged += 1
+                    return
+                if not self.dry_run:
+                    self.link_to(known, directory, path)
+                    self.place(directory, name, stat)
+                    self.lock_again(directory, name, resolve_link(self.source, self.revision.links, entry), path)
+                self.count(stat)
+                return
+            entry = resolve_link(self.source, self.revision.links, entry)
+            if entry.kind not in _FORMS or entry.kind == objects.ENTRY_DIRECTORY:
+                raise Damaged("the links table names something that is no file")
+        if stat is not None and self.is_same(directory, name, entry, stat):
+            shared = stat.st_nlink > 1 and (
+                not link or self.link_inodes.get(stat.st_ino, link) != link
+            )  # tied to what the tree keeps apart
+            if not shared:
+                if self.fix_attributes(directory, name, entry, path, stat):
+                    result.updated += 1
+                else:
+                    result.unchanged += 1
+                if link:
+                    self.links[link] = (path, stat.st_ino)
+                    self.link_inodes[stat.st_ino] = link
+                return
+        if self.dry_run:
+            if link:
+                self.links[link] = (path, -1)
+            self.count(stat)
+            return
+        try:
+            if entry.kind == objects.ENTRY_FILE:
+                self.write_file(directory, self.temporary, entry, path)
+            else:
+                self.write_special(directory, self.temporary, entry, path)
+            if link:
+                inode = os.stat(self.temporary, dir_fd=directory, follow_symlinks=False).st_ino
+            self.place(directory, name, stat)
+        except BaseException:
+            try:
+                os.unlink(self.temporary, dir_fd=directory)
+            except OSError:
+                pass
+            raise
+        if link:
+            self.links[link] = (path, inode)
+            self.link_inodes[inode] = link
+        elif entry.flags & attributes.FLAGS_LOCKING:
+            self.lock_again(directory, name, entry, path)
+        self.count(stat)
+
+    def lock_again(self, directory: int, name: bytes, entry: Entry, path: bytes) -> None:
+        """Set the locking flags of a file that is in place."""
+        if entry.kind != objects.ENTRY_FILE or not entry.flags & attributes.FLAGS_LOCKING:
+            return
+        fd = os.open(name, _READ_FLAGS, dir_fd=directory)
+        try:
+            self.set_flags(fd, entry.flags, path)
+        finally:
+            os.close(fd)
+
+    def link_to(self, known: tuple[bytes, int], directory: int, path: bytes) -> None:
+        """Link the first name of a file, found again from the target downwards, to the temporary name."""
+        first, inode = known
+        *above, name = first.split(b"/")
+        fd = os.dup(self.way.root)
+        try:
+            for part in above:
+                below = os.open(part, DIRECTORY_FLAGS, dir_fd=fd)
+                os.close(fd)
+                fd = below
+            stat = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if stat.st_ino != inode:
+                raise Conflict(f"{os.fsdecode(first)}: replaced while it was restored")
+            if modes.S_ISREG(stat.st_mode):
+                self.unlock_name(fd, name)
+            os.link(name, self.temporary, src_dir_fd=fd, dst_dir_fd=directory, follow_symlinks=False)
+        finally:
+            os.close(fd)
+
+    def count(self, stat: os.stat_result | None) -> None:
+        if stat is None:
+            self.result.created += 1
+        else:
+            self.result.updated += 1
+
+    # -- directories
+
+    def open_frame(self, entry: Entry, path: bytes, fd: int, *, fresh: bool, selection: Selection | None) -> _Frame:
+        """Begin a directory that is open (or, dry, absent)."""
+        items = iterate_directory(self.source, entry.content)
+        if selection is not None:
+            items = (item for item in items if item.name in selection)
+        frame = _Frame(entry, path, fd, items, fresh=fresh, selection=selection)
+        if not fresh and fd >= 0:
+            if not self.dry_run:
+                self.unlock(fd)
+            frame.existing = set(map(os.fsencode, os.listdir(fd)))
+        return frame
+
+    def enter_directory(self, frame: _Frame, entry: Entry, path: bytes) -> _Frame:
+        """Make a subdirectory exist and enter it."""
+        name = entry.name
+        fresh = True
+        selection = frame.selection.get(name) if frame.selection is not None else None
+        if name in frame.existing:
+            stat = os.stat(name, dir_fd=frame.fd, follow_symlinks=False)
+            if modes.S_ISDIR(stat.st_mode):
+                fresh = False
+            elif not self.dry_run:
+                self.unlock_name(frame.fd, name)
+                os.unlink(name, dir_fd=frame.fd)
+        if self.dry_run and (fresh or frame.fd < 0):
+            self.result.created += 1
+            return self.open_frame(entry, path, -1, fresh=True, selection=selection)
+        if fresh:
+            os.mkdir(name, 0o700, dir_fd=frame.fd)
+        fd = self.way.enter(name)
+        try:
+            if not fresh or self.result.created == 0:
+                stat = os.fstat(fd)
+                if stat.st_dev != self.device and not self.cross_devices:
+                    raise Refused(f"{os.fsdecode(path)}: another file system is mounted there")
+            below = self.open_frame(entry, path, fd, fresh=fresh, selection=selection)
+        except BaseException:
+            self.way.leave()
+            raise
+        if fresh:
+            self.result.created += 1
+        return below
+
+    def finish_directory(self, frame: _Frame) -> None:
+        """Delete what is not in the tree, then give a finished directory its attributes."""
+        entry, fd, path = frame.entry, frame.fd, frame.path
+        if fd < 0:
+            return
+        for name in sorted(frame.existing) if frame.selection is None else ():
+            stale = _TEMPORARY.match(name) is not None
+            if not (stale or (self.delete and not frame.damaged)):
+                continue
+            where = path + b"/" + name if path else name
+            if not stale:
+                self.result.deleted += 1
+            if self.dry_run:
+                continue
+            try:
+                stat = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if stat.st_dev != self.device:
+                    raise OSError(errno.EXDEV, "another file system is mounted there")
+                self.unlock_name(fd, name)
+                remove_tree(fd, name)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                self.fail(where, f"not deleted: {error.strerror}")
+        if frame.selection is not None and not frame.fresh:
+            return
+        if not frame.fresh:
+            before = os.fstat(fd)
+            uid, gid = self.owners.of(entry)
+            same = (
+                before.st_mtime_ns == entry.mtime_ns
+                and before.st_mode & 0o7777 == entry.mode
+                and (not self.is_root or (before.st_uid, before.st_gid) == (uid, gid))
+                and attributes.read_xattrs(fd) == entry_xattrs(self.source, entry)
+                and (attributes.get_flags(fd) or 0) == entry.flags
+            )
+            if same:
+                self.result.unchanged += 1
+                return
+            self.result.updated += 1
+        if self.dry_run:
+            return
+        self.set_owner(fd, entry, path)
+        if entry.xattrs or not frame.fresh:
+            self.set_xattrs(fd, entry_xattrs(self.source, entry), path, fresh=False)
+        os.fchmod(fd, entry.mode)
+        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+        if entry.flags or not frame.fresh:
+            self.set_flags(fd, entry.flags, path)
+
+    def run(self, target: bytes, selection: Selection | None) -> None:
+        """Restore everything that is selected."""
+        root = self.revision.root
+        try:
+            fd = os.open(target, DIRECTORY_FLAGS & ~os.O_NOFOLLOW)
+        except FileNotFoundError:
+            if not self.dry_run:
+                raise
+            fd = -1
+        self.way = Descent(fd)
+        try:
+            if fd >= 0:
+                self.device = os.fstat(fd).st_dev
+            stack = [self.open_frame(root, b"", fd, fresh=fd < 0, selection=selection)]
+            while stack:
+                frame = stack[-1]
+                try:
+                    entry = next(frame.items, None)
+                except DalError as error:
+                    frame.damaged = True
+                    self.fail(frame.path, f"directory not readable in the backup: {error}")
+                    entry = None
+                if entry is None:
+                    try:
+                        self.finish_directory(frame)
+                    except (DalError, OSError, OverflowError) as error:
+                        self.escalate(error)
+                        self.fail(frame.path, describe(error))
+                    stack.pop()
+                    if stack and frame.fd >= 0:
+                        stack[-1].fd = self.way.leave()
+                    continue
+                name = entry.name
+                if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
+                    raise Damaged(f"{os.fsdecode(frame.path)}: the tree holds the forbidden name {name!r}")
+                path = frame.path + b"/" + name if frame.path else name
+                try:
+                    if entry.kind == objects.ENTRY_DIRECTORY:
+                        stack.append(self.enter_directory(frame, entry, path))
+                    elif entry.kind == objects.ENTRY_LINK or entry.kind in _FORMS:
+                        self.restore_leaf(frame, entry, path)
+                    else:
+                        self.note(path, f"{objects.ENTRY_NAMES.get(entry.kind, entry.kind)}: not restored")
+                except (DalError, OSError, OverflowError) as error:
+                    self.escalate(error)
+                    if entry.kind == objects.ENTRY_LINK and isinstance(error, Damaged | NotFound):
+                        self.links_failed.add(entry.link)
+                    self.fail(path, describe(error))
+                frame.existing.discard(name)
+                self.done_count += 1
+                if self.done_count - self.progress_count >= PROGRESS_FILES:
+                    self.progress()
+        finally:
+            self.way.close()
+
+    @staticmethod
+    def escalate(error: Exception) -> None:
+        """Raise what no further file would survive."""
+        if isinstance(error, OSError) and error.errno in _FULL_ERRORS:
+            raise Full("the target has no space left: free some and run the same restore again, it resumes") from error
+        if isinstance(error, DalError) and not isinstance(error, Damaged | NotFound | Conflict):
+            raise error
+
+
+def describe(error: Exception) -> str:
+    """Return one line about an error."""
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+def write_all(fd: int, data: bytes, offset: int) -> None:
+    """Write all of `data` at `offset`."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view = view[written:]
+        offset += written
+
+
+def check_selection(source: Source, directory: bytes, selection: Selection, above: bytes = b"") -> None:
+    """Raise NotFound unless everything selected is in the tree."""
+    for name, below in selection.items():
+        path = above + b"/" + name if above else name
+        entry = lookup(source, directory, name)
+        if entry is None or (below is not None and entry.kind != objects.ENTRY_DIRECTORY):
+            raise NotFound(f"{os.fsdecode(path)}: no such file in this revision")
+        if below is not None:
+            check_selection(source, entry.content, below, path)
+
+
+def restore_tree(
+    source: Source,
+    revision: Revision,
+    target: bytes | Path,
+    *,
+    paths: Sequence[bytes] = (),
+    owners: OwnerMap | None = None,
+    delete: bool = False,
+    dry_run: bool = False,
+    verify_content: bool = False,
+    cross_devices: bool = False,
+    report: Report = silent,
+) -> RestoreResult:
+    """Make `target` (made if it is missing, with its attributes) hold the tree, or only the subtrees `paths`.
+
+    A file with the entry's size and modification time is taken for equal unless `verify_content`. `delete` removes
+    what the tree does not hold, within what is restored. Raises Full and Refused; the rest is in `failed`.
+    """
+    selection = plan_selection(paths)
+    if selection is not None:
+        check_selection(source, revision.root.content, selection)
+    place = os.fsencode(target)
+    if not dry_run:
+        try:
+            os.mkdir(place, 0o700)
+        except FileExistsError:
+            if not os.path.isdir(place):
+                raise Refused(f"{os.fsdecode(place)}: not a directory") from None
+        except FileNotFoundError:
+            raise NotFound(f"{os.fsdecode(place)}: its parent directory does not exist") from None
+    restore = _Restore(
+        source,
+        revision,
+        owners=owners if owners is not None else OwnerMap(),
+        delete=delete,
+        dry_run=dry_run,
+        verify_content=verify_content,
+        cross_devices=cross_devices,
+        report=report,
+    )
+    restore.run(place, selection)
+    restore.progress()
+    return restore.result

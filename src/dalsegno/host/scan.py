@@ -1,0 +1,826 @@
+"""Scan a directory of this host into a tree: everything Linux keeps, in work that follows the change.
+
+Directories are visited with an explicit stack, each named by an fd (`Descent`). A directory whose names, keys and
+subdirectories are those of the cache keeps its id unread; in others, unchanged files take their entries from before.
+"""
+
+import errno
+import os
+import stat as modes
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+from msgspec.structs import replace
+
+from dalsegno.chunks.cut import Cutter
+from dalsegno.formats import objects
+from dalsegno.formats.objects import Entry, Revision
+from dalsegno.host import attributes
+from dalsegno.host.attributes import (
+    STATX,
+    STATX_ADDRESS,
+    STATX_ATTRIBUTE_NODUMP,
+    STATX_FLAGS,
+    STATX_MASK,
+    libc_statx,
+    statx_buffer,
+    statx_error,
+)
+from dalsegno.host.cache import (
+    KEY,
+    KEY_BYTES,
+    KEY_NONE,
+    RACY_SECONDS,
+    CacheBuilder,
+    CachedDirectory,
+    ScanCache,
+)
+from dalsegno.host.descent import DIRECTORY_FLAGS, Descent
+from dalsegno.host.ignore import CACHE_TAG_FILE, Rules, Scope, enter_scope, open_scope
+from dalsegno.pool.contract import Sink, Source
+from dalsegno.terms.errors import BadInput, DalError, NotFound
+from dalsegno.terms.events import Note, Progress, Report, silent
+from dalsegno.terms.sizes import KIB, MIB
+from dalsegno.trees.build import store_data, store_directory
+from dalsegno.trees.read import iterate_directory, links_key
+from dalsegno.world.chance import random_node
+from dalsegno.world.clock import now_ns
+
+SMALL_BYTES_MAX: Final = 128 * KIB
+"""Files up to this size without holes are one chunk, read at once."""
+READ_TRIES: Final = 3
+PROGRESS_FILES: Final = 256
+PROGRESS_BYTES: Final = 16 * MIB
+FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+SECTOR_BYTES: Final = 512
+NAME_HASH_BYTES: Final = 16
+_KINDS: Final = {
+    modes.S_IFREG: objects.ENTRY_FILE,
+    modes.S_IFDIR: objects.ENTRY_DIRECTORY,
+    modes.S_IFLNK: objects.ENTRY_SYMLINK,
+    modes.S_IFIFO: objects.ENTRY_FIFO,
+    modes.S_IFCHR: objects.ENTRY_CHAR_DEVICE,
+    modes.S_IFBLK: objects.ENTRY_BLOCK_DEVICE,
+}
+_VANISHED: Final = {errno.ENOENT, errno.ESTALE, errno.ENOTDIR, errno.ELOOP}
+
+Fields = tuple[int, ...]
+# Positions in Fields: docstring of attributes.STATX.
+_ATTRIBUTES, _NLINK, _UID, _GID, _MODE, _INO, _SIZE, _BLOCKS = range(8)
+_BTIME_S, _BTIME_NS, _CTIME_S, _CTIME_NS, _MTIME_S, _MTIME_NS, _RMAJOR, _RMINOR, _DMAJOR, _DMINOR = range(8, 18)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanResult:
+    """What a scan found; `root`, `links` and the two counts go into the revision."""
+
+    root: Entry
+    links: bytes
+    entry_count: int
+    total_bytes: int
+    files_read: int
+    bytes_read: int
+    unreadable: list[tuple[bytes, str]]
+    """What is missing in the tree because it could not be read."""
+    changed: list[bytes]
+    """Files that changed while they were read, each time they were read."""
+    directories_reused: int
+    cache: CacheBuilder = field(repr=False)
+    """Save it with the id of the revision that this scan becomes."""
+
+
+class _Frame:
+    """One directory that is being scanned."""
+
+    __slots__ = (
+        "changed",
+        "clean",
+        "device",
+        "entries",
+        "index",
+        "inode",
+        "keys",
+        "own",
+        "path",
+        "position",
+        "record",
+        "scope",
+        "subdirectories",
+    )
+
+    def __init__(
+        self, path: bytes, index: int, own: Entry | None, device: int, inode: int, scope: Scope | None
+    ) -> None:
+        self.path = path
+        self.index = index
+        self.own = own
+        self.device = device
+        self.inode = inode
+        self.scope = scope
+        self.record: CachedDirectory | None = None
+        self.clean = False
+        self.entries: list[Entry | None] = []
+        self.keys: list[bytes] = []
+        self.subdirectories: list[tuple[bytes, int, Entry | None, bool]] = []
+        """(name, index in entries, entry before, whether that entry still holds but for its content)."""
+        self.position = 0
+        self.changed: dict[bytes, bytes] = {}
+
+
+def device_number(fields: Fields) -> int:
+    """Return one number for the device that a file is on."""
+    return fields[_DMAJOR] << 32 | fields[_DMINOR]
+
+
+class _Scan:
+    """The state of one scan."""
+
+    def __init__(
+        self,
+        *,
+        sink: Sink,
+        cutter: Cutter,
+        previous: Revision | None,
+        source: Source | None,
+        cache: ScanCache | None,
+        rules: Rules,
+        report: Report,
+        node_source: Callable[[], int],
+        started_ns: int,
+    ) -> None:
+        self.sink = sink
+        self.cutter = cutter
+        self.previous = previous if source is not None else None
+        self.source = source
+        self.cache = cache if self.previous is not None else None
+        self.rules = rules
+        self.report = report
+        self.node_source = node_source
+        self.racy_seconds = started_ns // attributes.SECOND_NS - RACY_SECONDS
+        self.builder = CacheBuilder(started_ns)
+        self.owners = attributes.OwnerNames()
+        self.noatime = os.O_NOATIME
+        self.flagless: set[int] = set()
+        self.link_nodes: dict[tuple[int, int], int] = {}
+        self.link_keys: dict[int, tuple[int, int, bytes]] = {}
+        self.link_entries: dict[int, Entry | None] = {}
+        self.previous_links: dict[int, Entry] | None = None
+        self.entry_count = 0
+        self.total_bytes = 0
+        self.files_read = 0
+        self.bytes_read = 0
+        self.progress_count = 0
+        self.progress_bytes = 0
+        self.unreadable: list[tuple[bytes, str]] = []
+        self.changed: list[bytes] = []
+        self.directories_reused = 0
+        self.key = KEY_NONE
+        self.device = 0
+
+    # -- notes
+
+    def note(self, path: bytes, text: str) -> None:
+        self.report(Note(severity="note", path=path, text=text))
+
+    def fail(self, path: bytes, error: OSError) -> None:
+        """Leave out what cannot be read: gone is a note, the rest an error."""
+        if error.errno in _VANISHED:
+            self.note(path, "vanished while it was scanned")
+            return
+        text = error.strerror or str(error)
+        self.unreadable.append((path, text))
+        self.report(Note(severity="error", path=path, text=f"not readable: {text}"))
+
+    def progress(self) -> None:
+        self.progress_count = self.entry_count
+        self.progress_bytes = self.bytes_read
+        self.report(Progress(phase="scan", done_count=self.entry_count, done_bytes=self.bytes_read))
+
+    # -- one directory
+
+    def open_directory(self, fd: int, frame: _Frame, prior: bytes) -> None:
+        """List a directory; decide whether it is as cached; otherwise make its entries, but for subdirectories."""
+        names = [os.fsencode(name) for name in os.listdir(fd)]
+        names.sort()
+        path = frame.path
+        rules = self.rules
+        if frame.scope is not None:
+            frame.scope, tagged = enter_scope(rules, frame.scope, fd, path, names)
+            if tagged:
+                names = [CACHE_TAG_FILE]
+        filtering = frame.scope is not None or rules.larger_than is not None or rules.nodump
+        record = frame.record
+        if record is not None and not filtering and self.unchanged(fd, frame, record, names):
+            frame.clean = True
+            return
+        if record is not None and filtering:
+            kept = []
+            for name in names:
+                if libc_statx(fd, name, STATX_FLAGS, STATX_MASK, STATX_ADDRESS) == 0 and not self.excludes(
+                    frame, name, STATX.unpack_from(statx_buffer)
+                ):
+                    kept.append(name)
+            names = kept
+            filtering = False
+            if self.unchanged(fd, frame, record, names):
+                frame.clean = True
+                return
+        self.make_entries(fd, frame, names, prior, filtering)
+
+    def unchanged(self, fd: int, frame: _Frame, record: CachedDirectory, names: list[bytes]) -> bool:
+        """Tell whether names and keys are those of the cache; note the subdirectories and count."""
+        cache = self.cache
+        assert cache is not None
+        if blake3(b"\0".join(names)).digest(NAME_HASH_BYTES) != record[2] and not self.has_sockets(fd, names, record):
+            return False
+        keys = []
+        subdirectories: list[tuple[bytes, int, Entry | None, bool]] = []
+        total = 0
+        unpack = STATX.unpack_from
+        pack = KEY.pack
+        linked: list[Fields] = []
+        for name in names:
+            if libc_statx(fd, name, STATX_FLAGS, STATX_MASK, STATX_ADDRESS) != 0:
+                return False
+            fields = unpack(statx_buffer)
+            _, nlink, _, _, mode, ino, size, _, _, _, ctime, ctime_ns, mtime, mtime_ns, _, _, _, _ = fields
+            keys.append(pack(ino, size, ctime, ctime_ns, mtime, mtime_ns))
+            form = mode & 0o170000
+            if form == 0o100000:
+                total += size
+            elif form == 0o040000:
+                subdirectories.append((name, -1, None, True))
+                continue
+            elif form == 0o140000:
+                keys.pop()
+                continue
+            if nlink > 1:
+                linked.append(fields)
+        if b"".join(keys) != cache.keys(record):
+            return False
+        for fields in linked:
+            known = cache.link(device_number(fields), fields[_INO])
+            if known is None or known[1] != self.key_of(fields):
+                return False
+        for fields in linked:
+            if not self.keep_link(fields) and fields[_MODE] & 0o170000 == 0o100000:
+                total -= fields[_SIZE]
+        frame.subdirectories = subdirectories
+        self.entry_count += len(keys)
+        self.total_bytes += total
+        return True
+
+    @staticmethod
+    def has_sockets(fd: int, names: list[bytes], record: CachedDirectory) -> bool:
+        """Tell whether the names are those of the cache once sockets, which no tree holds, are left out."""
+        if len(names) <= record[5]:
+            return False
+        kept = []
+        for name in names:
+            if libc_statx(fd, name, STATX_FLAGS, STATX_MASK, STATX_ADDRESS) != 0:
+                return False
+            if STATX.unpack_from(statx_buffer)[_MODE] & 0o170000 != 0o140000:
+                kept.append(name)
+        return blake3(b"\0".join(kept)).digest(NAME_HASH_BYTES) == record[2]
+
+    def excludes(self, frame: _Frame, name: bytes, fields: Fields) -> bool:
+        rules = self.rules
+        form = fields[_MODE] & 0o170000
+        if rules.nodump and fields[_ATTRIBUTES] & STATX_ATTRIBUTE_NODUMP:
+            return True
+        if rules.larger_than is not None and form == 0o100000 and fields[_SIZE] > rules.larger_than:
+            return True
+        if frame.scope is None:
+            return False
+        path = frame.path + b"/" + name if frame.path else name
+        return frame.scope.excludes(path, is_directory=form == 0o040000)
+
+    @staticmethod
+    def key_of(fields: Fields) -> bytes:
+        return KEY.pack(
+            fields[_INO], fields[_SIZE], fields[_CTIME_S], fields[_CTIME_NS], fields[_MTIME_S], fields[_MTIME_NS]
+        )
+
+    def make_entries(self, fd: int, frame: _Frame, names: list[bytes], prior: bytes, filtering: bool) -> None:
+        """Fill the frame's entries and keys; subdirectories get a place that `finish` fills."""
+        before: dict[bytes, tuple[Entry, bytes]] = {}
+        record = frame.record
+        if prior and self.source is not None:
+            try:
+                if record is not None and self.cache is not None:
+                    view = self.cache.keys(record)
+                    for number, known in enumerate(iterate_directory(self.source, prior)):
+                        before[known.name] = (known, bytes(view[number * KEY_BYTES : (number + 1) * KEY_BYTES]))
+                else:
+                    before = {known.name: (known, KEY_NONE) for known in iterate_directory(self.source, prior)}
+            except DalError as error:
+                before = {}  # what cannot be read of the old tree is read anew from the disk
+                self.note(frame.path, f"not compared with the revision before: {error}")
+        prefix = frame.path + b"/" if frame.path else b""
+        entries = frame.entries
+        keys = frame.keys
+        pack = KEY.pack
+        unpack = STATX.unpack_from
+        racy_seconds = self.racy_seconds
+        nothing: tuple[None, bytes] = (None, KEY_NONE)
+        for name in names:
+            if libc_statx(fd, name, STATX_FLAGS, STATX_MASK, STATX_ADDRESS) != 0:
+                self.fail(prefix + name, statx_error(name))
+                continue
+            fields = unpack(statx_buffer)
+            _, nlink, _, _, mode, ino, size, _, _, _, ctime, ctime_ns, mtime, mtime_ns, _, _, _, _ = fields
+            form = mode & 0o170000
+            if filtering and self.excludes(frame, name, fields):
+                continue
+            key = pack(ino, size, ctime, ctime_ns, mtime, mtime_ns)
+            old, old_key = before.get(name, nothing)
+            if form == 0o040000:
+                frame.subdirectories.append((name, len(entries), old, old_key == key))
+                entries.append(None)
+                keys.append(KEY_NONE if ctime >= racy_seconds else key)
+                continue
+            entry: Entry | None
+            if nlink > 1 and form != 0o140000:
+                entry = self.make_link(fd, name, prefix + name, fields, key, old)
+                key = self.key
+            elif old_key == key and old is not None and old.kind == _KINDS.get(form):
+                entry = old
+            elif form == 0o140000:
+                self.note(prefix + name, "socket: left out")
+                continue
+            else:
+                entry = self.make_entry(fd, name, prefix + name, fields, key, old)
+                key = self.key
+            if entry is None:
+                continue
+            self.entry_count += 1
+            if form == 0o100000 and nlink == 1:
+                self.total_bytes += entry.size
+            entries.append(entry)
+            keys.append(KEY_NONE if ctime >= racy_seconds else key)
+            if (
+                self.entry_count - self.progress_count >= PROGRESS_FILES
+                or self.bytes_read - self.progress_bytes >= PROGRESS_BYTES
+            ):
+                self.progress()
+
+    # -- one entry
+
+    def encode_xattrs(self, target: int | bytes) -> bytes:
+        found = attributes.read_xattrs(target)
+        if not found:
+            return b""
+        data = objects.encode_xattrs(found)
+        if len(data) <= objects.XATTRS_INLINE_BYTES_MAX:
+            return b"\x01" + data
+        return b"\x02" + self.sink.put(objects.KIND_CHUNK, data)
+
+    def read_flags(self, fd: int, device: int) -> int:
+        if device in self.flagless:
+            return 0
+        try:
+            flags = attributes.get_flags(fd)
+        except OSError:
+            return 0
+        if flags is None:
+            self.flagless.add(device)
+            return 0
+        return flags
+
+    def open_file(self, directory: int, name: bytes) -> int:
+        try:
+            return os.open(name, FILE_FLAGS | self.noatime, dir_fd=directory)
+        except PermissionError:
+            # O_NOATIME is for owners only.
+            return os.open(name, FILE_FLAGS, dir_fd=directory)
+
+    def make_entry(
+        self, directory: int, name: bytes, path: bytes, fields: Fields, key: bytes, old: Entry | None
+    ) -> Entry | None:
+        """Return the entry of a file that is no directory, its content stored; None when it cannot be read."""
+        form = fields[_MODE] & 0o170000
+        kind = _KINDS[form]
+        content_kind = 0
+        content = b""
+        size = device = flags = 0
+        try:
+            if form == 0o100000:
+                fd = self.open_file(directory, name)
+                try:
+                    fields, key, size, content_kind, content = self.read_file(fd, path, fields, key)
+                    flags = self.read_flags(fd, fields[_DMAJOR] << 32 | fields[_DMINOR])
+                    xattrs = self.encode_xattrs(fd)
+                finally:
+                    os.close(fd)
+            else:
+                if form == 0o120000:
+                    content = os.readlink(name, dir_fd=directory)
+                    size = len(content)
+                    content_kind = objects.CONTENT_INLINE
+                elif form in (0o020000, 0o060000):
+                    device = os.makedev(fields[_RMAJOR], fields[_RMINOR])
+                try:
+                    xattrs = self.encode_xattrs(attributes.path_beneath(directory, name))
+                except FileNotFoundError:  # no /proc
+                    xattrs = b""
+        except OSError as error:
+            self.fail(path, error)
+            return None
+        self.key = key
+        _, _, uid, gid, mode, _, _, _, btime, btime_ns, _, _, mtime, mtime_ns, _, _, _, _ = fields
+        if old is not None and old.kind == kind:
+            node, birth = old.node, old.btime_ns
+        else:
+            node, birth = self.node_source(), attributes.join_time_ns(btime, btime_ns)
+        return Entry(
+            name=name,
+            kind=kind,
+            mode=mode & 0o7777,
+            uid=uid,
+            gid=gid,
+            owner=self.owners.user(uid),
+            group=self.owners.group(gid),
+            mtime_ns=attributes.join_time_ns(mtime, mtime_ns),
+            btime_ns=birth,
+            size=size,
+            node=node,
+            content_kind=content_kind,
+            content=content,
+            device=device,
+            flags=flags,
+            xattrs=xattrs,
+        )
+
+    def read_file(self, fd: int, path: bytes, fields: Fields, key: bytes) -> tuple[Fields, bytes, int, int, bytes]:
+        """Store the content of an open file as it was at one moment, as far as its times can tell."""
+        for attempt in range(READ_TRIES):
+            size = fields[_SIZE]
+            if size <= SMALL_BYTES_MAX and (
+                fields[_BLOCKS] * SECTOR_BYTES >= size or size <= objects.INLINE_BYTES_MAX or not has_holes(fd, size)
+            ):
+                data = os.pread(fd, size + 1, 0)
+                found = len(data)
+                if found == 0:
+                    content_kind, content = objects.CONTENT_NONE, b""
+                elif found <= objects.INLINE_BYTES_MAX:
+                    content_kind, content = objects.CONTENT_INLINE, data
+                else:
+                    if found > SMALL_BYTES_MAX:  # grown by the probing byte: stored as it was
+                        data = data[:size]
+                    content_kind, content = objects.CONTENT_CHUNK, self.sink.put(objects.KIND_CHUNK, data)
+                stored = len(data)
+            else:
+                found = stored = size
+                content_kind, content = self.store_large(fd, fields)
+            self.files_read += 1
+            self.bytes_read += stored
+            after = os.fstat(fd)
+            if (
+                found == size == after.st_size
+                and after.st_mtime_ns == fields[_MTIME_S] * 1_000_000_000 + fields[_MTIME_NS]
+                and after.st_ctime_ns == fields[_CTIME_S] * 1_000_000_000 + fields[_CTIME_NS]
+                and after.st_ino == fields[_INO]
+            ):
+                return fields, key, stored, content_kind, content
+            if attempt + 1 < READ_TRIES:
+                fields = attributes.statx(fd, b"")
+                if fields[_MODE] & 0o170000 != 0o100000:
+                    raise OSError(errno.ESTALE, "replaced by something that is no file")
+                key = self.key_of(fields)
+        self.changed.append(path)
+        self.note(path, "changed while read")
+        return fields, KEY_NONE, stored, content_kind, content
+
+    def store_large(self, fd: int, fields: Fields) -> tuple[int, bytes]:
+        size = fields[_SIZE]
+        extents = [(0, size)]
+        if fields[_BLOCKS] * SECTOR_BYTES < size:
+            extents = list_extents(fd, size)
+
+        def read(offset: int, length: int) -> bytes:
+            data = os.pread(fd, length, offset)
+            self.bytes_read += len(data)
+            if self.bytes_read - self.progress_bytes >= PROGRESS_BYTES:
+                self.progress()
+            return data
+
+        counted = self.bytes_read
+        stored = store_data(self.sink, self.cutter, read, extents, size)
+        self.bytes_read = counted
+        return stored
+
+    # -- hard links
+
+    def keep_link(self, fields: Fields) -> bool:
+        """Note a hard-linked file that is as cached; tell whether it was new to this scan."""
+        mark = (device_number(fields), fields[_INO])
+        if mark in self.link_nodes:
+            return False
+        assert self.cache is not None
+        known = self.cache.link(*mark)
+        assert known is not None
+        node, key = known
+        self.link_nodes[mark] = node
+        self.link_entries[node] = None
+        self.link_keys[node] = (*mark, key)
+        return True
+
+    def old_link(self, node: int) -> Entry | None:
+        if self.previous_links is None:
+            links = self.previous.links if self.previous is not None else b""
+            table = iterate_directory(self.source, links) if links and self.source is not None else iter(())
+            self.previous_links = {int(entry.name, 16): entry for entry in table}
+        return self.previous_links.get(node)
+
+    def make_link(
+        self, directory: int, name: bytes, path: bytes, fields: Fields, key: bytes, old: Entry | None
+    ) -> Entry | None:
+        """Return the link entry of a name of a file with several; the file goes to the links table once."""
+        mark = (device_number(fields), fields[_INO])
+        self.key = key
+        node = self.link_nodes.get(mark)
+        if node is None:
+            known = self.cache.link(*mark) if self.cache is not None else None
+            used = self.link_entries
+            if known is not None and known[1] == key and known[0] not in used:
+                self.keep_link(fields)
+                node = known[0]
+                self.total_bytes += fields[_SIZE] if fields[_MODE] & 0o170000 == 0o100000 else 0
+            else:
+                candidates = [known[0]] if known is not None else []
+                if old is not None:
+                    by_path = old.link if old.kind == objects.ENTRY_LINK else old.node
+                    # A number that the cache knows may belong to a directory that is yet to be found unchanged.
+                    if self.cache is None or by_path not in self.cache.link_nodes:
+                        candidates.append(by_path)
+                node = next((one for one in candidates if one and one not in used), 0)
+                before = (self.old_link(node) or old) if node else None
+                entry = self.make_entry(directory, name, path, fields, key, before)
+                if entry is None:
+                    return None
+                node = node or entry.node
+                self.link_nodes[mark] = node
+                self.link_entries[node] = replace(entry, name=links_key(node), node=node)
+                racy = fields[_CTIME_S] >= self.racy_seconds
+                self.link_keys[node] = (*mark, KEY_NONE if racy else self.key)
+                self.total_bytes += entry.size if entry.kind == objects.ENTRY_FILE else 0
+        if old is not None and old.kind == objects.ENTRY_LINK and old.link == node:
+            return old
+        return Entry(name=name, kind=objects.ENTRY_LINK, link=node)
+
+    def finish_links(self) -> bytes:
+        """Store the links table and return its id, or nothing without links."""
+        for node, (device, inode, key) in self.link_keys.items():
+            self.builder.add_link(device=device, inode=inode, node=node, key=key)
+        if not self.link_entries:
+            return b""
+        fresh = any(entry is not None for entry in self.link_entries.values())
+        if not fresh and self.cache is not None and self.cache.link_count == len(self.link_entries):
+            assert self.previous is not None
+            return self.previous.links
+        table = []
+        for node in sorted(self.link_entries):
+            entry = self.link_entries[node] or self.old_link(node)
+            if entry is None:
+                raise NotFound(
+                    f"links table: no file {node:x} in the revision before: remove the scan cache, run again"
+                )
+            table.append(entry)
+        return store_directory(self.sink, table)
+
+    # -- the walk
+
+    def enter(self, fd: int, frame_path: bytes, index: int, old: Entry | None, holds: bool, scope: Scope | None,
+              *, parent_clean: bool) -> _Frame:  # fmt: skip
+        """Open the frame of a directory whose fd is `fd`: its own attributes, then its entries."""
+        fields = attributes.statx(fd, b"")
+        device = device_number(fields)
+        own: Entry | None = None
+        if not parent_clean:
+            if holds and old is not None and old.kind == objects.ENTRY_DIRECTORY:
+                own = old
+            else:
+                carried = old is not None and old.kind == objects.ENTRY_DIRECTORY
+                own = Entry(
+                    name=frame_path.rpartition(b"/")[2],
+                    kind=objects.ENTRY_DIRECTORY,
+                    mode=fields[_MODE] & 0o7777,
+                    uid=fields[_UID],
+                    gid=fields[_GID],
+                    owner=self.owners.user(fields[_UID]),
+                    group=self.owners.group(fields[_GID]),
+                    mtime_ns=attributes.join_time_ns(fields[_MTIME_S], fields[_MTIME_NS]),
+                    btime_ns=(
+                        old.btime_ns
+                        if carried and old is not None
+                        else attributes.join_time_ns(fields[_BTIME_S], fields[_BTIME_NS])
+                    ),
+                    node=old.node if carried and old is not None else self.node_source(),
+                    content_kind=objects.CONTENT_DIRECTORY,
+                    flags=self.read_flags(fd, device),
+                    xattrs=self.encode_xattrs(fd),
+                )
+        frame = _Frame(frame_path, index, own, device, fields[_INO], scope)
+        if index == -2:
+            self.device = device
+        elif self.rules.one_file_system and device != self.device:
+            return frame
+        record = self.cache.directory(device, frame.inode) if self.cache is not None else None
+        frame.record = record
+        prior = record[3] if record is not None else b""
+        if not prior and old is not None and old.kind == objects.ENTRY_DIRECTORY:
+            prior = old.content
+        self.open_directory(fd, frame, prior)
+        return frame
+
+    def finish(self, frame: _Frame) -> bytes:
+        """Store a directory all of whose subdirectories are done; return its id."""
+        record = frame.record
+        if frame.clean:
+            assert record is not None and self.cache is not None
+            identity = record[3]
+            if frame.changed:
+                assert self.source is not None
+                entries = []
+                for entry in iterate_directory(self.source, identity):
+                    new = frame.changed.get(entry.name)
+                    entries.append(entry if new is None or new == entry.content else replace(entry, content=new))
+                identity = store_directory(self.sink, entries)
+            else:
+                self.directories_reused += 1
+            self.builder.add_directory(
+                device=frame.device,
+                inode=frame.inode,
+                names_hash=record[2],
+                identity=identity,
+                keys=self.cache.keys(record),
+            )
+            return identity
+        final = [entry for entry in frame.entries if entry is not None]
+        keys = frame.keys
+        if len(final) != len(frame.entries):
+            keys = [key for key, entry in zip(keys, frame.entries, strict=True) if entry is not None]
+        identity = store_directory(self.sink, final)
+        self.builder.add_directory(
+            device=frame.device,
+            inode=frame.inode,
+            names_hash=blake3(b"\0".join([entry.name for entry in final])).digest(NAME_HASH_BYTES),
+            identity=identity,
+            keys=b"".join(keys),
+        )
+        return identity
+
+    def run(self, root: bytes) -> Entry:
+        """Scan everything and return the root's entry."""
+        fd = os.open(root, (DIRECTORY_FLAGS & ~os.O_NOFOLLOW))
+        way = Descent(fd)
+        try:
+            scope = open_scope(self.rules) if self.rules.by_name else None
+            before = self.previous.root if self.previous is not None else None
+            top = self.enter(fd, b"", -2, before, False, scope, parent_clean=False)
+            stack = [top]
+            while True:
+                frame = stack[-1]
+                if frame.position < len(frame.subdirectories):
+                    name, index, old, holds = frame.subdirectories[frame.position]
+                    frame.position += 1
+                    path = frame.path + b"/" + name if frame.path else name
+                    try:
+                        fd = way.enter(name)
+                    except OSError as error:
+                        self.lose(frame, path, name, error)
+                        continue
+                    try:
+                        child = self.enter(fd, path, index, old, holds, frame.scope, parent_clean=frame.clean)
+                    except OSError as error:
+                        way.leave()
+                        self.lose(frame, path, name, error)
+                        continue
+                    stack.append(child)
+                    if not frame.clean:
+                        self.entry_count += 1
+                    if self.entry_count - self.progress_count >= PROGRESS_FILES:
+                        self.progress()
+                    continue
+                identity = self.finish(frame)
+                stack.pop()
+                if not stack:
+                    assert frame.own is not None
+                    own = frame.own
+                    return own if own.content == identity else replace(own, content=identity)
+                way.leave()
+                parent = stack[-1]
+                if parent.clean:
+                    if frame.record is None or frame.record[3] != identity:
+                        parent.changed[frame.path.rpartition(b"/")[2]] = identity
+                else:
+                    assert frame.own is not None
+                    own = frame.own
+                    parent.entries[frame.index] = own if own.content == identity else replace(own, content=identity)
+        finally:
+            way.close()
+
+    def lose(self, frame: _Frame, path: bytes, name: bytes, error: OSError) -> None:
+        """Leave out a subdirectory that cannot be opened."""
+        self.fail(path, error)
+        if frame.clean:
+            # Its parent looked unchanged: from here on it is handled as a changed one.
+            assert self.source is not None and frame.record is not None and self.cache is not None
+            self.entry_count -= 1
+            view = bytes(self.cache.keys(frame.record))
+            places = {}
+            for number, entry in enumerate(iterate_directory(self.source, frame.record[3])):
+                new = frame.changed.get(entry.name)
+                places[entry.name] = number
+                frame.entries.append(entry if new is None else replace(entry, content=new))
+                frame.keys.append(view[number * KEY_BYTES : (number + 1) * KEY_BYTES])
+            frame.clean = False
+            frame.changed = {}
+            frame.entries[places[name]] = None
+            frame.subdirectories = [
+                (one, places[one], frame.entries[places[one]], True) for one, _, _, _ in frame.subdirectories
+            ]
+            self.entry_count -= len(frame.subdirectories) - frame.position
+
+
+def has_holes(fd: int, size: int) -> bool:
+    """Tell whether an open file has a hole before its end."""
+    try:
+        return os.lseek(fd, 0, os.SEEK_HOLE) < size
+    except OSError:
+        return False
+
+
+def list_extents(fd: int, size: int) -> list[tuple[int, int]]:
+    """Return (offset, length) of the parts of an open file that hold data."""
+    extents = []
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(fd, position, os.SEEK_DATA)
+            position = os.lseek(fd, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                break
+            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+                return [(0, size)]
+            raise
+        start = min(start, size)
+        if position > start:
+            extents.append((start, min(position, size) - start))
+    return [extent for extent in extents if extent[1] > 0]
+
+
+def scan_tree(
+    root: bytes | Path,
+    *,
+    sink: Sink,
+    cutter: Cutter,
+    previous: Revision | None = None,
+    source: Source | None = None,
+    cache: ScanCache | None = None,
+    rules: Rules | None = None,
+    report: Report = silent,
+    node_source: Callable[[], int] = random_node,
+    started_ns: int | None = None,
+) -> ScanResult:
+    """Store the tree beneath `root` in `sink`.
+
+    `previous` (read from `source`) gives what carries on: node numbers, birth times, and with a `cache` loaded for
+    that very revision, everything that is unchanged. `started_ns` is for tests: files younger than it minus two
+    seconds are read again next time.
+    """
+    scan = _Scan(
+        sink=sink,
+        cutter=cutter,
+        previous=previous,
+        source=source,
+        cache=cache,
+        rules=rules if rules is not None else Rules(),
+        report=report,
+        node_source=node_source,
+        started_ns=now_ns() if started_ns is None else started_ns,
+    )
+    try:
+        entry = scan.run(os.fsencode(root))
+    except NotADirectoryError:
+        raise BadInput(f"{os.fsdecode(root)}: not a directory") from None
+    except FileNotFoundError:
+        raise NotFound(f"{os.fsdecode(root)}: no such directory") from None
+    links = scan.finish_links()
+    scan.progress()
+    return ScanResult(
+        root=entry,
+        links=links,
+        entry_count=scan.entry_count,
+        total_bytes=scan.total_bytes,
+        files_read=scan.files_read,
+        bytes_read=scan.bytes_read,
+        unreadable=scan.unreadable,
+        changed=scan.changed,
+        directories_reused=scan.directories_reused,
+        cache=scan.builder,
+    )

@@ -1,0 +1,385 @@
+"""The pool's index: which pack, block and offset hold an object. Local, mapped into memory, made again when lost.
+
+A segment is one file, sorted by id (48 bytes an object):
+
+    magic, version u32, pack_count u32, object_count u64, reserved u64, BLAKE3-256 of all that follows   64 bytes
+    pack ids                                                               16 * pack_count
+    prefix column: the first 8 bytes of each id, as a native u64            8 * object_count
+    rest column: the other 24 bytes of each id                             24 * object_count
+    value column: pack number, block index, offset | kind << 24, length | encoding << 31 (u32 each)   16 * object_count
+
+Numbers are in the machine's own byte order, the magic too, so that a foreign index is garbage and is made again.
+"""
+
+import mmap
+import os
+import struct
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from blake3 import blake3
+
+from dalsegno.terms.errors import BadInput, DalError, NotFound
+from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES, ObjectId, PackId
+from dalsegno.terms.sizes import MIB
+from dalsegno.world.chance import random_bytes
+from dalsegno.world.files import FileLock, make_directory, remove_durable, write_durable
+
+Ids = npt.NDArray[np.uint8]
+Values = npt.NDArray[np.uint32]
+
+SEGMENT_SUFFIX = ".idx"
+SEGMENTS_MAX = 8
+SEGMENT_CHECKED_BYTES_MAX = 32 * MIB
+"""A smaller segment is verified whole when opened; a larger one is synced before it gets its name instead."""
+_REBUILD_OBJECTS = 1_000_000
+_MAGIC = 0x3158_4449_4C41_4400 | 0x44
+_VERSION = 1
+_HEADER = struct.Struct("=QIIQQ32s")
+assert _HEADER.size == 64
+_OFFSET_MASK = 0xFFFFFF
+_LENGTH_MASK = 0x7FFFFFFF
+
+
+class Location(NamedTuple):
+    """Where one copy of an object lies."""
+
+    pack_id: PackId
+    block_index: int
+    offset: int
+    kind: int
+    length: int
+    encoding: int
+
+
+class _BadSegment(Exception):
+    """The file is not a whole segment of this version and machine."""
+
+
+class Segment:
+    """One sorted run of objects, from a mapped file or from memory."""
+
+    def __init__(self, data: "mmap.mmap | bytes", *, name: str) -> None:
+        size = len(data)
+        if size < _HEADER.size:
+            raise _BadSegment(name)
+        magic, version, pack_count, object_count, _, digest = _HEADER.unpack_from(data)
+        if magic != _MAGIC or version != _VERSION:
+            raise _BadSegment(name)
+        if size != _HEADER.size + pack_count * UUID_BYTES + object_count * 48:
+            raise _BadSegment(name)
+        view = memoryview(data)
+        if size <= SEGMENT_CHECKED_BYTES_MAX and blake3(view[_HEADER.size :]).digest() != digest:
+            raise _BadSegment(name)
+        self.name = name
+        self.count = int(object_count)
+        self.digest = digest
+        self._body = view[_HEADER.size :]
+        at = _HEADER.size
+        self.pack_ids = [
+            PackId(bytes(view[at + n * UUID_BYTES : at + (n + 1) * UUID_BYTES])) for n in range(pack_count)
+        ]
+        at += pack_count * UUID_BYTES
+        self.prefixes = view[at : at + 8 * self.count].cast("Q")
+        at += 8 * self.count
+        self.rests = view[at : at + 24 * self.count]
+        at += 24 * self.count
+        self.values = view[at : at + 16 * self.count].cast("I")
+        self.gone: frozenset[int] = frozenset()
+        """Pack numbers whose pack is no longer on disk."""
+
+    def is_intact(self) -> bool:
+        """Return whether the content is what the header's digest promises."""
+        return bool(blake3(self._body, max_threads=blake3.AUTO).digest() == self.digest)
+
+    def find(self, prefix: int, rest: bytes) -> Iterator[Location]:
+        """Yield every copy of one object in this segment."""
+        prefixes = self.prefixes
+        position = bisect_left(prefixes, prefix)
+        while position < self.count and prefixes[position] == prefix:
+            if self.rests[position * 24 : position * 24 + 24] == rest:
+                pack_number, block_index, where, length = self.values[position * 4 : position * 4 + 4]
+                if pack_number not in self.gone:
+                    yield Location(
+                        self.pack_ids[pack_number],
+                        block_index,
+                        where & _OFFSET_MASK,
+                        where >> 24,
+                        length & _LENGTH_MASK,
+                        length >> 31,
+                    )
+            position += 1
+
+    def columns(self) -> tuple[Ids, Values]:
+        """Return the objects whose pack is there: ids (n, 32) and values (n, 4) as they are in the file."""
+        ids = np.empty((self.count, OBJECT_ID_BYTES), np.uint8)
+        ids[:, :8] = np.frombuffer(self.prefixes, np.uint64).astype(">u8").view(np.uint8).reshape(-1, 8)
+        ids[:, 8:] = np.frombuffer(self.rests, np.uint8).reshape(-1, 24)
+        values: Values = np.frombuffer(self.values, np.uint32).reshape(-1, 4).copy()
+        if self.gone:
+            kept = ~np.isin(values[:, 0], list(self.gone))
+            return ids[kept], values[kept]
+        return ids, values
+
+
+def encode_segment(packs: Iterable[tuple[PackId, Ids, Values]]) -> bytes:
+    """Return a segment that holds these packs' objects; values are those of a pack (block, where, length, encoding)."""
+    pack_ids, all_ids, all_values = [], [], []
+    for number, (pack_id, ids, values) in enumerate(packs):
+        pack_ids.append(pack_id)
+        all_ids.append(ids.reshape(-1, OBJECT_ID_BYTES))
+        own = np.empty((len(values), 4), np.uint32)
+        own[:, 0] = number
+        own[:, 1:3] = values[:, 0:2]
+        own[:, 3] = values[:, 2] | (values[:, 3] << np.uint32(31))
+        all_values.append(own)
+    return _encode_columns(pack_ids, np.concatenate(all_ids), np.concatenate(all_values))
+
+
+def _encode_columns(pack_ids: list[PackId], ids: Ids, values: Values) -> bytes:
+    prefixes = np.ascontiguousarray(ids[:, :8]).view(">u8").reshape(-1).astype(np.uint64)
+    order = np.argsort(prefixes, kind="stable")
+    body = b"".join(
+        (
+            b"".join(pack_ids),
+            prefixes[order].tobytes(),
+            ids[order, 8:].tobytes(),
+            values[order].astype(np.uint32).tobytes(),
+        )
+    )
+    digest = blake3(body, max_threads=blake3.AUTO).digest()
+    return _HEADER.pack(_MAGIC, _VERSION, len(pack_ids), len(ids), 0, digest) + body
+
+
+def choose_merge(counts: list[int]) -> list[int]:
+    """Return which segments to merge into one: the small ones, so that each object is copied O(log n) times."""
+    if len(counts) < SEGMENTS_MAX:
+        return []
+    order = sorted(range(len(counts)), key=lambda position: counts[position])
+    chosen = order[: SEGMENTS_MAX // 2]
+    total = sum(counts[position] for position in chosen)
+    for position in order[SEGMENTS_MAX // 2 :]:
+        if counts[position] > 4 * total:
+            break
+        chosen.append(position)
+        total += counts[position]
+    return chosen
+
+
+class Index:
+    """All segments of one pool. Several processes add and merge at once; each keeps what it has mapped."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        list_packs: Callable[[], set[PackId]],
+        read_pack: Callable[[PackId], tuple[Ids, Values]],
+        report_damage: Callable[[PackId, DalError], None],
+    ) -> None:
+        self.path = path
+        self._list_packs = list_packs
+        self._read_pack = read_pack
+        self._report_damage = report_damage
+        self._segments: tuple[Segment, ...] = ()
+        self._in_memory: list[Segment] = []
+        self.packs_on_disk: set[PackId] = set()
+        make_directory(path)
+
+    @property
+    def object_count(self) -> int:
+        """Entries in all segments, copies and vanished packs included."""
+        return sum(segment.count for segment in self._segments)
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments in use, for the check."""
+        return self._segments
+
+    def find_all(self, identity: bytes) -> Iterator[Location]:
+        """Yield every known copy of an object."""
+        prefix = int.from_bytes(identity[:8], "big")
+        rest = identity[8:]
+        for segment in self._segments:
+            yield from segment.find(prefix, rest)
+
+    def lookup(self, identity: bytes) -> Location | None:
+        """Return where an object lies, or None."""
+        prefix = int.from_bytes(identity[:8], "big")
+        for segment in self._segments:
+            prefixes = segment.prefixes
+            position = bisect_left(prefixes, prefix)
+            if position < segment.count and prefixes[position] == prefix:
+                for location in segment.find(prefix, identity[8:]):
+                    return location
+        return None
+
+    def contains(self, identity: bytes) -> bool:
+        """Return whether an object is in a pack that is there."""
+        return self.lookup(identity) is not None
+
+    def find_prefix(self, digits: str) -> list[ObjectId]:
+        """Return the ids that begin with these hexadecimal digits, sorted."""
+        digits = digits.lower()
+        if not digits or len(digits) > 2 * OBJECT_ID_BYTES or any(digit not in "0123456789abcdef" for digit in digits):
+            raise BadInput(f"id {digits!r}: expected 1 to 64 hexadecimal digits")
+        low = int(digits[:16].ljust(16, "0"), 16)
+        high = int(digits[:16].ljust(16, "f"), 16)
+        found: set[bytes] = set()
+        for segment in self._segments:
+            position = bisect_left(segment.prefixes, low)
+            while position < segment.count and segment.prefixes[position] <= high:
+                identity = segment.prefixes[position].to_bytes(8, "big") + bytes(
+                    segment.rests[position * 24 : position * 24 + 24]
+                )
+                if segment.values[position * 4] not in segment.gone and identity.hex().startswith(digits):
+                    found.add(identity)
+                position += 1
+        return [ObjectId(identity) for identity in sorted(found)]
+
+    def add_segment(self, packs: list[tuple[PackId, Ids, Values]]) -> None:
+        """Make these packs' objects known: here at once, to other processes when they refresh."""
+        data = encode_segment(packs)
+        self.packs_on_disk.update(pack_id for pack_id, _, _ in packs)
+        self._write(data)
+        self.merge()
+
+    def _write(self, data: bytes) -> None:
+        name = random_bytes(8).hex() + SEGMENT_SUFFIX
+        try:
+            write_durable(self.path / name, data, sync=len(data) > SEGMENT_CHECKED_BYTES_MAX)
+        except DalError:
+            # A pool that this user may not write, or a full disk: the packs are durable, so the index may stay here.
+            segment = Segment(data, name="")
+            self._in_memory.append(segment)
+        else:
+            segment = Segment(self._map(name), name=name)
+        self._segments = (*self._segments, segment)
+
+    def _map(self, name: str) -> "mmap.mmap | bytes":
+        with open(self.path / name, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return b""
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def _names(self) -> set[str]:
+        return {entry.name for entry in os.scandir(self.path) if entry.name.endswith(SEGMENT_SUFFIX)}
+
+    def _load(self) -> None:
+        """Map what is in the directory, keeping what is mapped already."""
+        known = {segment.name: segment for segment in self._segments if segment.name}
+        for _ in range(100):
+            names = self._names()
+            loaded: list[Segment] = []
+            try:
+                for name in sorted(names):
+                    segment = known.get(name)
+                    if segment is None:
+                        try:
+                            segment = Segment(self._map(name), name=name)
+                        except _BadSegment:
+                            remove_durable(self.path / name, sync=False)
+                            continue
+                        known[name] = segment
+                    loaded.append(segment)
+            except FileNotFoundError:
+                continue  # another process merged this segment meanwhile: list again
+            loaded.sort(key=lambda segment: -segment.count)
+            self._segments = (*loaded, *self._in_memory)
+            return
+
+    def refresh(self) -> None:
+        """See what other processes added, merged or collected, and read in packs that no segment names."""
+        # Packs first: a pack that appears after the listing is merely not seen yet.
+        on_disk = self._list_packs()
+        self._load()
+        named: set[PackId] = set()
+        for segment in self._segments:
+            named.update(segment.pack_ids)
+        if named - on_disk:
+            on_disk = self._list_packs()  # a segment may name a pack that is newer than the first listing
+        missing = on_disk - named
+        if missing:
+            self._read_in(missing)
+        self.packs_on_disk = on_disk
+        for segment in self._segments:
+            segment.gone = frozenset(
+                number for number, pack_id in enumerate(segment.pack_ids) if pack_id not in on_disk
+            )
+        self.merge()
+
+    def _read_in(self, missing: set[PackId]) -> None:
+        batch: list[tuple[PackId, Ids, Values]] = []
+        count = 0
+        for pack_id in sorted(missing):
+            try:
+                ids, values = self._read_pack(pack_id)
+            except NotFound:
+                continue
+            except DalError as error:
+                self._report_damage(pack_id, error)
+                continue
+            batch.append((pack_id, ids, values))
+            count += len(ids)
+            if count >= _REBUILD_OBJECTS:
+                self._write(encode_segment(batch))
+                batch, count = [], 0
+        if batch:
+            self._write(encode_segment(batch))
+
+    def forget(self, pack_ids: Iterable[PackId]) -> None:
+        """Stop naming packs that are about to be, or have been, deleted."""
+        self.packs_on_disk.difference_update(pack_ids)
+        gone = set(pack_ids)
+        for segment in self._segments:
+            numbers = {number for number, pack_id in enumerate(segment.pack_ids) if pack_id in gone}
+            segment.gone |= frozenset(numbers)
+
+    def merge(self) -> None:
+        """Merge small segments when there are many. Leaves it to another process that is at it."""
+        if len(self._segments) < SEGMENTS_MAX:
+            return
+        try:
+            with FileLock(self.path / "merge.lock") as lock:
+                if lock.acquire(wait=False):
+                    self._merge_locked()
+        except DalError:
+            return  # not writable or full: many segments are slow, not wrong
+
+    def _merge_locked(self) -> None:
+        self._load()
+        on_disk = self.packs_on_disk
+        candidates = [segment for segment in self._segments if segment.name]
+        chosen = [candidates[position] for position in choose_merge([segment.count for segment in candidates])]
+        if not chosen:
+            return
+        # A segment of another process may name packs made since our listing: ask the directory again for those.
+        if any(pack_id not in on_disk for segment in chosen for pack_id in segment.pack_ids):
+            on_disk = self._list_packs()
+        pack_ids: list[PackId] = []
+        all_ids: list[Ids] = []
+        all_values: list[Values] = []
+        for segment in chosen:
+            segment.gone = frozenset(
+                number for number, pack_id in enumerate(segment.pack_ids) if pack_id not in on_disk
+            )
+            ids, values = segment.columns()
+            numbers = np.zeros(max(len(segment.pack_ids), 1), np.uint32)
+            for number, pack_id in enumerate(segment.pack_ids):
+                if number not in segment.gone:
+                    numbers[number] = len(pack_ids)
+                    pack_ids.append(pack_id)
+            values[:, 0] = numbers[values[:, 0]]
+            all_ids.append(ids)
+            all_values.append(values)
+        merged: Any = np.concatenate(all_ids)
+        data = _encode_columns(pack_ids, merged, np.concatenate(all_values))
+        name = random_bytes(8).hex() + SEGMENT_SUFFIX
+        write_durable(self.path / name, data, sync=len(data) > SEGMENT_CHECKED_BYTES_MAX)
+        for segment in chosen:
+            remove_durable(self.path / segment.name, sync=False)
+        self._load()

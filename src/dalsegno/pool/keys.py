@@ -1,0 +1,246 @@
+"""A pool's settings, `pool.toml`, and its realm's secret: under a passphrase, in a key file, or in the open."""
+
+import os
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+from dalsegno.chunks.realm import SECRET_BYTES, Realm
+from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, NoAccess, NotFound, TooNew
+from dalsegno.terms.ids import UUID_BYTES, hex_short
+from dalsegno.world.chance import random_bytes
+from dalsegno.world.files import file_errors, write_durable
+
+SETTINGS_NAME: Final = "pool.toml"
+SETTINGS_VERSION: Final = 1
+SETTINGS_BYTES_MAX: Final = 64 * 1024
+ENCRYPTIONS: Final = ("passphrase", "keyfile", "none")
+SALT_BYTES: Final = 16
+_NONCE_BYTES: Final = 12
+_KEY_FILE_WORD: Final = "dalsegno-key-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KdfCost:
+    """What one guess at the passphrase costs (Argon2id, RFC 9106)."""
+
+    memory_kib: int = 64 * 1024
+    passes: int = 3
+    lanes: int = 2
+
+    def is_sane(self) -> bool:
+        """Return whether a reader may spend this much: a forged pool.toml must not exhaust the machine."""
+        return 8 * self.lanes <= self.memory_kib <= 4 * 1024 * 1024 and 1 <= self.passes <= 64 and 1 <= self.lanes <= 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSettings:
+    """What pool.toml says."""
+
+    pool_id: bytes
+    realm_id: bytes
+    encryption: str
+    cost: KdfCost = KdfCost()
+    salt: bytes = b""
+    wrapped_secret: bytes = b""
+    """Nonce and AES-256-GCM of the secret under the passphrase's key, bound to the pool id."""
+    plain_secret: bytes = b""
+
+
+def encode_settings(settings: PoolSettings) -> bytes:
+    """Return pool.toml: small, readable, with a checksum over its lines."""
+    lines = [
+        f"version = {SETTINGS_VERSION}",
+        f'pool_id = "{settings.pool_id.hex()}"',
+        f'realm_id = "{settings.realm_id.hex()}"',
+        f'encryption = "{settings.encryption}"',
+    ]
+    if settings.encryption == "passphrase":
+        lines += [
+            'kdf = "argon2id"',
+            f"kdf_memory_kib = {settings.cost.memory_kib}",
+            f"kdf_passes = {settings.cost.passes}",
+            f"kdf_lanes = {settings.cost.lanes}",
+            f'kdf_salt = "{settings.salt.hex()}"',
+            f'wrapped_secret = "{settings.wrapped_secret.hex()}"',
+        ]
+    elif settings.encryption == "none":
+        lines.append(f'secret = "{settings.plain_secret.hex()}"')
+    body = "".join(line + "\n" for line in lines)
+    return (
+        "# Dal Segno pool (docs/formats/pool.md). Written once; without it the pool cannot be opened: keep a copy.\n"
+        f'{body}checksum = "{_checksum(body)}"\n'
+    ).encode()
+
+
+def _checksum(body: str) -> str:
+    return blake3(body.encode()).hexdigest(16)
+
+
+def decode_settings(data: bytes, path: Path) -> PoolSettings:
+    """Return the settings in `data`; Damaged and TooNew name `path`."""
+    try:
+        text = data.decode()
+        table: dict[str, Any] = tomllib.loads(text)
+        version = table["version"]
+        if not isinstance(version, int):
+            raise ValueError("version is not a number")
+        if version > SETTINGS_VERSION:
+            raise TooNew(f"{path}: pool version {version}, this program reads {SETTINGS_VERSION}: update the program")
+        lines = [line + "\n" for line in text.splitlines() if line and not line.startswith(("#", "checksum"))]
+        if table["checksum"] != _checksum("".join(lines)):
+            raise ValueError("the checksum is wrong")
+        encryption = table["encryption"]
+        cost = KdfCost()
+        salt = wrapped = plain = b""
+        if encryption == "passphrase":
+            if table["kdf"] != "argon2id":
+                raise ValueError(f"unknown kdf {table['kdf']!r}")
+            cost = KdfCost(
+                memory_kib=int(table["kdf_memory_kib"]), passes=int(table["kdf_passes"]), lanes=int(table["kdf_lanes"])
+            )
+            salt, wrapped = bytes.fromhex(table["kdf_salt"]), bytes.fromhex(table["wrapped_secret"])
+        elif encryption == "none":
+            plain = bytes.fromhex(table["secret"])
+        settings = PoolSettings(
+            pool_id=bytes.fromhex(table["pool_id"]),
+            realm_id=bytes.fromhex(table["realm_id"]),
+            encryption=encryption,
+            cost=cost,
+            salt=salt,
+            wrapped_secret=wrapped,
+            plain_secret=plain,
+        )
+        sizes_ok = (
+            encryption in ENCRYPTIONS
+            and len(settings.pool_id) == len(settings.realm_id) == UUID_BYTES
+            and len(plain) in (0, SECRET_BYTES)
+            and cost.is_sane()
+        )
+        if not sizes_ok:
+            raise ValueError("a value is out of bounds")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise Damaged(f"{path}: {' '.join(reason.split())}: put back your copy of it") from None
+    return settings
+
+
+def default_key_path(pool_id: bytes) -> Path:
+    """Return where the key file of a pool is looked for."""
+    base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    return Path(base) / "dalsegno" / "keys" / f"{pool_id.hex()}.key"
+
+
+def passphrase_key(passphrase: str, *, salt: bytes, cost: KdfCost) -> bytes:
+    """Return the key that a passphrase stands for."""
+    kdf = Argon2id(
+        salt=salt, length=32, iterations=cost.passes, lanes=cost.lanes, memory_cost=cost.memory_kib, ad=None, secret=None
+    )
+    return kdf.derive(passphrase.encode())
+
+
+def create_pool_settings(
+    *, encryption: str, passphrase: str | None, key_path: Path | None, secret: bytes | None, cost: KdfCost
+) -> tuple[PoolSettings, Realm, Path | None]:
+    """Return the settings of a new pool, its realm, and its key file, which is written here."""
+    if encryption not in ENCRYPTIONS:
+        raise BadInput(f"encryption {encryption!r}: expected one of {', '.join(ENCRYPTIONS)}")
+    pool_id = random_bytes(UUID_BYTES)
+    secret = random_bytes(SECRET_BYTES) if secret is None else secret
+    realm = Realm(secret)
+    if encryption == "none":
+        settings = PoolSettings(
+            pool_id=pool_id, realm_id=realm.realm_id, encryption=encryption, plain_secret=secret
+        )
+        return settings, realm, None
+    if encryption == "keyfile":
+        path = key_path or default_key_path(pool_id)
+        write_key_file(path, secret, realm)
+        return PoolSettings(pool_id=pool_id, realm_id=realm.realm_id, encryption=encryption), realm, path
+    if not passphrase:
+        raise BadInput("encryption by passphrase: the passphrase is empty")
+    if not cost.is_sane():
+        raise BadInput(f"{cost}: out of bounds")
+    salt, nonce = random_bytes(SALT_BYTES), random_bytes(_NONCE_BYTES)
+    key = passphrase_key(passphrase, salt=salt, cost=cost)
+    settings = PoolSettings(
+        pool_id=pool_id,
+        realm_id=realm.realm_id,
+        encryption=encryption,
+        cost=cost,
+        salt=salt,
+        wrapped_secret=nonce + AESGCM(key).encrypt(nonce, secret, pool_id),
+    )
+    return settings, realm, None
+
+
+def write_key_file(path: Path, secret: bytes, realm: Realm) -> None:
+    """Write the secret where only its owner reads it; a file that holds this secret already is fine."""
+    with file_errors(path.parent):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    text = f"{_KEY_FILE_WORD} {realm.realm_id.hex()} {secret.hex()}\n"
+    try:
+        write_durable(path, text.encode(), mode=0o600, replace=False)
+    except AlreadyThere:
+        if read_key_file(path, realm.realm_id) != secret:
+            raise
+
+
+def read_key_file(path: Path, realm_id: bytes) -> bytes:
+    """Return the secret of a realm; NoAccess says where it was looked for."""
+    try:
+        with file_errors(path), open(path, "rb") as file:
+            words = file.read(SETTINGS_BYTES_MAX).decode(errors="replace").split()
+    except NotFound:
+        raise NoAccess(f"key file {path}: not there; give its place with --key or put back your copy") from None
+    if len(words) != 3 or words[0] != _KEY_FILE_WORD:
+        raise NoAccess(f"key file {path}: not a key of this program; put back your copy")
+    if words[1] != realm_id.hex():
+        raise NoAccess(f"key file {path}: belongs to another pool's realm, this pool's is {hex_short(realm_id)}")
+    try:
+        secret = bytes.fromhex(words[2])
+    except ValueError:
+        secret = b""
+    if len(secret) != SECRET_BYTES or Realm(secret).realm_id != realm_id:
+        raise NoAccess(f"key file {path}: damaged; put back your copy")
+    return secret
+
+
+def open_pool_settings(
+    pool_path: Path, *, passphrase: Callable[[], str] | None, key_path: Path | None
+) -> tuple[PoolSettings, Realm, Path | None]:
+    """Return a pool's settings, its realm and its key file, asking for the passphrase if one is needed."""
+    path = pool_path / SETTINGS_NAME
+    try:
+        with file_errors(path), open(path, "rb") as file:
+            data = file.read(SETTINGS_BYTES_MAX + 1)
+    except NotFound:
+        raise NotFound(f"{pool_path}: no pool here (no {SETTINGS_NAME}); create one with 'dal init'") from None
+    if len(data) > SETTINGS_BYTES_MAX:
+        raise Damaged(f"{path}: too large: put back your copy of it")
+    settings = decode_settings(data, path)
+    used_path: Path | None = None
+    if settings.encryption == "none":
+        secret = settings.plain_secret
+    elif settings.encryption == "keyfile":
+        used_path = key_path or default_key_path(settings.pool_id)
+        secret = read_key_file(used_path, settings.realm_id)
+    else:
+        if passphrase is None:
+            raise NoAccess(f"{pool_path}: needs its passphrase")
+        key = passphrase_key(passphrase(), salt=settings.salt, cost=settings.cost)
+        wrapped = settings.wrapped_secret
+        try:
+            secret = AESGCM(key).decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], settings.pool_id)
+        except (InvalidTag, ValueError):
+            raise NoAccess(f"{pool_path}: wrong passphrase") from None
+    if len(secret) != SECRET_BYTES or (realm := Realm(secret)).realm_id != settings.realm_id:
+        raise Damaged(f"{path}: its secret is not that of its realm: put back your copy of it")
+    return settings, realm, used_path

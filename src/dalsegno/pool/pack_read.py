@@ -1,0 +1,418 @@
+"""Read a pack: any object by its place on a file, or block after block from a stream; every byte checked."""
+
+import os
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy
+import zstandard
+from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from numpy.typing import NDArray
+
+from dalsegno.chunks.realm import Realm
+from dalsegno.formats import pack
+from dalsegno.formats.objects import OBJECT_BYTES_MAX
+from dalsegno.terms.errors import Damaged, NotFound, Refused, Unavailable
+from dalsegno.terms.events import Progress, Report, silent
+from dalsegno.terms.ids import ObjectId, hex_short
+
+BLOCKS_CACHED_MAX = 24
+DELTA_DEPTH_MAX = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Opener:
+    """What opens the blocks of one pack."""
+
+    header: pack.PackHeader
+    header_end: int
+    _aead: AESGCM | None
+    _block_key: bytes
+    _digest: bytes
+
+    def open(self, frame: bytes, body: bytes | memoryview, number: int, *, offset: int) -> bytes:
+        """Return the zstd frame of a stored block; Damaged names the offset."""
+        associated = self._digest + frame + number.to_bytes(8, "little")
+        if self._aead is not None:
+            try:
+                return self._aead.decrypt(number.to_bytes(12, "little"), body, associated)
+            except InvalidTag:
+                raise Damaged(f"block {number} damaged at offset {offset}") from None
+        content, tag = body[: -pack.TAG_BYTES], body[-pack.TAG_BYTES :]
+        if blake3(associated, key=self._block_key).update(content).digest(pack.TAG_BYTES) != tag:
+            raise Damaged(f"block {number} damaged at offset {offset}")
+        return bytes(content)
+
+
+def decompress(body: bytes, raw_bytes: int, *, offset: int) -> bytes:
+    """Return the raw block in a zstd frame that must hold exactly `raw_bytes`."""
+    try:
+        if zstandard.frame_content_size(body) != raw_bytes:
+            raise Damaged(f"block at offset {offset}: its sizes disagree")
+        return zstandard.ZstdDecompressor().decompress(body, max_output_size=raw_bytes)
+    except zstandard.ZstdError as error:
+        raise Damaged(f"block at offset {offset}: {error}") from None
+
+
+def read_opener(read: Callable[[int], bytes], realm: Realm) -> tuple[Opener, bytes]:
+    """Read preamble and header through `read` and return the opener and the bytes read."""
+    preamble = read(pack.PREAMBLE.size)
+    header_bytes = pack.decode_preamble(preamble)
+    encoded = read(header_bytes)
+    digest = read(pack.HEADER_DIGEST_BYTES)
+    if len(encoded) < header_bytes or len(digest) < pack.HEADER_DIGEST_BYTES:
+        raise Damaged(f"pack cut short at offset {len(preamble) + len(encoded) + len(digest)}: in its header")
+    if blake3(preamble + encoded).digest(pack.HEADER_DIGEST_BYTES) != digest:
+        raise Damaged(f"pack header damaged at offset {pack.PREAMBLE.size}")
+    header = pack.decode_header(encoded)
+    if header.realm != realm.realm_id:
+        raise Refused(
+            f"pack {hex_short(header.pack_id)} belongs to realm {hex_short(header.realm)}, "
+            f"this pool to realm {hex_short(realm.realm_id)}; open it with its own pool's key"
+        )
+    aead = None
+    if header.seal == pack.SEAL_AES_256_GCM:
+        aead = AESGCM(realm.unwrap_key(header.wrapped_key, context=header.pack_id))
+    head = preamble + encoded + digest
+    return Opener(header, len(head), aead, realm.block_key, digest), head
+
+
+def open_note(header: pack.PackHeader, realm: Realm) -> pack.DumpNote:
+    """Return a dump's lineage from its header."""
+    if header.kind != pack.PACK_DUMP:
+        raise Refused(f"pack {hex_short(header.pack_id)} is a pool's pack, not a dump")
+    sealed = header.seal == pack.SEAL_AES_256_GCM
+    return pack.decode_note(realm.open_value(header.note, context=header.pack_id) if sealed else header.note)
+
+
+def split_records(raw: bytes, *, offset: int) -> Iterator[tuple[int, int, int, bytes, memoryview]]:
+    """Yield (offset in block, kind, encoding, id, payload) of every record in a raw block."""
+    view = memoryview(raw)
+    position = 0
+    while position < len(raw):
+        if position + pack.RECORD.size > len(raw):
+            raise Damaged(f"block at offset {offset}: a record is cut short")
+        kind, encoding, length, identity = pack.RECORD.unpack_from(raw, position)
+        start = position + pack.RECORD.size
+        if start + length > len(raw):
+            raise Damaged(f"block at offset {offset}: a record is longer than its block")
+        yield position, kind, encoding, identity, view[start : start + length]
+        position = start + length
+
+
+class PackReader:
+    """Random access to one pack in a file. Also a Source: `get` finds an object by the pack's own index."""
+
+    def __init__(self, descriptor: int, path: Path, realm: Realm) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self._realm = realm
+        self.size_bytes = os.fstat(descriptor).st_size
+        position = 0
+
+        def read(length: int) -> bytes:
+            nonlocal position
+            data = os.pread(descriptor, min(length, max(0, self.size_bytes - position)), position)
+            position += len(data)
+            return data
+
+        self._opener, _ = read_opener(read, realm)
+        self.header = self._opener.header
+        self.pack_id = self.header.pack_id
+        self._read_trailer()
+        self._columns: tuple[NDArray[numpy.uint8], NDArray[numpy.uint32]] | None = None
+        self._prefixes: memoryview | None = None
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+
+    @classmethod
+    def open(cls, path: Path | str, realm: Realm) -> "PackReader":
+        """Open the pack at `path`; Damaged, Refused (another realm) or NoAccess name the file."""
+        path = Path(path)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise NotFound(f"{path}: no such file") from None
+        except OSError as error:
+            raise Unavailable(f"{path}: {error.strerror}") from None
+        try:
+            return cls(descriptor, path, realm)
+        except Damaged as error:
+            os.close(descriptor)
+            raise Damaged(f"{path}: {error}") from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> "PackReader":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _read_trailer(self) -> None:
+        size = self.size_bytes
+        footer = os.pread(self._descriptor, pack.FOOTER.size, max(0, size - pack.FOOTER.size))
+        if len(footer) < pack.FOOTER.size or footer[-8:] != pack.MAGIC_END:
+            raise Damaged(f"pack cut short or damaged at offset {size}: no footer")
+        offset, length, block_count, object_count, self.digest, _ = pack.FOOTER.unpack(footer)
+        if offset < self._opener.header_end or offset + length + pack.FOOTER.size != size:
+            raise Damaged(f"pack footer damaged at offset {size - pack.FOOTER.size}")
+        raw = self._open_block(offset, length, block_count)[0]
+        self.block_count = block_count
+        self.object_count = object_count
+        self.offsets, self.stored, self.raw, self.types, self.index_count = decode_trailer(
+            raw, block_count, offset=offset
+        )
+
+    def _open_block(self, offset: int, stored_total: int, number: int) -> tuple[bytes, int]:
+        data = os.pread(self._descriptor, stored_total, offset)
+        if len(data) < stored_total or stored_total < pack.FRAME.size:
+            raise Damaged(f"pack cut short at offset {offset + len(data)}")
+        frame = data[: pack.FRAME.size]
+        stored_bytes, raw_bytes, block_type = pack.FRAME.unpack(frame)
+        pack.check_frame(stored_bytes, raw_bytes, block_type, offset=offset)
+        if stored_bytes + pack.FRAME.size != stored_total:
+            raise Damaged(f"pack damaged at offset {offset}: block length")
+        body = self._opener.open(frame, memoryview(data)[pack.FRAME.size :], number, offset=offset)
+        return decompress(body, raw_bytes, offset=offset), block_type
+
+    def block_body(self, number: int) -> tuple[bytes, int, int]:
+        """Return (zstd frame, raw bytes, type) of a block, its tag checked: how merge copies whole blocks."""
+        offset, stored_total = int(self.offsets[number]), int(self.stored[number]) + pack.FRAME.size
+        data = os.pread(self._descriptor, stored_total, offset)
+        if len(data) < stored_total:
+            raise Damaged(f"{self.path}: cut short at offset {offset + len(data)}")
+        frame = data[: pack.FRAME.size]
+        _, raw_bytes, block_type = pack.FRAME.unpack(frame)
+        body = self._opener.open(frame, memoryview(data)[pack.FRAME.size :], number, offset=offset)
+        return body, raw_bytes, block_type
+
+    def read_block(self, number: int) -> bytes:
+        """Return the raw block `number`."""
+        if not 0 <= number < self.block_count:
+            raise Damaged(f"{self.path}: the index names block {number} of {self.block_count}")
+        try:
+            raw, _ = self._open_block(int(self.offsets[number]), int(self.stored[number]) + pack.FRAME.size, number)
+        except Damaged as error:
+            raise Damaged(f"{self.path}: {error}") from None
+        return raw
+
+    def cached_block(self, number: int) -> bytes:
+        """Return the raw block `number`, from a small cache of those read last."""
+        blocks = self._blocks
+        raw = blocks.get(number)
+        if raw is None:
+            raw = self.read_block(number)
+            blocks[number] = raw
+            if len(blocks) > BLOCKS_CACHED_MAX:
+                blocks.popitem(last=False)
+        else:
+            blocks.move_to_end(number)
+        return raw
+
+    def objects(self) -> tuple[NDArray[numpy.uint8], NDArray[numpy.uint32]]:
+        """Return the sorted columns of the pack's index: ids (n, 32) and values (n, 4)."""
+        if self._columns is None:
+            rows = []
+            for number in numpy.flatnonzero(self.types == pack.BLOCK_INDEX).tolist():
+                raw = self.read_block(number)
+                if len(raw) % pack.INDEX_ROW_BYTES:
+                    raise Damaged(f"{self.path}: index block {number} has a torn row")
+                rows.append(numpy.frombuffer(raw, dtype=numpy.uint8).reshape(-1, pack.INDEX_ROW_BYTES))
+            table = numpy.vstack(rows) if rows else numpy.zeros((0, pack.INDEX_ROW_BYTES), dtype=numpy.uint8)
+            if len(table) != self.object_count:
+                raise Damaged(f"{self.path}: the index has {len(table)} rows, the footer says {self.object_count}")
+            ids = numpy.ascontiguousarray(table[:, :32])
+            values = numpy.ascontiguousarray(table[:, 32:]).view("<u4").astype(numpy.uint32)
+            self._columns = ids, values
+        return self._columns
+
+    def find(self, identity: bytes) -> int | None:
+        """Return the row of `identity` in objects(), or None."""
+        ids, _ = self.objects()
+        if self._prefixes is None:
+            prefixes = numpy.ascontiguousarray(ids[:, :8]).view(">u8").astype(numpy.uint64).reshape(-1)
+            self._prefixes = memoryview(prefixes.tobytes()).cast("Q")
+        wanted = int.from_bytes(identity[:8], "big")
+        row = bisect_left(self._prefixes, wanted)
+        while row < len(self._prefixes) and self._prefixes[row] == wanted:
+            if ids[row].tobytes() == identity:
+                return row
+            row += 1
+        return None
+
+    def get(self, identity: ObjectId, /) -> bytes:
+        """Return an object by its id."""
+        return self._get(identity, 0)[1]
+
+    def get_kind(self, identity: bytes) -> tuple[int, bytes]:
+        """Return kind and payload of an object by its id."""
+        return self._get(identity, 0)
+
+    def _get(self, identity: bytes, depth: int) -> tuple[int, bytes]:
+        row = self.find(identity)
+        if row is None:
+            raise NotFound(f"{self.path}: object {hex_short(identity)} is not in this pack")
+        block, place, _, _ = self.objects()[1][row].tolist()
+        kind, payload, base = read_record(self.cached_block(block), place & 0xFFFFFF, identity)
+        if base is None:
+            return kind, payload
+        if depth >= DELTA_DEPTH_MAX:
+            raise Damaged(f"{self.path}: object {hex_short(identity)}: its chain of deltas is too long")
+        return kind, apply_delta(payload, self._get(base, depth + 1)[1])
+
+    def __contains__(self, identity: bytes) -> bool:
+        return self.find(identity) is not None
+
+    def read_object(self, block: int, offset: int, identity: bytes) -> tuple[int, bytes, bytes | None]:
+        """Return (kind, payload, base id or None) of the record at a place that some index named."""
+        return read_record(self.cached_block(block), offset, identity)
+
+    def verify(self, report: Report = silent) -> Iterator[str]:
+        """Yield a finding for everything that is wrong: file digest, blocks, object ids, index against records."""
+        yield from self._verify_digest(report)
+        seen = 0
+        for number in range(self.block_count):
+            if self.types[number] not in (pack.BLOCK_METADATA, pack.BLOCK_DATA):
+                continue
+            try:
+                raw = self.read_block(number)
+                for position, kind, encoding, identity, payload in split_records(raw, offset=int(self.offsets[number])):
+                    seen += 1
+                    row = self.find(identity)
+                    place = self.objects()[1][row].tolist()[:2] if row is not None else None
+                    if place != [number, position | kind << pack.OFFSET_BITS]:
+                        yield f"{self.path}: object {hex_short(identity)} in block {number}: the index disagrees"
+                    if encoding == pack.ENCODING_WHOLE and self._realm.identify(kind, payload) != identity:
+                        yield f"{self.path}: object {hex_short(identity)} in block {number}: content and id disagree"
+            except Damaged as error:
+                yield str(error)
+            report(
+                Progress(phase="verify", done_bytes=int(self.offsets[number]), total_bytes=self.size_bytes)
+            )
+        if seen != self.object_count:
+            yield f"{self.path}: {seen} objects found, the footer says {self.object_count}"
+
+    def _verify_digest(self, report: Report) -> Iterator[str]:
+        hasher = blake3()
+        end = self.size_bytes - 40
+        position = 0
+        while position < end:
+            data = os.pread(self._descriptor, min(4 * 1024 * 1024, end - position), position)
+            if not data:
+                break
+            hasher.update(data)
+            position += len(data)
+        if hasher.digest() != self.digest:
+            yield f"{self.path}: the file's digest is wrong"
+
+
+def read_record(raw: bytes, offset: int, identity: bytes) -> tuple[int, bytes, bytes | None]:
+    """Return (kind, payload, base id or None) of the record at `offset` of a raw block."""
+    end = offset + pack.RECORD.size
+    if end > len(raw):
+        raise Damaged(f"object {hex_short(identity)}: the index points outside its block")
+    kind, encoding, length, found = pack.RECORD.unpack_from(raw, offset)
+    if found != identity or end + length > len(raw):
+        raise Damaged(f"object {hex_short(identity)}: the index points at another record")
+    payload = raw[end : end + length]
+    if encoding == pack.ENCODING_WHOLE:
+        return kind, payload, None
+    if encoding != pack.ENCODING_DELTA or length < pack.DELTA.size:
+        raise Damaged(f"object {hex_short(identity)}: unknown record encoding {encoding}")
+    return kind, payload, payload[:32]
+
+
+def apply_delta(payload: bytes, base: bytes) -> bytes:
+    """Return the object that a delta record makes from its base (docs/formats/pack.md, "Deltas")."""
+    _, raw_bytes = pack.DELTA.unpack_from(payload)
+    if raw_bytes > OBJECT_BYTES_MAX:
+        raise Damaged("delta record: impossible length")
+    dictionary = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    body = payload[pack.DELTA.size :]
+    try:
+        if zstandard.frame_content_size(body) != raw_bytes:
+            raise Damaged("delta record: its sizes disagree")
+        return zstandard.ZstdDecompressor(dict_data=dictionary).decompress(body, max_output_size=raw_bytes)
+    except zstandard.ZstdError as error:
+        raise Damaged(f"delta record: {error}") from None
+
+
+def decode_trailer(
+    raw: bytes, block_count: int, *, offset: int
+) -> tuple[NDArray[numpy.uint64], NDArray[numpy.uint32], NDArray[numpy.uint32], NDArray[numpy.uint8], int]:
+    """Return the table of blocks: offsets, stored bytes, raw bytes, types, and how many index blocks there are."""
+    columns_end = 4 + block_count * 17
+    if len(raw) < columns_end + 4 or int.from_bytes(raw[:4], "little") != block_count:
+        raise Damaged(f"pack trailer damaged at offset {offset}")
+    index_count = int.from_bytes(raw[columns_end : columns_end + 4], "little")
+    if len(raw) != columns_end + 4 + 32 * index_count:
+        raise Damaged(f"pack trailer damaged at offset {offset}")
+    at = 4
+    offsets = numpy.frombuffer(raw, dtype="<u8", count=block_count, offset=at)
+    at += 8 * block_count
+    stored = numpy.frombuffer(raw, dtype="<u4", count=block_count, offset=at)
+    at += 4 * block_count
+    raws = numpy.frombuffer(raw, dtype="<u4", count=block_count, offset=at)
+    at += 4 * block_count
+    types = numpy.frombuffer(raw, dtype=numpy.uint8, count=block_count, offset=at)
+    return offsets, stored, raws, types, index_count
+
+
+def stream_blocks(stream: BinaryIO, realm: Realm) -> Iterator[tuple[pack.PackHeader, int, int, int, bytes]]:
+    """Yield (header, offset, number, type, raw block) from a pipe; the footer and its digest are checked at the end."""
+    hasher = blake3()
+    offset = 0
+
+    def read(length: int) -> bytes:
+        nonlocal offset
+        parts = []
+        wanted = length
+        while wanted:
+            data = stream.read(wanted)
+            if not data:
+                break
+            parts.append(data)
+            wanted -= len(data)
+        joined = b"".join(parts)
+        offset += len(joined)
+        return joined
+
+    opener, head = read_opener(read, realm)
+    hasher.update(head)
+    number = 0
+    while True:
+        start = offset
+        frame = read(pack.FRAME.size)
+        if len(frame) < pack.FRAME.size:
+            raise Damaged(f"pack cut short at offset {offset}: no trailer")
+        stored_bytes, raw_bytes, block_type = pack.FRAME.unpack(frame)
+        pack.check_frame(stored_bytes, raw_bytes, block_type, offset=start)
+        body = read(stored_bytes)
+        if len(body) < stored_bytes:
+            raise Damaged(f"pack cut short at offset {offset}: in block {number}")
+        hasher.update(frame)
+        hasher.update(body)
+        raw = decompress(opener.open(frame, body, number, offset=start), raw_bytes, offset=start)
+        yield opener.header, start, number, block_type, raw
+        if block_type == pack.BLOCK_TRAILER:
+            break
+        number += 1
+    footer = read(pack.FOOTER.size)
+    if len(footer) < pack.FOOTER.size or footer[-8:] != pack.MAGIC_END:
+        raise Damaged(f"pack cut short at offset {offset}: no footer")
+    hasher.update(footer[: pack.FOOTER_DIGESTED_BYTES])
+    if hasher.digest() != pack.FOOTER.unpack(footer)[4]:
+        raise Damaged(f"pack footer damaged at offset {start}: the digest is wrong")

@@ -1,0 +1,613 @@
+"""A pool: packs, the index over them, and refs. The ref is the only commit point.
+
+    pool.toml            settings and, for some encryptions, the secret (keys.py)
+    packs/ab/<id>.pack   objects
+    refs/<name>          small values, sealed, changed by compare-and-swap
+    index/               local, made again from packs when lost (index.py)
+    condemned/<id>       packs that a collection found dead, with the time; deleted after a grace period (collect.py)
+    condemned/objects    ids of dead directories, recipes and revisions that stay behind in kept packs
+    writers.lock         held shared by writers, exclusively by a collection without grace
+
+Order of writing: blocks, pack durable under its name, index, ref. Deletion goes the other way round.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from dalsegno.backends.contract import BackendWriter
+from dalsegno.backends.local import LocalBackend
+from dalsegno.chunks.realm import Realm
+from dalsegno.formats import objects, pack
+from dalsegno.formats.objects import (
+    CONTENT_CHUNK,
+    CONTENT_DIRECTORY,
+    CONTENT_RECIPE,
+    KIND_DIRECTORY,
+    KIND_RECIPE,
+    KIND_REVISION,
+    Entry,
+    xattrs_reference,
+)
+from dalsegno.pool.index import Ids, Index, Location, Values
+from dalsegno.pool.keys import (
+    SETTINGS_NAME,
+    KdfCost,
+    PoolSettings,
+    create_pool_settings,
+    encode_settings,
+    open_pool_settings,
+)
+from dalsegno.pool.pack_read import PackReader, apply_delta, read_record
+from dalsegno.pool.pack_write import PackWriter, new_header
+from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Damaged, NotFound, Refused
+from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, PackId, hex_short
+from dalsegno.terms.sizes import MIB
+from dalsegno.world.files import FileLock, make_directory, write_durable
+from dalsegno.world.workers import Workers, new_lock
+
+PACK_BYTES_TARGET: Final = 64 * MIB
+PACK_OBJECTS_MAX: Final = 100_000
+BLOCKS_CACHED_MAX: Final = 32
+READERS_OPEN_MAX: Final = 256
+READERS_RETIRED_MAX: Final = 64
+"""Readers put aside stay open a while, for threads that still read from them."""
+DELTA_DEPTH_MAX: Final = 16
+RESCUE_ROUNDS_MAX: Final = 10
+PACKS: Final = "packs"
+REFS: Final = "refs/"
+CONDEMNED: Final = "condemned"
+DEAD_OBJECTS: Final = "condemned/objects"
+WRITERS_LOCK: Final = "writers.lock"
+
+SortedIds = npt.NDArray[np.bytes_]
+"""Ids as `S32`, sorted. Only compared as columns: taking one out as bytes would strip trailing zeros."""
+
+
+def pack_name(pack_id: bytes) -> str:
+    """Return the name of a pack in its backend."""
+    digits = pack_id.hex()
+    return f"{PACKS}/{digits[:2]}/{digits}.pack"
+
+
+def as_sorted_ids(data: bytes | bytearray) -> SortedIds:
+    """Return joined ids as a sorted column; a bytearray is sorted in place."""
+    column: SortedIds = np.frombuffer(data, dtype=f"S{OBJECT_ID_BYTES}")
+    if isinstance(data, bytearray):
+        column.sort()
+        return column
+    return np.sort(column)
+
+
+def member_mask(column: SortedIds, ids: npt.NDArray[np.bytes_]) -> npt.NDArray[np.bool_]:
+    """Return for each of `ids` whether it is in the sorted `column`."""
+    if not len(column):
+        return np.zeros(len(ids), np.bool_)
+    positions = np.searchsorted(column, ids)
+    positions[positions == len(column)] = 0
+    mask: npt.NDArray[np.bool_] = column[positions] == ids
+    return mask
+
+
+def _entry_references(entry: Entry) -> Iterator[ObjectId]:
+    if entry.content_kind in (CONTENT_CHUNK, CONTENT_RECIPE, CONTENT_DIRECTORY):
+        yield ObjectId(entry.content)
+    xattrs = xattrs_reference(entry)
+    if xattrs is not None:
+        yield xattrs
+
+
+def references(kind: int, payload: bytes) -> Iterator[ObjectId]:
+    """Yield the ids that an object needs to be readable (a revision's parents are not needed)."""
+    if kind == KIND_DIRECTORY:
+        directory = objects.decode_directory(payload)
+        if isinstance(directory, objects.DirectoryLeaf):
+            for entry in directory.entries:
+                yield from _entry_references(entry)
+        else:
+            for child in directory.children:
+                yield ObjectId(child.id)
+    elif kind == KIND_RECIPE:
+        for identity in objects.decode_recipe(payload).ids:
+            if identity:
+                yield ObjectId(identity)
+    elif kind == KIND_REVISION:
+        revision = objects.decode_revision(payload)
+        yield from _entry_references(revision.root)
+        if revision.links:
+            yield ObjectId(revision.links)
+
+
+class Pool:
+    """Objects by id and refs by name, in one directory. May be used from several threads and processes at once."""
+
+    def __init__(self, path: Path, settings: PoolSettings, realm: Realm, key_path: Path | None) -> None:
+        self.path = path
+        self.realm = realm
+        self.pool_id = settings.pool_id
+        self.encryption = settings.encryption
+        self.key_path = key_path
+        self.backend = LocalBackend(path)
+        self.damaged_packs: dict[PackId, DalError] = {}
+        """Packs whose index could not be read when the pool was opened: the rest stays usable."""
+        self._lock = new_lock()
+        self._refresh_lock = new_lock()
+        self._readers: OrderedDict[PackId, PackReader] = OrderedDict()
+        self._retired: deque[PackReader] = deque()
+        self._blocks: OrderedDict[tuple[PackId, int], bytes] = OrderedDict()
+        self.index = Index(
+            path / "index", list_packs=self.list_packs, read_pack=self._read_columns, report_damage=self._note_damage
+        )
+        self.index.refresh()
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        *,
+        encryption: str,
+        passphrase: str | None = None,
+        key_path: Path | None = None,
+        realm: Realm | None = None,
+        cost: KdfCost | None = None,
+    ) -> "Pool":
+        """Make a pool at `path`, which must be absent or empty; `realm` makes it a pool of the same realm."""
+        if (path / SETTINGS_NAME).exists():
+            raise AlreadyThere(f"{path}: there is a pool already")
+        own = {PACKS, "refs", "index", CONDEMNED, WRITERS_LOCK, "refs.lock"}
+        if path.is_dir():
+            if any(child.name not in own and not child.name.endswith(".partial") for child in path.iterdir()):
+                raise Refused(f"{path}: the directory is not empty; choose another")
+            if next(LocalBackend(path).list(PACKS + "/"), None) is not None:
+                raise Refused(f"{path}: packs without {SETTINGS_NAME}; put back your copy of that file")
+        elif path.exists():
+            raise AlreadyThere(f"{path}: not a directory")
+        settings, realm, used_key_path = create_pool_settings(
+            encryption=encryption,
+            passphrase=passphrase,
+            key_path=key_path,
+            secret=realm.secret if realm is not None else None,
+            cost=cost or KdfCost(),
+        )
+        for name in ("", PACKS, "refs", "index", CONDEMNED):
+            make_directory(path / name)
+        # Last, because a directory becomes a pool by it; the secret of an open pool is for its owner's group at most.
+        mode = 0o640 if encryption == "none" else 0o644
+        write_durable(path / SETTINGS_NAME, encode_settings(settings), mode=mode, replace=False)
+        return cls(path, settings, realm, used_key_path)
+
+    @classmethod
+    def open(
+        cls, path: Path, *, passphrase: Callable[[], str] | None = None, key_path: Path | None = None
+    ) -> "Pool":
+        """Open the pool at `path`. NotFound, NoAccess, Damaged or TooNew say what is wrong."""
+        settings, realm, used_key_path = open_pool_settings(path, passphrase=passphrase, key_path=key_path)
+        return cls(path, settings, realm, used_key_path)
+
+    def close(self) -> None:
+        """Give back files."""
+        with self._lock:
+            for reader in (*self._readers.values(), *self._retired):
+                reader.close()
+            self._readers.clear()
+            self._retired.clear()
+            self._blocks.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Packs
+
+    def pack_path(self, pack_id: bytes) -> Path:
+        """Return the file of a pack."""
+        return self.path / pack_name(pack_id)
+
+    def list_packs(self) -> set[PackId]:
+        """Return the packs that are there now."""
+        found = set()
+        for name in self.backend.list(PACKS + "/"):
+            digits = name.rpartition("/")[2].removesuffix(".pack")
+            try:
+                pack_id = PackId(bytes.fromhex(digits))
+            except ValueError:
+                continue
+            if pack_name(pack_id) == name:
+                found.add(pack_id)
+        return found
+
+    def open_pack(self, pack_id: bytes) -> PackReader:
+        """Open a pack apart from those that `get` keeps open; the caller closes it."""
+        path = self.pack_path(pack_id)
+        reader = PackReader.open(path, self.realm)
+        if reader.pack_id != pack_id:
+            found = reader.pack_id
+            reader.close()
+            raise Damaged(f"{path}: holds pack {hex_short(found)}: renamed by somebody; give it back its name")
+        return reader
+
+    def _read_columns(self, pack_id: PackId) -> tuple[Ids, Values]:
+        reader = self.open_pack(pack_id)
+        try:
+            return reader.objects()
+        finally:
+            reader.close()
+
+    def _note_damage(self, pack_id: PackId, error: DalError) -> None:
+        self.damaged_packs[pack_id] = error
+
+    def _reader(self, pack_id: PackId) -> PackReader:
+        with self._lock:
+            reader = self._readers.get(pack_id)
+            if reader is not None:
+                self._readers.move_to_end(pack_id)
+                return reader
+        opened = self.open_pack(pack_id)
+        with self._lock:
+            reader = self._readers.setdefault(pack_id, opened)
+            if reader is not opened:
+                opened.close()
+            if len(self._readers) > READERS_OPEN_MAX:
+                self._retired.append(self._readers.popitem(last=False)[1])
+                if len(self._retired) > READERS_RETIRED_MAX:
+                    self._retired.popleft().close()
+            return reader
+
+    def _block(self, pack_id: PackId, block_index: int) -> bytes:
+        key = (pack_id, block_index)
+        with self._lock:
+            raw = self._blocks.get(key)
+            if raw is not None:
+                self._blocks.move_to_end(key)
+                return raw
+        raw = self._reader(pack_id).read_block(block_index)
+        with self._lock:
+            self._blocks[key] = raw
+            if len(self._blocks) > BLOCKS_CACHED_MAX:
+                self._blocks.popitem(last=False)
+        return raw
+
+    def _forget_pack(self, pack_id: PackId) -> None:
+        with self._lock:
+            reader = self._readers.pop(pack_id, None)
+            if reader is not None:
+                self._retired.append(reader)
+
+    # Objects
+
+    def get(self, identity: ObjectId, /) -> bytes:
+        """Return the payload of an object of any kind; NotFound, or Damaged naming pack and offset."""
+        return self.get_kind(identity)[1]
+
+    def get_kind(self, identity: bytes) -> tuple[int, bytes]:
+        """Return kind and payload of an object."""
+        try:
+            return self._get(identity, 0)
+        except NotFound:
+            # Another process may have added the pack, or moved the object when it collected the old one.
+            self.refresh()
+            return self._get(identity, 0)
+
+    def _get(self, identity: bytes, depth: int) -> tuple[int, bytes]:
+        if depth > DELTA_DEPTH_MAX:
+            raise Damaged(f"object {hex_short(identity)}: its chain of deltas is longer than {DELTA_DEPTH_MAX}")
+        damage: Damaged | None = None
+        for location in self.index.find_all(identity):
+            try:
+                raw = self._block(location.pack_id, location.block_index)
+                kind, payload, base = read_record(raw, location.offset, identity)
+                if base is not None:
+                    payload = apply_delta(payload, self._get(base, depth + 1)[1])
+                return kind, payload
+            except NotFound:
+                self._forget_pack(location.pack_id)
+            except Damaged as error:
+                path = self.pack_path(location.pack_id)
+                text = str(error).removeprefix(f"{path}: ")
+                damage = Damaged(f"{path}: block {location.block_index} offset {location.offset}: {text}")
+        if damage is not None:
+            raise damage
+        raise NotFound(f"object {hex_short(identity)}: not in pool {self.path}")
+
+    def has(self, identity: ObjectId, /) -> bool:
+        """Return whether an object is known to be in a pack that is there."""
+        return self.index.contains(identity)
+
+    def find_prefix(self, digits: str) -> list[ObjectId]:
+        """Return the ids that begin with these hexadecimal digits."""
+        return self.index.find_prefix(digits)
+
+    def refresh(self) -> None:
+        """See what other processes added and collected."""
+        with self._refresh_lock:
+            self.index.refresh()
+
+    def writer(self, workers: Workers | None = None) -> "PoolWriter":
+        """Begin to write; use it in a `with` block, flush, guard, and then swap a ref."""
+        return PoolWriter(self, workers=workers)
+
+    # Refs
+
+    def get_ref(self, name: str) -> bytes | None:
+        """Return a ref's value, or None; Damaged when it is not what was written."""
+        return self._read_ref(name)[1]
+
+    def _read_ref(self, name: str) -> tuple[bytes | None, bytes | None]:
+        try:
+            sealed = self.backend.read(REFS + name)
+        except NotFound:
+            return None, None
+        try:
+            return sealed, self.realm.open_value(sealed, context=name.encode())
+        except Damaged:
+            raise Damaged(f"{self.path / REFS / name}: the ref is damaged; restore it from a replica") from None
+
+    def swap_ref(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
+        """Set a ref if it is as expected (None: absent) and return True; else change nothing. Durable on return."""
+        sealed_value = None if value is None else self.realm.seal_value(value, context=name.encode())
+        while True:
+            sealed, current = self._read_ref(name)
+            if current != expected:
+                return False
+            if self.backend.swap(REFS + name, expected=sealed, value=sealed_value):
+                return True
+
+    def list_refs(self, prefix: str = "") -> Iterator[str]:
+        """Yield the names of refs that begin with `prefix`."""
+        for name in self.backend.list(REFS + prefix):
+            yield name.removeprefix(REFS)
+
+    # What a collection left for writers to avoid
+
+    def read_condemned(self) -> dict[PackId, int]:
+        """Return the condemned packs and since when, in ns."""
+        condemned: dict[PackId, int] = {}
+        for name in self.backend.list(CONDEMNED + "/"):
+            try:
+                pack_id = PackId(bytes.fromhex(name.rpartition("/")[2]))
+                condemned[pack_id] = int(self.backend.read(name))
+            except ValueError:
+                continue
+            except NotFound:
+                continue
+        return condemned
+
+    def read_dead_objects(self) -> bytes:
+        """Return the joined ids of dead objects in kept packs: what they name may be gone, so nobody may rely on them."""
+        try:
+            data = self.backend.read(DEAD_OBJECTS)
+        except NotFound:
+            return b""
+        return data[: len(data) // OBJECT_ID_BYTES * OBJECT_ID_BYTES]
+
+
+class PoolWriter:
+    """Stores objects that are not there yet. Durable after `flush`, safe to name in a ref after `commit_guard`.
+
+    A writer shares the pool with collections. It remembers what it did not store because it was there: if a
+    collection condemned that meanwhile, `commit_guard` stores it again, with everything below it.
+    """
+
+    def __init__(self, pool: Pool, *, workers: Workers | None = None, locked: bool = True) -> None:
+        self.pool = pool
+        self.objects_added = 0
+        self.bytes_added = 0
+        """Payload bytes of the objects that were new."""
+        self.bytes_stored = 0
+        """Bytes of the packs written so far."""
+        self._workers = workers
+        self._identify = pool.realm.identify
+        self._open: set[bytes] = set()
+        self._pack: PackWriter | None = None
+        self._file: BackendWriter | None = None
+        self._relied: dict[PackId, bytearray] = {}
+        self._own_packs: list[PackId] = []
+        self._rescued: set[bytes] = set()
+        self._lock: FileLock | None = None
+        if locked:
+            self._lock = FileLock(pool.path / WRITERS_LOCK)
+            self._lock.acquire(shared=True)
+        try:
+            pool.refresh()
+            self._read_shunned()
+        except BaseException:
+            self._unlock()
+            raise
+
+    def _read_shunned(self) -> None:
+        self._condemned = set(self.pool.read_condemned())
+        self._dead_data = self.pool.read_dead_objects()
+        self._dead = as_sorted_ids(self._dead_data)
+
+    def _is_dead(self, identity: bytes) -> bool:
+        if identity in self._rescued or not len(self._dead):
+            return False
+        return bool(member_mask(self._dead, np.frombuffer(identity, f"S{OBJECT_ID_BYTES}"))[0])
+
+    def _rely(self, identity: bytes) -> bool:
+        """Return whether an object is there to stay, and remember that we count on it."""
+        location: Location | None = self.pool.index.lookup(identity)
+        if location is None:
+            return False
+        if self._condemned and location.pack_id in self._condemned:
+            for location in self.pool.index.find_all(identity):
+                if location.pack_id not in self._condemned:
+                    break
+            else:
+                return False
+        if len(self._dead) and self._is_dead(identity):
+            return False
+        relied = self._relied.get(location.pack_id)
+        if relied is None:
+            relied = self._relied[location.pack_id] = bytearray()
+        if relied[-OBJECT_ID_BYTES:] != identity:
+            relied += identity
+        return True
+
+    def put(self, kind: int, payload: bytes, /) -> ObjectId:
+        """Store an object unless it is there, and return its id."""
+        identity = self._identify(kind, payload)
+        if identity not in self._open and not self._rely(identity):
+            self._store(kind, identity, payload)
+        return identity
+
+    def has(self, identity: ObjectId, /) -> bool:
+        """Return whether an object, with all that it names, is there and may be counted on."""
+        return identity in self._open or self._rely(identity)
+
+    def put_known(self, kind: int, identity: ObjectId, payload: bytes) -> None:
+        """Store an object whose id the caller has verified."""
+        if identity not in self._open and not self._rely(identity):
+            self._store(kind, identity, payload)
+
+    def _store(self, kind: int, identity: bytes, payload: bytes) -> None:
+        writer = self._pack
+        if writer is None:
+            writer = self._begin_pack()
+        writer.put(kind, identity, payload)
+        self._open.add(identity)
+        self.objects_added += 1
+        self.bytes_added += len(payload)
+        if len(self._dead):
+            self._rescued.add(identity)
+        if writer.object_count >= PACK_OBJECTS_MAX or writer.bytes_written >= PACK_BYTES_TARGET:
+            self.flush()
+
+    def _begin_pack(self) -> PackWriter:
+        sealed = self.pool.encryption != "none"
+        header = new_header(self.pool.realm, kind=pack.PACK_POOL, sealed=sealed)
+        self._file = self.pool.backend.writer(pack_name(header[0].pack_id))
+        self._pack = PackWriter(self._file.write, realm=self.pool.realm, header=header, workers=self._workers)
+        return self._pack
+
+    def flush(self) -> None:
+        """Finish the open pack: durable under its name, then in the index."""
+        if self._pack is None:
+            return
+        assert self._file is not None
+        try:
+            summary = self._pack.finish()
+            self._file.commit()
+        except BaseException:
+            self._abandon()
+            raise
+        self._pack = self._file = None
+        pack_id = PackId(summary.pack_id)
+        self.bytes_stored += summary.size_bytes
+        self._own_packs.append(pack_id)
+        with self.pool._refresh_lock:
+            self.pool.index.add_segment([(pack_id, summary.ids, summary.values)])
+        self._open.clear()
+
+    def commit_guard(self) -> None:
+        """Make sure that everything stored or relied on will stay. Call after `flush`, just before each ref swap.
+
+        Conflict when something relied on was collected already, which takes a writer slower than the grace period.
+        """
+        for _ in range(RESCUE_ROUNDS_MAX):
+            self.flush()
+            endangered = self._find_endangered()
+            if not endangered:
+                return
+            self.pool.refresh()
+            self._rescue(endangered)
+        raise Conflict(f"pool {self.pool.path}: collections outrun this writer: run again")
+
+    def _find_endangered(self) -> list[bytes]:
+        before = self._dead_data
+        self._read_shunned()
+        dead_changed = before != self._dead_data
+        endangered: list[bytes] = []
+
+        def look_at(pack_id: PackId, ids: Callable[[], bytes | bytearray]) -> None:
+            gone = pack_id in self._condemned or not self.pool.pack_path(pack_id).exists()
+            if not gone and not dead_changed:
+                return
+            data = bytes(ids())
+            chosen: Iterable[int] = range(len(data) // OBJECT_ID_BYTES)
+            if not gone:
+                column = np.frombuffer(data, f"S{OBJECT_ID_BYTES}")
+                chosen = np.flatnonzero(member_mask(self._dead, column)).tolist()
+            for number in chosen:
+                identity = data[number * OBJECT_ID_BYTES : (number + 1) * OBJECT_ID_BYTES]
+                if gone or identity not in self._rescued:
+                    endangered.append(identity)
+
+        for pack_id in list(self._relied):
+            relied = self._relied[pack_id]
+            look_at(pack_id, lambda relied=relied: relied)  # type: ignore[misc]
+        for pack_id in self._own_packs:
+            look_at(pack_id, lambda pack_id=pack_id: self._own_ids(pack_id))  # type: ignore[misc]
+        return [identity for identity in endangered if not self._is_safe(identity)]
+
+    def _own_ids(self, pack_id: PackId) -> bytes:
+        try:
+            return self.pool._read_columns(pack_id)[0].tobytes()
+        except NotFound:
+            raise Conflict(f"pool {self.pool.path}: what was written has been collected already: run again") from None
+
+    def _is_safe(self, identity: bytes) -> bool:
+        if identity in self._open:
+            return True
+        if self._is_dead(identity):
+            return False
+        return any(
+            location.pack_id not in self._condemned and self.pool.pack_path(location.pack_id).exists()
+            for location in self.pool.index.find_all(identity)
+        )
+
+    def _rescue(self, endangered: list[bytes]) -> None:
+        stack = list(endangered)
+        while stack:
+            identity = stack.pop()
+            if self._is_safe(identity):
+                continue
+            try:
+                kind, payload = self.pool.get_kind(identity)
+            except NotFound:
+                raise Conflict(
+                    f"pool {self.pool.path}: object {hex_short(identity)} was collected meanwhile: run again"
+                ) from None
+            self._rescued.add(identity)
+            self._store(kind, identity, payload)
+            stack.extend(references(kind, payload))
+
+    def _abandon(self) -> None:
+        if self._file is not None:
+            self._file.abandon()
+        self._pack = self._file = None
+        self._open.clear()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def close(self) -> None:
+        """Flush and let collections without grace go on."""
+        try:
+            self.flush()
+        finally:
+            self._abandon()
+            self._unlock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._abandon()
+            self._unlock()

@@ -1,0 +1,79 @@
+"""The error tree, by what the caller does about it.
+
+    DalError
+      NotFound      6   it is not there
+      AlreadyThere  4   it is there already and would be overwritten
+      Conflict      7   somebody else changed it: read again
+      Refused       4   it would be wrong (lineage, realm, not empty, outside the target)
+      BadInput      2   the words were wrong
+      Damaged       5   the bytes are not those that were written
+      TooNew        4   written by a newer version than this one reads
+      NoAccess      8   key, passphrase or rights
+      Unavailable   9   try later
+      Full         10   no space
+
+A message says what, where, and what to do next, in one line. `code` is stable and meant for programs.
+"""
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_PARTIAL = 3
+EXIT_INTERRUPTED = 130
+
+
+class DalError(Exception):
+    """Anything the system says no with; `exit_code` is what the command line returns."""
+
+    code = "failed"
+    exit_code = EXIT_FAILED
+
+
+class NotFound(DalError):
+    code = "not-found"
+    exit_code = 6
+
+
+class AlreadyThere(DalError):
+    code = "already-there"
+    exit_code = 4
+
+
+class Conflict(DalError):
+    code = "conflict"
+    exit_code = 7
+
+
+class Refused(DalError):
+    code = "refused"
+    exit_code = 4
+
+
+class BadInput(DalError):
+    code = "bad-input"
+    exit_code = EXIT_USAGE
+
+
+class Damaged(DalError):
+    code = "damaged"
+    exit_code = 5
+
+
+class TooNew(DalError):
+    code = "too-new"
+    exit_code = 4
+
+
+class NoAccess(DalError):
+    code = "no-access"
+    exit_code = 8
+
+
+class Unavailable(DalError):
+    code = "unavailable"
+    exit_code = 9
+
+
+class Full(DalError):
+    code = "full"
+    exit_code = 10

@@ -1,0 +1,33 @@
+"""Progress as values: rooms report, doors draw."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a long action has come; totals are 0 while unknown."""
+
+    phase: str
+    done_bytes: int = 0
+    total_bytes: int = 0
+    done_count: int = 0
+    total_count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """One thing that a person should know about one path: unreadable, changed while read, skipped."""
+
+    severity: str
+    """`error` (a file is missing or wrong in the result: exit code 3) or `note` (information)."""
+    path: bytes
+    text: str
+
+
+Event = Progress | Note
+Report = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """Drop an event: the default listener."""

@@ -1,0 +1,1 @@
+"""Immutable trees over objects: build, read, walk, diff, transfer."""

@@ -1,0 +1,157 @@
+"""Store trees: directories and recipes cut by content into nodes (docs/formats/objects.md, "Nodes").
+
+A node ends after an item whose key hashes to 0 modulo NODE_CUT, once it has NODE_ITEMS_MIN items, and in any case after
+NODE_ITEMS_MAX; so one changed item changes one node on each level.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+from zlib import crc32
+
+from dalsegno.chunks.cut import CHUNK_BYTES_AVERAGE, WINDOW_BYTES, Cutter
+from dalsegno.formats import objects
+from dalsegno.formats.objects import DirectoryChild, DirectoryLeaf, DirectoryList, Entry, RecipeLeaf, RecipeList
+from dalsegno.pool.contract import Sink
+from dalsegno.terms.ids import ObjectId
+
+NODE_ITEMS_MIN: Final = 64
+NODE_CUT: Final = 192
+NODE_ITEMS_MAX: Final = 1024
+assert NODE_ITEMS_MIN < NODE_CUT < NODE_ITEMS_MAX
+
+
+def _ends_node(key: bytes, *, level: int, count: int) -> bool:
+    if count < NODE_ITEMS_MIN:
+        return False
+    return count >= NODE_ITEMS_MAX or crc32(key, level) % NODE_CUT == 0
+
+
+def store_directory(sink: Sink, entries: Iterable[Entry]) -> ObjectId:
+    """Store a directory from its entries in name order and return its id; memory: one node a level."""
+    if isinstance(entries, Sequence) and len(entries) < NODE_ITEMS_MIN:
+        return sink.put(objects.KIND_DIRECTORY, objects.encode(DirectoryLeaf(list(entries))))
+    levels: list[list[DirectoryChild]] = []
+
+    def add(child: DirectoryChild, level: int) -> None:
+        while len(levels) < level:
+            levels.append([])
+        children = levels[level - 1]
+        children.append(child)
+        if _ends_node(child.last_name, level=level, count=len(children)):
+            levels[level - 1] = []
+            close(children, level)
+
+    def close(children: list[DirectoryChild], level: int) -> None:
+        identity = sink.put(objects.KIND_DIRECTORY, objects.encode(DirectoryList(level, children)))
+        count = sum(child.entry_count for child in children)
+        add(DirectoryChild(children[-1].last_name, count, identity), level + 1)
+
+    leaf: list[Entry] = []
+    for entry in entries:
+        leaf.append(entry)
+        if _ends_node(entry.name, level=0, count=len(leaf)):
+            identity = sink.put(objects.KIND_DIRECTORY, objects.encode(DirectoryLeaf(leaf)))
+            add(DirectoryChild(entry.name, len(leaf), identity), 1)
+            leaf = []
+    if leaf or not levels:
+        identity = sink.put(objects.KIND_DIRECTORY, objects.encode(DirectoryLeaf(leaf)))
+        if not levels:
+            return identity
+        add(DirectoryChild(leaf[-1].name, len(leaf), identity), 1)
+    level = 1
+    while True:
+        children = levels[level - 1]
+        top = all(not upper for upper in levels[level:])
+        if top and len(children) == 1:
+            return ObjectId(children[0].id)
+        if children:
+            levels[level - 1] = []
+            close(children, level)
+        level += 1
+
+
+class RecipeBuilder:
+    """Collects the chunks and holes of one file; the memory used is that of one node a level."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._levels: list[tuple[list[int], list[bytes]]] = [([], [])]
+
+    def add(self, length: int, identity: bytes) -> None:
+        """Add the next chunk, or with an empty id a hole, of `length` bytes."""
+        self._add(length, identity, 0)
+
+    def _add(self, length: int, identity: bytes, level: int) -> None:
+        if level == len(self._levels):
+            self._levels.append(([], []))
+        ends, ids = self._levels[level]
+        ends.append((ends[-1] if ends else 0) + length)
+        ids.append(identity)
+        if _ends_node(identity, level=level, count=len(ids)):
+            self._close(level)
+
+    def _close(self, level: int) -> None:
+        ends, ids = self._levels[level]
+        self._levels[level] = ([], [])
+        node = RecipeLeaf(ends, ids) if level == 0 else RecipeList(level, ends, ids)
+        self._add(ends[-1], self._sink.put(objects.KIND_RECIPE, objects.encode(node)), level + 1)
+
+    def finish(self) -> tuple[int, bytes]:
+        """Return what Entry.content_kind and Entry.content must be."""
+        _, ids = self._levels[0]
+        if len(self._levels) == 1 and len(ids) == 1 and ids[0]:
+            return objects.CONTENT_CHUNK, ids[0]
+        if len(self._levels) == 1 and not ids:
+            return objects.CONTENT_NONE, b""
+        level = 0
+        while True:
+            _, ids = self._levels[level]
+            top = all(not upper[1] for upper in self._levels[level + 1 :])
+            if level > 0 and top and len(ids) == 1:
+                return objects.CONTENT_RECIPE, ids[0]
+            if ids:
+                self._close(level)
+            level += 1
+
+
+def store_data(
+    sink: Sink,
+    cutter: Cutter,
+    read: Callable[[int, int], bytes],
+    extents: Sequence[tuple[int, int]],
+    size: int,
+) -> tuple[int, bytes]:
+    """Store a file of `size` bytes whose data lies in `extents` (offset, length), ascending; the rest is holes.
+
+    `read(offset, length)` may return less at the end of the file; what is missing then is stored as a hole.
+    Returns what Entry.content_kind and Entry.content must be.
+    """
+    builder = RecipeBuilder(sink)
+    position = 0
+    for offset, length in extents:
+        if offset > position:
+            builder.add(offset - position, b"")
+        position = offset
+        end = offset + length
+        pending = b""
+        reading = offset
+        while True:
+            data = read(reading, min(WINDOW_BYTES, end - reading)) if reading < end else b""
+            reading += len(data)
+            final = reading >= end or not data
+            buffer = pending + data if pending else data
+            view = memoryview(buffer)
+            start = 0
+            ends = [len(buffer)] if final and 0 < len(buffer) <= CHUNK_BYTES_AVERAGE else cutter.cut(view, final=final)
+            for cut in ends:
+                builder.add(cut - start, sink.put(objects.KIND_CHUNK, bytes(view[start:cut])))
+                start = cut
+            pending = bytes(view[start:])
+            position += start
+            if final:
+                break
+    if size > position:
+        builder.add(size - position, b"")
+    if not extents and size == 0:
+        return objects.CONTENT_NONE, b""
+    return builder.finish()

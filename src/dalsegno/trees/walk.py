@@ -1,0 +1,38 @@
+"""Walk a whole tree in name order, each directory before what is in it."""
+
+from collections.abc import Iterator
+
+from dalsegno.formats.objects import ENTRY_DIRECTORY, Entry, Revision
+from dalsegno.pool.contract import Source
+from dalsegno.terms.errors import Damaged
+from dalsegno.trees.read import iterate_directory, resolve_path
+
+DEPTH_MAX = 16_384
+
+
+def walk(source: Source, revision: Revision, path: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
+    """Yield (path, entry) for everything below `path`, the start itself first. Links are yielded as they stand.
+
+    A directory that contains itself is Damaged: it cannot have been written honestly.
+    """
+    start = resolve_path(source, revision, path)
+    path = b"/".join(part for part in path.split(b"/") if part)
+    yield path, start
+    if start.kind != ENTRY_DIRECTORY:
+        return
+    above = [start.content]
+    stack = [(path, iterate_directory(source, start.content))]
+    while stack:
+        parent, entries = stack[-1]
+        for entry in entries:
+            child = parent + b"/" + entry.name if parent else entry.name
+            yield child, entry
+            if entry.kind == ENTRY_DIRECTORY:
+                if entry.content in above or len(above) > DEPTH_MAX:
+                    raise Damaged(f"{child!r}: a directory that contains itself")
+                above.append(entry.content)
+                stack.append((child, iterate_directory(source, entry.content)))
+                break
+        else:
+            stack.pop()
+            above.pop()

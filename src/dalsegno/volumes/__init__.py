@@ -1,0 +1,1 @@
+"""Names over revisions: heads, clones, holds, dump records."""

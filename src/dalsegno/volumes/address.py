@@ -1,0 +1,100 @@
+"""Addresses: `VOLUME[@CLONE|@#REVISION-PREFIX|@TIME][:/PATH]`, `@latest` the default (docs/terms.md, "address")."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dalsegno.pool.pool import Pool
+from dalsegno.terms.errors import BadInput, NotFound
+from dalsegno.terms.times import format_time, parse_time_ns
+from dalsegno.volumes.state import VolumeState
+from dalsegno.volumes.store import Volumes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """An address in its parts; `selector` is empty for the newest state."""
+
+    volume: str
+    selector: str = ""
+    path: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """What an address names in a pool."""
+
+    state: VolumeState
+    revision: bytes
+    clone: str | None
+    path: bytes
+
+
+def parse_address(text: str) -> Address:
+    """Return the parts of an address. Old names like `u.hmpierce.backup` are told apart when it is resolved."""
+    if text.startswith("//"):
+        raise BadInput(f"{text}: servers are not supported yet; give VOLUME[@CLONE][:/PATH]")
+    head, colon, path = text.partition(":/")
+    volume, _, selector = head.partition("@")
+    if not volume:
+        raise BadInput(f"address {text!r}: expected VOLUME[@CLONE][:/PATH]")
+    inside = path.strip("/").encode(errors="surrogateescape") if colon else b""
+    return Address(volume=volume, selector=selector, path=inside)
+
+
+def resolve(pool: Pool, volumes: Volumes, address: Address, *, now_ns: int) -> Resolved:
+    """Return the revision that `address` names; NotFound says what there is."""
+    state, selector = _volume_of(volumes, address)
+    if selector in ("", "latest"):
+        if not state.head:
+            raise NotFound(f"volume {state.name!r} is empty: import or back up something first")
+        named = [name for name, clone in state.clones.items() if clone.revision == state.head]
+        return Resolved(state=state, revision=state.head, clone=named[-1] if named else None, path=address.path)
+    if selector.startswith("#"):
+        known = {clone.revision for clone in state.clones.values()} | {revision for revision, _ in volumes.log(state)}
+        found = sorted(revision for revision in known if revision.hex().startswith(selector[1:].lower()))
+        if len(found) != 1 or len(selector) < 5:
+            raise NotFound(f"{state.name}@{selector}: {len(found)} revisions fit; give 4 digits or more of one")
+        return Resolved(state=state, revision=found[0], clone=None, path=address.path)
+    if selector in state.clones:
+        return Resolved(state=state, revision=state.clones[selector].revision, clone=selector, path=address.path)
+    at_ns = parse_time_ns(selector, now_ns=now_ns)
+    if at_ns is None:
+        raise NotFound(f"no clone {state.name}@{selector}: `dal clones {state.name}` shows what there is")
+    older = [(clone.created_ns, name) for name, clone in state.clones.items() if clone.created_ns <= at_ns]
+    if not older:
+        raise NotFound(f"{state.name}@{selector}: no clone at or before {format_time(at_ns)}")
+    name = max(older)[1]
+    return Resolved(state=state, revision=state.clones[name].revision, clone=name, path=address.path)
+
+
+def _volume_of(volumes: Volumes, address: Address) -> tuple[VolumeState, str]:
+    try:
+        return volumes.get(address.volume), address.selector
+    except NotFound:
+        stem, dot, last = address.volume.rpartition(".")
+        if not dot or address.selector or not last:
+            raise
+        head, _, replica = stem.rpartition(".")
+        for name in (stem, head if replica == "0" else ""):
+            if name:
+                try:
+                    return volumes.get(name), last
+                except NotFound:
+                    continue
+        raise
+
+
+def dump_paths(text: str) -> list[Path] | None:
+    """Return the files of a dump or a chain `full.dump+incr1.dump`, or None when `text` is not one."""
+    if Path(text).is_file():
+        return [Path(text)]
+    parts = text.split("+")
+    paths = [Path(part) for part in parts]
+    if len(parts) > 1 and all(part for part in parts) and any(path.is_file() for path in paths):
+        missing = [path for path in paths if not path.is_file()]
+        if missing:
+            raise NotFound(f"{missing[0]}: no such file")
+        return paths
+    if text.endswith(".dump"):
+        raise NotFound(f"{text}: no such file")
+    return None

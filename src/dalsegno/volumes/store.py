@@ -1,0 +1,239 @@
+"""Volumes in a pool: made, found, changed and removed; every change is one compare-and-swap of one ref."""
+
+import re
+from collections.abc import Callable, Iterator
+
+import msgspec
+from blake3 import blake3
+
+from dalsegno.formats import objects
+from dalsegno.formats.objects import Revision
+from dalsegno.pool.pool import Pool, PoolWriter
+from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, NotFound, Refused
+from dalsegno.terms.ids import ObjectId
+from dalsegno.terms.times import format_time
+from dalsegno.trees.read import read_revision
+from dalsegno.volumes.state import NATIVE, TRACKED, Clone, DumpRecord, VolumeState, decode_state, encode_state
+from dalsegno.world.chance import random_bytes
+
+NAME_BYTES_MAX = 200
+SWAP_TRIES_MAX = 100
+_NAME = re.compile(r"^[\w][\w .+,=-]*$")
+_CLONE_NAME = re.compile(r"^[\w][\w :.+,=-]*$")
+
+
+def check_volume_name(name: str) -> None:
+    """Refuse a name that could not be written in an address or a file name."""
+    if not _NAME.match(name) or len(name.encode()) > NAME_BYTES_MAX or name.endswith(" "):
+        raise BadInput(f"volume name {name!r}: use letters, digits and . _ - + , = (no / @ : +dump), at most 200 bytes")
+
+
+def check_clone_name(name: str) -> None:
+    """Refuse a clone name that could not be written in an address."""
+    if not _CLONE_NAME.match(name) or len(name.encode()) > NAME_BYTES_MAX or name == "latest" or ".." in name:
+        raise BadInput(f"clone name {name!r}: use letters, digits and . _ - : (not 'latest'), at most 200 bytes")
+
+
+class Volumes:
+    """The volumes of one pool."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def _name_ref(self, name: str) -> str:
+        # Names are keyed so that a ref's name tells a stranger nothing.
+        return "names/" + blake3(b"name" + name.encode(), key=self._pool.realm.id_key).hexdigest()[:32]
+
+    def _state_ref(self, volume_id: bytes) -> str:
+        return f"volumes/{volume_id.hex()}"
+
+    def create(
+        self,
+        name: str,
+        *,
+        kind: str,
+        now_ns: int,
+        source: bytes = b"",
+        volume_id: bytes = b"",
+        settings: dict[str, str | int | bool | list[str]] | None = None,
+    ) -> VolumeState:
+        """Make an empty volume. AlreadyThere when the name is taken."""
+        check_volume_name(name)
+        assert (kind == TRACKED) == bool(source) and kind in (TRACKED, NATIVE)
+        volume_id = volume_id or random_bytes(16)
+        state = VolumeState(
+            id=volume_id, name=name, kind=kind, source=source, created_ns=now_ns, settings=settings or {}
+        )
+        if self._pool.get_ref(self._state_ref(volume_id)) is not None:
+            existing = decode_state(self._pool.get_ref(self._state_ref(volume_id)) or b"")
+            raise AlreadyThere(f"volume {existing.name!r} is this same volume: remove it first, or restore elsewhere")
+        taken = self._pool.get_ref(self._name_ref(name))
+        if taken is not None and self._pool.get_ref(self._state_ref(taken)) is not None:
+            raise AlreadyThere(f"volume {name!r} exists already: choose another name, or remove it first")
+        # The name first, then the state: a name without a state is free, so a crash in between loses nothing.
+        if not self._pool.swap_ref(self._name_ref(name), taken, volume_id):
+            raise AlreadyThere(f"volume {name!r} exists already: choose another name")
+        if not self._pool.swap_ref(self._state_ref(volume_id), None, encode_state(state)):
+            raise Conflict(f"volume {name!r}: made by somebody else at the same time")
+        return state
+
+    def get(self, name: str) -> VolumeState:
+        """Return the volume called `name`."""
+        volume_id = self._pool.get_ref(self._name_ref(name))
+        state = self.get_by_id(volume_id) if volume_id else None
+        if state is None or state.name != name:
+            raise NotFound(f"no volume {name!r} in {self._pool.path}: `dal volume list` shows what there is")
+        return state
+
+    def get_by_id(self, volume_id: bytes) -> VolumeState | None:
+        """Return the volume with this id, if the pool has it."""
+        data = self._pool.get_ref(self._state_ref(volume_id))
+        return decode_state(data) if data is not None else None
+
+    def list(self) -> list[VolumeState]:
+        """Return all volumes by name."""
+        states = []
+        for ref in self._pool.list_refs("volumes/"):
+            data = self._pool.get_ref(ref)
+            if data is not None:
+                states.append(decode_state(data))
+        return sorted(states, key=lambda state: state.name)
+
+    def update(self, volume_id: bytes, change: Callable[[VolumeState], VolumeState]) -> VolumeState:
+        """Replace a volume's state by `change(state)`, again on the newest one whenever somebody else was first."""
+        ref = self._state_ref(volume_id)
+        for _ in range(SWAP_TRIES_MAX):
+            data = self._pool.get_ref(ref)
+            if data is None:
+                raise NotFound("the volume was removed meanwhile")
+            state = change(decode_state(data))
+            encoded = encode_state(state)
+            if encoded == data or self._pool.swap_ref(ref, data, encoded):
+                return state
+        raise Conflict("the volume changes too fast: try again")
+
+    def rename(self, old: str, new: str) -> VolumeState:
+        """Give a volume another name; its id and history stay."""
+        check_volume_name(new)
+        state = self.get(old)
+        taken = self._pool.get_ref(self._name_ref(new))
+        if taken is not None:
+            holder = self.get_by_id(taken)
+            if holder is not None and holder.name == new:
+                raise AlreadyThere(f"volume {new!r} exists already: choose another name")
+        if not self._pool.swap_ref(self._name_ref(new), taken, state.id):
+            raise Conflict(f"volume {new!r}: taken by somebody else at the same time")
+        renamed = self.update(state.id, lambda current: msgspec.structs.replace(current, name=new))
+        self._pool.swap_ref(self._name_ref(old), state.id, None)
+        return renamed
+
+    def remove(self, name: str, *, force: bool = False) -> VolumeState:
+        """Forget a volume; its objects go with the next collection. Refused while a clone is held."""
+        state = self.get(name)
+        held = [clone_name for clone_name, clone in state.clones.items() if clone.held]
+        if held and not force:
+            raise Refused(f"volume {name!r}: clone {held[0]!r} is held; `dal unhold {name}@{held[0]}` first")
+        if not self._pool.swap_ref(self._state_ref(state.id), encode_state(state), None):
+            raise Conflict(f"volume {name!r} changed meanwhile: look again")
+        self._pool.swap_ref(self._name_ref(name), state.id, None)
+        return state
+
+    def commit_revision(self, writer: PoolWriter, state: VolumeState, revision: Revision) -> tuple[VolumeState, bytes]:
+        """Make `revision` the head: objects durable first, then one swap. Conflict when the head moved meanwhile."""
+        identity = writer.put(objects.KIND_REVISION, objects.encode(revision))
+        writer.flush()
+        writer.commit_guard()
+        expected = state.head
+
+        def change(current: VolumeState) -> VolumeState:
+            if current.head != expected:
+                raise Conflict(f"volume {current.name!r}: somebody else committed meanwhile; run again")
+            return msgspec.structs.replace(current, head=bytes(identity))
+
+        return self.update(state.id, change), identity
+
+    def add_clone(self, name: str, clone_name: str | None, *, now_ns: int, revision: bytes = b"") -> tuple[str, Clone]:
+        """Name the head (or `revision`): the work is one swap whatever the volume's size."""
+        state = self.get(name)
+        if not state.head and not revision:
+            raise Refused(f"volume {name!r} is empty: import or back up something first")
+        if clone_name is not None:
+            check_clone_name(clone_name)
+        chosen: list[tuple[str, Clone]] = []
+
+        def change(current: VolumeState) -> VolumeState:
+            wanted = clone_name or _free_name(format_time(now_ns), current.clones)
+            if wanted in current.clones:
+                raise AlreadyThere(f"clone {name}@{wanted} exists already: choose another name, or unclone it first")
+            clone = Clone(revision=revision or current.head, created_ns=now_ns)
+            chosen[:] = [(wanted, clone)]
+            return msgspec.structs.replace(current, clones={**current.clones, wanted: clone})
+
+        self.update(state.id, change)
+        return chosen[0]
+
+    def unclone(self, name: str, clone_name: str) -> Clone:
+        """Forget a clone. Refused while it is held."""
+        removed: list[Clone] = []
+
+        def change(current: VolumeState) -> VolumeState:
+            clone = _clone_of(current, clone_name)
+            if clone.held:
+                raise Refused(f"clone {name}@{clone_name} is held: `dal unhold {name}@{clone_name}` first")
+            removed[:] = [clone]
+            clones = {key: value for key, value in current.clones.items() if key != clone_name}
+            return msgspec.structs.replace(current, clones=clones)
+
+        self.update(self.get(name).id, change)
+        return removed[0]
+
+    def set_held(self, name: str, clone_name: str, *, held: bool) -> Clone:
+        """Hold or unhold a clone: a held one is not removed by anybody."""
+
+        def change(current: VolumeState) -> VolumeState:
+            clone = msgspec.structs.replace(_clone_of(current, clone_name), held=held)
+            return msgspec.structs.replace(current, clones={**current.clones, clone_name: clone})
+
+        return self.update(self.get(name).id, change).clones[clone_name]
+
+    def log(self, state: VolumeState) -> Iterator[tuple[bytes, Revision]]:
+        """Yield (id, revision) from the head along first parents, as far as the pool still has them."""
+        identity = state.head
+        while identity:
+            try:
+                revision = read_revision(self._pool, ObjectId(identity))
+            except NotFound:
+                return
+            yield identity, revision
+            identity = revision.parents[0] if revision.parents else b""
+
+    def revisions_kept(self) -> Iterator[bytes]:
+        """Yield every revision that a head, a clone or a dump record names: what collecting must keep."""
+        for state in self.list():
+            if state.head:
+                yield state.head
+            for clone in state.clones.values():
+                yield clone.revision
+            yield from {record.revision for record in bases_kept(state)}
+
+
+def bases_kept(state: VolumeState) -> Iterator[DumpRecord]:
+    """Yield the newest recorded dump of each level, which a next dump may start from."""
+    newest: dict[int, DumpRecord] = {}
+    for record in state.dumps:
+        newest[record.level] = record
+    yield from newest.values()
+
+
+def _free_name(wanted: str, taken: dict[str, Clone]) -> str:
+    name, number = wanted, 2
+    while name in taken:
+        name, number = f"{wanted}-{number}", number + 1
+    return name
+
+
+def _clone_of(state: VolumeState, clone_name: str) -> Clone:
+    clone = state.clones.get(clone_name)
+    if clone is None:
+        raise NotFound(f"no clone {state.name}@{clone_name}: `dal clones {state.name}` shows what there is")
+    return clone

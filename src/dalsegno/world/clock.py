@@ -1,0 +1,25 @@
+"""The time of day. The environment variable DAL_NOW (nanoseconds or an ISO time) stops it for rehearsals."""
+
+import os
+import time
+from datetime import UTC, datetime
+
+from dalsegno.terms.errors import BadInput
+
+SECOND_NS = 1_000_000_000
+
+
+def now_ns() -> int:
+    """Return nanoseconds since 1970 UTC."""
+    text = os.environ.get("DAL_NOW")
+    if not text:
+        return time.time_ns()
+    if text.isdecimal():
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadInput(f"DAL_NOW={text!r}: expected nanoseconds or an ISO time") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return int(moment.timestamp()) * SECOND_NS + moment.microsecond * 1000

@@ -1,0 +1,249 @@
+"""Durable files: after a commit returns, the file is complete under its name even if the power fails.
+
+Every durable operation announces itself through `durable_step`, where a rehearsal makes it fail:
+`DAL_FAULT=kill:N` kills this process before step N, `DAL_FAULT=full:N` fills the disk from step N on.
+"""
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self
+
+from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Full, NoAccess, NotFound, Unavailable
+
+PARTIAL_SUFFIX = ".partial"
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
+_NO_ACCESS = frozenset((errno.EACCES, errno.EPERM, errno.EROFS))
+
+_steps_taken = 0
+_temporary_counter = itertools.count()
+
+
+def durable_step(name: str, *, writes: bool = True) -> None:
+    """Count one durable operation about to happen; a rehearsal kills the process or fills the disk here.
+
+    Removing a file is a step too, but succeeds on a full disk: `writes` is False.
+    """
+    fault = os.environ.get("DAL_FAULT")
+    if fault is None:
+        return
+    global _steps_taken
+    _steps_taken += 1
+    action, _, number = fault.partition(":")
+    if action not in ("kill", "full") or not number.isdecimal():
+        raise BadInput(f"DAL_FAULT={fault!r}: expected kill:N or full:N")
+    if action == "kill" and _steps_taken == int(number):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if action == "full" and _steps_taken >= int(number) and writes:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} (rehearsal, step {name})")
+
+
+def raise_file_error(error: OSError, path: Path | str) -> NoReturn:
+    """Raise the error of our tree that says what a failed file operation means for the caller."""
+    reason = error.strerror or str(error)
+    if error.errno in _FULL:
+        raise Full(f"{path}: {reason}: free some space and run again") from error
+    if error.errno in _NO_ACCESS:
+        raise NoAccess(f"{path}: {reason}") from error
+    if isinstance(error, FileNotFoundError):
+        raise NotFound(f"{path}: {reason}") from error
+    if isinstance(error, FileExistsError):
+        raise AlreadyThere(f"{path}: {reason}") from error
+    if isinstance(error, (BlockingIOError, TimeoutError)) or error.errno in (errno.EIO, errno.ESTALE):
+        raise Unavailable(f"{path}: {reason}") from error
+    raise DalError(f"{path}: {reason}") from error
+
+
+@contextlib.contextmanager
+def file_errors(path: Path | str) -> Iterator[None]:
+    """Turn every OSError within the block into an error of our tree that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise_file_error(error, path)
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    with file_errors(path):
+        durable_step("fsync-directory")
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory and its parents durably; one that exists is fine."""
+    if path.is_dir():
+        return
+    if path.parent != path:
+        make_directory(path.parent)
+    with file_errors(path):
+        durable_step("make-directory")
+        path.mkdir(exist_ok=True)
+    fsync_directory(path.parent)
+
+
+def _write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
+    view = memoryview(data).cast("B")
+    written = os.write(descriptor, view)
+    while written < len(view):
+        written += os.write(descriptor, view[written:])
+
+
+def write_durable(
+    path: Path, data: bytes | bytearray | memoryview, *, mode: int = 0o666, replace: bool = True, sync: bool = True
+) -> None:
+    """Put `data` under `path` so that a reader sees the old bytes or the new ones, never half of them.
+
+    With `replace` False an existing file raises AlreadyThere, also when two processes race. `sync` False is for files
+    that can be made again and check themselves: they may be lost or torn when the power fails.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{next(_temporary_counter)}{PARTIAL_SUFFIX}")
+    with file_errors(path):
+        durable_step("write")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            try:
+                _write_all(descriptor, data)
+                if sync:
+                    durable_step("fsync")
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            durable_step("rename")
+            if replace:
+                os.rename(temporary, path)
+            else:
+                os.link(temporary, path)
+                os.unlink(temporary)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+    if sync:
+        fsync_directory(path.parent)
+
+
+def remove_durable(path: Path, *, sync: bool = True) -> bool:
+    """Remove a file; return False when it was not there."""
+    with file_errors(path):
+        durable_step("remove", writes=False)
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return False
+        if sync:
+            durable_step("fsync-directory", writes=False)
+            descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    return True
+
+
+class PartialFile:
+    """A file that grows under `<path>.partial` and appears under `path` whole and durable at `commit`.
+
+    `replace` False makes `commit` raise AlreadyThere when the name has been taken meanwhile.
+    """
+
+    def __init__(self, path: Path, *, mode: int = 0o666, replace: bool = True) -> None:
+        self.path = path
+        self.partial_path = path.with_name(path.name + PARTIAL_SUFFIX)
+        self.offset = 0
+        self._replace = replace
+        with file_errors(self.partial_path):
+            durable_step("create")
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.partial_path)
+            self._descriptor = os.open(
+                self.partial_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode
+            )
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Append `data`; return its size."""
+        size = memoryview(data).nbytes
+        try:
+            durable_step("write")
+            _write_all(self._descriptor, data)
+        except OSError as error:
+            raise_file_error(error, self.path)
+        self.offset += size
+        return size
+
+    def commit(self) -> None:
+        """Make the bytes durable, then the name."""
+        assert self._descriptor >= 0, "already committed or abandoned"
+        with file_errors(self.path):
+            durable_step("fsync")
+            os.fsync(self._descriptor)
+            durable_step("rename")
+            if self._replace:
+                os.rename(self.partial_path, self.path)
+            else:
+                os.link(self.partial_path, self.path)
+                os.unlink(self.partial_path)
+            os.close(self._descriptor)
+            self._descriptor = -1
+        fsync_directory(self.path.parent)
+
+    def abandon(self) -> None:
+        """Drop the bytes; does nothing after a commit."""
+        if self._descriptor < 0:
+            return
+        os.close(self._descriptor)
+        self._descriptor = -1
+        with contextlib.suppress(OSError):
+            os.unlink(self.partial_path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abandon()
+
+
+class FileLock:
+    """An advisory lock on a file, between processes and between openings within one process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with file_errors(path):
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+    def acquire(self, *, shared: bool = False, wait: bool = True) -> bool:
+        """Take the lock, or change its mode; return False when `wait` is False and another holds it."""
+        operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        try:
+            fcntl.flock(self._descriptor, operation if wait else operation | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise_file_error(error, self.path)
+        return True
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

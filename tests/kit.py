@@ -1,0 +1,88 @@
+"""Things that tests share: a realm, a store in a dict, and trees made from plain dicts."""
+
+from dalsegno.chunks.realm import Realm
+from dalsegno.formats import objects
+from dalsegno.formats.objects import Entry, Revision
+from dalsegno.terms.errors import NotFound
+from dalsegno.terms.ids import ObjectId
+from dalsegno.trees.build import store_directory
+
+REALM = Realm(bytes(range(32)))
+
+
+class DictStore:
+    """A Source and Sink over a plain dict, counting what is read."""
+
+    def __init__(self, realm: Realm = REALM) -> None:
+        self.realm = realm
+        self.objects: dict[bytes, tuple[int, bytes]] = {}
+        self.gets = 0
+
+    def put(self, kind: int, payload: bytes, /) -> ObjectId:
+        identity = self.realm.identify(kind, payload)
+        self.objects[identity] = (kind, bytes(payload))
+        return identity
+
+    def has(self, identity: ObjectId, /) -> bool:
+        return identity in self.objects
+
+    def get(self, identity: ObjectId, /) -> bytes:
+        self.gets += 1
+        if identity not in self.objects:
+            raise NotFound(identity.hex())
+        return self.objects[identity][1]
+
+
+def store_model(store: DictStore, model: dict, *, node: int = 1) -> ObjectId:
+    """Store nested dicts (directories) and bytes (files) and return the directory's id."""
+    entries = []
+    for name, value in sorted(model.items()):
+        if isinstance(value, dict):
+            content = store_model(store, value)
+            entries.append(
+                Entry(
+                    name=name,
+                    kind=objects.ENTRY_DIRECTORY,
+                    mode=0o755,
+                    content_kind=objects.CONTENT_DIRECTORY,
+                    content=content,
+                )
+            )
+        else:
+            kind, content = objects.CONTENT_INLINE, value
+            if len(value) > objects.INLINE_BYTES_MAX:
+                kind, content = objects.CONTENT_CHUNK, store.put(objects.KIND_CHUNK, value)
+            entries.append(
+                Entry(
+                    name=name,
+                    kind=objects.ENTRY_FILE,
+                    mode=0o644,
+                    size=len(value),
+                    content_kind=kind,
+                    content=content,
+                )
+            )
+    return store_directory(store, entries)
+
+
+def store_revision(store: DictStore, model: dict, *, parents: tuple[bytes, ...] = (), created_ns: int = 1) -> ObjectId:
+    """Store a revision of `model` and return its id."""
+    root = Entry(
+        name=b"",
+        kind=objects.ENTRY_DIRECTORY,
+        mode=0o755,
+        content_kind=objects.CONTENT_DIRECTORY,
+        content=store_model(store, model),
+    )
+    revision = Revision(
+        volume=bytes(16),
+        parents=list(parents),
+        root=root,
+        links=b"",
+        created_ns=created_ns,
+        author="test",
+        message="",
+        entry_count=0,
+        total_bytes=0,
+    )
+    return store.put(objects.KIND_REVISION, objects.encode(revision))
