@@ -141,7 +141,13 @@ def default_key_path(pool_id: bytes) -> Path:
 def passphrase_key(passphrase: str, *, salt: bytes, cost: KdfCost) -> bytes:
     """Return the key that a passphrase stands for."""
     kdf = Argon2id(
-        salt=salt, length=32, iterations=cost.passes, lanes=cost.lanes, memory_cost=cost.memory_kib, ad=None, secret=None
+        salt=salt,
+        length=32,
+        iterations=cost.passes,
+        lanes=cost.lanes,
+        memory_cost=cost.memory_kib,
+        ad=None,
+        secret=None,
     )
     return kdf.derive(passphrase.encode())
 

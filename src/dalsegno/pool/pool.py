@@ -382,7 +382,7 @@ class Pool:
         return condemned
 
     def read_dead_objects(self) -> bytes:
-        """Return the joined ids of dead objects in kept packs: what they name may be gone, so nobody may rely on them."""
+        """Return the joined ids of dead objects in kept packs; what they name may be gone: nobody may rely on them."""
         try:
             data = self.backend.read(DEAD_OBJECTS)
         except NotFound:

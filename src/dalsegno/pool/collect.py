@@ -1,0 +1,319 @@
+"""Collect what nothing names any more, beside writers, in two phases: condemn, wait, delete.
+
+1. Mark: `live` yields the ids that some ref reaches.
+2. A pack that holds nothing needed is condemned: a file with the time. One that is needed for less than 70 % of its
+   bytes is written again: its needed objects go to a new pack, then the old one is condemned.
+3. A pack condemned for longer than the grace period, and still not needed by this run's mark, is deleted.
+
+Packs younger than the grace period are left alone: their writers have not swapped their refs yet. A writer that
+relied on a condemned pack stores those objects again before it commits (PoolWriter.commit_guard).
+
+Dead directories, recipes and revisions that stay behind in kept packs are listed in `condemned/objects`, before
+anything they name is deleted: a writer that finds one must not conclude that what it names is there.
+
+Each step leaves a good pool when killed; the next run decides anew and so goes on.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from dalsegno.formats.objects import KIND_CHUNK
+from dalsegno.formats.pack import ENCODING_DELTA
+from dalsegno.pool.index import Ids, Values
+from dalsegno.pool.pack_read import PackReader, read_record
+from dalsegno.pool.pool import (
+    CONDEMNED,
+    DEAD_OBJECTS,
+    PACKS,
+    WRITERS_LOCK,
+    Pool,
+    PoolWriter,
+    SortedIds,
+    as_sorted_ids,
+    member_mask,
+)
+from dalsegno.terms.errors import BadInput, Conflict, DalError, NotFound
+from dalsegno.terms.events import Note, Progress, Report
+from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, PackId
+from dalsegno.world.files import PARTIAL_SUFFIX, FileLock, make_directory, remove_durable, write_durable
+
+SECOND_NS: Final = 1_000_000_000
+LIVE_PERCENT_MIN: Final = 70
+COLLECT_LOCK: Final = "collect.lock"
+GRACE_SECONDS_DEFAULT: Final = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectResult:
+    """What a collection did, or with `dry_run` would do."""
+
+    packs: int
+    kept: int
+    condemned: int
+    """Packs newly condemned, those written again included."""
+    rewritten: int
+    deleted: int
+    reprieved: int
+    """Condemned packs that are needed again."""
+    freed_bytes: int
+    condemned_bytes: int
+    """Bytes that wait for their grace period to end."""
+    live_objects: int
+    dead_objects: int
+    """Dead objects that stay behind in kept packs."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Pack:
+    pack_id: PackId
+    size_bytes: int
+    mtime_ns: int
+    live_bytes: int = 0
+    total_bytes: int = 0
+    needed_bytes: int = 0
+    needed_count: int = 0
+
+
+def collect(
+    pool: Pool,
+    live: Callable[[], Iterable[bytes]],
+    *,
+    grace_seconds: int,
+    now_ns: int,
+    dry_run: bool,
+    report: Report,
+) -> CollectResult:
+    """Collect `pool`. With a grace of 0 nobody may be writing: Conflict otherwise, as when another collects."""
+    if grace_seconds < 0:
+        raise BadInput(f"grace of {grace_seconds} s: expected 0 or more")
+    with FileLock(pool.path / COLLECT_LOCK) as lock, FileLock(pool.path / WRITERS_LOCK) as writers:
+        if not lock.acquire(wait=False):
+            raise Conflict(f"{pool.path}: another collection is running: try again when it has ended")
+        if grace_seconds == 0 and not writers.acquire(wait=False):
+            raise Conflict(f"{pool.path}: a writer is at work: wait for it, or give a grace period")
+        return _Collection(pool, grace_ns=grace_seconds * SECOND_NS, now_ns=now_ns, report=report).run(live, dry_run)
+
+
+class _Collection:
+    """One run, with the locks held."""
+
+    def __init__(self, pool: Pool, *, grace_ns: int, now_ns: int, report: Report) -> None:
+        self.pool = pool
+        self.grace_ns = grace_ns
+        self.now_ns = now_ns
+        self.report = report
+        self.live: SortedIds = as_sorted_ids(b"")
+        self.claimed: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
+
+    def run(self, live: Callable[[], Iterable[bytes]], dry_run: bool) -> CollectResult:
+        pool = self.pool
+        # Packs before refs: a pack that comes later is not judged by a mark that could not know it.
+        packs = self._list_packs()
+        condemned_since = pool.read_condemned()
+        self._mark(live)
+        pool.refresh()
+        packs = self._measure(packs)
+        kept: list[_Pack] = []
+        doomed: list[_Pack] = []
+        partial: list[_Pack] = []
+        dead_ids: list[bytes] = []
+        ordinary = [each for each in packs if each.pack_id not in condemned_since]
+        # The fullest claim first, so that of two copies the one in the emptier pack is given up; condemned packs last.
+        ordinary.sort(key=lambda each: (-(each.live_bytes / max(each.total_bytes, 1)), each.pack_id))
+        for each in ordinary:
+            dead = self._claim(each)
+            young = bool(self.grace_ns) and each.mtime_ns > self.now_ns - self.grace_ns
+            if young:
+                kept.append(each)
+            elif not each.needed_count:
+                doomed.append(each)
+            elif each.needed_bytes * 100 < each.total_bytes * LIVE_PERCENT_MIN:
+                partial.append(each)
+            else:
+                kept.append(each)
+                dead_ids.append(dead)
+        reprieved, expired, waiting = self._judge_condemned(
+            [each for each in packs if each.pack_id in condemned_since], condemned_since
+        )
+        for each in reprieved:
+            dead_ids.append(self._dead_metadata(each))
+        dead_objects = b"".join(dead_ids)
+        now_deleted = expired + (doomed + partial if self.grace_ns == 0 else [])
+        result = CollectResult(
+            packs=len(packs),
+            kept=len(kept) + len(reprieved),
+            condemned=len(doomed) + len(partial),
+            rewritten=len(partial),
+            deleted=len(now_deleted),
+            reprieved=len(reprieved),
+            freed_bytes=sum(each.size_bytes for each in now_deleted),
+            condemned_bytes=sum(
+                each.size_bytes for each in waiting + ([] if self.grace_ns == 0 else doomed + partial)
+            ),
+            live_objects=len(self.live),
+            dead_objects=len(dead_objects) // OBJECT_ID_BYTES,
+        )
+        if dry_run:
+            return result
+        make_directory(pool.path / CONDEMNED)
+        # Rewriting first, so that a full disk stops before anything was taken away.
+        rewritten = self._rewrite(partial)
+        self._write_dead_objects(dead_objects)
+        for each in reprieved:
+            remove_durable(self._condemned_path(each.pack_id))
+        for each in doomed + rewritten:
+            write_durable(self._condemned_path(each.pack_id), b"%d" % self.now_ns)
+        for number, each in enumerate(now_deleted):
+            self.report(Progress(phase="delete", done_count=number, total_count=len(now_deleted)))
+            remove_durable(pool.pack_path(each.pack_id))
+            remove_durable(self._condemned_path(each.pack_id))
+        pool.index.forget([each.pack_id for each in now_deleted])
+        self._sweep(condemned_since)
+        return result
+
+    def _list_packs(self) -> list[_Pack]:
+        found = []
+        for pack_id in sorted(self.pool.list_packs()):
+            try:
+                status = self.pool.pack_path(pack_id).stat()
+            except FileNotFoundError:
+                continue
+            found.append(_Pack(pack_id=pack_id, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns))
+        return found
+
+    def _mark(self, live: Callable[[], Iterable[bytes]]) -> None:
+        joined = bytearray()
+        for count, identity in enumerate(live()):
+            assert len(identity) == OBJECT_ID_BYTES
+            joined += identity
+            if count % 50_000 == 0:
+                self.report(Progress(phase="mark", done_count=count))
+        self.live = as_sorted_ids(joined)
+
+    def _columns(self, each: _Pack) -> tuple[Ids, Values]:
+        reader = self.pool.open_pack(each.pack_id)
+        try:
+            return reader.objects()
+        finally:
+            reader.close()
+
+    def _measure(self, packs: list[_Pack]) -> list[_Pack]:
+        """Fill in live and total bytes, until the bases of live deltas are live too; drop packs that do not open."""
+        while True:
+            usable: list[_Pack] = []
+            bases = bytearray()
+            for number, each in enumerate(packs):
+                self.report(Progress(phase="measure", done_count=number, total_count=len(packs)))
+                try:
+                    ids, values = self._columns(each)
+                except NotFound:
+                    continue
+                except DalError as error:
+                    # A damaged pack may be all that is left of something: keep it until somebody has looked.
+                    self.report(Note(severity="error", path=bytes(self.pool.pack_path(each.pack_id)), text=str(error)))
+                    continue
+                mask = member_mask(self.live, _joined(ids))
+                each.total_bytes = int(values[:, 2].sum(dtype=np.uint64))
+                each.live_bytes = int(values[mask, 2].sum(dtype=np.uint64))
+                bases += self._missing_bases(each, ids, values, mask)
+                usable.append(each)
+            if not bases:
+                self.claimed = np.zeros(len(self.live), np.bool_)
+                return usable
+            self.live = as_sorted_ids(bytearray(self.live.tobytes()) + bases)
+
+    def _missing_bases(self, each: _Pack, ids: Ids, values: Values, mask: npt.NDArray[np.bool_]) -> bytearray:
+        found = bytearray()
+        rows = np.flatnonzero(mask & (values[:, 3] == ENCODING_DELTA))
+        if len(rows):
+            reader = self.pool.open_pack(each.pack_id)
+            try:
+                for row in rows.tolist():
+                    base = _read(reader, ids, values, row)[2]
+                    if base is not None and not member_mask(self.live, np.frombuffer(base, "S32"))[0]:
+                        found += base
+            finally:
+                reader.close()
+        return found
+
+    def _claim(self, each: _Pack) -> bytes:
+        """Count what only this pack is needed for, claim it, and return the ids of its dead metadata."""
+        ids, values = self._columns(each)
+        rows = self._needed_rows(ids)
+        positions = np.searchsorted(self.live, _joined(ids)[rows])
+        self.claimed[positions] = True
+        each.needed_count = len(rows)
+        each.needed_bytes = int(values[rows, 2].sum(dtype=np.uint64))
+        return self._dead_in(ids, values)
+
+    def _needed_rows(self, ids: Ids) -> npt.NDArray[np.intp]:
+        joined = _joined(ids)
+        rows = np.flatnonzero(member_mask(self.live, joined))
+        positions = np.searchsorted(self.live, joined[rows])
+        kept: npt.NDArray[np.intp] = rows[~self.claimed[positions]]
+        return kept
+
+    def _dead_in(self, ids: Ids, values: Values) -> bytes:
+        metadata = (values[:, 1] >> np.uint32(24)) != KIND_CHUNK
+        dead = metadata & ~member_mask(self.live, _joined(ids))
+        return ids[dead].tobytes()
+
+    def _dead_metadata(self, each: _Pack) -> bytes:
+        return self._dead_in(*self._columns(each))
+
+    def _judge_condemned(
+        self, packs: list[_Pack], since: dict[PackId, int]
+    ) -> tuple[list[_Pack], list[_Pack], list[_Pack]]:
+        reprieved: list[_Pack] = []
+        expired: list[_Pack] = []
+        waiting: list[_Pack] = []
+        for each in packs:
+            self._claim(each)
+            if each.needed_count:
+                reprieved.append(each)
+            elif since[each.pack_id] + self.grace_ns <= self.now_ns:
+                expired.append(each)
+            else:
+                waiting.append(each)
+        return reprieved, expired, waiting
+
+    def _rewrite(self, packs: list[_Pack]) -> list[_Pack]:
+        """Copy what is needed of these packs into new ones, durable and indexed; return the packs given up."""
+        if not packs:
+            return []
+        # Claim anew, in the same order: what these packs claimed is what they must hand over.
+        for each in packs:
+            ids, _ = self._columns(each)
+            joined = _joined(ids)
+            positions = np.searchsorted(self.live, joined[member_mask(self.live, joined)])
+            self.claimed[positions] = False
+        kept_elsewhere = self._claimed_outside({each.pack_id for each in packs})
+        self.claimed |= kept_elsewhere
+        writer = PoolWriter(self.pool, locked=False)
+        try:
+            for number, each in enumerate(packs):
+                self.report(Progress(phase="rewrite", done_count=number, total_count=len(packs)))
+                ids, values = self._columns(each)
+                rows = self._needed_rows(ids)
+                order = np.lexsort((values[rows, 1] & np.uint32(0xFFFFFF), values[rows, 0]))
+                for row in rows[order].tolist():
+                    identity = ObjectId(ids[row].tobytes())
+                    kind, payload = self.pool.get_kind(identity)
+                    writer.store_copy(kind, identity, payload)
+                self.claimed[np.searchsorted(self.live, _joined(ids)[rows])] = True
+            writer.close()
+        except BaseException:
+            writer.abandon()
+            raise
+        return packs
+
+    def _claimed_outside(self, excluded: set[PackId]) -> npt.NDArray[np.bool_]:
+        """Return what the packs that were claimed first, and stay, hold of the live objects."""
+        return self._kept_claims(excluded)
+
+    def _kept_claims(self, excluded: set[PackId]) -> npt.NDArray[np.bool_]:
+        raise NotImplementedError

@@ -1,0 +1,36 @@
+"""Packs written by earlier versions are read forever."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from kit import REALM
+
+from dalsegno.dumps.chain import DumpChain
+from dalsegno.dumps.verify import verify_dump
+from dalsegno.formats import objects
+from dalsegno.trees.read import iterate_content, read_revision
+from dalsegno.trees.walk import walk
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+sys.path.insert(0, str(GOLDEN))
+from make_pack_v1 import MODEL  # noqa: E402
+
+
+@pytest.mark.parametrize("name", ["pack-v1-sealed.dump", "pack-v1-clear.dump"])
+def test_version_1_is_read(name):
+    with DumpChain.open([GOLDEN / name], REALM) as chain:
+        assert chain.notes[0].volume_name == "golden" and chain.target.clone == "monday"
+        files = {}
+        for path, entry in walk(chain, read_revision(chain, chain.target.revision)):
+            if entry.kind == objects.ENTRY_FILE:
+                files[path] = b"".join(data for _, data in iterate_content(chain, entry))
+        assert files == {b"inline": MODEL[b"inline"], b"chunk": MODEL[b"chunk"], b"dir/\xff odd name": b"x"}
+    assert list(verify_dump(GOLDEN / name, REALM)) == []
+
+
+def test_a_delta_record_is_followed():
+    base = MODEL[b"chunk"]
+    new = base[:3000] + b"changed" + base[3000:]
+    with DumpChain.open([GOLDEN / "pack-v1-clear.dump"], REALM) as chain:
+        assert chain.get(REALM.identify(objects.KIND_CHUNK, new)) == new
