@@ -14,6 +14,7 @@ import random
 import shutil
 import sqlite3
 import statistics
+import struct
 import subprocess
 import sys
 import time
@@ -30,6 +31,7 @@ WORK_BYTES_MIN = 12_000_000_000
 MARK_BEGIN = "<!-- results:begin -->"
 MARK_END = "<!-- results:end -->"
 MEMORY_MIB_MAX = 300
+INDEX_BYTES_MAX = 64
 
 
 class Failed(Exception):
@@ -52,6 +54,7 @@ class Results:
     seconds: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     peak_mib: dict[str, dict[str, float]] = field(default_factory=dict)
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)
+    index_bytes_per_object: float | None = None
     notes: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
 
@@ -123,6 +126,16 @@ def tree_bytes_on_disk(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
     return sum(os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(path) for name in names)
+
+
+def index_bytes_per_object(pool: Path) -> float | None:
+    """Return the pool's index bytes over its objects, as the segments' own headers count them."""
+    count = size = 0
+    for path in (pool / "index").glob("*.idx"):
+        size += path.stat().st_size
+        with path.open("rb") as stream:
+            count += struct.unpack("=QIIQ", stream.read(24))[3]
+    return size / count if count else None
 
 
 def remove(path: Path) -> None:
@@ -380,6 +393,8 @@ def bench_tree(
                 tool.fresh()
                 results.add("first backup", tool.name, tool.backup(tree))
                 results.sizes.setdefault("first backup", {})[tool.name] = tool.stored()
+                if isinstance(tool, Dal):
+                    results.index_bytes_per_object = index_bytes_per_object(tool.store)
                 results.add("unchanged", tool.name, tool.backup(tree))
         dal = next((tool for tool in tools if isinstance(tool, Dal)), None)
         if dal is not None:
@@ -624,6 +639,7 @@ def targets(million: int) -> list[Target]:
             ratio("first backup, cold cache", "tar|zstd -1 -T2"),
         ),
         Target("peak memory of dal in any step, MiB", MEMORY_MIB_MAX, memory),
+        Target("index on disk, bytes per object", INDEX_BYTES_MAX, lambda results: results.index_bytes_per_object),
     ]
 
 

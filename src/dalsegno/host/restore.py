@@ -20,7 +20,7 @@ from dalsegno.formats.objects import Entry, Revision
 from dalsegno.host import attributes
 from dalsegno.host.descent import DIRECTORY_FLAGS, Descent, remove_tree
 from dalsegno.pool.contract import Source
-from dalsegno.terms.errors import BadInput, Conflict, Damaged, DalError, Full, NotFound, Refused
+from dalsegno.terms.errors import BadInput, Conflict, DalError, Damaged, Full, NotFound, Refused
 from dalsegno.terms.events import Note, Progress, Report, silent
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.sizes import MIB
@@ -137,7 +137,7 @@ class _Owners:
 class _Frame:
     """One directory that is being restored. `fd` is -1 where a dry run has no directory."""
 
-    __slots__ = ("damaged", "delete", "entry", "existing", "fd", "fresh", "items", "path", "selection")
+    __slots__ = ("damaged", "entry", "existing", "fd", "fresh", "items", "path", "selection")
 
     def __init__(
         self, entry: Entry, path: bytes, fd: int, items: Iterator[Entry], *, fresh: bool, selection: Selection | None
@@ -558,10 +558,10 @@ class _Restore:
             os.mkdir(name, 0o700, dir_fd=frame.fd)
         fd = self.way.enter(name)
         try:
-            if not fresh or self.result.created == 0:
-                stat = os.fstat(fd)
-                if stat.st_dev != self.device and not self.cross_devices:
-                    raise Refused(f"{os.fsdecode(path)}: another file system is mounted there")
+            if not self.cross_devices and os.fstat(fd).st_dev != self.device:
+                raise Refused(
+                    f"{os.fsdecode(path)}: another file system is mounted there: unmount it, or allow crossing"
+                )
             below = self.open_frame(entry, path, fd, fresh=fresh, selection=selection)
         except BaseException:
             self.way.leave()

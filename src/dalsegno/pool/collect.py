@@ -16,6 +16,7 @@ Each step leaves a good pool when killed; the next run decides anew and so goes 
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -29,6 +30,7 @@ from dalsegno.pool.pool import (
     CONDEMNED,
     DEAD_OBJECTS,
     PACKS,
+    REFS,
     WRITERS_LOCK,
     Pool,
     PoolWriter,
@@ -45,6 +47,8 @@ SECOND_NS: Final = 1_000_000_000
 LIVE_PERCENT_MIN: Final = 70
 COLLECT_LOCK: Final = "collect.lock"
 GRACE_SECONDS_DEFAULT: Final = 24 * 3600
+PARTIAL_GRACE_NS: Final = 24 * 3600 * SECOND_NS
+NOBODY: Final = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +73,7 @@ class CollectResult:
 
 @dataclass(slots=True, kw_only=True)
 class _Pack:
+    number: int
     pack_id: PackId
     size_bytes: int
     mtime_ns: int
@@ -107,7 +112,7 @@ class _Collection:
         self.now_ns = now_ns
         self.report = report
         self.live: SortedIds = as_sorted_ids(b"")
-        self.claimed: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self.owners: npt.NDArray[np.int32] = np.zeros(0, np.int32)
 
     def run(self, live: Callable[[], Iterable[bytes]], dry_run: bool) -> CollectResult:
         pool = self.pool
@@ -177,12 +182,12 @@ class _Collection:
 
     def _list_packs(self) -> list[_Pack]:
         found = []
-        for pack_id in sorted(self.pool.list_packs()):
+        for number, pack_id in enumerate(sorted(self.pool.list_packs())):
             try:
                 status = self.pool.pack_path(pack_id).stat()
             except FileNotFoundError:
                 continue
-            found.append(_Pack(pack_id=pack_id, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns))
+            found.append(_Pack(number=number, pack_id=pack_id, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns))
         return found
 
     def _mark(self, live: Callable[[], Iterable[bytes]]) -> None:
@@ -222,7 +227,7 @@ class _Collection:
                 bases += self._missing_bases(each, ids, values, mask)
                 usable.append(each)
             if not bases:
-                self.claimed = np.zeros(len(self.live), np.bool_)
+                self.owners = np.full(len(self.live), NOBODY, np.int32)
                 return usable
             self.live = as_sorted_ids(bytearray(self.live.tobytes()) + bases)
 
@@ -241,21 +246,20 @@ class _Collection:
         return found
 
     def _claim(self, each: _Pack) -> bytes:
-        """Count what only this pack is needed for, claim it, and return the ids of its dead metadata."""
+        """Make this pack the owner of the live objects that no earlier one holds; return its dead metadata's ids."""
         ids, values = self._columns(each)
-        rows = self._needed_rows(ids)
-        positions = np.searchsorted(self.live, _joined(ids)[rows])
-        self.claimed[positions] = True
+        rows = self._owned_rows(ids, NOBODY)
+        self.owners[np.searchsorted(self.live, _joined(ids)[rows])] = each.number
         each.needed_count = len(rows)
         each.needed_bytes = int(values[rows, 2].sum(dtype=np.uint64))
         return self._dead_in(ids, values)
 
-    def _needed_rows(self, ids: Ids) -> npt.NDArray[np.intp]:
+    def _owned_rows(self, ids: Ids, owner: int) -> npt.NDArray[np.intp]:
+        """Return the rows of live objects whose owner is `owner`."""
         joined = _joined(ids)
         rows = np.flatnonzero(member_mask(self.live, joined))
-        positions = np.searchsorted(self.live, joined[rows])
-        kept: npt.NDArray[np.intp] = rows[~self.claimed[positions]]
-        return kept
+        owned: npt.NDArray[np.intp] = rows[self.owners[np.searchsorted(self.live, joined[rows])] == owner]
+        return owned
 
     def _dead_in(self, ids: Ids, values: Values) -> bytes:
         metadata = (values[:, 1] >> np.uint32(24)) != KIND_CHUNK
@@ -285,35 +289,50 @@ class _Collection:
         """Copy what is needed of these packs into new ones, durable and indexed; return the packs given up."""
         if not packs:
             return []
-        # Claim anew, in the same order: what these packs claimed is what they must hand over.
-        for each in packs:
-            ids, _ = self._columns(each)
-            joined = _joined(ids)
-            positions = np.searchsorted(self.live, joined[member_mask(self.live, joined)])
-            self.claimed[positions] = False
-        kept_elsewhere = self._claimed_outside({each.pack_id for each in packs})
-        self.claimed |= kept_elsewhere
         writer = PoolWriter(self.pool, locked=False)
         try:
             for number, each in enumerate(packs):
                 self.report(Progress(phase="rewrite", done_count=number, total_count=len(packs)))
                 ids, values = self._columns(each)
-                rows = self._needed_rows(ids)
+                rows = self._owned_rows(ids, each.number)
                 order = np.lexsort((values[rows, 1] & np.uint32(0xFFFFFF), values[rows, 0]))
                 for row in rows[order].tolist():
                     identity = ObjectId(ids[row].tobytes())
                     kind, payload = self.pool.get_kind(identity)
                     writer.store_copy(kind, identity, payload)
-                self.claimed[np.searchsorted(self.live, _joined(ids)[rows])] = True
             writer.close()
         except BaseException:
             writer.abandon()
             raise
         return packs
 
-    def _claimed_outside(self, excluded: set[PackId]) -> npt.NDArray[np.bool_]:
-        """Return what the packs that were claimed first, and stay, hold of the live objects."""
-        return self._kept_claims(excluded)
+    def _condemned_path(self, pack_id: PackId) -> Path:
+        return self.pool.path / CONDEMNED / pack_id.hex()
 
-    def _kept_claims(self, excluded: set[PackId]) -> npt.NDArray[np.bool_]:
-        raise NotImplementedError
+    def _write_dead_objects(self, dead_objects: bytes) -> None:
+        if dead_objects != self.pool.read_dead_objects():
+            write_durable(self.pool.path / DEAD_OBJECTS, dead_objects)
+
+    def _sweep(self, condemned_since: dict[PackId, int]) -> None:
+        """Remove what killed runs and killed writers left: verdicts on packs that are gone, files never finished."""
+        for pack_id in condemned_since:
+            if not self.pool.pack_path(pack_id).exists():
+                remove_durable(self._condemned_path(pack_id), sync=False)
+        for folder in (PACKS, REFS, CONDEMNED, "index"):
+            for partial in (self.pool.path / folder).rglob("*" + PARTIAL_SUFFIX):
+                try:
+                    old = partial.stat().st_mtime_ns <= self.now_ns - max(self.grace_ns, PARTIAL_GRACE_NS)
+                except FileNotFoundError:
+                    continue
+                # Without grace we hold the writers' lock, so a pack in the making has no maker any more.
+                if old or (self.grace_ns == 0 and folder == PACKS):
+                    remove_durable(partial, sync=False)
+
+
+def _joined(ids: Ids) -> npt.NDArray[np.bytes_]:
+    return np.ascontiguousarray(ids).view(f"S{OBJECT_ID_BYTES}").reshape(-1)
+
+
+def _read(reader: PackReader, ids: Ids, values: Values, row: int) -> tuple[int, bytes, bytes | None]:
+    block_index, where = int(values[row, 0]), int(values[row, 1]) & 0xFFFFFF
+    return read_record(reader.cached_block(block_index), where, ids[row].tobytes())

@@ -469,6 +469,11 @@ class PoolWriter:
         if identity not in self._open and not self._rely(identity):
             self._store(kind, identity, payload)
 
+    def store_copy(self, kind: int, identity: ObjectId, payload: bytes) -> None:
+        """Store one more copy of an object, whoever else holds it: how a collection empties a pack."""
+        if identity not in self._open:
+            self._store(kind, identity, payload)
+
     def _store(self, kind: int, identity: bytes, payload: bytes) -> None:
         writer = self._pack
         if writer is None:
@@ -498,7 +503,7 @@ class PoolWriter:
             summary = self._pack.finish()
             self._file.commit()
         except BaseException:
-            self._abandon()
+            self.abandon()
             raise
         self._pack = self._file = None
         pack_id = PackId(summary.pack_id)
@@ -581,7 +586,8 @@ class PoolWriter:
             self._store(kind, identity, payload)
             stack.extend(references(kind, payload))
 
-    def _abandon(self) -> None:
+    def abandon(self) -> None:
+        """Drop the pack that is open."""
         if self._file is not None:
             self._file.abandon()
         self._pack = self._file = None
@@ -597,7 +603,7 @@ class PoolWriter:
         try:
             self.flush()
         finally:
-            self._abandon()
+            self.abandon()
             self._unlock()
 
     def __enter__(self) -> Self:
@@ -609,5 +615,5 @@ class PoolWriter:
         if kind is None:
             self.close()
         else:
-            self._abandon()
+            self.abandon()
             self._unlock()

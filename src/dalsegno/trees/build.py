@@ -142,8 +142,9 @@ def store_data(
             buffer = pending + data if pending else data
             view = memoryview(buffer)
             start = 0
-            ends = [len(buffer)] if final and 0 < len(buffer) <= CHUNK_BYTES_AVERAGE else cutter.cut(view, final=final)
-            for cut in ends:
+            # Never depends on the window, only on the extent: what is at most one average is one chunk.
+            ends = [len(buffer)] if final and length <= CHUNK_BYTES_AVERAGE else cutter.cut(view, final=final)
+            for cut in ends if buffer else ():
                 builder.add(cut - start, sink.put(objects.KIND_CHUNK, bytes(view[start:cut])))
                 start = cut
             pending = bytes(view[start:])

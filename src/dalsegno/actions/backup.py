@@ -1,0 +1,247 @@
+"""Back up: a host directory into its volume's next revision, and a clone of it.
+
+A directory becomes a tracked volume on first use. What did not change since the last revision is not read again.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from dalsegno.actions.house import House
+from dalsegno.chunks.cut import Cutter
+from dalsegno.formats.objects import Revision
+from dalsegno.host.cache import load_cache
+from dalsegno.host.ignore import Rules
+from dalsegno.host.scan import ScanResult, scan_tree
+from dalsegno.terms.errors import AlreadyThere, BadInput, NotFound, Refused
+from dalsegno.trees.read import read_revision
+from dalsegno.volumes.state import NATIVE, TRACKED, Clone, VolumeState
+from dalsegno.world.clock import now_ns
+
+NAME_TRIES_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeResult:
+    """What taking a directory into a volume did."""
+
+    state: VolumeState
+    revision: bytes
+    changed: bool
+    """False when the tree is that of the revision before: no new one was made."""
+    entry_count: int
+    total_bytes: int
+    files_read: int
+    bytes_read: int
+    bytes_stored: int
+    """Bytes that the pool grew by."""
+    unreadable: list[tuple[bytes, str]]
+    changed_while_read: list[bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupResult:
+    """What one backup did."""
+
+    volume: str
+    source: bytes
+    created: bool
+    """True when the volume was made for this."""
+    clone_name: str
+    clone: Clone
+    taken: TakeResult
+    duration_ns: int
+
+
+def rules_settings(rules: Rules) -> dict[str, str | int | bool | list[str]]:
+    """Return the settings under which a volume keeps its rules."""
+    settings: dict[str, str | int | bool | list[str]] = {}
+    if rules.patterns:
+        settings["exclude"] = list(rules.patterns)
+    if rules.larger_than is not None:
+        settings["exclude_larger_than"] = rules.larger_than
+    if rules.one_file_system:
+        settings["one_file_system"] = True
+    if rules.cache_tags:
+        settings["exclude_caches"] = True
+    if rules.nodump:
+        settings["nodump"] = True
+    return settings
+
+
+def settings_rules(settings: dict[str, str | int | bool | list[str]], *, always: tuple[str, ...] = ()) -> Rules:
+    """Return the rules in a volume's settings; `.dalignore` files always count."""
+    patterns = settings.get("exclude", [])
+    larger_than = settings.get("exclude_larger_than")
+    return Rules(
+        patterns=(*(patterns if isinstance(patterns, list) else ()), *always),
+        ignore_files=True,
+        cache_tags=bool(settings.get("exclude_caches")),
+        one_file_system=bool(settings.get("one_file_system")),
+        larger_than=larger_than if isinstance(larger_than, int) else None,
+        nodump=bool(settings.get("nodump")),
+    )
+
+
+def own_patterns(house: House, directory: bytes) -> tuple[str, ...]:
+    """Return patterns for our own places within `directory`: a pool does not back up itself."""
+    patterns = []
+    for place in (house.pool.path, house.cache_dir):
+        inside = os.path.relpath(os.path.realpath(place), os.fsdecode(directory))
+        if not inside.startswith("..") and inside != ".":
+            patterns.append("/" + re.sub(r"([\\*?\[\]!# ])", r"\\\1", inside) + "/")
+    return tuple(patterns)
+
+
+def create_volume(
+    house: House, name: str, *, source: Path | None = None, rules: Rules | None = None
+) -> VolumeState:
+    """Make an empty volume: tracked when `source` is given, else native."""
+    settings = rules_settings(rules or Rules())
+    if source is None:
+        return house.volumes.create(name, kind=NATIVE, now_ns=now_ns(), settings=settings)
+    if not source.is_dir():
+        raise NotFound(f"{source}: no such directory")
+    real = os.fsencode(os.path.realpath(source))
+    return house.volumes.create(name, kind=TRACKED, source=real, now_ns=now_ns(), settings=settings)
+
+
+def _create_tracked(house: House, real: bytes, rules: Rules) -> VolumeState:
+    stem = re.sub(r"[^\w .+,=-]", "_", os.fsdecode(os.path.basename(real)).strip(" .+,=-")) or "root"
+    stem = stem.encode(errors="replace").decode()[:80]
+    settings = rules_settings(rules)
+    for number in range(1, NAME_TRIES_MAX):
+        name = stem if number == 1 else f"{stem}-{number}"
+        try:
+            return house.volumes.create(name, kind=TRACKED, source=real, now_ns=now_ns(), settings=settings)
+        except AlreadyThere:
+            continue
+    raise AlreadyThere(f"volume {stem!r}: all names like it are taken; use `dal volume create NAME --source DIR`")
+
+
+def find_or_create(house: House, what: str, rules: Rules | None = None) -> tuple[VolumeState, bool]:
+    """Return the tracked volume of a directory (made if there is none) or of that name, and whether it was made."""
+    if os.path.isdir(what):
+        real = os.fsencode(os.path.realpath(what))
+        if os.path.realpath(house.pool.path) == os.fsdecode(real):
+            raise Refused(f"{what}: is the pool itself; choose another pool or directory")
+        found = next((s for s in house.volumes.list() if s.kind == TRACKED and s.source == real), None)
+        if found is None:
+            return _create_tracked(house, real, rules or Rules()), True
+        return _with_rules(house, found, rules), False
+    if os.sep in what:
+        raise NotFound(f"{what}: no such directory")
+    try:
+        state = house.volumes.get(what)
+    except NotFound:
+        raise NotFound(f"{what}: neither a directory nor a volume") from None
+    if state.kind != TRACKED:
+        raise Refused(f"volume {what!r} follows no directory: `dal import {what} DIR` puts one in, `dal clone` names it")
+    return _with_rules(house, state, rules), False
+
+
+def _with_rules(house: House, state: VolumeState, rules: Rules | None) -> VolumeState:
+    """Keep new rules in the settings of a volume that is there already."""
+    if rules is None or rules == Rules():
+        return state
+    settings = rules_settings(rules)
+    return house.volumes.update(
+        state.id, lambda current: msgspec.structs.replace(current, settings={**current.settings, **settings})
+    )
+
+
+def take(house: House, state: VolumeState, directory: bytes, *, message: str) -> TakeResult:
+    """Make the tree under `directory` the head of a volume."""
+    pool = house.pool
+    if not os.path.isdir(directory):
+        raise NotFound(f"{os.fsdecode(directory)}: no such directory")
+    cache_path = house.cache_dir / f"{state.id.hex()}.scan"
+    previous = read_revision(pool, state.head) if state.head else None
+    with pool.writer(house.workers) as writer:
+        scan = scan_tree(
+            Path(os.fsdecode(directory)),
+            sink=writer,
+            cutter=Cutter(pool.realm.chunk_seed),
+            previous=previous,
+            source=pool,
+            cache=load_cache(cache_path, revision=state.head) if state.head else None,
+            rules=settings_rules(state.settings, always=own_patterns(house, directory)),
+            report=house.report,
+        )
+        changed = previous is None or previous.root != scan.root or previous.links != scan.links
+        if changed:
+            revision = _revision(state, scan, message=message)
+            state, identity = house.volumes.commit_revision(writer, state, revision)
+        else:
+            writer.flush()
+            identity = state.head
+        stored = writer.bytes_stored
+    try:
+        scan.cache.save(cache_path, revision=identity)
+    except OSError:
+        pass  # the next scan reads more; the backup itself is done
+    return TakeResult(
+        state=state,
+        revision=bytes(identity),
+        changed=changed,
+        entry_count=scan.entry_count,
+        total_bytes=scan.total_bytes,
+        files_read=scan.files_read,
+        bytes_read=scan.bytes_read,
+        bytes_stored=stored,
+        unreadable=scan.unreadable,
+        changed_while_read=scan.changed,
+    )
+
+
+def _revision(state: VolumeState, scan: ScanResult, *, message: str) -> Revision:
+    return Revision(
+        volume=state.id,
+        parents=[state.head] if state.head else [],
+        root=scan.root,
+        links=scan.links,
+        created_ns=now_ns(),
+        author=f"{os.environ.get('USER') or os.getuid()}@{os.uname().nodename}",
+        message=message,
+        entry_count=scan.entry_count,
+        total_bytes=scan.total_bytes,
+    )
+
+
+def backup(house: House, what: str, *, rules: Rules | None = None, clone_name: str | None = None) -> BackupResult:
+    """Back up a directory, or the directory that the tracked volume `what` follows, and name the state."""
+    started_ns = now_ns()
+    state, created = find_or_create(house, what, rules)
+    if clone_name is not None and clone_name in state.clones:
+        raise AlreadyThere(f"clone {state.name}@{clone_name} exists already: choose another name, or unclone it first")
+    taken = take(house, state, state.source, message="backup")
+    name, clone = house.volumes.add_clone(
+        taken.state.name, clone_name, now_ns=now_ns(), revision=taken.revision
+    )
+    return BackupResult(
+        volume=taken.state.name,
+        source=state.source,
+        created=created,
+        clone_name=name,
+        clone=clone,
+        taken=taken,
+        duration_ns=now_ns() - started_ns,
+    )
+
+
+def import_directory(house: House, name: str, directory: Path) -> tuple[TakeResult, bool]:
+    """Put a directory into a native volume, which is made if it is not there; tell whether it was."""
+    created = False
+    try:
+        state = house.volumes.get(name)
+    except NotFound:
+        if not directory.is_dir():
+            raise NotFound(f"{directory}: no such directory") from None
+        state = create_volume(house, name)
+        created = True
+    if state.kind != NATIVE:
+        raise BadInput(f"volume {name!r} follows {os.fsdecode(state.source)}: `dal backup {name}` takes what changed")
+    return take(house, state, os.fsencode(directory), message=f"import {os.fspath(directory)}"), created

@@ -1,0 +1,311 @@
+"""Read what is in volumes and dumps: list, read, find, compare, history of one file."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import translate
+from pathlib import Path
+
+from dalsegno.actions.backup import own_patterns, settings_rules
+from dalsegno.actions.house import House
+from dalsegno.actions.view import View, open_view, split_dumps
+from dalsegno.chunks.cut import Cutter
+from dalsegno.chunks.realm import Realm
+from dalsegno.formats import objects
+from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_FILE, ENTRY_NAMES, ENTRY_SYMLINK, Entry, Revision
+from dalsegno.host.cache import load_cache
+from dalsegno.host.scan import scan_tree
+from dalsegno.pool.contract import Source
+from dalsegno.terms.errors import BadInput, NotFound, Refused
+from dalsegno.terms.ids import ObjectId
+from dalsegno.trees.diff import Change, diff_revisions
+from dalsegno.trees.read import iterate_content, iterate_directory, read_revision, resolve_link, resolve_path
+from dalsegno.trees.walk import walk
+from dalsegno.volumes.address import parse_address, resolve
+from dalsegno.volumes.state import TRACKED, Clone, VolumeState
+from dalsegno.world.clock import now_ns
+
+ZEROS = bytes(256 * 1024)
+VIEWS_COMPARED = ("content", "kind", "mode", "owner", "times", "xattrs", "flags", "size")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A path and what is there; a hard link shows as the file behind it."""
+
+    path: bytes
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A path that matches, in all clones from `first` to `last`."""
+
+    volume: str
+    first: str
+    last: str
+    path: bytes
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """One distinct state of a file, in all clones from `first` to `last`; entry None: it was not there."""
+
+    first: str
+    last: str
+    clone_count: int
+    entry: Entry | None
+
+
+def list_volumes(house: House) -> list[VolumeState]:
+    """Return all volumes by name."""
+    return house.volumes.list()
+
+
+def ls(house: House, address: str, *, recursive: bool = False) -> Iterator[Row]:
+    """Yield what is in a directory (or the file itself), in name order."""
+    with open_view(house, address) as view:
+        yield from _rows(view, recursive=recursive)
+
+
+def _rows(view: View, *, recursive: bool) -> Iterator[Row]:
+    source, links = view.source, view.revision.links
+    start = resolve_path(source, view.revision, view.path)
+    if start.kind != ENTRY_DIRECTORY:
+        yield Row(view.path, start)
+    elif recursive:
+        skip = len(view.path) + 1 if view.path else 0
+        for path, entry in walk(source, view.revision, view.path):
+            if path != view.path:
+                yield Row(path[skip:], resolve_link(source, links, entry))
+    else:
+        for entry in iterate_directory(source, start.content):
+            yield Row(entry.name, resolve_link(source, links, entry))
+
+
+def iterate_file(house: House, address: str) -> Iterator[bytes]:
+    """Yield a file's bytes in order, holes as zeros."""
+    with open_view(house, address) as view:
+        entry = resolve_path(view.source, view.revision, view.path)
+        if entry.kind == ENTRY_SYMLINK:
+            raise BadInput(f"{address}: is a symlink to {os.fsdecode(entry.content)}")
+        if entry.kind != ENTRY_FILE:
+            raise BadInput(f"{address}: is a {ENTRY_NAMES.get(entry.kind, 'special file')}, not a file")
+        position = 0
+        for offset, data in iterate_content(view.source, entry):
+            yield from _zeros(offset - position)
+            yield data
+            position = offset + len(data)
+        yield from _zeros(entry.size - position)
+
+
+def _zeros(count: int) -> Iterator[bytes]:
+    while count > 0:
+        yield ZEROS[:count]
+        count -= len(ZEROS)
+
+
+def read_file(house: House, address: str) -> bytes:
+    """Return a whole file."""
+    return b"".join(iterate_file(house, address))
+
+
+def _matcher(pattern: str) -> re.Pattern[bytes]:
+    whole = pattern.strip("/")
+    regex = translate(whole) if "/" in pattern else translate(whole).replace("(?s:", "(?s:(?:.*/)?", 1)
+    return re.compile(regex.encode(errors="surrogateescape"))
+
+
+def ordered_clones(state: VolumeState) -> list[tuple[str, Clone]]:
+    """Return a volume's clones, oldest first."""
+    return sorted(state.clones.items(), key=lambda item: (item[1].created_ns, item[0]))
+
+
+def find(house: House, pattern: str, address: str | None = None) -> Iterator[Found]:
+    """Yield the paths whose name (with a `/` in the pattern: whole path) matches, over all clones or in one address.
+
+    Over all clones only the oldest is walked; from there on the work follows the changes.
+    """
+    matcher = _matcher(pattern)
+    if address is None:
+        for state in house.volumes.list():
+            yield from _find_history(house, state, matcher)
+        return
+    if split_dumps(address) is None:
+        parsed = parse_address(address)
+        if not parsed.selector and not parsed.path:
+            yield from _find_history(house, house.volumes.get(parsed.volume), matcher)
+            return
+    with open_view(house, address) as view:
+        volume, _, clone = view.label.rpartition("@") if view.chain is None else (view.label, "", view.clone or "")
+        for path, entry in walk(view.source, view.revision, view.path):
+            if matcher.fullmatch(path) and path:
+                entry = resolve_link(view.source, view.revision.links, entry)
+                yield Found(volume=volume, first=clone, last=clone, path=path, entry=entry)
+
+
+def _find_history(house: House, state: VolumeState, matcher: re.Pattern[bytes]) -> Iterator[Found]:
+    pool = house.pool
+    steps = [(name, clone.revision) for name, clone in ordered_clones(state)]
+    if state.head and state.head not in [revision for _, revision in steps]:
+        steps.append(("latest", state.head))
+    open_since: dict[bytes, tuple[str, Entry]] = {}
+    before: Revision | None = None
+    before_id, before_name = b"", ""
+    for name, identity in steps:
+        if identity != before_id:
+            revision = read_revision(pool, identity)
+            for change in diff_revisions(pool, before, revision):
+                if not change.path or not matcher.fullmatch(change.path):
+                    continue
+                known = open_since.get(change.path)
+                if change.new is None:
+                    if known is not None:
+                        del open_since[change.path]
+                        yield Found(
+                            volume=state.name, first=known[0], last=before_name, path=change.path, entry=known[1]
+                        )
+                else:
+                    entry = resolve_link(pool, revision.links, change.new)
+                    open_since[change.path] = (known[0] if known else name, entry)
+            before, before_id = revision, identity
+        before_name = name
+    for path, (first, entry) in sorted(open_since.items()):
+        yield Found(volume=state.name, first=first, last=before_name, path=path, entry=entry)
+
+
+def versions(house: House, address: str) -> list[Version]:
+    """Return the distinct versions of one file over all clones, oldest first."""
+    parsed = parse_address(address)
+    if not parsed.path:
+        raise BadInput(f"{address}: expected VOLUME:/PATH")
+    state = resolve(house.pool, house.volumes, parsed, now_ns=now_ns()).state
+    steps = [(name, clone.revision) for name, clone in ordered_clones(state)]
+    if state.head and state.head not in [revision for _, revision in steps]:
+        steps.append(("latest", state.head))
+    found: list[Version] = []
+    seen: dict[bytes, Entry | None] = {}
+    for name, identity in steps:
+        if identity not in seen:
+            try:
+                seen[identity] = resolve_path(house.pool, read_revision(house.pool, identity), parsed.path)
+            except NotFound:
+                seen[identity] = None
+        entry = seen[identity]
+        if found and found[-1].entry == entry:
+            last = found[-1]
+            found[-1] = Version(first=last.first, last=name, clone_count=last.clone_count + 1, entry=entry)
+        else:
+            found.append(Version(first=name, last=name, clone_count=1, entry=entry))
+    if all(version.entry is None for version in found):
+        raise NotFound(f"{address}: in no clone of {state.name!r}")
+    return found
+
+
+def changed_parts(change: Change) -> list[str]:
+    """Return which parts of a changed entry differ: content, kind, mode, owner, times, xattrs, flags."""
+    old, new = change.old, change.new
+    if old is None or new is None:
+        return []
+    parts = {
+        "kind": old.kind != new.kind,
+        "content": old.kind != ENTRY_DIRECTORY
+        and (old.content_kind, old.content, old.size) != (new.content_kind, new.content, new.size),
+        "mode": old.mode != new.mode,
+        "owner": (old.uid, old.gid, old.owner, old.group) != (new.uid, new.gid, new.owner, new.group),
+        "times": old.mtime_ns != new.mtime_ns,
+        "xattrs": old.xattrs != new.xattrs,
+        "flags": old.flags != new.flags,
+        "device": old.device != new.device,
+        "links": old.link != new.link,
+        "replaced": old.node != new.node and old.kind == new.kind,
+    }
+    return [name for name, differs in parts.items() if differs]
+
+
+def diff(house: House, old: str, new: str | None = None) -> Iterator[Change]:
+    """Yield what changed from `old` to `new`; without `new`, from `old` to the volume's live source."""
+    with open_view(house, old) as before:
+        if new is None:
+            yield from _diff_live(house, before)
+            return
+        with open_view(house, new) as after:
+            source: Source = before.source
+            if after.source is not before.source:
+                source = _Either(after.source, before.source)
+            yield from _below(diff_revisions(source, before.revision, after.revision), after.path or before.path)
+
+
+def _below(changes: Iterator[Change], path: bytes) -> Iterator[Change]:
+    for change in changes:
+        if not path or change.path == path or change.path.startswith(path + b"/"):
+            yield change
+
+
+class _Either:
+    """Two sources of one realm as one."""
+
+    def __init__(self, first: Source, second: Source) -> None:
+        self._first = first
+        self._second = second
+
+    def get(self, identity: ObjectId, /) -> bytes:
+        try:
+            return self._first.get(identity)
+        except NotFound:
+            return self._second.get(identity)
+
+
+class _Scratch:
+    """A sink that names objects and keeps directories only: enough to compare, nothing is stored."""
+
+    def __init__(self, realm: Realm, source: Source) -> None:
+        self._realm = realm
+        self._source = source
+        self._directories: dict[bytes, bytes] = {}
+
+    def put(self, kind: int, payload: bytes, /) -> ObjectId:
+        identity = self._realm.identify(kind, payload)
+        if kind == objects.KIND_DIRECTORY:
+            self._directories[identity] = payload
+        return identity
+
+    def has(self, identity: ObjectId, /) -> bool:
+        return identity in self._directories
+
+    def get(self, identity: ObjectId, /) -> bytes:
+        payload = self._directories.get(identity)
+        return payload if payload is not None else self._source.get(identity)
+
+
+def _diff_live(house: House, before: View) -> Iterator[Change]:
+    state = before.state
+    if state is None or state.kind != TRACKED:
+        raise Refused(f"{before.label} follows no directory: name a second address to compare with")
+    pool = house.pool
+    scratch = _Scratch(pool.realm, pool)
+    head = read_revision(pool, state.head) if state.head else None
+    scan = scan_tree(
+        Path(os.fsdecode(state.source)),
+        sink=scratch,
+        cutter=Cutter(pool.realm.chunk_seed),
+        previous=head,
+        source=pool,
+        cache=load_cache(house.cache_dir / f"{state.id.hex()}.scan", revision=state.head) if state.head else None,
+        rules=settings_rules(state.settings, always=own_patterns(house, state.source)),
+        report=house.report,
+    )
+    live = Revision(
+        volume=state.id,
+        parents=[],
+        root=scan.root,
+        links=scan.links,
+        created_ns=now_ns(),
+        author="",
+        message="",
+        entry_count=scan.entry_count,
+        total_bytes=scan.total_bytes,
+    )
+    yield from _below(diff_revisions(scratch, before.revision, live), before.path)

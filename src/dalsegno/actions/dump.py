@@ -1,0 +1,157 @@
+"""Dumps: write one, record it, estimate several levels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from dalsegno.actions.browse import ordered_clones
+from dalsegno.actions.house import House
+from dalsegno.dumps.chain import DumpChain
+from dalsegno.dumps.estimate import Estimate, estimate_levels
+from dalsegno.dumps.plan import DumpPlan, plan_dump, record_dump
+from dalsegno.dumps.write import write_dump
+from dalsegno.formats.pack import DumpNote
+from dalsegno.pool.pack_write import PackSummary
+from dalsegno.terms.errors import BadInput, NotFound, Refused
+from dalsegno.terms.ids import ObjectId, hex_short
+from dalsegno.volumes.address import parse_address, resolve
+from dalsegno.volumes.state import DumpRecord, VolumeState
+from dalsegno.world.clock import now_ns
+from dalsegno.world.files import PartialFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpResult:
+    """A finished dump."""
+
+    dump_id: bytes
+    note: DumpNote
+    path: str
+    size_bytes: int
+    object_count: int
+    recorded: bool
+
+
+def _targets(house: House, text: str) -> tuple[VolumeState, list[tuple[str, bytes]]]:
+    """Return the volume and the (clone, revision) list, oldest first, of `VOLUME[@CLONE[..@CLONE]]`."""
+    head, dots, last = text.partition("..")
+    now = now_ns()
+    first = resolve(house.pool, house.volumes, parse_address(head), now_ns=now)
+    if first.path:
+        raise BadInput(f"{text}: a dump carries whole volumes; expected VOLUME[@CLONE[..@CLONE]]")
+    if not dots:
+        return first.state, [(first.clone or "", first.revision)]
+    name = first.state.name
+    end = resolve(house.pool, house.volumes, parse_address(f"{name}@{last.removeprefix('@')}"), now_ns=now)
+    names = [clone for clone, _ in ordered_clones(first.state)]
+    if first.clone is None or end.clone is None:
+        raise BadInput(f"{text}: both ends must name clones; `dal clones {name}` shows them")
+    low, high = names.index(first.clone), names.index(end.clone)
+    if low > high:
+        raise BadInput(f"{text}: {first.clone} is newer than {end.clone}; put the older clone first")
+    targets: list[tuple[str, bytes]] = []
+    for clone in names[low : high + 1]:
+        targets.append((clone, first.state.clones[clone].revision))
+    return first.state, targets
+
+
+def default_name(plan: DumpPlan) -> str:
+    """Return the file name of a dump whose place nobody named."""
+    note = plan.note
+    clone = note.targets[-1].clone or hex_short(note.targets[-1].revision)
+    return f"{note.volume_name}.{clone}.{note.level}.dump"
+
+
+def dump(
+    house: House,
+    address: str,
+    *,
+    level: int | None = None,
+    output: Path | BinaryIO | None = None,
+    record: bool = True,
+) -> DumpResult:
+    """Write a dump to a file (default: named after its content, here) or a stream, and record it once it is durable."""
+    state, targets = _targets(house, address)
+    plan = plan_dump(house.pool, state, targets=targets, level=level, now_ns=now_ns())
+    sealed = house.pool.encryption != "none"
+    if output is None:
+        output = Path(default_name(plan))
+        if output.exists():
+            raise Refused(f"{output}: exists already; name another file with -o")
+    if isinstance(output, Path):
+        if output.is_dir():
+            output = output / default_name(plan)
+        path = str(output.absolute())
+        with PartialFile(output) as file:
+            summary = _write(house, plan, file, sealed=sealed)
+            file.commit()
+    else:
+        path = "-"
+        summary = _write(house, plan, output, sealed=sealed)
+        output.flush()
+    if record:
+        made = DumpRecord(
+            dump_id=summary.pack_id,
+            level=plan.note.level,
+            revision=plan.target,
+            base_dump=plan.note.base_dump,
+            taken_at_ns=plan.note.taken_at_ns,
+            path=path,
+            size_bytes=summary.size_bytes,
+        )
+        house.volumes.update(state.id, lambda current: record_dump(current, made))
+    return DumpResult(
+        dump_id=summary.pack_id,
+        note=plan.note,
+        path=path,
+        size_bytes=summary.size_bytes,
+        object_count=len(summary.ids),
+        recorded=record,
+    )
+
+
+def _write(house: House, plan: DumpPlan, stream: PartialFile | BinaryIO, *, sealed: bool) -> PackSummary:
+    return write_dump(
+        house.pool,
+        plan,
+        stream.write,
+        realm=house.pool.realm,
+        sealed=sealed,
+        workers=house.workers,
+        report=house.report,
+    )
+
+
+def mark(house: House, path: Path) -> tuple[VolumeState, DumpRecord]:
+    """Record a dump file as backed up: later dumps may start from it."""
+    with DumpChain.open([path], house.pool.realm) as chain:
+        note, reader = chain.notes[0], chain.readers[0]
+        state = house.volumes.get_by_id(note.volume)
+        if state is None:
+            raise NotFound(f"{path}: its volume {note.volume_name!r} is not in this pool")
+        made = DumpRecord(
+            dump_id=reader.pack_id,
+            level=note.level,
+            revision=note.targets[-1].revision,
+            base_dump=note.base_dump,
+            taken_at_ns=note.taken_at_ns,
+            path=str(path.absolute()),
+            size_bytes=reader.size_bytes,
+        )
+    if not house.pool.has(ObjectId(made.revision)):
+        raise Refused(f"{path}: its revision {hex_short(made.revision)} is no longer in the pool; make a level 0 dump")
+    return house.volumes.update(state.id, lambda current: record_dump(current, made)), made
+
+
+def estimate(house: House, address: str, *, levels: Sequence[int]) -> list[Estimate]:
+    """Return one estimate per level, from the comparison of trees: no file data is read."""
+    state, targets = _targets(house, address)
+
+    def object_bytes(identity: bytes) -> int:
+        location = house.pool.index.lookup(identity)
+        return location.length if location is not None else 0
+
+    return estimate_levels(
+        house.pool, state, target=targets[-1][1], levels=levels, object_bytes=object_bytes
+    )

@@ -1,0 +1,88 @@
+"""Work on dump files alone: merge, inspect, verify, salvage."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from dalsegno.actions.house import House
+from dalsegno.dumps.chain import DumpChain
+from dalsegno.dumps.merge import merge_dumps
+from dalsegno.dumps.verify import Salvage, salvage_dump, verify_dump, verify_stream
+from dalsegno.formats.pack import DumpNote
+from dalsegno.terms.errors import Damaged, Refused
+from dalsegno.world.files import PartialFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpFacts:
+    """What a dump file says about itself."""
+
+    path: str
+    dump_id: bytes
+    realm: bytes
+    sealed: bool
+    size_bytes: int
+    object_count: int
+    block_count: int
+    note: DumpNote
+
+
+def merge(house: House, paths: Sequence[Path], output: Path | BinaryIO) -> tuple[DumpNote, int]:
+    """Merge a dump with the increments that continue it, oldest first; return lineage and size of the result.
+
+    Refused, naming both lineages, before anything is written when one does not continue those before it.
+    """
+    sealed = house.pool.encryption != "none"
+    with DumpChain.open(paths, house.pool.realm) as chain:
+        if not isinstance(output, Path):
+            note, summary = merge_dumps(
+                chain, output.write, realm=house.pool.realm, sealed=sealed, workers=house.workers, report=house.report
+            )
+            output.flush()
+            return note, summary.size_bytes
+        if any(output.exists() and output.samefile(path) for path in paths):
+            raise Refused(f"{output}: is one of the dumps to merge; write to another file")
+        with PartialFile(output) as file:
+            note, summary = merge_dumps(
+                chain, file.write, realm=house.pool.realm, sealed=sealed, workers=house.workers, report=house.report
+            )
+            file.commit()
+        return note, summary.size_bytes
+
+
+def inspect(house: House, path: Path) -> DumpFacts:
+    """Return what a dump file says about itself."""
+    with DumpChain.open([path], house.pool.realm) as chain:
+        reader = chain.readers[0]
+        return DumpFacts(
+            path=str(path),
+            dump_id=reader.pack_id,
+            realm=reader.header.realm,
+            sealed=bool(reader.header.seal),
+            size_bytes=reader.size_bytes,
+            object_count=reader.object_count,
+            block_count=reader.block_count,
+            note=chain.notes[0],
+        )
+
+
+def verify(house: House, dump: Path | BinaryIO) -> list[str]:
+    """Read every byte of a dump and return what is wrong with it."""
+    if isinstance(dump, Path):
+        return list(verify_dump(dump, house.pool.realm, report=house.report))
+    try:
+        verify_stream(dump, house.pool.realm, report=house.report)
+    except Damaged as error:
+        return [str(error)]
+    return []
+
+
+def salvage(house: House, damaged: Path, output: Path) -> Salvage:
+    """Write a dump of all that is whole in a damaged one."""
+    if output.exists():
+        raise Refused(f"{output}: exists already; name another file")
+    with PartialFile(output) as file:
+        saved = salvage_dump(damaged, house.pool.realm, file.write, sealed=house.pool.encryption != "none")
+        file.commit()
+    return saved

@@ -1,0 +1,96 @@
+"""What a reading command is pointed at: an address in the pool, or a dump, or a chain of dumps."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dalsegno.actions.house import House
+from dalsegno.dumps.chain import DumpChain
+from dalsegno.formats.objects import Revision
+from dalsegno.pool.contract import Source
+from dalsegno.terms.errors import NotFound
+from dalsegno.terms.ids import hex_short
+from dalsegno.trees.read import read_revision
+from dalsegno.volumes.address import dump_paths, parse_address, resolve
+from dalsegno.volumes.state import VolumeState
+from dalsegno.world.clock import now_ns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One revision to read, from whatever source; a `with` block closes dumps."""
+
+    source: Source
+    revision_id: bytes
+    revision: Revision
+    path: bytes
+    label: str
+    clone: str | None
+    state: VolumeState | None
+    chain: DumpChain | None
+
+    def __enter__(self) -> "View":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.chain is not None:
+            self.chain.close()
+
+
+def split_dumps(text: str) -> tuple[list[Path], str, bytes] | None:
+    """Return (files, clone, path) of `FULL+INCR...[@CLONE][:/PATH]`, or None when `text` names no dump files."""
+    head, colon, path = text.partition(":/")
+    attempts = [(text, "", b"")]
+    if colon:
+        attempts.append((head, "", path.strip("/").encode(errors="surrogateescape")))
+    stem, at, clone = head.rpartition("@")
+    if at:
+        attempts.append((stem, clone, path.strip("/").encode(errors="surrogateescape")))
+    missing: NotFound | None = None
+    for files, name, inner in attempts:
+        try:
+            paths = dump_paths(files)
+        except NotFound as error:
+            missing = error
+            continue
+        if paths is not None:
+            return paths, name, inner
+    if missing is not None:
+        raise missing
+    return None
+
+
+def open_view(house: House, text: str) -> View:
+    """Open what an address or a chain of dumps names."""
+    dumps = split_dumps(text)
+    if dumps is None:
+        resolved = resolve(house.pool, house.volumes, parse_address(text), now_ns=now_ns())
+        clone = resolved.clone or "#" + hex_short(resolved.revision)
+        return View(
+            source=house.pool,
+            revision_id=resolved.revision,
+            revision=read_revision(house.pool, resolved.revision),
+            path=resolved.path,
+            label=f"{resolved.state.name}@{clone}",
+            clone=resolved.clone,
+            state=resolved.state,
+            chain=None,
+        )
+    paths, clone, path = dumps
+    chain = DumpChain.open(paths, house.pool.realm)
+    try:
+        chain.require_full()
+        target = chain.find_target(clone)
+        revision = read_revision(chain, target.revision)
+    except BaseException:
+        chain.close()
+        raise
+    return View(
+        source=chain,
+        revision_id=target.revision,
+        revision=revision,
+        path=path,
+        label="+".join(map(str, paths)),
+        clone=target.clone or None,
+        state=None,
+        chain=chain,
+    )

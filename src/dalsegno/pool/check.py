@@ -1,0 +1,96 @@
+"""Check a pool: every pack's every byte, every object's id, and the index against the packs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dalsegno.pool.pool import PACKS, Pool
+from dalsegno.terms.errors import DalError, NotFound
+from dalsegno.terms.events import Progress, Report
+from dalsegno.terms.ids import hex_short
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that is wrong, or worth knowing."""
+
+    severity: str
+    """`error` (something is lost or wrong) or `note`."""
+    where: str
+    text: str
+
+
+def check_pool(pool: Pool, report: Report) -> Iterator[Finding]:
+    """Read all of `pool` and yield what is wrong with it; a pool without errors yields none."""
+    pool.refresh()
+    packs = sorted(pool.list_packs())
+    sizes = {}
+    for pack_id in packs:
+        try:
+            sizes[pack_id] = pool.pack_path(pack_id).stat().st_size
+        except FileNotFoundError:
+            continue
+    total_bytes, done_bytes = sum(sizes.values()), 0
+    for number, pack_id in enumerate(packs):
+        report(
+            Progress(
+                phase="check packs",
+                done_bytes=done_bytes,
+                total_bytes=total_bytes,
+                done_count=number,
+                total_count=len(packs),
+            )
+        )
+        yield from _check_pack(pool, pack_id)
+        done_bytes += sizes.get(pack_id, 0)
+    for segment in pool.index.segments:
+        if not segment.is_intact():
+            yield Finding(
+                severity="error",
+                where=str(pool.index.path / segment.name),
+                text="index segment damaged: delete the file, it is made again from the packs",
+            )
+    own = {pool.pack_path(pack_id) for pack_id in packs}
+    for path in (pool.path / PACKS).rglob("*.pack"):
+        if path not in own and path.is_file() and path.stem not in {each.hex() for each in pool.list_packs()}:
+            yield Finding(severity="note", where=str(path), text="not the name of a pack: nothing reads it")
+    for name in pool.list_refs(""):
+        try:
+            pool.get_ref(name)
+        except DalError as error:
+            yield Finding(severity="error", where=f"ref {name}", text=str(error))
+
+
+def _check_pack(pool: Pool, pack_id: bytes) -> Iterator[Finding]:
+    path = pool.pack_path(pack_id)
+    try:
+        reader = pool.open_pack(pack_id)
+    except NotFound:
+        return  # collected meanwhile
+    except DalError as error:
+        yield Finding(severity="error", where=str(path), text=str(error))
+        return
+    try:
+        for text in reader.verify():
+            yield Finding(severity="error", where=str(path), text=text.removeprefix(f"{path}: "))
+        ids, values = reader.objects()
+        unknown, first = 0, b""
+        for row in range(len(ids)):
+            identity = ids[row].tobytes()
+            place = (int(values[row, 0]), int(values[row, 1]) & 0xFFFFFF)
+            known = any(
+                location.pack_id == pack_id and (location.block_index, location.offset) == place
+                for location in pool.index.find_all(identity)
+            )
+            if not known:
+                unknown += 1
+                first = identity if unknown == 1 else first
+        if unknown:
+            yield Finding(
+                severity="error",
+                where=str(path),
+                text=f"the index misses {unknown} objects, first {hex_short(first)}: delete {pool.index.path}",
+            )
+    except DalError as error:
+        yield Finding(severity="error", where=str(path), text=str(error).removeprefix(f"{path}: "))
+    finally:
+        reader.close()
