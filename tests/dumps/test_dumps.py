@@ -5,7 +5,6 @@ import random
 
 import msgspec
 import pytest
-from kit import REALM, DictStore, store_revision
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.chain import DumpChain
@@ -20,6 +19,7 @@ from dalsegno.trees.closure import visit_reachable
 from dalsegno.trees.read import read_revision
 from dalsegno.trees.walk import walk
 from dalsegno.volumes.state import DumpRecord, VolumeState
+from kit import REALM, DictStore, store_revision
 
 
 def closure(source, revision):

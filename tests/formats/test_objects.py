@@ -1,12 +1,20 @@
 """Object encodings: one table of cases, run in both directions, and ids that may never change."""
 
 import pytest
-from kit import REALM
 
 from dalsegno.formats import objects
-from dalsegno.formats.objects import DirectoryChild, DirectoryLeaf, DirectoryList, Entry, RecipeLeaf, RecipeList, Revision  # noqa: E501
+from dalsegno.formats.objects import (
+    DirectoryChild,
+    DirectoryLeaf,
+    DirectoryList,
+    Entry,
+    RecipeLeaf,
+    RecipeList,
+    Revision,
+)
+from kit import REALM
 
-ROOT = Entry(name=b"", kind=objects.ENTRY_DIRECTORY, mode=0o755, content_kind=objects.CONTENT_DIRECTORY, content=bytes(32))  # noqa: E501
+ROOT = Entry(name=b"", kind=objects.ENTRY_DIRECTORY, mode=0o755, content_kind=objects.CONTENT_DIRECTORY, content=bytes(32))
 
 CASES = [
     (
@@ -15,9 +23,9 @@ CASES = [
         "92a16491dc0011c40261ff01cd09ed0102c4016fc40167fb00000000c400000000c400",
     ),
     (objects.KIND_DIRECTORY, DirectoryLeaf([]), "92a16490"),
-    (objects.KIND_DIRECTORY, DirectoryList(1, [DirectoryChild(b"z", 7, bytes(32))]), "93a144019193c4017a07c4200000000000000000000000000000000000000000000000000000000000000000"),  # noqa: E501
-    (objects.KIND_RECIPE, RecipeLeaf([5, 9], [bytes(32), b""]), "93a17292050992c4200000000000000000000000000000000000000000000000000000000000000000c400"),  # noqa: E501
-    (objects.KIND_RECIPE, RecipeList(2, [5], [bytes(32)]), "94a15202910591c4200000000000000000000000000000000000000000000000000000000000000000"),  # noqa: E501
+    (objects.KIND_DIRECTORY, DirectoryList(1, [DirectoryChild(b"z", 7, bytes(32))]), "93a144019193c4017a07c4200000000000000000000000000000000000000000000000000000000000000000"),
+    (objects.KIND_RECIPE, RecipeLeaf([5, 9], [bytes(32), b""]), "93a17292050992c4200000000000000000000000000000000000000000000000000000000000000000c400"),
+    (objects.KIND_RECIPE, RecipeList(2, [5], [bytes(32)]), "94a15202910591c4200000000000000000000000000000000000000000000000000000000000000000"),
     (
         objects.KIND_REVISION,
         Revision(
@@ -31,7 +39,7 @@ CASES = [
             entry_count=2,
             total_bytes=3,
         ),
-        "9ba176c4100000000000000000000000000000000091c4200000000000000000000000000000000000000000000000000000000000000000dc0011c40002cd01ed0000c400c4000000000004c4200000000000000000000000000000000000000000000000000000000000000000000000c400c40001a161a16d0203c400",  # noqa: E501
+        "9ba176c4100000000000000000000000000000000091c4200000000000000000000000000000000000000000000000000000000000000000dc0011c40002cd01ed0000c400c4000000000004c4200000000000000000000000000000000000000000000000000000000000000000000000c400c40001a161a16d0203c400",
     ),
 ]
 DECODERS = {

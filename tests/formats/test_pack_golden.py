@@ -4,13 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from kit import REALM
 
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.verify import verify_dump
 from dalsegno.formats import objects
 from dalsegno.trees.read import iterate_content, read_revision
 from dalsegno.trees.walk import walk
+from kit import REALM
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))

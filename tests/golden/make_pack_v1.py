@@ -6,13 +6,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import zstandard
-from kit import REALM, DictStore, store_revision
 
 from dalsegno.dumps.plan import plan_dump
 from dalsegno.formats import objects, pack
 from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.trees.closure import new_objects
 from dalsegno.volumes.state import VolumeState
+from kit import REALM, DictStore, store_revision
 
 MODEL = {b"inline": b"small", b"chunk": bytes(range(256)) * 20, b"dir": {b"\xff odd name": b"x"}}
 

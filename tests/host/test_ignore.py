@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.host.conftest import Machine
+from host_kit import Machine
 
 from dalsegno.host.ignore import CACHE_TAG_SIGNATURE, Rules
 from dalsegno.trees.read import iterate_directory

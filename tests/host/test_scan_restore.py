@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.host.conftest import Machine, describe_tree, revision_of
+from host_kit import Machine, describe_tree, revision_of
+from msgspec.structs import replace
 
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry
@@ -370,9 +371,7 @@ def test_lost_content_fails_one_file(machine: Machine, corpus: bytes, tmp_path: 
     assert names == set(os.listdir(corpus)) - {b"large"}
 
 
-def test_full_target_is_full(
-    machine: Machine, corpus: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_target_is_full(machine: Machine, corpus: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.scan(corpus)
     assert machine.revision is not None
 
@@ -447,3 +446,27 @@ def test_large_directory(machine: Machine, tmp_path: Path) -> None:
     second = machine.scan(root)
     assert second.files_read == 0 and second.entry_count == 2999
     assert store_directory(machine.store, []) != second.root.content
+
+
+@pytest.mark.skipif(shutil.which("setfacl") is None, reason="needs setfacl")
+def test_default_acl_of_the_target_does_not_leak_in(machine: Machine, corpus: bytes, tmp_path: Path) -> None:
+    machine.scan(corpus)
+    assert machine.revision is not None
+    target = tmp_path / "target"
+    target.mkdir()
+    if subprocess.run(["setfacl", "-d", "-m", "u:7:rwx", target], check=False).returncode:
+        pytest.skip("this file system keeps no ACLs")
+    assert restore_tree(machine.store, machine.revision, target).failed == []
+    assert describe_tree(os.fsencode(target)) == describe_tree(corpus)
+
+
+def test_symlink_with_nul_fails_alone(machine: Machine, tmp_path: Path) -> None:
+    bad = Entry(name=b"bad", kind=objects.ENTRY_SYMLINK, content_kind=objects.CONTENT_INLINE, content=b"a\0b", size=3)
+    good = Entry(name=b"good", kind=objects.ENTRY_FILE, mode=0o644)
+    (tmp_path / "one").mkdir()
+    machine.scan(tmp_path / "one")
+    assert machine.revision is not None
+    content = store_directory(machine.store, [bad, good])
+    revision = replace(machine.revision, root=replace(machine.revision.root, content=content))
+    result = restore_tree(machine.store, revision, tmp_path / "target")
+    assert [path for path, _ in result.failed] == [b"bad"] and os.listdir(tmp_path / "target") == ["good"]

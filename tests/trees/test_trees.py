@@ -5,7 +5,6 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kit import REALM, DictStore, store_model, store_revision
 
 from dalsegno.chunks.cut import Cutter
 from dalsegno.formats import objects
@@ -16,6 +15,7 @@ from dalsegno.trees.closure import new_objects, visit_reachable
 from dalsegno.trees.diff import diff_directories
 from dalsegno.trees.read import iterate_content, iterate_directory, lookup, read_content, read_revision
 from dalsegno.trees.walk import walk
+from kit import REALM, DictStore, store_model, store_revision
 
 NAMES = st.binary(min_size=1, max_size=3).filter(lambda n: b"/" not in n and b"\0" not in n and n not in (b".", b".."))
 MODELS = st.recursive(

@@ -4,13 +4,13 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
-from kit import store_revision
 
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, NotFound, Refused
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.address import dump_paths, parse_address, resolve
 from dalsegno.volumes.store import Volumes
+from kit import store_revision
 
 DAY_NS = 86_400 * 10**9
 

@@ -10,9 +10,7 @@ from dalsegno.world.workers import Workers
 
 
 @pytest.mark.parametrize("step", [1, 2, 3])
-def test_full_disk_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
+def test_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     path = tmp_path / "value"
     files.write_durable(path, b"old")
     monkeypatch.setattr(files, "_steps_taken", 0)

@@ -92,7 +92,7 @@ def transfer(chain: DumpChain, pool: Pool, *, workers: Workers | None, report: R
             try:
                 payload = chain.get(ObjectId(identity))
             except NotFound as error:
-                if outside_allowed and pool.has(ObjectId(identity)):
+                if outside_allowed and writer.has(ObjectId(identity)):
                     return False
                 raise Damaged(str(error)) from None
             if writer.put(kind, payload) != identity:

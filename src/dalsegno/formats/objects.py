@@ -4,6 +4,7 @@ msgpack arrays through msgspec; one value has one encoding. Lists longer than on
 a tree of nodes: a *leaf* holds the items, a *list* holds (last key, id) of its children, `level` 1 above leaves.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -141,6 +142,9 @@ class Revision(msgspec.Struct, array_like=True, frozen=True, kw_only=True, tag="
 Directory = DirectoryLeaf | DirectoryList
 Recipe = RecipeLeaf | RecipeList
 
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
+"""What msgspec raises on bytes that are not an encoding."""
+
 _encoder = msgspec.msgpack.Encoder()
 _directory_decoder = msgspec.msgpack.Decoder(Directory)
 _recipe_decoder = msgspec.msgpack.Decoder(Recipe)
@@ -159,7 +163,7 @@ def decode_xattrs(data: bytes) -> list[tuple[bytes, bytes]]:
     """Return the extended attributes in `data`."""
     try:
         return _xattrs_decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Damaged(f"extended attributes: {error}") from None
 
 
@@ -167,7 +171,7 @@ def decode_directory(data: bytes) -> Directory:
     """Return a directory node whose order, names and ids have been checked."""
     try:
         node: Directory = _directory_decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Damaged(f"directory object: {error}") from None
     if type(node) is DirectoryLeaf:
         previous = b""
@@ -192,7 +196,7 @@ def decode_recipe(data: bytes) -> Recipe:
     """Return a recipe node whose ends ascend and whose ids have the right size."""
     try:
         node: Recipe = _recipe_decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Damaged(f"recipe object: {error}") from None
     if len(node.ends) != len(node.ids) or not node.ends:
         raise Damaged("recipe object: lengths and ids differ in number")
@@ -211,7 +215,7 @@ def decode_revision(data: bytes) -> Revision:
     """Return a revision whose ids have the right sizes."""
     try:
         revision = _revision_decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Damaged(f"revision object: {error}") from None
     sizes_ok = (
         len(revision.volume) == 16
@@ -227,3 +231,48 @@ def decode_revision(data: bytes) -> Revision:
 def xattrs_reference(entry: Entry) -> ObjectId | None:
     """Return the id of the chunk that holds this entry's extended attributes, if they are not inline."""
     return ObjectId(entry.xattrs[1:]) if entry.xattrs[:1] == b"\x02" else None
+
+
+Reference = tuple[int, bytes]
+"""Kind and id of an object."""
+
+_CONTENT_KINDS: Final = {
+    CONTENT_CHUNK: KIND_CHUNK,
+    CONTENT_RECIPE: KIND_RECIPE,
+    CONTENT_DIRECTORY: KIND_DIRECTORY,
+}
+
+
+def entry_references(entry: Entry) -> Iterator[Reference]:
+    """Yield the objects that an entry names."""
+    kind = _CONTENT_KINDS.get(entry.content_kind)
+    if kind is not None:
+        yield kind, entry.content
+    if entry.xattrs[:1] == b"\x02":
+        yield KIND_CHUNK, entry.xattrs[1:]
+
+
+def references(kind: int, payload: bytes) -> Iterator[Reference]:
+    """Yield the objects that an object names, in order: what must be there for it to be readable.
+
+    A revision's parents are not among them.
+    """
+    if kind == KIND_DIRECTORY:
+        directory = decode_directory(payload)
+        if isinstance(directory, DirectoryLeaf):
+            for entry in directory.entries:
+                yield from entry_references(entry)
+        else:
+            for child in directory.children:
+                yield KIND_DIRECTORY, child.id
+    elif kind == KIND_RECIPE:
+        recipe = decode_recipe(payload)
+        below = KIND_CHUNK if isinstance(recipe, RecipeLeaf) else KIND_RECIPE
+        for identity in recipe.ids:
+            if identity:
+                yield below, identity
+    elif kind == KIND_REVISION:
+        revision = decode_revision(payload)
+        yield from entry_references(revision.root)
+        if revision.links:
+            yield KIND_DIRECTORY, revision.links

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from dalsegno.formats.objects import UNREADABLE
 from dalsegno.terms.errors import Damaged, TooNew
 from dalsegno.terms.sizes import KIB, MIB
 
@@ -121,7 +122,7 @@ def decode_header(data: bytes) -> PackHeader:
     """Return the header in `data`, whose digest the caller has checked."""
     try:
         header = _header_decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Damaged(f"pack header damaged at offset {PREAMBLE.size}: {error}") from None
     if len(header.pack_id) != 16 or len(header.realm) != 16 or header.kind not in (PACK_POOL, PACK_DUMP):
         raise Damaged(f"pack header damaged at offset {PREAMBLE.size}: bad ids")
@@ -134,7 +135,7 @@ def decode_note(data: bytes) -> DumpNote:
     """Return the lineage in `data`."""
     try:
         note = _note_decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Damaged(f"dump header damaged: {error}") from None
     if not note.targets:
         raise Damaged("dump header damaged: it names no target revision")

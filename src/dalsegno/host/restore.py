@@ -34,6 +34,8 @@ _TEMPORARY: Final = re.compile(rb"^\.dal-restore-[0-9a-f]{16}$")
 _WRITE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _FULL_ERRORS: Final = {errno.ENOSPC, errno.EDQUOT}
+_XATTRS_OF_HOST: Final = {b"security.selinux", b"security.ima", b"security.evm", b"security.SMACK64"}
+"""Given by the host's own policy: set when the tree has them, never removed."""
 _FORMS: Final = {
     objects.ENTRY_FILE: modes.S_IFREG,
     objects.ENTRY_DIRECTORY: modes.S_IFDIR,
@@ -225,10 +227,10 @@ class _Restore:
                 self.chown_noted = True
                 self.note(path, "owners cannot be restored without root rights; files belong to the current user")
 
-    def set_xattrs(self, target: int | bytes, wanted: list[tuple[bytes, bytes]], path: bytes, *, fresh: bool) -> None:
+    def set_xattrs(self, target: int | bytes, wanted: list[tuple[bytes, bytes]], path: bytes) -> None:
         """Make the extended attributes of an open file or of a path be `wanted`."""
         follow = isinstance(target, int)
-        present = dict(attributes.read_xattrs(target)) if not fresh else {}
+        present = dict(attributes.read_xattrs(target))
         for name, value in wanted:
             if present.pop(name, None) == value:
                 continue
@@ -239,6 +241,8 @@ class _Restore:
                     raise
                 self.note(path, f"extended attribute {os.fsdecode(name)} not restored: {error.strerror}")
         for name in present:
+            if name in _XATTRS_OF_HOST:
+                continue
             try:
                 os.removexattr(target, name, follow_symlinks=follow)
             except OSError as error:
@@ -300,7 +304,7 @@ class _Restore:
             if mode_differs or (owner_differs and form != modes.S_IFLNK):
                 os.chmod(fd if opened else b"/proc/self/fd/%d" % fd, entry.mode)
             if xattrs_differ or owner_differs:
-                self.set_xattrs(target, wanted, path, fresh=False)
+                self.set_xattrs(target, wanted, path)
             times = (stat.st_atime_ns, entry.mtime_ns)
             if opened:
                 os.utime(fd, ns=times)
@@ -381,8 +385,8 @@ class _Restore:
                 self.result.bytes_written += len(data)
             self.set_owner(fd, entry, path)
             os.fchmod(fd, entry.mode)
-            if wanted:
-                self.set_xattrs(fd, wanted, path, fresh=True)
+            if wanted or os.listxattr(fd):  # a default ACL of the directory may have given it some
+                self.set_xattrs(fd, wanted, path)
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
             if entry.flags & ~attributes.FLAGS_LOCKING:
                 self.set_flags(fd, entry.flags & ~attributes.FLAGS_LOCKING, path)
@@ -403,8 +407,8 @@ class _Restore:
                 os.chmod(b"/proc/self/fd/%d" % fd, entry.mode)
             finally:
                 os.close(fd)
-        if wanted:
-            self.set_xattrs(attributes.path_beneath(directory, temporary), wanted, path, fresh=True)
+        if wanted or entry.kind != objects.ENTRY_SYMLINK:
+            self.set_xattrs(attributes.path_beneath(directory, temporary), wanted, path)
         os.utime(temporary, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=directory, follow_symlinks=False)
 
     def place(self, directory: int, name: bytes, stat: os.stat_result | None) -> None:
@@ -486,7 +490,7 @@ class _Restore:
         if link:
             self.links[link] = (path, inode)
             self.link_inodes[inode] = link
-        elif entry.flags & attributes.FLAGS_LOCKING:
+        if entry.flags & attributes.FLAGS_LOCKING:
             self.lock_again(directory, name, entry, path)
         self.count(stat)
 
@@ -613,8 +617,8 @@ class _Restore:
         if self.dry_run:
             return
         self.set_owner(fd, entry, path)
-        if entry.xattrs or not frame.fresh:
-            self.set_xattrs(fd, entry_xattrs(self.source, entry), path, fresh=False)
+        if entry.xattrs or os.listxattr(fd):
+            self.set_xattrs(fd, entry_xattrs(self.source, entry), path)
         os.fchmod(fd, entry.mode)
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
         if entry.flags or not frame.fresh:
@@ -645,7 +649,7 @@ class _Restore:
                 if entry is None:
                     try:
                         self.finish_directory(frame)
-                    except (DalError, OSError, OverflowError) as error:
+                    except (DalError, OSError, OverflowError, ValueError) as error:
                         self.escalate(error)
                         self.fail(frame.path, describe(error))
                     stack.pop()
@@ -663,7 +667,7 @@ class _Restore:
                         self.restore_leaf(frame, entry, path)
                     else:
                         self.note(path, f"{objects.ENTRY_NAMES.get(entry.kind, entry.kind)}: not restored")
-                except (DalError, OSError, OverflowError) as error:
+                except (DalError, OSError, OverflowError, ValueError) as error:
                     self.escalate(error)
                     if entry.kind == objects.ENTRY_LINK and isinstance(error, Damaged | NotFound):
                         self.links_failed.add(entry.link)

@@ -156,9 +156,7 @@ class _Collection:
             deleted=len(now_deleted),
             reprieved=len(reprieved),
             freed_bytes=sum(each.size_bytes for each in now_deleted),
-            condemned_bytes=sum(
-                each.size_bytes for each in waiting + ([] if self.grace_ns == 0 else doomed + partial)
-            ),
+            condemned_bytes=sum(each.size_bytes for each in waiting + ([] if self.grace_ns == 0 else doomed + partial)),
             live_objects=len(self.live),
             dead_objects=len(dead_objects) // OBJECT_ID_BYTES,
         )
@@ -264,7 +262,8 @@ class _Collection:
     def _dead_in(self, ids: Ids, values: Values) -> bytes:
         metadata = (values[:, 1] >> np.uint32(24)) != KIND_CHUNK
         dead = metadata & ~member_mask(self.live, _joined(ids))
-        return ids[dead].tobytes()
+        found: bytes = ids[dead].tobytes()
+        return found
 
     def _dead_metadata(self, each: _Pack) -> bytes:
         return self._dead_in(*self._columns(each))

@@ -218,9 +218,26 @@ class Index:
                     return location
         return None
 
+    def pack_of(self, identity: bytes) -> PackId | None:
+        """Return a pack that holds an object, or None: the short way, taken for every object that is written."""
+        prefix = int.from_bytes(identity[:8], "big")
+        for segment in self._segments:
+            prefixes = segment.prefixes
+            position = bisect_left(prefixes, prefix)
+            if position < segment.count and prefixes[position] == prefix:
+                pack_number = segment.values[position * 4]
+                if (
+                    segment.rests[position * 24 : position * 24 + 24] == identity[8:]
+                    and pack_number not in segment.gone
+                ):
+                    return segment.pack_ids[pack_number]
+                for location in segment.find(prefix, identity[8:]):
+                    return location.pack_id
+        return None
+
     def contains(self, identity: bytes) -> bool:
         """Return whether an object is in a pack that is there."""
-        return self.lookup(identity) is not None
+        return self.pack_of(identity) is not None
 
     def find_prefix(self, digits: str) -> list[ObjectId]:
         """Return the ids that begin with these hexadecimal digits, sorted."""

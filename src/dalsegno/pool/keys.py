@@ -162,9 +162,7 @@ def create_pool_settings(
     secret = random_bytes(SECRET_BYTES) if secret is None else secret
     realm = Realm(secret)
     if encryption == "none":
-        settings = PoolSettings(
-            pool_id=pool_id, realm_id=realm.realm_id, encryption=encryption, plain_secret=secret
-        )
+        settings = PoolSettings(pool_id=pool_id, realm_id=realm.realm_id, encryption=encryption, plain_secret=secret)
         return settings, realm, None
     if encryption == "keyfile":
         path = key_path or default_key_path(pool_id)

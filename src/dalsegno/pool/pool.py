@@ -23,18 +23,9 @@ import numpy.typing as npt
 from dalsegno.backends.contract import BackendWriter
 from dalsegno.backends.local import LocalBackend
 from dalsegno.chunks.realm import Realm
-from dalsegno.formats import objects, pack
-from dalsegno.formats.objects import (
-    CONTENT_CHUNK,
-    CONTENT_DIRECTORY,
-    CONTENT_RECIPE,
-    KIND_DIRECTORY,
-    KIND_RECIPE,
-    KIND_REVISION,
-    Entry,
-    xattrs_reference,
-)
-from dalsegno.pool.index import Ids, Index, Location, Values
+from dalsegno.formats import pack
+from dalsegno.formats.objects import references
+from dalsegno.pool.index import Ids, Index, Values
 from dalsegno.pool.keys import (
     SETTINGS_NAME,
     KdfCost,
@@ -92,35 +83,6 @@ def member_mask(column: SortedIds, ids: npt.NDArray[np.bytes_]) -> npt.NDArray[n
     positions[positions == len(column)] = 0
     mask: npt.NDArray[np.bool_] = column[positions] == ids
     return mask
-
-
-def _entry_references(entry: Entry) -> Iterator[ObjectId]:
-    if entry.content_kind in (CONTENT_CHUNK, CONTENT_RECIPE, CONTENT_DIRECTORY):
-        yield ObjectId(entry.content)
-    xattrs = xattrs_reference(entry)
-    if xattrs is not None:
-        yield xattrs
-
-
-def references(kind: int, payload: bytes) -> Iterator[ObjectId]:
-    """Yield the ids that an object needs to be readable (a revision's parents are not needed)."""
-    if kind == KIND_DIRECTORY:
-        directory = objects.decode_directory(payload)
-        if isinstance(directory, objects.DirectoryLeaf):
-            for entry in directory.entries:
-                yield from _entry_references(entry)
-        else:
-            for child in directory.children:
-                yield ObjectId(child.id)
-    elif kind == KIND_RECIPE:
-        for identity in objects.decode_recipe(payload).ids:
-            if identity:
-                yield ObjectId(identity)
-    elif kind == KIND_REVISION:
-        revision = objects.decode_revision(payload)
-        yield from _entry_references(revision.root)
-        if revision.links:
-            yield ObjectId(revision.links)
 
 
 class Pool:
@@ -182,9 +144,7 @@ class Pool:
         return cls(path, settings, realm, used_key_path)
 
     @classmethod
-    def open(
-        cls, path: Path, *, passphrase: Callable[[], str] | None = None, key_path: Path | None = None
-    ) -> "Pool":
+    def open(cls, path: Path, *, passphrase: Callable[[], str] | None = None, key_path: Path | None = None) -> "Pool":
         """Open the pool at `path`. NotFound, NoAccess, Damaged or TooNew say what is wrong."""
         settings, realm, used_key_path = open_pool_settings(path, passphrase=passphrase, key_path=key_path)
         return cls(path, settings, realm, used_key_path)
@@ -435,20 +395,21 @@ class PoolWriter:
 
     def _rely(self, identity: bytes) -> bool:
         """Return whether an object is there to stay, and remember that we count on it."""
-        location: Location | None = self.pool.index.lookup(identity)
-        if location is None:
+        pack_id = self.pool.index.pack_of(identity)
+        if pack_id is None:
             return False
-        if self._condemned and location.pack_id in self._condemned:
+        if self._condemned and pack_id in self._condemned:
             for location in self.pool.index.find_all(identity):
                 if location.pack_id not in self._condemned:
+                    pack_id = location.pack_id
                     break
             else:
                 return False
-        if len(self._dead) and self._is_dead(identity):
+        if self._dead_data and self._is_dead(identity):
             return False
-        relied = self._relied.get(location.pack_id)
+        relied = self._relied.get(pack_id)
         if relied is None:
-            relied = self._relied[location.pack_id] = bytearray()
+            relied = self._relied[pack_id] = bytearray()
         if relied[-OBJECT_ID_BYTES:] != identity:
             relied += identity
         return True
@@ -482,7 +443,7 @@ class PoolWriter:
         self._open.add(identity)
         self.objects_added += 1
         self.bytes_added += len(payload)
-        if len(self._dead):
+        if self._dead_data:
             self._rescued.add(identity)
         if writer.object_count >= PACK_OBJECTS_MAX or writer.bytes_written >= PACK_BYTES_TARGET:
             self.flush()
@@ -584,7 +545,7 @@ class PoolWriter:
                 ) from None
             self._rescued.add(identity)
             self._store(kind, identity, payload)
-            stack.extend(references(kind, payload))
+            stack.extend(ObjectId(below) for _, below in references(kind, payload))
 
     def abandon(self) -> None:
         """Drop the pack that is open."""

@@ -1,54 +1,12 @@
 """What a revision is made of, and the transfer of just what another revision has not."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from dalsegno.formats import objects
-from dalsegno.formats.objects import ENTRY_DIRECTORY, DirectoryLeaf, Entry, RecipeLeaf, Revision
+from dalsegno.formats.objects import ENTRY_DIRECTORY, Entry, Reference, Revision, entry_references, references
 from dalsegno.pool.contract import Source
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.diff import differing_nodes
-
-Reference = tuple[int, bytes]
-"""Kind and id of an object."""
-
-
-def entry_references(entry: Entry) -> Iterator[Reference]:
-    """Yield the objects that an entry names."""
-    content_kind = entry.content_kind
-    if content_kind >= objects.CONTENT_CHUNK:
-        yield _CONTENT_KINDS[content_kind], entry.content
-    if entry.xattrs[:1] == b"\x02":
-        yield objects.KIND_CHUNK, entry.xattrs[1:]
-
-
-_CONTENT_KINDS = {
-    objects.CONTENT_CHUNK: objects.KIND_CHUNK,
-    objects.CONTENT_RECIPE: objects.KIND_RECIPE,
-    objects.CONTENT_DIRECTORY: objects.KIND_DIRECTORY,
-}
-
-
-def references(kind: int, payload: bytes) -> Iterator[Reference]:
-    """Yield the objects that an object names, in order. A revision's parents are not among them."""
-    if kind == objects.KIND_DIRECTORY:
-        node = objects.decode_directory(payload)
-        if isinstance(node, DirectoryLeaf):
-            for entry in node.entries:
-                yield from entry_references(entry)
-        else:
-            for child in node.children:
-                yield objects.KIND_DIRECTORY, child.id
-    elif kind == objects.KIND_RECIPE:
-        recipe = objects.decode_recipe(payload)
-        below = objects.KIND_CHUNK if isinstance(recipe, RecipeLeaf) else objects.KIND_RECIPE
-        for identity in recipe.ids:
-            if identity:
-                yield below, identity
-    elif kind == objects.KIND_REVISION:
-        revision = objects.decode_revision(payload)
-        yield from entry_references(revision.root)
-        if revision.links:
-            yield objects.KIND_DIRECTORY, revision.links
 
 
 def visit_reachable(source: Source, tops: Iterable[Reference], visit: Callable[[int, bytes], bool]) -> None:

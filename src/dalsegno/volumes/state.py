@@ -2,6 +2,7 @@
 
 import msgspec
 
+from dalsegno.formats.objects import UNREADABLE
 from dalsegno.terms.errors import Damaged
 
 TRACKED = "tracked"
@@ -57,5 +58,5 @@ def decode_state(data: bytes) -> VolumeState:
     """Return the state stored in `data`."""
     try:
         return _decoder.decode(data)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise Damaged(f"volume state: {error}") from None

@@ -166,9 +166,7 @@ class PartialFile:
             durable_step("create")
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.partial_path)
-            self._descriptor = os.open(
-                self.partial_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode
-            )
+            self._descriptor = os.open(self.partial_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Append `data`; return its size."""

@@ -1,0 +1,107 @@
+"""Keep house: collect what nothing names, check the pool, count."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dalsegno.actions.house import House
+from dalsegno.formats.objects import KIND_REVISION
+from dalsegno.pool.check import Finding, check_pool
+from dalsegno.pool.collect import CollectResult, collect
+from dalsegno.terms.errors import DalError
+from dalsegno.terms.ids import ObjectId, hex_short
+from dalsegno.trees.closure import visit_reachable
+from dalsegno.trees.read import read_revision
+from dalsegno.world.clock import now_ns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """Sizes and counts of a pool."""
+
+    path: str
+    pool_id: bytes
+    encryption: str
+    volume_count: int
+    clone_count: int
+    pack_count: int
+    pack_bytes: int
+    object_count: int
+    index_bytes: int
+    protected_bytes: int
+    """Bytes of files in the newest state of every volume."""
+
+
+def gc(house: House, *, grace_seconds: int, dry_run: bool = False) -> CollectResult:
+    """Give back the room of what no head, clone or dump record names. Never stops writers."""
+
+    def live() -> Iterator[bytes]:
+        # Called after the packs were listed: refs are read anew here.
+        seen: set[bytes] = set()
+
+        def visit(kind: int, identity: bytes) -> bool:
+            if identity in seen:
+                return False
+            seen.add(identity)
+            return True
+
+        tops = {revision for revision in house.volumes.revisions_kept() if house.pool.has(ObjectId(revision))}
+        visit_reachable(house.pool, [(KIND_REVISION, top) for top in sorted(tops)], visit)
+        yield from seen
+
+    return collect(
+        house.pool, live, grace_seconds=grace_seconds, now_ns=now_ns(), dry_run=dry_run, report=house.report
+    )
+
+
+def verify_pool(house: House) -> Iterator[Finding]:
+    """Yield all that is wrong with the pool: packs, index, refs, and that every volume's objects are there."""
+    yield from check_pool(house.pool, house.report)
+    seen: set[bytes] = set()
+
+    def visit(kind: int, identity: bytes) -> bool:
+        if identity in seen:
+            return False
+        seen.add(identity)
+        if not house.pool.has(ObjectId(identity)):
+            missing.append(identity)
+            return False
+        return True
+
+    missing: list[bytes] = []
+    for state in house.volumes.list():
+        states = {clone.revision: f"{state.name}@{name}" for name, clone in state.clones.items()}
+        if state.head:
+            states.setdefault(state.head, f"{state.name}@latest")
+        for revision, label in states.items():
+            try:
+                visit_reachable(house.pool, [(KIND_REVISION, revision)], visit)
+            except DalError as error:
+                yield Finding(severity="error", where=label, text=str(error))
+            if missing:
+                text = f"{len(missing)} objects are missing, the first {hex_short(missing[0])}"
+                yield Finding(severity="error", where=label, text=f"{text}; restore what is left, back up again")
+                missing.clear()
+
+
+def stats(house: House) -> Stats:
+    """Return sizes and counts."""
+    pool = house.pool
+    states = house.volumes.list()
+    packs = pool.list_packs()
+    protected = 0
+    for state in states:
+        if state.head:
+            protected += read_revision(pool, state.head).total_bytes
+    index = pool.path / "index"
+    return Stats(
+        path=str(pool.path),
+        pool_id=pool.pool_id,
+        encryption=pool.encryption,
+        volume_count=len(states),
+        clone_count=sum(len(state.clones) for state in states),
+        pack_count=len(packs),
+        pack_bytes=sum(pool.pack_path(pack).stat().st_size for pack in packs),
+        object_count=pool.index.object_count,
+        index_bytes=sum(file.stat().st_size for file in index.iterdir() if file.is_file()),
+        protected_bytes=protected,
+    )

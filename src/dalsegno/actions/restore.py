@@ -1,0 +1,92 @@
+"""Restore: a revision into a directory, or dumps into a living volume."""
+
+import grp
+import os
+import pwd
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dalsegno.actions.house import House
+from dalsegno.actions.view import open_view
+from dalsegno.dumps.chain import DumpChain
+from dalsegno.dumps.load import load_chain
+from dalsegno.host.restore import OwnerMap, RestoreResult, restore_tree
+from dalsegno.terms.errors import BadInput, NotFound
+from dalsegno.volumes.state import VolumeState
+from dalsegno.world.clock import now_ns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreOutcome:
+    """What was restored, from where, into what."""
+
+    label: str
+    target: str
+    result: RestoreResult
+    duration_ns: int
+
+
+def restore(
+    house: House,
+    address: str,
+    target: Path,
+    *,
+    paths: Sequence[bytes] = (),
+    owners: OwnerMap | None = None,
+    delete: bool = False,
+    dry_run: bool = False,
+) -> RestoreOutcome:
+    """Make `target` hold what an address or a chain of dumps names; only what differs is written.
+
+    Only `paths` when given (relative to the volume's root); a path in the address is one of them.
+    """
+    started_ns = now_ns()
+    with open_view(house, address) as view:
+        wanted = [*paths, *([view.path] if view.path else [])]
+        result = restore_tree(
+            view.source,
+            view.revision,
+            target,
+            paths=wanted,
+            owners=owners or OwnerMap(),
+            delete=delete,
+            dry_run=dry_run,
+            report=house.report,
+        )
+        return RestoreOutcome(
+            label=view.label, target=os.fspath(target), result=result, duration_ns=now_ns() - started_ns
+        )
+
+
+def restore_volume(house: House, paths: Sequence[Path], name: str) -> VolumeState:
+    """Make a living, writable volume of dumps, or bring one forward by increments that continue it."""
+    with DumpChain.open(paths, house.pool.realm) as chain:
+        return load_chain(
+            chain, house.pool, house.volumes, name, now_ns=now_ns(), workers=house.workers, report=house.report
+        )
+
+
+def read_owner_map(path: Path) -> OwnerMap:
+    """Return the map in a file of lines `user OLD NEW` and `group OLD NEW`; OLD a name or number, NEW a number or name."""
+
+    tables: dict[str, dict[bytes, int]] = {"user": {}, "group": {}}
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        raise NotFound(f"{path}: no such file") from None
+    for number, line in enumerate(lines, 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        if len(words) != 3 or words[0] not in tables:
+            raise BadInput(f"{path}, line {number}: expected 'user OLD NEW' or 'group OLD NEW'")
+        kind, old, new = words
+        try:
+            value = int(new) if new.isdecimal() else (
+                pwd.getpwnam(new).pw_uid if kind == "user" else grp.getgrnam(new).gr_gid
+            )
+        except KeyError:
+            raise BadInput(f"{path}, line {number}: no {kind} {new!r} on this host") from None
+        tables[kind][os.fsencode(old)] = value
+    return OwnerMap(mode="map", users=tables["user"], groups=tables["group"])

@@ -1,0 +1,160 @@
+"""`dal backup` and `dal import`."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from dalsegno.actions.backup import BackupResult, TakeResult, backup, import_directory
+from dalsegno.actions.house import House
+from dalsegno.assembly import create_pool
+from dalsegno.cli.door import open_house
+from dalsegno.cli.terminal import Terminal, format_duration, show
+from dalsegno.cli.words import Parser, key_path, pool_path
+from dalsegno.host.ignore import Rules
+from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, DalError, NotFound
+from dalsegno.terms.sizes import format_size, parse_size
+from dalsegno.volumes.state import TRACKED
+
+
+def add_rules(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what to leave out."""
+    parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="leave out, like .gitignore")
+    parser.add_argument("--exclude-larger-than", metavar="SIZE", help="leave out files larger than this")
+    parser.add_argument("--exclude-caches", action="store_true", help="leave out what CACHEDIR.TAG marks as cache")
+    parser.add_argument("--one-file-system", action="store_true", help="do not enter other file systems")
+    parser.add_argument("--nodump", action="store_true", help="leave out what has the nodump flag (chattr +d)")
+
+
+def read_rules(arguments: argparse.Namespace) -> Rules:
+    """Return the rules that the options say."""
+    larger_than = arguments.exclude_larger_than
+    return Rules(
+        patterns=tuple(arguments.exclude),
+        cache_tags=arguments.exclude_caches,
+        one_file_system=arguments.one_file_system,
+        larger_than=parse_size(larger_than) if larger_than is not None else None,
+        nodump=arguments.nodump,
+    )
+
+
+def add_backup(parser: Parser) -> None:
+    """Say what `dal backup` understands."""
+    parser.add_argument("what", nargs="*", metavar="DIR|VOLUME", help="what to back up (default: all tracked volumes)")
+    parser.add_argument("--name", metavar="CLONE", help="the clone's name (default: the time)")
+    add_rules(parser)
+    parser.set_defaults(run=_backup)
+
+
+def add_import(parser: Parser) -> None:
+    """Say what `dal import` understands."""
+    parser.add_argument("volume", metavar="VOLUME", help="a native volume; made if it is not there")
+    parser.add_argument("directory", metavar="DIR", type=Path)
+    parser.set_defaults(run=_import)
+
+
+def _open_or_create(arguments: argparse.Namespace, terminal: Terminal) -> House:
+    path = pool_path(arguments)
+    if (path / "pool.toml").exists() or not any(os.path.isdir(what) for what in arguments.what):
+        return open_house(arguments, terminal)
+    house = create_pool(path, key_path=key_path(arguments), report=terminal.report)
+    terminal.note(f"made a pool in {path}")
+    terminal.note(
+        f"its key is {house.pool.key_path}: copy that file to another place now (`dal key export FILE`); "
+        "without it nobody can read the backup, you neither"
+    )
+    return house
+
+
+def _backup(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    rules = read_rules(arguments)
+    code = EXIT_DONE
+    with _open_or_create(arguments, terminal) as house:
+        targets = arguments.what or [state.name for state in house.volumes.list() if state.kind == TRACKED]
+        if not targets:
+            raise NotFound("nothing to back up yet: `dal backup DIR` begins with a directory")
+        values: list[dict[str, Any]] = []
+        lines: list[str] = []
+        failed: DalError | None = None
+        for what in targets:
+            try:
+                result = backup(house, what, rules=rules, clone_name=arguments.name)
+            except DalError as error:
+                if len(targets) == 1:
+                    raise
+                # One volume fails alone; the others are done.
+                terminal.note(f"dal: error: {what}: {error}")
+                values.append({"what": what, "error": {"code": error.code, "message": str(error)}})
+                failed = error
+                continue
+            values.append(backup_value(result))
+            lines += backup_lines(result)
+            if result.taken.unreadable:
+                code = EXIT_PARTIAL
+        terminal.result(values if len(targets) > 1 else values[0], [] if terminal.quiet else lines)
+    return failed.exit_code if failed is not None else code
+
+
+def take_value(taken: TakeResult) -> dict[str, Any]:
+    """Return what programs want to know about a take."""
+    return {
+        "revision": taken.revision.hex(),
+        "changed": taken.changed,
+        "entries": taken.entry_count,
+        "bytes": taken.total_bytes,
+        "files_read": taken.files_read,
+        "bytes_read": taken.bytes_read,
+        "bytes_stored": taken.bytes_stored,
+        "unreadable": [{"path": path, "error": text} for path, text in taken.unreadable],
+        "changed_while_read": taken.changed_while_read,
+    }
+
+
+def backup_value(result: BackupResult) -> dict[str, Any]:
+    """Return what programs want to know about a backup."""
+    return {
+        "volume": result.volume,
+        "source": result.source,
+        "created": result.created,
+        "clone": result.clone_name,
+        "duration_seconds": result.duration_ns / 1e9,
+        **take_value(result.taken),
+    }
+
+
+def take_lines(taken: TakeResult) -> list[str]:
+    """Return what people want to know about a take."""
+    lines = [
+        f"  {taken.entry_count:,} files and directories, {format_size(taken.total_bytes)}; "
+        + (
+            f"read {taken.files_read:,} files, {format_size(taken.bytes_read)}; stored {format_size(taken.bytes_stored)}"
+            if taken.changed
+            else "nothing changed"
+        )
+    ]
+    if taken.changed_while_read:
+        lines.append(f"  {len(taken.changed_while_read)} files changed while they were read, last state kept:")
+        lines += [f"    {show(path)}" for path in taken.changed_while_read[:20]]
+    if taken.unreadable:
+        lines.append(f"  {len(taken.unreadable)} could not be read and are NOT in the backup:")
+        lines += [f"    {show(path)}: {text}" for path, text in taken.unreadable[:100]]
+    return lines
+
+
+def backup_lines(result: BackupResult) -> list[str]:
+    """Return what people want to know about a backup."""
+    lines = []
+    if result.created:
+        lines.append(f"made volume {result.volume} for {show(result.source)}")
+    lines.append(f"{result.volume}@{result.clone_name}  in {format_duration(result.duration_ns)}")
+    return lines + take_lines(result.taken)
+
+
+def _import(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_house(arguments, terminal) as house:
+        taken, created = import_directory(house, arguments.volume, arguments.directory)
+    lines = [f"made volume {arguments.volume}"] if created else []
+    lines += [f"{arguments.volume}  imported {arguments.directory}", *take_lines(taken)]
+    value = {"volume": arguments.volume, "created": created, **take_value(taken)}
+    terminal.result(value, [] if terminal.quiet else lines)
+    return EXIT_PARTIAL if taken.unreadable else EXIT_DONE

@@ -1,0 +1,158 @@
+"""`dal clone`, `clones`, `unclone`, `log`, `hold`, `unhold`."""
+
+import argparse
+from itertools import islice
+from typing import Any
+
+from dalsegno.actions import clone as actions
+from dalsegno.actions.browse import ordered_clones
+from dalsegno.cli.backup import take_lines, take_value
+from dalsegno.cli.door import open_house
+from dalsegno.cli.terminal import Terminal
+from dalsegno.cli.words import Parser
+from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL
+from dalsegno.terms.ids import hex_short
+from dalsegno.terms.sizes import format_size
+from dalsegno.terms.times import format_time
+from dalsegno.trees.read import read_revision
+from dalsegno.volumes.state import Clone
+
+
+def add_clone(parser: Parser) -> None:
+    """Say what `dal clone` understands."""
+    parser.add_argument("volume", metavar="VOLUME[@TIME]")
+    parser.add_argument("name", nargs="?", help="the clone's name (default: the time)")
+    parser.add_argument("--no-scan", action="store_true", help="name the newest state without looking at the source")
+    parser.set_defaults(run=_clone)
+
+
+def add_clones(parser: Parser) -> None:
+    """Say what `dal clones` understands."""
+    parser.add_argument("volume", metavar="VOLUME")
+    parser.set_defaults(run=_clones)
+
+
+def add_unclone(parser: Parser) -> None:
+    """Say what `dal unclone` understands."""
+    parser.add_argument("clones", nargs="+", metavar="VOLUME@CLONE")
+    parser.set_defaults(run=_unclone)
+
+
+def add_log(parser: Parser) -> None:
+    """Say what `dal log` understands."""
+    parser.add_argument("volume", metavar="VOLUME")
+    parser.add_argument("-n", "--count", type=int, default=None, help="show only so many")
+    parser.set_defaults(run=_log)
+
+
+def add_hold(parser: Parser) -> None:
+    """Say what `dal hold` understands."""
+    parser.add_argument("clone", metavar="VOLUME@CLONE")
+    parser.set_defaults(run=_hold, held=True)
+
+
+def add_unhold(parser: Parser) -> None:
+    """Say what `dal unhold` understands."""
+    parser.add_argument("clone", metavar="VOLUME@CLONE")
+    parser.set_defaults(run=_hold, held=False)
+
+
+def clone_value(volume: str, name: str, clone: Clone) -> dict[str, Any]:
+    """Return what programs want to know about a clone."""
+    return {
+        "volume": volume,
+        "clone": name,
+        "revision": clone.revision.hex(),
+        "created": format_time(clone.created_ns),
+        "created_ns": clone.created_ns,
+        "held": clone.held,
+    }
+
+
+def _clone(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_house(arguments, terminal) as house:
+        result = actions.clone(house, arguments.volume, arguments.name, scan=not arguments.no_scan)
+    value = clone_value(result.volume, result.clone_name, result.clone)
+    lines = [f"{result.volume}@{result.clone_name}"]
+    if result.taken is not None:
+        value["taken"] = take_value(result.taken)
+        lines += [] if terminal.quiet else take_lines(result.taken)
+    terminal.result(value, lines)
+    return EXIT_PARTIAL if result.taken is not None and result.taken.unreadable else EXIT_DONE
+
+
+def _clones(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_house(arguments, terminal) as house:
+        state = house.volumes.get(arguments.volume)
+        values, rows = [], []
+        for name, clone in ordered_clones(state):
+            revision = read_revision(house.pool, clone.revision)
+            values.append(
+                {
+                    **clone_value(state.name, name, clone),
+                    "entries": revision.entry_count,
+                    "bytes": revision.total_bytes,
+                }
+            )
+            rows.append(
+                [
+                    f"{state.name}@{name}",
+                    format_time(clone.created_ns),
+                    f"{revision.entry_count:,} files",
+                    format_size(revision.total_bytes),
+                    "#" + hex_short(clone.revision),
+                    "held" if clone.held else "",
+                ]
+            )
+    terminal.result(values, terminal.table(rows, right=(2, 3)))
+    return EXIT_DONE
+
+
+def _unclone(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_house(arguments, terminal) as house:
+        removed = [actions.unclone(house, text) for text in arguments.clones]
+    terminal.result([clone_value(*each) for each in removed], [f"forgot {volume}@{name}" for volume, name, _ in removed])
+    return EXIT_DONE
+
+
+def _log(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_house(arguments, terminal) as house:
+        state = house.volumes.get(arguments.volume)
+        names: dict[bytes, list[str]] = {}
+        for name, clone in ordered_clones(state):
+            names.setdefault(clone.revision, []).append(name)
+        values, rows = [], []
+        for identity, revision in islice(house.volumes.log(state), arguments.count):
+            clones = names.get(identity, [])
+            values.append(
+                {
+                    "revision": identity.hex(),
+                    "parents": [parent.hex() for parent in revision.parents],
+                    "created": format_time(revision.created_ns),
+                    "created_ns": revision.created_ns,
+                    "author": revision.author,
+                    "message": revision.message,
+                    "entries": revision.entry_count,
+                    "bytes": revision.total_bytes,
+                    "clones": clones,
+                }
+            )
+            rows.append(
+                [
+                    "#" + hex_short(identity),
+                    format_time(revision.created_ns),
+                    format_size(revision.total_bytes),
+                    revision.author,
+                    revision.message,
+                    ", ".join(clones),
+                ]
+            )
+    terminal.result(values, terminal.table(rows, right=(2,)))
+    return EXIT_DONE
+
+
+def _hold(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_house(arguments, terminal) as house:
+        volume, name, clone = actions.set_held(house, arguments.clone, held=arguments.held)
+    terminal.result(clone_value(volume, name, clone), [f"{volume}@{name} is {'held' if clone.held else 'not held'}"])
+    return EXIT_DONE

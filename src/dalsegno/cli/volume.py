@@ -1,0 +1,144 @@
+"""`dal volume create|list|show|rename|remove`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dalsegno.actions.backup import create_volume
+from dalsegno.cli.backup import add_rules, read_rules
+from dalsegno.cli.door import open_house
+from dalsegno.cli.terminal import Terminal, show
+from dalsegno.cli.words import Parser
+from dalsegno.terms.errors import EXIT_DONE, Refused
+from dalsegno.terms.ids import hex_short
+from dalsegno.terms.sizes import format_size
+from dalsegno.terms.times import format_time
+from dalsegno.volumes.state import DumpRecord, VolumeState
+
+
+def add_volume(parser: Parser) -> None:
+    """Say what `dal volume` understands."""
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="create|list|show|rename|remove")
+    create = verbs.add_parser("create", help="make a volume", epilog="example: dal volume create home --source /home")
+    create.add_argument("name")
+    create.add_argument("--source", type=Path, metavar="DIR", help="the host directory that it follows")
+    add_rules(create)
+    create.set_defaults(run=_create)
+    verbs.add_parser("list", help="list all volumes", epilog="example: dal volume list").set_defaults(run=_list)
+    shown = verbs.add_parser("show", help="show one volume", epilog="example: dal volume show home")
+    shown.add_argument("name")
+    shown.set_defaults(run=_show)
+    rename = verbs.add_parser("rename", help="give another name", epilog="example: dal volume rename home homes")
+    rename.add_argument("name")
+    rename.add_argument("new_name")
+    rename.set_defaults(run=_rename)
+    remove = verbs.add_parser("remove", help="forget a volume", epilog="example: dal volume remove home --yes")
+    remove.add_argument("name")
+    remove.add_argument("--yes", action="store_true", help="do it although it has clones")
+    remove.set_defaults(run=_remove)
+    for verb in verbs.choices.values():
+        verb.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+        verb.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS)
+        verb.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS)
+        verb.add_argument("--pool", dest="pool_path", metavar="PATH", default=argparse.SUPPRESS)
+        verb.add_argument("--key", dest="key_path", metavar="FILE", default=argparse.SUPPRESS)
+
+
+def dump_value(record: DumpRecord) -> dict[str, Any]:
+    """Return what programs want to know about a recorded dump."""
+    return {
+        "dump": record.dump_id.hex(),
+        "level": record.level,
+        "revision": record.revision.hex(),
+        "base_dump": record.base_dump.hex() or None,
+        "taken": format_time(record.taken_at_ns),
+        "taken_ns": record.taken_at_ns,
+        "path": record.path,
+        "bytes": record.size_bytes,
+    }
+
+
+def volume_value(state: VolumeState) -> dict[str, Any]:
+    """Return what programs want to know about a volume."""
+    return {
+        "volume": state.name,
+        "id": state.id.hex(),
+        "kind": state.kind,
+        "source": state.source or None,
+        "created": format_time(state.created_ns),
+        "head": state.head.hex() or None,
+        "clones": len(state.clones),
+        "dumps": [dump_value(record) for record in state.dumps],
+        "settings": state.settings,
+    }
+
+
+def volume_lines(state: VolumeState, terminal: Terminal) -> list[str]:
+    """Return all about one volume, for people."""
+    rows = [
+        ["name", state.name],
+        ["id", state.id.hex()],
+        ["kind", state.kind + (f", follows {show(state.source)}" if state.source else "")],
+        ["created", format_time(state.created_ns)],
+        ["head", "#" + hex_short(state.head) if state.head else "empty"],
+        ["clones", str(len(state.clones))],
+        *[[key, ", ".join(value) if isinstance(value, list) else str(value)] for key, value in state.settings.items()],
+    ]
+    lines = terminal.table(rows)
+    if state.dumps:
+        lines += ["dumps:"]
+        lines += terminal.table(
+            [
+                [
+                    f"  level {record.level}",
+                    hex_short(record.dump_id),
+                    format_time(record.taken_at_ns),
+                    format_size(record.size_bytes),
+                    f"on {hex_short(record.base_dump)}" if record.base_dump else "full",
+                    record.path,
+                ]
+                for record in state.dumps
+            ],
+            right=(3,),
+        )
+    return lines
+
+
+def _create(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    rules = read_rules(arguments)
+    with open_house(arguments, terminal) as house:
+        state = create_volume(house, arguments.name, source=arguments.source, rules=rules)
+    terminal.result(volume_value(state), [f"made {state.kind} volume {state.name}"])
+    return EXIT_DONE
+
+
+def _list(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_house(arguments, terminal) as house:
+        states = house.volumes.list()
+    rows = [[s.name, s.kind, f"{len(s.clones)} clones", f"{len(s.dumps)} dumps", show(s.source)] for s in states]
+    terminal.result([volume_value(state) for state in states], terminal.table(rows, right=(2, 3)))
+    return EXIT_DONE
+
+
+def _show(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_house(arguments, terminal) as house:
+        state = house.volumes.get(arguments.name)
+    terminal.result(volume_value(state), volume_lines(state, terminal))
+    return EXIT_DONE
+
+
+def _rename(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_house(arguments, terminal) as house:
+        state = house.volumes.rename(arguments.name, arguments.new_name)
+    terminal.result(volume_value(state), [f"{arguments.name} is now {state.name}"])
+    return EXIT_DONE
+
+
+def _remove(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_house(arguments, terminal) as house:
+        state = house.volumes.get(arguments.name)
+        if state.clones and not arguments.yes:
+            raise Refused(f"volume {state.name!r} has {len(state.clones)} clones: say --yes to forget them all")
+        house.volumes.remove(arguments.name)
+    terminal.result(volume_value(state), [f"forgot volume {state.name}; `dal gc` gives back its room"])
+    return EXIT_DONE

@@ -1,0 +1,295 @@
+"""The pool keeps what it acknowledged: killed anywhere, on a full disk, used by several processes."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dalsegno.pool.check import check_pool
+from dalsegno.pool.collect import collect
+from dalsegno.pool.keys import KdfCost
+from dalsegno.pool.pool import Pool
+from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, Full, NoAccess, NotFound, Refused, TooNew
+from dalsegno.terms.events import silent
+from dalsegno.world import files
+
+CHEAP = KdfCost(memory_kib=64, passes=1, lanes=1)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    with Pool.create(tmp_path / "pool", encryption="none"):
+        return tmp_path / "pool"
+
+
+def payloads(seed: int, count: int = 30) -> list[bytes]:
+    return [b"%d/%d " % (seed, number) * (1 + number % 7) for number in range(count)]
+
+
+def store(pool: Pool, seed: int, ref: str | None = None) -> list[bytes]:
+    with pool.writer() as writer:
+        ids = [writer.put(1, payload) for payload in payloads(seed)]
+        writer.flush()
+        writer.commit_guard()
+        if ref is not None:
+            assert pool.swap_ref(ref, None, b"".join(ids))
+    return list(ids)
+
+
+def assert_good(path: Path) -> None:
+    """Everything that a ref names is readable, no half file has a final name, and the next write works."""
+    with Pool.open(path) as pool:
+        assert [finding for finding in check_pool(pool, silent) if finding.severity == "error"] == []
+        for name in pool.list_refs():
+            value = pool.get_ref(name)
+            assert value is not None
+            seed = int(name.rpartition("/")[2])
+            found = [pool.get(value[at : at + 32]) for at in range(0, len(value), 32)]  # type: ignore[arg-type]
+            assert found == payloads(seed)
+        ids = store(pool, 999)
+        assert [pool.get(identity) for identity in ids] == payloads(999)  # type: ignore[arg-type]
+
+
+def in_child(action: Callable[[], None], fault: str) -> int:
+    """Run `action` in a child process under a fault; return 0, its exit code, or minus the signal."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            files._steps_taken = 0
+            os.environ["DAL_FAULT"] = fault
+            action()
+            code = 0
+        except Full:
+            code = 10
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_what_was_put_is_got(path: Path) -> None:
+    with Pool.open(path) as pool:
+        ids = store(pool, 1)
+        assert [pool.get(identity) for identity in ids] == payloads(1)  # type: ignore[arg-type]
+        assert pool.find_prefix(ids[0].hex()[:20]) == [ids[0]] and pool.find_prefix(ids[0].hex()) == [ids[0]]
+        with pytest.raises(NotFound):
+            pool.get(bytes(32))  # type: ignore[arg-type]
+        with pytest.raises(BadInput):
+            pool.find_prefix("xyz")
+        with pool.writer() as writer:
+            assert [writer.put(1, payload) for payload in payloads(1)] == ids
+            assert writer.objects_added == 0
+
+
+def test_aborted_writer_leaves_no_file(path: Path) -> None:
+    with Pool.open(path) as pool:
+        with pytest.raises(KeyError), pool.writer() as writer:
+            writer.put(1, b"x")
+            raise KeyError
+        assert [child for child in (path / "packs").rglob("*") if child.is_file()] == []
+
+
+def commit_one(path: Path) -> None:
+    with Pool.open(path) as pool:
+        store(pool, 2, "volumes/2")
+
+
+def test_kill_at_every_step_loses_nothing_acknowledged(path: Path, tmp_path: Path) -> None:
+    with Pool.open(path) as pool:
+        store(pool, 1, "volumes/1")
+    step, code = 0, -1
+    while code:
+        step += 1
+        copy = tmp_path / f"copy{step}"
+        shutil.copytree(path, copy)
+        code = in_child(lambda copy=copy: commit_one(copy), f"kill:{step}")  # type: ignore[misc]
+        assert code in (0, -signal.SIGKILL)
+        assert_good(copy)
+    with Pool.open(copy) as pool:
+        assert list(pool.list_refs()) == ["volumes/1", "volumes/2"]
+    assert step > 10
+
+
+def test_full_disk_at_every_step_is_refused_cleanly(path: Path, tmp_path: Path) -> None:
+    with Pool.open(path) as pool:
+        store(pool, 1, "volumes/1")
+    step, code = 0, -1
+    while code:
+        step += 1
+        copy = tmp_path / f"copy{step}"
+        shutil.copytree(path, copy)
+        code = in_child(lambda copy=copy: commit_one(copy), f"full:{step}")  # type: ignore[misc]
+        assert code in (0, 10)
+        assert list(copy.rglob("*.partial")) == []
+        assert_good(copy)
+    assert step > 10
+
+
+def test_killed_collection_goes_on(path: Path, tmp_path: Path) -> None:
+    with Pool.open(path) as pool:
+        dead = store(pool, 1)
+        live = store(pool, 2, "volumes/2")
+        with pool.writer() as writer:
+            mixed = [writer.put(1, payload) for payload in payloads(3)]
+    live += mixed[:5]
+
+    def run(copy: Path) -> None:
+        with Pool.open(copy) as pool:
+            collect(pool, lambda: live, grace_seconds=0, now_ns=2**62, dry_run=False, report=silent)
+
+    step, code = 0, -1
+    while code:
+        step += 1
+        copy = tmp_path / f"copy{step}"
+        shutil.copytree(path, copy)
+        code = in_child(lambda copy=copy: run(copy), f"kill:{step}")  # type: ignore[misc]
+        assert code in (0, -signal.SIGKILL)
+        assert_good(copy)
+        run(copy)
+        with Pool.open(copy) as pool:
+            assert [pool.get(identity) for identity in mixed[:5]] == payloads(3)[:5]
+            assert not any(pool.has(identity) for identity in dead)  # type: ignore[arg-type]
+            assert not any(pool.has(identity) for identity in mixed[5:])
+        assert_good(copy)
+    assert step > 8
+
+
+def write_in_process(path: Path, number: int, won: "multiprocessing.Queue[int]") -> None:
+    with Pool.open(path) as pool:
+        for turn in range(5):
+            store(pool, number * 100 + turn, f"volumes/{number * 100 + turn}")
+        store(pool, 7)
+        if pool.swap_ref("names/race", None, b"%d" % number):
+            won.put(number)
+
+
+def test_four_processes_write_at_once(path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    won = context.Queue()
+    crew = [context.Process(target=write_in_process, args=(path, number, won)) for number in range(4)]
+    for process in crew:
+        process.start()
+    for process in crew:
+        process.join()
+        assert process.exitcode == 0
+    winner = won.get(timeout=5)
+    assert won.empty()
+    with Pool.open(path) as pool:
+        assert pool.get_ref("names/race") == b"%d" % winner
+        assert pool.swap_ref("names/race", b"%d" % winner, None)
+        assert len(list(pool.list_refs("volumes/"))) == 20
+    assert_good(path)
+
+
+@pytest.mark.parametrize("harm", ["lost", "torn", "empty", "flipped", "garbage"])
+def test_harmed_index_is_made_again(path: Path, harm: str) -> None:
+    with Pool.open(path) as pool:
+        ids = store(pool, 1, "volumes/1")
+    for segment in (path / "index").glob("*.idx"):
+        data = segment.read_bytes()
+        if harm == "lost":
+            segment.unlink()
+        else:
+            middle = len(data) // 2
+            flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+            new = {"torn": data[:middle], "empty": b"", "flipped": flipped, "garbage": b"x" * 500}[harm]
+            segment.unlink()
+            segment.write_bytes(new)
+    with Pool.open(path) as pool:
+        assert all(pool.has(identity) for identity in ids)  # type: ignore[arg-type]
+    assert_good(path)
+
+
+def test_damaged_pack_is_named_and_the_other_copy_used(path: Path) -> None:
+    with Pool.open(path) as pool:
+        ids = store(pool, 1)
+    (pack,) = (path / "packs").rglob("*.pack")
+    good = pack.read_bytes()
+    harmed = bytearray(good)
+    harmed[300] ^= 1
+    pack.write_bytes(harmed)
+    with Pool.open(path) as pool:
+        with pytest.raises(Damaged, match=pack.name):
+            for identity in ids:
+                pool.get(identity)  # type: ignore[arg-type]
+        assert any(pack.name in finding.where for finding in check_pool(pool, silent))
+        with pool.writer() as writer:
+            for identity, payload in zip(ids, payloads(1), strict=True):
+                writer.store_copy(1, identity, payload)  # type: ignore[arg-type]
+        assert [pool.get(identity) for identity in ids] == payloads(1)  # type: ignore[arg-type]
+
+
+def test_passphrase_opens_and_a_wrong_one_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "p"
+    with Pool.create(path, encryption="passphrase", passphrase="swordfish", cost=CHEAP) as pool:
+        ids = store(pool, 1)
+    with Pool.open(path, passphrase=lambda: "swordfish") as pool:
+        assert pool.get(ids[0]) == payloads(1)[0]  # type: ignore[arg-type]
+    with pytest.raises(NoAccess):
+        Pool.open(path, passphrase=lambda: "sword")
+    with pytest.raises(NoAccess):
+        Pool.open(path)
+
+
+def test_key_file_is_private_and_needed(tmp_path: Path) -> None:
+    key = tmp_path / "keys" / "k.key"
+    path = tmp_path / "p"
+    with Pool.create(path, encryption="keyfile", key_path=key) as pool:
+        ids = store(pool, 1)
+    assert key.stat().st_mode & 0o777 == 0o600
+    key.rename(tmp_path / "elsewhere")
+    with pytest.raises(NoAccess, match=str(key)):
+        Pool.open(path, key_path=key)
+    with Pool.open(path, key_path=tmp_path / "elsewhere") as pool:
+        assert pool.get(ids[0]) == payloads(1)[0]  # type: ignore[arg-type]
+    with pytest.raises(NoAccess), Pool.create(tmp_path / "q", encryption="keyfile", key_path=key):
+        Pool.open(path, key_path=key)
+
+
+def test_pools_of_one_realm_agree_on_ids(tmp_path: Path) -> None:
+    with (
+        Pool.create(tmp_path / "a", encryption="none") as first,
+        Pool.create(tmp_path / "b", encryption="none", realm=first.realm) as second,
+    ):
+        assert store(first, 1) == store(second, 1) and first.pool_id != second.pool_id
+
+
+def test_create_refuses_what_is_there(tmp_path: Path, path: Path) -> None:
+    with pytest.raises(AlreadyThere):
+        Pool.create(path, encryption="none")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("dear")
+    with pytest.raises(Refused):
+        Pool.create(tmp_path / "full", encryption="none")
+    with pytest.raises(NotFound):
+        Pool.open(tmp_path / "full")
+
+
+def test_tampered_settings_are_damaged_or_too_new(path: Path) -> None:
+    settings = path / "pool.toml"
+    good = settings.read_bytes()
+    odd = good.replace(b'secret = "', b'secret = "0')
+    for bad in (b"", b"\xff\xfe", b"version = ", odd, good[:-30], b"a" * 99999):
+        settings.write_bytes(bad)
+        with pytest.raises(Damaged) as caught:
+            Pool.open(path)
+        assert "\n" not in str(caught.value)
+    for position in range(110, len(good), 7):
+        settings.write_bytes(good[:position] + bytes([good[position] ^ 1]) + good[position + 1 :])
+        with pytest.raises((Damaged, TooNew)):
+            Pool.open(path)
+    settings.write_bytes(good.replace(b"version = 1", b"version = 2"))
+    with pytest.raises(TooNew):
+        Pool.open(path)
+
+
+def test_moved_or_flipped_ref_is_damaged(path: Path) -> None:
+    with Pool.open(path) as pool:
+        assert pool.swap_ref("volumes/1", None, b"one") and pool.swap_ref("volumes/2", None, b"two")
+        (path / "refs/volumes/1").rename(path / "refs/volumes/2")
+        with pytest.raises(Damaged):
+            pool.get_ref("volumes/2")
