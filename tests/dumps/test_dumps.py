@@ -69,7 +69,7 @@ class Bench:
 def tree(path):
     with DumpChain.open([path] if not isinstance(path, list) else path, REALM) as chain:
         revision = read_revision(chain, chain.target.revision)
-        return {p: e for p, e in walk(chain, revision)}
+        return dict(walk(chain, revision))
 
 
 @pytest.fixture(params=[True, False], ids=["sealed", "clear"])

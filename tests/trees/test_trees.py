@@ -102,7 +102,7 @@ def test_a_recipe_of_a_terabyte_is_nested_and_an_insertion_changes_one_node_a_le
     kind, first = build(ids)
     assert kind == objects.CONTENT_RECIPE
     before = set(store.objects)
-    build(ids[:500] + [draw.randbytes(32)] + ids[500:])
+    build([*ids[:500], draw.randbytes(32), *ids[500:]])
     assert len(set(store.objects) - before) <= 6
     size = 100_000 * 10 * 1024 * 1024
     entry = Entry(name=b"big", kind=objects.ENTRY_FILE, size=size, content_kind=kind, content=first)

@@ -10,7 +10,9 @@ import os
 import pwd
 import re
 import stat as modes
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -26,9 +28,11 @@ from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.sizes import MIB
 from dalsegno.trees.read import entry_xattrs, iterate_content, iterate_directory, lookup, resolve_link
 from dalsegno.world.chance import random_bytes
+from dalsegno.world.workers import Workers
 
 PROGRESS_FILES: Final = 256
 PROGRESS_BYTES: Final = 16 * MIB
+WRITES_PENDING_MAX: Final = 8
 TEMPORARY_PREFIX: Final = b".dal-restore-"
 _TEMPORARY: Final = re.compile(rb"^\.dal-restore-[0-9a-f]{16}$")
 _WRITE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -168,6 +172,7 @@ class _Restore:
         verify_content: bool,
         cross_devices: bool,
         report: Report,
+        workers: Workers | None,
     ) -> None:
         self.source = source
         self.revision = revision
@@ -177,6 +182,7 @@ class _Restore:
         self.verify_content = verify_content
         self.cross_devices = cross_devices
         self.report = report
+        self.workers = workers
         self.result = RestoreResult()
         self.is_root = os.geteuid() == 0
         self.chown_noted = False
@@ -365,6 +371,7 @@ class _Restore:
             raise Damaged(f"{len(data)} bytes of content, the entry says {entry.size}")
         wanted = entry_xattrs(self.source, entry) if entry.xattrs else []
         fd = os.open(temporary, _WRITE_FLAGS, 0o600, dir_fd=directory)
+        jobs: deque[Future[None]] = deque()
         try:
             if data is None:
                 end = 0
@@ -372,10 +379,17 @@ class _Restore:
                     if offset < end or offset + len(piece) > entry.size:
                         raise Damaged("its pieces overlap")
                     end = offset + len(piece)
-                    write_all(fd, piece, offset)
+                    if self.workers is None:
+                        write_all(fd, piece, offset)
+                    else:
+                        jobs.append(self.workers.submit(write_all, fd, piece, offset))
+                        if len(jobs) > WRITES_PENDING_MAX:
+                            jobs.popleft().result()
                     self.result.bytes_written += len(piece)
                     if self.result.bytes_written - self.progress_bytes >= PROGRESS_BYTES:
                         self.progress()
+                while jobs:
+                    jobs.popleft().result()
                 if end < entry.size:
                     os.ftruncate(fd, entry.size)
             elif data:
@@ -391,6 +405,9 @@ class _Restore:
             if entry.flags & ~attributes.FLAGS_LOCKING:
                 self.set_flags(fd, entry.flags & ~attributes.FLAGS_LOCKING, path)
         finally:
+            # After an error, too: no worker may write to a descriptor that has been given back.
+            for job in jobs:
+                job.exception()
             os.close(fd)
 
     def write_special(self, directory: int, temporary: bytes, entry: Entry, path: bytes) -> None:
@@ -725,6 +742,7 @@ def restore_tree(
     verify_content: bool = False,
     cross_devices: bool = False,
     report: Report = silent,
+    workers: Workers | None = None,
 ) -> RestoreResult:
     """Make `target` (made if it is missing, with its attributes) hold the tree, or only the subtrees `paths`.
 
@@ -752,6 +770,7 @@ def restore_tree(
         verify_content=verify_content,
         cross_devices=cross_devices,
         report=report,
+        workers=workers,
     )
     restore.run(place, selection)
     restore.progress()

@@ -13,6 +13,7 @@ Order of writing: blocks, pack durable under its name, index, ref. Deletion goes
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -45,6 +46,8 @@ from dalsegno.world.workers import Workers, new_lock
 PACK_BYTES_TARGET: Final = 64 * MIB
 PACK_OBJECTS_MAX: Final = 100_000
 BLOCKS_CACHED_MAX: Final = 32
+BLOCKS_AHEAD_MAX: Final = 3
+BLOCKS_AHEAD_SPAN: Final = 16
 READERS_OPEN_MAX: Final = 256
 READERS_RETIRED_MAX: Final = 64
 """Readers put aside stay open a while, for threads that still read from them."""
@@ -102,6 +105,9 @@ class Pool:
         self._readers: OrderedDict[PackId, PackReader] = OrderedDict()
         self._retired: deque[PackReader] = deque()
         self._blocks: OrderedDict[tuple[PackId, int], bytes] = OrderedDict()
+        self._ahead: Workers | None = None
+        self._coming: dict[tuple[PackId, int], Future[bytes]] = {}
+        self._last_read: dict[tuple[bytes, int], int] = {}
         self.index = Index(
             path / "index", list_packs=self.list_packs, read_pack=self._read_columns, report_damage=self._note_damage
         )
@@ -229,12 +235,34 @@ class Pool:
             if raw is not None:
                 self._blocks.move_to_end(key)
                 return raw
-        raw = self._reader(pack_id).read_block(block_index)
+        reader = self._reader(pack_id)
+        coming = self._coming.pop(key, None)
+        raw = coming.result() if coming is not None else reader.read_block(block_index)
+        if self._ahead is not None:
+            self._read_on(reader, block_index, self._ahead)
         with self._lock:
             self._blocks[key] = raw
             if len(self._blocks) > BLOCKS_CACHED_MAX:
                 self._blocks.popitem(last=False)
         return raw
+
+    def read_ahead(self, workers: Workers | None) -> None:
+        """Let `workers` open the next blocks of a pack that is read in order; None ends it. One reading thread only."""
+        self._ahead = workers
+        self._coming.clear()
+        self._last_read.clear()
+
+    def _read_on(self, reader: PackReader, block_index: int, workers: Workers) -> None:
+        block_type = reader.types[block_index]
+        last = self._last_read.get((reader.pack_id, int(block_type)))
+        self._last_read[reader.pack_id, int(block_type)] = block_index
+        following = np.flatnonzero(reader.types[block_index + 1 : block_index + 1 + BLOCKS_AHEAD_SPAN] == block_type)
+        if last is None or last > block_index or block_index - last > BLOCKS_AHEAD_SPAN or block_type == pack.BLOCK_INDEX:
+            return
+        for distance in following[:BLOCKS_AHEAD_MAX].tolist():
+            key = (PackId(reader.pack_id), block_index + 1 + distance)
+            if key not in self._blocks and key not in self._coming and len(self._coming) < 2 * BLOCKS_AHEAD_MAX:
+                self._coming[key] = workers.submit(reader.read_block, key[1])
 
     def _forget_pack(self, pack_id: PackId) -> None:
         with self._lock:

@@ -1,0 +1,182 @@
+"""`dal ls`, `cat`, `find`, `diff`, `versions`."""
+
+import argparse
+import stat
+import sys
+from typing import Any
+
+from dalsegno.actions import browse as actions
+from dalsegno.actions.browse import Found, Row, Version, changed_parts
+from dalsegno.cli.door import open_house
+from dalsegno.cli.terminal import Terminal, show
+from dalsegno.cli.words import Parser
+from dalsegno.formats import objects
+from dalsegno.formats.objects import ENTRY_NAMES, Entry
+from dalsegno.terms.errors import EXIT_DONE
+from dalsegno.terms.sizes import format_size
+from dalsegno.terms.times import format_time
+from dalsegno.trees.diff import Change
+
+_FORMS = {
+    objects.ENTRY_FILE: stat.S_IFREG,
+    objects.ENTRY_DIRECTORY: stat.S_IFDIR,
+    objects.ENTRY_SYMLINK: stat.S_IFLNK,
+    objects.ENTRY_FIFO: stat.S_IFIFO,
+    objects.ENTRY_CHAR_DEVICE: stat.S_IFCHR,
+    objects.ENTRY_BLOCK_DEVICE: stat.S_IFBLK,
+}
+
+
+def add_ls(parser: Parser) -> None:
+    """Say what `dal ls` understands."""
+    parser.add_argument("address", nargs="?", metavar="ADDRESS|DUMPS", help="default: the volumes")
+    parser.add_argument("-l", "--long", action="store_true", help="show mode, owner, size and time")
+    parser.add_argument("-R", "--recursive", action="store_true", help="list all that is below")
+    parser.set_defaults(run=_ls)
+
+
+def add_cat(parser: Parser) -> None:
+    """Say what `dal cat` understands."""
+    parser.add_argument("addresses", nargs="+", metavar="ADDRESS:/PATH")
+    parser.set_defaults(run=_cat)
+
+
+def add_find(parser: Parser) -> None:
+    """Say what `dal find` understands."""
+    parser.add_argument("pattern", metavar="PATTERN", help="of a name; with a slash, of the whole path")
+    parser.add_argument("address", nargs="?", metavar="ADDRESS|DUMPS", help="default: all clones of all volumes")
+    parser.set_defaults(run=_find)
+
+
+def add_diff(parser: Parser) -> None:
+    """Say what `dal diff` understands."""
+    parser.add_argument("old", metavar="ADDRESS")
+    parser.add_argument("new", nargs="?", metavar="ADDRESS", help="default: the volume's live source")
+    parser.set_defaults(run=_diff)
+
+
+def add_versions(parser: Parser) -> None:
+    """Say what `dal versions` understands."""
+    parser.add_argument("address", metavar="VOLUME:/PATH")
+    parser.set_defaults(run=_versions)
+
+
+def entry_value(entry: Entry) -> dict[str, Any]:
+    """Return what programs want to know about an entry."""
+    value: dict[str, Any] = {
+        "kind": ENTRY_NAMES.get(entry.kind, str(entry.kind)),
+        "mode": f"{entry.mode:04o}",
+        "uid": entry.uid,
+        "gid": entry.gid,
+        "owner": entry.owner,
+        "group": entry.group,
+        "size": entry.size,
+        "modified": format_time(entry.mtime_ns),
+        "mtime_ns": entry.mtime_ns,
+        "btime_ns": entry.btime_ns,
+        "node": f"{entry.node:016x}",
+    }
+    if entry.kind == objects.ENTRY_SYMLINK:
+        value["target"] = entry.content
+    if entry.flags:
+        value["flags"] = entry.flags
+    return value
+
+
+def entry_line(path: bytes, entry: Entry) -> str:
+    """Return one line as `ls -l` writes it."""
+    owner = show(entry.owner) or str(entry.uid)
+    group = show(entry.group) or str(entry.gid)
+    mode = stat.filemode(_FORMS.get(entry.kind, 0) | entry.mode) + ("+" if entry.xattrs else " ")
+    size = format_size(entry.size) if entry.kind in (objects.ENTRY_FILE, objects.ENTRY_SYMLINK) else "-"
+    line = f"{mode} {owner:<8} {group:<8} {size:>10}  {format_time(entry.mtime_ns)}  {show(path)}"
+    return f"{line} -> {show(entry.content)}" if entry.kind == objects.ENTRY_SYMLINK else line
+
+
+def _ls(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    def line(row: Row) -> str:
+        if arguments.long:
+            return entry_line(row.path, row.entry)
+        return show(row.path) + ("/" if row.entry.kind == objects.ENTRY_DIRECTORY else "")
+
+    with open_house(arguments, terminal) as house:
+        if arguments.address is None:
+            names = [state.name for state in house.volumes.list()]
+            terminal.result(names, names)
+            return EXIT_DONE
+        rows = actions.ls(house, arguments.address, recursive=arguments.recursive)
+        terminal.stream(rows, value=lambda row: {"path": row.path, **entry_value(row.entry)}, line=line)
+    return EXIT_DONE
+
+
+def _cat(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_house(arguments, terminal) as house:
+        for address in arguments.addresses:
+            for data in actions.iterate_file(house, address):
+                sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    return EXIT_DONE
+
+
+def _clones_between(first: str, last: str) -> str:
+    return first if first == last else f"{first}..{last}"
+
+
+def _find(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    def value(found: Found) -> dict[str, Any]:
+        place = {"volume": found.volume, "first": found.first, "last": found.last, "path": found.path}
+        return {**place, **entry_value(found.entry)}
+
+    def line(found: Found) -> str:
+        address = f"{found.volume}@{_clones_between(found.first, found.last)}:/{show(found.path)}"
+        size = "" if found.entry.kind == objects.ENTRY_DIRECTORY else f"  {format_size(found.entry.size)}"
+        return address + ("/" if not size else size)
+
+    with open_house(arguments, terminal) as house:
+        terminal.stream(actions.find(house, arguments.pattern, arguments.address), value=value, line=line)
+    return EXIT_DONE
+
+
+def _diff(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    def sign(change: Change) -> str:
+        return "+" if change.old is None else "-" if change.new is None else "M"
+
+    def value(change: Change) -> dict[str, Any]:
+        words = {"+": "added", "-": "removed", "M": "changed"}
+        return {
+            "path": change.path,
+            "change": words[sign(change)],
+            "parts": changed_parts(change),
+            "old": entry_value(change.old) if change.old else None,
+            "new": entry_value(change.new) if change.new else None,
+        }
+
+    def line(change: Change) -> str:
+        entry = change.new or change.old
+        slash = "/" if entry is not None and entry.kind == objects.ENTRY_DIRECTORY else ""
+        parts = f"  ({', '.join(changed_parts(change))})" if sign(change) == "M" else ""
+        return f"{sign(change)} {show(change.path)}{slash}{parts}"
+
+    with open_house(arguments, terminal) as house:
+        changes = actions.diff(house, arguments.old, arguments.new)
+        terminal.stream(changes, value=value, line=line)
+    return EXIT_DONE
+
+
+def _versions(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    def value(version: Version) -> dict[str, Any]:
+        entry = version.entry
+        clones = {"first": version.first, "last": version.last, "clones": version.clone_count}
+        return {**clones, "present": entry is not None, **(entry_value(entry) if entry is not None else {})}
+
+    with open_house(arguments, terminal) as house:
+        found = actions.versions(house, arguments.address)
+    rows = []
+    for version in found:
+        entry = version.entry
+        there = [format_size(entry.size), format_time(entry.mtime_ns)] if entry is not None else ["not there", ""]
+        rows.append([_clones_between(version.first, version.last), f"{version.clone_count} clones", *there])
+    terminal.result([value(version) for version in found], terminal.table(rows, right=(1, 2)))
+    return EXIT_DONE
+
+

@@ -1,0 +1,141 @@
+"""`dal dump`, `mark`, `estimate`."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dalsegno.actions import dump as actions
+from dalsegno.cli.door import open_house
+from dalsegno.cli.terminal import Terminal
+from dalsegno.cli.volume import dump_value
+from dalsegno.cli.words import Parser
+from dalsegno.dumps.plan import LEVEL_MAX
+from dalsegno.formats.pack import DumpNote
+from dalsegno.terms.errors import EXIT_DONE, BadInput
+from dalsegno.terms.ids import hex_short
+from dalsegno.terms.sizes import format_size
+from dalsegno.terms.times import format_time
+
+
+def level(text: str) -> int:
+    """Return a dump level from its word."""
+    if not text.isdecimal() or int(text) > LEVEL_MAX:
+        raise argparse.ArgumentTypeError(f"level {text!r}: expected 0 to {LEVEL_MAX}")
+    return int(text)
+
+
+def add_dump(parser: Parser) -> None:
+    """Say what `dal dump` understands."""
+    parser.add_argument("address", metavar="VOLUME[@CLONE[..@CLONE]]", help="a range carries every clone in it")
+    parser.add_argument("--level", type=level, metavar="N", help="0 to 9 (default: 0 at first, then one above the last)")
+    parser.add_argument("-o", "--output", metavar="FILE|-", help="default: VOLUME.CLONE.LEVEL.dump here")
+    parser.add_argument("--no-record", action="store_true", help="do not let later dumps start from it (see dal mark)")
+    parser.set_defaults(run=_dump)
+
+
+def add_mark(parser: Parser) -> None:
+    """Say what `dal mark` understands."""
+    parser.add_argument("dump", metavar="DUMP", type=Path)
+    parser.set_defaults(run=_mark)
+
+
+def add_estimate(parser: Parser) -> None:
+    """Say what `dal estimate` understands."""
+    parser.add_argument("address", metavar="VOLUME[@CLONE]")
+    parser.add_argument("--level", type=level, action="append", metavar="N", help="again for more; default: all")
+    parser.set_defaults(run=_estimate)
+
+
+def binary_output(terminal: Terminal) -> BinaryIO:
+    """Return standard output for a dump's bytes; a terminal is refused."""
+    if sys.stdout.isatty():
+        raise BadInput("a dump is not for a terminal: redirect the output or name a file with -o")
+    if terminal.json:
+        raise BadInput("--json and a dump cannot both go to the output: name a file with -o")
+    return sys.stdout.buffer
+
+
+def note_value(note: DumpNote) -> dict[str, Any]:
+    """Return a dump's lineage for programs."""
+    return {
+        "volume": note.volume_name,
+        "volume_id": note.volume.hex(),
+        "level": note.level,
+        "targets": [
+            {
+                "revision": target.revision.hex(),
+                "clone": target.clone or None,
+                "created": format_time(target.created_ns),
+                "entries": target.entry_count,
+                "bytes": target.total_bytes,
+            }
+            for target in note.targets
+        ],
+        "bases": [base.hex() for base in note.bases],
+        "base_dump": note.base_dump.hex() or None,
+        "merged": [merged.hex() for merged in note.merged],
+        "taken": format_time(note.taken_at_ns),
+        "taken_ns": note.taken_at_ns,
+    }
+
+
+def _dump(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    output: Path | BinaryIO | None = None
+    if arguments.output == "-":
+        output = binary_output(terminal)
+    elif arguments.output is not None:
+        output = Path(arguments.output)
+    with open_house(arguments, terminal) as house:
+        result = actions.dump(
+            house, arguments.address, level=arguments.level, output=output, record=not arguments.no_record
+        )
+    note = result.note
+    if arguments.output == "-":
+        terminal.note(f"level {note.level} of {note.volume_name}, {format_size(result.size_bytes)}")
+        return EXIT_DONE
+    value = {
+        "path": result.path,
+        "dump": result.dump_id.hex(),
+        "bytes": result.size_bytes,
+        "objects": result.object_count,
+        "recorded": result.recorded,
+        **note_value(note),
+    }
+    base = f"on dump {hex_short(note.base_dump)}" if note.base_dump else "full"
+    lines = [
+        result.path,
+        f"  level {note.level} of {note.volume_name}, {base}; dump {hex_short(result.dump_id)}, "
+        f"{len(note.targets)} revisions, {result.object_count:,} objects, {format_size(result.size_bytes)}"
+        + ("" if result.recorded else "; not recorded, `dal mark` does it"),
+    ]
+    terminal.result(value, [] if terminal.quiet else lines)
+    return EXIT_DONE
+
+
+def _mark(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_house(arguments, terminal) as house:
+        state, record = actions.mark(house, arguments.dump)
+    lines = [f"recorded: level {record.level} of {state.name}, dump {hex_short(record.dump_id)}"]
+    terminal.result({"volume": state.name, **dump_value(record)}, lines)
+    return EXIT_DONE
+
+
+def _estimate(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_house(arguments, terminal) as house:
+        estimates = actions.estimate(house, arguments.address, levels=arguments.level or range(LEVEL_MAX + 1))
+    values, rows = [], []
+    for one in estimates:
+        values.append(
+            {
+                "level": one.level,
+                "possible": one.possible,
+                "base_dump": one.base_dump.hex() or None,
+                "objects": one.object_count,
+                "bytes": one.raw_bytes,
+            }
+        )
+        what = [f"{one.object_count:,} objects", format_size(one.raw_bytes)] if one.possible else ["no base", ""]
+        rows.append([f"level {one.level}", *what, f"on {hex_short(one.base_dump)}" if one.base_dump else ""])
+    terminal.result(values, terminal.table(rows, right=(1, 2)))
+    return EXIT_DONE

@@ -1,0 +1,137 @@
+"""`dal merge`, `inspect`, `verify`."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+from dalsegno.actions import keep
+from dalsegno.actions import merge as actions
+from dalsegno.cli.door import open_house
+from dalsegno.cli.dump import binary_output, note_value
+from dalsegno.cli.terminal import Terminal, as_json, show
+from dalsegno.cli.words import Parser
+from dalsegno.dumps.plan import describe
+from dalsegno.terms.errors import EXIT_DONE, BadInput, Damaged
+from dalsegno.terms.ids import hex_short
+from dalsegno.terms.sizes import format_size
+from dalsegno.terms.times import format_time
+
+
+def add_merge(parser: Parser) -> None:
+    """Say what `dal merge` understands."""
+    parser.add_argument("-o", "--output", required=True, metavar="OUT|-")
+    parser.add_argument("dumps", nargs="+", metavar="DUMP", help="a full dump or an increment, then what continues it")
+    parser.set_defaults(run=_merge)
+
+
+def add_inspect(parser: Parser) -> None:
+    """Say what `dal inspect` understands."""
+    parser.add_argument("dumps", nargs="+", metavar="DUMP", type=Path)
+    parser.set_defaults(run=_inspect)
+
+
+def add_verify(parser: Parser) -> None:
+    """Say what `dal verify` understands."""
+    # `--pool` alone means: verify the pool. With a path behind it, that pool (the global option).
+    for action in parser._actions:
+        if action.dest == "pool_path":
+            action.nargs = "?"
+            action.const = ""
+            action.help = "verify the pool (PATH, or the usual one); with a DUMP: the pool with its key"
+    parser.add_argument("dumps", nargs="*", metavar="DUMP|-")
+    parser.add_argument("--salvage", metavar="OUT", help="write a dump of all that is whole in a damaged one")
+    parser.set_defaults(run=_verify)
+
+
+def _merge(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    if len(arguments.dumps) < 2:
+        raise BadInput("nothing to merge: name a dump and the increments that continue it, oldest first")
+    output: Path | BinaryIO = binary_output(terminal) if arguments.output == "-" else Path(arguments.output)
+    with open_house(arguments, terminal) as house:
+        note, size_bytes = actions.merge(house, [Path(dump) for dump in arguments.dumps], output)
+    if arguments.output == "-":
+        return EXIT_DONE
+    value = {"path": arguments.output, "bytes": size_bytes, **note_value(note)}
+    made = f"level {note.level} of {note.volume_name}, merged from {len(arguments.dumps)} dumps"
+    lines = [arguments.output, f"  {made}, {format_size(size_bytes)}"]
+    terminal.result(value, [] if terminal.quiet else lines)
+    return EXIT_DONE
+
+
+def _inspect(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    values, lines = [], []
+    with open_house(arguments, terminal) as house:
+        for path in arguments.dumps:
+            facts = actions.inspect(house, path)
+            note = facts.note
+            values.append(
+                {
+                    "path": facts.path,
+                    "dump": facts.dump_id.hex(),
+                    "realm": facts.realm.hex(),
+                    "sealed": facts.sealed,
+                    "bytes": facts.size_bytes,
+                    "objects": facts.object_count,
+                    "blocks": facts.block_count,
+                    **note_value(note),
+                }
+            )
+            rows = [
+                ["lineage", describe(note, facts.dump_id)],
+                ["taken", format_time(note.taken_at_ns)],
+                ["realm", hex_short(facts.realm) + (", sealed" if facts.sealed else ", not sealed")],
+                ["size", f"{format_size(facts.size_bytes)}, {facts.object_count:,} objects, {facts.block_count} blocks"],
+            ]
+            if note.merged:
+                rows.append(["merged from", ", ".join(hex_short(merged) for merged in note.merged)])
+            rows += [
+                [
+                    "carries",
+                    f"{target.clone or '-'}  #{hex_short(target.revision)}  {format_time(target.created_ns)}  "
+                    f"{target.entry_count:,} files  {format_size(target.total_bytes)}",
+                ]
+                for target in note.targets
+            ]
+            lines += [show(facts.path), *[f"  {line}" for line in terminal.table(rows)]]
+    terminal.result(values if len(values) > 1 else values[0], lines)
+    return EXIT_DONE
+
+
+def _verify(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    if arguments.salvage is not None:
+        return _salvage(arguments, terminal)
+    if not arguments.dumps:
+        return _verify_pool(arguments, terminal)
+    findings: dict[str, list[str]] = {}
+    with open_house(arguments, terminal) as house:
+        for dump in arguments.dumps:
+            findings[dump] = actions.verify(house, sys.stdin.buffer if dump == "-" else Path(dump))
+    lines = []
+    for dump, texts in findings.items():
+        lines += [f"{show(dump)}: whole"] if not texts else [f"{show(dump)}: DAMAGED", *[f"  {text}" for text in texts]]
+    value = [{"dump": dump, "whole": not texts, "findings": texts} for dump, texts in findings.items()]
+    terminal.result(value if len(value) > 1 else value[0], lines)
+    return Damaged.exit_code if any(findings.values()) else EXIT_DONE
+
+
+def _verify_pool(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_house(arguments, terminal) as house:
+        findings = list(keep.verify_pool(house))
+        path = house.pool.path
+    damaged = any(finding.severity == "error" for finding in findings)
+    lines = [f"{finding.severity}: {finding.where}: {finding.text}" for finding in findings]
+    lines.append(f"{path}: {'DAMAGED' if damaged else 'whole'}")
+    value = {"pool": path, "whole": not damaged, "findings": [as_json(finding) for finding in findings]}
+    terminal.result(value, lines)
+    return Damaged.exit_code if damaged else EXIT_DONE
+
+
+def _salvage(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    if len(arguments.dumps) != 1 or arguments.dumps[0] == "-":
+        raise BadInput("--salvage OUT: name the one damaged dump file")
+    with open_house(arguments, terminal) as house:
+        saved = actions.salvage(house, Path(arguments.dumps[0]), Path(arguments.salvage))
+    lines = [f"{arguments.salvage}: saved {saved.object_count:,} objects", *[f"  lost: {text}" for text in saved.damaged]]
+    terminal.result({"path": arguments.salvage, "objects": saved.object_count, "damaged": saved.damaged}, lines)
+    return Damaged.exit_code if saved.damaged else EXIT_DONE

@@ -1,0 +1,186 @@
+"""`dal init`, `gc`, `stats`, `status`, `doctor`, `key`."""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from dalsegno.actions import keep
+from dalsegno.actions.browse import ordered_clones
+from dalsegno.assembly import create_pool
+from dalsegno.cli.door import open_house
+from dalsegno.cli.terminal import Terminal, as_json, show
+from dalsegno.cli.words import Parser, key_path, pool_path, read_passphrase
+from dalsegno.pool.keys import ENCRYPTIONS, write_key_file
+from dalsegno.terms.errors import EXIT_DONE, EXIT_FAILED, BadInput, NotFound
+from dalsegno.terms.sizes import GIB, format_size
+from dalsegno.terms.times import format_time, parse_duration_seconds
+
+FREE_BYTES_MIN = 1 * GIB
+
+
+def add_init(parser: Parser) -> None:
+    """Say what `dal init` understands."""
+    parser.add_argument("path", nargs="?", metavar="POOL", help="default: --pool, DAL_POOL, or your own")
+    parser.add_argument("--encryption", choices=ENCRYPTIONS, default="keyfile")
+    parser.set_defaults(run=_init)
+
+
+def add_gc(parser: Parser) -> None:
+    """Say what `dal gc` understands."""
+    parser.add_argument("--grace", default="24h", metavar="TIME", help="how long a dead pack waits (default 24h)")
+    parser.add_argument("--dry-run", action="store_true", help="only tell what would be done")
+    parser.set_defaults(run=_gc)
+
+
+def add_stats(parser: Parser) -> None:
+    """Say what `dal stats` understands."""
+    parser.set_defaults(run=_stats)
+
+
+def add_status(parser: Parser) -> None:
+    """Say what `dal status` understands."""
+    parser.set_defaults(run=_status)
+
+
+def add_doctor(parser: Parser) -> None:
+    """Say what `dal doctor` understands."""
+    parser.set_defaults(run=_doctor)
+
+
+def add_key(parser: Parser) -> None:
+    """Say what `dal key` understands."""
+    parser.add_argument("verb", choices=("show", "export"), help="show its place, or write a copy")
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="for export: where the copy goes")
+    parser.set_defaults(run=_key)
+
+
+def _init(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    path = Path(arguments.path) if arguments.path is not None else pool_path(arguments)
+    passphrase = read_passphrase(confirm=True) if arguments.encryption == "passphrase" else None
+    with create_pool(
+        path, encryption=arguments.encryption, passphrase=passphrase, key_path=key_path(arguments)
+    ) as house:
+        pool = house.pool
+        value = {
+            "pool": pool.path,
+            "id": pool.pool_id.hex(),
+            "realm": pool.realm.realm_id.hex(),
+            "encryption": pool.encryption,
+            "key": pool.key_path,
+        }
+        lines = [f"made a pool in {pool.path}, encryption: {pool.encryption}"]
+        if pool.key_path is not None:
+            lines.append(f"its key is {pool.key_path}: copy that file to another place now; without it all is lost")
+        elif pool.encryption == "passphrase":
+            lines.append("without the passphrase all is lost: keep it where you find it in ten years")
+        else:
+            lines.append("nothing is encrypted: whoever reads the pool's files reads the backup")
+    terminal.result(value, [] if terminal.quiet else lines)
+    return EXIT_DONE
+
+
+def _gc(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    grace = parse_duration_seconds(arguments.grace)
+    with open_house(arguments, terminal) as house:
+        result = keep.gc(house, grace_seconds=grace, dry_run=arguments.dry_run)
+    would = "would have " if arguments.dry_run else ""
+    lines = [
+        f"{would}{'deleted' if would else 'Deleted'} {result.deleted} packs, freed {format_size(result.freed_bytes)}; "
+        f"condemned {result.condemned}, written again {result.rewritten}; "
+        f"{format_size(result.condemned_bytes)} wait for their grace of {arguments.grace} to end"
+    ]
+    terminal.result({**as_json(result), "dry_run": arguments.dry_run}, [] if terminal.quiet else lines)
+    return EXIT_DONE
+
+
+def _stats(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_house(arguments, terminal) as house:
+        found = keep.stats(house)
+    rows = [
+        ["pool", found.path],
+        ["encryption", found.encryption],
+        ["volumes", f"{found.volume_count} with {found.clone_count} clones"],
+        ["newest states", format_size(found.protected_bytes)],
+        ["stored", f"{format_size(found.pack_bytes)} in {found.pack_count} packs"],
+        ["objects", f"{found.object_count:,}"],
+        ["index", format_size(found.index_bytes)],
+    ]
+    terminal.result({**as_json(found), "pool_id": found.pool_id.hex()}, terminal.table(rows))
+    return EXIT_DONE
+
+
+def _status(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    path = pool_path(arguments)
+    if not (path / "pool.toml").exists():
+        raise NotFound(f"{path}: no pool here yet; `dal backup DIR` makes one")
+    values: list[dict[str, Any]] = []
+    rows = []
+    with open_house(arguments, terminal) as house:
+        for state in house.volumes.list():
+            clones = ordered_clones(state)
+            newest = clones[-1] if clones else None
+            dumped = state.dumps[-1] if state.dumps else None
+            values.append(
+                {
+                    "volume": state.name,
+                    "kind": state.kind,
+                    "source": state.source or None,
+                    "clones": len(clones),
+                    "last_clone": newest[0] if newest else None,
+                    "last_clone_at": format_time(newest[1].created_ns) if newest else None,
+                    "last_dump_level": dumped.level if dumped else None,
+                    "last_dump_at": format_time(dumped.taken_at_ns) if dumped else None,
+                }
+            )
+            rows.append(
+                [
+                    state.name,
+                    f"last clone {format_time(newest[1].created_ns)}" if newest else "no clone yet",
+                    f"{len(clones)} clones",
+                    f"level {dumped.level} dump {format_time(dumped.taken_at_ns)}" if dumped else "no dump",
+                    show(state.source),
+                ]
+            )
+        lines = [f"pool {house.pool.path}, encryption: {house.pool.encryption}", *terminal.table(rows, right=(2,))]
+    terminal.result({"pool": path, "volumes": values}, lines)
+    return EXIT_DONE
+
+
+def _doctor(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    findings: list[str] = []
+    with open_house(arguments, terminal) as house:
+        pool = house.pool
+        findings += [str(error) for error in pool.damaged_packs.values()]
+        free = shutil.disk_usage(pool.path).free
+        if free < FREE_BYTES_MIN:
+            findings.append(f"{pool.path}: only {format_size(free)} free: `dal gc`, or a larger disk")
+        if pool.key_path is not None:
+            if os.stat(pool.key_path).st_mode & 0o077:
+                findings.append(f"{pool.key_path}: others may read the key: chmod 600 it")
+            if os.stat(pool.key_path).st_dev == os.stat(pool.path).st_dev:
+                findings.append(f"{pool.key_path}: on the same disk as the pool: `dal key export` to another place")
+        for state in house.volumes.list():
+            if state.source and not os.path.isdir(state.source):
+                findings.append(f"volume {state.name}: its source {show(state.source)} is not there")
+            if not state.clones:
+                findings.append(f"volume {state.name}: no clone yet")
+    lines = findings or ["all well; `dal verify --pool` reads every byte"]
+    terminal.result({"findings": findings}, lines)
+    return EXIT_FAILED if findings else EXIT_DONE
+
+
+def _key(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_house(arguments, terminal) as house:
+        pool = house.pool
+        value: dict[str, Any] = {"encryption": pool.encryption, "realm": pool.realm.realm_id.hex(), "key": pool.key_path}
+        if arguments.verb == "show":
+            place = {"passphrase": "in your head: the passphrase", "none": "nothing is encrypted"}
+            terminal.result(value, [str(pool.key_path or place[pool.encryption])])
+            return EXIT_DONE
+        if arguments.file is None:
+            raise BadInput("key export: name the FILE that the copy goes to")
+        write_key_file(arguments.file, pool.realm.secret, pool.realm)
+    terminal.result({**value, "copy": arguments.file}, [f"the key is in {arguments.file}: keep it apart from the pool"])
+    return EXIT_DONE

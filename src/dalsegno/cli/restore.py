@@ -1,0 +1,93 @@
+"""`dal restore`: into a directory, or dumps into a volume."""
+
+import argparse
+from pathlib import Path
+
+from dalsegno.actions import restore as actions
+from dalsegno.actions.view import split_dumps
+from dalsegno.cli.door import open_house
+from dalsegno.cli.terminal import Terminal, format_duration, show
+from dalsegno.cli.volume import volume_value
+from dalsegno.cli.words import Parser, path_bytes
+from dalsegno.host.restore import OwnerMap
+from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput
+from dalsegno.terms.sizes import format_size
+
+
+def add_restore(parser: Parser) -> None:
+    """Say what `dal restore` understands."""
+    parser.add_argument("what", nargs="+", metavar="ADDRESS|DUMPS", help="DUMPS: FULL.dump+INCR.dump... or a list")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="write files there; only what differs is written")
+    parser.add_argument("--volume", metavar="NAME", help="make a living volume of dumps instead")
+    parser.add_argument("--path", action="append", default=[], metavar="P", help="only this file or directory")
+    parser.add_argument("--delete", action="store_true", help="remove what is in DIR and not in the backup")
+    parser.add_argument("--dry-run", action="store_true", help="only tell what would be done")
+    parser.add_argument("--owners", default="name", metavar="name|number|map:FILE", help="whose the files become")
+    parser.set_defaults(run=_restore)
+
+
+def _owners(text: str) -> OwnerMap:
+    if text.startswith("map:"):
+        return actions.read_owner_map(Path(text.removeprefix("map:")))
+    if text not in ("name", "number"):
+        raise BadInput(f"--owners {text}: expected name, number or map:FILE")
+    return OwnerMap(mode=text)
+
+
+def _restore(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    what = "+".join(arguments.what)
+    if (arguments.to is None) == (arguments.volume is None):
+        raise BadInput("say where to: --to DIR for files, or --volume NAME for a volume")
+    if arguments.volume is not None:
+        return _restore_volume(arguments, terminal, what)
+    owners = _owners(arguments.owners)
+    with open_house(arguments, terminal) as house:
+        outcome = actions.restore(
+            house,
+            what,
+            arguments.to,
+            paths=[path_bytes(path) for path in arguments.path],
+            owners=owners,
+            delete=arguments.delete,
+            dry_run=arguments.dry_run,
+        )
+    result = outcome.result
+    value = {
+        "from": outcome.label,
+        "to": outcome.target,
+        "dry_run": arguments.dry_run,
+        "created": result.created,
+        "updated": result.updated,
+        "unchanged": result.unchanged,
+        "deleted": result.deleted,
+        "bytes_written": result.bytes_written,
+        "failed": [{"path": path, "error": text} for path, text in result.failed],
+        "duration_seconds": outcome.duration_ns / 1e9,
+    }
+    done = "would restore" if arguments.dry_run else "restored"
+    lines = [
+        f"{done} {outcome.label} to {outcome.target} in {format_duration(outcome.duration_ns)}",
+        f"  {result.created:,} created, {result.updated:,} updated, {result.unchanged:,} unchanged, "
+        f"{result.deleted:,} deleted; {format_size(result.bytes_written)} written",
+    ]
+    if result.failed:
+        lines.append(f"  {len(result.failed)} are missing or not as they should be:")
+        lines += [f"    {show(path)}: {text}" for path, text in result.failed[:100]]
+    terminal.result(value, [] if terminal.quiet else lines)
+    return EXIT_PARTIAL if result.failed else EXIT_DONE
+
+
+def _restore_volume(arguments: argparse.Namespace, terminal: Terminal, what: str) -> int:
+    if arguments.path or arguments.delete or arguments.dry_run:
+        raise BadInput("--path, --delete and --dry-run belong to --to DIR, not to --volume")
+    with open_house(arguments, terminal) as house:
+        dumps = split_dumps(what)
+        if dumps is None:
+            raise BadInput(f"{what}: not a dump file; a volume is made of dumps (`dal dump` writes them)")
+        paths, clone, inner = dumps
+        if clone or inner:
+            raise BadInput(f"{what}: a volume is made of whole dumps, without @CLONE or :/PATH")
+        state = actions.restore_volume(house, paths, arguments.volume)
+    lines = [f"volume {state.name} holds what {what} carries: {len(state.clones)} clones"]
+    terminal.result(volume_value(state), [] if terminal.quiet else lines)
+    return EXIT_DONE
