@@ -102,6 +102,8 @@ listing() {
     (cd "$1" && find . -printf '%P\t%y\t%m\t%U:%G\t%n\t%l\t%T@\t' \( ! -type d -printf '%s\n' -o -printf '\n' \) |
         awk -F'\t' -v OFS='\t' '$2 == "d" { $5 = "-" } { print }' | LC_ALL=C sort)
 }
+# In name order: the order of a directory is its own.
+everywhere() { (cd "$1" && shift && find . -print0 | LC_ALL=C sort -z | xargs -0 "$@" 2>/dev/null) || true; }
 different=0
 printf '%s$ diff -r %s %s%s\n' "$dim" "$TREE" "$WORK/out" "$plain"
 diff -r --no-dereference --exclude=try-fifo "$TREE" "$WORK/out" || different=1
@@ -109,8 +111,8 @@ printf '%s$ diff <(find %s -printf ...) <(find %s -printf ...)%s   kind, mode, o
 diff <(listing "$TREE") <(listing "$WORK/out") || different=1
 if command -v getfattr >/dev/null && command -v getfacl >/dev/null; then
     echo "${dim}\$ diff of getfattr -d -R -m - and of getfacl -R${plain}"
-    diff <(cd "$TREE" && getfattr -h -d -R -m - . 2>/dev/null) <(cd "$WORK/out" && getfattr -h -d -R -m - . 2>/dev/null) || different=1
-    diff <(cd "$TREE" && getfacl -R -P . 2>/dev/null) <(cd "$WORK/out" && getfacl -R -P . 2>/dev/null) || different=1
+    diff <(everywhere "$TREE" getfattr -h -d -m -) <(everywhere "$WORK/out" getfattr -h -d -m -) || different=1
+    diff <(everywhere "$TREE" getfacl -P) <(everywhere "$WORK/out" getfacl -P) || different=1
 else
     echo "(getfattr and getfacl are not installed: extended attributes and ACLs were not compared)"
 fi

@@ -1,6 +1,6 @@
 """Dal Segno: volume backup and replication.
 
-The Python door: `open_pool(path)` opens a `House`, and every action takes it first. Names listed in `__all__` are stable.
+The Python door: `open_pool(path)` opens a `House`, and every action takes it first. The names in `__all__` are stable.
 
     with dalsegno.open_pool("/backup/pool") as house:
         for row in dalsegno.ls(house, "home@latest:/doc"):

@@ -139,7 +139,7 @@ def find_or_create(house: House, what: str, rules: Rules | None = None) -> tuple
     except NotFound:
         raise NotFound(f"{what}: neither a directory nor a volume") from None
     if state.kind != TRACKED:
-        raise Refused(f"volume {what!r} follows no directory: `dal import {what} DIR` puts one in, `dal clone` names it")
+        raise Refused(f"volume {what!r} follows no directory: `dal import {what} DIR` fills it, `dal clone` names it")
     return _with_rules(house, state, rules), False
 
 

@@ -68,7 +68,7 @@ def restore_volume(house: House, paths: Sequence[Path], name: str) -> VolumeStat
 
 
 def read_owner_map(path: Path) -> OwnerMap:
-    """Return the map in a file of lines `user OLD NEW` and `group OLD NEW`; OLD a name or number, NEW a number or name."""
+    """Return the map in a file of lines `user OLD NEW` and `group OLD NEW`, each a name or a number."""
 
     tables: dict[str, dict[bytes, int]] = {"user": {}, "group": {}}
     try:

@@ -127,7 +127,8 @@ def take_lines(taken: TakeResult) -> list[str]:
     lines = [
         f"  {taken.entry_count:,} files and directories, {format_size(taken.total_bytes)}; "
         + (
-            f"read {taken.files_read:,} files, {format_size(taken.bytes_read)}; stored {format_size(taken.bytes_stored)}"
+            f"read {taken.files_read:,} files, {format_size(taken.bytes_read)}; "
+            f"stored {format_size(taken.bytes_stored)}"
             if taken.changed
             else "nothing changed"
         )

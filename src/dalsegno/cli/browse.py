@@ -130,7 +130,7 @@ def _find(arguments: argparse.Namespace, terminal: Terminal) -> int:
     def line(found: Found) -> str:
         address = f"{found.volume}@{_clones_between(found.first, found.last)}:/{show(found.path)}"
         size = "" if found.entry.kind == objects.ENTRY_DIRECTORY else f"  {format_size(found.entry.size)}"
-        return address + ("/" if not size else size)
+        return address + (size if size else "/")
 
     with open_house(arguments, terminal) as house:
         terminal.stream(actions.find(house, arguments.pattern, arguments.address), value=value, line=line)

@@ -111,7 +111,8 @@ def _clones(arguments: argparse.Namespace, terminal: Terminal) -> int:
 def _unclone(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_house(arguments, terminal) as house:
         removed = [actions.unclone(house, text) for text in arguments.clones]
-    terminal.result([clone_value(*each) for each in removed], [f"forgot {volume}@{name}" for volume, name, _ in removed])
+    lines = [f"forgot {volume}@{name}" for volume, name, _ in removed]
+    terminal.result([clone_value(*each) for each in removed], lines)
     return EXIT_DONE
 
 

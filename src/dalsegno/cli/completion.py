@@ -30,7 +30,8 @@ def bash_script() -> str:
             *)  case "$word" in
                     -*) COMPREPLY=($(compgen -W "$(dal "${{COMP_WORDS[i]}}" --help 2>/dev/null |
                             grep -o -e '--[a-z-]*')" -- "$word")) ;;
-                    *) COMPREPLY=($(compgen -W "$(dal ls 2>/dev/null </dev/null)" -- "$word") $(compgen -f -- "$word")) ;;
+                    *) COMPREPLY=($(compgen -W "$(dal ls 2>/dev/null </dev/null)" -- "$word")
+                            $(compgen -f -- "$word")) ;;
                 esac
                 return ;;
         esac
@@ -49,7 +50,8 @@ def fish_script() -> str:
     """Return the script for fish."""
     lines = []
     for name, (_, line, _) in main.COMMANDS.items():
-        lines.append(f"complete -c dal -n __fish_use_subcommand -f -a {name} -d '{line.replace(chr(39), chr(92) + chr(39))}'")
+        text = line.replace("'", "\\'")
+        lines.append(f"complete -c dal -n __fish_use_subcommand -f -a {name} -d '{text}'")
     lines += [f"complete -c dal -l {option.removeprefix('--')}" for option in OPTIONS.split()]
     return "\n".join(lines)
 

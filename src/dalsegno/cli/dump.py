@@ -28,7 +28,7 @@ def level(text: str) -> int:
 def add_dump(parser: Parser) -> None:
     """Say what `dal dump` understands."""
     parser.add_argument("address", metavar="VOLUME[@CLONE[..@CLONE]]", help="a range carries every clone in it")
-    parser.add_argument("--level", type=level, metavar="N", help="0 to 9 (default: 0 at first, then one above the last)")
+    parser.add_argument("--level", type=level, metavar="N", help="0 to 9 (default: 0 first, then one above the last)")
     parser.add_argument("-o", "--output", metavar="FILE|-", help="default: VOLUME.CLONE.LEVEL.dump here")
     parser.add_argument("--no-record", action="store_true", help="do not let later dumps start from it (see dal mark)")
     parser.set_defaults(run=_dump)

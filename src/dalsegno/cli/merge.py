@@ -81,7 +81,7 @@ def _inspect(arguments: argparse.Namespace, terminal: Terminal) -> int:
                 ["lineage", describe(note, facts.dump_id)],
                 ["taken", format_time(note.taken_at_ns)],
                 ["realm", hex_short(facts.realm) + (", sealed" if facts.sealed else ", not sealed")],
-                ["size", f"{format_size(facts.size_bytes)}, {facts.object_count:,} objects, {facts.block_count} blocks"],
+                ["size", f"{format_size(facts.size_bytes)}, {facts.object_count:,} objects"],
             ]
             if note.merged:
                 rows.append(["merged from", ", ".join(hex_short(merged) for merged in note.merged)])
@@ -132,6 +132,7 @@ def _salvage(arguments: argparse.Namespace, terminal: Terminal) -> int:
         raise BadInput("--salvage OUT: name the one damaged dump file")
     with open_house(arguments, terminal) as house:
         saved = actions.salvage(house, Path(arguments.dumps[0]), Path(arguments.salvage))
-    lines = [f"{arguments.salvage}: saved {saved.object_count:,} objects", *[f"  lost: {text}" for text in saved.damaged]]
+    lines = [f"{arguments.salvage}: saved {saved.object_count:,} objects"]
+    lines += [f"  lost: {text}" for text in saved.damaged]
     terminal.result({"path": arguments.salvage, "objects": saved.object_count, "damaged": saved.damaged}, lines)
     return Damaged.exit_code if saved.damaged else EXIT_DONE

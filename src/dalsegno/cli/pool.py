@@ -174,7 +174,8 @@ def _doctor(arguments: argparse.Namespace, terminal: Terminal) -> int:
 def _key(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_house(arguments, terminal) as house:
         pool = house.pool
-        value: dict[str, Any] = {"encryption": pool.encryption, "realm": pool.realm.realm_id.hex(), "key": pool.key_path}
+        value: dict[str, Any] = {"encryption": pool.encryption, "key": pool.key_path}
+        value["realm"] = pool.realm.realm_id.hex()
         if arguments.verb == "show":
             place = {"passphrase": "in your head: the passphrase", "none": "nothing is encrypted"}
             terminal.result(value, [str(pool.key_path or place[pool.encryption])])
