@@ -257,7 +257,7 @@ class Pool:
         last = self._last_read.get((reader.pack_id, int(block_type)))
         self._last_read[reader.pack_id, int(block_type)] = block_index
         following = np.flatnonzero(reader.types[block_index + 1 : block_index + 1 + BLOCKS_AHEAD_SPAN] == block_type)
-        if last is None or last > block_index or block_index - last > BLOCKS_AHEAD_SPAN or block_type == pack.BLOCK_INDEX:
+        if last is None or not last <= block_index <= last + BLOCKS_AHEAD_SPAN:
             return
         for distance in following[:BLOCKS_AHEAD_MAX].tolist():
             key = (PackId(reader.pack_id), block_index + 1 + distance)
