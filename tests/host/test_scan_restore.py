@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -470,3 +471,30 @@ def test_symlink_with_nul_fails_alone(machine: Machine, tmp_path: Path) -> None:
     revision = replace(machine.revision, root=replace(machine.revision.root, content=content))
     result = restore_tree(machine.store, revision, tmp_path / "target")
     assert [path for path, _ in result.failed] == [b"bad"] and os.listdir(tmp_path / "target") == ["good"]
+
+
+@as_root
+def test_a_set_id_file_restored_by_another_user_does_not_run_as_that_user(tmp_path: Path) -> None:
+    """Without root rights the owner cannot be given back: then neither may the set-id bits be."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "su").write_bytes(b"#!/bin/sh\n")
+    os.chown(source / "su", 1, 1)
+    os.chmod(source / "su", 0o6755)
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents:
+        if parent.stat().st_uid == os.geteuid() and str(parent).startswith("/tmp/pytest"):
+            parent.chmod(0o755)
+    machine = Machine(tmp_path)
+    revision = revision_of(machine.scan(source))
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            restore_tree(machine.store, revision, tmp_path / "out")
+            code = 0 if stat.S_IMODE(os.stat(tmp_path / "out" / "su").st_mode) == 0o755 else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -45,6 +45,11 @@ class Scope:
     def __init__(self, specs: tuple[tuple[GitIgnoreSpec, int], ...] = ()) -> None:
         self._specs = specs
 
+    @property
+    def has_patterns(self) -> bool:
+        """Whether anything could be left out here at all."""
+        return bool(self._specs)
+
     def excludes(self, path: bytes, *, is_directory: bool) -> bool:
         """Tell whether `path` (relative to the scan's root) is left out."""
         for spec, skip in reversed(self._specs):

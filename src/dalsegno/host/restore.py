@@ -33,6 +33,7 @@ from dalsegno.world.workers import Workers
 PROGRESS_FILES: Final = 256
 PROGRESS_BYTES: Final = 16 * MIB
 WRITES_PENDING_MAX: Final = 8
+MODE_SET_ID: Final = modes.S_ISUID | modes.S_ISGID
 TEMPORARY_PREFIX: Final = b".dal-restore-"
 _TEMPORARY: Final = re.compile(rb"^\.dal-restore-[0-9a-f]{16}$")
 _WRITE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -221,7 +222,8 @@ class _Restore:
 
     # -- attributes
 
-    def set_owner(self, target: int | bytes, entry: Entry, path: bytes, directory: int | None = None) -> None:
+    def set_owner(self, target: int | bytes, entry: Entry, path: bytes, directory: int | None = None) -> int:
+        """Set owner and group, and return the mode to set: a file that stays ours must not run as us for others."""
         uid, gid = self.owners.of(entry)
         try:
             if isinstance(target, int):
@@ -232,6 +234,8 @@ class _Restore:
             if not self.chown_noted:
                 self.chown_noted = True
                 self.note(path, "owners cannot be restored without root rights; files belong to the current user")
+            return entry.mode & ~MODE_SET_ID
+        return entry.mode
 
     def set_xattrs(self, target: int | bytes, wanted: list[tuple[bytes, bytes]], path: bytes) -> None:
         """Make the extended attributes of an open file or of a path be `wanted`."""
@@ -295,7 +299,9 @@ class _Restore:
                 raise Conflict(f"{os.fsdecode(path)}: replaced while it was restored")
             flags = attributes.get_flags(fd) if opened else None
             owner_differs = self.is_root and (uid, gid) != (stat.st_uid, stat.st_gid)
-            mode_differs = form != modes.S_IFLNK and stat.st_mode & 0o7777 != entry.mode
+            ours = self.is_root or (uid, gid) == (stat.st_uid, stat.st_gid)
+            mode = entry.mode if ours else entry.mode & ~MODE_SET_ID
+            mode_differs = form != modes.S_IFLNK and stat.st_mode & 0o7777 != mode
             xattrs_differ = attributes.read_xattrs(target) != wanted
             time_differs = stat.st_mtime_ns != entry.mtime_ns
             flags_differ = flags is not None and flags != entry.flags
@@ -308,7 +314,7 @@ class _Restore:
             if owner_differs:
                 self.set_owner(fd if opened else name, entry, path, directory)
             if mode_differs or (owner_differs and form != modes.S_IFLNK):
-                os.chmod(fd if opened else b"/proc/self/fd/%d" % fd, entry.mode)
+                os.chmod(fd if opened else b"/proc/self/fd/%d" % fd, mode)
             if xattrs_differ or owner_differs:
                 self.set_xattrs(target, wanted, path)
             times = (stat.st_atime_ns, entry.mtime_ns)
@@ -397,8 +403,7 @@ class _Restore:
                 if written != len(data):
                     write_all(fd, data[written:], written)
                 self.result.bytes_written += len(data)
-            self.set_owner(fd, entry, path)
-            os.fchmod(fd, entry.mode)
+            os.fchmod(fd, self.set_owner(fd, entry, path))
             if wanted or os.listxattr(fd):  # a default ACL of the directory may have given it some
                 self.set_xattrs(fd, wanted, path)
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
@@ -633,10 +638,10 @@ class _Restore:
             self.result.updated += 1
         if self.dry_run:
             return
-        self.set_owner(fd, entry, path)
+        mode = self.set_owner(fd, entry, path)
         if entry.xattrs or os.listxattr(fd):
             self.set_xattrs(fd, entry_xattrs(self.source, entry), path)
-        os.fchmod(fd, entry.mode)
+        os.fchmod(fd, mode)
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
         if entry.flags or not frame.fresh:
             self.set_flags(fd, entry.flags, path)

@@ -211,7 +211,8 @@ class _Scan:
             frame.scope, tagged = enter_scope(rules, frame.scope, fd, path, names)
             if tagged:
                 names = [CACHE_TAG_FILE]
-        filtering = frame.scope is not None or rules.larger_than is not None or rules.nodump
+        patterns = frame.scope is not None and frame.scope.has_patterns
+        filtering = patterns or rules.larger_than is not None or rules.nodump
         record = frame.record
         if record is not None and not filtering and self.unchanged(fd, frame, record, names):
             frame.clean = True
