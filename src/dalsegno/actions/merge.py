@@ -70,7 +70,7 @@ def inspect(house: House, path: Path) -> DumpFacts:
 def verify(house: House, dump: Path | BinaryIO) -> list[str]:
     """Read every byte of a dump and return what is wrong with it."""
     if isinstance(dump, Path):
-        return list(verify_dump(dump, house.pool.realm, report=house.report))
+        return list(verify_dump(dump, house.pool.realm, workers=house.workers, report=house.report))
     try:
         verify_stream(dump, house.pool.realm, report=house.report)
     except Damaged as error:

@@ -83,7 +83,7 @@ def _backup(arguments: argparse.Namespace, terminal: Terminal) -> int:
                 if len(targets) == 1:
                     raise
                 # One volume fails alone; the others are done.
-                terminal.note(f"dal: error: {what}: {error}")
+                terminal.fail(str(error))
                 values.append({"what": what, "error": {"code": error.code, "message": str(error)}})
                 failed = error
                 continue

@@ -85,11 +85,10 @@ def _gc(arguments: argparse.Namespace, terminal: Terminal) -> int:
     grace = parse_duration_seconds(arguments.grace)
     with open_house(arguments, terminal) as house:
         result = keep.gc(house, grace_seconds=grace, dry_run=arguments.dry_run)
-    would = "would have " if arguments.dry_run else ""
+    verb = "would delete" if arguments.dry_run else "deleted"
     lines = [
-        f"{would}{'deleted' if would else 'Deleted'} {result.deleted} packs, freed {format_size(result.freed_bytes)}; "
-        f"condemned {result.condemned}, written again {result.rewritten}; "
-        f"{format_size(result.condemned_bytes)} wait for their grace of {arguments.grace} to end"
+        f"{verb} {result.deleted} packs, {format_size(result.freed_bytes)}; condemned {result.condemned}, "
+        f"written again {result.rewritten}; {format_size(result.condemned_bytes)} wait for their grace to end"
     ]
     terminal.result({**as_json(result), "dry_run": arguments.dry_run}, [] if terminal.quiet else lines)
     return EXIT_DONE

@@ -99,6 +99,12 @@ class Terminal:
             self.end_progress()
             print(text, file=sys.stderr)
 
+    def fail(self, text: str) -> None:
+        """Tell of something that failed while the rest goes on; programs find it in the result."""
+        self.end_progress()
+        if not self.json:
+            print(f"dal: error: {' '.join(text.split())}", file=sys.stderr)
+
     def report(self, event: Event) -> None:
         """Draw progress and print notes about paths."""
         if isinstance(event, Note):

@@ -49,15 +49,17 @@ def merge_dumps(
     note = merged_note(chain)
     wanted = find_wanted(chain, [target.revision for target in note.targets])
     header = new_header(realm, kind=pack.PACK_DUMP, sealed=sealed, note=pack.encode_struct(note))
-    writer = PackWriter(write, realm=realm, header=header, workers=workers)
     total = sum(int(reader.stored.sum()) for reader in chain.readers)
     done = 0
-    for reader, marks in zip(chain.readers, wanted, strict=True):
-        _copy_wanted(reader, marks, writer, lambda count, before=done: report(  # type: ignore[misc]
-            Progress(phase="merge", done_bytes=before + count, total_bytes=total)
-        ))
-        done += int(reader.stored.sum())
-    return note, writer.finish()
+
+    def progress(copied: int) -> None:
+        report(Progress(phase="merge", done_bytes=done + copied, total_bytes=total))
+
+    with PackWriter(write, realm=realm, header=header, workers=workers) as writer:
+        for reader, marks in zip(chain.readers, wanted, strict=True):
+            _copy_wanted(reader, marks, writer, progress)
+            done += int(reader.stored.sum())
+        return note, writer.finish()
 
 
 def find_wanted(chain: DumpChain, revisions: list[bytes]) -> list[NDArray[numpy.bool_]]:

@@ -15,13 +15,16 @@ from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.terms.errors import DalError, Damaged
 from dalsegno.terms.events import Progress, Report, silent
 from dalsegno.terms.ids import hex_short
+from dalsegno.world.workers import Workers
 
 
-def verify_dump(path: Path, realm: Realm, *, report: Report = silent) -> Iterator[str]:
+def verify_dump(
+    path: Path, realm: Realm, *, workers: Workers | None = None, report: Report = silent
+) -> Iterator[str]:
     """Yield a finding for everything that is wrong with a dump file; nothing when it is whole."""
     try:
         with DumpChain.open([path], realm) as chain:
-            findings = list(chain.readers[0].verify(report))
+            findings = list(chain.readers[0].verify(report, workers))
             yield from findings
             if not findings:
                 find_wanted(chain, [target.revision for target in chain.targets()])

@@ -27,7 +27,6 @@ def write_dump(
 ) -> PackSummary:
     """Write the dump that `plan` describes, in one stream, and return what was written. The caller makes it durable."""
     header = new_header(realm, kind=pack.PACK_DUMP, sealed=sealed, note=pack.encode_struct(plan.note))
-    writer = PackWriter(write, realm=realm, header=header, workers=workers)
     sent: set[bytes] = set()
     done_bytes = 0
 
@@ -44,7 +43,8 @@ def write_dump(
         return True
 
     base = plan.base.revision if plan.base else None
-    for target in plan.note.targets:
-        new_objects(source, target.revision, base, visit=visit)
-        base = target.revision
-    return writer.finish()
+    with PackWriter(write, realm=realm, header=header, workers=workers) as writer:
+        for target in plan.note.targets:
+            new_objects(source, target.revision, base, visit=visit)
+            base = target.revision
+        return writer.finish()

@@ -21,6 +21,7 @@ from dalsegno.formats.objects import OBJECT_BYTES_MAX
 from dalsegno.terms.errors import Damaged, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Progress, Report, silent
 from dalsegno.terms.ids import ObjectId, hex_short
+from dalsegno.world.workers import Workers
 
 BLOCKS_CACHED_MAX = 24
 DELTA_DEPTH_MAX = 16
@@ -280,31 +281,46 @@ class PackReader:
         """Return (kind, payload, base id or None) of the record at a place that some index named."""
         return read_record(self.cached_block(block), offset, identity)
 
-    def verify(self, report: Report = silent) -> Iterator[str]:
-        """Yield a finding for everything that is wrong: file digest, blocks, object ids, index against records."""
+    def verify(self, report: Report = silent, workers: Workers | None = None) -> Iterator[str]:
+        """Yield a finding for everything that is wrong: file digest, blocks, object ids, index against records.
+
+        Workers check blocks side by side; findings come in the order of the file all the same.
+        """
         yield from self._verify_digest(report)
+        self.find(bytes(32))  # the index, read once before workers share it
+        numbers = [n for n in range(self.block_count) if self.types[n] in (pack.BLOCK_METADATA, pack.BLOCK_DATA)]
         seen = 0
-        for number in range(self.block_count):
-            if self.types[number] not in (pack.BLOCK_METADATA, pack.BLOCK_DATA):
-                continue
-            try:
-                raw = self.read_block(number)
-                for position, kind, encoding, identity, payload in split_records(raw, offset=int(self.offsets[number])):
-                    seen += 1
-                    row = self.find(identity)
-                    place = self.objects()[1][row].tolist()[:2] if row is not None else None
-                    if place != [number, position | kind << pack.OFFSET_BITS]:
-                        yield f"{self.path}: object {hex_short(identity)} in block {number}: the index disagrees"
-                    whole = payload if encoding == pack.ENCODING_WHOLE else self._whole_of_delta(identity)
-                    if whole is not None and self._realm.identify(kind, whole) != identity:
-                        yield f"{self.path}: object {hex_short(identity)} in block {number}: content and id disagree"
-            except Damaged as error:
-                yield str(error)
-            report(
-                Progress(phase="verify", done_bytes=int(self.offsets[number]), total_bytes=self.size_bytes)
-            )
+        if workers is None:
+            results: Iterator[tuple[int, list[str]]] = map(self._verify_block, numbers)
+        else:
+            results = workers.map_ordered(self._verify_block, numbers)
+        for number, (count, findings) in zip(numbers, results, strict=True):
+            seen += count
+            yield from findings
+            report(Progress(phase="verify", done_bytes=int(self.offsets[number]), total_bytes=self.size_bytes))
         if seen != self.object_count:
             yield f"{self.path}: {seen} objects found, the footer says {self.object_count}"
+
+    def _verify_block(self, number: int) -> tuple[int, list[str]]:
+        findings = []
+        count = 0
+        try:
+            values = self.objects()[1]
+            raw = self.read_block(number)
+            for position, kind, encoding, identity, payload in split_records(raw, offset=int(self.offsets[number])):
+                count += 1
+                row = self.find(identity)
+                place = values[row].tolist()[:2] if row is not None else None
+                if place != [number, position | kind << pack.OFFSET_BITS]:
+                    findings.append(f"{self.path}: object {hex_short(identity)} in block {number}: the index disagrees")
+                whole = payload if encoding == pack.ENCODING_WHOLE else self._whole_of_delta(identity)
+                if whole is not None and self._realm.identify(kind, whole) != identity:
+                    findings.append(
+                        f"{self.path}: object {hex_short(identity)} in block {number}: content and id disagree"
+                    )
+        except Damaged as error:
+            findings.append(str(error))
+        return count, findings
 
     def _whole_of_delta(self, identity: bytes) -> bytes | None:
         try:

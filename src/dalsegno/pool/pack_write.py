@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import objects, pack
 from dalsegno.world.chance import random_bytes
-from dalsegno.world.workers import Workers
+from dalsegno.world.workers import Lane, Workers
 
 ZSTD_LEVEL = 3
 BLOCKS_PENDING_MAX = 6
+WRITES_PENDING_MAX = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +94,7 @@ class PackWriter:
         self.header, key = header
         self._write_out = write
         self._workers = workers
+        self._lane = Lane(WRITES_PENDING_MAX) if workers is not None else None
         self._hash = blake3()
         self.bytes_written = 0
         self.object_count = 0
@@ -175,9 +177,27 @@ class PackWriter:
             self._write(data)
 
     def _write(self, data: bytes) -> None:
+        self.bytes_written += len(data)
+        if self._lane is None:
+            self._emit(data)
+        else:
+            self._lane.submit(self._emit, data)
+
+    def _emit(self, data: bytes) -> None:
         self._hash.update(data)
         self._write_out(data)
-        self.bytes_written += len(data)
+
+    def close(self) -> None:
+        """End the writing thread. Before the file is given back, also after an error."""
+        if self._lane is not None:
+            self._lane.close()
+            self._lane = None
+
+    def __enter__(self) -> "PackWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def finish(self) -> PackSummary:
         """Write what is open, the index, the trailer and the footer, and return the pack's columns."""
@@ -204,6 +224,9 @@ class PackWriter:
         fields = pack.FOOTER.pack(trailer_offset, len(stored), self._block_number, len(ids), bytes(32), pack.MAGIC_END)
         fields = fields[: pack.FOOTER_DIGESTED_BYTES]
         self._write(fields)
+        if self._lane is not None:
+            self._lane.drain()
+        self.close()
         digest = self._hash.digest()
         self._write_out(digest + pack.MAGIC_END)
         self.bytes_written += len(digest) + len(pack.MAGIC_END)

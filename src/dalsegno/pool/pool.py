@@ -577,6 +577,8 @@ class PoolWriter:
 
     def abandon(self) -> None:
         """Drop the pack that is open."""
+        if self._pack is not None:
+            self._pack.close()
         if self._file is not None:
             self._file.abandon()
         self._pack = self._file = None
