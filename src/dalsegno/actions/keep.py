@@ -7,7 +7,7 @@ from dalsegno.actions.house import House
 from dalsegno.formats.objects import KIND_REVISION
 from dalsegno.pool.check import Finding, check_pool
 from dalsegno.pool.collect import CollectResult, collect
-from dalsegno.terms.errors import DalError
+from dalsegno.terms.errors import DalError, Damaged, NotFound
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.trees.closure import visit_reachable
 from dalsegno.trees.read import read_revision
@@ -44,8 +44,12 @@ def gc(house: House, *, grace_seconds: int, dry_run: bool = False) -> CollectRes
             seen.add(identity)
             return True
 
-        tops = {revision for revision in house.volumes.revisions_kept() if house.pool.has(ObjectId(revision))}
-        visit_reachable(house.pool, [(KIND_REVISION, top) for top in sorted(tops)], visit)
+        # A revision that cannot be read stops the collection: nobody knows what it would have kept.
+        tops = sorted(set(house.volumes.revisions_kept()))
+        try:
+            visit_reachable(house.pool, [(KIND_REVISION, top) for top in tops], visit)
+        except NotFound as error:
+            raise Damaged(f"{error}; nothing was collected: `dal verify --pool` tells which volumes need it") from None
         yield from seen
 
     return collect(

@@ -9,7 +9,6 @@ from dalsegno.formats import objects
 from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_LINK, DirectoryLeaf, DirectoryList, Entry, Revision
 from dalsegno.pool.contract import Source
 from dalsegno.terms.ids import ObjectId
-from dalsegno.trees.read import iterate_directory
 from dalsegno.trees.walk import walk
 
 
@@ -94,18 +93,17 @@ def diff_revisions(source: Source, old: Revision | None, new: Revision | None) -
     """Yield what changed from `old` to `new`, hard-linked files included; None is the empty tree."""
     if old and new and not _same_but_content(old.root, new.root):
         yield Change(b"", old.root, new.root)
-    yield from diff_directories(source, old.root.content if old else b"", new.root.content if new else b"")
+    told = set()
+    for change in diff_directories(source, old.root.content if old else b"", new.root.content if new else b""):
+        if change.new and change.new.kind == ENTRY_LINK:
+            told.add(change.path)
+        yield change
     if old and new and old.links != new.links and old.links and new.links:
         _, before, after = differing_nodes(source, old.links, new.links)
         changed = {int(name, 16): name for name in before.keys() & after.keys()}
         if changed:
             # Only the links table knows the change, so the names are looked for: the one comparison that walks.
             for path, entry in walk(source, new):
-                if entry.kind == ENTRY_LINK and entry.link in changed:
+                if entry.kind == ENTRY_LINK and entry.link in changed and path not in told:
                     name = changed[entry.link]
                     yield Change(path, before[name], after[name])
-
-
-def entries_of(source: Source, directory: bytes) -> list[Entry]:
-    """Return the entries of a directory as a list."""
-    return list(iterate_directory(source, directory))
