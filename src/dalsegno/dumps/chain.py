@@ -73,8 +73,9 @@ class DumpChain:
     def get(self, identity: ObjectId, /) -> bytes:
         """Return an object from the newest dump that has it."""
         for reader in reversed(self.readers):
-            if identity in reader:
-                return reader.get(identity)
+            row = reader.find(identity)
+            if row is not None:
+                return reader.get_row(row, identity)[1]
         raise NotFound(f"object {hex_short(identity)} is in none of the dumps: {self.missing_hint()}")
 
     def missing_hint(self) -> str:

@@ -22,6 +22,9 @@ from dalsegno.terms.ids import hex_short
 from dalsegno.trees.closure import visit_reachable
 from dalsegno.world.workers import Workers
 
+OFFSET_MASK = (1 << pack.OFFSET_BITS) - 1
+ID_OFFSET = pack.RECORD.size - 32
+
 
 def merged_note(chain: DumpChain) -> pack.DumpNote:
     """Return the lineage of the merged dump: from the first dump's base to the last dump's targets."""
@@ -84,6 +87,30 @@ def find_wanted(chain: DumpChain, revisions: list[bytes]) -> list[NDArray[numpy.
     return marks
 
 
+def _copy_records(reader: PackReader, number: int, wanted: NDArray[numpy.intp], writer: PackWriter) -> None:
+    """Copy the wanted records of a block, run by run, into a block of their own."""
+    ids, values = reader.objects()
+    wanted = wanted[numpy.argsort(values[wanted, 1] & OFFSET_MASK, kind="stable")]
+    starts = (values[wanted, 1] & OFFSET_MASK).astype(numpy.int64)
+    lengths = values[wanted, 2].astype(numpy.int64) + pack.RECORD.size
+    ends = starts + lengths
+    raw = reader.read_block(number)
+    breaks = numpy.flatnonzero(starts[1:] != ends[:-1]) + 1
+    run_starts = starts[numpy.concatenate(([0], breaks))].tolist()
+    run_ends = ends[numpy.concatenate((breaks - 1, [len(ends) - 1]))].tolist()
+    if run_ends[-1] > len(raw):
+        raise Damaged(f"{reader.path}: block {number}: the index points outside it")
+    for start, identity in zip(starts.tolist(), ids[wanted], strict=True):
+        if raw[start + ID_OFFSET : start + ID_OFFSET + 32] != identity.tobytes():
+            raise Damaged(f"{reader.path}: block {number}: the index points at another record")
+    rows = values[wanted].copy()
+    rows[:, 1] = (numpy.cumsum(lengths) - lengths) | (rows[:, 1] & ~numpy.uint32(OFFSET_MASK))
+    columns = array("I")
+    columns.frombytes(rows.tobytes())
+    kept = b"".join([raw[start:end] for start, end in zip(run_starts, run_ends, strict=True)])
+    writer.put_records(kept, int(reader.types[number]), ids[wanted].tobytes(), columns)
+
+
 def _copy_wanted(
     reader: PackReader, marks: NDArray[numpy.bool_], writer: PackWriter, progress: Callable[[int], None]
 ) -> None:
@@ -103,6 +130,8 @@ def _copy_wanted(
             columns = array("I")
             columns.frombytes(values[rows].tobytes())
             writer.put_block(body, raw_bytes, block_type, ids[rows].tobytes(), columns)
+        elif not values[wanted, 3].any():
+            _copy_records(reader, number, wanted, writer)
         else:
             for row in wanted[numpy.argsort(values[wanted, 1] & 0xFFFFFF, kind="stable")]:
                 identity = ids[row].tobytes()

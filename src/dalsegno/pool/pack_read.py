@@ -266,6 +266,10 @@ class PackReader:
         row = self.find(identity)
         if row is None:
             raise NotFound(f"{self.path}: object {hex_short(identity)} is not in this pack")
+        return self.get_row(row, identity, depth)
+
+    def get_row(self, row: int, identity: bytes, depth: int = 0) -> tuple[int, bytes]:
+        """Return kind and payload of the object in row `row` of objects(), which find() gave."""
         block, place, _, _ = self.objects()[1][row].tolist()
         kind, payload, base = read_record(self.cached_block(block), place & 0xFFFFFF, identity)
         if base is None:

@@ -135,12 +135,19 @@ class PackWriter:
 
     def put_block(self, body: bytes, raw_bytes: int, block_type: int, ids: bytes, rows: "array[int]") -> None:
         """Add a whole block from another pack: its zstd frame and the rows (number, offset|kind, length, encoding)."""
-        number = self._block_number
-        rows[0::4] = array("I", [number]) * (len(rows) // 4)
+        self._add_rows(ids, rows)
+        self._submit(self._sealer.seal_compressed, body, raw_bytes, block_type, raw_length=raw_bytes)
+
+    def put_records(self, raw: bytes, block_type: int, ids: bytes, rows: "array[int]") -> None:
+        """Add a block made of whole records, with their rows as for put_block."""
+        self._add_rows(ids, rows)
+        self._submit(self._sealer.seal, raw, block_type, raw_length=len(raw))
+
+    def _add_rows(self, ids: bytes, rows: "array[int]") -> None:
+        rows[0::4] = array("I", [self._block_number]) * (len(rows) // 4)
         self._ids += ids
         self._rows.extend(rows)
         self.object_count += len(rows) // 4
-        self._submit(self._sealer.seal_compressed, body, raw_bytes, block_type, raw_length=raw_bytes)
 
     def _close_block(self, block_type: int) -> None:
         if not self._fill[block_type]:
