@@ -8,6 +8,7 @@ import errno
 import os
 import stat as modes
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -40,6 +41,7 @@ from dalsegno.host.cache import (
 )
 from dalsegno.host.descent import DIRECTORY_FLAGS, Descent
 from dalsegno.host.ignore import CACHE_TAG_FILE, Rules, Scope, enter_scope, open_scope
+from dalsegno.host.prefetch import Prefetch
 from dalsegno.pool.contract import Sink, Source
 from dalsegno.terms.errors import BadInput, DalError, NotFound
 from dalsegno.terms.events import Note, Progress, Report, silent
@@ -805,8 +807,11 @@ def scan_tree(
         node_source=node_source,
         started_ns=now_ns() if started_ns is None else started_ns,
     )
+    # Only a first scan reads most of what it meets.
+    ahead = Prefetch(os.fsencode(root), position=lambda: scan.entry_count) if previous is None else nullcontext()
     try:
-        entry = scan.run(os.fsencode(root))
+        with ahead:
+            entry = scan.run(os.fsencode(root))
     except NotADirectoryError:
         raise BadInput(f"{os.fsdecode(root)}: not a directory") from None
     except FileNotFoundError:

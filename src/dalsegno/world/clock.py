@@ -23,3 +23,8 @@ def now_ns() -> int:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return int(moment.timestamp()) * SECOND_NS + moment.microsecond * 1000
+
+
+def pause(seconds: float) -> None:
+    """Let other threads go on for a while."""
+    time.sleep(seconds)
