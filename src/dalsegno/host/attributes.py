@@ -34,6 +34,23 @@ libc_statx = _libc.statx
 libc_statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
 libc_statx.restype = ctypes.c_int
 
+_HOST_CLOCK_MAGICS: Final = {
+    0xEF53,  # ext2, ext3, ext4
+    0x58465342,  # xfs
+    0x9123683E,  # btrfs
+    0xCA451A4E,  # bcachefs
+    0xF2F52010,  # f2fs
+    0x2FC12FC1,  # zfs
+    0x01021994,  # tmpfs
+    0x858458F6,  # ramfs
+    0x794C7630,  # overlayfs
+}
+"""File systems (statfs, f_type) whose times this host's kernel sets; a server's clock may be behind ours."""
+_STATFS_BYTES: Final = 256
+libc_fstatfs = _libc.fstatfs
+libc_fstatfs.argtypes = (ctypes.c_int, ctypes.c_char_p)
+libc_fstatfs.restype = ctypes.c_int
+
 FS_IOC_GETFLAGS: Final = 0x80086601
 FS_IOC_SETFLAGS: Final = 0x40086602
 FLAG_COMPRESS: Final = 0x4
@@ -79,6 +96,15 @@ def statx(directory: int, name: bytes) -> tuple[int, ...]:
     if libc_statx(directory, name, STATX_FLAGS | (0 if name else AT_EMPTY_PATH), STATX_MASK, STATX_ADDRESS) != 0:
         raise statx_error(name)
     return STATX.unpack_from(statx_buffer)
+
+
+def has_host_clock(fd: int) -> bool:
+    """Tell whether the times of an open file's file system are set by this host's clock; False when unknown."""
+    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+    if libc_fstatfs(fd, buffer) != 0:
+        return False
+    word = ctypes.sizeof(ctypes.c_long)
+    return int.from_bytes(buffer.raw[:word], "little") & 0xFFFFFFFF in _HOST_CLOCK_MAGICS
 
 
 def join_time_ns(seconds: int, nanoseconds: int) -> int:

@@ -26,7 +26,6 @@ LINK: Final = struct.Struct("<QQQ40s")
 KEY_BYTES: Final = KEY.size
 KEY_NONE: Final = bytes(KEY_BYTES)
 DIGEST_BYTES: Final = 32
-RACY_SECONDS: Final = 2
 assert KEY_BYTES == 40 and DIRECTORY.size == 80 and LINK.size == 64
 
 CachedDirectory = tuple[int, int, bytes, bytes, int, int]

@@ -34,7 +34,6 @@ from dalsegno.host.cache import (
     KEY,
     KEY_BYTES,
     KEY_NONE,
-    RACY_SECONDS,
     CacheBuilder,
     CachedDirectory,
     ScanCache,
@@ -67,6 +66,11 @@ _KINDS: Final = {
     modes.S_IFCHR: objects.ENTRY_CHAR_DEVICE,
     modes.S_IFBLK: objects.ENTRY_BLOCK_DEVICE,
 }
+RACY_NS: Final = 50_000_000
+"""A file changed less than this before a scan is read again next time: the kernel stamps changes with the time of its
+last tick (at most 10 ms ago), so that a second change shortly after the first may leave no trace in the times."""
+RACY_COARSE_NS: Final = 2 * attributes.SECOND_NS + RACY_NS
+"""The same for file systems with times in (two) seconds, or with a clock that is not this host's."""
 _VANISHED: Final = {errno.ENOENT, errno.ESTALE, errno.ENOTDIR, errno.ELOOP}
 
 Fields = tuple[int, ...]
@@ -161,7 +165,10 @@ class _Scan:
         self.rules = rules
         self.report = report
         self.node_source = node_source
-        self.racy_seconds = started_ns // attributes.SECOND_NS - RACY_SECONDS
+        self.racy_ns = started_ns - RACY_NS
+        self.racy_seconds = (started_ns - RACY_COARSE_NS) // attributes.SECOND_NS
+        self.exact_devices: dict[int, bool] = {}
+        self.directory_device = 0
         self.builder = CacheBuilder(started_ns)
         self.owners = attributes.OwnerNames()
         self.noatime = os.O_NOATIME
@@ -200,6 +207,20 @@ class _Scan:
         self.progress_count = self.entry_count
         self.progress_bytes = self.bytes_read
         self.report(Progress(phase="scan", done_count=self.entry_count, done_bytes=self.bytes_read))
+
+    def is_racy(self, fd: int, fields: Fields) -> bool:
+        """Tell whether a file (`fd`: its directory) changed so shortly before the scan that its times may not show
+        the next change."""
+        seconds, nanoseconds = fields[_CTIME_S], fields[_CTIME_NS]
+        if seconds < self.racy_seconds:
+            return False
+        device = device_number(fields)
+        if nanoseconds == 0 or device != self.directory_device:
+            return True
+        exact = self.exact_devices.get(device)
+        if exact is None:
+            exact = self.exact_devices[device] = attributes.has_host_clock(fd)
+        return not exact or seconds * attributes.SECOND_NS + nanoseconds >= self.racy_ns
 
     # -- one directory
 
@@ -328,6 +349,7 @@ class _Scan:
         pack = KEY.pack
         unpack = STATX.unpack_from
         racy_seconds = self.racy_seconds
+        self.directory_device = frame.device
         nothing: tuple[None, bytes] = (None, KEY_NONE)
         for name in names:
             if libc_statx(fd, name, STATX_FLAGS, STATX_MASK, STATX_ADDRESS) != 0:
@@ -343,7 +365,7 @@ class _Scan:
             if form == 0o040000:
                 frame.subdirectories.append((name, len(entries), old, old_key == key))
                 entries.append(None)
-                keys.append(KEY_NONE if ctime >= racy_seconds else key)
+                keys.append(KEY_NONE if ctime >= racy_seconds and self.is_racy(fd, fields) else key)
                 continue
             entry: Entry | None
             if nlink > 1 and form != 0o140000:
@@ -363,7 +385,7 @@ class _Scan:
             if form == 0o100000 and nlink == 1:
                 self.total_bytes += entry.size
             entries.append(entry)
-            keys.append(KEY_NONE if ctime >= racy_seconds else key)
+            keys.append(key)
             if (
                 self.entry_count - self.progress_count >= PROGRESS_FILES
                 or self.bytes_read - self.progress_bytes >= PROGRESS_BYTES
@@ -432,7 +454,8 @@ class _Scan:
         except OSError as error:
             self.fail(path, error)
             return None
-        self.key = key
+        # Of the last look at the file: it may have changed since the directory was listed.
+        self.key = KEY_NONE if self.is_racy(directory, fields) else key
         _, _, uid, gid, mode, _, _, _, btime, btime_ns, _, _, mtime, mtime_ns, _, _, _, _ = fields
         if old is not None and old.kind == kind:
             node, birth = old.node, old.btime_ns
@@ -567,8 +590,7 @@ class _Scan:
                 node = node or entry.node
                 self.link_nodes[mark] = node
                 self.link_entries[node] = replace(entry, name=links_key(node), node=node)
-                racy = fields[_CTIME_S] >= self.racy_seconds
-                self.link_keys[node] = (*mark, KEY_NONE if racy else self.key)
+                self.link_keys[node] = (*mark, self.key)
                 self.total_bytes += entry.size if entry.kind == objects.ENTRY_FILE else 0
         if old is not None and old.kind == objects.ENTRY_LINK and old.link == node:
             return old
@@ -793,8 +815,8 @@ def scan_tree(
     """Store the tree beneath `root` in `sink`.
 
     `previous` (read from `source`) gives what carries on: node numbers, birth times, and with a `cache` loaded for
-    that very revision, everything that is unchanged. `started_ns` is for tests: files younger than it minus two
-    seconds are read again next time.
+    that very revision, everything that is unchanged. `started_ns` is for tests: files that changed shortly
+    before it (`RACY_NS`) are read again next time.
     """
     scan = _Scan(
         sink=sink,
