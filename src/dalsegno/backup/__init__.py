@@ -1,0 +1,1 @@
+"""When and what: policy, levels, plan, cycle, catalog, spool, targets, retention, drills."""
