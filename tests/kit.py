@@ -1,8 +1,11 @@
 """Things that tests share: a realm, a store in a dict, and trees made from plain dicts."""
 
+from pathlib import Path
+
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry, Revision
+from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import NotFound
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.build import store_directory
@@ -31,6 +34,23 @@ class DictStore:
         if identity not in self.objects:
             raise NotFound(identity.hex())
         return self.objects[identity][1]
+
+
+class PoolStore:
+    """A Source and Sink over a real pool without encryption; what was put can be read after `writer.flush()`."""
+
+    def __init__(self, path: Path, realm: Realm = REALM) -> None:
+        self.pool = Pool.create(path, encryption="none", realm=realm)
+        self.writer = self.pool.writer()
+
+    def put(self, kind: int, payload: bytes, /) -> ObjectId:
+        return self.writer.put(kind, payload)
+
+    def has(self, identity: ObjectId, /) -> bool:
+        return self.writer.has(identity)
+
+    def get(self, identity: ObjectId, /) -> bytes:
+        return self.pool.get(identity)
 
 
 def store_model(store: DictStore, model: dict, *, node: int = 1) -> ObjectId:

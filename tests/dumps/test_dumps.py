@@ -19,7 +19,7 @@ from dalsegno.trees.closure import visit_reachable
 from dalsegno.trees.read import read_revision
 from dalsegno.trees.walk import walk
 from dalsegno.volumes.state import DumpRecord, VolumeState
-from kit import REALM, DictStore, store_revision
+from kit import REALM, PoolStore, store_revision
 
 
 def closure(source, revision):
@@ -33,17 +33,18 @@ class Bench:
 
     def __init__(self, directory, sealed=True, name="home"):
         self.directory, self.sealed = directory, sealed
-        self.store = DictStore()
+        self.store = PoolStore(directory / "pool")
         self.state = VolumeState(id=b"v" * 16, name=name, kind="native", source=b"", created_ns=0)
         self.clock = 0
 
     def dump(self, model, level, file, *, record=True, extra=()):
         self.clock += 1
         targets = [("", store_revision(self.store, m, created_ns=self.clock)) for m in (*extra, model)]
+        self.store.writer.flush()
         plan = plan_dump(self.store, self.state, targets=targets, level=level, now_ns=self.clock)
         path = self.directory / file
         with open(path, "wb") as stream:
-            summary = write_dump(self.store, plan, stream.write, realm=REALM, sealed=self.sealed)
+            summary = write_dump(self.store.pool, plan, stream.write, realm=REALM, sealed=self.sealed)
         if record:
             self.state = record_dump(
                 self.state,

@@ -12,6 +12,7 @@ from dalsegno.dumps.estimate import Estimate, estimate_levels
 from dalsegno.dumps.plan import DumpPlan, plan_dump, record_dump
 from dalsegno.dumps.write import write_dump
 from dalsegno.formats.pack import DumpNote
+from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pack_write import PackSummary
 from dalsegno.terms.errors import BadInput, NotFound, Refused
 from dalsegno.terms.ids import ObjectId, hex_short
@@ -106,7 +107,7 @@ def dump(
         note=plan.note,
         path=path,
         size_bytes=summary.size_bytes,
-        object_count=len(summary.ids),
+        object_count=summary.object_count,
         recorded=record,
     )
 
@@ -153,5 +154,10 @@ def estimate(house: House, address: str, *, levels: Sequence[int]) -> list[Estim
         return location.length if location is not None else 0
 
     return estimate_levels(
-        house.pool, state, target=targets[-1][1], levels=levels, object_bytes=object_bytes
+        house.pool,
+        state,
+        target=targets[-1][1],
+        levels=levels,
+        new_marks=lambda: PoolMarks(house.pool),
+        object_bytes=object_bytes,
     )

@@ -7,6 +7,7 @@ from dalsegno.actions.house import House
 from dalsegno.formats.objects import KIND_REVISION
 from dalsegno.pool.check import Finding, check_pool
 from dalsegno.pool.collect import CollectResult, collect
+from dalsegno.pool.copy import PoolMarks
 from dalsegno.terms.errors import DalError, Damaged, NotFound
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.trees.closure import visit_reachable
@@ -36,21 +37,14 @@ def gc(house: House, *, grace_seconds: int, dry_run: bool = False) -> CollectRes
 
     def live() -> Iterator[bytes]:
         # Called after the packs were listed: refs are read anew here.
-        seen: set[bytes] = set()
-
-        def visit(kind: int, identity: bytes) -> bool:
-            if identity in seen:
-                return False
-            seen.add(identity)
-            return True
-
+        seen = PoolMarks(house.pool)
         # A revision that cannot be read stops the collection: nobody knows what it would have kept.
         tops = sorted(set(house.volumes.revisions_kept()))
         try:
-            visit_reachable(house.pool, [(KIND_REVISION, top) for top in tops], visit)
+            visit_reachable(house.pool, [(KIND_REVISION, top) for top in tops], lambda _, i: seen.add(i))
         except NotFound as error:
             raise Damaged(f"{error}; nothing was collected: `dal verify --pool` tells which volumes need it") from None
-        yield from seen
+        yield from seen.ids()
 
     return collect(
         house.pool, live, grace_seconds=grace_seconds, now_ns=now_ns(), dry_run=dry_run, report=house.report
@@ -60,12 +54,11 @@ def gc(house: House, *, grace_seconds: int, dry_run: bool = False) -> CollectRes
 def verify_pool(house: House) -> Iterator[Finding]:
     """Yield all that is wrong with the pool: packs, index, refs, and that every volume's objects are there."""
     yield from check_pool(house.pool, house.report)
-    seen: set[bytes] = set()
+    seen = PoolMarks(house.pool)
 
     def visit(kind: int, identity: bytes) -> bool:
-        if identity in seen:
+        if not seen.add(identity):
             return False
-        seen.add(identity)
         if not house.pool.has(ObjectId(identity)):
             missing.append(identity)
             return False

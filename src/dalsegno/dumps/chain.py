@@ -72,10 +72,14 @@ class DumpChain:
 
     def get(self, identity: ObjectId, /) -> bytes:
         """Return an object from the newest dump that has it."""
+        return self.get_kind(identity)[1]
+
+    def get_kind(self, identity: bytes) -> tuple[int, bytes]:
+        """Return kind and payload of an object."""
         for reader in reversed(self.readers):
             row = reader.find(identity)
             if row is not None:
-                return reader.get_row(row, identity)[1]
+                return reader.get_row(row, identity)
         raise NotFound(f"object {hex_short(identity)} is in none of the dumps: {self.missing_hint()}")
 
     def missing_hint(self) -> str:

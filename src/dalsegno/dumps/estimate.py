@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from dalsegno.dumps.plan import choose_base
 from dalsegno.pool.contract import Source
+from dalsegno.pool.marks import Marks
 from dalsegno.trees.closure import new_objects
 from dalsegno.volumes.state import VolumeState
 
@@ -26,6 +27,7 @@ def estimate_levels(
     *,
     target: bytes,
     levels: Sequence[int],
+    new_marks: Callable[[], Marks],
     object_bytes: Callable[[bytes], int],
 ) -> list[Estimate]:
     """Return one estimate per level; levels with the same base share one comparison."""
@@ -38,7 +40,7 @@ def estimate_levels(
             continue
         key = base.revision if base else None
         if key not in counted:
-            counted[key] = _count(source, target, key, object_bytes)
+            counted[key] = _count(source, target, key, new_marks(), object_bytes)
         count, raw_bytes = counted[key]
         dump_id = base.dump_id if base else b""
         estimates.append(Estimate(level=level, base_dump=dump_id, object_count=count, raw_bytes=raw_bytes))
@@ -46,18 +48,16 @@ def estimate_levels(
 
 
 def _count(
-    source: Source, target: bytes, base: bytes | None, object_bytes: Callable[[bytes], int]
+    source: Source, target: bytes, base: bytes | None, seen: Marks, object_bytes: Callable[[bytes], int]
 ) -> tuple[int, int]:
-    seen: set[bytes] = set()
     raw_bytes = 0
 
     def visit(kind: int, identity: bytes) -> bool:
         nonlocal raw_bytes
-        if identity in seen:
+        if not seen.add(identity):
             return False
-        seen.add(identity)
         raw_bytes += object_bytes(identity)
         return True
 
     new_objects(source, target, base, visit=visit)
-    return len(seen), raw_bytes
+    return seen.count, raw_bytes

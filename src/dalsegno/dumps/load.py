@@ -5,6 +5,7 @@ import msgspec
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.plan import describe, record_dump
 from dalsegno.formats import objects
+from dalsegno.pool.marks import Marks
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import AlreadyThere, Conflict, Damaged, NotFound, Refused
 from dalsegno.terms.events import Progress, Report, silent
@@ -80,15 +81,14 @@ def _volume_to_continue(chain: DumpChain, pool: Pool, volumes: Volumes, name: st
 
 def transfer(chain: DumpChain, pool: Pool, *, workers: Workers | None, report: Report = silent) -> None:
     """Copy every object of the chain's targets into the pool, each id computed anew before it is believed."""
-    seen: set[bytes] = set()
+    seen = Marks((reader.object_count, reader.find) for reader in reversed(chain.readers))
     total = sum(reader.object_count for reader in chain.readers)
     outside_allowed = bool(chain.bases)
     with pool.writer(workers) as writer:
 
         def visit(kind: int, identity: bytes) -> bool:
-            if identity in seen:
+            if not seen.add(identity):
                 return False
-            seen.add(identity)
             try:
                 payload = chain.get(ObjectId(identity))
             except NotFound as error:
@@ -97,7 +97,7 @@ def transfer(chain: DumpChain, pool: Pool, *, workers: Workers | None, report: R
                 raise Damaged(str(error)) from None
             if writer.put(kind, payload) != identity:
                 raise Damaged(f"object {hex_short(identity)}: its content and its id disagree; verify the dump")
-            report(Progress(phase="load", done_count=len(seen), total_count=total))
+            report(Progress(phase="load", done_count=seen.count, total_count=total))
             return True
 
         visit_reachable(chain, [(objects.KIND_REVISION, target.revision) for target in chain.targets()], visit)

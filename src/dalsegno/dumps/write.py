@@ -1,14 +1,14 @@
-"""Write a dump: the transfer from a pool to a pack."""
+"""Write a dump: the transfer from a pool to a pack. What is wanted is marked first, then copied block by block."""
 
 from collections.abc import Callable
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.plan import DumpPlan
 from dalsegno.formats import pack
-from dalsegno.pool.contract import Source
+from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pack_write import PackSummary, PackWriter, new_header
+from dalsegno.pool.pool import Pool
 from dalsegno.terms.events import Progress, Report, silent
-from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.closure import new_objects
 from dalsegno.world.workers import Workers
 
@@ -16,7 +16,7 @@ PROGRESS_OBJECTS = 500
 
 
 def write_dump(
-    source: Source,
+    pool: Pool,
     plan: DumpPlan,
     write: Callable[[bytes], object],
     *,
@@ -26,25 +26,22 @@ def write_dump(
     report: Report = silent,
 ) -> PackSummary:
     """Write the dump that `plan` describes, in one stream, and return what was written. The caller makes it durable."""
-    header = new_header(realm, kind=pack.PACK_DUMP, sealed=sealed, note=pack.encode_struct(plan.note))
-    sent: set[bytes] = set()
-    done_bytes = 0
+    wanted = PoolMarks(pool)
 
     def visit(kind: int, identity: bytes) -> bool:
-        nonlocal done_bytes
-        if identity in sent:
+        if not wanted.add(identity):
             return False
-        sent.add(identity)
-        payload = source.get(ObjectId(identity))
-        writer.put(kind, identity, payload)
-        done_bytes += len(payload)
-        if len(sent) % PROGRESS_OBJECTS == 0:
-            report(Progress(phase="dump", done_bytes=done_bytes, done_count=len(sent)))
+        if wanted.count % PROGRESS_OBJECTS == 0:
+            report(Progress(phase="compare", done_count=wanted.count))
         return True
 
     base = plan.base.revision if plan.base else None
+    for target in plan.note.targets:
+        new_objects(pool, target.revision, base, visit=visit)
+        base = target.revision
+    header = new_header(realm, kind=pack.PACK_DUMP, sealed=sealed, note=pack.encode_struct(plan.note))
     with PackWriter(write, realm=realm, header=header, workers=workers) as writer:
-        for target in plan.note.targets:
-            new_objects(source, target.revision, base, visit=visit)
-            base = target.revision
+        wanted.copy(
+            writer, lambda done, total: report(Progress(phase="dump", done_bytes=done, total_bytes=total))
+        )
         return writer.finish()

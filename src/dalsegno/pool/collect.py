@@ -1,6 +1,6 @@
 """Collect what nothing names any more, beside writers, in two phases: condemn, wait, delete.
 
-1. Mark: `live` yields the ids that some ref reaches.
+1. Mark: `live` yields the ids that some ref reaches, one or many joined at a time.
 2. A pack that holds nothing needed is condemned: a file with the time. One that is needed for less than 70 % of its
    bytes is written again: its needed objects go to a new pack, then the old one is condemned.
 3. A pack condemned for longer than the grace period, and still not needed by this run's mark, is deleted.
@@ -190,11 +190,10 @@ class _Collection:
 
     def _mark(self, live: Callable[[], Iterable[bytes]]) -> None:
         joined = bytearray()
-        for count, identity in enumerate(live()):
-            assert len(identity) == OBJECT_ID_BYTES
-            joined += identity
-            if count % 50_000 == 0:
-                self.report(Progress(phase="mark", done_count=count))
+        for ids in live():
+            assert len(ids) % OBJECT_ID_BYTES == 0
+            joined += ids
+        self.report(Progress(phase="mark", done_count=len(joined) // OBJECT_ID_BYTES))
         self.live = as_sorted_ids(joined)
 
     def _columns(self, each: _Pack) -> tuple[Ids, Values]:

@@ -96,7 +96,42 @@ class Segment:
         """Return whether the content is what the header's digest promises."""
         return bool(blake3(self._body, max_threads=blake3.AUTO).digest() == self.digest)
 
-    def find(self, prefix: int, rest: bytes) -> Iterator[Location]:
+    def find(self, identity: bytes) -> int | None:
+        """Return the first row of an object, whether its pack is still there or not, or None."""
+        prefixes = self.prefixes
+        prefix = int.from_bytes(identity[:8], "big")
+        row = bisect_left(prefixes, prefix)
+        while row < self.count and prefixes[row] == prefix:
+            if self.rests[row * 24 : row * 24 + 24] == identity[8:]:
+                return row
+            row += 1
+        return None
+
+    def ids_of(self, rows: npt.NDArray[np.intp]) -> Ids:
+        """Return the ids (n, 32) in these rows."""
+        ids = np.empty((len(rows), OBJECT_ID_BYTES), np.uint8)
+        ids[:, :8] = np.frombuffer(self.prefixes, np.uint64)[rows].astype(">u8").view(np.uint8).reshape(-1, 8)
+        ids[:, 8:] = np.frombuffer(self.rests, np.uint8).reshape(-1, 24)[rows]
+        return ids
+
+    def rows_of_packs(self) -> Iterator[tuple[PackId, npt.NDArray[np.intp]]]:
+        """Yield each pack, vanished ones too, with the rows of its objects."""
+        numbers = np.frombuffer(self.values, np.uint32).reshape(-1, 4)[:, 0]
+        order = np.argsort(numbers, kind="stable")
+        ends = np.cumsum(np.bincount(numbers, minlength=len(self.pack_ids)))
+        for number, pack_id in enumerate(self.pack_ids):
+            yield pack_id, order[ends[number - 1] if number else 0 : ends[number]]
+
+    def pack_values(self, rows: npt.NDArray[np.intp]) -> Values:
+        """Return the values of rows as the pack's own index has them: block, where, length, encoding."""
+        own = np.frombuffer(self.values, np.uint32).reshape(-1, 4)[rows]
+        values = np.empty((len(rows), 4), np.uint32)
+        values[:, 0:2] = own[:, 1:3]
+        values[:, 2] = own[:, 3] & np.uint32(_LENGTH_MASK)
+        values[:, 3] = own[:, 3] >> np.uint32(31)
+        return values
+
+    def copies(self, prefix: int, rest: bytes) -> Iterator[Location]:
         """Yield every copy of one object in this segment."""
         prefixes = self.prefixes
         position = bisect_left(prefixes, prefix)
@@ -116,9 +151,7 @@ class Segment:
 
     def columns(self) -> tuple[Ids, Values]:
         """Return the objects whose pack is there: ids (n, 32) and values (n, 4) as they are in the file."""
-        ids = np.empty((self.count, OBJECT_ID_BYTES), np.uint8)
-        ids[:, :8] = np.frombuffer(self.prefixes, np.uint64).astype(">u8").view(np.uint8).reshape(-1, 8)
-        ids[:, 8:] = np.frombuffer(self.rests, np.uint8).reshape(-1, 24)
+        ids = self.ids_of(np.arange(self.count))
         values: Values = np.frombuffer(self.values, np.uint32).reshape(-1, 4).copy()
         if self.gone:
             kept = ~np.isin(values[:, 0], list(self.gone))
@@ -205,7 +238,7 @@ class Index:
         prefix = int.from_bytes(identity[:8], "big")
         rest = identity[8:]
         for segment in self._segments:
-            yield from segment.find(prefix, rest)
+            yield from segment.copies(prefix, rest)
 
     def lookup(self, identity: bytes) -> Location | None:
         """Return where an object lies, or None."""
@@ -214,7 +247,7 @@ class Index:
             prefixes = segment.prefixes
             position = bisect_left(prefixes, prefix)
             if position < segment.count and prefixes[position] == prefix:
-                for location in segment.find(prefix, identity[8:]):
+                for location in segment.copies(prefix, identity[8:]):
                     return location
         return None
 
@@ -231,7 +264,7 @@ class Index:
                     and pack_number not in segment.gone
                 ):
                     return segment.pack_ids[pack_number]
-                for location in segment.find(prefix, identity[8:]):
+                for location in segment.copies(prefix, identity[8:]):
                     return location.pack_id
         return None
 

@@ -226,19 +226,30 @@ class PackReader:
     def objects(self) -> tuple[NDArray[numpy.uint8], NDArray[numpy.uint32]]:
         """Return the sorted columns of the pack's index: ids (n, 32) and values (n, 4)."""
         if self._columns is None:
-            rows = []
-            for number in numpy.flatnonzero(self.types == pack.BLOCK_INDEX).tolist():
+            numbers = numpy.flatnonzero(self.types == pack.BLOCK_INDEX)
+            table_bytes = int(self.raw[numbers].sum(dtype=numpy.uint64))
+            if table_bytes != self.object_count * pack.INDEX_ROW_BYTES:
+                raise Damaged(f"{self.path}: the index has {table_bytes} bytes for {self.object_count} objects")
+            # One table, filled block by block: the columns are views of it.
+            table = numpy.empty((self.object_count, pack.INDEX_ROW_BYTES), dtype=numpy.uint8)
+            filled = 0
+            for number in numbers.tolist():
                 raw = self.read_block(number)
                 if len(raw) % pack.INDEX_ROW_BYTES:
                     raise Damaged(f"{self.path}: index block {number} has a torn row")
-                rows.append(numpy.frombuffer(raw, dtype=numpy.uint8).reshape(-1, pack.INDEX_ROW_BYTES))
-            table = numpy.vstack(rows) if rows else numpy.zeros((0, pack.INDEX_ROW_BYTES), dtype=numpy.uint8)
-            if len(table) != self.object_count:
-                raise Damaged(f"{self.path}: the index has {len(table)} rows, the footer says {self.object_count}")
-            ids = numpy.ascontiguousarray(table[:, :32])
-            values = numpy.ascontiguousarray(table[:, 32:]).view("<u4").astype(numpy.uint32)
-            self._columns = ids, values
+                count = len(raw) // pack.INDEX_ROW_BYTES
+                if filled + count <= self.object_count:
+                    table[filled : filled + count].reshape(-1)[:] = numpy.frombuffer(raw, dtype=numpy.uint8)
+                filled += count
+            if filled != self.object_count:
+                raise Damaged(f"{self.path}: the index has {filled} rows, the footer says {self.object_count}")
+            self._columns = table[:, :32], table[:, 32:].view("<u4").astype(numpy.uint32, copy=False)
         return self._columns
+
+    def forget_objects(self) -> None:
+        """Give back the memory of objects() until somebody asks again."""
+        self._columns = self._prefixes = None
+        self._blocks.clear()
 
     def find(self, identity: bytes) -> int | None:
         """Return the row of `identity` in objects(), or None."""

@@ -2,10 +2,9 @@
 
 from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
 
 import numpy
 import zstandard
@@ -16,24 +15,96 @@ from numpy.typing import NDArray
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import objects, pack
 from dalsegno.world.chance import random_bytes
+from dalsegno.world.files import ScratchFile
 from dalsegno.world.workers import Lane, Workers
 
 ZSTD_LEVEL = 3
 BLOCKS_PENDING_MAX = 6
 WRITES_PENDING_MAX = 4
+ROWS_IN_MEMORY_MAX = 1 << 19
+"""Index rows (48 bytes) beyond this wait, sorted, in a scratch file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackSummary:
-    """A finished pack: its columns are what an index needs, sorted by id."""
+    """A finished pack."""
 
     pack_id: bytes
     size_bytes: int
+    object_count: int
     digest: bytes
-    ids: NDArray[numpy.uint8]
-    """(n, 32) ids."""
-    values: NDArray[numpy.uint32]
-    """(n, 4): block number; offset in the block | kind << 24; payload length; encoding."""
+    columns: "Columns | None"
+    """What an index needs, sorted by id; None when there were more than ROWS_IN_MEMORY_MAX objects."""
+
+
+Columns = tuple[NDArray[numpy.uint8], NDArray[numpy.uint32]]
+"""(n, 32) ids; (n, 4) values: block number; offset in the block | kind << 24; payload length; encoding."""
+
+
+class IndexRows:
+    """The rows of a pack's index as they come, sorted at the end in bounded memory.
+
+    Full runs go sorted to a scratch file. Ids are hashes, so their first byte splits every run evenly: the end takes
+    the slice of one first byte from all runs at a time.
+    """
+
+    def __init__(self) -> None:
+        self._ids = bytearray()
+        self._values = array("I")
+        self._runs: list[tuple[ScratchFile, NDArray[numpy.int64]]] = []
+
+    def add(self, ids: bytes | bytearray, values: "array[int]") -> None:
+        """Add ids, joined, and four values for each."""
+        self._ids += ids
+        self._values.extend(values)
+        if len(self._ids) >= ROWS_IN_MEMORY_MAX * 32:
+            self._spill()
+
+    def _sorted(self) -> Columns:
+        ids = numpy.frombuffer(self._ids, dtype=numpy.uint8).reshape(-1, 32)
+        values = numpy.frombuffer(self._values, dtype=numpy.uint32).reshape(-1, 4)
+        order = sort_order(ids)
+        columns = ids[order], values[order]
+        del ids, values
+        self._ids, self._values = bytearray(), array("I")
+        return columns
+
+    def _spill(self) -> None:
+        ids, values = self._sorted()
+        ends = numpy.concatenate(([0], numpy.cumsum(numpy.bincount(ids[:, 0], minlength=256))))
+        file = ScratchFile()
+        file.append(join_rows(ids, values))
+        self._runs.append((file, ends))
+
+    def finish(self) -> tuple[Columns | None, Iterator[bytes]]:
+        """Return the sorted columns, if they fit, and the sorted rows as bytes in pieces of many rows."""
+        if not self._runs:
+            columns = self._sorted()
+            return columns, iter([join_rows(*columns)])
+        self._spill()
+        return None, self._merge_runs()
+
+    def _merge_runs(self) -> Iterator[bytes]:
+        width = pack.INDEX_ROW_BYTES
+        for first in range(256):
+            slices = [file.read(int(e[first]) * width, int(e[first + 1] - e[first]) * width) for file, e in self._runs]
+            table = numpy.frombuffer(b"".join(slices), dtype=numpy.uint8).reshape(-1, width)
+            yield table[sort_order(table[:, :32])].tobytes()
+        self.close()
+
+    def close(self) -> None:
+        """Give the scratch files back."""
+        for file, _ in self._runs:
+            file.close()
+        self._runs = []
+
+
+def join_rows(ids: NDArray[numpy.uint8], values: NDArray[numpy.uint32]) -> bytes:
+    """Return index rows as they are stored: id, then four little-endian u32."""
+    table = numpy.empty((len(ids), pack.INDEX_ROW_BYTES), dtype=numpy.uint8)
+    table[:, :32] = ids
+    table[:, 32:] = numpy.ascontiguousarray(values, dtype="<u4").view(numpy.uint8).reshape(-1, 16)
+    return table.tobytes()
 
 
 def new_header(
@@ -107,10 +178,9 @@ class PackWriter:
         self._fill = {pack.BLOCK_METADATA: 0, pack.BLOCK_DATA: 0}
         # Records of an open block do not know its number yet: rows are kept per type until the block is closed.
         self._open_rows: dict[int, tuple[bytearray, array[int]]] = {t: (bytearray(), array("I")) for t in self._parts}
-        self._ids = bytearray()
-        self._rows = array("I")
+        self._index = IndexRows()
         self._block_number = 0
-        self._pending: deque[tuple[int, int, Future[bytes] | bytes]] = deque()
+        self._pending: deque[tuple[int, Future[bytes] | bytes]] = deque()
         self._block_offsets = array("Q")
         self._block_stored = array("I")
         self._block_raw = array("I")
@@ -133,21 +203,23 @@ class PackWriter:
         if fill >= pack.BLOCK_RAW_BYTES:
             self._close_block(block_type)
 
-    def put_block(self, body: bytes, raw_bytes: int, block_type: int, ids: bytes, rows: "array[int]") -> None:
-        """Add a whole block from another pack: its zstd frame and the rows (number, offset|kind, length, encoding)."""
-        self._add_rows(ids, rows)
-        self._submit(self._sealer.seal_compressed, body, raw_bytes, block_type, raw_length=raw_bytes)
+    def put_made(
+        self,
+        make: Callable[[BlockSealer, int], bytes],
+        *,
+        raw_bytes: int,
+        block_type: int,
+        ids: bytes,
+        rows: "array[int]",
+    ) -> None:
+        """Add a block that `make(sealer, number)` returns as stored, in a worker; its rows' first value is ours to set.
 
-    def put_records(self, raw: bytes, block_type: int, ids: bytes, rows: "array[int]") -> None:
-        """Add a block made of whole records, with their rows as for put_block."""
-        self._add_rows(ids, rows)
-        self._submit(self._sealer.seal, raw, block_type, raw_length=len(raw))
-
-    def _add_rows(self, ids: bytes, rows: "array[int]") -> None:
+        This is how a block of another pack is copied, whole or in part.
+        """
         rows[0::4] = array("I", [self._block_number]) * (len(rows) // 4)
-        self._ids += ids
-        self._rows.extend(rows)
+        self._index.add(ids, rows)
         self.object_count += len(rows) // 4
+        self._submit(make, block_type, raw_bytes)
 
     def _close_block(self, block_type: int) -> None:
         if not self._fill[block_type]:
@@ -155,33 +227,39 @@ class PackWriter:
         raw = b"".join(self._parts[block_type])
         ids, rows = self._open_rows[block_type]
         rows[0::4] = array("I", [self._block_number]) * (len(rows) // 4)
-        self._ids += ids
-        self._rows.extend(rows)
+        self._index.add(ids, rows)
         self._parts[block_type] = []
         self._fill[block_type] = 0
         self._open_rows[block_type] = (bytearray(), array("I"))
-        self._submit(self._sealer.seal, raw, block_type, raw_length=len(raw))
+        self._put_raw(raw, block_type)
 
-    def _submit(self, seal: Callable[..., bytes], *arguments: Any, raw_length: int) -> None:
+    def _put_raw(self, raw: bytes, block_type: int) -> None:
+        self._submit(lambda sealer, number: sealer.seal(raw, block_type, number), block_type, len(raw))
+
+    def _submit(self, make: Callable[[BlockSealer, int], bytes], block_type: int, raw_bytes: int) -> None:
         number = self._block_number
         self._block_number += 1
-        self._block_types.append(arguments[-1])
+        self._block_types.append(block_type)
         if self._workers is None:
-            self._pending.append((number, raw_length, seal(*arguments, number)))
+            self._pending.append((raw_bytes, make(self._sealer, number)))
             self._drain(0)
         else:
-            self._pending.append((number, raw_length, self._workers.submit(seal, *arguments, number)))
+            self._pending.append((raw_bytes, self._workers.submit(make, self._sealer, number)))
             self._drain(BLOCKS_PENDING_MAX)
 
     def _drain(self, pending_max: int) -> None:
         pending = self._pending
-        while pending and (len(pending) > pending_max or isinstance(pending[0][2], bytes) or pending[0][2].done()):
-            _, raw_length, stored = pending.popleft()
+        while pending and (len(pending) > pending_max or isinstance(pending[0][1], bytes) or pending[0][1].done()):
+            raw_length, stored = pending.popleft()
             data = stored if isinstance(stored, bytes) else stored.result()
             self._block_offsets.append(self.bytes_written)
             self._block_stored.append(len(data) - pack.FRAME.size)
             self._block_raw.append(raw_length)
             self._write(data)
+
+    def drain(self) -> None:
+        """Wait until every block is sealed: what `put_made` reads from may be closed then."""
+        self._drain(0)
 
     def _write(self, data: bytes) -> None:
         self.bytes_written += len(data)
@@ -196,6 +274,7 @@ class PackWriter:
 
     def close(self) -> None:
         """End the writing thread. Before the file is given back, also after an error."""
+        self._index.close()
         if self._lane is not None:
             self._lane.close()
             self._lane = None
@@ -211,24 +290,28 @@ class PackWriter:
         self._close_block(pack.BLOCK_METADATA)
         self._close_block(pack.BLOCK_DATA)
         self._drain(0)
-        ids = numpy.frombuffer(bytes(self._ids), dtype=numpy.uint8).reshape(-1, 32)
-        values = numpy.frombuffer(self._rows.tobytes(), dtype=numpy.uint32).reshape(-1, 4)
-        self._ids, self._rows = bytearray(), array("I")
-        order = sort_order(ids)
-        ids, values = ids[order], values[order]
-        per_block = pack.BLOCK_RAW_BYTES // pack.INDEX_ROW_BYTES
+        columns, pieces = self._index.finish()
+        block_bytes = pack.BLOCK_RAW_BYTES // pack.INDEX_ROW_BYTES * pack.INDEX_ROW_BYTES
         first_ids: list[bytes] = []
-        for start in range(0, len(ids), per_block):
-            part_ids, part_values = ids[start : start + per_block], values[start : start + per_block]
-            first_ids.append(part_ids[0].tobytes())
-            raw = numpy.hstack((part_ids, part_values.astype("<u4").view(numpy.uint8).reshape(-1, 16))).tobytes()
-            self._submit(self._sealer.seal, raw, pack.BLOCK_INDEX, raw_length=len(raw))
+        waiting = b""
+        for piece in pieces:
+            waiting += piece
+            whole = len(waiting) // block_bytes * block_bytes
+            for start in range(0, whole, block_bytes):
+                first_ids.append(waiting[start : start + 32])
+                self._put_raw(waiting[start : start + block_bytes], pack.BLOCK_INDEX)
+            waiting = waiting[whole:]
+        if waiting:
+            first_ids.append(waiting[:32])
+            self._put_raw(waiting, pack.BLOCK_INDEX)
         self._drain(0)
         trailer = encode_trailer(self._block_offsets, self._block_stored, self._block_raw, self._block_types, first_ids)
         trailer_offset = self.bytes_written
         stored = self._sealer.seal(trailer, pack.BLOCK_TRAILER, self._block_number)
         self._write(stored)
-        fields = pack.FOOTER.pack(trailer_offset, len(stored), self._block_number, len(ids), bytes(32), pack.MAGIC_END)
+        fields = pack.FOOTER.pack(
+            trailer_offset, len(stored), self._block_number, self.object_count, bytes(32), pack.MAGIC_END
+        )
         fields = fields[: pack.FOOTER_DIGESTED_BYTES]
         self._write(fields)
         if self._lane is not None:
@@ -238,16 +321,21 @@ class PackWriter:
         self._write_out(digest + pack.MAGIC_END)
         self.bytes_written += len(digest) + len(pack.MAGIC_END)
         return PackSummary(
-            pack_id=self.header.pack_id, size_bytes=self.bytes_written, digest=digest, ids=ids, values=values
+            pack_id=self.header.pack_id,
+            size_bytes=self.bytes_written,
+            object_count=self.object_count,
+            digest=digest,
+            columns=columns,
         )
 
 
 def sort_order(ids: NDArray[numpy.uint8]) -> NDArray[numpy.intp]:
     """Return the order that sorts (n, 32) ids as byte strings."""
-    words = numpy.ascontiguousarray(ids).view(">u8").astype(numpy.uint64)
-    order = numpy.argsort(words[:, 0], kind="stable")
-    prefix = words[order, 0]
-    if len(prefix) > 1 and bool((prefix[1:] == prefix[:-1]).any()):
+    prefixes = numpy.ascontiguousarray(ids[:, :8]).view(">u8").astype(numpy.uint64).reshape(-1)
+    order = numpy.argsort(prefixes, kind="stable")
+    prefixes = prefixes[order]
+    if len(prefixes) > 1 and bool((prefixes[1:] == prefixes[:-1]).any()):
+        words = numpy.ascontiguousarray(ids).view(">u8").astype(numpy.uint64)
         order = numpy.lexsort((words[:, 3], words[:, 2], words[:, 1], words[:, 0]))
     return order
 

@@ -36,7 +36,7 @@ from dalsegno.pool.keys import (
     open_pool_settings,
 )
 from dalsegno.pool.pack_read import PackReader, apply_delta, read_record
-from dalsegno.pool.pack_write import PackWriter, new_header
+from dalsegno.pool.pack_write import ROWS_IN_MEMORY_MAX, PackWriter, new_header
 from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Damaged, NotFound, Refused
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, PackId, hex_short
 from dalsegno.terms.sizes import MIB
@@ -45,6 +45,7 @@ from dalsegno.world.workers import Workers, new_lock
 
 PACK_BYTES_TARGET: Final = 64 * MIB
 PACK_OBJECTS_MAX: Final = 100_000
+assert PACK_OBJECTS_MAX < ROWS_IN_MEMORY_MAX
 BLOCKS_CACHED_MAX: Final = 32
 BLOCKS_AHEAD_MAX: Final = 3
 BLOCKS_AHEAD_SPAN: Final = 16
@@ -499,7 +500,8 @@ class PoolWriter:
         self.bytes_stored += summary.size_bytes
         self._own_packs.append(pack_id)
         with self.pool._refresh_lock:
-            self.pool.index.add_segment([(pack_id, summary.ids, summary.values)])
+            assert summary.columns is not None
+            self.pool.index.add_segment([(pack_id, *summary.columns)])
         self._open.clear()
 
     def commit_guard(self) -> None:

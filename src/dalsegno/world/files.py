@@ -213,6 +213,39 @@ class PartialFile:
         self.abandon()
 
 
+class ScratchFile:
+    """Bytes too many for memory, in a file without a name in TMPDIR (else /var/tmp): it ends with the process."""
+
+    def __init__(self) -> None:
+        self._directory = os.environ.get("TMPDIR") or "/var/tmp"
+        self._size = 0
+        name = os.path.join(self._directory, f"dalsegno-{os.getpid()}-{next(_temporary_counter)}{PARTIAL_SUFFIX}")
+        with file_errors(self._directory):
+            self._descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            os.unlink(name)
+
+    def append(self, data: bytes) -> None:
+        """Add `data` at the end."""
+        with file_errors(self._directory):
+            _write_all(self._descriptor, data)
+        self._size += len(data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset` on, which must be there."""
+        assert offset + length <= self._size
+        with file_errors(self._directory):
+            data = os.pread(self._descriptor, length, offset)
+            while len(data) < length:
+                data += os.pread(self._descriptor, length - len(data), offset + len(data))
+        return data
+
+    def close(self) -> None:
+        """Give the room back."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
 class FileLock:
     """An advisory lock on a file, between processes and between openings within one process."""
 

@@ -1,0 +1,193 @@
+"""Copy marked objects from packs into a new pack: blocks wanted whole as they are, others record by record.
+
+Each block is opened with its tag checked before a byte of it is used. A block wanted whole is sealed again without
+compressing it anew; of another one the wanted records make a block of their own. Reading, opening and sealing is
+the workers' part.
+"""
+
+from array import array
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy
+from numpy.typing import NDArray
+
+from dalsegno.formats import pack
+from dalsegno.pool.index import Segment
+from dalsegno.pool.marks import Marks
+from dalsegno.pool.pack_read import PackReader
+from dalsegno.pool.pack_write import BlockSealer, PackWriter
+from dalsegno.pool.pool import Pool
+from dalsegno.terms.errors import Damaged, NotFound
+from dalsegno.terms.ids import PackId
+
+OFFSET_MASK = numpy.uint32((1 << pack.OFFSET_BITS) - 1)
+ID_OFFSET = pack.RECORD.size - 32
+
+Fetch = Callable[[bytes], tuple[int, bytes]]
+"""Return kind and payload of an object: for delta records, whose base may be anywhere."""
+
+
+class PoolMarks(Marks):
+    """Marks over a pool's index as it is now; packs that are added or collected meanwhile do not disturb them."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._segments = pool.index.segments
+        super().__init__((segment.count, segment.find) for segment in self._segments)
+
+    def copy(self, writer: PackWriter, progress: Callable[[int, int], None]) -> None:
+        """Copy what is marked, pack by pack, the oldest first; `progress` is told raw bytes done and in all."""
+        parts: list[tuple[int, PackId, Segment, NDArray[numpy.intp], NDArray[numpy.bool_]]] = []
+        total = 0
+        for number, segment in enumerate(self._segments):
+            mask = self.mask(number)
+            for pack_id, rows in segment.rows_of_packs():
+                marked = mask[rows]
+                if marked.any():
+                    total += int(segment.pack_values(rows[marked])[:, 2].sum(dtype=numpy.uint64))
+                    parts.append((self._age(pack_id), pack_id, segment, rows, marked))
+        done = 0
+        for _, pack_id, segment, rows, marked in sorted(parts, key=lambda part: part[:2]):
+            ids, values = segment.ids_of(rows), segment.pack_values(rows)
+            try:
+                reader = self._pool.open_pack(pack_id)
+            except NotFound:  # collected meanwhile: what is needed has been copied to another pack before
+                _copy_each(ids[marked], writer, self._pool.get_kind)
+            else:
+                with reader:
+                    copy_marked(
+                        reader,
+                        writer,
+                        ids=ids,
+                        values=values,
+                        marked=marked,
+                        fetch=self._pool.get_kind,
+                        progress=partial(_tell, progress, done, total),
+                    )
+                    writer.drain()
+            done += int(values[marked, 2].sum(dtype=numpy.uint64))
+        for identity in sorted(self.elsewhere):
+            kind, payload = self._pool.get_kind(identity)
+            writer.put(kind, identity, payload)
+
+    def ids(self) -> Iterator[bytes]:
+        """Yield the marked ids, many joined at a time."""
+        for number, segment in enumerate(self._segments):
+            yield segment.ids_of(numpy.flatnonzero(self.mask(number))).tobytes()
+        yield from self.elsewhere
+
+    def _age(self, pack_id: PackId) -> int:
+        try:
+            return self._pool.pack_path(pack_id).stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+
+def _tell(progress: Callable[[int, int], None], before: int, total: int, copied: int) -> None:
+    progress(before + copied, total)
+
+
+def copy_marked(
+    reader: PackReader,
+    writer: PackWriter,
+    *,
+    ids: NDArray[numpy.uint8],
+    values: NDArray[numpy.uint32],
+    marked: NDArray[numpy.bool_],
+    fetch: Fetch,
+    progress: Callable[[int], None],
+) -> None:
+    """Copy the marked objects of a pack, whose index rows are all given; `progress` is told raw bytes."""
+    order = numpy.argsort(values[:, 0].astype(numpy.uint64) << 32 | values[:, 1] & OFFSET_MASK)
+    blocks = values[order, 0]
+    copied = 0
+    for number in numpy.unique(values[marked, 0]).tolist():
+        if number >= reader.block_count:
+            raise Damaged(f"{reader.path}: the index names block {number} of {reader.block_count}")
+        low, high = numpy.searchsorted(blocks, [number, number + 1])
+        rows = order[low:high]
+        wanted = rows[marked[rows]]
+        if values[wanted, 3].any():
+            _copy_each(ids[wanted], writer, fetch)
+        elif len(wanted) == len(rows):
+            _copy_block(reader, number, ids[rows], values[rows], writer)
+        else:
+            _copy_records(reader, number, ids[wanted], values[wanted], writer)
+        copied += int(values[wanted, 2].sum(dtype=numpy.uint64))
+        progress(copied)
+
+
+def _copy_each(ids: NDArray[numpy.uint8], writer: PackWriter, fetch: Fetch) -> None:
+    for row in range(len(ids)):
+        identity = ids[row].tobytes()
+        kind, payload = fetch(identity)
+        writer.put(kind, identity, payload)
+
+
+def _columns(values: NDArray[numpy.uint32]) -> "array[int]":
+    columns = array("I")
+    columns.frombytes(values.tobytes())
+    return columns
+
+
+def _copy_block(
+    reader: PackReader,
+    number: int,
+    ids: NDArray[numpy.uint8],
+    values: NDArray[numpy.uint32],
+    writer: PackWriter,
+) -> None:
+    def make(sealer: BlockSealer, new_number: int) -> bytes:
+        body, raw_bytes, block_type = reader.block_body(number)
+        return sealer.seal_compressed(body, raw_bytes, block_type, new_number)
+
+    writer.put_made(
+        make,
+        raw_bytes=int(reader.raw[number]),
+        block_type=int(reader.types[number]),
+        ids=ids.tobytes(),
+        rows=_columns(values),
+    )
+
+
+def _copy_records(
+    reader: PackReader,
+    number: int,
+    ids: NDArray[numpy.uint8],
+    values: NDArray[numpy.uint32],
+    writer: PackWriter,
+) -> None:
+    starts = (values[:, 1] & OFFSET_MASK).astype(numpy.int64)
+    lengths = values[:, 2].astype(numpy.int64) + pack.RECORD.size
+    moved = values.copy()
+    moved[:, 1] = (numpy.cumsum(lengths) - lengths) | (values[:, 1] & ~OFFSET_MASK)
+    block_type = int(reader.types[number])
+    cut = partial(_cut_records, reader, number, ids, starts, starts + lengths)
+    writer.put_made(
+        lambda sealer, new_number: sealer.seal(cut(), block_type, new_number),
+        raw_bytes=int(lengths.sum()),
+        block_type=block_type,
+        ids=ids.tobytes(),
+        rows=_columns(moved),
+    )
+
+
+def _cut_records(
+    reader: PackReader,
+    number: int,
+    ids: NDArray[numpy.uint8],
+    starts: NDArray[numpy.int64],
+    ends: NDArray[numpy.int64],
+) -> bytes:
+    """Return the records at these places of a block, joined; Damaged when other records are there."""
+    raw = reader.read_block(number)
+    if int(ends[-1]) > len(raw):
+        raise Damaged(f"{reader.path}: block {number}: the index points outside it")
+    found = numpy.frombuffer(raw, dtype=numpy.uint8)[starts[:, None] + numpy.arange(ID_OFFSET, ID_OFFSET + 32)]
+    if not numpy.array_equal(found, ids):
+        raise Damaged(f"{reader.path}: block {number}: the index points at another record")
+    breaks = numpy.flatnonzero(starts[1:] != ends[:-1]) + 1
+    run_starts = starts[numpy.concatenate(([0], breaks))].tolist()
+    run_ends = ends[numpy.concatenate((breaks - 1, [len(ends) - 1]))].tolist()
+    return b"".join([raw[start:end] for start, end in zip(run_starts, run_ends, strict=True)])
