@@ -48,8 +48,11 @@ def scan_now(machine: Machine, root: Path) -> ScanResult:
 
 def entry_at(machine: Machine, path: bytes) -> Entry:
     assert machine.revision is not None
-    entry = lookup(machine.store, machine.revision.root.content, path)
-    assert entry is not None, path
+    entry = machine.revision.root
+    for name in path.split(b"/"):
+        found = lookup(machine.store, entry.content, name)
+        assert found is not None, path
+        entry = found
     return entry
 
 
@@ -166,3 +169,198 @@ def test_file_that_never_rests_is_reported_and_read_again(tmp_path: Path) -> Non
     again = scan_now(machine, root)
     assert (again.changed, again.files_read) == ([], 1)
     assert content_at(machine, b"busy") == file.read_bytes()
+
+
+# -- renames
+
+
+@pytest.fixture
+def tracked(machine: Machine, tmp_path: Path) -> Path:
+    """Two directories with a file each, a hard link and a symlink, scanned once."""
+    root = tmp_path / "tracked"
+    (root / "a").mkdir(parents=True)
+    (root / "b").mkdir()
+    (root / "empty").mkdir()
+    (root / "a" / "file").write_bytes(b"file" * 100)
+    (root / "a" / "stays").write_bytes(b"stays")
+    (root / "b" / "other").write_bytes(b"other")
+    os.symlink("file", root / "a" / "symlink")
+    (root / "b" / "linked").write_bytes(b"linked")
+    os.link(root / "b" / "linked", root / "a" / "linked-too")
+    grow_old()
+    scan_now(machine, root)
+    return root
+
+
+def nodes(machine: Machine) -> dict[bytes, int]:
+    """Return node, or link id, of every path."""
+
+    def walk(identity: bytes, above: bytes) -> dict[bytes, int]:
+        found = {}
+        for entry in iterate_directory(machine.store, identity):
+            path = above + entry.name
+            found[path] = entry.link if entry.kind == objects.ENTRY_LINK else entry.node
+            if entry.kind == objects.ENTRY_DIRECTORY:
+                found |= walk(entry.content, path + b"/")
+        return found
+
+    assert machine.revision is not None
+    return walk(machine.revision.root.content, b"")
+
+
+def has_no_twins(found: dict[bytes, int], *, links: int = 0) -> bool:
+    return len(set(found.values())) == len(found) - links
+
+
+@pytest.mark.parametrize("target", ["a/renamed", "a/AAA", "b/file", "b/zzz", "top", "empty/file"])
+@pytest.mark.parametrize("edited", [False, True])
+def test_renamed_file_keeps_its_node_and_birth(machine: Machine, tracked: Path, target: str, edited: bool) -> None:
+    before, birth = nodes(machine), entry_at(machine, b"a/file").btime_ns
+    if edited:
+        (tracked / "a" / "file").write_bytes(b"edited" * 200)
+    os.rename(tracked / "a" / "file", tracked / target)
+    scan_now(machine, tracked)
+    after = nodes(machine)
+    assert after.pop(os.fsencode(target)) == before.pop(b"a/file")
+    assert after == before and entry_at(machine, os.fsencode(target)).btime_ns == birth
+
+
+def test_renamed_directory_keeps_its_node_and_those_in_it(machine: Machine, tracked: Path) -> None:
+    before = nodes(machine)
+    os.rename(tracked / "a", tracked / "b" / "moved")
+    os.rename(tracked / "b" / "moved" / "file", tracked / "b" / "moved" / "file2")
+    scan_now(machine, tracked)
+    assert nodes(machine) == {
+        path.replace(b"a/file", b"a/file2").replace(b"a", b"b/moved", 1) if path[:1] == b"a" else path: node
+        for path, node in before.items()
+    }
+
+
+def test_renamed_symlink_and_swapped_files_keep_their_nodes(machine: Machine, tracked: Path) -> None:
+    before = nodes(machine)
+    os.rename(tracked / "a" / "symlink", tracked / "b" / "symlink")
+    os.rename(tracked / "a" / "file", tracked / "aside")
+    os.rename(tracked / "b" / "other", tracked / "a" / "file")
+    os.rename(tracked / "aside", tracked / "b" / "other")
+    scan_now(machine, tracked)
+    after = nodes(machine)
+    assert after[b"b/symlink"] == before[b"a/symlink"]
+    assert (after[b"a/file"], after[b"b/other"]) == (before[b"b/other"], before[b"a/file"])
+
+
+def test_file_that_an_editor_replaced_keeps_the_node_of_its_path(machine: Machine, tracked: Path) -> None:
+    before = nodes(machine)
+    (tracked / "a" / "file.tmp").write_bytes(b"saved")
+    os.rename(tracked / "a" / "file.tmp", tracked / "a" / "file")
+    scan_now(machine, tracked)
+    assert nodes(machine) == before
+    os.rename(tracked / "a" / "file", tracked / "b" / "file")
+    scan_now(machine, tracked)
+    assert nodes(machine)[b"b/file"] == before[b"a/file"]
+
+
+@pytest.mark.parametrize("kept", ["a/file.1", "a/FILE", "b/file.1", "0/file"])
+def test_rotated_log_takes_its_node_along_and_no_two_files_share_one(
+    machine: Machine, tracked: Path, kept: str
+) -> None:
+    before = nodes(machine)
+    (tracked / kept).parent.mkdir(exist_ok=True)
+    os.rename(tracked / "a" / "file", tracked / kept)
+    (tracked / "a" / "file").write_bytes(b"new log")
+    scan_now(machine, tracked)
+    after = nodes(machine)
+    assert has_no_twins(after, links=1)
+    if not kept.startswith("b"):  # a directory that is scanned later comes too late for it
+        assert after[os.fsencode(kept)] == before[b"a/file"]
+
+
+def test_directory_made_anew_beside_the_renamed_one_shares_no_node(machine: Machine, tracked: Path) -> None:
+    before = nodes(machine)
+    os.rename(tracked / "a", tracked / "a.old")
+    (tracked / "a").mkdir()
+    (tracked / "a" / "file").write_bytes(b"another")
+    scan_now(machine, tracked)
+    after = nodes(machine)
+    assert has_no_twins(after, links=1)
+    assert (after[b"a.old"], after[b"a.old/file"]) == (before[b"a"], before[b"a/file"])
+
+
+def test_reused_inode_is_a_new_file(machine: Machine, tracked: Path) -> None:
+    before = nodes(machine)
+    victim = tracked / "a" / "file"
+    inode = victim.stat().st_ino
+    keep_away = []
+    victim.unlink()
+    for number in range(2000):
+        path = tracked / "b" / f"new{number}"
+        path.write_bytes(b"file" * 100)
+        if path.stat().st_ino == inode:
+            break
+        keep_away.append(path)
+    else:
+        pytest.skip("this file system does not give the inode out again")
+    for other in keep_away:
+        other.unlink()
+    scan_now(machine, tracked)
+    assert nodes(machine)[os.fsencode(f"b/{path.name}")] not in before.values()
+
+
+def test_reused_inode_of_a_hard_linked_file_is_a_new_file(machine: Machine, tracked: Path) -> None:
+    before = nodes(machine)
+    inode = (tracked / "b" / "linked").stat().st_ino
+    (tracked / "b" / "linked").unlink()
+    (tracked / "a" / "linked-too").unlink()
+    for number in range(2000):
+        path = tracked / "b" / f"new{number}"
+        path.write_bytes(b"other links")
+        if path.stat().st_ino == inode:
+            break
+    else:
+        pytest.skip("this file system does not give the inode out again")
+    os.link(path, tracked / "b" / "twin")
+    scan_now(machine, tracked)
+    assert nodes(machine)[b"b/twin"] not in before.values()
+
+
+def test_nodes_follow_hard_links_made_renamed_and_undone(machine: Machine, tracked: Path) -> None:
+    before = nodes(machine)
+    os.rename(tracked / "b" / "linked", tracked / "b" / "linked2")
+    os.rename(tracked / "a" / "linked-too", tracked / "top")
+    os.rename(tracked / "a" / "file", tracked / "b" / "file")
+    os.link(tracked / "b" / "file", tracked / "b" / "file-too")
+    scan_now(machine, tracked)
+    after = nodes(machine)
+    assert after[b"b/linked2"] == after[b"top"] == before[b"b/linked"]
+    assert after[b"b/file"] == after[b"b/file-too"] == before[b"a/file"]
+    (tracked / "b" / "linked2").unlink()
+    os.rename(tracked / "top", tracked / "a" / "alone")
+    (tracked / "b" / "file").unlink()
+    scan_now(machine, tracked)
+    last = nodes(machine)
+    assert last[b"a/alone"] == before[b"b/linked"] and last[b"b/file-too"] == before[b"a/file"]
+    assert entry_at(machine, b"a/alone").kind == objects.ENTRY_FILE and has_no_twins(last)
+
+
+@as_root
+def test_without_birth_times_a_rename_is_known_by_size_and_time(machine: Machine, tmp_path: Path) -> None:
+    root, image = tmp_path / "tree", tmp_path / "image"
+    root.mkdir()
+    image.write_bytes(bytes(4 << 20))
+    subprocess.run(["mkfs.ext4", "-q", "-I", "128", image], check=True, stderr=subprocess.DEVNULL)
+    if subprocess.run(["mount", "-o", "loop", image, root], check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        (root / "one").write_bytes(b"one")
+        (root / "two").write_bytes(b"two")
+        inode = (root / "two").stat().st_ino
+        scan_now(machine, root)
+        before = nodes(machine)
+        os.rename(root / "one", root / "renamed")
+        (root / "two").unlink()
+        (root / "other").write_bytes(b"longer than two")
+        assert (root / "other").stat().st_ino == inode
+        scan_now(machine, root)
+        after = nodes(machine)
+        assert after[b"renamed"] == before[b"one"] and after[b"other"] not in before.values()
+    finally:
+        subprocess.run(["umount", root], check=True)

@@ -7,12 +7,15 @@ subdirectories are those of the cache keeps its id unread; in others, unchanged 
 import errno
 import os
 import stat as modes
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from blake3 import blake3
 from msgspec.structs import replace
 
@@ -26,17 +29,20 @@ from dalsegno.host.attributes import (
     STATX_ATTRIBUTE_NODUMP,
     STATX_FLAGS,
     STATX_MASK,
+    STATX_SHORT,
     libc_statx,
     statx_buffer,
     statx_error,
 )
 from dalsegno.host.cache import (
+    BIRTH_MASK,
     KEY,
     KEY_BYTES,
     KEY_NONE,
     CacheBuilder,
     CachedDirectory,
     ScanCache,
+    unproven,
 )
 from dalsegno.host.descent import DIRECTORY_FLAGS, Descent
 from dalsegno.host.ignore import CACHE_TAG_FILE, Rules, Scope, enter_scope, open_scope
@@ -54,6 +60,8 @@ SMALL_BYTES_MAX: Final = 128 * KIB
 """Files up to this size without holes are one chunk, read at once."""
 READ_TRIES: Final = 3
 PROGRESS_FILES: Final = 256
+FACTS_MAX: Final = 8
+"""Directories of the revision before whose nodes are kept at hand for files that were renamed."""
 PROGRESS_BYTES: Final = 16 * MIB
 FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 SECTOR_BYTES: Final = 512
@@ -141,6 +149,11 @@ def device_number(fields: Fields) -> int:
     return fields[_DMAJOR] << 32 | fields[_DMINOR]
 
 
+def birth_of(fields: Fields) -> int:
+    """Return a file's birth time folded into 32 bits; 0 where the file system keeps none."""
+    return (fields[_BTIME_S] ^ fields[_BTIME_NS]) & BIRTH_MASK
+
+
 class _Scan:
     """The state of one scan."""
 
@@ -168,7 +181,12 @@ class _Scan:
         self.racy_ns = started_ns - RACY_NS
         self.racy_seconds = (started_ns - RACY_COARSE_NS) // attributes.SECOND_NS
         self.exact_devices: dict[int, bool] = {}
-        self.directory_device = 0
+        self.directory_device = self.directory_fd = 0
+        self.directory_names: list[bytes] = []
+        self.directory_marks: array[int] | None = None
+        self.claimed: set[int] = set()
+        """Nodes carried on to another name or another inode than before: no other file gets them."""
+        self.facts: dict[bytes, tuple[bytearray, array[int], array[int]]] = {}
         self.builder = CacheBuilder(started_ns)
         self.owners = attributes.OwnerNames()
         self.noatime = os.O_NOATIME
@@ -263,15 +281,14 @@ class _Scan:
         keys = []
         subdirectories: list[tuple[bytes, int, Entry | None, bool]] = []
         total = 0
-        unpack = STATX.unpack_from
+        unpack = STATX_SHORT.unpack_from
         pack = KEY.pack
         linked: list[Fields] = []
         for name in names:
             if libc_statx(fd, name, STATX_FLAGS, STATX_MASK, STATX_ADDRESS) != 0:
                 return False
-            fields = unpack(statx_buffer)
-            _, nlink, _, _, mode, ino, size, _, _, _, ctime, ctime_ns, mtime, mtime_ns, _, _, _, _ = fields
-            keys.append(pack(ino, size, ctime, ctime_ns, mtime, mtime_ns))
+            nlink, mode, ino, size, btime, btime_ns, ctime, ctime_ns, mtime, mtime_ns = unpack(statx_buffer)
+            keys.append(pack(ino, size, ctime, ctime_ns, mtime, mtime_ns, (btime ^ btime_ns) & BIRTH_MASK))
             form = mode & 0o170000
             if form == 0o100000:
                 total += size
@@ -282,7 +299,7 @@ class _Scan:
                 keys.pop()
                 continue
             if nlink > 1:
-                linked.append(fields)
+                linked.append(STATX.unpack_from(statx_buffer))
         if b"".join(keys) != cache.keys(record):
             return False
         for fields in linked:
@@ -325,7 +342,13 @@ class _Scan:
     @staticmethod
     def key_of(fields: Fields) -> bytes:
         return KEY.pack(
-            fields[_INO], fields[_SIZE], fields[_CTIME_S], fields[_CTIME_NS], fields[_MTIME_S], fields[_MTIME_NS]
+            fields[_INO],
+            fields[_SIZE],
+            fields[_CTIME_S],
+            fields[_CTIME_NS],
+            fields[_MTIME_S],
+            fields[_MTIME_NS],
+            birth_of(fields),
         )
 
     def make_entries(self, fd: int, frame: _Frame, names: list[bytes], prior: bytes, filtering: bool) -> None:
@@ -348,28 +371,33 @@ class _Scan:
         keys = frame.keys
         pack = KEY.pack
         unpack = STATX.unpack_from
-        racy_seconds = self.racy_seconds
         self.directory_device = frame.device
+        self.directory_fd = fd
+        self.directory_names = names
+        self.directory_marks = None
         nothing: tuple[None, bytes] = (None, KEY_NONE)
         for name in names:
             if libc_statx(fd, name, STATX_FLAGS, STATX_MASK, STATX_ADDRESS) != 0:
                 self.fail(prefix + name, statx_error(name))
                 continue
             fields = unpack(statx_buffer)
-            _, nlink, _, _, mode, ino, size, _, _, _, ctime, ctime_ns, mtime, mtime_ns, _, _, _, _ = fields
+            _, nlink, _, _, mode, ino, size, _, btime, btime_ns, ctime, ctime_ns, mtime, mtime_ns, _, _, _, _ = fields
             form = mode & 0o170000
             if filtering and self.excludes(frame, name, fields):
                 continue
-            key = pack(ino, size, ctime, ctime_ns, mtime, mtime_ns)
+            key = pack(ino, size, ctime, ctime_ns, mtime, mtime_ns, (btime ^ btime_ns) & BIRTH_MASK)
             old, old_key = before.get(name, nothing)
             if form == 0o040000:
-                frame.subdirectories.append((name, len(entries), old, old_key == key))
+                holds = old_key == key
+                if not holds and self.cache is not None:
+                    old = self.carry(fields, objects.ENTRY_DIRECTORY, old, old_key)
+                frame.subdirectories.append((name, len(entries), old, holds))
                 entries.append(None)
-                keys.append(KEY_NONE if ctime >= racy_seconds and self.is_racy(fd, fields) else key)
+                keys.append(unproven(key) if self.is_racy(fd, fields) else key)
                 continue
             entry: Entry | None
             if nlink > 1 and form != 0o140000:
-                entry = self.make_link(fd, name, prefix + name, fields, key, old)
+                entry = self.make_link(fd, name, prefix + name, fields, key, old, old_key)
                 key = self.key
             elif old_key == key and old is not None and old.kind == _KINDS.get(form):
                 entry = old
@@ -377,6 +405,8 @@ class _Scan:
                 self.note(prefix + name, "socket: left out")
                 continue
             else:
+                if self.cache is not None:
+                    old = self.carry(fields, _KINDS[form], old, old_key)
                 entry = self.make_entry(fd, name, prefix + name, fields, key, old)
                 key = self.key
             if entry is None:
@@ -391,6 +421,84 @@ class _Scan:
                 or self.bytes_read - self.progress_bytes >= PROGRESS_BYTES
             ):
                 self.progress()
+
+    # -- what carries on: node and birth time
+
+    def carry(self, fields: Fields, kind: int, old: Entry | None, old_key: bytes) -> Entry | None:
+        """Return the entry, of the same kind, that a file had at the last scan; None for a new file.
+
+        An inode keeps its node under whatever name, as long as its birth time is the same. A new inode takes on the
+        node of its path when the old inode is gone (an editor saved the file), and not when it was renamed.
+        """
+        inode, _, _, _, _, _, birth = KEY.unpack(old_key)
+        if old is not None and inode == fields[_INO] and birth == birth_of(fields):
+            was = self.old_link(old.link) if old.kind == objects.ENTRY_LINK else old
+            if was is not None and was.kind == kind:
+                return was
+        found = self.trace(fields, kind)
+        if found is None and old is not None and old.kind == kind and not self.lives_here(inode, birth):
+            found = old
+        if found is None or found.node in self.claimed:
+            return None
+        self.claimed.add(found.node)
+        return found
+
+    def trace(self, fields: Fields, kind: int) -> Entry | None:
+        """Return the entry (without name and content) that this inode had under another name at the last scan."""
+        assert self.cache is not None
+        birth = birth_of(fields)
+        for place in self.cache.find(device_number(fields), fields[_INO], birth):
+            if birth == 0:  # a file system without birth times: a rename at least keeps size and mtime
+                _, size, _, _, mtime, mtime_ns, _ = KEY.unpack(place.key)
+                if (size, mtime, mtime_ns) != (fields[_SIZE], fields[_MTIME_S], fields[_MTIME_NS]):
+                    continue
+            facts = self.directory_facts(place.directory)
+            if facts is None:
+                continue
+            kinds, nodes, births = facts
+            was, node, birth_ns = kinds[place.position], nodes[place.position], births[place.position]
+            if was == objects.ENTRY_LINK:
+                linked = self.old_link(node)
+                if linked is None:
+                    continue
+                was, birth_ns = linked.kind, linked.btime_ns
+            if was == kind:
+                return Entry(name=b"", kind=kind, node=node, btime_ns=birth_ns)
+        return None
+
+    def directory_facts(self, identity: bytes) -> tuple[bytearray, "array[int]", "array[int]"] | None:
+        """Return the kinds, nodes (links: link ids) and birth times in a directory of the revision before."""
+        facts = self.facts.get(identity)
+        if facts is None:
+            assert self.source is not None
+            facts = bytearray(), array("Q"), array("q")
+            try:
+                for entry in iterate_directory(self.source, identity):
+                    facts[0].append(entry.kind)
+                    facts[1].append(entry.link if entry.kind == objects.ENTRY_LINK else entry.node)
+                    facts[2].append(entry.btime_ns)
+            except DalError:
+                return None
+            if len(self.facts) >= FACTS_MAX:
+                del self.facts[next(iter(self.facts))]
+            self.facts[identity] = facts
+        return facts
+
+    def lives_here(self, inode: int, birth: int) -> bool:
+        """Tell whether an inode of the last scan has another name in the current directory now."""
+        if inode == 0:
+            return False
+        marks = self.directory_marks
+        if marks is None:
+            marks = self.directory_marks = array("Q")
+            for name in self.directory_names:
+                if libc_statx(self.directory_fd, name, STATX_FLAGS, STATX_MASK, STATX_ADDRESS) == 0:
+                    fields = STATX.unpack_from(statx_buffer)
+                    marks.append(fields[_INO] ^ birth_of(fields) << 32)
+            np.frombuffer(marks, np.uint64).sort()
+        mark = inode ^ birth << 32
+        index = bisect_left(marks, mark)
+        return index < len(marks) and marks[index] == mark
 
     # -- one entry
 
@@ -455,7 +563,7 @@ class _Scan:
             self.fail(path, error)
             return None
         # Of the last look at the file: it may have changed since the directory was listed.
-        self.key = KEY_NONE if self.is_racy(directory, fields) else key
+        self.key = unproven(key) if self.is_racy(directory, fields) else key
         _, _, uid, gid, mode, _, _, _, btime, btime_ns, _, _, mtime, mtime_ns, _, _, _, _ = fields
         if old is not None and old.kind == kind:
             node, birth = old.node, old.btime_ns
@@ -518,7 +626,7 @@ class _Scan:
                 key = self.key_of(fields)
         self.changed.append(path)
         self.note(path, "changed while read")
-        return fields, KEY_NONE, stored, content_kind, content
+        return fields, unproven(key), stored, content_kind, content
 
     def store_large(self, fd: int, fields: Fields) -> tuple[int, bytes]:
         size = fields[_SIZE]
@@ -562,7 +670,7 @@ class _Scan:
         return self.previous_links.get(node)
 
     def make_link(
-        self, directory: int, name: bytes, path: bytes, fields: Fields, key: bytes, old: Entry | None
+        self, directory: int, name: bytes, path: bytes, fields: Fields, key: bytes, old: Entry | None, old_key: bytes
     ) -> Entry | None:
         """Return the link entry of a name of a file with several; the file goes to the links table once."""
         mark = (device_number(fields), fields[_INO])
@@ -571,19 +679,27 @@ class _Scan:
         if node is None:
             known = self.cache.link(*mark) if self.cache is not None else None
             used = self.link_entries
-            if known is not None and known[1] == key and known[0] not in used:
+            if known is not None and (KEY.unpack(known[1])[6] != birth_of(fields) or known[0] in used):
+                known = None
+            if known is not None and known[1] == key:
                 self.keep_link(fields)
                 node = known[0]
                 self.total_bytes += fields[_SIZE] if fields[_MODE] & 0o170000 == 0o100000 else 0
             else:
-                candidates = [known[0]] if known is not None else []
-                if old is not None:
-                    by_path = old.link if old.kind == objects.ENTRY_LINK else old.node
-                    # A number that the cache knows may belong to a directory that is yet to be found unchanged.
-                    if self.cache is None or by_path not in self.cache.link_nodes:
-                        candidates.append(by_path)
-                node = next((one for one in candidates if one and one not in used), 0)
-                before = (self.old_link(node) or old) if node else None
+                before: Entry | None = None
+                if known is not None:
+                    node = known[0]
+                    before = self.old_link(node)
+                elif self.cache is not None:
+                    before = self.carry(fields, _KINDS[fields[_MODE] & 0o170000], old, old_key)
+                    # A node that the cache knows may belong to a directory that is yet to be found unchanged.
+                    if before is not None and not self.cache.knows_link(before.node):
+                        node = before.node
+                elif old is not None:
+                    node = old.link if old.kind == objects.ENTRY_LINK else old.node
+                    before = self.old_link(node) or old
+                if node is None or node in used:
+                    node, before = 0, None
                 entry = self.make_entry(directory, name, path, fields, key, before)
                 if entry is None:
                     return None
@@ -676,13 +792,7 @@ class _Scan:
                 identity = store_directory(self.sink, entries)
             else:
                 self.directories_reused += 1
-            self.builder.add_directory(
-                device=frame.device,
-                inode=frame.inode,
-                names_hash=record[2],
-                identity=identity,
-                keys=self.cache.keys(record),
-            )
+            self.builder.keep_directory(self.cache, record, identity=identity)
             return identity
         final = [entry for entry in frame.entries if entry is not None]
         keys = frame.keys
