@@ -34,9 +34,9 @@ class Keep:
 class Program:
     """Which level is due on which day.
 
-    `planned`: fulls spread by size over the cycle, Tower of Hanoi between them. `hanoi`: a full every cycle, each by its
-    own age. `weekdays`: `levels` has 7, Monday first. `list`: one level for each day of the cycle, which begins on a
-    Monday. A level of None is a day without a dump.
+    `planned`: fulls spread by size over the cycle, Tower of Hanoi between them. `hanoi`: a full every cycle, counted
+    from the volume's last one. `weekdays`: `levels` has 7, Monday first. `list`: one level for each day of the cycle,
+    which begins on a Monday. A level of None is a day without a dump.
     """
 
     kind: ProgramKind

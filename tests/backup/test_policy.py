@@ -1,0 +1,177 @@
+"""Policy files: what is read, and that every mistake is named with its line and a remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from dalsegno.backup.policy import Keep, Policy, Program
+from dalsegno.backup.policy_file import examine_policy, key_lines, load_policy
+from dalsegno.terms.errors import BadInput, NotFound
+
+GOOD = """\
+timezone = "Europe/Berlin"
+pool = "/srv/pool"
+state = "/var/lib/dal"
+
+[spool]
+path = "/srv/spool"
+max = "200G"
+
+[limits]
+volumes_at_once = 2
+bandwidth = "20M"
+
+[notify]
+mail_to = "root"
+webhook = "https://example.org/hook"
+
+[targets.disks]
+kind = "directory"
+paths = ["/mnt/disk1", "/mnt/disk2"]
+copies = 2
+
+[targets.shares]
+kind = "shares"
+k = 3
+n = 5
+paths = [
+    "/net/a", "/net/b",
+    "/net/c", "/net/d", "/net/e",
+]
+
+[targets.cloud]
+kind = "command"
+store = "rclone copyto {file} remote:{name}"
+fetch = "rclone copyto remote:{name} {file}"
+
+[sets.homes]
+sources = ["/home/*"]
+exclude = ["*.tmp"]
+cycle_days = 28
+targets = ["disks", "shares"]
+copies = 1
+keep.clones = { last = 3, daily = 7, within = "2w" }
+
+[sets.homes.keep.archive]
+monthly = 12
+
+[sets.homes.hooks]
+before = "systemctl stop db"
+finally = ["systemctl start db"]
+
+[sets.projects]
+volumes = ["projects.*"]
+program = { sunday = 0, monday = 1, thursday = 2 }
+
+[sets.mail]
+volumes = "mail"
+cycle_days = 4
+program = [0, 2, -1, 1]
+"""
+
+
+def read(tmp_path: Path, text: str) -> Policy:
+    (tmp_path / "dalsegno.toml").write_text(text)
+    return load_policy(tmp_path / "dalsegno.toml")
+
+
+def test_every_key_is_read(tmp_path: Path) -> None:
+    policy = read(tmp_path, GOOD)
+    assert policy.timezone == "Europe/Berlin" and policy.pool == Path("/srv/pool")
+    assert policy.spool.max_bytes == 200 << 30 and policy.limits.bandwidth_bytes == 20 << 20
+    assert policy.catalog_url == "sqlite:////var/lib/dal/catalog.sqlite"
+    assert (policy.targets["shares"].k, policy.targets["shares"].n) == (3, 5)
+    homes = policy.sets["homes"]
+    assert homes.copies_wanted == 1 and homes.program == Program(kind="planned")
+    assert homes.keep_clones == Keep(last=3, daily=7, within_seconds=14 * 86400)
+    assert homes.keep_archive == Keep(monthly=12) and homes.keep_spool.everything
+    assert homes.hooks.before == ("systemctl stop db",) and homes.hooks.always == ("systemctl start db",)
+    assert policy.sets["projects"].program.levels == (1, None, None, 2, None, None, 0)
+    assert policy.sets["mail"].program.levels == (0, 2, None, 1)
+
+
+# What is replaced in GOOD by what; the line that the complaint names; words that it must have.
+MISTAKES = [
+    ("cycle_days = 28", "cycle_day = 28", 39, ["sets.homes.cycle_day: unknown key", "did you mean 'cycle_days'"]),
+    ("[targets.cloud]", "[target.cloud]", 31, ["target: unknown key", "did you mean 'targets'"]),
+    ("daily = 7,", "dayly = 7,", 42, ["sets.homes.keep.clones.dayly", "did you mean 'daily'"]),
+    ("monthly = 12", "monthly = 0", 44, ["keeps nothing"]),
+    ('targets = ["disks", "shares"]', 'targets = ["disk"]', 40, ["no target 'disk'", "did you mean 'disks'"]),
+    ("[0, 2, -1, 1]", "[1, 2, -1, 1]", 58, ["has no full", "level 0"]),
+    ("[0, 2, -1, 1]", "[0, 2, 1]", 58, ["3 levels for a cycle of 4 days"]),
+    ("[0, 2, -1, 1]", "[0, 2, 10, 1]", 58, ["level 10", "0 to 9"]),
+    ("sunday = 0, monday", "sunday = 3, monday", 53, ["has no full"]),
+    ("sunday = 0", "sonday = 0", 53, ["unknown key", "did you mean"]),
+    ('"mail"', '"projects.sky"', 56, ["'projects.sky' is covered by 'projects.*' of set 'projects'"]),
+    ('volumes = "mail"', 'sources = "/home/ann"', 56, ["'/home/ann' is covered by '/home/*' of set 'homes'"]),
+    ('"/mnt/disk1"', '"/home/ann/disk"', 19, ["/home/ann/disk is inside source /home/*", "choose a place outside"]),
+    ('"/srv/spool"', '"/home/ann/spool"', 6, ["inside source /home/*"]),
+    ('"/mnt/disk1"', '"/net/c"', 26, ["/net/c is used twice"]),
+    ('"/mnt/disk1"', '"disk1"', 19, ["write the whole path"]),
+    ("k = 3", "k = 6", 24, ["6: expected 1 to 5"]),
+    ("n = 5", "n = 4", 25, ["4 shares need 4 paths", "there are 5"]),
+    ("copies = 2", "copies = 3", 20, ["3 copies need as many disks"]),
+    ('max = "200G"', 'max = "200 potatoes"', 7, ["expected a number with K, M, G or T"]),
+    ('max = "200G"', "max = true", 7, ["expected a size"]),
+    ('bandwidth = "20M"', 'bandwidth = "20"', 11, ["would never end"]),
+    ("{file} remote:{name}", "remote:{name}", 33, ["{file}"]),
+    ("https://example", "example", 15, ["https://"]),
+    ('"Europe/Berlin"', '"Europe/Berlim"', 1, ["no such time zone"]),
+    ('kind = "shares"', 'kind = "share"', 23, ["'share': expected directory or command or shares", "did you mean"]),
+    ('volumes = "mail"', "", 55, ["holds nothing"]),
+    ("[spool]", "[spool", 5, ["column"]),
+    ('timezone = "Europe/Berlin"', "timezone = 7", 1, ["expected a text in quotes, not 7"]),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong", "line", "words"), MISTAKES)
+def test_mistake_is_named_with_line_and_remedy(
+    tmp_path: Path, right: str, wrong: str, line: int, words: list[str]
+) -> None:
+    assert GOOD.count(right) >= 1
+    path = tmp_path / "dalsegno.toml"
+    path.write_text(GOOD.replace(right, wrong, 1))
+    policy, problems = examine_policy(path)
+    assert policy is None
+    text = "\n".join(map(str, problems))
+    assert f"{path}:{line}: " in text, text
+    assert all(word in text for word in words), text
+
+
+def test_all_mistakes_are_found_at_once_and_the_first_is_raised(tmp_path: Path) -> None:
+    wrong = GOOD.replace("cycle_days = 28", "cycle_days = 0").replace("k = 3", "k = 9").replace("[spool]", "[spol]")
+    with pytest.raises(BadInput) as caught:
+        read(tmp_path, wrong)
+    assert ":5: spol: unknown key; did you mean 'spool'?" in str(caught.value)
+    assert "(2 more" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_empty_policy_says_what_to_write(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no set: write a table \[sets.NAME\]"):
+        read(tmp_path, "")
+
+
+def test_absent_policy_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="no such policy file"):
+        load_policy(tmp_path / "nothing.toml")
+
+
+def test_key_lines_see_through_strings_and_lists() -> None:
+    text = '''a = """
+b = 1
+"""
+c = [
+  "x", # [no]
+  "d = 2",
+]
+[t."u.v"]
+e.f = { g = 1 }
+'''
+    assert key_lines(text) == {
+        ("a",): 1,
+        ("c",): 4,
+        ("t",): 8,
+        ("t", "u.v"): 8,
+        ("t", "u.v", "e"): 9,
+        ("t", "u.v", "e", "f"): 9,
+    }
