@@ -1,9 +1,10 @@
 """Times that prove nothing, renames, and what the rules leave out, on real file systems."""
 
 import os
+import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from host_kit import REVISION_ID, Machine, MemoryStore, revision_of
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry
 from dalsegno.host.cache import load_cache
+from dalsegno.host.ignore import CACHE_TAG_SIGNATURE, Rules
+from dalsegno.host.restore import restore_tree
 from dalsegno.host.scan import RACY_NS, ScanResult, scan_tree
+from dalsegno.terms.events import Note
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.read import iterate_directory, links_key, lookup
 
@@ -364,3 +368,216 @@ def test_without_birth_times_a_rename_is_known_by_size_and_time(machine: Machine
         assert after[b"renamed"] == before[b"one"] and after[b"other"] not in before.values()
     finally:
         subprocess.run(["umount", root], check=True)
+
+
+# -- what the rules leave out
+
+
+def paths_of(machine: Machine) -> set[str]:
+    return {os.fsdecode(path) for path in nodes(machine)}
+
+
+@pytest.fixture
+def with_mount(tmp_path: Path) -> Iterator[Path]:
+    root = tmp_path / "tree"
+    (root / "mounted" / "hidden").mkdir(parents=True)
+    (root / "here").write_bytes(b"here")
+    if subprocess.run(["mount", "-t", "tmpfs", "none", root / "mounted"], check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        (root / "mounted" / "there").write_bytes(b"there")
+        (root / "mounted" / "sub").mkdir()
+        yield root
+    finally:
+        subprocess.run(["umount", root / "mounted"], check=True)
+
+
+@as_root
+def test_one_file_system_keeps_the_mount_point_and_nothing_in_it(machine: Machine, with_mount: Path) -> None:
+    within = {"here", "mounted"}
+    rules = Rules(one_file_system=True)
+    first = machine.scan(with_mount, rules=rules)
+    assert paths_of(machine) == within and first.files_read == 1
+    again = machine.scan(with_mount, rules=rules)
+    assert again.root == first.root and again.files_read == 0
+    machine.scan(with_mount)
+    assert paths_of(machine) == within | {"mounted/there", "mounted/sub"}
+    machine.scan(with_mount, rules=rules)
+    assert paths_of(machine) == within
+
+
+def test_nodump_flag_leaves_out_files_and_whole_directories(machine: Machine, tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    (root / "flagged-directory").mkdir(parents=True)
+    (root / "flagged-directory" / "inner").write_bytes(b"inner")
+    (root / "flagged").write_bytes(b"flagged")
+    (root / "plain").write_bytes(b"plain")
+    for name in ("flagged", "flagged-directory"):
+        if subprocess.run(["chattr", "+d", root / name], check=False).returncode:
+            pytest.skip("THE FILE SYSTEM KEEPS NO NODUMP FLAG: --nodump is not tested here")
+    rules = Rules(nodump=True)
+    first = machine.scan(root, rules=rules)
+    assert paths_of(machine) == {"plain"}
+    assert machine.scan(root, rules=rules).root == first.root
+    subprocess.run(["chattr", "-d", root / "flagged"], check=True)
+    machine.scan(root, rules=rules)
+    assert paths_of(machine) == {"plain", "flagged"}
+    subprocess.run(["chattr", "+d", root / "plain"], check=True)
+    machine.scan(root, rules=rules)
+    assert paths_of(machine) == {"flagged"}
+    machine.scan(root)
+    assert paths_of(machine) == {"plain", "flagged", "flagged-directory", "flagged-directory/inner"}
+
+
+def test_cache_directory_keeps_only_its_valid_tag(machine: Machine, tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    for name, start in (("good", CACHE_TAG_SIGNATURE), ("false", b"Signature: none")):
+        (root / name / "deep").mkdir(parents=True)
+        (root / name / "CACHEDIR.TAG").write_bytes(start + b"\n# made by a test\n")
+        (root / name / "data").write_bytes(b"data")
+    rules = Rules(cache_tags=True)
+    machine.scan(root, rules=rules)
+    kept = {"good", "good/CACHEDIR.TAG", "false", "false/CACHEDIR.TAG", "false/data", "false/deep"}
+    assert paths_of(machine) == kept
+    (root / "good" / "more").write_bytes(b"more")
+    machine.scan(root, rules=rules)
+    assert paths_of(machine) == kept
+    (root / "good" / "CACHEDIR.TAG").unlink()
+    machine.scan(root, rules=rules)
+    assert paths_of(machine) == kept - {"good/CACHEDIR.TAG"} | {"good/data", "good/deep", "good/more"}
+
+
+def test_ignore_file_counts_beneath_its_directory_and_changes_are_obeyed(machine: Machine, tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    (root / "in" / "deep").mkdir(parents=True)
+    for name in ("a.o", "in/a.o", "in/deep/b.o", "in/deep/keep.o", "in/top.o"):
+        (root / name).write_bytes(b"o")
+    (root / "in" / ".dalignore").write_text("*.o\n/deep/none\n")
+    (root / "in" / "deep" / ".dalignore").write_text("!keep.o\n")
+    rules = Rules(ignore_files=True)
+    machine.scan(root, rules=rules)
+    ignores = {"in", "in/.dalignore", "in/deep", "in/deep/.dalignore"}
+    assert paths_of(machine) == ignores | {"a.o", "in/deep/keep.o"}
+    (root / "in" / ".dalignore").write_text("/top.o\n")
+    machine.scan(root, rules=rules)
+    assert paths_of(machine) == ignores | {"a.o", "in/a.o", "in/deep/b.o", "in/deep/keep.o"}
+    machine.scan(root)
+    assert "in/top.o" in paths_of(machine)
+
+
+def test_larger_files_are_left_out_until_they_shrink(machine: Machine, tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    root.mkdir()
+    (root / "limit").write_bytes(bytes(1000))
+    (root / "over").write_bytes(bytes(1001))
+    with open(root / "sparse", "wb") as file:
+        file.truncate(1 << 40)
+    rules = Rules(larger_than=1000)
+    machine.scan(root, rules=rules)
+    assert paths_of(machine) == {"limit"}
+    os.truncate(root / "over", 10)
+    os.truncate(root / "limit", 2000)
+    machine.scan(root, rules=rules)
+    assert paths_of(machine) == {"over"}
+
+
+def test_socket_is_left_out_with_a_note_at_every_new_look(machine: Machine, tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    root.mkdir()
+    (root / "file").write_bytes(b"file")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(root / "socket"))
+        first = machine.scan(root)
+        assert paths_of(machine) == {"file"} and first.unreadable == []
+        notes = [(event.path, event.severity) for event in machine.events if isinstance(event, Note)]
+        assert notes == [(b"socket", "note")]
+        again = machine.scan(root)
+        assert again.root == first.root and again.directories_reused == 1
+
+
+def as_nobody(act: Callable[[], bool]) -> bool:
+    """Run `act` in a child without rights and return what it did."""
+    child = os.fork()
+    if child == 0:
+        code = 2
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            code = 0 if act() else 1
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@as_root
+@pytest.mark.parametrize("rules", [Rules(), Rules(patterns=("*.nothing",)), Rules(larger_than=1 << 30)])
+def test_what_a_user_may_not_read_is_listed_at_every_scan(tmp_path: Path, rules: Rules) -> None:
+    root = tmp_path / "tree"
+    (root / "locked" / "inner").mkdir(parents=True)
+    (root / "names-only").mkdir()
+    (root / "names-only" / "file").write_bytes(b"x")
+    (root / "open").write_bytes(b"open")
+    (root / "secret").write_bytes(b"secret")
+    for name, mode in (("locked", 0), ("secret", 0), ("names-only", 0o744)):
+        (root / name).chmod(mode)
+    machine = Machine(tmp_path)
+    unreadable = {b"locked", b"names-only/file", b"secret"}
+
+    def scan_thrice() -> bool:
+        os.chdir("/")
+        machine.cache_path = Path(f"/dev/shm/dal-nobody-{os.getpid()}")
+        try:
+            good = True
+            for _ in range(3):
+                result = machine.scan(root, rules=rules)
+                good = good and {path for path, _ in result.unreadable} == unreadable
+                good = good and paths_of(machine) == {"open", "names-only"}
+            return good
+        finally:
+            machine.cache_path.unlink(missing_ok=True)
+
+    for parent in [tmp_path, *tmp_path.parents]:
+        if str(parent).startswith("/tmp/pytest"):
+            parent.chmod(0o755)
+    assert as_nobody(scan_thrice)
+
+
+# -- a dry run of a restore
+
+
+def lstat_all(root: Path) -> dict[str, tuple[int, ...]]:
+    found = {}
+    for path in [root, *root.rglob("*")]:
+        stat = path.lstat()
+        found[str(path)] = (
+            stat.st_mode, stat.st_ino, stat.st_nlink, stat.st_uid, stat.st_gid, stat.st_size, stat.st_mtime_ns,
+            stat.st_ctime_ns,
+        )  # fmt: skip
+    return found
+
+
+def test_dry_run_of_a_restore_writes_nothing_and_foretells_the_counts(
+    machine: Machine, tracked: Path, tmp_path: Path
+) -> None:
+    assert machine.revision is not None
+    absent = tmp_path / "absent"
+    foretold = restore_tree(machine.store, machine.revision, absent, dry_run=True, delete=True)
+    assert not absent.exists()
+    done = restore_tree(machine.store, machine.revision, absent)
+    assert foretold.created == done.created > 0
+    (absent / "a" / "file").write_bytes(b"changed")
+    (absent / "a" / "stays").chmod(0o600)
+    (absent / "b" / "other").unlink()
+    (absent / "extra").mkdir()
+    (absent / "extra" / "inner").write_bytes(b"inner")
+    (absent / "a" / "symlink").unlink()
+    os.symlink("elsewhere", absent / "a" / "symlink")
+    os.unlink(absent / "a" / "linked-too")
+    (absent / "a" / "linked-too").write_bytes(b"linked")
+    os.utime(absent / "b", ns=(5, 5))
+    before = lstat_all(absent)
+    foretold = restore_tree(machine.store, machine.revision, absent, dry_run=True, delete=True)
+    assert lstat_all(absent) == before
+    done = restore_tree(machine.store, machine.revision, absent, delete=True)
+    assert (foretold.created, foretold.updated, foretold.deleted) == (done.created, done.updated, done.deleted)

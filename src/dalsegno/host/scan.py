@@ -261,7 +261,8 @@ class _Scan:
         if record is not None and filtering:
             kept = []
             for name in names:
-                if libc_statx(fd, name, STATX_FLAGS, STATX_MASK, STATX_ADDRESS) == 0 and not self.excludes(
+                # What cannot be looked at stays in, so that it is reported.
+                if libc_statx(fd, name, STATX_FLAGS, STATX_MASK, STATX_ADDRESS) != 0 or not self.excludes(
                     frame, name, STATX.unpack_from(statx_buffer)
                 ):
                     kept.append(name)
