@@ -1,0 +1,654 @@
+"""The catalog: which dumps there are, at which level, from what, and where their copies are (docs/formats/catalog.md).
+
+SQLite for one server, PostgreSQL for a site. It is never trusted over the files: it can be made again from them, and
+`dal catalog check` compares. Rows follow files: a file is durable before its row is written, and removed before it.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    inspect,
+    make_url,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.sql.elements import ColumnElement
+
+from dalsegno.backup.records import (
+    JOB_OPEN,
+    Copy,
+    Drill,
+    DumpEntry,
+    Earlier,
+    Job,
+    Medium,
+    Run,
+    usable_copies,
+)
+from dalsegno.terms.errors import BadInput, DalError, Damaged, Full, NoAccess, NotFound, TooNew, Unavailable
+from dalsegno.world.files import durable_step, file_errors, make_directory
+
+VERSION: Final = 1
+BUSY_SECONDS_MAX: Final = 60
+CHAIN_DUMPS_MAX: Final = 64
+CANDIDATES_READ: Final = 16
+PARAMETERS_MAX: Final = 500
+"""How many values go into one IN list."""
+T = TypeVar("T")
+
+_metadata = MetaData()
+_state = Table("catalog", _metadata, Column("version", Integer, nullable=False))
+_dumps = Table(
+    "dumps",
+    _metadata,
+    Column("dump_id", LargeBinary, primary_key=True),
+    Column("volume_id", LargeBinary, nullable=False),
+    Column("volume_name", Text, nullable=False),
+    Column("level", Integer, nullable=False),
+    Column("revision", LargeBinary, nullable=False),
+    Column("base_dump", LargeBinary, nullable=False),
+    Column("base_revisions", LargeBinary, nullable=False),
+    Column("clone_name", Text, nullable=False),
+    Column("cloned_at_ns", BigInteger, nullable=False),
+    Column("taken_at_ns", BigInteger, nullable=False),
+    Column("received_at_ns", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("raw_bytes", BigInteger, nullable=False),
+    Column("entry_count", BigInteger, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("set_name", Text, nullable=False),
+    Column("verdict", Text, nullable=False),
+    Column("verified_at_ns", BigInteger, nullable=False),
+    Index("dumps_by_id_and_time", "volume_id", "cloned_at_ns"),
+    Index("dumps_by_name_and_time", "volume_name", "cloned_at_ns"),
+    Index("dumps_by_revision", "revision"),
+    Index("dumps_by_set", "set_name", "cloned_at_ns"),
+)
+_earlier = Table(
+    "earlier",
+    _metadata,
+    Column("dump_id", LargeBinary, ForeignKey("dumps.dump_id", ondelete="CASCADE"), primary_key=True),
+    Column("revision", LargeBinary, primary_key=True),
+    Column("clone_name", Text, nullable=False),
+    Column("cloned_at_ns", BigInteger, nullable=False),
+    Index("earlier_by_revision", "revision"),
+)
+_copies = Table(
+    "copies",
+    _metadata,
+    Column("dump_id", LargeBinary, primary_key=True),
+    Column("target", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("part", Integer, primary_key=True),
+    Column("parts", Integer, nullable=False),
+    Column("needed", Integer, nullable=False),
+    Column("medium", Text, nullable=False),
+    Column("place", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("written_at_ns", BigInteger, nullable=False),
+    Column("checked_at_ns", BigInteger, nullable=False),
+    Column("verdict", Text, nullable=False),
+    Index("copies_by_medium", "medium"),
+)
+_media = Table(
+    "media",
+    _metadata,
+    Column("label", Text, primary_key=True),
+    Column("target", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("id", LargeBinary, nullable=False),
+    Column("capacity_bytes", BigInteger, nullable=False),
+    Column("used_bytes", BigInteger, nullable=False),
+    Column("first_used_ns", BigInteger, nullable=False),
+    Column("last_seen_ns", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+)
+_runs = Table(
+    "runs",
+    _metadata,
+    Column("id", Integer, primary_key=True),
+    Column("started_ns", BigInteger, nullable=False),
+    Column("ended_ns", BigInteger, nullable=False),
+    Column("report", Text, nullable=False),
+)
+_jobs = Table(
+    "jobs",
+    _metadata,
+    Column("run_id", Integer, primary_key=True),
+    Column("set_name", Text, primary_key=True),
+    Column("volume_name", Text, primary_key=True),
+    Column("volume_id", LargeBinary, nullable=False),
+    Column("step", Text, nullable=False),
+    Column("data", Text, nullable=False),
+    Column("updated_ns", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Index("jobs_by_state", "state"),
+)
+_drills = Table(
+    "drills",
+    _metadata,
+    Column("id", Integer, primary_key=True),
+    Column("volume_id", LargeBinary, nullable=False),
+    Column("volume_name", Text, nullable=False),
+    Column("set_name", Text, nullable=False),
+    Column("dump_id", LargeBinary, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("started_ns", BigInteger, nullable=False),
+    Column("ended_ns", BigInteger, nullable=False),
+    Column("file_count", BigInteger, nullable=False),
+    Column("total_bytes", BigInteger, nullable=False),
+    Column("verdict", Text, nullable=False),
+    Column("findings", Text, nullable=False),
+    Column("media", Text, nullable=False),
+    Index("drills_by_volume", "volume_id", "ended_ns"),
+)
+REVISION_BYTES: Final = 32
+
+
+class Catalog:
+    """An open catalog; used in a `with` block. Threads may share it. Every method that writes is one transaction."""
+
+    def __init__(self, engine: Engine, url: str) -> None:
+        self._engine = engine
+        self.url = url
+
+    @classmethod
+    def open(cls, url: str, *, create: bool = True) -> Self:
+        """Open the catalog at `sqlite:///PATH` or `postgresql://...`; NotFound when it is not there and not wanted.
+
+        BadInput: the url, or its driver is not installed. Unavailable: the server does not answer. Damaged: SQLite
+        says that the file is torn: `dal catalog rebuild` makes it again.
+        """
+        try:
+            parsed = make_url(url)
+        except ArgumentError:
+            raise BadInput(f"catalog {url!r}: expected sqlite:///PATH or postgresql://USER@HOST/NAME") from None
+        backend = parsed.get_backend_name()
+        if backend == "postgresql" and parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        if backend not in ("sqlite", "postgresql"):
+            raise BadInput(f"catalog {url!r}: expected sqlite:///PATH or postgresql://USER@HOST/NAME")
+        if backend == "sqlite":
+            if not parsed.database or parsed.database == ":memory:":
+                raise BadInput(f"catalog {url!r}: name a file, sqlite:////absolute/path")
+            path = Path(parsed.database)
+            if not path.exists():
+                if not create:
+                    raise NotFound(f"no catalog at {path}: `dal catalog rebuild` makes one from the dumps")
+                make_directory(path.parent)
+        try:
+            if backend == "sqlite":
+                # The driver neither begins nor ends transactions: _write does, and takes the lock at its beginning.
+                engine = create_engine(
+                    parsed, isolation_level="AUTOCOMMIT", connect_args={"timeout": BUSY_SECONDS_MAX}
+                )
+                event.listen(engine, "connect", _tune_sqlite)
+            else:
+                engine = create_engine(parsed, pool_pre_ping=True)
+        except (ModuleNotFoundError, NoSuchModuleError):
+            raise BadInput(f"catalog {url!r}: its driver is missing: pip install 'dalsegno[postgresql]'") from None
+        catalog = cls(engine, url)
+        try:
+            catalog._prepare(create=create)
+        except BaseException:
+            catalog.close()
+            raise
+        return catalog
+
+    def close(self) -> None:
+        """Give connections back."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _prepare(self, *, create: bool) -> None:
+        with self._read() as connection:
+            there = inspect(connection).has_table("catalog")
+            version = connection.execute(select(_state.c.version)).scalar() if there else None
+        if version is None:
+            if not create:
+                raise NotFound(f"no catalog in {self.url}: `dal catalog rebuild` makes one from the dumps")
+            with self._write() as connection:
+                _metadata.create_all(connection)
+                if connection.execute(select(_state.c.version)).scalar() is None:
+                    connection.execute(insert(_state).values(version=VERSION))
+        elif version > VERSION:
+            raise TooNew(f"catalog {self.url}: version {version}, this program reads {VERSION}: install a newer one")
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with _database_errors(self.url), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with _database_errors(self.url), self._engine.connect() as connection:
+            if self._engine.dialect.name != "sqlite":
+                with connection.begin():
+                    yield connection
+                    _announce(self.url)
+                return
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                _announce(self.url)
+            except BaseException:
+                connection.exec_driver_sql("ROLLBACK")
+                raise
+            connection.exec_driver_sql("COMMIT")
+
+    def _put(self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert rows; one whose key is there already is replaced."""
+        if not rows:
+            return
+        upsert = postgresql.insert(table) if self._engine.dialect.name == "postgresql" else sqlite.insert(table)
+        keys = [column.name for column in table.primary_key.columns]
+        rest = {column.name: upsert.excluded[column.name] for column in table.columns if column.name not in keys}
+        connection.execute(upsert.on_conflict_do_update(index_elements=keys, set_=rest), rows)
+
+    # Dumps
+
+    def put_dump(self, entry: DumpEntry, *, earlier: Sequence[Earlier] = (), copies: Sequence[Copy] = ()) -> None:
+        """Record a dump that is durable, with what it carries besides and where it is; again changes nothing."""
+        self.put_dumps([(entry, tuple(earlier), tuple(copies))])
+
+    def put_dumps(self, items: Sequence[tuple[DumpEntry, tuple[Earlier, ...], tuple[Copy, ...]]]) -> None:
+        """Record many dumps in one transaction."""
+        with self._write() as connection:
+            self._put_dumps(connection, items)
+
+    def _put_dumps(
+        self, connection: Connection, items: Sequence[tuple[DumpEntry, tuple[Earlier, ...], tuple[Copy, ...]]]
+    ) -> None:
+        self._put(connection, _dumps, [_row_of_dump(entry) for entry, _, _ in items])
+        self._put(
+            connection,
+            _earlier,
+            [{"dump_id": entry.dump_id, **_row(each)} for entry, earlier, _ in items for each in earlier],
+        )
+        self._put(connection, _copies, [_row(copy) for _, _, copies in items for copy in copies])
+
+    def get_dump(self, dump_id: bytes) -> DumpEntry | None:
+        """Return the dump with this id."""
+        found = self._dumps_where(_dumps.c.dump_id == dump_id)
+        return found[0] if found else None
+
+    def find_dumps(self, prefix: str) -> list[DumpEntry]:
+        """Return the dumps whose hexadecimal id begins with `prefix`."""
+        if len(prefix) > 32 or any(digit not in "0123456789abcdef" for digit in prefix.lower()):
+            return []
+        low, high = prefix.ljust(32, "0"), prefix.ljust(32, "f")
+        return self._dumps_where(_dumps.c.dump_id.between(bytes.fromhex(low), bytes.fromhex(high)))
+
+    def dumps(
+        self,
+        volume: str | bytes | None = None,
+        *,
+        set_name: str | None = None,
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+    ) -> list[DumpEntry]:
+        """Return dumps, oldest state first; of one volume (name or id), of one set, of a span of time (ends count)."""
+        wanted: list[ColumnElement[bool]] = []
+        if volume is not None:
+            wanted.append(_of_volume(volume))
+        if set_name is not None:
+            wanted.append(_dumps.c.set_name == set_name)
+        if since_ns is not None:
+            wanted.append(_dumps.c.cloned_at_ns >= since_ns)
+        if until_ns is not None:
+            wanted.append(_dumps.c.cloned_at_ns <= until_ns)
+        return self._dumps_where(*wanted)
+
+    def _dumps_where(self, *wanted: ColumnElement[bool]) -> list[DumpEntry]:
+        query = select(_dumps).where(*wanted).order_by(_dumps.c.cloned_at_ns, _dumps.c.taken_at_ns)
+        with self._read() as connection:
+            return [_dump_of(row) for row in connection.execute(query).mappings()]
+
+    def earlier(self, dump_id: bytes) -> list[Earlier]:
+        """Return the clones that a dump carries besides its newest, oldest first."""
+        query = select(_earlier).where(_earlier.c.dump_id == dump_id).order_by(_earlier.c.cloned_at_ns)
+        with self._read() as connection:
+            return [_value_of(Earlier, row) for row in connection.execute(query).mappings()]
+
+    def set_verdict(self, dump_id: bytes, verdict: str, *, at_ns: int) -> None:
+        """Keep what a verification said about a dump."""
+        change = update(_dumps).where(_dumps.c.dump_id == dump_id).values(verdict=verdict, verified_at_ns=at_ns)
+        with self._write() as connection:
+            connection.execute(change)
+
+    def remove_dump(self, dump_id: bytes) -> None:
+        """Forget a dump whose files are all gone."""
+        with self._write() as connection:
+            for table in (_copies, _earlier, _dumps):
+                connection.execute(delete(table).where(table.c.dump_id == dump_id))
+
+    def volumes(self) -> list[tuple[bytes, str]]:
+        """Return id and newest name of every volume that has dumps, by name."""
+        newest = select(_dumps.c.volume_id, func.max(_dumps.c.taken_at_ns).label("at")).group_by(_dumps.c.volume_id)
+        latest = newest.subquery()
+        query = select(_dumps.c.volume_id, _dumps.c.volume_name).join(
+            latest, (latest.c.volume_id == _dumps.c.volume_id) & (latest.c.at == _dumps.c.taken_at_ns)
+        )
+        with self._read() as connection:
+            found = {bytes(volume_id): str(name) for volume_id, name in connection.execute(query)}
+        return sorted(found.items(), key=lambda item: item[1])
+
+    # Copies
+
+    def put_copy(self, copy: Copy) -> None:
+        """Record a copy that is durable and was read back; the same part of the same copy is replaced."""
+        self.put_copies([copy])
+
+    def put_copies(self, copies: Sequence[Copy]) -> None:
+        """Record copies in one transaction."""
+        with self._write() as connection:
+            self._put(connection, _copies, [_row(copy) for copy in copies])
+
+    def remove_copy(self, copy: Copy) -> None:
+        """Forget a copy whose file was removed."""
+        key = (_copies.c.dump_id, _copies.c.target, _copies.c.number, _copies.c.part)
+        values = (copy.dump_id, copy.target, copy.number, copy.part)
+        with self._write() as connection:
+            connection.execute(
+                delete(_copies).where(*(column == value for column, value in zip(key, values, strict=True)))
+            )
+
+    def copies(self, dump_id: bytes) -> list[Copy]:
+        """Return where a dump is, by target, copy and part."""
+        return self.copies_of([dump_id]).get(dump_id, [])
+
+    def copies_of(self, dump_ids: Iterable[bytes]) -> dict[bytes, list[Copy]]:
+        """Return where each of many dumps is; dumps without copies are left out."""
+        found: dict[bytes, list[Copy]] = {}
+        wanted = list(dict.fromkeys(dump_ids))
+        with self._read() as connection:
+            for start in range(0, len(wanted), PARAMETERS_MAX):
+                some = wanted[start : start + PARAMETERS_MAX]
+                query = select(_copies).where(_copies.c.dump_id.in_(some))
+                query = query.order_by(_copies.c.target, _copies.c.number, _copies.c.part)
+                for row in connection.execute(query).mappings():
+                    copy = _value_of(Copy, row)
+                    found.setdefault(copy.dump_id, []).append(copy)
+        return found
+
+    def copies_on(self, label: str) -> list[Copy]:
+        """Return what is on a medium."""
+        query = select(_copies).where(_copies.c.medium == label).order_by(_copies.c.place)
+        with self._read() as connection:
+            return [_value_of(Copy, row) for row in connection.execute(query).mappings()]
+
+    # Media
+
+    def put_medium(self, medium: Medium) -> None:
+        """Record a medium; what was recorded under its label is replaced."""
+        with self._write() as connection:
+            self._put(connection, _media, [_row(medium)])
+
+    def get_medium(self, label: str) -> Medium | None:
+        """Return the medium with this label."""
+        with self._read() as connection:
+            row = connection.execute(select(_media).where(_media.c.label == label)).mappings().first()
+        return _value_of(Medium, row) if row is not None else None
+
+    def media(self, target: str | None = None) -> list[Medium]:
+        """Return the media, by label; of one target when it is named."""
+        query = select(_media).order_by(_media.c.label)
+        if target is not None:
+            query = query.where(_media.c.target == target)
+        with self._read() as connection:
+            return [_value_of(Medium, row) for row in connection.execute(query).mappings()]
+
+    # Runs and jobs
+
+    def begin_run(self, *, started_ns: int, report: Mapping[str, Any] | None = None) -> Run:
+        """Open a run and return it with its id."""
+        with self._write() as connection:
+            values = {"started_ns": started_ns, "ended_ns": 0, "report": _json(report or {})}
+            key = connection.execute(insert(_runs).values(values)).inserted_primary_key
+        assert key is not None
+        return Run(id=int(key[0]), started_ns=started_ns, report=dict(report or {}))
+
+    def end_run(self, run_id: int, *, ended_ns: int, report: Mapping[str, Any]) -> None:
+        """Close a run with its report."""
+        change = update(_runs).where(_runs.c.id == run_id).values(ended_ns=ended_ns, report=_json(report))
+        with self._write() as connection:
+            connection.execute(change)
+
+    def runs(self, *, count_max: int = 100) -> list[Run]:
+        """Return the newest runs, newest first."""
+        query = select(_runs).order_by(_runs.c.id.desc()).limit(count_max)
+        with self._read() as connection:
+            return [
+                Run(id=row.id, started_ns=row.started_ns, ended_ns=row.ended_ns, report=json.loads(row.report))
+                for row in connection.execute(query)
+            ]
+
+    def put_job(self, job: Job) -> None:
+        """Write the journal: where one volume's turn stands now."""
+        self.put_jobs([job])
+
+    def put_jobs(self, jobs: Sequence[Job]) -> None:
+        """Write many lines of the journal in one transaction."""
+        with self._write() as connection:
+            self._put(connection, _jobs, [{**_row(job), "data": _json(job.data)} for job in jobs])
+
+    def open_jobs(self) -> list[Job]:
+        """Return what was begun and not ended, oldest first."""
+        return self._jobs_where(_jobs.c.state == JOB_OPEN)
+
+    def jobs(self, run_id: int) -> list[Job]:
+        """Return the jobs of one run."""
+        return self._jobs_where(_jobs.c.run_id == run_id)
+
+    def _jobs_where(self, wanted: ColumnElement[bool]) -> list[Job]:
+        query = select(_jobs).where(wanted).order_by(_jobs.c.run_id, _jobs.c.updated_ns)
+        with self._read() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [_value_of(Job, {**row, "data": json.loads(row["data"])}) for row in rows]
+
+    # Drills
+
+    def put_drill(self, drill: Drill) -> None:
+        """Record how a drill ended."""
+        row = {**_row(drill), "findings": _json(drill.findings), "media": _json(drill.media)}
+        with self._write() as connection:
+            connection.execute(insert(_drills).values(row))
+
+    def drills(self, volume: str | bytes | None = None, *, count_max: int = 1000) -> list[Drill]:
+        """Return drills, newest first; of one volume when it is named."""
+        query = select(_drills).order_by(_drills.c.ended_ns.desc(), _drills.c.id.desc()).limit(count_max)
+        if volume is not None:
+            column: Column[Any] = _drills.c.volume_name if isinstance(volume, str) else _drills.c.volume_id
+            query = query.where(column == volume)
+        with self._read() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [
+            _value_of(
+                Drill, {**row, "findings": tuple(json.loads(row["findings"])), "media": tuple(json.loads(row["media"]))}
+            )
+            for row in rows
+        ]
+
+    def last_drill(self, volume: str | bytes) -> Drill | None:
+        """Return a volume's newest drill."""
+        found = self.drills(volume, count_max=1)
+        return found[0] if found else None
+
+    # Chains
+
+    def find_chain(self, volume: str | bytes, at_ns: int, *, only_with_copies: bool = True) -> list[DumpEntry]:
+        """Return the dumps that restore a volume's newest state at or before `at_ns`, the full one first.
+
+        With `only_with_copies`, dumps without a usable copy do not count: another dump of the same state is taken, or
+        an older state. Empty when there is none. docs/formats/catalog.md, "Chains".
+        """
+        at_most = at_ns
+        skip: list[bytes] = []
+        while True:
+            tops = self._newest(volume, at_most, skip=skip)
+            if not tops:
+                return []
+            for top in tops:
+                chain = self.chain_to(top, only_with_copies=only_with_copies)
+                if chain:
+                    return chain
+            at_most = tops[-1].cloned_at_ns
+            skip = [top.dump_id for top in tops if top.cloned_at_ns == at_most] + (
+                skip if tops[0].cloned_at_ns == at_most else []
+            )
+
+    def _newest(self, volume: str | bytes, at_ns: int, *, skip: Sequence[bytes]) -> list[DumpEntry]:
+        query = select(_dumps).where(_of_volume(volume), _dumps.c.cloned_at_ns <= at_ns)
+        if skip:
+            query = query.where(_dumps.c.dump_id.not_in(skip))
+        query = query.order_by(_dumps.c.cloned_at_ns.desc(), _dumps.c.level, _dumps.c.taken_at_ns.desc())
+        with self._read() as connection:
+            return [_dump_of(row) for row in connection.execute(query.limit(CANDIDATES_READ)).mappings()]
+
+    def chain_to(self, top: DumpEntry, *, only_with_copies: bool = True) -> list[DumpEntry]:
+        """Return the dumps that restore what `top` brings, the full one first; empty when one is missing."""
+        return self._chain_to(top, only_with_copies, set(), 0)
+
+    def _chain_to(self, top: DumpEntry, only_with_copies: bool, tried: set[bytes], depth: int) -> list[DumpEntry]:
+        if depth >= CHAIN_DUMPS_MAX or top.dump_id in tried:
+            return []
+        tried.add(top.dump_id)
+        if only_with_copies and not usable_copies(self.copies(top.dump_id)):
+            return []
+        if top.is_full:
+            return [top]
+        for base in self._carriers(top):
+            below = self._chain_to(base, only_with_copies, tried, depth + 1)
+            if below:
+                return [*below, top]
+        return []
+
+    def _carriers(self, top: DumpEntry) -> list[DumpEntry]:
+        """Return the dumps that bring the state `top` was made against: the one it names first, then the smallest."""
+        base = top.base_revisions[0]
+        found = self._dumps_where((_dumps.c.revision == base) & (_dumps.c.taken_at_ns <= top.taken_at_ns))
+        by_earlier = select(_earlier.c.dump_id).where(_earlier.c.revision == base)
+        found += self._dumps_where(_dumps.c.dump_id.in_(by_earlier), _dumps.c.taken_at_ns <= top.taken_at_ns)
+        unique = {entry.dump_id: entry for entry in found if entry.dump_id != top.dump_id}
+        return sorted(
+            unique.values(), key=lambda entry: (entry.dump_id != top.base_dump, entry.level, entry.size_bytes)
+        )
+
+    # The whole
+
+    def replace_all(
+        self,
+        items: Sequence[tuple[DumpEntry, tuple[Earlier, ...], tuple[Copy, ...]]],
+        media: Sequence[Medium],
+    ) -> None:
+        """Put dumps, copies and media in the place of all there were, in one transaction: how a rebuild ends."""
+        with self._write() as connection:
+            for table in (_copies, _earlier, _dumps, _media):
+                connection.execute(delete(table))
+            self._put_dumps(connection, items)
+            self._put(connection, _media, [_row(medium) for medium in media])
+
+    def counts(self) -> dict[str, int]:
+        """Return how many rows each table has."""
+        with self._read() as connection:
+            return {
+                table.name: int(connection.execute(select(func.count()).select_from(table)).scalar() or 0)
+                for table in (_dumps, _copies, _media, _runs, _jobs, _drills)
+            }
+
+
+def _of_volume(volume: str | bytes) -> ColumnElement[bool]:
+    return _dumps.c.volume_name == volume if isinstance(volume, str) else _dumps.c.volume_id == volume
+
+
+def _row(value: Any) -> dict[str, Any]:
+    return {each.name: getattr(value, each.name) for each in fields(value)}
+
+
+def _row_of_dump(entry: DumpEntry) -> dict[str, Any]:
+    assert all(len(revision) == REVISION_BYTES for revision in entry.base_revisions)
+    return {**_row(entry), "base_revisions": b"".join(entry.base_revisions)}
+
+
+def _value_of(kind: type[T], row: Mapping[Any, Any]) -> T:
+    names = [each.name for each in fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: _plain(row[name]) for name in names})
+
+
+def _plain(value: Any) -> Any:
+    return bytes(value) if isinstance(value, (memoryview, bytearray)) else value
+
+
+def _dump_of(row: Mapping[Any, Any]) -> DumpEntry:
+    joined = bytes(row["base_revisions"])
+    bases = tuple(joined[start : start + REVISION_BYTES] for start in range(0, len(joined), REVISION_BYTES))
+    return _value_of(DumpEntry, {**row, "base_revisions": bases})
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), sort_keys=True)
+
+
+def _tune_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _announce(url: str) -> None:
+    with file_errors(url):
+        durable_step("catalog")
+
+
+@contextmanager
+def _database_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        raise _translate(url, error) from error
+
+
+def _translate(url: str, error: DBAPIError) -> DalError:
+    """Return the error of our tree for what a driver said."""
+    text = " ".join(str(error.orig).split()) or type(error).__name__
+    lower = text.lower()
+    if "is full" in lower or "no space left" in lower or "disk i/o error" in lower:
+        return Full(f"catalog {url}: {text}: free some space and run again")
+    if "malformed" in lower or "not a database" in lower:
+        return Damaged(f"catalog {url}: {text}: move it away; `dal catalog rebuild` makes it again from the dumps")
+    if "readonly" in lower or "unable to open" in lower or "permission denied" in lower or "authentication" in lower:
+        return NoAccess(f"catalog {url}: {text}")
+    if "locked" in lower or error.connection_invalidated or "connection" in lower:
+        return Unavailable(f"catalog {url}: {text}: try again")
+    return DalError(f"catalog {url}: {text}")
