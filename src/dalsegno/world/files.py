@@ -213,6 +213,66 @@ class PartialFile:
         self.abandon()
 
 
+class ResumedFile:
+    """A file that grows under `<path>.partial`, over several runs if need be, and appears whole under `path`.
+
+    Unlike a PartialFile it keeps what it has when it is closed early; `offset` tells where to go on. The bytes of an
+    earlier run may be torn: whoever commits has checked them all.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.partial_path = path.with_name(path.name + PARTIAL_SUFFIX)
+        with file_errors(self.partial_path):
+            durable_step("create")
+            self._descriptor = os.open(self.partial_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.offset = os.lseek(self._descriptor, 0, os.SEEK_END)
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Append `data`; return its size."""
+        size = memoryview(data).nbytes
+        with file_errors(self.path):
+            durable_step("write")
+            _write_all(self._descriptor, data)
+        self.offset += size
+        return size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return what was written at a place."""
+        with file_errors(self.partial_path):
+            return os.pread(self._descriptor, length, offset)
+
+    def truncate(self, size: int) -> None:
+        """Drop what is behind `size`."""
+        with file_errors(self.partial_path):
+            os.ftruncate(self._descriptor, size)
+            self.offset = os.lseek(self._descriptor, size, os.SEEK_SET)
+
+    def commit(self) -> None:
+        """Make the bytes durable, then the name."""
+        with file_errors(self.path):
+            durable_step("fsync")
+            os.fsync(self._descriptor)
+            durable_step("rename")
+            os.rename(self.partial_path, self.path)
+        self.close()
+        fsync_directory(self.path.parent)
+
+    def close(self) -> None:
+        """Leave the bytes for a later run; does nothing after a commit."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 class ScratchFile:
     """Bytes too many for memory, in a file without a name in TMPDIR (else /var/tmp): it ends with the process."""
 
