@@ -70,6 +70,8 @@ def _volume_to_continue(chain: DumpChain, pool: Pool, volumes: Volumes, name: st
         chain.require_full()
         return None
     if not chain.bases:
+        if state.kind == NATIVE and not state.head and not state.clones:
+            return state  # an empty one: made for this by a restore that was killed, or by hand
         raise AlreadyThere(f"volume {name!r} exists already: choose another name, or remove it first")
     if state.head != chain.bases[0]:
         raise Refused(

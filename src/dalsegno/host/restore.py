@@ -28,6 +28,7 @@ from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.sizes import MIB
 from dalsegno.trees.read import entry_xattrs, iterate_content, iterate_directory, lookup, resolve_link
 from dalsegno.world.chance import random_bytes
+from dalsegno.world.files import durable_step, is_rehearsal
 from dalsegno.world.workers import Workers
 
 PROGRESS_FILES: Final = 256
@@ -184,6 +185,7 @@ class _Restore:
         self.cross_devices = cross_devices
         self.report = report
         self.workers = workers
+        self.is_rehearsal = is_rehearsal()
         self.result = RestoreResult()
         self.is_root = os.geteuid() == 0
         self.chown_noted = False
@@ -435,6 +437,8 @@ class _Restore:
 
     def place(self, directory: int, name: bytes, stat: os.stat_result | None) -> None:
         """Rename the temporary to its name, in the place of what is there."""
+        if self.is_rehearsal:
+            durable_step("rename")
         if stat is not None:
             if modes.S_ISDIR(stat.st_mode):
                 self.clear_directory(directory, name, stat)
@@ -496,6 +500,8 @@ class _Restore:
             self.count(stat)
             return
         try:
+            if self.is_rehearsal:
+                durable_step("write")
             if entry.kind == objects.ENTRY_FILE:
                 self.write_file(directory, self.temporary, entry, path)
             else:
@@ -581,6 +587,8 @@ class _Restore:
             self.result.created += 1
             return self.open_frame(entry, path, -1, fresh=True, selection=selection)
         if fresh:
+            if self.is_rehearsal:
+                durable_step("make-directory")
             os.mkdir(name, 0o700, dir_fd=frame.fd)
         fd = self.way.enter(name)
         try:

@@ -18,6 +18,7 @@ from typing import NoReturn, Self
 from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Full, NoAccess, NotFound, Unavailable
 
 PARTIAL_SUFFIX = ".partial"
+READ_BYTES = 1024 * 1024
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 _NO_ACCESS = frozenset((errno.EACCES, errno.EPERM, errno.EROFS))
 
@@ -42,6 +43,11 @@ def durable_step(name: str, *, writes: bool = True) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if action == "full" and _steps_taken >= int(number) and writes:
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} (rehearsal, step {name})")
+
+
+def is_rehearsal() -> bool:
+    """Tell whether faults are to be made: who takes a step for every file asks once, not each time."""
+    return "DAL_FAULT" in os.environ
 
 
 def raise_file_error(error: OSError, path: Path | str) -> NoReturn:
@@ -149,6 +155,31 @@ def remove_durable(path: Path, *, sync: bool = True) -> bool:
             finally:
                 os.close(descriptor)
     return True
+
+
+def iterate_bytes(
+    path: Path, *, offset: int = 0, length: int | None = None, fresh: bool = False
+) -> Iterator[bytes]:
+    """Yield a file's bytes, at most 1 MiB at a time; fewer than `length` when it ends before.
+
+    `fresh`: what the system keeps of the file in memory is dropped first, so that the bytes come from the medium.
+    """
+    with file_errors(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if fresh:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(descriptor, offset, 0, os.POSIX_FADV_SEQUENTIAL)
+            position, end = offset, None if length is None else offset + length
+            while end is None or position < end:
+                wanted = READ_BYTES if end is None else min(READ_BYTES, end - position)
+                data = os.pread(descriptor, wanted, position)
+                if not data:
+                    return
+                position += len(data)
+                yield data
+        finally:
+            os.close(descriptor)
 
 
 class PartialFile:
