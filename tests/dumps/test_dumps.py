@@ -206,7 +206,7 @@ def test_random_bytes_never_hang_a_reader(bench):
 
 
 def test_salvage_saves_what_is_whole(bench):
-    model = {b"f%02d" % i: big(i, 200_000) for i in range(20)}
+    model = {b"f%03d" % i: big(i, 100_000) for i in range(200)}
     path = bench.dump(model, 0, "full")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -215,11 +215,11 @@ def test_salvage_saves_what_is_whole(bench):
     saved = bench.directory / "saved"
     with open(saved, "wb") as stream:
         result = salvage_dump(path, REALM, stream.write, sealed=bench.sealed)
-    assert len(result.damaged) == 1 and result.object_count > 10
+    assert len(result.damaged) == 1 and result.object_count > 150
     with DumpChain.open([saved], REALM) as chain:
         revision = read_revision(chain, chain.target.revision)
         whole = [e for _, e in walk(chain, revision) if e.content_kind == objects.CONTENT_CHUNK and e.content in chain.readers[0]]
-        assert len(whole) >= 13
+        assert 150 < len(whole) < 200
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,7 @@ HEADER_DIGEST_BYTES: Final = 16
 INDEX_ROW_BYTES: Final = 48
 
 HEADER_BYTES_MAX: Final = 16 * MIB
-BLOCK_RAW_BYTES: Final = 1 * MIB
-"""A block is closed when its records reach this size."""
-BLOCK_RAW_BYTES_MAX: Final = 18 * MIB
+BLOCK_RAW_BYTES_MAX: Final = 24 * MIB
 """Room for one whole block and one object of the largest size."""
 TRAILER_RAW_BYTES_MAX: Final = 256 * MIB
 STORED_OVERHEAD_BYTES_MAX: Final = 64 * KIB

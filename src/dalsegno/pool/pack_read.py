@@ -21,9 +21,10 @@ from dalsegno.formats.objects import OBJECT_BYTES_MAX
 from dalsegno.terms.errors import Damaged, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Progress, Report, silent
 from dalsegno.terms.ids import ObjectId, hex_short
+from dalsegno.terms.sizes import MIB
 from dalsegno.world.workers import Workers
 
-BLOCKS_CACHED_MAX = 24
+BLOCKS_CACHED_BYTES_MAX = 16 * MIB
 DELTA_DEPTH_MAX = 16
 
 
@@ -107,6 +108,37 @@ def split_records(raw: bytes, *, offset: int) -> Iterator[tuple[int, int, int, b
         position = start + length
 
 
+class BlockCache:
+    """Raw blocks, those used last, up to `bytes_max` or one block."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._size = 0
+        self._blocks: OrderedDict[object, bytes] = OrderedDict()
+
+    def get(self, key: object) -> bytes | None:
+        """Return a block, or None."""
+        raw = self._blocks.get(key)
+        if raw is not None:
+            self._blocks.move_to_end(key)
+        return raw
+
+    def put(self, key: object, raw: bytes) -> None:
+        """Keep a block."""
+        self._size += len(raw) - len(self._blocks.pop(key, b""))
+        self._blocks[key] = raw
+        while self._size > self._bytes_max and len(self._blocks) > 1:
+            self._size -= len(self._blocks.popitem(last=False)[1])
+
+    def clear(self) -> None:
+        """Forget all blocks."""
+        self._blocks.clear()
+        self._size = 0
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._blocks
+
+
 class PackReader:
     """Random access to one pack in a file. Also a Source: `get` finds an object by the pack's own index."""
 
@@ -129,7 +161,7 @@ class PackReader:
         self._read_trailer()
         self._columns: tuple[NDArray[numpy.uint8], NDArray[numpy.uint32]] | None = None
         self._prefixes: memoryview | None = None
-        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._blocks = BlockCache(BLOCKS_CACHED_BYTES_MAX)
 
     @classmethod
     def open(cls, path: Path | str, realm: Realm) -> "PackReader":
@@ -212,15 +244,10 @@ class PackReader:
 
     def cached_block(self, number: int) -> bytes:
         """Return the raw block `number`, from a small cache of those read last."""
-        blocks = self._blocks
-        raw = blocks.get(number)
+        raw = self._blocks.get(number)
         if raw is None:
             raw = self.read_block(number)
-            blocks[number] = raw
-            if len(blocks) > BLOCKS_CACHED_MAX:
-                blocks.popitem(last=False)
-        else:
-            blocks.move_to_end(number)
+            self._blocks.put(number, raw)
         return raw
 
     def objects(self) -> tuple[NDArray[numpy.uint8], NDArray[numpy.uint32]]:

@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import objects, pack
+from dalsegno.terms.sizes import MIB
 from dalsegno.world.chance import random_bytes
 from dalsegno.world.files import ScratchFile
 from dalsegno.world.workers import Lane, Workers
 
-ZSTD_LEVEL = 3
+BLOCK_RAW_BYTES = {pack.BLOCK_METADATA: 1 * MIB, pack.BLOCK_DATA: 4 * MIB}
+"""A block is closed when its records reach this size (docs/decisions/004-block-size.md)."""
+INDEX_BLOCK_RAW_BYTES = 1 * MIB // pack.INDEX_ROW_BYTES * pack.INDEX_ROW_BYTES
+assert max(BLOCK_RAW_BYTES.values()) + objects.OBJECT_BYTES_MAX <= pack.BLOCK_RAW_BYTES_MAX
 BLOCKS_PENDING_MAX = 6
 WRITES_PENDING_MAX = 4
 ROWS_IN_MEMORY_MAX = 1 << 19
@@ -125,6 +129,16 @@ def new_header(
     return header, key
 
 
+def new_compressor(block_type: int) -> zstandard.ZstdCompressor:
+    """Return what compresses blocks of a type; any zstd frame is right, these are the fastest for their size."""
+    if block_type != pack.BLOCK_DATA:
+        return zstandard.ZstdCompressor(level=3)
+    parameters = zstandard.ZstdCompressionParameters(
+        strategy=zstandard.STRATEGY_FAST, window_log=22, hash_log=18, chain_log=18, search_log=1, min_match=6
+    )
+    return zstandard.ZstdCompressor(compression_params=parameters)
+
+
 class BlockSealer:
     """Turns raw blocks into stored ones, from any thread. Tags bind the header, the block's number and its frame."""
 
@@ -132,13 +146,14 @@ class BlockSealer:
         self._aead = AESGCM(key) if key else None
         self._block_key = block_key
         self._header_digest = header_digest
-        self._idle: list[zstandard.ZstdCompressor] = []
+        self._idle: tuple[list[zstandard.ZstdCompressor], ...] = ([], [])
 
     def seal(self, raw: bytes, block_type: int, number: int) -> bytes:
         """Return the block as stored: frame, body, tag."""
-        compressor = self._idle.pop() if self._idle else zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+        idle = self._idle[block_type == pack.BLOCK_DATA]
+        compressor = idle.pop() if idle else new_compressor(block_type)
         body = compressor.compress(raw)
-        self._idle.append(compressor)
+        idle.append(compressor)
         return self.seal_compressed(body, len(raw), block_type, number)
 
     def seal_compressed(self, body: bytes, raw_bytes: int, block_type: int, number: int) -> bytes:
@@ -200,7 +215,7 @@ class PackWriter:
         self.object_count += 1
         fill += pack.RECORD.size + length
         self._fill[block_type] = fill
-        if fill >= pack.BLOCK_RAW_BYTES:
+        if fill >= BLOCK_RAW_BYTES[block_type]:
             self._close_block(block_type)
 
     def put_made(
@@ -291,15 +306,14 @@ class PackWriter:
         self._close_block(pack.BLOCK_DATA)
         self._drain(0)
         columns, pieces = self._index.finish()
-        block_bytes = pack.BLOCK_RAW_BYTES // pack.INDEX_ROW_BYTES * pack.INDEX_ROW_BYTES
         first_ids: list[bytes] = []
         waiting = b""
         for piece in pieces:
             waiting += piece
-            whole = len(waiting) // block_bytes * block_bytes
-            for start in range(0, whole, block_bytes):
+            whole = len(waiting) // INDEX_BLOCK_RAW_BYTES * INDEX_BLOCK_RAW_BYTES
+            for start in range(0, whole, INDEX_BLOCK_RAW_BYTES):
                 first_ids.append(waiting[start : start + 32])
-                self._put_raw(waiting[start : start + block_bytes], pack.BLOCK_INDEX)
+                self._put_raw(waiting[start : start + INDEX_BLOCK_RAW_BYTES], pack.BLOCK_INDEX)
             waiting = waiting[whole:]
         if waiting:
             first_ids.append(waiting[:32])

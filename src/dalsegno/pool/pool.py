@@ -35,7 +35,7 @@ from dalsegno.pool.keys import (
     encode_settings,
     open_pool_settings,
 )
-from dalsegno.pool.pack_read import PackReader, apply_delta, read_record
+from dalsegno.pool.pack_read import BlockCache, PackReader, apply_delta, read_record
 from dalsegno.pool.pack_write import ROWS_IN_MEMORY_MAX, PackWriter, new_header
 from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Damaged, NotFound, Refused
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, PackId, hex_short
@@ -46,8 +46,8 @@ from dalsegno.world.workers import Workers, new_lock
 PACK_BYTES_TARGET: Final = 64 * MIB
 PACK_OBJECTS_MAX: Final = 100_000
 assert PACK_OBJECTS_MAX < ROWS_IN_MEMORY_MAX
-BLOCKS_CACHED_MAX: Final = 32
-BLOCKS_AHEAD_MAX: Final = 3
+BLOCKS_CACHED_BYTES_MAX: Final = 32 * MIB
+BLOCKS_AHEAD_MAX: Final = 2
 BLOCKS_AHEAD_SPAN: Final = 16
 READERS_OPEN_MAX: Final = 256
 READERS_RETIRED_MAX: Final = 64
@@ -105,7 +105,7 @@ class Pool:
         self._refresh_lock = new_lock()
         self._readers: OrderedDict[PackId, PackReader] = OrderedDict()
         self._retired: deque[PackReader] = deque()
-        self._blocks: OrderedDict[tuple[PackId, int], bytes] = OrderedDict()
+        self._blocks = BlockCache(BLOCKS_CACHED_BYTES_MAX)
         self._ahead: Workers | None = None
         self._coming: dict[tuple[PackId, int], Future[bytes]] = {}
         self._last_read: dict[tuple[bytes, int], int] = {}
@@ -234,7 +234,6 @@ class Pool:
         with self._lock:
             raw = self._blocks.get(key)
             if raw is not None:
-                self._blocks.move_to_end(key)
                 return raw
         reader = self._reader(pack_id)
         coming = self._coming.pop(key, None)
@@ -242,9 +241,7 @@ class Pool:
         if self._ahead is not None:
             self._read_on(reader, block_index, self._ahead)
         with self._lock:
-            self._blocks[key] = raw
-            if len(self._blocks) > BLOCKS_CACHED_MAX:
-                self._blocks.popitem(last=False)
+            self._blocks.put(key, raw)
         return raw
 
     def read_ahead(self, workers: Workers | None) -> None:
