@@ -4,16 +4,16 @@ Tables are read by asking for the keys they may have; what nobody asked for is u
 """
 
 import difflib
-import fnmatch
 import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, cast, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from dalsegno.backup.members import path_matches
 from dalsegno.backup.policy import (
     CYCLE_DAYS_DEFAULT,
     LEASE_SECONDS_DEFAULT,
@@ -503,12 +503,7 @@ def _check_overlap(policy: Policy, problems: _Problems) -> None:
 
 def _covers(first: str, second: str) -> bool:
     """Tell whether one of two patterns matches the other taken as a name."""
-    return _parts_match(PurePath(second), first) or _parts_match(PurePath(first), second)
-
-
-def _parts_match(path: PurePath, pattern: str) -> bool:
-    names, patterns = path.parts, PurePath(pattern).parts
-    return len(names) == len(patterns) and all(map(fnmatch.fnmatchcase, names, patterns))
+    return path_matches(second, first) or path_matches(first, second)
 
 
 def _check_places(policy: Policy, problems: _Problems) -> None:
@@ -519,7 +514,7 @@ def _check_places(policy: Policy, problems: _Problems) -> None:
     for each in policy.sets.values():
         for source in each.sources:
             for key, place in places:
-                if any(_parts_match(inside, source) for inside in (place, *place.parents)):
+                if any(path_matches(str(inside), source) for inside in (place, *place.parents)):
                     text = f"{place} is inside source {source} of set {each.name!r}: dumps would back up themselves"
                     problems.add(key, f"{text}; choose a place outside")
     taken: dict[Path, str] = {}
