@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dalsegno.actions.house import House
+from dalsegno.pool.keys import read_realm
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.events import Report, silent
 from dalsegno.volumes.store import Volumes
@@ -45,7 +46,10 @@ def create_pool(
     encryption: str = "keyfile",
     passphrase: str | None = None,
     key_path: Path | None = None,
+    join: Path | None = None,
     report: Report = silent,
 ) -> House:
-    """Make a pool at `path`, which must be absent or empty, and open it."""
-    return _house(Pool.create(Path(path), encryption=encryption, passphrase=passphrase, key_path=key_path), report)
+    """Make a pool at `path`, which must be absent or empty, and open it; `join` names a key of the realm it joins."""
+    realm = read_realm(join) if join is not None else None
+    pool = Pool.create(Path(path), encryption=encryption, passphrase=passphrase, key_path=key_path, realm=realm)
+    return _house(pool, report)

@@ -12,7 +12,7 @@ from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import Parser
 from dalsegno.formats import objects
 from dalsegno.formats.objects import ENTRY_NAMES, Entry
-from dalsegno.terms.errors import EXIT_DONE
+from dalsegno.terms.errors import EXIT_DONE, BadInput
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time
 from dalsegno.trees.diff import Change
@@ -110,6 +110,8 @@ def _ls(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _cat(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    if terminal.json:
+        raise BadInput("--json and a file's bytes cannot both go to the output: leave out --json")
     with open_house(arguments, terminal) as house:
         for address in arguments.addresses:
             for data in actions.iterate_file(house, address):

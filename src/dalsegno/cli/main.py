@@ -69,8 +69,8 @@ def _split_command(argv: list[str]) -> tuple[str | None, list[str]]:
 def main(argv: list[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     words = sys.argv[1:] if argv is None else argv
-    if words[:1] in (["--version"], ["-V"]):
-        print(f"dal {__version__}")
+    if words and words[-1] in ("--version", "-V") and _split_command(words)[0] is None:
+        print(f'{{"version": "{__version__}"}}' if "--json" in words else f"dal {__version__}")
         return 0
     try:
         return _run(words)
@@ -97,10 +97,11 @@ def _run(words: list[str]) -> int:
             return 0 if words else BadInput.exit_code
         raise BadInput("no command: `dal --help` lists them")
     if name == "help":
-        name, rest = (rest[0], ["--help"]) if rest else ("help", [])
-        if name == "help":
+        asked = [word for word in rest if not word.startswith("-")]
+        if not asked:
             print(_help_text())
             return 0
+        name, rest = asked[0], ["--help"]
     if name not in COMMANDS:
         raise BadInput(f"unknown command {name!r}: `dal --help` lists them")
     from importlib import import_module

@@ -24,6 +24,7 @@ def add_init(parser: Parser) -> None:
     """Say what `dal init` understands."""
     parser.add_argument("path", nargs="?", metavar="POOL", help="default: --pool, DAL_POOL, or your own")
     parser.add_argument("--encryption", choices=ENCRYPTIONS, default="keyfile")
+    parser.add_argument("--join", type=Path, metavar="FILE", help="an exported key: read the dumps of that key's pool")
     parser.set_defaults(run=_init)
 
 
@@ -60,7 +61,11 @@ def _init(arguments: argparse.Namespace, terminal: Terminal) -> int:
     path = Path(arguments.path) if arguments.path is not None else pool_path(arguments)
     passphrase = read_passphrase(confirm=True) if arguments.encryption == "passphrase" else None
     with create_pool(
-        path, encryption=arguments.encryption, passphrase=passphrase, key_path=key_path(arguments)
+        path,
+        encryption=arguments.encryption,
+        passphrase=passphrase,
+        key_path=key_path(arguments),
+        join=arguments.join,
     ) as house:
         pool = house.pool
         value = {

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+from dalsegno.terms.errors import DalError
 from dalsegno.terms.events import Event, Note, Progress
 from dalsegno.terms.sizes import format_size
 from dalsegno.world.clock import now_ns
@@ -71,13 +72,18 @@ class Terminal:
     def stream(self, items: Iterable[T], *, value: Callable[[T], Any], line: Callable[[T], str]) -> int:
         """Print items as they come: one JSON list, or a line each; return how many."""
         count = 0
-        for item in items:
-            self.end_progress()
-            if self.json:
-                print("[\n" if count == 0 else ",\n", json.dumps(as_json(value(item))), sep="", end="")
-            else:
-                print(line(item))
-            count += 1
+        try:
+            for item in items:
+                self.end_progress()
+                if self.json:
+                    print("[\n" if count == 0 else ",\n", json.dumps(as_json(value(item))), sep="", end="")
+                else:
+                    print(line(item))
+                count += 1
+        except (DalError, KeyboardInterrupt):
+            if self.json and count:  # what came before the error stays readable
+                print("\n]")
+            raise
         if self.json:
             print("\n]" if count else "[]")
         return count
@@ -146,19 +152,25 @@ class Terminal:
 def progress_line(event: Progress, *, elapsed_ns: int) -> str:
     """Return one line: phase, how far, how fast, how long still."""
     parts = [event.phase]
-    done, total = event.done_bytes, event.total_bytes
     if event.done_count:
         parts.append(f"{event.done_count:,}" + (f" of {event.total_count:,}" if event.total_count else "") + " files")
-    if done or total:
-        parts.append(format_size(done) + (f" of {format_size(total)}" if total else ""))
-    if not total:
-        done, total = event.done_count, event.total_count
-    elif elapsed_ns > ETA_AFTER_NS:
-        parts.append(f"{format_size(done * 1e9 / elapsed_ns)}/s")
-    if total:
-        parts.append(f"{min(100, 100 * done // total)} %")
-        if elapsed_ns > ETA_AFTER_NS and 0 < done <= total:
-            parts.append(f"{format_duration(elapsed_ns * (total - done) // done)} left")
+    if event.done_bytes or event.total_bytes:
+        of_all = f" of {format_size(event.total_bytes)}" if event.total_bytes else ""
+        parts.append(format_size(event.done_bytes) + of_all)
+    # Bytes tell better than files how far it is, except where files need no bytes: whichever is further.
+    known = [
+        done / total
+        for done, total in ((event.done_bytes, event.total_bytes), (event.done_count, event.total_count))
+        if total
+    ]
+    share = min(1.0, max(known, default=event.share))
+    about = "" if known else "about "
+    if elapsed_ns > ETA_AFTER_NS and event.done_bytes:
+        parts.append(f"{format_size(event.done_bytes * 1e9 / elapsed_ns)}/s")
+    if known or share:
+        parts.append(f"{about}{int(100 * share)} %")
+        if elapsed_ns > ETA_AFTER_NS and share:
+            parts.append(f"{about}{format_duration(int(elapsed_ns * (1 - share) / share))} left")
     return "  ".join(parts)
 
 

@@ -65,7 +65,8 @@ def read_passphrase(*, confirm: bool = False) -> str:
         if not lines:
             raise BadInput(f"{file}: the passphrase file is empty")
         return lines[0]
-    if not sys.stdin.isatty():
+    # A person may be there although the input is a pipe: getpass asks on the terminal itself.
+    if not (sys.stdin.isatty() or sys.stderr.isatty()):
         raise BadInput("the pool needs its passphrase: set DAL_PASSPHRASE or DAL_PASSPHRASE_FILE, or use a terminal")
     import getpass  # only a person needs it
 

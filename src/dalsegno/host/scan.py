@@ -60,6 +60,7 @@ SMALL_BYTES_MAX: Final = 128 * KIB
 """Files up to this size without holes are one chunk, read at once."""
 READ_TRIES: Final = 3
 PROGRESS_FILES: Final = 256
+SHARE_MIN: Final = 0.001
 FACTS_MAX: Final = 8
 """Directories of the revision before whose nodes are kept at hand for files that were renamed."""
 PROGRESS_BYTES: Final = 16 * MIB
@@ -206,6 +207,7 @@ class _Scan:
         self.directories_reused = 0
         self.key = KEY_NONE
         self.device = 0
+        self.stack: list[_Frame] = []
 
     # -- notes
 
@@ -224,7 +226,27 @@ class _Scan:
     def progress(self) -> None:
         self.progress_count = self.entry_count
         self.progress_bytes = self.bytes_read
-        self.report(Progress(phase="scan", done_count=self.entry_count, done_bytes=self.bytes_read))
+        before = self.previous.entry_count if self.previous is not None else 0
+        self.report(
+            Progress(
+                phase="scan",
+                done_count=self.entry_count,
+                total_count=max(before, self.entry_count) if before else 0,
+                done_bytes=self.bytes_read,
+                share=0.0 if before else self.share_done(),
+            )
+        )
+
+    def share_done(self) -> float:
+        """Guess how much is done by taking all subdirectories of a directory for equally large."""
+        share, weight = 0.0, 1.0
+        for frame in self.stack:
+            count = len(frame.subdirectories) + 1  # its own files count like one subdirectory
+            share += weight * max(frame.position, 1) / count
+            weight /= count
+            if weight < SHARE_MIN:
+                break
+        return min(share, 1.0)
 
     def is_racy(self, fd: int, fields: Fields) -> bool:
         """Tell whether a file (`fd`: its directory) changed so shortly before the scan that its times may not show
@@ -817,7 +839,8 @@ class _Scan:
             scope = open_scope(self.rules) if self.rules.by_name else None
             before = self.previous.root if self.previous is not None else None
             top = self.enter(fd, b"", -2, before, False, scope, parent_clean=False)
-            stack = [top]
+            stack = self.stack
+            stack.append(top)
             while True:
                 frame = stack[-1]
                 if frame.position < len(frame.subdirectories):

@@ -193,8 +193,21 @@ def write_key_file(path: Path, secret: bytes, realm: Realm) -> None:
     try:
         write_durable(path, text.encode(), mode=0o600, replace=False)
     except AlreadyThere:
-        if read_key_file(path, realm.realm_id) != secret:
-            raise
+        try:
+            read_key_file(path, realm.realm_id)
+        except NoAccess:
+            raise AlreadyThere(f"{path}: exists and holds something else; `dal init --join` takes on its key") from None
+
+
+def read_realm(path: Path) -> Realm:
+    """Return the realm whose key a file holds: that of an exported key, whatever its pool."""
+    try:
+        with file_errors(path), open(path, "rb") as file:
+            words = file.read(SETTINGS_BYTES_MAX).decode(errors="replace").split()
+        realm_id = bytes.fromhex(words[1])
+    except (IndexError, ValueError):
+        raise NoAccess(f"key file {path}: not a key of this program") from None
+    return Realm(read_key_file(path, realm_id))
 
 
 def read_key_file(path: Path, realm_id: bytes) -> bytes:

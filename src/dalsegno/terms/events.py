@@ -13,6 +13,8 @@ class Progress:
     total_bytes: int = 0
     done_count: int = 0
     total_count: int = 0
+    share: float = 0.0
+    """How much is done, roughly, 0 to 1, where totals are unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
