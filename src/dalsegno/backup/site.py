@@ -1,20 +1,35 @@
-"""A site: a policy with its catalog, spool and targets, open. Put together by assembly.py."""
+"""A site: what a policy names, open: the catalog, the spool and the targets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
+from pathlib import Path
 from typing import Self
 from zoneinfo import ZoneInfo
 
 from dalsegno.backup.catalog import Catalog
-from dalsegno.backup.policy import Policy
+from dalsegno.backup.command import CommandTarget
+from dalsegno.backup.media import DirectoryTarget
+from dalsegno.backup.pace import Bandwidth
+from dalsegno.backup.parts import Pace, no_pace
+from dalsegno.backup.policy import Policy, TargetPolicy
+from dalsegno.backup.shares import SharesTarget
 from dalsegno.backup.spool import Spool
-from dalsegno.backup.targets import Target
+from dalsegno.backup.targets import Ask, Target
+from dalsegno.terms.errors import NotFound
+
+
+def open_target(policy: TargetPolicy, *, scratch: Path, ask: Ask | None = None, pace: Pace = no_pace) -> Target:
+    """Return the target that a policy describes. `ask` is for a terminal: a person is asked for media."""
+    if policy.kind == "directory":
+        return DirectoryTarget(policy, ask=ask, pace=pace)
+    if policy.kind == "shares":
+        return SharesTarget(policy, pace=pace)
+    return CommandTarget(policy, scratch=scratch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """What the backup cycle works with, besides the pool; used in a `with` block."""
+    """An open site; used in a `with` block."""
 
     policy: Policy
     catalog: Catalog
@@ -26,10 +41,30 @@ class Site:
         """Where days begin at midnight."""
         return ZoneInfo(self.policy.timezone)
 
+    def target(self, name: str) -> Target:
+        """Return a target by name."""
+        found = self.targets.get(name)
+        if found is None:
+            known = ", ".join(self.targets) or "none"
+            raise NotFound(f"{self.policy.path}: no target {name!r}; there is {known}")
+        return found
+
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.catalog.close()
+
+
+def open_site(policy: Policy, *, ask: Ask | None = None, create: bool = True) -> Site:
+    """Open what a policy names. With `create` False a catalog that is not there is NotFound."""
+    limit = policy.limits.bandwidth_bytes
+    pace: Pace = Bandwidth(limit) if limit else no_pace
+    spool = Spool(policy.spool.path, bytes_max=policy.spool.max_bytes)
+    targets = {
+        name: open_target(target, scratch=policy.spool.path / "scratch", ask=ask, pace=pace)
+        for name, target in policy.targets.items()
+    }
+    return Site(
+        policy=policy, catalog=Catalog.open(policy.catalog_url, create=create), spool=spool, targets=targets
+    )

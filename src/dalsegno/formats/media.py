@@ -27,7 +27,7 @@ DIGEST_BYTES: Final = 32
 HEADER_DIGEST_BYTES: Final = 16
 TAG_BYTES: Final = 16
 HEADER_BYTES_MAX: Final = 1 * MIB
-HEAD_BYTES_MAX: Final = 64 * KIB
+HEAD_BYTES_MAX: Final = 512 * KIB
 """A dump's own header is repeated in each part when it is no larger than this."""
 
 PART_NOTE: Final = 0

@@ -25,6 +25,11 @@ def now_ns() -> int:
     return int(moment.timestamp()) * SECOND_NS + moment.microsecond * 1000
 
 
+def ticks_ns() -> int:
+    """Return nanoseconds of a clock that only goes forward: for measuring, never for dates."""
+    return time.monotonic_ns()
+
+
 def pause(seconds: float) -> None:
     """Let other threads go on for a while."""
     time.sleep(seconds)

@@ -1,0 +1,97 @@
+"""Labels: which medium is in which place. A directory without a label is never written to: nothing may be mounted."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Final
+
+from dalsegno.formats.media import LABEL_BYTES_MAX, LABEL_NAME, Label, decode_label, encode_label
+from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, NotFound, Refused
+from dalsegno.terms.times import format_time
+from dalsegno.world.chance import random_bytes
+from dalsegno.world.files import file_errors, write_durable
+
+LABEL_CHARACTERS_MAX: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mounted:
+    """A labelled medium in its place."""
+
+    path: Path
+    label: Label
+
+
+def read_label(path: Path) -> Label | None:
+    """Return the label of the medium at `path`, or None when nothing labelled is there."""
+    place = path / LABEL_NAME
+    try:
+        with file_errors(place), open(place, "rb") as file:
+            data = file.read(LABEL_BYTES_MAX)
+    except NotFound:
+        return None
+    try:
+        return decode_label(data)
+    except Damaged as error:
+        raise Damaged(f"{place}: {error}: put it right, or label the medium again") from None
+
+
+def write_label(path: Path, *, label: str, target: str, kind: str, now_ns: int) -> Label:
+    """Label the medium at `path`. AlreadyThere, naming it, when it has a label."""
+    if not label or len(label) > LABEL_CHARACTERS_MAX or not label.isprintable() or label != label.strip():
+        raise BadInput(f"label {label!r}: expected 1 to {LABEL_CHARACTERS_MAX} printable characters")
+    if not path.is_dir():
+        raise NotFound(f"{path}: no such directory: mount the medium first")
+    known = read_label(path)
+    if known is not None:
+        raise AlreadyThere(f"{path}: is labelled {known.label!r} of target {known.target!r} already; nothing was done")
+    made = Label(label=label, target=target, kind=kind, id=random_bytes(16).hex(), created=format_time(now_ns))
+    write_durable(path / LABEL_NAME, encode_label(made), replace=False)
+    return made
+
+
+def belongs(label: Label, *, target: str, kind: str, patterns: Sequence[str]) -> bool:
+    """Return whether a medium is of a target's set."""
+    named = not patterns or any(fnmatchcase(label.label, pattern) for pattern in patterns)
+    return label.target == target and label.kind == kind and named
+
+
+def look(
+    paths: Iterable[Path], *, target: str, kind: str, patterns: Sequence[str]
+) -> tuple[list[Mounted], list[Mounted]]:
+    """Return the media in these places: those of the target, and strangers. A medium seen twice counts once."""
+    ours: dict[str, Mounted] = {}
+    strangers = []
+    for path in paths:
+        label = read_label(path)
+        if label is None:
+            continue
+        mounted = Mounted(path=path, label=label)
+        if not belongs(label, target=target, kind=kind, patterns=patterns):
+            strangers.append(mounted)
+            continue
+        known = ours.setdefault(label.label, mounted)
+        if known.label.id != label.id:
+            raise Refused(
+                f"{known.path} and {path}: two media are labelled {label.label!r}: label one of them anew "
+                f"(remove {LABEL_NAME}, then `dal media label`)"
+            )
+    return list(ours.values()), strangers
+
+
+def require_same(mounted: Mounted) -> None:
+    """Refuse when another medium is in the place now: it was swapped while we worked."""
+    label = read_label(mounted.path)
+    if label is None or label.id != mounted.label.id:
+        now = f"medium {label.label!r}" if label is not None else "nothing labelled"
+        raise Refused(
+            f"{mounted.path}: medium {mounted.label.label!r} was here, now there is {now}: "
+            f"put {mounted.label.label!r} back and run again"
+        )
+
+
+def wrong_medium(strangers: Sequence[Mounted], *, wanted: str) -> Refused:
+    """Return the refusal of a place that holds another medium than the wanted one; it names both."""
+    there = ", ".join(f"{each.label.label!r} of target {each.label.target!r} at {each.path}" for each in strangers)
+    return Refused(f"wrong medium: there is {there}; wanted is {wanted}")

@@ -1,0 +1,208 @@
+"""Parts of dumps in files: a whole dump with its note, and slices. Written durably, read back from the medium."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+
+from dalsegno.backup.records import Copy, DumpEntry
+from dalsegno.formats import pack
+from dalsegno.formats.media import (
+    DIGEST_BYTES,
+    HEAD_BYTES_MAX,
+    PART_NOTE,
+    PART_SLICE,
+    PREAMBLE,
+    PartHeader,
+    decode_part_header,
+    encode_part_header,
+    part_header_bytes,
+)
+from dalsegno.terms.errors import Damaged
+from dalsegno.terms.events import Progress, Report
+from dalsegno.terms.ids import hex_short
+from dalsegno.world.files import PartialFile, file_errors, iterate_bytes, write_durable
+
+NOTE_SUFFIX: Final = ".note"
+DUMP_SUFFIX: Final = ".dump"
+Pace = Callable[[int], None]
+"""Told how many bytes were copied; waits when that was too fast."""
+
+
+def no_pace(count: int) -> None:
+    """Let bytes go as fast as they can."""
+
+
+def media_name(name: str, dump_id: bytes) -> str:
+    """Return a dump's file name on media: that in the spool, with the dump id in it."""
+    stem = name.removesuffix(DUMP_SUFFIX)
+    return f"{stem}{DUMP_SUFFIX}" if hex_short(dump_id) in stem else f"{stem}.{hex_short(dump_id)}{DUMP_SUFFIX}"
+
+
+def slice_name(name: str, number: int) -> str:
+    """Return the file name of a slice: `<dump>.s000`, `<dump>.s001`, ..."""
+    return f"{name}.s{number:03d}"
+
+
+def read_head(path: Path) -> bytes:
+    """Return a dump's preamble, header and header digest; empty when they are too large to be repeated.
+
+    Damaged when the file is no dump.
+    """
+    with file_errors(path), open(path, "rb") as file:
+        preamble = file.read(pack.PREAMBLE.size)
+        rest = pack.decode_preamble(preamble) + pack.HEADER_DIGEST_BYTES
+        return preamble + file.read(rest) if len(preamble) + rest <= HEAD_BYTES_MAX else b""
+
+
+def new_part_header(
+    entry: DumpEntry,
+    *,
+    kind: int,
+    name: str,
+    head: bytes,
+    now_ns: int,
+    copy: int = 1,
+    part: int = 0,
+    needed: int = 0,
+    parts: int = 0,
+    offset: int = 0,
+    length: int = 0,
+) -> PartHeader:
+    """Return the header of a part of the dump that `entry` describes."""
+    return PartHeader(
+        kind=kind,
+        dump_id=entry.dump_id,
+        dump_bytes=entry.size_bytes,
+        dump_digest=entry.digest,
+        copy=copy,
+        part=part,
+        needed=needed,
+        parts=parts,
+        offset=offset,
+        length=length,
+        name=name,
+        head=head,
+        set_name=entry.set_name,
+        host=entry.host,
+        received_at_ns=entry.received_at_ns,
+        raw_bytes=entry.raw_bytes,
+        entry_count=entry.entry_count,
+        written_at_ns=now_ns,
+    )
+
+
+def read_part_header(path: Path) -> tuple[PartHeader, bytes]:
+    """Return the header of a note, slice or share file, and its bytes as they stand in the file."""
+    with file_errors(path), open(path, "rb") as file:
+        start = file.read(PREAMBLE.size)
+        try:
+            encoded = start + file.read(part_header_bytes(start) - len(start))
+            return decode_part_header(encoded), encoded
+        except Damaged as error:
+            raise Damaged(f"{path}: {error}") from None
+
+
+def counted(chunks: Iterator[bytes], *, phase: str, total: int, report: Report, pace: Pace) -> Iterator[bytes]:
+    """Yield the chunks, reporting how far they are and waiting when they go too fast."""
+    done = 0
+    for chunk in chunks:
+        yield chunk
+        done += len(chunk)
+        pace(len(chunk))
+        report(Progress(phase=phase, done_bytes=done, total_bytes=total))
+
+
+def file_digest(path: Path, *, phase: str, report: Report, fresh: bool = True) -> bytes:
+    """Return the BLAKE3 of a file, read from its medium."""
+    hasher = blake3()
+    with file_errors(path):
+        total = path.stat().st_size
+    for chunk in counted(iterate_bytes(path, fresh=fresh), phase=phase, total=total, report=report, pace=no_pace):
+        hasher.update(chunk)
+    return hasher.digest()
+
+
+def write_whole(source: Path, place: Path, header: PartHeader, *, report: Report, pace: Pace) -> None:
+    """Copy a dump to `place` and put its note beside it; durable, and read back, when it returns."""
+    assert header.kind == PART_NOTE
+    hasher = blake3()
+    with PartialFile(place) as file:
+        chunks = iterate_bytes(source)
+        for chunk in counted(chunks, phase="archive", total=header.dump_bytes, report=report, pace=pace):
+            hasher.update(chunk)
+            file.write(chunk)
+        if hasher.digest() != header.dump_digest:
+            raise Damaged(f"{source}: is not the dump that was verified: its digest is another")
+        file.commit()
+    check_whole(place, header.dump_digest, report=report)
+    write_durable(place.with_name(place.name + NOTE_SUFFIX), encode_part_header(header))
+
+
+def check_whole(place: Path, digest: bytes, *, report: Report) -> None:
+    """Read a whole dump back from its medium; Damaged when it is not what was written."""
+    if file_digest(place, phase="read back", report=report) != digest:
+        raise Damaged(f"{place}: read back, and the bytes are not those that were written: the medium is failing")
+
+
+def write_slice(
+    source: Path, place: Path, header: PartHeader, *, hasher: blake3, report: Report, pace: Pace
+) -> blake3:
+    """Write one slice of a dump, read it back, and return `hasher` (the dump so far) with the slice added."""
+    assert header.kind == PART_SLICE
+    whole, own = hasher.copy(), blake3()
+    with PartialFile(place) as file:
+        encoded = encode_part_header(header)
+        file.write(encoded)
+        chunks = iterate_bytes(source, offset=header.offset, length=header.length)
+        for chunk in counted(chunks, phase="archive", total=header.length, report=report, pace=pace):
+            whole.update(chunk)
+            own.update(chunk)
+            file.write(chunk)
+        if file.offset != len(encoded) + header.length:
+            raise Damaged(f"{source}: became shorter while it was copied")
+        file.write(own.digest())
+        file.commit()
+    if b"".join(iterate_bytes(place, length=len(encoded), fresh=True)) != encoded:
+        raise Damaged(f"{place}: read back, and the header is not what was written: the medium is failing")
+    for _ in iterate_slice(place, report=report, phase="read back"):
+        pass
+    return whole
+
+
+def iterate_slice(place: Path, *, report: Report, phase: str, skip: int = 0) -> Iterator[bytes]:
+    """Yield a slice's payload from `skip` on; at its end, Damaged when it is not what was written."""
+    header, encoded = read_part_header(place)
+    if header.kind != PART_SLICE:
+        raise Damaged(f"{place}: is not a slice")
+    hasher = blake3()
+    position = 0
+    chunks = iterate_bytes(place, offset=len(encoded), length=header.length, fresh=True)
+    for chunk in counted(chunks, phase=phase, total=header.length, report=report, pace=no_pace):
+        hasher.update(chunk)
+        if position + len(chunk) > skip:
+            yield chunk[max(0, skip - position) :]
+        position += len(chunk)
+    digest = b"".join(iterate_bytes(place, offset=len(encoded) + header.length, length=DIGEST_BYTES))
+    if position != header.length or hasher.digest() != digest:
+        raise Damaged(f"{place}: damaged: take another copy")
+
+
+def copy_of(header: PartHeader, *, target: str, medium: str, place: str, verdict: str, checked_at_ns: int) -> Copy:
+    """Return the catalog's row for a part that was found on a medium. Slices: `parts` is what is known so far."""
+    slices = header.kind == PART_SLICE
+    return Copy(
+        dump_id=header.dump_id,
+        target=target,
+        number=header.copy,
+        part=header.part,
+        parts=header.parts or (header.part + 1 if slices else 1),
+        needed=header.needed or (header.part + 1 if slices else 1),
+        medium=medium,
+        place=place,
+        size_bytes=header.length if slices else header.dump_bytes,
+        written_at_ns=header.written_at_ns,
+        checked_at_ns=checked_at_ns,
+        verdict=verdict,
+    )
