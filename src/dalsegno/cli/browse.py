@@ -110,11 +110,11 @@ def _ls(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _cat(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    if terminal.json:
-        raise BadInput("--json and a file's bytes cannot both go to the output: leave out --json")
     with open_house(arguments, terminal) as house:
         for address in arguments.addresses:
             for data in actions.iterate_file(house, address):
+                if terminal.json:
+                    raise BadInput("--json and a file's bytes cannot both go to the output: leave out --json")
                 sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     return EXIT_DONE
