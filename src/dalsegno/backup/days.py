@@ -6,8 +6,14 @@ from datetime import UTC, date, datetime
 from zoneinfo import ZoneInfo
 
 from dalsegno.backup.levels import Dumped
+from dalsegno.backup.policy import Policy
 from dalsegno.backup.records import DumpEntry, Run
 from dalsegno.terms.times import SECOND_NS
+
+
+def zone_of(policy: Policy) -> ZoneInfo:
+    """Return where days begin at midnight."""
+    return ZoneInfo(policy.timezone)
 
 
 def local_day(at_ns: int, zone: ZoneInfo) -> int:
@@ -31,11 +37,11 @@ def dumped_days(entries: Iterable[DumpEntry], runs: Sequence[Run], zone: ZoneInf
     starts = [started for started, _ in spans]
     found = []
     for entry in entries:
-        index = bisect_right(starts, entry.received_at_ns) - 1
-        at_ns = entry.received_at_ns
-        if index >= 0 and entry.received_at_ns <= (spans[index][1] or entry.received_at_ns):
+        index = bisect_right(starts, entry.taken_at_ns) - 1
+        at_ns = entry.taken_at_ns
+        if index >= 0 and entry.taken_at_ns <= (spans[index][1] or entry.taken_at_ns):
             at_ns = spans[index][0]
-        found.append((entry.received_at_ns, Dumped(
+        found.append((entry.taken_at_ns, Dumped(
             day=local_day(at_ns, zone), level=entry.level, size_bytes=entry.size_bytes
         )))  # fmt: skip
     return [dumped for _, dumped in sorted(found, key=lambda each: each[0])]

@@ -213,7 +213,7 @@ def even_out(days: list[list[tuple[int, str]]], *, mean: float) -> None:
             stay = []
             for size, volume in sorted(days[late], reverse=True):
                 early = min(range(late), key=loads.__getitem__)
-                if loads[late] > cap and loads[early] + size <= cap:
+                if size and loads[late] > cap and loads[early] + size <= cap:
                     days[early].append((size, volume))
                     loads[early] += size
                     loads[late] -= size

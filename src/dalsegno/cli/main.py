@@ -30,6 +30,8 @@ COMMANDS: Final = {
     "merge": ("merge", "merge a dump with its increments", "dal merge -o new.dump full.dump incr1.dump"),
     "inspect": ("merge", "show a dump's lineage", "dal inspect home.1.dump"),
     "verify": ("merge", "check every byte of a dump or of the pool", "dal verify home.1.dump"),
+    "plan": ("plan", "show what the coming days would bring", "dal plan --days 30"),
+    "prune": ("prune", "remove what the policy's retention no longer keeps", "dal prune --dry-run"),
     "gc": ("pool", "give back the room of what nothing names", "dal gc --grace 24h"),
     "stats": ("pool", "show sizes and counts", "dal stats"),
     "status": ("pool", "show the volumes and their last backup", "dal status"),

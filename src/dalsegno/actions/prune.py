@@ -1,0 +1,276 @@
+"""Prune: remove the clones, spool files and archived dumps that the policy's retention no longer keeps."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from dalsegno.actions.house import House
+from dalsegno.backup.days import zone_of
+from dalsegno.backup.members import Member
+from dalsegno.backup.policy import Keep, SetPolicy
+from dalsegno.backup.records import BAD, SPOOL_TARGET, Copy, DumpEntry, usable_copies
+from dalsegno.backup.retention import Item, apply_keep
+from dalsegno.backup.site import Site
+from dalsegno.terms.errors import DalError, NotFound, Refused, Unavailable
+from dalsegno.terms.ids import hex_short
+from dalsegno.volumes.state import VolumeState
+from dalsegno.world.files import remove_durable
+
+CLONES = "clones"
+SPOOL = "spool"
+ARCHIVE = "archive"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coming:
+    """A clone and a dump that a plan foresees."""
+
+    received_ns: int
+    level: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removal:
+    """One clone, spool file or archived dump that goes."""
+
+    place: str
+    """`clones`, `spool` or `archive`."""
+    set_name: str
+    volume: str
+    name: str
+    """Of the clone; for a dump, its id."""
+    received_ns: int
+    level: int | None = None
+    size_bytes: int = 0
+    copies: tuple[Copy, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrunePlan:
+    """What retention would remove, and how much of everything stays."""
+
+    removals: list[Removal]
+    kept: Mapping[str, int]
+    """How many clones, spool files and archived dumps stay."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneResult:
+    """What was removed, and what could not be."""
+
+    removed: list[Removal] = field(default_factory=list)
+    waiting: list[tuple[Removal, str]] = field(default_factory=list)
+    """Whose medium is away: they go when it is back."""
+    failed: list[tuple[Removal, str]] = field(default_factory=list)
+
+
+def plan_prune(
+    site: Site,
+    states: Iterable[VolumeState],
+    members: Iterable[Member],
+    *,
+    now_ns: int,
+    coming: Mapping[str, list[Coming]] | None = None,
+) -> PrunePlan:
+    """Return what retention would remove at `now_ns`; `coming` has, by volume, what will have been made by then."""
+    zone = zone_of(site.policy)
+    removals: list[Removal] = []
+    kept = dict.fromkeys((CLONES, SPOOL, ARCHIVE), 0)
+    set_of = {member.volume: member.set_name for member in members if not member.is_new}
+    by_volume: dict[bytes, list[DumpEntry]] = {}
+    for entry in site.catalog.dumps():
+        by_volume.setdefault(entry.volume_id, []).append(entry)
+    copies = site.catalog.copies_of(entry.dump_id for entries in by_volume.values() for entry in entries)
+    for state in states:
+        if state.name in set_of:
+            chosen = site.policy.sets[set_of[state.name]]
+            own = by_volume.pop(state.id, [])
+            ahead = (coming or {}).get(state.name, [])
+            found = _doomed_clones(state, own, chosen, ahead, now_ns, zone)
+            found += _doomed_dumps(own, copies, chosen, ahead, now_ns, zone)
+            _count(kept, state, own, copies, chosen, found)
+            removals += found
+    for own in by_volume.values():
+        # The volume is gone, or in no set any more: its dumps stay under the rules of the set that made them.
+        chosen_or_none = site.policy.sets.get(own[-1].set_name)
+        if chosen_or_none is not None:
+            found = _doomed_dumps(own, copies, chosen_or_none, [], now_ns, zone)
+            _count(kept, None, own, copies, chosen_or_none, found)
+            removals += found
+    return PrunePlan(removals=removals, kept=kept)
+
+
+def is_safe(copies: Iterable[Copy], chosen: SetPolicy) -> bool:
+    """Tell whether as many of the set's targets hold a dump as should."""
+    held = {parts[0].target for parts in usable_copies(copies)} & set(chosen.targets)
+    return bool(chosen.targets) and len(held) >= chosen.copies_wanted
+
+
+def _count(
+    kept: dict[str, int],
+    state: VolumeState | None,
+    entries: list[DumpEntry],
+    copies: Mapping[bytes, list[Copy]],
+    chosen: SetPolicy,
+    removals: list[Removal],
+) -> None:
+    where = [{copy.target for copy in copies.get(entry.dump_id, [])} for entry in entries]
+    kept[CLONES] += len(state.clones) if state is not None else 0
+    kept[SPOOL] += sum(SPOOL_TARGET in targets for targets in where)
+    kept[ARCHIVE] += sum(bool(targets - {SPOOL_TARGET}) or not chosen.targets for targets in where)
+    for removal in removals:
+        kept[removal.place] -= 1
+
+
+def _doomed_clones(
+    state: VolumeState, entries: list[DumpEntry], chosen: SetPolicy, coming: list[Coming], now_ns: int, zone: ZoneInfo
+) -> list[Removal]:
+    made = {(entry.clone_name, entry.revision) for entry in entries}
+    items = [
+        Item(
+            key=name,
+            received_ns=clone.created_ns,
+            held=clone.held,
+            trusted=(name, clone.revision) in made,
+        )
+        for name, clone in state.clones.items()
+    ]
+    ahead = [Item(key=f"/{each.received_ns}", received_ns=each.received_ns) for each in coming]
+    found = apply_keep(items + ahead, chosen.keep_clones, now_ns=now_ns, zone=zone)
+    return [
+        Removal(
+            place=CLONES,
+            set_name=chosen.name,
+            volume=state.name,
+            name=name,
+            received_ns=state.clones[name].created_ns,
+        )
+        for name in found.removed
+        if name in state.clones
+    ]
+
+
+def _doomed_dumps(
+    entries: list[DumpEntry],
+    copies: Mapping[bytes, list[Copy]],
+    chosen: SetPolicy,
+    coming: list[Coming],
+    now_ns: int,
+    zone: ZoneInfo,
+) -> list[Removal]:
+    by_key = {entry.dump_id.hex(): entry for entry in entries}
+    items = [_item(entry, copies.get(entry.dump_id, [])) for entry in entries]
+    gone = _dump_keys(items, coming, chosen.keep_archive, now_ns, zone)
+    removals = []
+    for key in sorted(gone, key=lambda key: by_key[key].received_at_ns):
+        removals.append(_dump_removal(ARCHIVE, by_key[key], tuple(copies.get(by_key[key].dump_id, [])), chosen))
+    if not chosen.targets:
+        return removals  # the spool is the archive
+    spooled = [
+        (item, entry, [copy for copy in copies.get(entry.dump_id, []) if copy.target == SPOOL_TARGET])
+        for item, entry in zip(items, entries, strict=True)
+        if item.key not in gone and is_safe(copies.get(entry.dump_id, []), chosen)
+    ]
+    spooled = [each for each in spooled if each[2]]
+    alone = [item for item, _, _ in spooled]
+    # Without rules nothing stays in the spool that is safe elsewhere.
+    keep_none = chosen.keep_spool.everything
+    leaving = {item.key for item in alone} if keep_none else _dump_keys(alone, [], chosen.keep_spool, now_ns, zone)
+    for item, entry, own in spooled:
+        if item.key in leaving:
+            removals.append(_dump_removal(SPOOL, entry, tuple(own), chosen))
+    return removals
+
+
+def _dump_keys(items: list[Item], coming: list[Coming], keep: Keep, now_ns: int, zone: ZoneInfo) -> set[str]:
+    found = apply_keep(items + _coming_items(coming), keep, now_ns=now_ns, zone=zone)
+    return {key for key in found.removed if not key.startswith("/")}
+
+
+def _coming_items(coming: list[Coming]) -> list[Item]:
+    """Return foreseen dumps with what they will rest on; an increment on a dump that exists already keeps it by age."""
+    items: list[Item] = []
+    levels: list[tuple[int, str]] = []
+    for each in coming:
+        key = f"/{each.received_ns}"
+        base = next((earlier for level, earlier in reversed(levels) if level < each.level), "")
+        items.append(Item(key=key, received_ns=each.received_ns, base=base))
+        levels.append((each.level, key))
+    return items
+
+
+def _item(entry: DumpEntry, copies: list[Copy]) -> Item:
+    return Item(
+        key=entry.dump_id.hex(),
+        received_ns=entry.received_at_ns,
+        good=entry.verdict != BAD and bool(usable_copies(copies)),
+        base=entry.base_dump.hex(),
+    )
+
+
+def _dump_removal(place: str, entry: DumpEntry, copies: tuple[Copy, ...], chosen: SetPolicy) -> Removal:
+    return Removal(
+        place=place,
+        set_name=chosen.name,
+        volume=entry.volume_name,
+        name=entry.dump_id.hex(),
+        received_ns=entry.received_at_ns,
+        level=entry.level,
+        size_bytes=sum(copy.size_bytes for copy in copies) or entry.size_bytes,
+        copies=copies,
+    )
+
+
+def run_prune(house: House, site: Site, plan: PrunePlan) -> PruneResult:
+    """Remove what a plan says. The caller holds the coordinator's lock, and made the plan under it."""
+    result = PruneResult()
+    for removal in plan.removals:
+        try:
+            if removal.place == CLONES:
+                house.volumes.unclone(removal.volume, removal.name)
+            else:
+                _remove_dump(site, removal)
+        except NotFound:
+            pass  # somebody was faster
+        except Unavailable as error:
+            result.waiting.append((removal, str(error)))
+            continue
+        except Refused as error:
+            result.waiting.append((removal, str(error)))
+            continue
+        except DalError as error:
+            result.failed.append((removal, str(error)))
+            continue
+        result.removed.append(removal)
+    return result
+
+
+def _remove_dump(site: Site, removal: Removal) -> None:
+    """Remove files, then rows; a copy whose medium is away keeps its row, and the dump stays known."""
+    away: Unavailable | Refused | None = None
+    for copy in removal.copies:
+        try:
+            if copy.target == SPOOL_TARGET:
+                remove_durable(Path(copy.place))
+            elif copy.target in site.targets:
+                site.targets[copy.target].remove(copy)
+            else:
+                raise Unavailable(f"target {copy.target!r} is no longer in the policy: {copy.medium} keeps its copy")
+        except (Unavailable, Refused) as error:
+            away = error
+            continue
+        site.catalog.remove_copy(copy)
+    if away is not None:
+        raise away
+    if removal.place == ARCHIVE:
+        site.catalog.remove_dump(bytes.fromhex(removal.name))
+
+
+def removal_name(removal: Removal) -> str:
+    """Return what a person calls it."""
+    if removal.place == CLONES:
+        return f"{removal.volume}@{removal.name}"
+    where = "spool" if removal.place == SPOOL else ", ".join(sorted({copy.medium for copy in removal.copies})) or "-"
+    return f"{removal.volume} level {removal.level} dump {hex_short(bytes.fromhex(removal.name))} ({os.fspath(where)})"

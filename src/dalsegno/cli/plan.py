@@ -1,0 +1,166 @@
+"""`dal plan`."""
+
+import argparse
+from typing import Any
+
+from dalsegno.actions.plan import SitePlan, plan
+from dalsegno.actions.prune import ARCHIVE, CLONES, SPOOL, Removal, removal_name
+from dalsegno.backup.days import day_name, day_text
+from dalsegno.backup.plan import BUSIEST_TO_MEAN_MAX
+from dalsegno.backup.policy import Policy
+from dalsegno.backup.policy_file import examine_policy, find_policy
+from dalsegno.cli.site import add_policy, open_all, read_policy
+from dalsegno.cli.terminal import Terminal, show
+from dalsegno.cli.words import Parser
+from dalsegno.terms.errors import EXIT_DONE, BadInput
+from dalsegno.terms.sizes import format_size
+from dalsegno.terms.times import format_time
+from dalsegno.world.clock import now_ns
+
+DAYS_MAX = 3660
+BAR_WIDTH = 24
+SHOWN_MAX = 10
+
+
+def add_plan(parser: Parser) -> None:
+    """Say what `dal plan` understands."""
+    add_policy(parser)
+    parser.add_argument("--days", type=int, default=30, metavar="N", help="how many days, beginning today (30)")
+    parser.add_argument("--check", action="store_true", help="only look for mistakes in the policy, and show all")
+    parser.set_defaults(run=_plan)
+
+
+def _plan(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    if not 1 <= arguments.days <= DAYS_MAX:
+        raise BadInput(f"--days {arguments.days}: expected 1 to {DAYS_MAX}")
+    if arguments.check:
+        return _check(arguments, terminal)
+    policy = read_policy(arguments)
+    with open_all(arguments, terminal, policy) as (house, site):
+        found = plan(house, site, day_count=arguments.days, now_ns=now_ns())
+    terminal.result(_value(found), _lines(found, policy, terminal))
+    return EXIT_DONE
+
+
+def _check(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    path = find_policy(arguments.policy)
+    policy, problems = examine_policy(path)
+    value = [
+        {"file": str(each.path), "line": each.line, "key": each.key, "problem": each.text} for each in problems
+    ]
+    lines = [str(each) for each in problems] or [f"{path}: no mistakes; {len(policy.sets) if policy else 0} sets"]
+    terminal.result(value, lines)
+    return EXIT_DONE if policy is not None else BadInput.exit_code
+
+
+def _value(found: SitePlan) -> dict[str, Any]:
+    return {
+        "days": [
+            {
+                "day": day_text(day.day),
+                "bytes": day.size_bytes,
+                "target_bytes": dict(day.target_bytes),
+                "dumps": [
+                    {
+                        "volume": dump.volume,
+                        "set": dump.set_name,
+                        "level": dump.level,
+                        "bytes": dump.size_bytes,
+                        "reason": dump.reason,
+                    }
+                    for dump in day.dumps
+                ],
+            }
+            for day in found.days
+        ],
+        "balance": {
+            "mean_bytes": found.balance.mean_bytes,
+            "busiest_bytes": found.balance.busiest_bytes,
+            "busiest_day": day_text(found.balance.busiest_day) if found.balance.busiest_day else None,
+            "busiest_to_mean": round(found.balance.busiest_to_mean, 3),
+            "larger_than_a_day": list(found.balance.oversize),
+        },
+        "removals": [removal_value(removal) for removal in found.removals.removals],
+        "kept": dict(found.removals.kept),
+        "nothing_answers_to": list(found.membership.empty),
+        "unknown_sizes": found.unknown_sizes,
+    }
+
+
+def removal_value(removal: Removal) -> dict[str, Any]:
+    """Return what programs want to know about one removal."""
+    return {
+        "what": removal.place,
+        "set": removal.set_name,
+        "volume": removal.volume,
+        "name": removal.name,
+        "level": removal.level,
+        "received": format_time(removal.received_ns),
+        "bytes": removal.size_bytes,
+        "media": sorted({copy.medium for copy in removal.copies}),
+    }
+
+
+def removal_summary(removals: list[Removal]) -> str:
+    """Return in words how much goes."""
+    counts = {place: [each for each in removals if each.place == place] for place in (CLONES, SPOOL, ARCHIVE)}
+    words = {CLONES: "clone%s", SPOOL: "dump%s in the spool", ARCHIVE: "dump%s in the archive"}
+    parts = []
+    for place, each in counts.items():
+        if each:
+            size = sum(removal.size_bytes for removal in each)
+            counted = words[place] % ("" if len(each) == 1 else "s")
+            parts.append(f"{len(each):,} {counted}" + (f" ({format_size(size)})" if size else ""))
+    return ", ".join(parts) or "nothing"
+
+
+def _lines(found: SitePlan, policy: Policy, terminal: Terminal) -> list[str]:
+    days = found.days
+    lines = [f"{policy.path}: {len(days)} days from {day_name(days[0].day)} {day_text(days[0].day)[:4]}", ""]
+    targets = list(policy.targets)
+    busiest = max(day.size_bytes for day in days) or 1
+    rows = [["", "fulls", "increments", "dumped", *targets, ""]]
+    for day in days:
+        fulls = sum(dump.level == 0 for dump in day.dumps)
+        rows.append(
+            [
+                day_name(day.day),
+                str(fulls or ""),
+                str(len(day.dumps) - fulls or ""),
+                format_size(day.size_bytes),
+                *(format_size(day.target_bytes[target]) for target in targets),
+                "#" * round(BAR_WIDTH * day.size_bytes / busiest),
+            ]
+        )
+        if terminal.verbose:
+            for dump in day.dumps:
+                rows.append(["", "", "", "", *("" for _ in targets), _dump_words(dump.volume, dump)])
+    lines += ["  " + line for line in terminal.table(rows, right=tuple(range(1, 4 + len(targets))))]
+    lines.append("")
+    level = found.balance
+    if level.busiest_day:
+        over = "" if level.busiest_to_mean <= BUSIEST_TO_MEAN_MAX else ", more than the 1.3 that can be hoped for"
+        lines.append(
+            f"busiest day: {day_name(level.busiest_day)}, {level.busiest_to_mean:.2f} times the mean of "
+            f"{format_size(level.mean_bytes)}{over} (days with first fulls not counted)"
+        )
+    if level.oversize:
+        lines.append(f"larger than a mean day, and so not evened out: {_some(level.oversize)}")
+    if found.unknown_sizes:
+        lines.append(f"size not known before the first backup, counted as nothing: {_some(found.unknown_sizes)}")
+    if found.membership.empty:
+        lines.append(f"named in the policy and not there: {_some(found.membership.empty)}")
+    lines.append(f"retention removes by then: {removal_summary(found.removals.removals)}")
+    if terminal.verbose:
+        lines += [f"  {removal_name(removal)}" for removal in found.removals.removals]
+    return lines
+
+
+def _dump_words(volume: str, dump: Any) -> str:
+    return f"{show(volume)} level {dump.level}, {format_size(dump.size_bytes)}, {dump.reason}"
+
+
+def _some(names: Any) -> str:
+    shown = [show(name) for name in list(names)[:SHOWN_MAX]]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,74 @@
+"""The way in for commands of a whole site: from `--policy` to the open pool, catalog, spool and targets."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dalsegno.actions.house import House
+from dalsegno.assembly import open_pool
+from dalsegno.backup.policy import Policy
+from dalsegno.backup.policy_file import find_policy, load_policy
+from dalsegno.backup.site import Site, open_site
+from dalsegno.backup.targets import Ask
+from dalsegno.cli.terminal import Terminal
+from dalsegno.cli.words import key_path, pool_path, read_passphrase
+from dalsegno.terms.errors import Conflict
+from dalsegno.world.files import FileLock, make_directory
+
+
+def add_policy(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the policy."""
+    parser.add_argument("--policy", metavar="FILE", help="the policy (else DAL_POLICY, /etc/dalsegno.toml, your own)")
+
+
+def read_policy(arguments: argparse.Namespace) -> Policy:
+    """Return the policy that the words name."""
+    return load_policy(find_policy(arguments.policy))
+
+
+def policy_pool(arguments: argparse.Namespace, policy: Policy) -> Path:
+    """Return the pool's place: the option, DAL_POOL, the policy, or the user's own."""
+    if policy.pool is None or arguments.pool_path or os.environ.get("DAL_POOL"):
+        return pool_path(arguments)
+    return policy.pool
+
+
+@contextmanager
+def open_all(arguments: argparse.Namespace, terminal: Terminal, policy: Policy) -> Iterator[tuple[House, Site]]:
+    """Open the pool and the site that a policy names; closed again at the end of the `with` block."""
+    a_person_is_there = sys.stdin.isatty() and sys.stderr.isatty() and not terminal.json
+    place = policy_pool(arguments, policy)
+    key = key_path(arguments)
+    with (
+        open_pool(place, passphrase=read_passphrase, key_path=key, report=terminal.report) as house,
+        open_site(policy, ask=asker(terminal) if a_person_is_there else None) as site,
+    ):
+        yield house, site
+
+
+def asker(terminal: Terminal) -> Ask:
+    """Return what asks a person for a medium: Enter when it is there, `s` to go on without it."""
+
+    def ask(text: str) -> bool:
+        terminal.end_progress()
+        print(f"{text}\nEnter when it is there, s to go on without it: ", end="", file=sys.stderr, flush=True)
+        answer = sys.stdin.readline()
+        return bool(answer) and not answer.strip().lower().startswith("s")
+
+    return ask
+
+
+@contextmanager
+def coordinator(policy: Policy, *, wait: bool) -> Iterator[None]:
+    """Hold the site's lock: one coordinator at a time. Conflict when another has it and `wait` is False."""
+    make_directory(policy.state_dir)
+    with FileLock(policy.state_dir / "coordinator.lock") as lock:
+        if not lock.acquire(wait=wait):
+            raise Conflict(
+                f"another `dal backup --set` or `dal prune` is at work for {policy.path}: wait for it with --wait, "
+                "or look again later"
+            )
+        yield
