@@ -6,6 +6,7 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from host_kit import Machine, describe_tree, revision_of
@@ -14,13 +15,35 @@ from msgspec.structs import replace
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry
 from dalsegno.host import attributes, restore
-from dalsegno.host.restore import OwnerMap, restore_tree
+from dalsegno.host.restore import OwnerMap
 from dalsegno.terms.errors import BadInput, Damaged, Full, NotFound, Refused
 from dalsegno.terms.events import Note
 from dalsegno.trees.build import store_directory
 from dalsegno.trees.read import iterate_directory, lookup
+from dalsegno.world.workers import Workers
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for owners and devices")
+
+
+_crew: list[Workers] = []
+
+
+@pytest.fixture(params=[0, 2], ids=["alone", "crew"], autouse=True)
+def crew(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every promise holds for a restore in one thread and for one with workers."""
+    if not request.param:
+        yield
+        return
+    with Workers(request.param) as workers:
+        _crew.append(workers)
+        yield
+        _crew.clear()
+
+
+def restore_tree(*arguments: Any, **options: Any) -> restore.RestoreResult:
+    if _crew:
+        options.setdefault("workers", _crew[0])
+    return restore.restore_tree(*arguments, **options)
 
 
 @pytest.fixture
@@ -372,17 +395,25 @@ def test_lost_content_fails_one_file(machine: Machine, corpus: bytes, tmp_path: 
     assert names == set(os.listdir(corpus)) - {b"large"}
 
 
-def test_full_target_is_full(machine: Machine, corpus: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_target_is_full(machine: Machine, corpus: bytes, tmp_path: Path) -> None:
     machine.scan(corpus)
     assert machine.revision is not None
+    place = tmp_path / "small"
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", place], capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"THE FULL DISK IS NOT TESTED: no tmpfs can be mounted: {made.stderr.strip()}")
+    try:
+        with pytest.raises(Full, match="no space left"):
+            restore_tree(machine.store, machine.revision, place / "target")
+        left = [name for _, _, names in os.walk(place / "target") for name in names]
+        assert not [name for name in left if name.startswith(".dal-restore")]
+        assert len(os.listdir("/proc/self/fd")) < 40
+    finally:
+        subprocess.run(["umount", place], check=True)
 
-    def full(fd: int, data: bytes) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "write", full)
-    with pytest.raises(Full):
-        restore_tree(machine.store, machine.revision, tmp_path / "target")
-    assert not [name for name in os.listdir(tmp_path / "target") if name.startswith(".dal-restore")]
 
 
 @as_root

@@ -20,6 +20,7 @@ from typing import Final
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry, Revision
 from dalsegno.host import attributes
+from dalsegno.host.batch import Batch, BatchResult, write_batch
 from dalsegno.host.descent import DIRECTORY_FLAGS, Descent, remove_tree
 from dalsegno.pool.contract import Source
 from dalsegno.terms.errors import BadInput, Conflict, DalError, Damaged, Full, NotFound, Refused
@@ -33,10 +34,12 @@ from dalsegno.world.workers import Workers
 
 PROGRESS_FILES: Final = 256
 PROGRESS_BYTES: Final = 16 * MIB
+RUN_BYTES_MAX: Final = 1 * MIB
 WRITES_PENDING_MAX: Final = 8
+BATCHES_PENDING_MAX: Final = 32
 MODE_SET_ID: Final = modes.S_ISUID | modes.S_ISGID
 TEMPORARY_PREFIX: Final = b".dal-restore-"
-_TEMPORARY: Final = re.compile(rb"^\.dal-restore-[0-9a-f]{16}$")
+_TEMPORARY: Final = re.compile(rb"^\.dal-restore-[0-9a-f]{16}(-[0-9]+)?$")
 _WRITE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _FULL_ERRORS: Final = {errno.ENOSPC, errno.EDQUOT}
@@ -145,7 +148,20 @@ class _Owners:
 class _Frame:
     """One directory that is being restored. `fd` is -1 where a dry run has no directory."""
 
-    __slots__ = ("damaged", "entry", "existing", "fd", "fresh", "items", "path", "selection")
+    __slots__ = (
+        "batch",
+        "batches_pending",
+        "damaged",
+        "entry",
+        "existing",
+        "fd",
+        "fresh",
+        "items",
+        "own_fd",
+        "path",
+        "plain",
+        "selection",
+    )
 
     def __init__(
         self, entry: Entry, path: bytes, fd: int, items: Iterator[Entry], *, fresh: bool, selection: Selection | None
@@ -158,6 +174,11 @@ class _Frame:
         self.selection = selection
         self.existing: set[bytes] = set()
         self.damaged = False
+        # Files for a worker to write; `plain` directories give them no extended attributes.
+        self.plain = False
+        self.batch = Batch()
+        self.batches_pending = 0
+        self.own_fd = False
 
 
 class _Restore:
@@ -196,6 +217,9 @@ class _Restore:
         self.links: dict[int, tuple[bytes, int]] = {}
         self.link_inodes: dict[int, int] = {}
         self.links_failed: set[int] = set()
+        # Batches handed over, oldest first, and directories that wait for theirs to be finished.
+        self.batches: deque[tuple[_Frame, Batch, Future[BatchResult]]] = deque()
+        self.batch_count = 0
         self.done_count = 0
         self.progress_count = 0
         self.progress_bytes = 0
@@ -233,11 +257,15 @@ class _Restore:
             else:
                 os.chown(target, uid, gid, dir_fd=directory, follow_symlinks=False)
         except PermissionError:
-            if not self.chown_noted:
-                self.chown_noted = True
-                self.note(path, "owners cannot be restored without root rights; files belong to the current user")
+            self.note_owners(path)
             return entry.mode & ~MODE_SET_ID
         return entry.mode
+
+    def note_owners(self, path: bytes) -> None:
+        """Say once that owners are not restored."""
+        if not self.chown_noted:
+            self.chown_noted = True
+            self.note(path, "owners cannot be restored without root rights; files belong to the current user")
 
     def set_xattrs(self, target: int | bytes, wanted: list[tuple[bytes, bytes]], path: bytes) -> None:
         """Make the extended attributes of an open file or of a path be `wanted`."""
@@ -364,46 +392,103 @@ class _Restore:
             return stat.st_rdev == entry.device
         return True
 
-    def write_file(self, directory: int, temporary: bytes, entry: Entry, path: bytes) -> None:
-        """Write a whole file, but for locking flags, under the temporary name."""
-        # The content is asked for first: what is not there leaves no trace.
+    def whole_content(self, entry: Entry) -> bytes | None:
+        """Return the content of a small file, or None for one in pieces."""
         data: bytes | None = None
-        kind = entry.content_kind
-        if kind == objects.CONTENT_CHUNK:
+        if entry.content_kind == objects.CONTENT_CHUNK:
             data = self.source.get(ObjectId(entry.content))
-        elif kind == objects.CONTENT_INLINE:
+        elif entry.content_kind == objects.CONTENT_INLINE:
             data = entry.content
         elif entry.size == 0:
             data = b""
         if data is not None and len(data) != entry.size:
             raise Damaged(f"{len(data)} bytes of content, the entry says {entry.size}")
+        return data
+
+    # -- batches
+
+    def hand_over(self, frame: _Frame) -> None:
+        """Let a worker write the frame's batch."""
+        if not frame.batch.files:
+            return
+        assert self.workers is not None
+        batch, frame.batch = frame.batch, Batch()
+        self.batch_count += 1
+        temporary = b"%s-%d" % (self.temporary, self.batch_count)
+        future = self.workers.submit(write_batch, os.dup(frame.fd), temporary, batch, ~MODE_SET_ID)
+        frame.batches_pending += 1
+        self.batches.append((frame, batch, future))
+        self.settle(BATCHES_PENDING_MAX)
+
+    def settle(self, pending_max: int) -> None:
+        """Take the results of batches, oldest first, until few are pending; directories that are complete end here."""
+        while len(self.batches) > pending_max or (self.batches and self.batches[0][2].done()):
+            frame, batch, future = self.batches[0]
+            result = future.result()
+            frame.batches_pending -= 1
+            self.result.created += len(batch.files) - len(result.failed)
+            self.result.bytes_written += batch.size_bytes
+            above = frame.path + b"/" if frame.path else b""
+            if result.not_owned:
+                self.note_owners(above + result.not_owned[0].name)
+            for entry, error in result.failed:
+                self.result.bytes_written -= entry.size
+                self.escalate(error)
+                self.fail(above + entry.name, describe(error))
+            if frame.own_fd and not frame.batches_pending:
+                self.end_directory(frame)
+            self.batches.popleft()
+
+    def end_directory(self, frame: _Frame) -> None:
+        """Finish a directory whose files are all there."""
+        try:
+            self.finish_directory(frame)
+        except (DalError, OSError, OverflowError, ValueError) as error:
+            self.escalate(error)
+            self.fail(frame.path, describe(error))
+        finally:
+            if frame.own_fd:
+                os.close(frame.fd)
+                frame.fd, frame.own_fd = -1, False
+
+    def abandon_batches(self) -> None:
+        """Wait for what workers still write, and give descriptors back, after an error."""
+        for frame, _, future in self.batches:
+            future.exception()
+            if frame.own_fd:
+                os.close(frame.fd)
+                frame.own_fd = False
+        self.batches.clear()
+
+    def write_file(self, directory: int, temporary: bytes, entry: Entry, path: bytes) -> None:
+        """Write a whole file, but for locking flags, under the temporary name."""
+        # The content is asked for first: what is not there leaves no trace.
+        data = self.whole_content(entry)
         wanted = entry_xattrs(self.source, entry) if entry.xattrs else []
         fd = os.open(temporary, _WRITE_FLAGS, 0o600, dir_fd=directory)
         jobs: deque[Future[None]] = deque()
         try:
             if data is None:
                 end = 0
+                run: list[bytes] = []
+                run_bytes = 0
                 for offset, piece in iterate_content(self.source, entry):
                     if offset < end or offset + len(piece) > entry.size:
                         raise Damaged("its pieces overlap")
+                    if run and (offset != end or run_bytes >= RUN_BYTES_MAX):
+                        self.write_run(fd, run, end - run_bytes, jobs)
+                        run, run_bytes = [], 0
+                    run.append(piece)
+                    run_bytes += len(piece)
                     end = offset + len(piece)
-                    if self.workers is None:
-                        write_all(fd, piece, offset)
-                    else:
-                        jobs.append(self.workers.submit(write_all, fd, piece, offset))
-                        if len(jobs) > WRITES_PENDING_MAX:
-                            jobs.popleft().result()
-                    self.result.bytes_written += len(piece)
-                    if self.result.bytes_written - self.progress_bytes >= PROGRESS_BYTES:
-                        self.progress()
+                if run:
+                    self.write_run(fd, run, end - run_bytes, jobs)
                 while jobs:
                     jobs.popleft().result()
                 if end < entry.size:
                     os.ftruncate(fd, entry.size)
             elif data:
-                written = os.write(fd, data)
-                if written != len(data):
-                    write_all(fd, data[written:], written)
+                write_all(fd, [data], 0)
                 self.result.bytes_written += len(data)
             os.fchmod(fd, self.set_owner(fd, entry, path))
             if wanted or os.listxattr(fd):  # a default ACL of the directory may have given it some
@@ -416,6 +501,18 @@ class _Restore:
             for job in jobs:
                 job.exception()
             os.close(fd)
+
+    def write_run(self, fd: int, pieces: list[bytes], offset: int, jobs: "deque[Future[None]]") -> None:
+        """Write pieces that lie side by side, in a worker if there are some."""
+        if self.workers is None:
+            write_all(fd, pieces, offset)
+        else:
+            jobs.append(self.workers.submit(write_all, fd, pieces, offset))
+            if len(jobs) > WRITES_PENDING_MAX:
+                jobs.popleft().result()
+        self.result.bytes_written += sum(map(len, pieces))
+        if self.result.bytes_written - self.progress_bytes >= PROGRESS_BYTES:
+            self.progress()
 
     def write_special(self, directory: int, temporary: bytes, entry: Entry, path: bytes) -> None:
         """Make a symlink, FIFO or device under the temporary name."""
@@ -458,6 +555,18 @@ class _Restore:
         directory = frame.fd
         link = entry.link if entry.kind == objects.ENTRY_LINK else 0
         result = self.result
+        if (
+            frame.plain
+            and entry.kind == objects.ENTRY_FILE
+            and not entry.xattrs
+            and not entry.flags
+            and (entry.content_kind in (objects.CONTENT_CHUNK, objects.CONTENT_INLINE) or not entry.size)
+            and name not in frame.existing
+        ):
+            frame.batch.add(entry, self.whole_content(entry) or b"", *self.owners.of(entry))
+            if frame.batch.is_full:
+                self.hand_over(frame)
+            return
         stat: os.stat_result | None = None
         if name in frame.existing:
             try:
@@ -569,6 +678,9 @@ class _Restore:
             if not self.dry_run:
                 self.unlock(fd)
             frame.existing = set(map(os.fsencode, os.listdir(fd)))
+        # A rehearsal takes its steps one after the other.
+        if self.workers is not None and fd >= 0 and not self.dry_run and not self.is_rehearsal:
+            frame.plain = "system.posix_acl_default" not in os.listxattr(fd)
         return frame
 
     def enter_directory(self, frame: _Frame, entry: Entry, path: bytes) -> _Frame:
@@ -677,13 +789,14 @@ class _Restore:
                     self.fail(frame.path, f"directory not readable in the backup: {error}")
                     entry = None
                 if entry is None:
-                    try:
-                        self.finish_directory(frame)
-                    except (DalError, OSError, OverflowError, ValueError) as error:
-                        self.escalate(error)
-                        self.fail(frame.path, describe(error))
+                    self.hand_over(frame)
+                    is_open = frame.fd >= 0
+                    if frame.batches_pending:
+                        frame.fd, frame.own_fd = os.dup(frame.fd), True
+                    else:
+                        self.end_directory(frame)
                     stack.pop()
-                    if stack and frame.fd >= 0:
+                    if stack and is_open:
                         stack[-1].fd = self.way.leave()
                     continue
                 name = entry.name
@@ -706,7 +819,9 @@ class _Restore:
                 self.done_count += 1
                 if self.done_count - self.progress_count >= PROGRESS_FILES:
                     self.progress()
+            self.settle(0)
         finally:
+            self.abandon_batches()
             self.way.close()
 
     @staticmethod
@@ -723,13 +838,13 @@ def describe(error: Exception) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
-def write_all(fd: int, data: bytes, offset: int) -> None:
-    """Write all of `data` at `offset`."""
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        view = view[written:]
-        offset += written
+def write_all(fd: int, pieces: list[bytes], offset: int) -> None:
+    """Write pieces one after the other from `offset` on."""
+    written = os.pwritev(fd, pieces, offset)
+    if written < sum(map(len, pieces)):
+        rest = memoryview(b"".join(pieces))
+        while written < len(rest):
+            written += os.pwrite(fd, rest[written:], offset + written)
 
 
 def check_selection(source: Source, directory: bytes, selection: Selection, above: bytes = b"") -> None:
