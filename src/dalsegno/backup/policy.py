@@ -50,6 +50,8 @@ class Hooks:
     """Shell command lines around one volume's turn; a failing `before` stops that volume."""
 
     before: tuple[str, ...] = ()
+    cloned: tuple[str, ...] = ()
+    """As soon as the clone is made, or could not be made: what `before` stopped may go on."""
     after: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     always: tuple[str, ...] = ()

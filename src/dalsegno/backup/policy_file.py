@@ -475,6 +475,7 @@ def _read_keep(table: _Table) -> Keep:
 def _read_hooks(table: _Table) -> Hooks:
     hooks = Hooks(
         before=table.texts("before"),
+        cloned=table.texts("cloned"),
         after=table.texts("after"),
         failed=table.texts("failed"),
         always=table.texts("finally"),

@@ -17,6 +17,13 @@ class Clone(msgspec.Struct, frozen=True, kw_only=True):
     held: bool = False
 
 
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume is frozen by its holder, for a moment (leases.py)."""
+
+    owner: str
+    until_ns: int
+
+
 class DumpRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A durable dump that later dumps may start from."""
 
@@ -44,6 +51,7 @@ class VolumeState(msgspec.Struct, frozen=True, kw_only=True):
     clones: dict[str, Clone] = {}
     dumps: list[DumpRecord] = []
     settings: dict[str, str | int | bool | list[str]] = {}
+    lease: Lease | None = None
 
 
 _decoder = msgspec.msgpack.Decoder(VolumeState)

@@ -13,6 +13,7 @@ from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, NotFound, Re
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.times import format_time
 from dalsegno.trees.read import read_revision
+from dalsegno.volumes.leases import require_thawed
 from dalsegno.volumes.state import NATIVE, TRACKED, Clone, DumpRecord, VolumeState, decode_state, encode_state
 from dalsegno.world.chance import random_bytes
 
@@ -42,7 +43,8 @@ class Volumes:
 
     def _name_ref(self, name: str) -> str:
         # Names are keyed so that a ref's name tells a stranger nothing.
-        return "names/" + blake3(b"name" + name.encode(), key=self._pool.realm.id_key).hexdigest()[:32]
+        encoded = name.encode(errors="surrogatepass")  # words of a command line may hold bytes that are no text
+        return "names/" + blake3(b"name" + encoded, key=self._pool.realm.id_key).hexdigest()[:32]
 
     def _state_ref(self, volume_id: bytes) -> str:
         return f"volumes/{volume_id.hex()}"
@@ -139,7 +141,10 @@ class Volumes:
         return state
 
     def commit_revision(self, writer: PoolWriter, state: VolumeState, revision: Revision) -> tuple[VolumeState, bytes]:
-        """Make `revision` the head: objects durable first, then one swap. Conflict when the head moved meanwhile."""
+        """Make `revision` the head: objects durable first, then one swap.
+
+        Conflict when the head moved meanwhile, or while the volume is frozen.
+        """
         identity = writer.put(objects.KIND_REVISION, objects.encode(revision))
         writer.flush()
         writer.commit_guard()
@@ -148,6 +153,7 @@ class Volumes:
         def change(current: VolumeState) -> VolumeState:
             if current.head != expected:
                 raise Conflict(f"volume {current.name!r}: somebody else committed meanwhile; run again")
+            require_thawed(current, now_ns=revision.created_ns)
             return msgspec.structs.replace(current, head=bytes(identity))
 
         return self.update(state.id, change), identity
