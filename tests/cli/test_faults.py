@@ -303,7 +303,12 @@ def test_gc_stopped_at_every_step_keeps_what_clones_name(user: User, action: str
 
 
 def test_stale_partial_files_of_every_kind_disturb_nobody(user: User) -> None:
-    for name in ("d9.dump.partial", "pool/pool.toml.1.0.partial", "pool/packs/00/x.pack.partial", "pool/refs/names/y.1.2.partial"):
+    for name in (
+        "d9.dump.partial",
+        "pool/pool.toml.1.0.partial",
+        "pool/packs/00/x.pack.partial",
+        "pool/refs/names/y.1.2.partial",
+    ):
         path = user.home / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"left by a killed writer")
@@ -402,7 +407,11 @@ def test_a_dump_whose_disk_fills_at_any_place_leaves_nothing_under_its_name(
 
 def test_a_merge_into_a_full_pipe_is_exit_10(user: User) -> None:
     with open("/dev/full", "wb") as full:
-        for words in (["dump", "doc@c2", "--level", "0", "-o", "-"], ["merge", "-o", "-", "d0.dump", "d1.dump"], ["ls", "doc"]):
+        for words in (
+            ["dump", "doc@c2", "--level", "0", "-o", "-"],
+            ["merge", "-o", "-", "d0.dump", "d1.dump"],
+            ["ls", "doc"],
+        ):
             done = subprocess.run(
                 [*user.command(), *words], cwd=user.home, env=user.environ({}), stdout=full, stderr=subprocess.PIPE
             )

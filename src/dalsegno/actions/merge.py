@@ -41,6 +41,8 @@ def merge(house: House, paths: Sequence[Path], output: Path | BinaryIO) -> tuple
             )
             output.flush()
             return note, summary.size_bytes
+        if output.is_dir():
+            raise Refused(f"{output}: is a directory; name a file in it")
         if any(output.exists() and output.samefile(path) for path in paths):
             raise Refused(f"{output}: is one of the dumps to merge; write to another file")
         with PartialFile(output) as file:

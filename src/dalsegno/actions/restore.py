@@ -75,6 +75,8 @@ def read_owner_map(path: Path) -> OwnerMap:
         lines = path.read_text().splitlines()
     except FileNotFoundError:
         raise NotFound(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path}: not a text: expected lines 'user OLD NEW' or 'group OLD NEW'") from None
     for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].split()
         if not words:

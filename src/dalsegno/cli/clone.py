@@ -38,10 +38,17 @@ def add_unclone(parser: Parser) -> None:
     parser.set_defaults(run=_unclone)
 
 
+def count(text: str) -> int:
+    """Return a count from its word."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"count {text!r}: expected 0 or more")
+    return int(text)
+
+
 def add_log(parser: Parser) -> None:
     """Say what `dal log` understands."""
     parser.add_argument("volume", metavar="VOLUME")
-    parser.add_argument("-n", "--count", type=int, default=None, help="show only so many")
+    parser.add_argument("-n", "--count", type=count, metavar="N", help="show only so many")
     parser.set_defaults(run=_log)
 
 

@@ -31,14 +31,26 @@ def add_inspect(parser: Parser) -> None:
     parser.set_defaults(run=_inspect)
 
 
+class _PoolAlone(argparse.Action):
+    """`--pool` without a path leaves the pool that was named before."""
+
+    def __call__(self, parser: object, namespace: argparse.Namespace, values: object, option: object = None) -> None:
+        if values is not None:
+            setattr(namespace, self.dest, values)
+
+
 def add_verify(parser: Parser) -> None:
     """Say what `dal verify` understands."""
     # `--pool` alone means: verify the pool. With a path behind it, that pool (the global option).
-    for action in parser._actions:
-        if action.dest == "pool_path":
-            action.nargs = "?"
-            action.const = ""
-            action.help = "verify the pool (PATH, or the usual one); with a DUMP: the pool with its key"
+    parser.conflict_handler = "resolve"
+    parser.add_argument_group("the pool").add_argument(
+        "--pool",
+        dest="pool_path",
+        action=_PoolAlone,
+        nargs="?",
+        metavar="PATH",
+        help="verify the pool (PATH, or the usual one); with a DUMP: the pool with its key",
+    )
     parser.add_argument("dumps", nargs="*", metavar="DUMP|-")
     parser.add_argument("--salvage", metavar="OUT", help="write a dump of all that is whole in a damaged one")
     parser.set_defaults(run=_verify)

@@ -61,7 +61,10 @@ def read_passphrase(*, confirm: bool = False) -> str:
         return given
     file = os.environ.get("DAL_PASSPHRASE_FILE")
     if file is not None:
-        lines = Path(file).read_text().splitlines()
+        try:
+            lines = Path(file).read_text().splitlines()
+        except UnicodeDecodeError:
+            raise BadInput(f"{file}: the passphrase file is not a text") from None
         if not lines:
             raise BadInput(f"{file}: the passphrase file is empty")
         return lines[0]

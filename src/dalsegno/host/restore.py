@@ -217,6 +217,8 @@ class _Restore:
         self.links: dict[int, tuple[bytes, int]] = {}
         self.link_inodes: dict[int, int] = {}
         self.links_failed: set[int] = set()
+        # Contents of the directories on the way down: one that contains itself would never end.
+        self.above: set[bytes] = set()
         # Batches handed over, oldest first, and directories that wait for theirs to be finished.
         self.batches: deque[tuple[_Frame, Batch, Future[BatchResult]]] = deque()
         self.batch_count = 0
@@ -780,6 +782,7 @@ class _Restore:
             if fd >= 0:
                 self.device = os.fstat(fd).st_dev
             stack = [self.open_frame(root, b"", fd, fresh=fd < 0, selection=selection)]
+            self.above.add(root.content)
             while stack:
                 frame = stack[-1]
                 try:
@@ -796,6 +799,7 @@ class _Restore:
                     else:
                         self.end_directory(frame)
                     stack.pop()
+                    self.above.discard(frame.entry.content)
                     if stack and is_open:
                         stack[-1].fd = self.way.leave()
                     continue
@@ -805,7 +809,10 @@ class _Restore:
                 path = frame.path + b"/" + name if frame.path else name
                 try:
                     if entry.kind == objects.ENTRY_DIRECTORY:
+                        if entry.content in self.above:
+                            raise Damaged("a directory that contains itself")
                         stack.append(self.enter_directory(frame, entry, path))
+                        self.above.add(entry.content)
                     elif entry.kind == objects.ENTRY_LINK or entry.kind in _FORMS:
                         self.restore_leaf(frame, entry, path)
                     else:

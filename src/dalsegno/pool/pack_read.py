@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import pack
 from dalsegno.formats.objects import OBJECT_BYTES_MAX
-from dalsegno.terms.errors import Damaged, NotFound, Refused, Unavailable
+from dalsegno.terms.errors import Damaged, NotFound, Refused
 from dalsegno.terms.events import Progress, Report, silent
-from dalsegno.terms.ids import ObjectId, hex_short
+from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, hex_short
 from dalsegno.terms.sizes import MIB
+from dalsegno.world.files import file_errors
 from dalsegno.world.workers import Workers
 
 BLOCKS_CACHED_BYTES_MAX = 16 * MIB
@@ -76,7 +77,8 @@ def read_opener(read: Callable[[int], bytes], realm: Realm) -> tuple[Opener, byt
     if header.realm != realm.realm_id:
         raise Refused(
             f"pack {hex_short(header.pack_id)} belongs to realm {hex_short(header.realm)}, "
-            f"this pool to realm {hex_short(realm.realm_id)}; open it with its own pool's key"
+            f"this pool to realm {hex_short(realm.realm_id)}; use its own pool, or make one with its key: "
+            "`dal init POOL --join KEYFILE`"
         )
     aead = None
     if header.seal == pack.SEAL_AES_256_GCM:
@@ -167,14 +169,11 @@ class PackReader:
     def open(cls, path: Path | str, realm: Realm) -> "PackReader":
         """Open the pack at `path`; Damaged, Refused (another realm) or NoAccess name the file."""
         path = Path(path)
-        try:
+        with file_errors(path):
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise NotFound(f"{path}: no such file") from None
-        except OSError as error:
-            raise Unavailable(f"{path}: {error.strerror}") from None
         try:
-            return cls(descriptor, path, realm)
+            with file_errors(path):  # a directory can be opened, but not read
+                return cls(descriptor, path, realm)
         except Damaged as error:
             os.close(descriptor)
             raise Damaged(f"{path}: {error}") from None
@@ -202,6 +201,9 @@ class PackReader:
         offset, length, block_count, object_count, self.digest, _ = pack.FOOTER.unpack(footer)
         if offset < self._opener.header_end or offset + length + pack.FOOTER.size != size:
             raise Damaged(f"pack footer damaged at offset {size - pack.FOOTER.size}")
+        # An id is 32 bytes that nothing compresses: a count that cannot be true is told before memory is asked for.
+        if object_count * OBJECT_ID_BYTES > size:
+            raise Damaged(f"pack footer damaged at offset {size - pack.FOOTER.size}: {object_count} objects do not fit")
         raw = self._open_block(offset, length, block_count)[0]
         self.block_count = block_count
         self.object_count = object_count
@@ -256,7 +258,10 @@ class PackReader:
             numbers = numpy.flatnonzero(self.types == pack.BLOCK_INDEX)
             table_bytes = int(self.raw[numbers].sum(dtype=numpy.uint64))
             if table_bytes != self.object_count * pack.INDEX_ROW_BYTES:
-                raise Damaged(f"{self.path}: the index has {table_bytes} bytes for {self.object_count} objects")
+                offset = int(self.offsets[numbers[0]]) if len(numbers) else self.size_bytes
+                raise Damaged(
+                    f"{self.path}: index at offset {offset}: {table_bytes} bytes for {self.object_count} objects"
+                )
             # One table, filled block by block: the columns are views of it.
             table = numpy.empty((self.object_count, pack.INDEX_ROW_BYTES), dtype=numpy.uint8)
             filled = 0
@@ -481,3 +486,5 @@ def stream_blocks(stream: BinaryIO, realm: Realm) -> Iterator[tuple[pack.PackHea
     hasher.update(footer[: pack.FOOTER_DIGESTED_BYTES])
     if hasher.digest() != pack.FOOTER.unpack(footer)[4]:
         raise Damaged(f"pack footer damaged at offset {start}: the digest is wrong")
+    if read(1):
+        raise Damaged(f"pack goes on after its end at offset {offset - 1}")

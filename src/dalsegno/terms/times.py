@@ -6,6 +6,9 @@ from datetime import UTC, datetime, timedelta
 from dalsegno.terms.errors import BadInput
 
 SECOND_NS = 1_000_000_000
+TIME_NS_MIN = -62_135_596_800 * SECOND_NS
+TIME_NS_MAX = 253_402_300_799 * SECOND_NS
+# The years 1 to 9999: what lies beyond means the nearest of these.
 _AGO = re.compile(r"^(\d+)(s|m|h|d|w)$")
 _AGO_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -25,7 +28,7 @@ def parse_time_ns(text: str, *, now_ns: int) -> int | None:
     """
     ago = _AGO.match(text)
     if ago is not None:
-        return now_ns - parse_duration_seconds(text) * SECOND_NS
+        return max(TIME_NS_MIN, now_ns - parse_duration_seconds(text) * SECOND_NS)
     day = {"today": 0, "yesterday": 1}.get(text)
     local_now = datetime.fromtimestamp(now_ns / SECOND_NS).astimezone()
     if day is not None:
@@ -35,11 +38,14 @@ def parse_time_ns(text: str, *, now_ns: int) -> int | None:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return None
-    if moment.tzinfo is None:
-        moment = moment.astimezone()
-    if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
-        return int((moment + timedelta(days=1)).timestamp()) * SECOND_NS - 1
-    return int(moment.timestamp()) * SECOND_NS + moment.microsecond * 1000
+    try:
+        if moment.tzinfo is None:
+            moment = moment.astimezone()
+        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+            return int((moment + timedelta(days=1)).timestamp()) * SECOND_NS - 1
+        return int(moment.timestamp()) * SECOND_NS + moment.microsecond * 1000
+    except (ValueError, OverflowError):
+        return TIME_NS_MIN if moment.year == 1 else TIME_NS_MAX
 
 
 def format_time(at_ns: int) -> str:

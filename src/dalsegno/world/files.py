@@ -57,7 +57,7 @@ def raise_file_error(error: OSError, path: Path | str) -> NoReturn:
         raise Full(f"{path}: {reason}: free some space and run again") from error
     if error.errno in _NO_ACCESS:
         raise NoAccess(f"{path}: {reason}") from error
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
         raise NotFound(f"{path}: {reason}") from error
     if isinstance(error, FileExistsError):
         raise AlreadyThere(f"{path}: {reason}") from error
