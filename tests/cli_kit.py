@@ -36,6 +36,10 @@ for line in wire_in:
             os.dup2(null, 0)
             for number, path in ((1, order["out"]), (2, order["err"])):
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+            if order["uid"]:
+                os.setgroups([])
+                os.setgid(order["uid"])
+                os.setuid(order["uid"])
             code = cli.main(order["words"])
             sys.stdout.flush()
             sys.stderr.flush()
@@ -114,6 +118,8 @@ class User:
 
     home: Path
     environment: dict[str, str] = field(default_factory=dict)
+    uid: int = 0
+    """Whom root becomes for the quick commands."""
 
     def __post_init__(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
@@ -144,6 +150,7 @@ class User:
         status = _forks.run(
             {
                 "words": words,
+                "uid": self.uid,
                 "cwd": str(self.home),
                 "env": self.environ(environment),
                 "out": str(out),
