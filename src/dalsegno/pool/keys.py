@@ -205,6 +205,8 @@ def read_realm(path: Path) -> Realm:
         with file_errors(path), open(path, "rb") as file:
             words = file.read(SETTINGS_BYTES_MAX).decode(errors="replace").split()
         realm_id = bytes.fromhex(words[1])
+    except NotFound:
+        raise NotFound(f"key file {path}: no such file") from None
     except (IndexError, ValueError):
         raise NoAccess(f"key file {path}: not a key of this program") from None
     return Realm(read_key_file(path, realm_id))
