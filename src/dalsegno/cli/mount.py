@@ -1,0 +1,129 @@
+"""`dal mount`, `dal umount`: old versions, dumps and volumes as a directory."""
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from dalsegno.actions import mount as actions
+from dalsegno.actions.view import split_dumps
+from dalsegno.cli.door import open_house
+from dalsegno.cli.terminal import Terminal
+from dalsegno.cli.words import Parser, key_path, pool_path
+from dalsegno.mount import kernel, service
+from dalsegno.mount.gallery import HouseGallery, dumps_picture
+from dalsegno.mount.service import Wishes
+from dalsegno.terms.errors import EXIT_DONE, BadInput, DalError
+from dalsegno.world.background import run_in_background
+
+
+def add_mount(parser: Parser) -> None:
+    """Say what `dal mount` understands."""
+    parser.add_argument("what", nargs="?", metavar="ADDRESS|DUMPS", help="what to show; DUMPS: FULL.dump+INCR.dump...")
+    parser.add_argument("directory", nargs="?", type=Path, metavar="DIR", help="where to show it")
+    parser.add_argument("--all", action="store_true", help="show all volumes: DIR/VOLUME/CLONE/...")
+    parser.add_argument("--list", action="store_true", help="list what is mounted")
+    parser.add_argument("--foreground", action="store_true", help="stay, and end with the mount")
+    parser.add_argument("--read-only", action="store_true", help="refuse writing, also to a native volume")
+    parser.add_argument("--allow-other", action="store_true", help="let other users in, by the files' own rights")
+    parser.add_argument("--as-user", action="store_true", help="show every file as your own")
+    parser.set_defaults(run=_mount)
+
+
+def add_umount(parser: Parser) -> None:
+    """Say what `dal umount` understands."""
+    parser.add_argument("directories", nargs="+", metavar="DIR")
+    parser.add_argument("--lazy", action="store_true", help="also when somebody still works in it")
+    parser.set_defaults(run=_umount)
+
+
+def log_path() -> Path:
+    """Return where mounts in the background write what went wrong."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "dalsegno" / "mount.log"
+
+
+def _mount(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    if arguments.list:
+        return _list(terminal)
+    if arguments.all:
+        if arguments.directory is not None:
+            raise BadInput("--all shows every volume: give only DIR")
+        arguments.directory, arguments.what = Path(arguments.what) if arguments.what else None, None
+    if arguments.directory is None or (arguments.what is None and not arguments.all):
+        raise BadInput("say what to mount and where: `dal mount home@yesterday DIR`")
+    if not arguments.directory.is_dir():
+        raise BadInput(f"{arguments.directory}: no such directory: make it first (mkdir)")
+    shown = arguments.what or "all volumes"
+    lines = [f"{shown} is at {arguments.directory}; `dal umount {arguments.directory}` ends it"]
+    value = {"mounted": shown, "at": os.path.realpath(arguments.directory)}
+
+    def tell() -> None:
+        terminal.result(value, [] if terminal.quiet else lines)
+
+    if arguments.foreground:
+        _serve(arguments, terminal, tell)
+        return EXIT_DONE
+    answer = run_in_background(
+        lambda ready: _serve(arguments, terminal, ready), describe=_describe, log_path=log_path()
+    )
+    if answer:
+        raise _error_of(answer)
+    tell()
+    return EXIT_DONE
+
+
+def _serve(arguments: argparse.Namespace, terminal: Terminal, ready: Callable[[], None]) -> None:
+    wishes = Wishes(allow_other=arguments.allow_other, as_user=arguments.as_user)
+    dumps = split_dumps(arguments.what) if arguments.what is not None else None
+    key = key_path(arguments)
+    if dumps is not None and key is not None and not (pool_path(arguments) / "pool.toml").exists():
+        paths, clone, inner = dumps
+        with actions.open_shown_dumps(paths, key, clone=clone, path=inner) as view:
+            service.show_read_only(
+                dumps_picture(view), None, arguments.directory, wishes=wishes, label=view.label, ready=ready
+            )
+        return
+    with open_house(arguments, terminal) as house:
+        gallery = HouseGallery(house)
+        if arguments.all:
+            service.show_read_only(
+                gallery.volumes(), gallery, arguments.directory, wishes=wishes, label="all volumes", ready=ready
+            )
+            return
+        picture = gallery.top(arguments.what)
+        service.show_read_only(
+            picture, gallery, arguments.directory, wishes=wishes, label=picture.label, ready=ready
+        )
+
+
+def _describe(error: BaseException) -> bytes:
+    code = error.code if isinstance(error, DalError) else "failed"
+    return json.dumps({"code": code, "message": str(error) or type(error).__name__}).encode()
+
+
+def _error_of(answer: bytes) -> DalError:
+    words = json.loads(answer)
+    for kind in DalError.__subclasses__():
+        if kind.code == words["code"]:
+            return kind(words["message"])
+    return DalError(words["message"])
+
+
+def _list(terminal: Terminal) -> int:
+    mounts = kernel.list_mounts()
+    values = [{"mounted": each.label, "at": each.path, "read_only": each.read_only} for each in mounts]
+    rows = [[each.label, each.path, "read-only" if each.read_only else "writable"] for each in mounts]
+    terminal.result(values, terminal.table(rows))
+    return EXIT_DONE
+
+
+def _umount(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    done = []
+    for directory in arguments.directories:
+        found = kernel.find_mount(directory)
+        kernel.unmount(found.path, lazy=arguments.lazy)
+        done.append({"mounted": found.label, "at": found.path})
+    terminal.result(done, [] if terminal.quiet else [f"{each['at']} is free" for each in done])
+    return EXIT_DONE

@@ -1,0 +1,1 @@
+"""Mounts: what the kernel asks of a directory, answered from trees (docs/guides/old-files.md)."""

@@ -1,0 +1,165 @@
+"""Directories by row: the entry at a row, the row of a name; decoded nodes are kept, those used last.
+
+A row is the place of a name in its directory, from 0 on. A directory object never changes, so neither do its rows.
+"""
+
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+from dalsegno.formats import objects
+from dalsegno.formats.objects import DirectoryLeaf, DirectoryList, Entry
+from dalsegno.terms.errors import Damaged
+from dalsegno.terms.ids import ObjectId
+from dalsegno.terms.sizes import MIB
+from dalsegno.world.workers import new_lock
+
+ENTRIES_KEPT_MAX: Final = 32 * 1024
+PAYLOAD_BYTES_KEPT_MAX: Final = 16 * MIB
+CHUNK_BYTES_KEPT_MAX: Final = 32 * MIB
+
+
+class KindSource(Protocol):
+    """A source that also tells an object's kind: a pool, a chain of dumps."""
+
+    def get_kind(self, identity: bytes, /) -> tuple[int, bytes]:
+        """Return kind and payload."""
+        ...
+
+
+class Kept:
+    """A source that keeps what it gave last, in bounded memory: data and what leads to it apart from each other."""
+
+    def __init__(self, source: KindSource, *, serial: bool = False) -> None:
+        self._source = source
+        self._lock = new_lock()
+        self._serial = new_lock() if serial else None
+        self._kept: dict[bool, OrderedDict[bytes, bytes]] = {False: OrderedDict(), True: OrderedDict()}
+        self._sizes = {False: 0, True: 0}
+        self._bytes_max = {False: PAYLOAD_BYTES_KEPT_MAX, True: CHUNK_BYTES_KEPT_MAX}
+
+    def get(self, identity: ObjectId, /) -> bytes:
+        """Return the payload of an object."""
+        with self._lock:
+            for kept in self._kept.values():
+                payload = kept.get(identity)
+                if payload is not None:
+                    kept.move_to_end(identity)
+                    return payload
+        if self._serial is None:
+            kind, payload = self._source.get_kind(identity)
+        else:
+            with self._serial:
+                kind, payload = self._source.get_kind(identity)
+        data = kind == objects.KIND_CHUNK
+        with self._lock:
+            kept = self._kept[data]
+            if identity not in kept:
+                kept[identity] = payload
+                self._sizes[data] += len(payload)
+                while self._sizes[data] > self._bytes_max[data] and len(kept) > 1:
+                    self._sizes[data] -= len(kept.popitem(last=False)[1])
+        return payload
+
+
+class Listings:
+    """The directories of one source."""
+
+    def __init__(self, source: Kept) -> None:
+        self.source = source
+        self._lock = new_lock()
+        self._nodes: OrderedDict[bytes, DirectoryLeaf | DirectoryList] = OrderedDict()
+        self._entry_count = 0
+
+    def node(self, identity: bytes) -> DirectoryLeaf | DirectoryList:
+        """Return one decoded node."""
+        with self._lock:
+            node = self._nodes.get(identity)
+            if node is not None:
+                self._nodes.move_to_end(identity)
+                return node
+        node = objects.decode_directory(self.source.get(ObjectId(identity)))
+        with self._lock:
+            if identity not in self._nodes:
+                self._nodes[identity] = node
+                self._entry_count += _item_count(node)
+                while self._entry_count > ENTRIES_KEPT_MAX and len(self._nodes) > 1:
+                    self._entry_count -= _item_count(self._nodes.popitem(last=False)[1])
+        return node
+
+    def at(self, identity: bytes, row: int) -> Entry:
+        """Return the entry in a row of a directory."""
+        while True:
+            node = self.node(identity)
+            if isinstance(node, DirectoryLeaf):
+                if row >= len(node.entries):
+                    raise Damaged(f"directory {identity[:6].hex()}: it has no row {row}")
+                return node.entries[row]
+            for child in node.children:
+                if row < child.entry_count:
+                    identity = child.id
+                    break
+                row -= child.entry_count
+            else:
+                raise Damaged(f"directory {identity[:6].hex()}: it has no row {row}")
+
+    def find(self, identity: bytes, name: bytes) -> tuple[int, Entry] | None:
+        """Return row and entry of a name, or None."""
+        before = 0
+        while True:
+            node = self.node(identity)
+            if isinstance(node, DirectoryLeaf):
+                row = bisect_left(node.entries, name, key=_entry_name)
+                if row == len(node.entries) or node.entries[row].name != name:
+                    return None
+                return before + row, node.entries[row]
+            number = bisect_left(node.children, name, key=lambda child: child.last_name)
+            if number == len(node.children):
+                return None
+            before += sum(child.entry_count for child in node.children[:number])
+            identity = node.children[number].id
+
+    def iterate(self, identity: bytes, row: int) -> Iterator[Entry]:
+        """Yield the entries of a directory from a row on."""
+        node = self.node(identity)
+        if isinstance(node, DirectoryLeaf):
+            yield from node.entries[row:] if row else node.entries
+            return
+        for child in node.children:
+            if row < child.entry_count:
+                yield from self.iterate(child.id, row)
+                row = 0
+            else:
+                row -= child.entry_count
+
+    def count(self, identity: bytes) -> int:
+        """Return how many entries a directory has."""
+        node = self.node(identity)
+        if isinstance(node, DirectoryLeaf):
+            return len(node.entries)
+        return sum(child.entry_count for child in node.children)
+
+    def count_links(self, identity: bytes) -> dict[int, int]:
+        """Return for every hard-linked file below a directory how many names it has there: one walk of everything."""
+        counts: dict[int, int] = {}
+        stack = [identity]
+        while stack:
+            node = objects.decode_directory(self.source.get(ObjectId(stack.pop())))
+            if isinstance(node, DirectoryList):
+                stack += [child.id for child in node.children]
+                continue
+            for entry in node.entries:
+                if entry.kind == objects.ENTRY_DIRECTORY:
+                    stack.append(entry.content)
+                elif entry.kind == objects.ENTRY_LINK:
+                    counts[entry.link] = counts.get(entry.link, 0) + 1
+        return counts
+
+
+def _item_count(node: DirectoryLeaf | DirectoryList) -> int:
+    return len(node.entries) if isinstance(node, DirectoryLeaf) else len(node.children)
+
+
+def _entry_name(entry: Entry) -> bytes:
+    return entry.name

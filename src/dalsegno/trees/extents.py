@@ -1,0 +1,80 @@
+"""Where a file's bytes are: its chunks and holes in order, without reading a chunk."""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dalsegno.formats import objects
+from dalsegno.formats.objects import Entry, RecipeLeaf, RecipeList
+from dalsegno.pool.contract import Source
+from dalsegno.terms.errors import Damaged
+from dalsegno.terms.ids import ObjectId
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A piece of a file: the chunk that holds it, or with an empty id a hole."""
+
+    offset: int
+    length: int
+    id: bytes
+
+    @property
+    def end(self) -> int:
+        """Where the next one begins."""
+        return self.offset + self.length
+
+
+def iterate_extents(source: Source, entry: Entry, *, start: int = 0, end: int | None = None) -> Iterator[Extent]:
+    """Yield the chunks and holes that overlap `start` to `end`, whole; content must be a chunk or a recipe."""
+    end = entry.size if end is None else min(end, entry.size)
+    if start >= end:
+        return
+    if entry.content_kind == objects.CONTENT_CHUNK:
+        yield Extent(0, entry.size, entry.content)
+    elif entry.content_kind == objects.CONTENT_RECIPE:
+        top = objects.decode_recipe(source.get(ObjectId(entry.content)))
+        if top.ends[-1] != entry.size:
+            raise Damaged(f"{entry.name!r}: {top.ends[-1]} bytes of content, the entry says {entry.size}")
+        yield from _iterate_node(source, top, 0, start, end)
+    else:
+        raise Damaged(f"{entry.name!r}: no content, the entry says {entry.size} bytes")
+
+
+def _iterate_node(
+    source: Source, node: RecipeLeaf | RecipeList, base: int, start: int, end: int
+) -> Iterator[Extent]:
+    ends = node.ends
+    for row in range(bisect_right(ends, start - base) if start > base else 0, len(ends)):
+        item_start = base + (ends[row - 1] if row else 0)
+        item_end = base + ends[row]
+        if item_start >= end:
+            return
+        identity = node.ids[row]
+        if isinstance(node, RecipeLeaf):
+            yield Extent(item_start, item_end - item_start, identity)
+            continue
+        child = objects.decode_recipe(source.get(ObjectId(identity)))
+        level = child.level if isinstance(child, RecipeList) else 0
+        if child.ends[-1] != item_end - item_start or level != node.level - 1:
+            raise Damaged(f"recipe {identity[:6].hex()}: its length or level and its parent's word disagree")
+        yield from _iterate_node(source, child, item_start, start, end)
+
+
+def find_data(source: Source, entry: Entry, offset: int) -> int | None:
+    """Return where the first data at or behind `offset` begins, or None when only a hole follows."""
+    if entry.content_kind not in (objects.CONTENT_CHUNK, objects.CONTENT_RECIPE):
+        return offset if offset < entry.size else None
+    for extent in iterate_extents(source, entry, start=offset):
+        if extent.id:
+            return max(offset, extent.offset)
+    return None
+
+
+def find_hole(source: Source, entry: Entry, offset: int) -> int:
+    """Return where the first hole at or behind `offset` begins; the end of the file is one."""
+    if entry.content_kind == objects.CONTENT_RECIPE:
+        for extent in iterate_extents(source, entry, start=offset):
+            if not extent.id:
+                return max(offset, extent.offset)
+    return entry.size

@@ -1,0 +1,81 @@
+"""Work that goes on after the command has answered, and the wish to end it."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+ANSWER_BYTES_MAX: Final = 64 * 1024
+_READY: Final = b"ready"
+
+Ready = Callable[[], None]
+"""Called once, when the work has begun to do what it is for."""
+
+
+def run_in_background(
+    work: Callable[[Ready], None], *, describe: Callable[[BaseException], bytes], log_path: Path
+) -> bytes:
+    """Run `work(ready)` in a process of its own; return b"" when it is ready, else `describe(error)` of what it raised.
+
+    To be called before any thread is started. The child keeps the terminal until it is ready, so that it can ask for a
+    passphrase; from then on it is on its own, and its errors go to the end of `log_path`.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.close(reading)
+            _run_child(work, writing, describe, log_path)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        answer = pipe.read(ANSWER_BYTES_MAX)
+    if answer == _READY:
+        return b""
+    os.waitpid(child, 0)
+    return answer
+
+
+def _run_child(
+    work: Callable[[Ready], None], writing: int, describe: Callable[[BaseException], bytes], log_path: Path
+) -> None:
+    told = False
+
+    def tell(answer: bytes) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            os.write(writing, answer)
+            os.close(writing)
+
+    def ready() -> None:
+        os.setsid()
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        null = os.open(os.devnull, os.O_RDWR)
+        log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for number, descriptor in ((0, null), (1, null), (2, log)):
+            os.dup2(descriptor, number)
+        os.close(null)
+        os.close(log)
+        tell(_READY)
+
+    try:
+        work(ready)
+    except BaseException as error:
+        tell(describe(error)[:ANSWER_BYTES_MAX])
+        raise
+
+
+def on_stop(stop: Callable[[], None]) -> None:
+    """Call `stop` when this process is asked to end (SIGTERM, SIGINT, SIGHUP)."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, handle)
