@@ -4,12 +4,15 @@ import contextlib
 import os
 import shutil
 import subprocess
-import warnings
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from site_kit import Disk, mount_disk
+from site_kit import DiskMaker
+
+from dalsegno.terms.errors import DalError
+from dalsegno.world import files
 
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:]
 
@@ -40,27 +43,33 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def disks(tmp_path: Path) -> Iterator["DiskMaker"]:
+def in_children() -> Callable[[Callable[[], object], str], int]:
+    """Run a function in a child with DAL_FAULT set; return 0, the exit code of an error, or minus a signal."""
+
+    def run(function: Callable[[], object], fault: str) -> int:
+        child = os.fork()
+        if child == 0:
+            code = 99
+            try:
+                os.environ["DAL_FAULT"] = fault
+                files._steps_taken = 0
+                function()
+                code = 0
+            except DalError as error:
+                code = error.exit_code
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status != 99
+        return status
+
+    return run
+
+
+@pytest.fixture
+def disks(tmp_path: Path) -> Iterator[DiskMaker]:
     maker = DiskMaker(tmp_path)
     yield maker
     maker.close()
-
-
-class DiskMaker:
-    """Makes small real file systems, so that full is full; plain directories when it may not, and says so."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.disks: list[Disk] = []
-
-    def real(self, name: str, *, mib: float) -> Disk:
-        disk = mount_disk(self.directory / name, mib=mib)
-        if disk is None:
-            warnings.warn("!!! may not mount here: full disks ARE NOT TESTED", stacklevel=2)
-            pytest.skip("!!! may not mount here: full disks ARE NOT TESTED")
-        self.disks.append(disk)
-        return disk
-
-    def close(self) -> None:
-        for disk in self.disks:
-            disk.unmount()

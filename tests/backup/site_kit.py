@@ -3,9 +3,11 @@
 import os
 import random
 import subprocess
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from blake3 import blake3
 
 from dalsegno.backup.labels import write_label
@@ -36,6 +38,26 @@ def mount_disk(path: Path, *, mib: float) -> Disk | None:
     size = f"size={int(mib * 1024)}k"
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(path)], capture_output=True)
     return Disk(path) if done.returncode == 0 else None
+
+
+class DiskMaker:
+    """Makes small real file systems, so that full is full; plain directories when it may not, and says so."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.disks: list[Disk] = []
+
+    def real(self, name: str, *, mib: float) -> Disk:
+        disk = mount_disk(self.directory / name, mib=mib)
+        if disk is None:
+            warnings.warn("!!! may not mount here: full disks ARE NOT TESTED", stacklevel=2)
+            pytest.skip("!!! may not mount here: full disks ARE NOT TESTED")
+        self.disks.append(disk)
+        return disk
+
+    def close(self) -> None:
+        for disk in self.disks:
+            disk.unmount()
 
 
 def move_disk(disk: Disk, to: Path) -> None:

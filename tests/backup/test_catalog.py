@@ -301,7 +301,7 @@ def test_a_newer_catalog_is_refused(catalog: Catalog, url: str) -> None:
 
 def test_urls_and_files_that_are_no_catalog_are_told(tmp_path: Path) -> None:
     for bad in ("nothing", "mysql://x/y", "sqlite://", "sqlite:///:memory:"):
-        with pytest.raises(BadInput, match="expected sqlite|name a file"):
+        with pytest.raises(BadInput, match=r"expected sqlite|name a file"):
             Catalog.open(bad)
     with pytest.raises(NotFound, match="rebuild"):
         Catalog.open(f"sqlite:///{tmp_path}/none.sqlite", create=False)

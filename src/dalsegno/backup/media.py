@@ -262,6 +262,9 @@ class DirectoryTarget:
                     text = f"{error}; going on with the next medium of target {self.name}"
                     report(Note(severity="note", path=os.fsencode(mounted.path), text=text))
                     break
+                except Damaged:
+                    self._drop_half(mounted, place.name)
+                    raise
                 copy = copy_of(
                     header, target=self.name, medium=part.label, place=str(place), verdict=GOOD, checked_at_ns=now_ns
                 )
@@ -308,7 +311,7 @@ class DirectoryTarget:
             )
 
     def _drop_half(self, mounted: Mounted, name: str) -> None:
-        """Remove what a failed write may have left: a whole file without its note, or half a file."""
+        """Remove what a failed write may have left: half a file, or one that was read back wrong."""
         directory = mounted.path / DUMPS_DIRECTORY
         for left in (name, name + PARTIAL_SUFFIX):
             with contextlib.suppress(DalError):
@@ -319,16 +322,18 @@ class DirectoryTarget:
     ) -> list[Copy]:
         """Return copy `number` when a killed run left it whole; what it left of a copy in parts is removed."""
         slices: list[tuple[Mounted, Path]] = []
-        for label, mounted in self._look()[0].items():
-            for path in self._files_of(mounted, entry.dump_id):
-                if path.name.endswith(PARTIAL_SUFFIX):
-                    remove_durable(path)
-                elif path.name.endswith(DUMP_SUFFIX) and label not in taken:
-                    copy = self._adopt(mounted, path, entry, number, now_ns=now_ns, report=report)
-                    if copy is not None:
-                        return [copy]
-                elif not path.name.endswith(NOTE_SUFFIX) and not path.name.endswith(DUMP_SUFFIX):
-                    slices.append((mounted, path))
+        here = self._look()[0].values()
+        left = [(mounted, path) for mounted in here for path in self._files_of(mounted, entry.dump_id)]
+        for _, path in left:
+            if path.name.endswith(PARTIAL_SUFFIX):
+                remove_durable(path)
+        for mounted, path in left:
+            if path.name.endswith(DUMP_SUFFIX) and mounted.label.label not in taken:
+                copy = self._adopt(mounted, path, entry, number, now_ns=now_ns, report=report)
+                if copy is not None:
+                    return [copy]
+            elif not path.name.endswith((NOTE_SUFFIX, DUMP_SUFFIX, PARTIAL_SUFFIX)):
+                slices.append((mounted, path))
         return self._adopt_slices(slices, entry, number, now_ns=now_ns, report=report)
 
     def _adopt(
