@@ -43,8 +43,8 @@ class Person:
     def value(self, *words: str) -> Any:
         return json.loads(self.run("--json", *words).stdout)
 
-    def interrupt(self, *words: str, when: Callable[[], bool]) -> bytes:
-        """Press Ctrl-C once `when` holds; return what the command said."""
+    def interrupt(self, *words: str, when: Callable[[], bool], number: int = signal.SIGINT) -> bytes:
+        """Press Ctrl-C (or send another signal) once `when` holds; return what the command said."""
         process = subprocess.Popen(
             [*COMMAND, *words],
             cwd=self.home,
@@ -56,7 +56,7 @@ class Person:
         try:
             wait_for(lambda: when() or process.poll() is not None)
             assert process.poll() is None, (words, "was done before it could be interrupted", process.communicate())
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             _, errors = process.communicate(timeout=PATIENCE_SECONDS)
         finally:
             process.kill()

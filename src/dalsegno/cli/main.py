@@ -70,6 +70,22 @@ def _split_command(argv: list[str]) -> tuple[str | None, list[str]]:
     return argv[before], argv[:before] + argv[before + 1 :]
 
 
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _end_cleanly_on_signals() -> None:
+    """Let a command that is told to end (by a service manager, by a closed terminal) tidy up as after Ctrl-C."""
+    import signal
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has SIGHUP ignored
+            try:
+                signal.signal(number, _interrupt)
+            except ValueError:  # called from a thread of another program
+                return
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     words = sys.argv[1:] if argv is None else argv
@@ -119,6 +135,7 @@ def _run(words: list[str]) -> int:
     getattr(module, f"add_{name}")(parser)
     arguments = parser.parse_args(rest)
     terminal = Terminal(json=arguments.json, quiet=arguments.quiet, verbose=arguments.verbose)
+    _end_cleanly_on_signals()
     try:
         code: int = arguments.run(arguments, terminal)
         sys.stdout.flush()
