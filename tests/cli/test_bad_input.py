@@ -474,16 +474,21 @@ class Forger:
         object_count: int | None = None,
         claims: dict[int, int] | None = None,
         trailer: tuple[bytes, int] | None = None,
+        base: bytes = b"",
+        lengths: dict[bytes, int] | None = None,
     ) -> None:
-        """Write the dump: `extra` blocks are (type, zstd frame, raw bytes); `claims` replace a type's sizes in the table."""
+        """Write the dump: `extra` blocks are (type, zstd frame, raw bytes).
+
+        `claims` replace a type's sizes in the table of blocks, `lengths` those of objects in the index.
+        """
         target = pack.DumpTarget(revision=revision, clone="evil", created_ns=1, entry_count=3, total_bytes=3)
         note = pack.DumpNote(
             volume=bytes(16),
             volume_name="evil",
-            level=0,
+            level=1 if base else 0,
             targets=[target],
-            bases=[],
-            base_dump=b"",
+            bases=[base] if base else [],
+            base_dump=bytes(16) if base else b"",
             merged=[],
             taken_at_ns=1,
         )
@@ -495,9 +500,8 @@ class Forger:
         squeeze = zstandard.ZstdCompressor().compress
         raw, rows = bytearray(), []
         for kind, identity, payload in self.records:
-            rows.append(
-                identity + b"".join(n.to_bytes(4, "little") for n in (0, len(raw) | kind << 24, len(payload), 0))
-            )
+            length = (lengths or {}).get(identity, len(payload))
+            rows.append(identity + b"".join(n.to_bytes(4, "little") for n in (0, len(raw) | kind << 24, length, 0)))
             raw += pack.RECORD.pack(kind, 0, len(payload), identity) + payload
         rows.sort()
         index = b"".join(rows)
@@ -544,6 +548,7 @@ def a_directory(name: bytes, content: bytes) -> Entry:
 
 _WATCHED = """
 import resource, subprocess, sys
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 code = subprocess.call(sys.argv[2:], timeout=int(sys.argv[1]))
 print("peak", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024, code, file=sys.stderr)
 """
@@ -740,6 +745,22 @@ def test_a_bomb_in_the_trailer_is_refused_in_bounded_memory(user: User, forger: 
         forger.write(forger.tree(a_file(b"a")), trailer=(zeros_frame(size), size))
         forger.records.clear()
         assert "offset" in watched(user, "verify", "evil.dump", code=(5,))
+
+
+def test_an_index_of_overlapping_records_does_not_multiply_them(user: User, forger: Forger) -> None:
+    """Each of 10,000 rows claims most of its block: a merge that believed them would hold gigabytes."""
+    chunks = [forger.put(objects.KIND_CHUNK, b"%08d" % number) for number in range(10_000)]
+    leaf = RecipeLeaf([8 * (number + 1) for number in range(len(chunks))], chunks)
+    recipe = forger.put(objects.KIND_RECIPE, leaf)
+    large = a_file(b"large", content_kind=objects.CONTENT_RECIPE, content=recipe, size=8 * len(chunks))
+    first = forger.tree(large)
+    lengths = dict.fromkeys(chunks[:1000], 400000)
+    forger.write(first, lengths=lengths)
+    forger.records.clear()
+    forger.path = user.home / "next.dump"
+    forger.write(forger.tree(large, a_file(b"more")), base=first)
+    watched(user, "merge", "-o", "x.dump", "evil.dump", "next.dump", code=(5,))
+    assert not list(user.home.glob("x.dump*"))
 
 
 def test_a_header_of_a_gigabyte_is_not_read(user: User) -> None:

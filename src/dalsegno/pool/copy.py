@@ -182,8 +182,8 @@ def _cut_records(
 ) -> bytes:
     """Return the records at these places of a block, joined; Damaged when other records are there."""
     raw = reader.read_block(number)
-    if int(ends[-1]) > len(raw):
-        raise Damaged(f"{reader.path}: block {number}: the index points outside it")
+    if int(ends[-1]) > len(raw) or bool((ends[:-1] > starts[1:]).any()):
+        raise Damaged(f"{reader.path}: block {number}: the index points outside it, or at records that overlap")
     found = numpy.frombuffer(raw, dtype=numpy.uint8)[starts[:, None] + numpy.arange(ID_OFFSET, ID_OFFSET + 32)]
     if not numpy.array_equal(found, ids):
         raise Damaged(f"{reader.path}: block {number}: the index points at another record")

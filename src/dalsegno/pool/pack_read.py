@@ -211,7 +211,8 @@ class PackReader:
             raw, block_count, offset=offset
         )
 
-    def _open_block(self, offset: int, stored_total: int, number: int) -> tuple[bytes, int]:
+    def _open_body(self, offset: int, stored_total: int, number: int) -> tuple[bytes, int, int]:
+        """Return (zstd frame, raw bytes, type) of a block, its sizes and its tag checked."""
         data = os.pread(self._descriptor, stored_total, offset)
         if len(data) < stored_total or stored_total < pack.FRAME.size:
             raise Damaged(f"pack cut short at offset {offset + len(data)}")
@@ -221,18 +222,18 @@ class PackReader:
         if stored_bytes + pack.FRAME.size != stored_total:
             raise Damaged(f"pack damaged at offset {offset}: block length")
         body = self._opener.open(frame, memoryview(data)[pack.FRAME.size :], number, offset=offset)
+        return body, raw_bytes, block_type
+
+    def _open_block(self, offset: int, stored_total: int, number: int) -> tuple[bytes, int]:
+        body, raw_bytes, block_type = self._open_body(offset, stored_total, number)
         return decompress(body, raw_bytes, offset=offset), block_type
 
     def block_body(self, number: int) -> tuple[bytes, int, int]:
         """Return (zstd frame, raw bytes, type) of a block, its tag checked: how merge copies whole blocks."""
-        offset, stored_total = int(self.offsets[number]), int(self.stored[number]) + pack.FRAME.size
-        data = os.pread(self._descriptor, stored_total, offset)
-        if len(data) < stored_total:
-            raise Damaged(f"{self.path}: cut short at offset {offset + len(data)}")
-        frame = data[: pack.FRAME.size]
-        _, raw_bytes, block_type = pack.FRAME.unpack(frame)
-        body = self._opener.open(frame, memoryview(data)[pack.FRAME.size :], number, offset=offset)
-        return body, raw_bytes, block_type
+        try:
+            return self._open_body(int(self.offsets[number]), int(self.stored[number]) + pack.FRAME.size, number)
+        except Damaged as error:
+            raise Damaged(f"{self.path}: {error}") from None
 
     def read_block(self, number: int) -> bytes:
         """Return the raw block `number`."""
