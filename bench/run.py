@@ -55,6 +55,7 @@ class Results:
     peak_mib: dict[str, dict[str, float]] = field(default_factory=dict)
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)
     index_bytes_per_object: float | None = None
+    figures: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
 
@@ -559,6 +560,31 @@ def bench_startup(results: Results, dal: Dal, python: str) -> None:
         results.add("start-up", "python -c pass", execute([python, "-c", "pass"], env=dal.env))
 
 
+def bench_catalog(results: Results, dal: Dal, python: str, disk: Path, dumps: int, archive_bytes: int) -> None:
+    """Look up restores by date in a large catalog, and archive one dump with its read-back, on the real disk."""
+    say(f"catalog of {dumps:,} dumps")
+    script = str(ROOT / "bench/catalog.py")
+    run = execute([python, script, str(disk / "catalog"), str(dumps), str(archive_bytes)], env=dal.env)
+    results.figures.update(json.loads(run.output))
+    results.facts["catalog"] = (
+        f"{dumps:,} dumps, {results.figures['catalog_bytes'] / MIB:.0f} MiB; restore by date: median "
+        f"{results.figures['chain_ms_median']:.1f} ms, 99 % below {results.figures['chain_ms_p99']:.1f} ms"
+    )
+    results.facts["archive"] = (
+        f"{archive_bytes // MIB} MiB: {results.figures['archive_seconds']:.2f} s with read-back; copy with fsync "
+        f"{results.figures['copy_seconds']:.2f} s, one read from the disk {results.figures['read_seconds']:.2f} s"
+    )
+    remove(disk / "catalog")
+
+
+def read_back_ratio(results: Results) -> float | None:
+    """Return what archiving costs beyond the copy, over one read."""
+    figures = results.figures
+    if "archive_seconds" not in figures:
+        return None
+    return max(0.0, figures["archive_seconds"] - figures["copy_seconds"]) / figures["read_seconds"]
+
+
 # ---- the page
 
 
@@ -638,6 +664,8 @@ def targets(million: int) -> list[Target]:
             0.60,
             ratio("first backup, cold cache", "tar|zstd -1 -T2"),
         ),
+        Target("restore by date, look-up in a large catalog, ms", 50, lambda each: each.figures.get("chain_ms_p99")),
+        Target("archive beyond a copy with fsync, over one read from the disk", 1.2, read_back_ratio),
         Target("peak memory of dal in any step, MiB", MEMORY_MIB_MAX, memory),
         Target("index on disk, bytes per object", INDEX_BYTES_MAX, lambda results: results.index_bytes_per_object),
     ]
@@ -796,6 +824,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--versions", type=int, help="versions of the database, 0 for none (default 30, with --quick 4)"
     )
+    parser.add_argument(
+        "--catalog", type=int, help="dumps in the large catalog, 0 for none (default 1000000, with --quick 20000)"
+    )
     parser.add_argument("--only", help="tools, by comma: dal,restic,borg,tar")
     parser.add_argument("--no-cold", action="store_true", help="leave the machine's caches alone")
     parser.add_argument("--quick", action="store_true", help="a small tree, once; prints instead of writing the page")
@@ -811,6 +842,7 @@ def main() -> int:
     quick = options.quick
     runs = options.runs or (1 if quick else 3)
     million = options.million if options.million is not None else (0 if quick else 1_000_000)
+    catalog = options.catalog if options.catalog is not None else (20_000 if quick else 1_000_000)
     versions = options.versions if options.versions is not None else (4 if quick else 30)
     work = (options.work / "dal-bench" if options.work else choose_work(quick)).resolve()
     disk = options.disk.resolve() / f"dal-bench-{os.getpid()}"
@@ -857,6 +889,9 @@ def main() -> int:
                 with guarded(results, tools, dal):
                     bench_cold(results, dal, tree, disk, runs)
         remove(tree)
+        if dal in tools and catalog:
+            with guarded(results, tools, dal):
+                bench_catalog(results, dal, python, disk, catalog, (32 if quick else 1024) * MIB)
         if versions:
             bench_database(results, tools, work, versions)
         if million:

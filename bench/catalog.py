@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+"""Measure the catalog and the archive; prints JSON. `bench/run.py` runs it with the interpreter that has dalsegno.
+
+usage: catalog.py DIRECTORY DUMPS ARCHIVE_BYTES
+"""
+
+import json
+import os
+import random
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from blake3 import blake3
+
+from dalsegno.backup.catalog import Catalog
+from dalsegno.backup.labels import write_label
+from dalsegno.backup.media import DirectoryTarget
+from dalsegno.backup.policy import TargetPolicy
+from dalsegno.backup.records import Copy, DumpEntry
+from dalsegno.formats import pack
+from dalsegno.world.files import PartialFile, iterate_bytes
+
+DAY_NS = 86400 * 10**9
+VOLUMES = 1000
+LEVELS = (0, 9, 8, 9, 7, 9, 8, 1, 9, 8, 9, 7, 9, 8)
+
+
+def fill(catalog: Catalog, count: int) -> int:
+    """Put `count` dumps with a copy each: 1,000 volumes, a dump a day, a full every fortnight. Return days."""
+    days = max(1, count // VOLUMES)
+    items = []
+    for volume in range(VOLUMES):
+        newest: dict[int, int] = {}
+        for day in range(days):
+            level = LEVELS[day % len(LEVELS)]
+            if level == 0:
+                newest.clear()
+            base = max((newest[lower] for lower in newest if lower < level), default=None)
+            newest[level] = day
+            number, at_ns = volume * days + day + 1, day * DAY_NS + volume
+            dump_id, revision = number.to_bytes(16, "big"), number.to_bytes(32, "big")
+            base_number = 0 if base is None else volume * days + base + 1
+            entry = DumpEntry(
+                dump_id=dump_id,
+                volume_id=volume.to_bytes(16, "big"),
+                volume_name=f"volume{volume}",
+                level=level,
+                revision=revision,
+                base_dump=base_number.to_bytes(16, "big") if base_number else b"",
+                base_revisions=(base_number.to_bytes(32, "big"),) if base_number else (),
+                cloned_at_ns=at_ns,
+                taken_at_ns=at_ns,
+                received_at_ns=at_ns,
+                size_bytes=1000,
+                digest=revision,
+            )
+            copy = Copy(
+                dump_id=dump_id,
+                target="disks",
+                medium=f"disk{day // 50}",
+                place=f"dumps/{number}.dump",
+                size_bytes=1000,
+                written_at_ns=at_ns,
+                checked_at_ns=at_ns,
+            )
+            items.append((entry, (), (copy,)))
+        if len(items) >= 20_000:
+            catalog.put_dumps(items)
+            items = []
+    if items:
+        catalog.put_dumps(items)
+    return days
+
+
+def measure_catalog(directory: Path, count: int) -> dict[str, float]:
+    """Return milliseconds of a look-up by date, median and largest but two of 300."""
+    chance = random.Random(1)
+    started = time.perf_counter()
+    with Catalog.open(f"sqlite:///{directory}/catalog.sqlite") as catalog:
+        days = fill(catalog, count)
+        fill_seconds = time.perf_counter() - started
+        seconds = []
+        for _ in range(300):
+            volume, at_ns = chance.randrange(VOLUMES), chance.randrange(days) * DAY_NS + DAY_NS // 2
+            started = time.perf_counter()
+            chain = catalog.find_chain(f"volume{volume}", at_ns)
+            seconds.append(time.perf_counter() - started)
+            assert chain[0].is_full and chain[-1].cloned_at_ns <= at_ns
+    return {
+        "fill_seconds": fill_seconds,
+        "chain_ms_median": statistics.median(seconds) * 1000,
+        "chain_ms_p99": sorted(seconds)[-3] * 1000,
+        "catalog_bytes": (directory / "catalog.sqlite").stat().st_size,
+    }
+
+
+def measure_archive(directory: Path, size_bytes: int) -> dict[str, float]:
+    """Return seconds to archive one dump with read-back, to copy it without, and to read it once."""
+    source, disk = directory / "big.dump", directory / "disk"
+    disk.mkdir()
+    write_label(disk, label="bench", target="bench", kind="directory", now_ns=0)
+    header = pack.PackHeader(
+        kind=pack.PACK_DUMP, pack_id=bytes(16), realm=bytes(16), codec=1, seal=0, wrapped_key=b"", note=b"n"
+    )
+    encoded = pack.encode_struct(header)
+    start = pack.PREAMBLE.pack(pack.MAGIC, pack.VERSION, 0, len(encoded)) + encoded
+    with open(source, "wb") as file:
+        file.write(start + blake3(start).digest(pack.HEADER_DIGEST_BYTES))
+        for _ in range(size_bytes // 2**20):
+            file.write(os.urandom(2**20))
+    hasher = blake3()
+    started = time.perf_counter()
+    for chunk in iterate_bytes(source, fresh=True):
+        hasher.update(chunk)
+    read_seconds = time.perf_counter() - started
+    for chunk in iterate_bytes(source):  # in memory again, as a fresh dump in the spool is
+        del chunk
+    started = time.perf_counter()
+    with PartialFile(directory / "copy") as copy:
+        for chunk in iterate_bytes(source):
+            copy.write(chunk)
+        copy.commit()
+    copy_seconds = time.perf_counter() - started
+    entry = DumpEntry(
+        dump_id=bytes(16),
+        volume_id=bytes(16),
+        volume_name="bench",
+        level=0,
+        revision=bytes(32),
+        cloned_at_ns=0,
+        taken_at_ns=0,
+        received_at_ns=0,
+        size_bytes=source.stat().st_size,
+        digest=hasher.digest(),
+    )
+    target = DirectoryTarget(TargetPolicy(name="bench", kind="directory", paths=(disk,)))
+    started = time.perf_counter()
+    target.store(source, entry, now_ns=0)
+    archive_seconds = time.perf_counter() - started
+    return {"read_seconds": read_seconds, "copy_seconds": copy_seconds, "archive_seconds": archive_seconds}
+
+
+def main() -> None:
+    """Measure both in a directory that the caller removes."""
+    directory, dumps, archive_bytes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    directory.mkdir(parents=True)
+    print(json.dumps({**measure_catalog(directory, dumps), **measure_archive(directory, archive_bytes)}))
+
+
+if __name__ == "__main__":
+    main()
