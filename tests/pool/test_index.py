@@ -7,6 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dalsegno.pool import index as index_room
 from dalsegno.pool.index import SEGMENTS_MAX, Ids, Index, Values, choose_merge
 from dalsegno.terms.ids import PackId
 
@@ -24,8 +25,11 @@ def columns(objects: dict[bytes, int]) -> tuple[Ids, Values]:
 
 
 @settings(max_examples=40, deadline=None)
-@given(packs, st.sets(st.integers(0, 19)), st.booleans())
-def test_index_answers_as_a_dict(contents: list[dict[bytes, int]], gone: set[int], reopened: bool) -> None:
+@given(packs, st.sets(st.integers(0, 19)), st.booleans(), st.sampled_from([1, 3, 250_000]))
+def test_index_answers_as_a_dict(
+    contents: list[dict[bytes, int]], gone: set[int], reopened: bool, merge_rows: int
+) -> None:
+    index_room.MERGE_ROWS = merge_rows  # so few that a merge takes many steps
     on_disk = {PackId(bytes([number] * 16)): content for number, content in enumerate(contents)}
 
     def make(path: Path) -> Index:

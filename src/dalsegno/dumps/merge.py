@@ -52,6 +52,8 @@ def merge_dumps(
     def progress(copied: int) -> None:
         report(Progress(phase="merge", done_bytes=done + copied, total_bytes=total))
 
+    for reader in chain.readers:
+        reader.forget_lookups()
     with PackWriter(write, realm=realm, header=header, workers=workers) as writer:
         for number, reader in enumerate(chain.readers):
             ids, values = reader.objects()

@@ -102,7 +102,7 @@ def copy_marked(
     order = numpy.argsort(values[:, 0].astype(numpy.uint64) << 32 | values[:, 1] & OFFSET_MASK)
     blocks = values[order, 0]
     copied = 0
-    for number in numpy.unique(values[marked, 0]).tolist():
+    for number in numpy.unique(blocks[marked[order]]).tolist():
         if number >= reader.block_count:
             raise Damaged(f"{reader.path}: the index names block {number} of {reader.block_count}")
         low, high = numpy.searchsorted(blocks, [number, number + 1])

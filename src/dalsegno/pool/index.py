@@ -17,7 +17,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,16 +27,20 @@ from dalsegno.terms.errors import BadInput, DalError, NotFound
 from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES, ObjectId, PackId
 from dalsegno.terms.sizes import MIB
 from dalsegno.world.chance import random_bytes
-from dalsegno.world.files import FileLock, make_directory, remove_durable, write_durable
+from dalsegno.world.files import FileLock, PartialFile, make_directory, remove_durable, write_durable
 
 Ids = npt.NDArray[np.uint8]
 Values = npt.NDArray[np.uint32]
+Columns = tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint8], Values]
+"""Prefixes (n), rests (n, 24) and values (n, 4) of a segment."""
 
 SEGMENT_SUFFIX = ".idx"
 SEGMENTS_MAX = 8
 SEGMENT_CHECKED_BYTES_MAX = 32 * MIB
 """A smaller segment is verified whole when opened; a larger one is synced before it gets its name instead."""
-_REBUILD_OBJECTS = 1_000_000
+_REBUILD_OBJECTS = 250_000
+MERGE_ROWS = 250_000
+"""Rows of segments that are merged in one go: what bounds its memory."""
 _MAGIC = 0x3158_4449_4C41_4400 | 0x44
 _VERSION = 1
 _HEADER = struct.Struct("=QIIQQ32s")
@@ -149,15 +153,6 @@ class Segment:
                     )
             position += 1
 
-    def columns(self) -> tuple[Ids, Values]:
-        """Return the objects whose pack is there: ids (n, 32) and values (n, 4) as they are in the file."""
-        ids = self.ids_of(np.arange(self.count))
-        values: Values = np.frombuffer(self.values, np.uint32).reshape(-1, 4).copy()
-        if self.gone:
-            kept = ~np.isin(values[:, 0], list(self.gone))
-            return ids[kept], values[kept]
-        return ids, values
-
 
 def encode_segment(packs: Iterable[tuple[PackId, Ids, Values]]) -> bytes:
     """Return a segment that holds these packs' objects; values are those of a pack (block, where, length, encoding)."""
@@ -201,6 +196,53 @@ def choose_merge(counts: list[int]) -> list[int]:
         chosen.append(position)
         total += counts[position]
     return chosen
+
+
+def _merge_rows(segments: list[Segment], numbers: list[npt.NDArray[np.uint32]]) -> Iterator[Columns]:
+    """Yield the sorted rows of several segments, some at a time: ids are hashes, so equal ranges hold about as many."""
+    parts = sum(segment.count for segment in segments) // MERGE_ROWS + 1
+    prefixes = [np.frombuffer(segment.prefixes, np.uint64) for segment in segments]
+    for part in range(parts):
+        low, high = part * 2**64 // parts, (part + 1) * 2**64 // parts - 1
+        found: list[Columns] = []
+        for segment, column, new_numbers in zip(segments, prefixes, numbers, strict=True):
+            first = int(np.searchsorted(column, np.uint64(low), "left"))
+            last = int(np.searchsorted(column, np.uint64(high), "right"))
+            values = np.frombuffer(segment.values, np.uint32).reshape(-1, 4)[first:last].copy()
+            rests = np.frombuffer(segment.rests, np.uint8).reshape(-1, 24)[first:last]
+            kept = ~np.isin(values[:, 0], list(segment.gone))
+            values[:, 0] = new_numbers[values[:, 0]]
+            found.append((column[first:last][kept], rests[kept], values[kept]))
+        joined = [np.concatenate(columns) for columns in zip(*found, strict=True)]
+        order = np.argsort(joined[0], kind="stable")
+        yield joined[0][order], joined[1][order], joined[2][order]
+
+
+def _write_merged(path: Path, segments: list[Segment]) -> None:
+    """Write one segment with all rows of several whose packs are there, column by column."""
+    pack_ids: list[PackId] = []
+    numbers: list[npt.NDArray[np.uint32]] = []
+    for segment in segments:
+        own = np.zeros(max(len(segment.pack_ids), 1), np.uint32)
+        for number, pack_id in enumerate(segment.pack_ids):
+            if number not in segment.gone:
+                own[number] = len(pack_ids)
+                pack_ids.append(pack_id)
+        numbers.append(own)
+    digest = blake3(max_threads=blake3.AUTO)
+    count = 0
+    with PartialFile(path) as file:
+        file.write(bytes(_HEADER.size))
+        digest.update(b"".join(pack_ids))
+        file.write(b"".join(pack_ids))
+        for column in range(3):
+            for rows in _merge_rows(segments, numbers):
+                data = rows[column].tobytes()
+                digest.update(data)
+                file.write(data)
+                count += len(rows[column]) if column == 0 else 0
+        file.rewrite(0, _HEADER.pack(_MAGIC, _VERSION, len(pack_ids), count, 0, digest.digest()))
+        file.commit()
 
 
 class Index:
@@ -410,26 +452,12 @@ class Index:
         # A segment of another process may name packs made since our listing: ask the directory again for those.
         if any(pack_id not in on_disk for segment in chosen for pack_id in segment.pack_ids):
             on_disk = self._list_packs()
-        pack_ids: list[PackId] = []
-        all_ids: list[Ids] = []
-        all_values: list[Values] = []
         for segment in chosen:
             segment.gone = frozenset(
                 number for number, pack_id in enumerate(segment.pack_ids) if pack_id not in on_disk
             )
-            ids, values = segment.columns()
-            numbers = np.zeros(max(len(segment.pack_ids), 1), np.uint32)
-            for number, pack_id in enumerate(segment.pack_ids):
-                if number not in segment.gone:
-                    numbers[number] = len(pack_ids)
-                    pack_ids.append(pack_id)
-            values[:, 0] = numbers[values[:, 0]]
-            all_ids.append(ids)
-            all_values.append(values)
-        merged: Any = np.concatenate(all_ids)
-        data = _encode_columns(pack_ids, merged, np.concatenate(all_values))
         name = random_bytes(8).hex() + SEGMENT_SUFFIX
-        write_durable(self.path / name, data, sync=len(data) > SEGMENT_CHECKED_BYTES_MAX)
+        _write_merged(self.path / name, chosen)
         for segment in chosen:
             remove_durable(self.path / segment.name, sync=False)
         self._load()

@@ -279,10 +279,15 @@ class PackReader:
             self._columns = table[:, :32], table[:, 32:].view("<u4").astype(numpy.uint32, copy=False)
         return self._columns
 
-    def forget_objects(self) -> None:
-        """Give back the memory of objects() until somebody asks again."""
-        self._columns = self._prefixes = None
+    def forget_lookups(self) -> None:
+        """Give back the memory that only find() and the gets need, until somebody asks again."""
+        self._prefixes = None
         self._blocks.clear()
+
+    def forget_objects(self) -> None:
+        """Give back the memory of objects(), too."""
+        self.forget_lookups()
+        self._columns = None
 
     def find(self, identity: bytes) -> int | None:
         """Return the row of `identity` in objects(), or None."""

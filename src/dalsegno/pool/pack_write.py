@@ -25,7 +25,7 @@ INDEX_BLOCK_RAW_BYTES = 1 * MIB // pack.INDEX_ROW_BYTES * pack.INDEX_ROW_BYTES
 assert max(BLOCK_RAW_BYTES.values()) + objects.OBJECT_BYTES_MAX <= pack.BLOCK_RAW_BYTES_MAX
 BLOCKS_PENDING_MAX = 6
 WRITES_PENDING_MAX = 4
-ROWS_IN_MEMORY_MAX = 1 << 19
+ROWS_IN_MEMORY_MAX = 1 << 18
 """Index rows (48 bytes) beyond this wait, sorted, in a scratch file."""
 
 

@@ -210,6 +210,14 @@ class PartialFile:
         self.offset += size
         return size
 
+    def rewrite(self, offset: int, data: bytes) -> None:
+        """Replace bytes that were written before."""
+        assert offset + len(data) <= self.offset
+        with file_errors(self.path):
+            durable_step("write")
+            written = os.pwrite(self._descriptor, data, offset)
+            assert written == len(data), "a short write over bytes that were there"
+
     def commit(self) -> None:
         """Make the bytes durable, then the name."""
         assert self._descriptor >= 0, "already committed or abandoned"
@@ -278,6 +286,14 @@ class ResumedFile:
         with file_errors(self.partial_path):
             os.ftruncate(self._descriptor, size)
             self.offset = os.lseek(self._descriptor, size, os.SEEK_SET)
+
+    def rewrite(self, offset: int, data: bytes) -> None:
+        """Replace bytes that were written before."""
+        assert offset + len(data) <= self.offset
+        with file_errors(self.path):
+            durable_step("write")
+            written = os.pwrite(self._descriptor, data, offset)
+            assert written == len(data), "a short write over bytes that were there"
 
     def commit(self) -> None:
         """Make the bytes durable, then the name."""
