@@ -28,6 +28,8 @@ def add_mount(parser: Parser) -> None:
     parser.add_argument("--read-only", action="store_true", help="refuse writing, also to a native volume")
     parser.add_argument("--allow-other", action="store_true", help="let other users in, by the files' own rights")
     parser.add_argument("--as-user", action="store_true", help="show every file as your own")
+    # Neither place is there with --list: without this an option between the two would end the places.
+    parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]
     parser.set_defaults(run=_mount)
 
 

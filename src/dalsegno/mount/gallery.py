@@ -22,6 +22,7 @@ def make_picture(view: View, listings: Listings) -> Picture:
     return Picture(
         listings=listings,
         root=entry,
+        tree=view.revision.root.content,
         links=view.revision.links,
         identity=view.revision_id,
         volume_id=view.state.id if view.state is not None and not view.path else b"",

@@ -63,6 +63,8 @@ class Picture:
 
     listings: Listings
     root: Entry
+    tree: bytes
+    """The directory of the whole revision, of which `root` may be a part: hard links have names in all of it."""
     links: bytes
     identity: bytes
     """The revision's id: equal pictures have equal inode numbers."""
@@ -129,7 +131,7 @@ class Layer:
         """Return how many names a hard-linked file has; the first question walks the whole tree."""
         with self._lock:
             if self._counts is None:
-                self._counts = self.listings.count_links(self.picture.root.content)
+                self._counts = self.listings.count_links(self.picture.tree)
             return max(1, self._counts.get(link, 1))
 
 
