@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dalsegno.actions.house import House
-from dalsegno.actions.view import open_view
+from dalsegno.actions.view import View, open_view
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.load import load_chain
 from dalsegno.host.restore import OwnerMap, RestoreResult, restore_tree
@@ -41,22 +41,34 @@ def restore(
 
     Only `paths` when given (relative to the volume's root); a path in the address is one of them.
     """
-    started_ns = now_ns()
     with open_view(house, address) as view:
-        wanted = [*paths, *([view.path] if view.path else [])]
-        result = restore_tree(
-            view.source,
-            view.revision,
-            target,
-            paths=wanted,
-            owners=owners or OwnerMap(),
-            delete=delete,
-            dry_run=dry_run,
-            report=house.report,
-        )
-        return RestoreOutcome(
-            label=view.label, target=os.fspath(target), result=result, duration_ns=now_ns() - started_ns
-        )
+        return restore_view(house, view, target, paths=paths, owners=owners, delete=delete, dry_run=dry_run)
+
+
+def restore_view(
+    house: House,
+    view: View,
+    target: Path,
+    *,
+    paths: Sequence[bytes] = (),
+    owners: OwnerMap | None = None,
+    delete: bool = False,
+    dry_run: bool = False,
+) -> RestoreOutcome:
+    """Make `target` hold what an open view shows."""
+    started_ns = now_ns()
+    wanted = [*paths, *([view.path] if view.path else [])]
+    result = restore_tree(
+        view.source,
+        view.revision,
+        target,
+        paths=wanted,
+        owners=owners or OwnerMap(),
+        delete=delete,
+        dry_run=dry_run,
+        report=house.report,
+    )
+    return RestoreOutcome(label=view.label, target=os.fspath(target), result=result, duration_ns=now_ns() - started_ns)
 
 
 def restore_volume(house: House, paths: Sequence[Path], name: str) -> VolumeState:

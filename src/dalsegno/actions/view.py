@@ -1,5 +1,6 @@
 """What a reading command is pointed at: an address in the pool, or a dump, or a chain of dumps."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +77,11 @@ def open_view(house: House, text: str) -> View:
             chain=None,
         )
     paths, clone, path = dumps
+    return open_dumps(house, paths, clone, path=path, label="+".join(map(str, paths)))
+
+
+def open_dumps(house: House, paths: Sequence[Path], clone: str, *, path: bytes, label: str) -> View:
+    """Open a state that a chain of dumps carries: a clone by name, `#` and a revision, or the newest."""
     chain = DumpChain.open(paths, house.pool.realm)
     try:
         chain.require_full()
@@ -89,7 +95,7 @@ def open_view(house: House, text: str) -> View:
         revision_id=target.revision,
         revision=revision,
         path=path,
-        label="+".join(map(str, paths)),
+        label=label,
         clone=target.clone or None,
         state=None,
         chain=chain,

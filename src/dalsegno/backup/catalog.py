@@ -564,6 +564,26 @@ class Catalog:
             unique.values(), key=lambda entry: (entry.dump_id != top.base_dump, entry.level, entry.size_bytes)
         )
 
+    def find_clone(self, volume: str | bytes, clone_name: str) -> list[tuple[DumpEntry, bytes]]:
+        """Return the dumps that carry a clone of this name and the revision it names, the newest first."""
+        also = select(_dumps, _earlier.c.revision.label("clone_revision"))
+        also = also.join(_earlier, _earlier.c.dump_id == _dumps.c.dump_id)
+        also = also.where(_of_volume(volume), _earlier.c.clone_name == clone_name)
+        with self._read() as connection:
+            rows = connection.execute(also).mappings().all()
+        found = [(_dump_of(row), bytes(row["clone_revision"])) for row in rows]
+        own = self._dumps_where(_of_volume(volume), _dumps.c.clone_name == clone_name)
+        found += [(entry, entry.revision) for entry in own]
+        return sorted(found, key=lambda each: (each[0].cloned_at_ns, each[0].taken_at_ns), reverse=True)
+
+    def find_revision(self, volume: str | bytes, prefix: str) -> list[DumpEntry]:
+        """Return the dumps that bring a revision whose hexadecimal id begins with `prefix`, the newest first."""
+        digits = 2 * REVISION_BYTES
+        if not prefix or len(prefix) > digits or any(digit not in "0123456789abcdef" for digit in prefix.lower()):
+            return []
+        low, high = bytes.fromhex(prefix.ljust(digits, "0")), bytes.fromhex(prefix.ljust(digits, "f"))
+        return self._dumps_where(_of_volume(volume), _dumps.c.revision.between(low, high))[::-1]
+
     # The whole
 
     def replace_all(

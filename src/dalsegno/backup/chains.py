@@ -1,0 +1,154 @@
+"""Which dumps restore a state, and from which copies and media. Decided here; fetched in actions/retrieve.py."""
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from dalsegno.backup.catalog import Catalog
+from dalsegno.backup.records import SPOOL_TARGET, Copy, DumpEntry, usable_copies
+from dalsegno.terms.errors import NotFound
+from dalsegno.terms.ids import hex_short
+from dalsegno.terms.times import format_time, parse_time_ns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """A state of a volume that dumps restore."""
+
+    chain: tuple[DumpEntry, ...]
+    """The full dump first."""
+    revision: bytes
+
+    @property
+    def top(self) -> DumpEntry:
+        """The dump that brings the state."""
+        return self.chain[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Where one dump of a chain is read from."""
+
+    entry: DumpEntry
+    copies: tuple[Copy, ...]
+    """The usable parts of the copy that was chosen."""
+    place: Path | None
+    """Where it lies already, whole, in the spool; None: it is on `media`."""
+    media: tuple[str, ...]
+    """Labels that must be here; of shares, those that are here, or enough to make k."""
+    missing: tuple[str, ...]
+    """Labels that are not here now."""
+
+    @property
+    def fetch_bytes(self) -> int:
+        """How much has to be brought to the spool."""
+        return 0 if self.place is not None else self.entry.size_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainPlan:
+    """How a state comes back."""
+
+    state: State
+    readings: tuple[Reading, ...]
+
+    @property
+    def fetch_bytes(self) -> int:
+        """How much has to be brought to the spool."""
+        return sum(reading.fetch_bytes for reading in self.readings)
+
+    @property
+    def media(self) -> tuple[str, ...]:
+        """Every label that is needed, in the order of reading, each once."""
+        return tuple(dict.fromkeys(label for reading in self.readings for label in reading.media))
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Every label that is needed and not here."""
+        return tuple(dict.fromkeys(label for reading in self.readings for label in reading.missing))
+
+
+def find_state(catalog: Catalog, volume: str, selector: str, *, now_ns: int) -> State:
+    """Return the state that `volume@selector` names: a clone, `#` and a revision, a time, or the newest.
+
+    NotFound says what the catalog has.
+    """
+    if selector.startswith("#"):
+        candidates = [(entry, entry.revision) for entry in catalog.find_revision(volume, selector[1:])]
+    elif selector in ("", "latest"):
+        candidates = []
+    else:
+        candidates = catalog.find_clone(volume, selector)
+    for entry, revision in candidates:
+        chain = catalog.chain_to(entry)
+        if chain:
+            return State(chain=tuple(chain), revision=revision)
+    if candidates:
+        entry = candidates[0][0]
+        raise NotFound(
+            f"{volume}@{selector}: dump {hex_short(entry.dump_id)} carries it, but it or a dump below it has no usable "
+            "copy left: `dal catalog check` looks at the media again"
+        )
+    at_ns = now_ns if selector in ("", "latest") else parse_time_ns(selector, now_ns=now_ns)
+    if at_ns is None:
+        raise NotFound(f"no clone {volume}@{selector} in pool or catalog: `dal history {volume}` shows the dumps")
+    chain = catalog.find_chain(volume, at_ns)
+    if not chain:
+        known = catalog.dumps(volume)
+        if not known:
+            raise NotFound(f"no dump of volume {volume!r} in the catalog: `dal history` shows what there is")
+        raise NotFound(
+            f"{volume}@{selector}: no usable dump at or before {format_time(at_ns)}; the oldest is of "
+            f"{format_time(known[0].cloned_at_ns)}: `dal history {volume}` shows them"
+        )
+    return State(chain=tuple(chain), revision=chain[-1].revision)
+
+
+def plan_chain(
+    state: State,
+    copies: Mapping[bytes, Sequence[Copy]],
+    *,
+    here: Mapping[str, Set[str]],
+    lies_at: Callable[[DumpEntry, Sequence[Copy]], Path | None],
+) -> ChainPlan:
+    """Return from which copies the dumps of a state are read.
+
+    `here` has the labels of the media that can be reached now, by target; `lies_at` tells where in the spool a dump lies.
+    """
+    readings = []
+    for entry in state.chain:
+        usable = usable_copies(copies.get(entry.dump_id, ()))
+        place = lies_at(entry, [copy for parts in usable for copy in parts])
+        if place is not None:
+            readings.append(Reading(entry=entry, copies=(), place=place, media=(), missing=()))
+            continue
+        best = rank_copies(usable, here=here)
+        if not best:
+            raise NotFound(
+                f"dump {hex_short(entry.dump_id)} (level {entry.level} of {entry.volume_name}, "
+                f"{format_time(entry.cloned_at_ns)}) has no usable copy left"
+            )
+        media, missing = media_of(best[0], here=here)
+        readings.append(Reading(entry=entry, copies=tuple(best[0]), place=None, media=media, missing=missing))
+    return ChainPlan(state=state, readings=tuple(readings))
+
+
+def media_of(parts: Sequence[Copy], *, here: Mapping[str, Set[str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return which media one copy needs, and which of them are not here."""
+    there = here.get(parts[0].target, set())
+    labels = list(dict.fromkeys(copy.medium for copy in parts))
+    if len(parts) > parts[0].needed or parts[0].parts > parts[0].needed:
+        labels.sort(key=lambda label: label not in there)  # any k will do: those that are here first
+        labels = labels[: parts[0].needed]
+    return tuple(labels), tuple(label for label in labels if label not in there)
+
+
+def rank_copies(usable: Sequence[Sequence[Copy]], *, here: Mapping[str, Set[str]]) -> list[Sequence[Copy]]:
+    """Return copies on media, the one to read from first: fewest media to insert, fewest parts, no command."""
+    on_media = [parts for parts in usable if parts[0].target != SPOOL_TARGET and parts[0].target in here]
+
+    def order(parts: Sequence[Copy]) -> tuple[int, bool, int, str]:
+        by_command = parts[0].medium == parts[0].target
+        return len(media_of(parts, here=here)[1]), by_command, len(parts), parts[0].target
+
+    return sorted(on_media, key=order)
