@@ -40,6 +40,7 @@ for line in wire_in:
                 os.setgroups([])
                 os.setgid(order["uid"])
                 os.setuid(order["uid"])
+            exec(order["before"], {})
             code = cli.main(order["words"])
             sys.stdout.flush()
             sys.stderr.flush()
@@ -144,12 +145,13 @@ class User:
         codes = code if isinstance(code, tuple) else (code,)
         return Done(words, done.returncode, done.stdout, done.stderr).check(*codes)
 
-    def quick(self, *words: str, code: int | tuple[int, ...] = 0, **environment: str) -> Done:
-        """Run the command in a forked process and check its exit code."""
+    def quick(self, *words: str, code: int | tuple[int, ...] = 0, before: str = "", **environment: str) -> Done:
+        """Run the command in a forked process, after the Python statements `before`, and check its exit code."""
         out, err = self.home / ".out", self.home / ".err"
         status = _forks.run(
             {
                 "words": words,
+                "before": before,
                 "uid": self.uid,
                 "cwd": str(self.home),
                 "env": self.environ(environment),

@@ -11,8 +11,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
-import time
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -799,45 +797,63 @@ def test_symlinks_on_the_way_of_a_restore_are_not_followed(user: User) -> None:
     assert tree(outside) == before and not os.path.lexists(back / "extra")
 
 
-def test_directories_swapped_for_symlinks_during_a_restore_lead_nowhere(tmp_path: Path) -> None:
+# Python says before each call to the system what it will do: there, between a look and the act that follows it, the
+# directory `back/way` becomes a symlink. No race can be lost worse.
+_SWAP = """
+import os, sys
+count = 0
+def swap(event, arguments):
+    global count
+    if event not in {events!r}:
+        return
+    count += 1
+    if count == {number} and os.path.isdir("back/way"):
+        os.rename("back/way", "aside")
+        os.symlink({outside!r}, "back/way")
+        open("swapped", "w").close()
+sys.addaudithook(swap)
+"""
+_SWAP_EVENTS = (
+    *("open", "os.listdir", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink"),
+    *("os.chmod", "os.chown", "os.utime", "os.setxattr", "os.removexattr", "os.truncate"),
+)
+
+
+@pytest.mark.parametrize("state", ["fresh", "in place"])
+def test_a_directory_swapped_for_a_symlink_at_any_moment_leads_nowhere(tmp_path: Path, state: str) -> None:
     user = User(tmp_path / "home")
-    doc, outside, aside = user.home / "doc", user.home / "outside", user.home / "aside"
-    outside.mkdir()
-    aside.mkdir()
-    names = [f"d{number:03}" for number in range(150)]
-    for name in names:
-        (doc / name / "below").mkdir(parents=True)
-        for number in range(6):
-            (doc / name / "below" / f"file{number}").write_text(f"{name} {number}")
-        (outside / "below").mkdir(exist_ok=True)
+    doc, outside, back = user.home / "doc", user.home / "outside", user.home / "back"
+    (doc / "way" / "below").mkdir(parents=True)
+    (doc / "way" / "file").write_text("from the backup")
+    (doc / "way" / "below" / "inner").write_text("from the backup")
+    os.symlink("file", doc / "way" / "link")
+    (outside / "below").mkdir(parents=True)
+    for name in ("file", "extra", "below/inner"):
+        (outside / name).write_text("precious")
+        os.utime(outside / name, ns=(1, 1))
+    outside.chmod(0o700)
+    before = tree(outside.parent / "outside"), outside.stat().st_mode
     user.quick("init", "--encryption", "none")
     user.quick("backup", "doc", "--name", "c")
-    swaps = 0
-    for attempt in range(3):
-        back = user.home / f"back{attempt}"
-        stop = threading.Event()
-
-        def swap(back: Path = back, stop: threading.Event = stop, attempt: int = attempt) -> None:
-            nonlocal swaps
-            while not stop.is_set():
-                for name in names[::2]:
-                    for inner in (back / name / "below", back / name):
-                        try:
-                            os.rename(inner, aside / f"{attempt}-{name}-{time.monotonic_ns()}")
-                            os.symlink(outside if inner.name == name else outside / "below", inner)
-                            swaps += 1
-                        except OSError:
-                            continue
-
-        swapper = threading.Thread(target=swap)
-        swapper.start()
-        try:
-            user.quick("restore", "doc@c", "--to", back.name, code=(0, 3, 7))
-        finally:
-            stop.set()
-            swapper.join()
-        assert sorted(path.name for path in outside.rglob("*")) == ["below"], "written outside the target"
-    assert swaps > 20, "the directories were not swapped: nothing was tested"
+    swapped = 0
+    for number in range(1, 500):
+        for path in (back, user.home / "aside"):
+            shutil.rmtree(path, ignore_errors=True)
+        (user.home / "swapped").unlink(missing_ok=True)
+        if state == "in place":
+            shutil.copytree(doc, back, symlinks=True)
+            (back / "way" / "file").write_text("old")
+            (back / "way" / "more").write_text("goes away")
+            (back / "way" / "below" / "inner").write_text("old")
+        hook = _SWAP.format(events=_SWAP_EVENTS, number=number, outside=str(outside))
+        user.quick("restore", "doc@c", "--to", "back", "--delete", code=(0, 3, 7), before=hook)
+        assert (tree(outside), outside.stat().st_mode) == before, f"written outside the target at event {number}"
+        if (user.home / "swapped").exists():
+            swapped += 1
+        elif swapped:
+            break
+    print(f"swapped at {swapped} moments")
+    assert swapped > 15, "the directory was not swapped: nothing was tested"
 
 
 def test_names_planted_where_a_restore_writes_are_replaced_not_followed(user: User) -> None:

@@ -100,6 +100,11 @@ def make_directory(path: Path) -> None:
 
 def _write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
     view = memoryview(data).cast("B")
+    if is_rehearsal() and len(view) > 1:
+        # A fault in the middle of a write leaves the first half.
+        os.write(descriptor, view[: len(view) // 2])
+        view = view[len(view) // 2 :]
+        durable_step("write-rest")
     written = os.write(descriptor, view)
     while written < len(view):
         written += os.write(descriptor, view[written:])
