@@ -9,10 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from dalsegno.cli.main import main
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 COMMAND = [sys.executable, "-m", "dalsegno.cli.main"]
@@ -33,9 +36,7 @@ class Person:
     def run(
         self, *words: str, code: int = 0, data: bytes = b"", cwd: Path | None = None, **more: str
     ) -> subprocess.CompletedProcess[bytes]:
-        done = subprocess.run(
-            [*COMMAND, *words], cwd=cwd or self.home, env=environment(self.home, **more), capture_output=True, input=data
-        )
+        done = run_forked(list(words), cwd or self.home, environment(self.home, **more), data)
         assert done.returncode == code, (words, done.returncode, done.stdout[-2000:], done.stderr[-2000:])
         assert b"Traceback" not in done.stderr
         return done
@@ -63,6 +64,38 @@ class Person:
         assert process.returncode == 130, (words, process.returncode, errors)
         assert b"Traceback" not in errors and b"Exception" not in errors
         return errors
+
+
+def run_forked(
+    words: list[str], cwd: Path, variables: dict[str, str], data: bytes
+) -> subprocess.CompletedProcess[bytes]:
+    """Run one command line in a child that has the program loaded: a tenth of what a new interpreter costs."""
+    files = [os.memfd_create(name) for name in ("input", "output", "errors")]
+    os.write(files[0], data)
+    os.lseek(files[0], 0, os.SEEK_SET)
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            for number, fd in enumerate(files):
+                os.dup2(fd, number)
+            os.chdir(cwd)
+            os.environ.clear()
+            os.environ.update(variables)
+            sys.stdin, sys.stdout, sys.stderr = (open(number, mode, closefd=False) for number, mode in enumerate("rww"))  # noqa: SIM115
+            code = main(words)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    said = [os.pread(fd, os.fstat(fd).st_size, 0) for fd in files[1:]]
+    for fd in files:
+        os.close(fd)
+    return subprocess.CompletedProcess(words, code, *said)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
