@@ -52,9 +52,12 @@ def plan_retrieve(site: Site, state: State, *, from_media: bool = False, report:
     return plan_chain(state, copies, here=media_here(site, report=report), lies_at=lies_at)
 
 
-def find_and_plan(site: Site, volume: str, selector: str, *, report: Report = silent) -> ChainPlan:
-    """Return how the state that `volume@selector` names comes back; copies that turn out to be gone do not count."""
-    return plan_retrieve(site, find_state(site.catalog, volume, selector, now_ns=now_ns()), report=report)
+def find_and_plan(
+    site: Site, volume: str, selector: str, *, volume_id: bytes | None = None, report: Report = silent
+) -> ChainPlan:
+    """Return how the state that `volume@selector` names comes back."""
+    state = find_state(site.catalog, volume, selector, now_ns=now_ns(), volume_id=volume_id)
+    return plan_retrieve(site, state, report=report)
 
 
 def retrieve(

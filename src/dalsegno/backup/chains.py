@@ -68,17 +68,18 @@ class ChainPlan:
         return tuple(dict.fromkeys(label for reading in self.readings for label in reading.missing))
 
 
-def find_state(catalog: Catalog, volume: str, selector: str, *, now_ns: int) -> State:
+def find_state(catalog: Catalog, volume: str, selector: str, *, now_ns: int, volume_id: bytes | None = None) -> State:
     """Return the state that `volume@selector` names: a clone, `#` and a revision, a time, or the newest.
 
-    NotFound says what the catalog has.
+    With `volume_id`, dumps of that volume count under whatever name it had. NotFound says what the catalog has.
     """
+    key = volume_id or volume
     if selector.startswith("#"):
-        candidates = [(entry, entry.revision) for entry in catalog.find_revision(volume, selector[1:])]
+        candidates = [(entry, entry.revision) for entry in catalog.find_revision(key, selector[1:])]
     elif selector in ("", "latest"):
         candidates = []
     else:
-        candidates = catalog.find_clone(volume, selector)
+        candidates = catalog.find_clone(key, selector)
     for entry, revision in candidates:
         chain = catalog.chain_to(entry)
         if chain:
@@ -92,9 +93,9 @@ def find_state(catalog: Catalog, volume: str, selector: str, *, now_ns: int) -> 
     at_ns = now_ns if selector in ("", "latest") else parse_time_ns(selector, now_ns=now_ns)
     if at_ns is None:
         raise NotFound(f"no clone {volume}@{selector} in pool or catalog: `dal history {volume}` shows the dumps")
-    chain = catalog.find_chain(volume, at_ns)
+    chain = catalog.find_chain(key, at_ns)
     if not chain:
-        known = catalog.dumps(volume)
+        known = catalog.dumps(key)
         if not known:
             raise NotFound(f"no dump of volume {volume!r} in the catalog: `dal history` shows what there is")
         raise NotFound(

@@ -20,6 +20,7 @@ from dalsegno.backup.parts import (
     check_whole,
     copy_of,
     file_digest,
+    is_slice,
     iterate_slice,
     media_name,
     new_part_header,
@@ -271,7 +272,7 @@ class DirectoryTarget:
                 offset += part.length
                 made.append(copy)
                 require_same(mounted)
-        if any(map(_is_slice, made)) and hasher.digest() != entry.digest:
+        if any(map(is_slice, made)) and hasher.digest() != entry.digest:
             raise Damaged(f"{source}: is not the dump that was verified: its digest is another")
 
     def _plan(
@@ -424,7 +425,7 @@ class DirectoryTarget:
                 mounted = self._require(copy.medium)
                 path = mounted.path / copy.place
                 skip = file.offset - start
-                if copy.needed == 1 and not _is_slice(copy):
+                if copy.needed == 1 and not is_slice(copy):
                     chunks = iterate_bytes(path, offset=skip)
                 else:
                     chunks = iterate_slice(path, report=silent, phase="fetch", skip=skip)
@@ -441,7 +442,7 @@ class DirectoryTarget:
 
     def open_read(self, copies: Sequence[Copy], entry: DumpEntry) -> Path | None:
         """Return the file of a whole copy whose medium is here."""
-        if len(copies) != 1 or _is_slice(copies[0]):
+        if len(copies) != 1 or is_slice(copies[0]):
             return None
         mounted = self._look()[0].get(copies[0].medium)
         if mounted is None:
@@ -456,7 +457,7 @@ class DirectoryTarget:
         mounted = self._require(copy.medium)
         path = mounted.path / copy.place
         try:
-            if _is_slice(copy):
+            if is_slice(copy):
                 if read_part_header(path)[0].dump_id != entry.dump_id:
                     return BAD
                 for _ in iterate_slice(path, report=report, phase="check"):
@@ -485,7 +486,7 @@ class DirectoryTarget:
         if mounted is None:
             return
         path = mounted.path / copy.place
-        if not _is_slice(copy):
+        if not is_slice(copy):
             remove_durable(path.with_name(path.name + NOTE_SUFFIX))
         remove_durable(path)
 
@@ -501,10 +502,6 @@ def _copy_number(path: Path) -> int | None:
         return read_part_header(path)[0].copy
     except Damaged:
         return None
-
-
-def _is_slice(copy: Copy) -> bool:
-    return DUMP_SUFFIX + ".s" in copy.place
 
 
 def scan_directory(root: Path, *, label: str, target: str, report: Report) -> Iterator[Found]:

@@ -1,6 +1,8 @@
 """Parts of dumps in files: a whole dump with its note, and slices. Written durably, read back from the medium."""
 
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +28,7 @@ from dalsegno.world.files import PartialFile, file_errors, iterate_bytes, write_
 
 NOTE_SUFFIX: Final = ".note"
 DUMP_SUFFIX: Final = ".dump"
+_SLICE: Final = re.compile(r"\.dump\.s\d{3,}$")
 Pace = Callable[[int], None]
 """Told how many bytes were copied; waits when that was too fast."""
 
@@ -43,6 +46,18 @@ def media_name(name: str, dump_id: bytes) -> str:
 def slice_name(name: str, number: int) -> str:
     """Return the file name of a slice: `<dump>.s000`, `<dump>.s001`, ..."""
     return f"{name}.s{number:03d}"
+
+
+def is_slice(copy: Copy) -> bool:
+    """Return whether a copy on a disk is a slice, by its name."""
+    return _SLICE.search(copy.place) is not None
+
+
+def count_slices(copies: list[Copy], *, dump_bytes: int) -> list[Copy]:
+    """Return the slices of one copy with how many there are: of those with a gap one more than are known, at least."""
+    whole = sum(copy.size_bytes for copy in copies) == dump_bytes
+    count = len(copies) if whole else max(len(copies), *(copy.part for copy in copies)) + 1
+    return [replace(copy, parts=count, needed=count) for copy in copies]
 
 
 def read_head(path: Path) -> bytes:

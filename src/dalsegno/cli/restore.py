@@ -1,17 +1,24 @@
 """`dal restore`: into a directory, or dumps into a volume."""
 
 import argparse
+import os
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from dalsegno.actions import restore as actions
+from dalsegno.actions.house import House
 from dalsegno.actions.view import split_dumps
 from dalsegno.cli.door import open_house
 from dalsegno.cli.terminal import Terminal, format_duration, show
 from dalsegno.cli.volume import volume_value
-from dalsegno.cli.words import Parser, path_bytes
+from dalsegno.cli.words import Parser, path_bytes, pool_path
 from dalsegno.host.restore import OwnerMap
-from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput
+from dalsegno.pool.keys import SETTINGS_NAME
+from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, NotFound
 from dalsegno.terms.sizes import format_size
+from dalsegno.volumes.address import parse_address, resolve
+from dalsegno.world.clock import now_ns
 
 
 def add_restore(parser: Parser) -> None:
@@ -23,6 +30,7 @@ def add_restore(parser: Parser) -> None:
     parser.add_argument("--delete", action="store_true", help="remove what is in DIR and not in the backup")
     parser.add_argument("--dry-run", action="store_true", help="only tell what would be done")
     parser.add_argument("--owners", default="name", metavar="name|number|map:FILE", help="whose the files become")
+    parser.add_argument("--policy", metavar="FILE", help="whose catalog knows the dumps of dates that the pool has not")
     parser.set_defaults(run=_restore)
 
 
@@ -34,6 +42,37 @@ def _owners(text: str) -> OwnerMap:
     return OwnerMap(mode=text)
 
 
+def _open(arguments: argparse.Namespace, terminal: Terminal) -> House:
+    """Open the pool that the words name or the user's own; where neither is, the policy's."""
+    if arguments.pool_path or os.environ.get("DAL_POOL") or (pool_path(arguments) / SETTINGS_NAME).exists():
+        return open_house(arguments, terminal)
+    house: House = import_module("dalsegno.cli.site").open_policys_house(arguments, terminal)
+    return house
+
+
+def _restore_dated(
+    arguments: argparse.Namespace, terminal: Terminal, house: House, what: str, owners: OwnerMap
+) -> tuple[actions.RestoreOutcome | None, dict[str, Any]] | None:
+    """Restore from dumps what the pool does not have, or has older; None when the pool is to be read."""
+    if split_dumps(what) is not None:
+        return None
+    address = parse_address(what)
+    try:
+        in_pool = resolve(house.pool, house.volumes, address, now_ns=now_ns())
+    except NotFound:
+        in_pool = None
+    if in_pool is not None and in_pool.clone in ("", None, address.selector):
+        return None
+    if in_pool is not None and address.selector in ("", "latest"):
+        return None
+    # Only now the catalog and all that belongs to it are loaded.
+    result: tuple[actions.RestoreOutcome | None, dict[str, Any]] | None
+    result = import_module("dalsegno.cli.dated").restore_dated(
+        arguments, terminal, house, address, in_pool, owners=owners
+    )
+    return result
+
+
 def _restore(arguments: argparse.Namespace, terminal: Terminal) -> int:
     what = "+".join(arguments.what)
     if (arguments.to is None) == (arguments.volume is None):
@@ -41,18 +80,26 @@ def _restore(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if arguments.volume is not None:
         return _restore_volume(arguments, terminal, what)
     owners = _owners(arguments.owners)
-    with open_house(arguments, terminal) as house:
-        outcome = actions.restore(
-            house,
-            what,
-            arguments.to,
-            paths=[path_bytes(path) for path in arguments.path],
-            owners=owners,
-            delete=arguments.delete,
-            dry_run=arguments.dry_run,
-        )
+    more: dict[str, Any] = {}
+    with _open(arguments, terminal) as house:
+        dated = _restore_dated(arguments, terminal, house, what, owners)
+        if dated is not None:
+            outcome, more = dated
+            if outcome is None:
+                return EXIT_DONE
+        else:
+            outcome = actions.restore(
+                house,
+                what,
+                arguments.to,
+                paths=[path_bytes(path) for path in arguments.path],
+                owners=owners,
+                delete=arguments.delete,
+                dry_run=arguments.dry_run,
+            )
     result = outcome.result
     value = {
+        **more,
         "from": outcome.label,
         "to": outcome.target,
         "dry_run": arguments.dry_run,

@@ -15,7 +15,7 @@ from dalsegno.backup.site import Site, open_site
 from dalsegno.backup.targets import Ask
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import key_path, pool_path, read_passphrase
-from dalsegno.terms.errors import Conflict
+from dalsegno.terms.errors import Conflict, NotFound
 from dalsegno.world.files import FileLock, make_directory
 
 
@@ -29,6 +29,21 @@ def read_policy(arguments: argparse.Namespace) -> Policy:
     return load_policy(find_policy(arguments.policy))
 
 
+def policy_if_any(arguments: argparse.Namespace) -> Path | None:
+    """Return the policy's place, or None where there is no policy."""
+    try:
+        return find_policy(arguments.policy)
+    except NotFound:
+        return None
+
+
+def open_policys_house(arguments: argparse.Namespace, terminal: Terminal) -> House:
+    """Open the pool of the policy, or the user's own where there is no policy."""
+    policy_path = policy_if_any(arguments)
+    place = policy_pool(arguments, load_policy(policy_path)) if policy_path else pool_path(arguments)
+    return open_pool(place, passphrase=read_passphrase, key_path=key_path(arguments), report=terminal.report)
+
+
 def policy_pool(arguments: argparse.Namespace, policy: Policy) -> Path:
     """Return the pool's place: the option, DAL_POOL, the policy, or the user's own."""
     if policy.pool is None or arguments.pool_path or os.environ.get("DAL_POOL"):
@@ -39,18 +54,19 @@ def policy_pool(arguments: argparse.Namespace, policy: Policy) -> Path:
 @contextmanager
 def open_all(arguments: argparse.Namespace, terminal: Terminal, policy: Policy) -> Iterator[tuple[House, Site]]:
     """Open the pool and the site that a policy names; closed again at the end of the `with` block."""
-    a_person_is_there = sys.stdin.isatty() and sys.stderr.isatty() and not terminal.json
     place = policy_pool(arguments, policy)
     key = key_path(arguments)
     with (
         open_pool(place, passphrase=read_passphrase, key_path=key, report=terminal.report) as house,
-        open_site(policy, ask=asker(terminal) if a_person_is_there else None) as site,
+        open_site(policy, ask=asker(terminal)) as site,
     ):
         yield house, site
 
 
-def asker(terminal: Terminal) -> Ask:
-    """Return what asks a person for a medium: Enter when it is there, `s` to go on without it."""
+def asker(terminal: Terminal) -> Ask | None:
+    """Return what asks a person for a medium (Enter: it is there; s: go on without it), or None with nobody there."""
+    if terminal.json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
 
     def ask(text: str) -> bool:
         terminal.end_progress()
