@@ -26,48 +26,75 @@ def _ends_node(key: bytes, *, level: int, count: int) -> bool:
     return count >= NODE_ITEMS_MAX or crc32(key, level) % NODE_CUT == 0
 
 
+class DirectoryBuilder:
+    """Collects the entries of one directory in name order; the memory used is that of one node a level."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._leaf: list[Entry] = []
+        self._levels: list[list[DirectoryChild]] = []
+
+    @property
+    def at_boundary(self) -> bool:
+        """Tell whether the next entry begins a leaf, so that a whole leaf may be added."""
+        return not self._leaf
+
+    def add(self, entry: Entry) -> None:
+        """Add the next entry."""
+        leaf = self._leaf
+        leaf.append(entry)
+        if _ends_node(entry.name, level=0, count=len(leaf)):
+            self._end_leaf()
+
+    def add_leaf(self, child: DirectoryChild) -> None:
+        """Add a leaf that is stored already; it must end where this builder would end it."""
+        assert not self._leaf
+        self._add(child, 1)
+
+    def _end_leaf(self) -> None:
+        leaf, self._leaf = self._leaf, []
+        identity = self._sink.put(objects.KIND_DIRECTORY, objects.encode(DirectoryLeaf(leaf)))
+        self._add(DirectoryChild(leaf[-1].name, len(leaf), identity), 1)
+
+    def _add(self, child: DirectoryChild, level: int) -> None:
+        if level > len(self._levels):
+            self._levels.append([])
+        children = self._levels[level - 1]
+        children.append(child)
+        if _ends_node(child.last_name, level=level, count=len(children)):
+            self._close(level)
+
+    def _close(self, level: int) -> None:
+        children, self._levels[level - 1] = self._levels[level - 1], []
+        identity = self._sink.put(objects.KIND_DIRECTORY, objects.encode(DirectoryList(level, children)))
+        count = sum(child.entry_count for child in children)
+        self._add(DirectoryChild(children[-1].last_name, count, identity), level + 1)
+
+    def finish(self) -> ObjectId:
+        """Return the directory's id."""
+        if not self._levels:
+            return self._sink.put(objects.KIND_DIRECTORY, objects.encode(DirectoryLeaf(self._leaf)))
+        if self._leaf:
+            self._end_leaf()
+        level = 1
+        while True:
+            children = self._levels[level - 1]
+            top = all(not upper for upper in self._levels[level:])
+            if top and len(children) == 1:
+                return ObjectId(children[0].id)
+            if children:
+                self._close(level)
+            level += 1
+
+
 def store_directory(sink: Sink, entries: Iterable[Entry]) -> ObjectId:
     """Store a directory from its entries in name order and return its id; memory: one node a level."""
     if isinstance(entries, Sequence) and len(entries) < NODE_ITEMS_MIN:
         return sink.put(objects.KIND_DIRECTORY, objects.encode(DirectoryLeaf(list(entries))))
-    levels: list[list[DirectoryChild]] = []
-
-    def add(child: DirectoryChild, level: int) -> None:
-        while len(levels) < level:
-            levels.append([])
-        children = levels[level - 1]
-        children.append(child)
-        if _ends_node(child.last_name, level=level, count=len(children)):
-            levels[level - 1] = []
-            close(children, level)
-
-    def close(children: list[DirectoryChild], level: int) -> None:
-        identity = sink.put(objects.KIND_DIRECTORY, objects.encode(DirectoryList(level, children)))
-        count = sum(child.entry_count for child in children)
-        add(DirectoryChild(children[-1].last_name, count, identity), level + 1)
-
-    leaf: list[Entry] = []
+    builder = DirectoryBuilder(sink)
     for entry in entries:
-        leaf.append(entry)
-        if _ends_node(entry.name, level=0, count=len(leaf)):
-            identity = sink.put(objects.KIND_DIRECTORY, objects.encode(DirectoryLeaf(leaf)))
-            add(DirectoryChild(entry.name, len(leaf), identity), 1)
-            leaf = []
-    if leaf or not levels:
-        identity = sink.put(objects.KIND_DIRECTORY, objects.encode(DirectoryLeaf(leaf)))
-        if not levels:
-            return identity
-        add(DirectoryChild(leaf[-1].name, len(leaf), identity), 1)
-    level = 1
-    while True:
-        children = levels[level - 1]
-        top = all(not upper for upper in levels[level:])
-        if top and len(children) == 1:
-            return ObjectId(children[0].id)
-        if children:
-            levels[level - 1] = []
-            close(children, level)
-        level += 1
+        builder.add(entry)
+    return builder.finish()
 
 
 class RecipeBuilder:

@@ -1,0 +1,345 @@
+"""Edit immutable trees: a changed directory or file as new objects, of which only what changed is stored.
+
+The result is what building the whole anew would give: nodes and chunks are cut again from the change on, until a cut
+falls where an old one was; from there on the old ones are kept as they are.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from dalsegno.chunks.cut import CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX, WINDOW_BYTES, Cutter
+from dalsegno.formats import objects
+from dalsegno.formats.objects import DirectoryChild, DirectoryLeaf, DirectoryList, Entry
+from dalsegno.pool.contract import Sink, Source
+from dalsegno.terms.ids import ObjectId
+from dalsegno.trees.build import DirectoryBuilder, RecipeBuilder
+from dalsegno.trees.extents import Extent, iterate_extents
+
+HOLE: Final = -1
+"""The place of a piece that is zeros."""
+BASE: Final = -2
+"""The place of a piece that is as it was before."""
+
+
+# Directories
+
+
+def edit_directory(source: Source, sink: Sink, identity: bytes, changes: Mapping[bytes, Entry | None]) -> ObjectId:
+    """Store a directory with some names changed (None: removed) and return its id; no id at first is an empty one."""
+    names = sorted(changes)
+    builder = DirectoryBuilder(sink)
+    leaves = list(_leaves(source, identity)) if identity else []
+    position = 0
+    for number, child in enumerate(leaves):
+        last = number == len(leaves) - 1
+        ends = len(names) if last else bisect_right(names, child.last_name, position)
+        # The last leaf ended with the directory, not at a cut: it stays only if nothing comes behind it.
+        if ends == position and builder.at_boundary and child.entry_count:
+            builder.add_leaf(child)
+            continue
+        leaf = objects.decode_directory(source.get(ObjectId(child.id)))
+        assert isinstance(leaf, DirectoryLeaf)
+        for entry in _merge(leaf.entries, names[position:ends], changes):
+            builder.add(entry)
+        position = ends
+    if not leaves:
+        for entry in _merge([], names, changes):
+            builder.add(entry)
+    return builder.finish()
+
+
+def _leaves(source: Source, identity: bytes) -> Iterator[DirectoryChild]:
+    node = objects.decode_directory(source.get(ObjectId(identity)))
+    if isinstance(node, DirectoryLeaf):
+        yield DirectoryChild(node.entries[-1].name if node.entries else b"", len(node.entries), identity)
+        return
+    yield from _leaves_below(source, node)
+
+
+def _leaves_below(source: Source, node: DirectoryList) -> Iterator[DirectoryChild]:
+    if node.level == 1:
+        yield from node.children
+        return
+    for child in node.children:
+        below = objects.decode_directory(source.get(ObjectId(child.id)))
+        assert isinstance(below, DirectoryList)
+        yield from _leaves_below(source, below)
+
+
+def _merge(entries: list[Entry], names: list[bytes], changes: Mapping[bytes, Entry | None]) -> Iterator[Entry]:
+    position = 0
+    for entry in entries:
+        while position < len(names) and names[position] < entry.name:
+            changed = changes[names[position]]
+            if changed is not None:
+                yield changed
+            position += 1
+        if position < len(names) and names[position] == entry.name:
+            changed = changes[names[position]]
+            if changed is not None:
+                yield changed
+            position += 1
+        else:
+            yield entry
+    for name in names[position:]:
+        changed = changes[name]
+        if changed is not None:
+            yield changed
+
+
+# Files
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A range of a file, and where its bytes are: HOLE, BASE, or a place in the spool."""
+
+    start: int
+    end: int
+    place: int
+
+
+class Patches:
+    """What was written over a file: ranges that never overlap, in order, each with the place of its bytes.
+
+    `base_size` is how much of the file before still shows: what was cut off once does not come back.
+    """
+
+    __slots__ = ("_ends", "_places", "_starts", "base_size", "size")
+
+    def __init__(self, size: int, *, base_size: int | None = None) -> None:
+        self.size = size
+        self.base_size = size if base_size is None else base_size
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._places: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def copy(self) -> "Patches":
+        """Return the same, apart from this."""
+        other = Patches(self.size, base_size=self.base_size)
+        other._starts, other._ends, other._places = self._starts[:], self._ends[:], self._places[:]
+        return other
+
+    def put(self, start: int, end: int, place: int) -> None:
+        """Say that `start` to `end` has its bytes at `place` (or is a HOLE); the file grows to hold it."""
+        assert 0 <= start < end
+        starts, ends, places = self._starts, self._ends, self._places
+        self.size = max(self.size, end)
+        if starts and start == ends[-1]:
+            # What is appended goes on where the last one ended: one range.
+            if _follows(places[-1], ends[-1] - starts[-1], place):
+                ends[-1] = end
+            else:
+                starts.append(start)
+                ends.append(end)
+                places.append(place)
+            return
+        first = bisect_right(ends, start)
+        last = bisect_left(starts, end)
+        kept: list[tuple[int, int, int]] = []
+        if first < last:
+            if starts[first] < start:
+                kept.append((starts[first], start, places[first]))
+            kept.append((start, end, place))
+            if ends[last - 1] > end:
+                skipped = end - starts[last - 1]
+                kept.append((end, ends[last - 1], places[last - 1] + skipped if places[last - 1] >= 0 else HOLE))
+        else:
+            kept.append((start, end, place))
+        starts[first:last] = [each[0] for each in kept]
+        ends[first:last] = [each[1] for each in kept]
+        places[first:last] = [each[2] for each in kept]
+
+    def truncate(self, size: int) -> None:
+        """Make the file `size` long: what is behind is gone, what is new is a hole."""
+        if size < self.size:
+            count = bisect_left(self._starts, size)
+            del self._starts[count:], self._ends[count:], self._places[count:]
+            if count and self._ends[-1] > size:
+                self._ends[-1] = size
+            self.base_size = min(self.base_size, size)
+        self.size = size
+
+    def pieces(self, start: int, end: int) -> Iterator[Piece]:
+        """Yield where the bytes from `start` to `end` are, in order and without a gap, up to the end of the file."""
+        end = min(end, self.size)
+        number = bisect_right(self._ends, start)
+        while start < end:
+            if number < len(self._starts) and self._starts[number] <= start:
+                stop = min(end, self._ends[number])
+                place = self._places[number]
+                yield Piece(start, stop, place + start - self._starts[number] if place >= 0 else HOLE)
+                number += 1
+            else:
+                stop = min(end, self._starts[number] if number < len(self._starts) else end)
+                if start < self.base_size:
+                    stop = min(stop, self.base_size)
+                    yield Piece(start, stop, BASE)
+                else:
+                    yield Piece(start, stop, HOLE)
+            start = stop
+
+    def touches(self, start: int, end: int) -> bool:
+        """Tell whether anything from `start` to `end` is not as it was."""
+        number = bisect_right(self._ends, start)
+        return end > min(self.base_size, self.size) or (number < len(self._starts) and self._starts[number] < end)
+
+    def over(self, below: "Patches") -> "Patches":
+        """Return these patches on top of earlier ones, as patches of what those were made over."""
+        result = below.copy()
+        if self.base_size < result.size:
+            result.truncate(self.base_size)
+        result.truncate(self.size)
+        for start, end, place in zip(self._starts, self._ends, self._places, strict=True):
+            result.put(start, end, place)
+        result.size = self.size
+        return result
+
+    def places(self) -> Iterator[tuple[int, int, int]]:
+        """Yield (start, end, place) of what lies in the spool."""
+        for start, end, place in zip(self._starts, self._ends, self._places, strict=True):
+            if place >= 0:
+                yield start, end, place
+
+
+def _follows(place: int, length: int, next_place: int) -> bool:
+    return next_place == (place + length if place >= 0 else place)
+
+
+def edit_content(
+    source: Source,
+    sink: Sink,
+    cutter: Cutter,
+    entry: Entry,
+    patches: Patches,
+    read: Callable[[int, int], bytes],
+) -> tuple[int, bytes]:
+    """Store a file after patches and return what Entry.content_kind and Entry.content must be.
+
+    `entry` is the file before. `read(offset, length)` gives bytes of the file as it is now.
+    """
+    size = patches.size
+    if size == 0:
+        return objects.CONTENT_NONE, b""
+    extents = _extents(source, entry, min(patches.base_size, size))
+    runs = _runs(patches, extents)
+    if size <= objects.INLINE_BYTES_MAX:
+        return objects.CONTENT_INLINE, read(0, size)
+    natural = {extent.offset: extent for extent in extents if extent.id and _is_natural(extent, extents, runs, patches)}
+    builder = RecipeBuilder(sink)
+    position = 0
+    for start, end in runs:
+        if start > position:
+            builder.add(start - position, b"")
+        _store_run(sink, cutter, builder, natural, start, end, read)
+        position = end
+    if size > position:
+        builder.add(size - position, b"")
+    return builder.finish()
+
+
+def _extents(source: Source, entry: Entry, end: int) -> list[Extent]:
+    if entry.content_kind in (objects.CONTENT_CHUNK, objects.CONTENT_RECIPE):
+        return list(iterate_extents(source, entry, end=end))
+    # The bytes of a small file are in no chunk: one extent that cannot be kept.
+    return [Extent(0, entry.size, b"inline")] if entry.content_kind == objects.CONTENT_INLINE and end else []
+
+
+def _runs(patches: Patches, extents: list[Extent]) -> list[tuple[int, int]]:
+    """Return (start, end) of the data between the holes of the file as it is now."""
+    runs: list[tuple[int, int]] = []
+
+    def add(start: int, end: int) -> None:
+        if runs and runs[-1][1] == start:
+            runs[-1] = (runs[-1][0], end)
+        elif start < end:
+            runs.append((start, end))
+
+    number = 0
+    for piece in patches.pieces(0, patches.size):
+        if piece.place >= 0:
+            add(piece.start, piece.end)
+        elif piece.place == BASE:
+            while number < len(extents) and extents[number].end <= piece.start:
+                number += 1
+            at = number
+            while at < len(extents) and extents[at].offset < piece.end:
+                if extents[at].id:
+                    add(max(piece.start, extents[at].offset), min(piece.end, extents[at].end))
+                at += 1
+    return runs
+
+
+def _is_natural(extent: Extent, extents: list[Extent], runs: list[tuple[int, int]], patches: Patches) -> bool:
+    """Tell whether a chunk is unchanged, and ends where cutting anew would end it."""
+    if extent.id == b"inline" or patches.touches(extent.offset, extent.end):
+        return False
+    number = bisect_right(extents, extent.offset, key=lambda each: each.offset) - 1
+    followed = number + 1 < len(extents) and bool(extents[number + 1].id)
+    if followed or extent.length == CHUNK_BYTES_MAX:
+        return True
+    # It ended with its data, so that it is right only where the data still ends there.
+    run = bisect_left(runs, extent.end, key=lambda each: each[1])
+    return run < len(runs) and runs[run][1] == extent.end
+
+
+def _store_run(
+    sink: Sink,
+    cutter: Cutter,
+    builder: RecipeBuilder,
+    natural: Mapping[int, Extent],
+    start: int,
+    end: int,
+    read: Callable[[int, int], bytes],
+) -> None:
+    position = start
+    single = end - start <= CHUNK_BYTES_AVERAGE
+    while position < end:
+        extent = natural.get(position)
+        # What is at most one average long is one chunk, whatever the cutter thinks.
+        if extent is not None and (not single or extent.length == end - start):
+            builder.add(extent.length, extent.id)
+            position = extent.end
+            continue
+        position = _cut_again(sink, cutter, builder, {} if single else natural, position, end, read, single=single)
+
+
+def _cut_again(
+    sink: Sink,
+    cutter: Cutter,
+    builder: RecipeBuilder,
+    natural: Mapping[int, Extent],
+    position: int,
+    end: int,
+    read: Callable[[int, int], bytes],
+    *,
+    single: bool,
+) -> int:
+    """Cut from `position` on until a cut falls where an old chunk begins that may stay; return where that is."""
+    buffer = b""
+    reading = position
+    step = WINDOW_BYTES if not natural else 2 * CHUNK_BYTES_MAX
+    while True:
+        data = read(reading, min(step, end - reading))
+        assert data, "the file is as long as its patches say"
+        reading += len(data)
+        buffer = buffer + data if buffer else data
+        final = reading == end
+        view = memoryview(buffer)
+        ends = [len(buffer)] if single and final else cutter.cut(view, final=final)
+        taken = 0
+        for cut in ends:
+            builder.add(cut - taken, sink.put(objects.KIND_CHUNK, bytes(view[taken:cut])))
+            position += cut - taken
+            taken = cut
+            if position in natural:
+                return position
+        if final:
+            assert position == end
+            return position
+        buffer = bytes(view[taken:])
