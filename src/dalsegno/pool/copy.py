@@ -42,11 +42,10 @@ class PoolMarks(Marks):
         total = 0
         for number, segment in enumerate(self._segments):
             mask = self.mask(number)
-            for pack_id, rows in segment.rows_of_packs():
+            for pack_id, rows in segment.rows_of_packs(mask):
                 marked = mask[rows]
-                if marked.any():
-                    total += int(segment.pack_values(rows[marked])[:, 2].sum(dtype=numpy.uint64))
-                    parts.append((self._age(pack_id), pack_id, segment, rows, marked))
+                total += int(segment.pack_values(rows[marked])[:, 2].sum(dtype=numpy.uint64))
+                parts.append((self._age(pack_id), pack_id, segment, rows, marked))
         done = 0
         for _, pack_id, segment, rows, marked in sorted(parts, key=lambda part: part[:2]):
             ids, values = segment.ids_of(rows), segment.pack_values(rows)
@@ -101,8 +100,9 @@ def copy_marked(
     """Copy the marked objects of a pack, whose index rows are all given; `progress` is told raw bytes."""
     order = numpy.argsort(values[:, 0].astype(numpy.uint64) << 32 | values[:, 1] & OFFSET_MASK)
     blocks = values[order, 0]
+    touched = blocks[marked[order]]
     copied = 0
-    for number in numpy.unique(blocks[marked[order]]).tolist():
+    for number in touched[numpy.flatnonzero(numpy.diff(touched, prepend=-1))].tolist():
         if number >= reader.block_count:
             raise Damaged(f"{reader.path}: the index names block {number} of {reader.block_count}")
         low, high = numpy.searchsorted(blocks, [number, number + 1])
