@@ -25,6 +25,10 @@ from typing import Final
 import numpy as np
 from blake3 import blake3
 
+from dalsegno.terms.errors import DalError
+from dalsegno.terms.sizes import MIB
+from dalsegno.world.files import ScratchFile
+
 MAGIC: Final = b"DALSCAN2"
 HEADER: Final = struct.Struct("<8s32sQQQQ")
 KEY: Final = struct.Struct("<QQqIqII")
@@ -34,6 +38,9 @@ KEY_BYTES: Final = KEY.size
 KEY_NONE: Final = bytes(KEY_BYTES)
 BIRTH_MASK: Final = 0xFFFFFFFF
 DIGEST_BYTES: Final = 32
+PIECE_BYTES_MAX: Final = 4 * MIB
+"""Keys of changed directories beyond this wait in a scratch file."""
+TOUCHED_BYTES_MAX: Final = 16 * MIB
 _CTIME_NS_OFFSET: Final = 24
 _CTIME_NS_NEVER: Final = b"\xff\xff\xff\xff"
 _KEY_COLUMNS: Final = np.dtype(
@@ -99,6 +106,7 @@ class ScanCache:
         self._links = _Column(links["ino"])
         self._link_nodes = _Column(links["node"])
         self._files: _Column | None = None
+        self._touched_bytes = 0
 
     def directory(self, device: int, inode: int) -> CachedDirectory | None:
         """Return (dev, ino, names hash, directory id, keys offset, count) of a directory seen before."""
@@ -115,6 +123,10 @@ class ScanCache:
     def keys(self, record: CachedDirectory) -> memoryview:
         """Return the keys of a directory's entries, one after the other."""
         start = HEADER.size + record[4]
+        self._touched_bytes += record[5] * KEY_BYTES
+        if self._touched_bytes > TOUCHED_BYTES_MAX and isinstance(self._data.obj, mmap.mmap):
+            self._data.obj.madvise(mmap.MADV_DONTNEED)  # each key is read once: what was read need not stay
+            self._touched_bytes = 0
         return self._data[start : start + record[5] * KEY_BYTES]
 
     def link(self, device: int, inode: int) -> tuple[int, bytes] | None:
@@ -169,7 +181,8 @@ class CacheBuilder:
 
     def __init__(self, started_ns: int) -> None:
         self._started_ns = started_ns
-        self._pieces: list[bytearray | memoryview] = []
+        self._pieces: list[memoryview | bytearray | tuple[int, int]] = []
+        self._scratch: ScratchFile | None = None
         self._keys_bytes = 0
         self._kept_from: ScanCache | None = None
         self._kept_start = self._kept_end = 0
@@ -180,9 +193,22 @@ class CacheBuilder:
         """Record a finished directory with the keys of its entries in order."""
         self._add_record(device, inode, names_hash, identity, len(keys))
         self._end_kept()
-        if not self._pieces or not isinstance(self._pieces[-1], bytearray):
+        piece = self._pieces[-1] if self._pieces else None
+        if not isinstance(piece, bytearray):
+            piece = bytearray()
+            self._pieces.append(piece)
+        piece += keys
+        if len(piece) >= PIECE_BYTES_MAX:
+            self._set_aside(piece)
+
+    def _set_aside(self, piece: bytearray) -> None:
+        """Move the newest piece to a scratch file; without room there it stays in memory."""
+        try:
+            if self._scratch is None:
+                self._scratch = ScratchFile()
+            self._pieces[-1] = (self._scratch.append(piece), len(piece))
+        except DalError:
             self._pieces.append(bytearray())
-        self._pieces[-1] += keys  # type: ignore[operator]
 
     def keep_directory(self, cache: ScanCache, record: CachedDirectory, *, identity: bytes) -> None:
         """Record a directory whose keys are those of the cache before: they are named, not copied."""
@@ -229,10 +255,17 @@ class CacheBuilder:
         try:
             with open(temporary, "wb") as file:
                 for piece in (header, *self._pieces, self._directories, self._links):
-                    digest.update(piece)
-                    file.write(piece)
+                    data = self._read_back(piece) if isinstance(piece, tuple) else piece
+                    digest.update(data)
+                    file.write(data)
                 file.write(digest.digest())
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        if self._scratch is not None:
+            self._scratch.close()
+
+    def _read_back(self, place: tuple[int, int]) -> bytes:
+        assert self._scratch is not None
+        return self._scratch.read(*place)

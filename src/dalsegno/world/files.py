@@ -336,11 +336,14 @@ class ScratchFile:
             self._descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             os.unlink(name)
 
-    def append(self, data: bytes) -> None:
-        """Add `data` at the end."""
+    def append(self, data: bytes | bytearray) -> int:
+        """Add `data` at the end and return where it begins."""
+        offset = self._size
         with file_errors(self._directory):
+            os.lseek(self._descriptor, offset, os.SEEK_SET)
             _write_all(self._descriptor, data)
         self._size += len(data)
+        return offset
 
     def read(self, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset` on, which must be there."""
