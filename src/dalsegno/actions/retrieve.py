@@ -61,9 +61,15 @@ def find_and_plan(
 
 
 def retrieve(
-    site: Site, plan: ChainPlan, *, in_place: bool = False, from_media: bool = False, report: Report = silent
+    site: Site,
+    plan: ChainPlan,
+    *,
+    in_place: bool = False,
+    from_media: bool = False,
+    directory: Path | None = None,
+    report: Report = silent,
 ) -> Retrieved:
-    """Make every dump of a plan readable, and return where.
+    """Make every dump of a plan readable, and return where; with `directory`, what is on media is fetched to there.
 
     What is not in the spool is fetched there, and gone on with when an earlier call was interrupted; `in_place` reads
     dumps on the media themselves where that is possible. A copy that is found damaged is marked so in the catalog, and
@@ -77,12 +83,15 @@ def retrieve(
         for reading in plan.readings
         if direct.get(reading.entry.dump_id) is None
     )
-    if wanted:
+    if wanted and directory is None:
         site.spool.require_room(wanted, purpose=f"{plan.state.top.volume_name}, to be restored,")
     for reading in plan.readings:
         place = reading.place or direct.get(reading.entry.dump_id)
         if place is None:
             place = site.spool.fetched(reading.entry.dump_id)
+            if directory is not None:
+                place = directory / Path(reading.copies[0].place).name.partition(".dump")[0]
+                place = place.with_name(place.name + ".dump")
             if from_media or not (place.is_file() and place.stat().st_size == reading.entry.size_bytes):
                 _fetch(site, reading, place, report=report)
             fetched.append(reading.entry.dump_id)

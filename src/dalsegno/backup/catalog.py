@@ -407,6 +407,13 @@ class Catalog:
         with self._read() as connection:
             return [_value_of(Copy, row) for row in connection.execute(query).mappings()]
 
+    def labels(self) -> dict[str, tuple[str, int, int]]:
+        """Return target, file count and bytes of every label that copies name."""
+        query = select(_copies.c.medium, func.min(_copies.c.target), func.count(), func.sum(_copies.c.size_bytes))
+        with self._read() as connection:
+            rows = connection.execute(query.group_by(_copies.c.medium)).all()
+        return {str(label): (str(target), int(count), int(size)) for label, target, count, size in rows}
+
     # Media
 
     def put_medium(self, medium: Medium) -> None:

@@ -114,7 +114,7 @@ def plan_chain(
 ) -> ChainPlan:
     """Return from which copies the dumps of a state are read.
 
-    `here` has the labels of the media that can be reached now, by target; `lies_at` tells where in the spool a dump lies.
+    `here` has the labels of the media that can be reached, by target; `lies_at` tells where in the spool a dump lies.
     """
     readings = []
     for entry in state.chain:
