@@ -139,7 +139,7 @@ class SharesTarget:
     kind = "shares"
 
     def __init__(self, settings: SharesSettings, *, pace: Pace = no_pace) -> None:
-        assert 1 <= settings.k <= settings.n == len(settings.paths)
+        assert 1 <= settings.k <= settings.n
         self.name = settings.name
         self._settings = settings
         self._pace = pace

@@ -23,13 +23,15 @@ from dalsegno.world.clock import now_ns
 
 def add_restore(parser: Parser) -> None:
     """Say what `dal restore` understands."""
-    parser.add_argument("what", nargs="+", metavar="ADDRESS|DUMPS", help="DUMPS: FULL.dump+INCR.dump... or a list")
+    parser.add_argument("what", nargs="*", metavar="ADDRESS|DUMPS", help="DUMPS: FULL.dump+INCR.dump... or a list")
     parser.add_argument("--to", type=Path, metavar="DIR", help="write files there; only what differs is written")
     parser.add_argument("--volume", metavar="NAME", help="make a living volume of dumps instead")
     parser.add_argument("--path", action="append", default=[], metavar="P", help="only this file or directory")
     parser.add_argument("--delete", action="store_true", help="remove what is in DIR and not in the backup")
     parser.add_argument("--dry-run", action="store_true", help="only tell what would be done")
     parser.add_argument("--owners", default="name", metavar="name|number|map:FILE", help="whose the files become")
+    parser.add_argument("--site", action="store_true", help="everything: pool, volumes and catalog, from the media")
+    parser.add_argument("--media", action="append", default=[], metavar="DIR", help="with --site: where a medium is")
     parser.add_argument("--policy", metavar="FILE", help="whose catalog knows the dumps of dates that the pool has not")
     parser.set_defaults(run=_restore)
 
@@ -74,6 +76,13 @@ def _restore_dated(
 
 
 def _restore(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    if arguments.site:
+        if arguments.what or arguments.to is not None or arguments.volume is not None or arguments.path:
+            raise BadInput("--site restores everything: leave ADDRESS, --to, --volume and --path away")
+        code: int = import_module("dalsegno.cli.rescue").restore_whole_site(arguments, terminal)
+        return code
+    if not arguments.what:
+        raise BadInput("say what to restore: an ADDRESS, DUMPS, or --site")
     what = "+".join(arguments.what)
     if (arguments.to is None) == (arguments.volume is None):
         raise BadInput("say where to: --to DIR for files, or --volume NAME for a volume")

@@ -1,0 +1,136 @@
+"""A whole site back from its media: catalog, then every volume's newest state, into a pool of the same realm."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from dalsegno.actions.catalog import Rebuilt, rebuild
+from dalsegno.actions.house import House
+from dalsegno.actions.restore import restore_volume
+from dalsegno.actions.retrieve import find_and_plan, forget, retrieve
+from dalsegno.backup.labels import read_label
+from dalsegno.backup.members import path_matches
+from dalsegno.backup.policy import Policy, SpoolPolicy, TargetKind, TargetPolicy
+from dalsegno.backup.site import Site
+from dalsegno.terms.errors import DalError, Damaged, NotFound
+from dalsegno.terms.ids import hex_short
+from dalsegno.volumes.state import TRACKED, VolumeState
+
+TRIES_MAX = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoredVolume:
+    """How one volume came back."""
+
+    volume: str
+    state_at_ns: int = 0
+    dump_count: int = 0
+    clone_count: int = 0
+    source: str = ""
+    was_there: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoredSite:
+    """How a site came back."""
+
+    catalog: Rebuilt
+    volumes: tuple[RestoredVolume, ...]
+
+
+def policy_of_media(paths: Sequence[Path], *, state_dir: Path, catalog_url: str) -> Policy:
+    """Return a policy that knows of these media what their labels say: enough to restore from them."""
+    places: dict[tuple[str, str], list[Path]] = {}
+    for path in paths:
+        label = read_label(path)
+        if label is None:
+            raise NotFound(f"{path}: no labelled medium is here: mount it first")
+        places.setdefault((label.target, label.kind), []).append(path.absolute())
+    targets = {}
+    for (name, kind), found in places.items():
+        chosen: TargetKind = "shares" if kind == "shares" else "directory"
+        targets[name] = TargetPolicy(name=name, kind=chosen, paths=tuple(found), k=1, n=len(found))
+    return Policy(
+        path=Path("the media"),
+        state_dir=state_dir,
+        catalog_url=catalog_url,
+        spool=SpoolPolicy(path=state_dir / "spool"),
+        timezone="UTC",
+        targets=targets,
+    )
+
+
+def restore_site(house: House, site: Site) -> RestoredSite:
+    """Make catalog and volumes again from the media that are here. A volume that fails fails alone.
+
+    Done again, it leaves volumes that are there already as they are.
+    """
+    rebuilt = rebuild(site, house.pool.realm, add=True, report=house.report)
+    volumes = [_restore_volume(house, site, volume_id, name) for volume_id, name in site.catalog.volumes()]
+    return RestoredSite(catalog=rebuilt, volumes=tuple(volumes))
+
+
+def _restore_volume(house: House, site: Site, volume_id: bytes, name: str) -> RestoredVolume:
+    known = house.volumes.get_by_id(volume_id)
+    if known is not None:
+        return RestoredVolume(volume=known.name, clone_count=len(known.clones), was_there=True)
+    try:
+        house.volumes.get(name)
+        name = f"{name}-{hex_short(volume_id)}"  # another volume has the name already
+    except NotFound:
+        pass
+    error = ""
+    for _ in range(TRIES_MAX):
+        # What proves damaged is written down as such: the next try finds another copy, chain, or state.
+        try:
+            plan = find_and_plan(site, name, "latest", volume_id=volume_id, report=house.report)
+            found = retrieve(site, plan, report=house.report)
+            state = restore_volume(house, found.paths, name)
+        except Damaged as damaged:
+            error = str(damaged)
+            continue
+        except DalError as failed:
+            return RestoredVolume(volume=name, error=str(failed))
+        forget(site, found)
+        state = _follow(house, site.policy, state)
+        return RestoredVolume(
+            volume=name,
+            state_at_ns=plan.state.top.cloned_at_ns,
+            dump_count=len(plan.readings),
+            clone_count=len(state.clones),
+            source=os.fsdecode(state.source),
+        )
+    return RestoredVolume(volume=name, error=error)
+
+
+def _follow(house: House, policy: Policy, state: VolumeState) -> VolumeState:
+    """Let a volume follow its directory again, where the policy says which one that is."""
+    source = find_source(policy, state.name)
+    if source is None:
+        return state
+    return house.volumes.update(
+        state.id, lambda current: msgspec.structs.replace(current, kind=TRACKED, source=os.fsencode(source))
+    )
+
+
+def find_source(policy: Policy, volume: str) -> str | None:
+    """Return the directory that a volume of this name follows, when the sets' sources leave no doubt."""
+    found = set()
+    for chosen in policy.sets.values():
+        for word in chosen.sources:
+            candidate = os.path.join(os.path.dirname(word), volume)
+            if not re.search(r"[*?\[]", os.path.dirname(word)) and path_matches(candidate, word):
+                found.add(candidate)
+    return found.pop() if len(found) == 1 else None
+
+
+def with_media(policy: Policy, paths: Sequence[Path]) -> Policy:
+    """Return a policy whose targets are looked for on these media alone."""
+    media = policy_of_media(paths, state_dir=policy.state_dir, catalog_url=policy.catalog_url)
+    return replace(policy, targets=media.targets)

@@ -1,0 +1,68 @@
+"""`dal restore --site`: an empty machine, the media and the key; pool, volumes and catalog come back."""
+
+import argparse
+from pathlib import Path
+
+from dalsegno.actions.house import House
+from dalsegno.actions.site import policy_of_media, restore_site, with_media
+from dalsegno.assembly import create_pool, open_pool
+from dalsegno.backup.policy import Policy
+from dalsegno.backup.policy_file import default_state_dir, load_policy
+from dalsegno.backup.site import open_site
+from dalsegno.cli.site import asker, policy_if_any, policy_pool
+from dalsegno.cli.terminal import Terminal
+from dalsegno.cli.words import key_path, pool_path, read_passphrase
+from dalsegno.pool.keys import SETTINGS_NAME
+from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput
+from dalsegno.terms.times import format_time
+
+
+def _policy(arguments: argparse.Namespace) -> Policy:
+    media = [Path(path) for path in arguments.media]
+    place = policy_if_any(arguments)
+    if place is not None:
+        policy = load_policy(place)
+        return with_media(policy, media) if media else policy
+    if not media:
+        raise BadInput("without a policy, say where the media are: --media DIR for each, or --policy FILE")
+    state_dir = default_state_dir()
+    return policy_of_media(media, state_dir=state_dir, catalog_url=f"sqlite:///{state_dir / 'catalog.sqlite'}")
+
+
+def _house(arguments: argparse.Namespace, terminal: Terminal, place: Path) -> House:
+    key = key_path(arguments)
+    if (place / SETTINGS_NAME).exists():
+        return open_pool(place, passphrase=read_passphrase, key_path=key, report=terminal.report)
+    if key is None:
+        raise BadInput(f"{place}: no pool yet: give the key that `dal key export` wrote, with --key FILE, to make one")
+    terminal.note(f"making a pool in {place} with key {key}")
+    return create_pool(place, encryption="keyfile", key_path=key, join=key, report=terminal.report)
+
+
+def restore_whole_site(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    """Run `dal restore --site`."""
+    policy = _policy(arguments)
+    place = policy_pool(arguments, policy) if policy.pool is not None else pool_path(arguments)
+    with _house(arguments, terminal, place) as house, open_site(policy, ask=asker(terminal)) as site:
+        names = [medium.label for target in site.targets.values() for medium in target.present()]
+        terminal.note(f"media here: {', '.join(names) or 'none'}")
+        result = restore_site(house, site)
+    rows = []
+    for each in result.volumes:
+        if each.error:
+            terminal.fail(f"volume {each.volume}: {each.error}")
+        elif each.was_there:
+            rows.append([each.volume, "was there already", "", f"{each.clone_count} clones", ""])
+        else:
+            dumps = f"{each.dump_count} dump{'s' * (each.dump_count > 1)}"
+            state = f"state of {format_time(each.state_at_ns)}"
+            rows.append([each.volume, state, f"from {dumps}", f"{each.clone_count} clones", each.source])
+    failed = sum(bool(each.error) for each in result.volumes)
+    known = f"{result.catalog.dump_count} dumps on {', '.join(result.catalog.media) or 'no media'}"
+    lines = [f"pool {place}: {len(result.volumes) - failed} volumes are back", *terminal.table(rows)]
+    lines.append(f"the catalog knows {known}: older states come back with `dal restore VOLUME@DATE`")
+    lines += [f"  left out: {text}" for text in result.catalog.unreadable]
+    lines += [f"  incomplete: {text}" for text in result.catalog.incomplete]
+    terminal.result(result, lines)
+    trouble = failed or result.catalog.unreadable or result.catalog.incomplete
+    return EXIT_PARTIAL if trouble else EXIT_DONE
