@@ -1,0 +1,321 @@
+"""Archive, catalog, media and restore by date at the command line: a small site with a disk set, shares and a command."""
+
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from admin_kit import Admin, date
+
+
+def tree(root: Path) -> dict[str, tuple[int, int, bytes]]:
+    found = {}
+    for path in sorted(root.rglob("*")):
+        status = path.lstat()
+        data = os.readlink(path).encode() if path.is_symlink() else path.read_bytes() if path.is_file() else b""
+        found[str(path.relative_to(root))] = (stat.S_IMODE(status.st_mode), status.st_mtime_ns, data)
+    return found
+
+
+def set_up(home: Path) -> Admin:
+    (home / "home" / "sub").mkdir(parents=True)
+    (home / "home" / "big.bin").write_bytes(os.urandom(300_000))
+    (home / "home" / "sub" / "keep.txt").write_text("stays\n")
+    os.symlink("big.bin", home / "home" / "link")
+    for name in ("disk1", "disk2", "g1", "g2", "g3", "far"):
+        (home / name).mkdir()
+    (home / "site.toml").write_text(
+        f"""
+state = "{home}/state"
+pool = "{home}/pool"
+
+[targets.disks]
+kind = "directory"
+paths = ["{home}/disk1", "{home}/disk2"]
+
+[targets.grid]
+kind = "shares"
+paths = ["{home}/g1", "{home}/g2", "{home}/g3"]
+k = 2
+n = 3
+
+[targets.far]
+kind = "command"
+store = "cp {{file}} {home}/far/{{name}}"
+fetch = "cp {home}/far/{{name}} {{file}}"
+remove = "rm {home}/far/{{name}}"
+list = "ls {home}/far"
+
+[sets.homes]
+volumes = ["home"]
+targets = ["disks", "grid", "far"]
+"""
+    )
+    admin = Admin(home)
+    admin.run("--pool", "pool", "init")
+    admin.run("--pool", "pool", "key", "export", home / "site.key")
+    admin.run("media", "label", "disk1", "week-1", "--target", "disks")
+    for number in (1, 2, 3):
+        admin.run("media", "label", f"g{number}", f"grid-{number}", "--target", "grid")
+    return admin
+
+
+def days(admin: Admin, levels: list[int]) -> dict[int, dict[str, tuple[int, int, bytes]]]:
+    """Back up, dump and archive on each day; return what the directory was."""
+    seen = {}
+    (admin.home / "dumps").mkdir(exist_ok=True)
+    for level in levels:
+        admin.day += 1
+        (admin.home / "home" / "today.txt").write_text(f"day {admin.day}\n" * 50)
+        (admin.home / "home" / "sub" / f"day{admin.day}.txt").write_text(f"only from day {admin.day} on\n")
+        admin.run("--pool", "pool", "backup", "home")
+        admin.run("--pool", "pool", "dump", "home", "--level", level, "-o", f"dumps/home.{admin.day}.dump")
+        admin.run("archive", f"dumps/home.{admin.day}.dump")
+        seen[admin.day] = tree(admin.home / "home")
+    return seen
+
+
+def forget_clones(admin: Admin) -> None:
+    for clone in admin.value("--pool", "pool", "clones", "home"):
+        admin.run("--pool", "pool", "unclone", f"home@{clone['clone']}")
+    shutil.rmtree(admin.home / "dumps")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, dict]]:
+    home = tmp_path_factory.mktemp("site")
+    admin = set_up(home)
+    seen = days(admin, [0, 1, 2, 1])
+    forget_clones(admin)
+    return home, seen
+
+
+@pytest.fixture
+def site(finished: tuple[Path, dict], tmp_path: Path) -> tuple[Admin, dict[int, dict]]:
+    """A site of its own, at the place where it was made: the finished one is put back afterwards."""
+    home, seen = finished
+    backup = tmp_path / "as-it-was"
+    subprocess.run(["cp", "-a", str(home), str(backup)], check=True)
+    yield Admin(home, day=4), seen
+    shutil.rmtree(home)
+    subprocess.run(["cp", "-a", str(backup), str(home)], check=True)
+
+
+def test_history_shows_levels_sizes_and_where_every_copy_is(site) -> None:
+    admin, _ = site
+    rows = admin.value("history", "home")
+    assert [row["level"] for row in rows] == [0, 1, 2, 1]
+    assert {copy["target"] for copy in rows[0]["copies"]} == {"disks", "grid", "far"}
+    text = admin.text("history")
+    assert "disks: week-1" in text and "grid: 3 of 3 shares (2 needed)" in text and "far" in text
+    assert "no dump of volume 'mail'" in admin.error("history", "mail", code=6)
+
+
+def test_a_date_comes_back_byte_for_byte_and_says_its_media_first(site) -> None:
+    admin, seen = site
+    for day in (1, 2, 3, 4):
+        done = admin.run("restore", f"home@{date(day)}", "--to", f"back{day}")
+        assert tree(admin.home / f"back{day}") == seen[day], day
+        told = done.stderr.decode()
+        assert "media needed: week-1 (here)" in told and "level 0" in told
+    assert "level 2" in admin.run("restore", f"home@{date(3)}", "--to", "b3", "--dry-run").stdout.decode()
+    value = admin.value("restore", f"home@{date(3)}", "--to", "b3")
+    assert [dump["level"] for dump in value["dumps"]] == [0, 1, 2] and value["media"] == ["week-1"]
+    assert not list((admin.home / "state" / "spool" / "fetched").glob("*"))
+    assert "no usable dump at or before" in admin.error("restore", f"home@{date(0)}", "--to", "x", code=6)
+    assert "in pool or catalog" in admin.error("restore", "home@nonsense", "--to", "x", code=6)
+
+
+def test_one_path_fetches_nothing_from_a_disk_that_is_here(site) -> None:
+    admin, seen = site
+    admin.run("restore", f"home@{date(2)}", "--to", "back", "--path", "sub/day2.txt")
+    assert list(tree(admin.home / "back")) == ["sub", "sub/day2.txt"]
+    assert tree(admin.home / "back")["sub/day2.txt"] == seen[2]["sub/day2.txt"]
+    admin.run("restore", f"home@{date(2)}:/today.txt", "--to", "back2")
+    assert (admin.home / "back2" / "today.txt").read_text() == "day 2\n" * 50
+    assert not (admin.home / "state" / "spool" / "fetched").exists()
+
+
+def test_the_pools_own_clone_is_read_when_no_dump_is_newer(site) -> None:
+    admin, _ = site
+    admin.day = 6
+    (admin.home / "home" / "today.txt").write_text("day 6\n")
+    admin.run("--pool", "pool", "backup", "home")
+    done = admin.run("restore", f"home@{date(7)}", "--to", "back")
+    assert b"is not in the pool" not in done.stderr and (admin.home / "back" / "today.txt").read_text() == "day 6\n"
+    done = admin.run("restore", f"home@{date(3)}", "--to", "back3")
+    assert b"is not in the pool" in done.stderr and (admin.home / "back3" / "today.txt").read_text() == "day 3\n" * 50
+
+
+def test_a_lost_disk_and_two_ways_on(site) -> None:
+    admin, seen = site
+    shutil.rmtree(admin.home / "disk1")
+    (admin.home / "disk1").mkdir()
+    done = admin.run("restore", f"home@{date(3)}", "--to", "back")  # shares take its place
+    assert tree(admin.home / "back") == seen[3] and b"grid-1 (here), grid-2 (here)" in done.stderr
+    shutil.rmtree(admin.home / "g1")
+    done = admin.run("restore", f"home@{date(3)}", "--to", "back2")
+    assert tree(admin.home / "back2") == seen[3] and b"grid-2 (here), grid-3 (here)" in done.stderr
+    shutil.rmtree(admin.home / "g2")
+    admin.run("restore", f"home@{date(3)}", "--to", "back3")  # the program
+    assert tree(admin.home / "back3") == seen[3]
+    shutil.rmtree(admin.home / "far")
+    error = admin.error("restore", f"home@{date(3)}", "--to", "back4", code=9)
+    assert "far" in error or "not here" in error
+    assert "away" in admin.text("media", "list")
+    assert "4 files" in admin.text("media", "list")
+    admin.run("media", "lost", "week-1")
+    assert "lost" in admin.text("media", "list")
+
+
+def test_what_was_lost_is_archived_again_from_what_is_left(site) -> None:
+    admin, seen = site
+    assert admin.text("archive", "--dry-run") == "every dump is where it should be\n"
+    for name in ("disk1", "g2"):
+        shutil.rmtree(admin.home / name)
+        (admin.home / name).mkdir()
+    admin.run("media", "lost", "week-1")
+    admin.run("media", "label", "disk2", "week-2", "--target", "disks")
+    admin.run("media", "label", "g2", "grid-new", "--target", "grid")
+    assert len(admin.value("archive", "--dry-run")) == 8
+    done = admin.value("archive", "repair", "grid")
+    assert [len(each["copies"]) for each in done] == [1] * 4
+    assert all(each["copies"][0]["medium"] == "grid-new" for each in done)
+    assert len(admin.value("archive")) == 4
+    assert admin.text("archive") == "every dump is where it should be\n"
+    for name in ("far", "g1"):
+        shutil.rmtree(admin.home / name)
+    admin.run("restore", f"home@{date(2)}", "--to", "back")
+    assert tree(admin.home / "back") == seen[2]
+    shutil.rmtree(admin.home / "disk2")
+    admin.run("restore", f"home@{date(2)}", "--to", "back2")  # the share that was made again is good
+    assert tree(admin.home / "back2") == seen[2]
+
+
+def test_a_damaged_copy_is_left_for_another_and_remembered(site) -> None:
+    admin, seen = site
+    for path in (admin.home / "disk1" / "dumps").glob("*.dump"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    done = admin.run("-v", "restore", f"home@{date(3)}", "--to", "back")
+    assert tree(admin.home / "back") == seen[3] and b"not what was written" in done.stderr
+    assert "week-1 (bad)" in admin.text("history")
+    assert "is damaged" in admin.text("catalog", "check", "--read", code=5)
+
+
+def test_check_tells_where_the_catalog_is_wrong_and_believes_the_files(site) -> None:
+    admin, _ = site
+    assert admin.text("catalog", "check", "--read") == "catalog and media agree\n"
+    dumps = sorted((admin.home / "disk1" / "dumps").glob("*.dump"))
+    dumps[0].rename(admin.home / "hidden")
+    shutil.copy(dumps[1], admin.home / "disk1" / "dumps" / "stray.dump")
+    found = {each["place"]: each["text"] for each in admin.value("catalog", "check", code=5)}
+    assert "is not there any more" in found[f"dumps/{dumps[0].name}"]
+    assert "rebuild --add" in found["dumps/stray.dump"]
+    (admin.home / "hidden").rename(dumps[0])
+    (admin.home / "disk1" / "dumps" / "stray.dump").unlink()
+    admin.run("catalog", "check")
+    assert admin.text("archive", "--dry-run") == "every dump is where it should be\n"
+
+
+def test_the_catalog_is_made_again_from_media_alone(site) -> None:
+    admin, seen = site
+    before = admin.value("history")
+    for path in (admin.home / "state").glob("catalog.sqlite*"):
+        path.unlink()
+    assert "no catalog" in admin.error("history", code=6)
+    assert "the catalog knows 4 dumps in 20 files" in admin.text("catalog", "rebuild")
+    after = admin.value("history")
+
+    def known(rows: list) -> list:
+        return [
+            {
+                **{key: value for key, value in row.items() if key != "verdict"},
+                "copies": [
+                    {key: value for key, value in copy.items() if key not in ("verdict", "checked")}
+                    for copy in row["copies"]
+                ],
+            }
+            for row in rows
+        ]
+
+    assert known(after) == known(before)
+    admin.run("restore", f"home@{date(3)}", "--to", "back")
+    assert tree(admin.home / "back") == seen[3]
+
+
+def test_a_torn_catalog_is_told_with_its_remedy(site) -> None:
+    admin, _ = site
+    for path in (admin.home / "state").glob("catalog.sqlite*"):
+        path.unlink()
+    (admin.home / "state" / "catalog.sqlite").write_bytes(b"torn" * 5000)
+    assert "rebuild" in admin.error("history", code=5)
+
+
+def test_dumps_are_retrieved_for_programs_that_want_the_files(site) -> None:
+    admin, seen = site
+    chain = admin.text("retrieve", f"home@{date(3)}", "-o", "out").strip()
+    assert len(chain.split("+")) == 3
+    admin.run("--pool", "pool", "restore", chain, "--to", "back")
+    assert tree(admin.home / "back") == seen[3]
+    first = admin.value("history")[0]["dump"]
+    admin.run("retrieve", first[:12], "-o", "one")
+    assert [path.stat().st_size for path in (admin.home / "one").iterdir()] == [admin.value("history")[0]["bytes"]]
+
+
+def test_a_new_medium_is_labelled_once_and_for_a_known_target(site) -> None:
+    admin, _ = site
+    assert "no target 'nothing'" in admin.error("media", "label", "disk2", "x", "--target", "nothing", code=6)
+    assert "looks for media at" in admin.error("media", "label", "home", "x", "--target", "disks", code=2)
+    assert "has it: choose another" in admin.error("media", "label", "disk2", "week-1", "--target", "disks", code=2)
+    assert "is labelled 'week-1'" in admin.error("media", "label", "disk1", "week-9", "--target", "disks", code=4)
+
+
+def test_another_disk_in_the_drive_is_refused_naming_both(site) -> None:
+    admin, _ = site
+    policy = (admin.home / "site.toml").read_text()
+    start, end = policy.index("[targets.grid]"), policy.index("[sets.homes]")
+    (admin.home / "site.toml").write_text(
+        (policy[:start] + policy[end:]).replace('"disks", "grid", "far"', '"disks"')
+    )
+    (admin.home / "disk1").rename(admin.home / "shelf")
+    for name in ("disk1", "disk2"):
+        (admin.home / name).mkdir(exist_ok=True)
+        admin.run("media", "label", name, f"other-{name}", "--target", "disks")
+    error = admin.error("restore", f"home@{date(3)}", "--to", "back", code=4)
+    assert "'other-disk1'" in error and "'week-1'" in error and "week-1 (insert it)" in error
+
+
+def test_the_whole_site_comes_back_from_media_and_key_alone(site, tmp_path: Path) -> None:
+    admin, seen = site
+    new = Admin(tmp_path / "new machine", day=9)
+    new.home.mkdir()
+    media = [word for name in ("disk1", "g1", "g3") for word in ("--media", str(admin.home / name))]
+    empty = {"DAL_POLICY": ""}
+    assert b"give the key" in new.run("--pool", "pool", "restore", "--site", *media, code=2, **empty).stderr
+    done = new.run("--pool", "pool", "--key", admin.home / "site.key", "restore", "--site", *media, **empty)
+    assert b"1 volumes are back" in done.stdout and b"4 dumps" in done.stdout
+    keyed = ("--pool", "pool", "--key", admin.home / "site.key")
+    new.run(*keyed, "restore", "home", "--to", "back", **empty)
+    assert tree(new.home / "back") == seen[4]
+    again = new.run(*keyed, "restore", "--site", *media, **empty)
+    assert b"was there already" in again.stdout
+    (new.home / "site.toml").write_text(
+        (admin.home / "site.toml").read_text().replace(f'state = "{admin.home}', f'state = "{new.home}')
+    )
+    new.run("catalog", "rebuild", *keyed)
+    new.run(*keyed, "restore", f"home@{date(2)}", "--to", "back2")
+    assert tree(new.home / "back2") == seen[2]
+
+
+def test_a_wrong_key_restores_nothing(site, tmp_path: Path) -> None:
+    admin, _ = site
+    new = Admin(tmp_path / "new machine", day=9)
+    new.home.mkdir()
+    new.run("--pool", "other", "init", "--key", "other.key", DAL_POLICY="")
+    words = ("--pool", "pool", "--key", "other.key", "restore", "--site", "--media", admin.home / "disk1")
+    done = new.run(*words, code=3, DAL_POLICY="")
+    assert b"0 volumes are back" in done.stdout and b"belongs to realm" in done.stdout
