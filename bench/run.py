@@ -26,10 +26,11 @@ ROOT = Path(__file__).resolve().parent.parent
 MIB = 1024 * 1024
 TREE_FILES_MIN = 70_000
 TREE_BYTES_MIN = 1_100_000_000
+TREE_FILE_BYTES_MAX = 16_000_000
 TREE_SOURCES = ("/usr/share", "/usr/lib", "/usr/include", "/usr/local")
 WORK_BYTES_MIN = 12_000_000_000
-MARK_BEGIN = "<!-- results:begin -->"
-MARK_END = "<!-- results:end -->"
+SECTIONS = ("results", "results-with-large-files")
+"""Marks on the page: the tree as promised, and one with the large files of the system left in."""
 MEMORY_MIB_MAX = 300
 INDEX_BYTES_MAX = 64
 
@@ -150,8 +151,8 @@ def remove(path: Path) -> None:
 # ---- the trees
 
 
-def build_tree(target: Path, *, files_min: int, bytes_min: int) -> None:
-    """Copy system directories, in name order, until both minimums are reached."""
+def build_tree(target: Path, *, files_min: int, bytes_min: int, file_bytes_max: int | None) -> None:
+    """Copy system directories, in name order, until both minimums are reached; larger files are left out."""
     count = size = 0
     for source in TREE_SOURCES:
         for place, directories, names in os.walk(source):
@@ -163,7 +164,7 @@ def build_tree(target: Path, *, files_min: int, bytes_min: int) -> None:
                 with contextlib.suppress(OSError):
                     if os.path.islink(path):
                         os.symlink(os.readlink(path), goal / name)
-                    elif os.path.isfile(path):
+                    elif os.path.isfile(path) and os.path.getsize(path) <= (file_bytes_max or sys.maxsize):
                         shutil.copy2(path, goal / name)
                         count += 1
                         size += os.path.getsize(path)
@@ -735,12 +736,15 @@ def render(results: Results, *, million: int, runs: int) -> str:
     return "\n".join(lines)
 
 
-def write_page(page: Path, text: str) -> None:
-    """Put the results between the page's two marks; the words around them stay."""
-    old = page.read_text() if page.exists() else f"# Benchmarks\n\n{MARK_BEGIN}\n{MARK_END}\n"
-    before, _, rest = old.partition(MARK_BEGIN)
-    _, _, after = rest.partition(MARK_END)
-    page.write_text(f"{before}{MARK_BEGIN}\n{text}\n{MARK_END}{after}")
+def write_page(page: Path, text: str, *, section: str) -> None:
+    """Put the results between the section's two marks; the words around them stay."""
+    begin, end = f"<!-- {section}:begin -->", f"<!-- {section}:end -->"
+    old = page.read_text() if page.exists() else "# Benchmarks\n"
+    if begin not in old:
+        old += f"\n{begin}\n{end}\n"
+    before, _, rest = old.partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 # ---- the machine
@@ -806,6 +810,11 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument(
         "--tree", type=Path, help="a directory to COPY and measure on (default: built from system directories)"
+    )
+    parser.add_argument(
+        "--with-large",
+        action="store_true",
+        help="leave files above 16 MB in the tree that is built, and write the page's second table",
     )
     parser.add_argument("--work", type=Path, help="where to work (default: /dev/shm if large enough, else /tmp)")
     parser.add_argument(
@@ -875,7 +884,8 @@ def main() -> int:
         else:
             small = (3000, 30_000_000)
             files_min, bytes_min = small if quick else (TREE_FILES_MIN, TREE_BYTES_MIN)
-            build_tree(tree, files_min=files_min, bytes_min=bytes_min)
+            limit = None if options.with_large else TREE_FILE_BYTES_MAX
+            build_tree(tree, files_min=files_min, bytes_min=bytes_min, file_bytes_max=limit)
         files = regular_files(tree)
         results.facts["tree"] = f"{len(files):,} files, {sum(path.stat().st_size for path in files):,} bytes"
         say(f"  {results.facts['tree']}")
@@ -907,7 +917,7 @@ def main() -> int:
     if page is None:
         say("\n" + text)
     else:
-        write_page(page, text)
+        write_page(page, text, section=SECTIONS[options.with_large])
         say(f"written: {page}")
     if options.json:
         options.json.write_text(
