@@ -1,16 +1,32 @@
 """What a mount needs of a house: what an address shows, a volume's clones, what a mount point names."""
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from dalsegno.actions.house import House
 from dalsegno.actions.view import View, open_view
 from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.chain import DumpChain
+from dalsegno.formats.objects import Entry, Revision
+from dalsegno.pool.contract import Sink
 from dalsegno.pool.keys import read_realm
-from dalsegno.terms.errors import BadInput, NotFound
+from dalsegno.terms.errors import BadInput, Conflict, DalError, NotFound
+from dalsegno.terms.times import SECOND_NS, format_time
 from dalsegno.trees.read import read_revision
-from dalsegno.volumes.state import VolumeState
+from dalsegno.volumes.address import parse_address
+from dalsegno.volumes.state import NATIVE, VolumeState
+from dalsegno.world.clock import now_ns
+from dalsegno.world.talk import Words, ask
+
+AUTOMATIC: Final = "mount"
+"""The message of a revision that a mount made by itself."""
+AUTOMATIC_KEPT_SECONDS: Final = 300
+"""Automatic revisions thin out: of those within so long only the newest stays in the log."""
+COMMIT_TRIES_MAX: Final = 5
+COMMIT_SECONDS_MAX: Final = 600
 
 
 def open_shown(house: House, text: str) -> View:
@@ -45,6 +61,30 @@ def open_chain(paths: list[Path], realm: Realm, *, clone: str, path: bytes) -> V
     )
 
 
+def mounts_directory(house: House) -> Path:
+    """Return where this user's writable mounts of this pool keep what they need while they run."""
+    return house.cache_dir / "mounts"
+
+
+def mount_socket(house: House, volume_id: bytes) -> Path:
+    """Return where a volume's writable mount listens."""
+    return mounts_directory(house) / f"{volume_id.hex()}.sock"
+
+
+def settle(house: House, volume_id: bytes) -> None:
+    """Let a volume's writable mount, if there is one, commit what was written until now."""
+    tell_mount(mount_socket(house, volume_id), {"do": "commit"})
+
+
+def tell_mount(path: Path, wish: Words) -> Words | None:
+    """Ask something of a running mount and return its answer, None without a mount; its errors are ours."""
+    answer = ask(path, wish, timeout_seconds=COMMIT_SECONDS_MAX)
+    if answer is not None and "error" in answer:
+        kinds = {kind.code: kind for kind in DalError.__subclasses__()}
+        raise kinds.get(answer["error"], DalError)(answer["message"])
+    return answer
+
+
 def volume_by_id(house: House, volume_id: bytes) -> VolumeState:
     """Return a volume's state now."""
     state = house.volumes.get_by_id(volume_id)
@@ -72,9 +112,90 @@ def open_clone(house: House, volume_id: bytes, name: str) -> View:
     )
 
 
+def writable_volume(house: House, text: str) -> VolumeState | None:
+    """Return the native volume that an address names as it is now and as a whole, or None: all else is read only."""
+    address = parse_address(text)
+    if address.selector or address.path:
+        return None
+    try:
+        state = house.volumes.get(address.volume)
+    except NotFound:
+        return None
+    return state if state.kind == NATIVE else None
+
+
 def open_point(house: House, point: bytes) -> View:
     """Open what a mount point within a volume names: an address of this pool."""
     text = point.decode(errors="surrogateescape")
     if os.sep in text.partition(":/")[0]:
         raise BadInput(f"mount point to {text!r}: expected VOLUME[@CLONE]")
     return open_view(house, text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    """A whole tree, as it is about to become a revision."""
+
+    root: Entry
+    links: bytes
+    entry_count: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """What a commit of a mounted volume did."""
+
+    revision: bytes
+    bytes_stored: int
+    displaced: str
+    """The clone that keeps what somebody else committed meanwhile; empty when nobody did."""
+
+
+def commit_tree(house: House, volume_id: bytes, build: Callable[[Sink], Tree], *, head: bytes) -> Committed:
+    """Make what `build` stores the newest state of a volume, whose newest was `head`.
+
+    When somebody else committed meanwhile, that state gets a name and ours follows it: nothing is lost, and the mount
+    goes on showing what its users see.
+    """
+    displaced = ""
+    with house.pool.writer(house.workers) as writer:
+        tree = build(writer)
+        for _ in range(COMMIT_TRIES_MAX):
+            state = volume_by_id(house, volume_id)
+            if state.head not in (head, b""):
+                displaced, _ = house.volumes.add_clone(
+                    state.name, f"before-mount-{format_time(now_ns())}", now_ns=now_ns(), revision=state.head
+                )
+            revision = Revision(
+                volume=volume_id,
+                parents=_parents(house, state, head),
+                root=tree.root,
+                links=tree.links,
+                created_ns=now_ns(),
+                author=f"{os.environ.get('USER') or os.getuid()}@{os.uname().nodename}",
+                message=AUTOMATIC,
+                entry_count=tree.entry_count,
+                total_bytes=tree.total_bytes,
+            )
+            try:
+                _, identity = house.volumes.commit_revision(writer, state, revision)
+            except Conflict:
+                head = state.head
+                continue
+            return Committed(revision=bytes(identity), bytes_stored=writer.bytes_stored, displaced=displaced)
+    raise Conflict("the volume changes too fast: try again")
+
+
+def _parents(house: House, state: VolumeState, head: bytes) -> list[bytes]:
+    """Return what a new automatic revision follows: one that nobody named and that is not old steps aside for it."""
+    if not state.head:
+        return []
+    named = {clone.revision for clone in state.clones.values()} | {record.revision for record in state.dumps}
+    if state.head != head or head in named:
+        return [state.head]
+    previous = read_revision(house.pool, head)
+    slot_ns = AUTOMATIC_KEPT_SECONDS * SECOND_NS
+    if previous.message != AUTOMATIC or previous.created_ns // slot_ns != now_ns() // slot_ns:
+        return [head]
+    return previous.parents

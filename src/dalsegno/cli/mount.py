@@ -94,6 +94,10 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal, ready: Callable[[]
                 gallery.volumes(), gallery, arguments.directory, wishes=wishes, label="all volumes", ready=ready
             )
             return
+        state = None if dumps is not None or arguments.read_only else actions.writable_volume(house, arguments.what)
+        if state is not None:
+            service.show_writable(house, state, arguments.directory, wishes=wishes, ready=ready)
+            return
         picture = gallery.top(arguments.what)
         service.show_read_only(
             picture, gallery, arguments.directory, wishes=wishes, label=picture.label, ready=ready

@@ -51,6 +51,10 @@ class HouseGallery:
             return dumps_picture(view)
         return make_picture(view, self.listings)
 
+    def head(self, state: VolumeState) -> Picture:
+        """Return a volume's newest state."""
+        return self.picture(actions.open_clone(self.house, state.id, "latest"))
+
     def picture(self, view: View) -> Picture:
         """Return what one state of a volume shows."""
         return make_picture(view, self.listings)

@@ -8,7 +8,7 @@ has looked into. A *shelf* is a folder whose names are clones or volumes; they o
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -52,6 +52,7 @@ FLAGS: Final = (
     | fuse.MAX_PAGES
     | fuse.CACHE_SYMLINKS
     | fuse.EXPLICIT_INVAL_DATA
+    | fuse.POSIX_ACL
     | fuse.INIT_EXT
 )
 _POINT_LENGTH_MAX: Final = 1024
@@ -196,7 +197,22 @@ class ReadOnly:
 
     # Folders
 
-    def _add_folder(self, node: int, folder: Folder) -> Folder:
+    def known_folder(self, node: int) -> Folder | None:
+        """Return the folder of a node, if it was looked into."""
+        return self._by_node.get(node)
+
+    def folder_by_number(self, number: int) -> Folder:
+        """Return a folder by its number."""
+        folder = self._folders[number]
+        assert folder is not None
+        return folder
+
+    def open_point(self, node: int, parent: Folder, name: bytes, point: bytes) -> Folder:
+        """Return the folder that a mount point leads to."""
+        known = self._by_node.get(node)
+        return known if known is not None else self._open_folder(node, parent, name, self._follow(point))
+
+    def add_folder(self, node: int, folder: Folder) -> Folder:
         """Give a folder its number, and its own node where none is given; another thread may have been first."""
         with self._lock:
             known = self._by_node.get(node)
@@ -213,27 +229,28 @@ class ReadOnly:
     ) -> Folder:
         if isinstance(what, Picture):
             layer = Layer(what, salted=salted)
-            return self._add_folder(node, Folder(parent, name, layer=layer, content=what.root.content, entry=what.root))
-        return self._add_folder(node, Folder(parent, name, shelf=what))
+            return self.add_folder(node, Folder(parent, name, layer=layer, content=what.root.content, entry=what.root))
+        return self.add_folder(node, Folder(parent, name, shelf=what))
 
     def folder(self, node: int) -> Folder:
         """Return the folder of a directory's node."""
         folder = self._by_node.get(node)
         if folder is not None:
             return folder
-        above, row = self._place(node)
+        above, row = self.place(node)
         if above.shelf is not None:
             name = above.shelf_names[row]
             return self._open_folder(node, above, name, above.shelf.open(name))
         assert above.layer is not None
         entry = above.layer.listings.at(above.content, row)
         if entry.kind == objects.ENTRY_MOUNT:
-            return self._open_folder(node, above, entry.name, self._follow(entry))
+            return self._open_folder(node, above, entry.name, self._follow(entry.content))
         if entry.kind != objects.ENTRY_DIRECTORY:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        return self._add_folder(node, Folder(above, entry.name, layer=above.layer, content=entry.content))
+        return self.add_folder(node, Folder(above, entry.name, layer=above.layer, content=entry.content))
 
-    def _place(self, node: int) -> tuple[Folder, int]:
+    def place(self, node: int) -> tuple[Folder, int]:
+        """Return the folder and the row that a node stands for."""
         number = node >> ROW_BITS
         folder = self._folders[number] if 0 < number < len(self._folders) else None
         row = (node & ((1 << ROW_BITS) - 1)) - 1
@@ -241,14 +258,14 @@ class ReadOnly:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return folder, row
 
-    def _follow(self, entry: Entry) -> Picture:
+    def _follow(self, point: bytes) -> Picture:
         if self._gallery is None:
-            raise NotFound(f"{entry.name!r}: a mount point, and there is no pool to look into")
-        return self._gallery.follow(entry.content[:_POINT_LENGTH_MAX])
+            raise NotFound(f"mount point to {point!r}: there is no pool to look into")
+        return self._gallery.follow(point[:_POINT_LENGTH_MAX])
 
     def _links_folder(self, layer: Layer) -> Folder:
         if layer.links is None:
-            folder = self._add_folder(0, Folder(None, b"", layer=layer, content=layer.picture.links))
+            folder = self.add_folder(0, Folder(None, b"", layer=layer, content=layer.picture.links))
             with self._lock:
                 layer.links = layer.links or folder
         return layer.links
@@ -260,7 +277,7 @@ class ReadOnly:
             if node != fuse.ROOT_NODE:
                 folder = self._by_node.get(node)
                 if folder is None:
-                    above, row = self._place(node)
+                    above, row = self.place(node)
                     parts.append(self._row_name(above, row))
                     folder = above
                 while folder is not None and folder is not self.root:
@@ -284,7 +301,7 @@ class ReadOnly:
         folder = self._by_node.get(node)
         if folder is not None and (folder.entry is not None or folder.shelf is not None):
             return folder.entry, folder.layer
-        above, row = self._place(node)
+        above, row = self.place(node)
         if above.shelf is not None:
             opened = self.folder(node)
             return opened.entry, opened.layer
@@ -329,7 +346,7 @@ class ReadOnly:
         return Attr(
             _ino(entry.node or node, layer.salt),
             size,
-            self._block_count(entry, layer, size),
+            self.block_count(entry, layer, size),
             mtime_ns,
             mtime_ns,
             mtime_ns,
@@ -343,7 +360,8 @@ class ReadOnly:
     def _is_linked(self, node: int, layer: Layer) -> bool:
         return layer.links is not None and node >> ROW_BITS == layer.links.number
 
-    def _block_count(self, entry: Entry, layer: Layer, size: int) -> int:
+    def block_count(self, entry: Entry, layer: Layer, size: int) -> int:
+        """Return how many blocks of 512 bytes a file has without its holes, as far as one look tells."""
         if entry.content_kind != objects.CONTENT_RECIPE:
             hole = entry.content_kind == objects.CONTENT_NONE and entry.kind == objects.ENTRY_FILE
             return 0 if hole else (size + 511) // 512
@@ -366,6 +384,8 @@ class ReadOnly:
 
     def find(self, node: int, name: bytes) -> EntryReply:
         """Return what a name in a directory is; node 0 when it is not there."""
+        if len(name) > fuse.NAME_BYTES_MAX:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         folder = self.folder(node)
         if folder.shelf is not None:
             return self._find_on_shelf(folder, name)
@@ -479,14 +499,15 @@ class ReadOnly:
             pieces.append(piece)
         return b"".join(pieces)
 
-    def _dots(self, folder: Folder, offset: int, plus: bool) -> Iterator[bytes]:
+    def dots(self, folder: Folder, offset: int, plus: bool) -> Iterator[bytes]:
+        """Yield `.` and `..`."""
         empty = fuse.encode_entry(fuse.NO_ENTRY) if plus else b""
         for position, (name, at) in enumerate(((b".", folder), (b"..", folder.parent or folder))):
             if offset <= position:
                 yield empty + fuse.encode_dirent(Dirent(at.node, position + 1, stat.S_IFDIR >> 12, name))
 
     def _dirents(self, folder: Folder, offset: int, plus: bool) -> Iterator[bytes]:
-        yield from self._dots(folder, offset, plus)
+        yield from self.dots(folder, offset, plus)
         layer = folder.layer
         assert layer is not None
         row = max(0, offset - 2)
@@ -508,7 +529,7 @@ class ReadOnly:
         if offset == 0:
             for name in sorted(folder.shelf.names()):
                 self._shelf_row(folder, name)
-        yield from self._dots(folder, offset, plus)
+        yield from self.dots(folder, offset, plus)
         there = folder.shelf.names()
         empty = fuse.encode_entry(fuse.NO_ENTRY) if plus else b""
         for row, name in list(enumerate(folder.shelf_names))[max(0, offset - 2) :]:
@@ -572,5 +593,3 @@ def read_pieces(source: Kept, entry: Entry, *, offset: int, size: int) -> list[b
         pieces.append(data if whole else memoryview(data)[low - extent.offset : high - extent.offset])
     return pieces if len(pieces) <= PIECES_MAX else [b"".join(pieces)]
 
-
-Log = Callable[[str], None]

@@ -1,19 +1,37 @@
 """One mount from its beginning to its end."""
 
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from dalsegno.actions import mount as actions
+from dalsegno.actions.house import House
+from dalsegno.formats import objects
+from dalsegno.formats.objects import Entry
 from dalsegno.mount import kernel
+from dalsegno.mount.commit import Committer
+from dalsegno.mount.gallery import HouseGallery
 from dalsegno.mount.kernel import MountOptions
 from dalsegno.mount.readonly import Gallery, Owners, Picture, ReadOnly, Shelf
-from dalsegno.mount.session import Session, log_to_stderr
-from dalsegno.terms.errors import DalError
+from dalsegno.mount.session import FileSystem, Session, log_to_stderr
+from dalsegno.mount.spool import Spool
+from dalsegno.mount.writable import Writable
+from dalsegno.terms.errors import Conflict, DalError
+from dalsegno.volumes.state import VolumeState
 from dalsegno.world.background import on_stop
+from dalsegno.world.chance import random_node
 from dalsegno.world.clock import now_ns
+from dalsegno.world.files import FileLock, make_directory
+from dalsegno.world.talk import Listener, Words
+from dalsegno.world.workers import Workers
 
-THREADS = 4
+THREADS: Final = 4
+WRITING_THREADS: Final = 8
+"""More, because those that wait for a commit answer nobody."""
+NEW_ROOT_MODE: Final = 0o755
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +54,13 @@ def show_read_only(
     """Show `top` at `directory` until it is unmounted, or this process is asked to end."""
     owners = Owners(uid=os.getuid(), gid=os.getgid()) if wishes.as_user else Owners()
     file_system = ReadOnly(top, gallery, owners=owners, now_ns=now_ns())
-    options = MountOptions(
-        read_only=True, allow_other=wishes.allow_other, default_permissions=True, label=label
-    )
+    options = MountOptions(read_only=True, allow_other=wishes.allow_other, default_permissions=True, label=label)
+    _serve(file_system, directory, options, ready=ready, thread_count=THREADS)
+
+
+def _serve(
+    file_system: FileSystem, directory: Path, options: MountOptions, *, ready: Callable[[], None], thread_count: int
+) -> None:
     path = os.path.realpath(directory)
     descriptor = kernel.mount(directory, options)
     try:
@@ -47,7 +69,7 @@ def show_read_only(
         kernel.set_read_ahead(path)
         on_stop(lambda: _leave(path))
         ready()
-        session.serve(thread_count=THREADS)
+        session.serve(thread_count=thread_count)
     finally:
         os.close(descriptor)
 
@@ -57,3 +79,119 @@ def _leave(path: str) -> None:
         kernel.unmount(path, lazy=True)
     except DalError as error:
         log_to_stderr(str(error))
+
+
+def show_writable(
+    house: House, state: VolumeState, directory: Path, *, wishes: Wishes, ready: Callable[[], None]
+) -> None:
+    """Show a native volume for reading and writing, and commit what is written, until the end."""
+    place = actions.mounts_directory(house)
+    make_directory(place)
+    with FileLock(place / f"{state.id.hex()}.lock") as lock:
+        if not lock.acquire(wait=False):
+            raise Conflict(f"volume {state.name!r} is mounted for writing already: `dal mount --list` shows where")
+        state = actions.volume_by_id(house, state.id)
+        gallery = HouseGallery(house)
+        picture = gallery.head(state) if state.head else _empty_picture(gallery, state)
+        owners = Owners(uid=os.getuid(), gid=os.getgid()) if wishes.as_user else Owners()
+        still = ReadOnly(picture, gallery, owners=owners, now_ns=now_ns())
+        spool, lasting = Spool(place), Spool(place)
+        writable = Writable(still, spool=spool, lasting=lasting, disk=lambda: os.statvfs(house.pool.path))
+        committer = Committer(house, state.id, writable, head=state.head, log=log_to_stderr)
+        control = Control(writable, committer, os.path.realpath(directory))
+        listener = Listener(actions.mount_socket(house, state.id))
+        options = MountOptions(
+            read_only=False, allow_other=wishes.allow_other, default_permissions=True, label=state.name
+        )
+        with Workers(2) as crew:
+            runs = []
+
+            def begin() -> None:
+                runs.append(crew.submit(committer.run))
+                runs.append(crew.submit(listener.serve, control.answer, ended=lambda: committer.ended))
+                ready()
+
+            try:
+                _serve(writable, directory, options, ready=begin, thread_count=WRITING_THREADS)
+            finally:
+                committer.ended = True
+                for run in runs:
+                    run.result()
+                listener.close()
+                committer.commit()
+                spool.close()
+                lasting.close()
+
+
+def _empty_picture(gallery: HouseGallery, state: VolumeState) -> Picture:
+    root = Entry(
+        name=b"",
+        kind=objects.ENTRY_DIRECTORY,
+        mode=NEW_ROOT_MODE,
+        uid=os.getuid(),
+        gid=os.getgid(),
+        mtime_ns=now_ns(),
+        btime_ns=now_ns(),
+        node=random_node(),
+    )
+    return Picture(
+        listings=gallery.listings,
+        root=root,
+        tree=b"",
+        links=b"",
+        identity=state.id,
+        volume_id=state.id,
+        label=state.name,
+        total_bytes=0,
+        entry_count=0,
+    )
+
+
+class Control:
+    """What other commands of the same user may ask of a running mount."""
+
+    def __init__(self, writable: Writable, committer: Committer, path: str) -> None:
+        self._writable = writable
+        self._committer = committer
+        self._path = path
+
+    def answer(self, words: Words) -> Words:
+        """Do what is asked and say how it went."""
+        acts = {"where": self._where, "commit": self._commit, "mkmount": self._mkmount, "rmmount": self._rmmount}
+        act = acts.get(str(words.get("do")))
+        if act is None:
+            return {"error": "bad-input", "message": f"unknown wish {words.get('do')!r}"}
+        try:
+            return act(words)
+        except DalError as error:
+            return {"error": error.code, "message": str(error)}
+        except OSError as error:
+            return {"error": _CODES.get(error.errno or 0, "failed"), "message": error.strerror or str(error)}
+
+    def _where(self, words: Words) -> Words:
+        return {"at": self._path}
+
+    def _commit(self, words: Words) -> Words:
+        self._committer.commit()
+        return {"head": self._committer.head.hex()}
+
+    def _mkmount(self, words: Words) -> Words:
+        path = str(words["path"]).encode(errors="surrogateescape")
+        target = str(words["target"]).encode(errors="surrogateescape")
+        self._writable.make_point(path, target, uid=int(words["uid"]), gid=int(words["gid"]))
+        self._committer.commit()
+        return {}
+
+    def _rmmount(self, words: Words) -> Words:
+        self._writable.remove_point(str(words["path"]).encode(errors="surrogateescape"))
+        self._committer.commit()
+        return {}
+
+
+_CODES: Final = {
+    errno.ENOENT: "not-found",
+    errno.EEXIST: "already-there",
+    errno.EINVAL: "bad-input",
+    errno.EROFS: "refused",
+    errno.ENOSPC: "full",
+}

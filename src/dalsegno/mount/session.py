@@ -25,6 +25,7 @@ NO_REPLY_OPCODES: Final = frozenset((fuse.FORGET, fuse.BATCH_FORGET, fuse.INTERR
 
 Answer = bytes | Sequence[bytes | memoryview] | None
 """A payload, a payload in pieces, or None for an empty one."""
+Log = Callable[[str], None]
 Method = Callable[[Header, Any], Answer]
 
 
@@ -49,7 +50,7 @@ class FileSystem(Protocol):
 class Session:
     """One mount's conversation with the kernel, from INIT to the unmount."""
 
-    def __init__(self, descriptor: int, file_system: FileSystem, *, log: Callable[[str], None]) -> None:
+    def __init__(self, descriptor: int, file_system: FileSystem, *, log: Log) -> None:
         self.descriptor = descriptor
         self.setxattr_extended = False
         self.flags = 0

@@ -1,0 +1,100 @@
+"""When a writable mount's changes become a revision: on fsync, after a few seconds, when much waits, and when asked."""
+
+from typing import Final
+
+from dalsegno.actions import mount as actions
+from dalsegno.actions.house import House
+from dalsegno.actions.mount import Tree
+from dalsegno.chunks.cut import Cutter
+from dalsegno.formats import fuse
+from dalsegno.formats.fuse import Header
+from dalsegno.mount.session import Answer, Log
+from dalsegno.mount.writable import Writable
+from dalsegno.pool.contract import Sink
+from dalsegno.terms.errors import DalError
+from dalsegno.terms.sizes import MIB
+from dalsegno.terms.times import SECOND_NS
+from dalsegno.world.clock import now_ns, pause
+from dalsegno.world.workers import new_lock
+
+RISK_SECONDS_MAX: Final = 5
+COMMIT_SECONDS: Final = 3
+"""How old a change grows before it is committed: the rest is for the commit itself."""
+LOOK_SECONDS: Final = 0.25
+RETRY_SECONDS: Final = 5
+SPOOL_BYTES_SOON: Final = 128 * MIB
+"""From here on a commit begins at once."""
+SPOOL_BYTES_MAX: Final = 1024 * MIB
+"""From here on writers wait for a commit."""
+assert COMMIT_SECONDS < RISK_SECONDS_MAX and SPOOL_BYTES_SOON < SPOOL_BYTES_MAX
+
+
+class Committer:
+    """Commits one mounted volume, one commit at a time; whoever comes meanwhile waits, and often finds all done."""
+
+    def __init__(self, house: House, volume_id: bytes, writable: Writable, *, head: bytes, log: Log) -> None:
+        self.head = head
+        self.ended = False
+        self._house = house
+        self._volume_id = volume_id
+        self._writable = writable
+        self._log = log
+        self._turn = new_lock()
+        self._write = writable.methods[fuse.WRITE]
+        writable.methods.update(
+            {fuse.FSYNC: self._sync, fuse.FSYNCDIR: self._sync, fuse.SYNCFS: self._sync, fuse.WRITE: self._write_paced}
+        )
+
+    def _sync(self, header: Header, body: fuse.Fsync) -> Answer:
+        if self._writable.is_ours(header.node):
+            self.commit()
+        return None
+
+    def _write_paced(self, header: Header, body: fuse.Write) -> Answer:
+        if self._writable.spooled_bytes > SPOOL_BYTES_MAX:
+            self.commit()
+        return self._write(header, body)
+
+    def commit(self) -> None:
+        """Make everything that was changed until now durable; raises what kept it from that, and nothing is lost."""
+        with self._turn:
+            writable = self._writable
+            snapshot = writable.freeze()
+            if snapshot is None:
+                return
+
+            def build(sink: Sink) -> Tree:
+                root, links = writable.store(snapshot, sink, Cutter(self._house.pool.realm.chunk_seed))
+                return Tree(
+                    root=root, links=links, entry_count=snapshot.entry_count, total_bytes=snapshot.total_bytes
+                )
+
+            try:
+                done = actions.commit_tree(self._house, self._volume_id, build, head=self.head)
+            except BaseException:
+                writable.restore(snapshot)
+                raise
+            self.head = done.revision
+            writable.thaw(snapshot)
+            if done.displaced:
+                self._log(f"somebody else committed to this volume: that state is kept as clone {done.displaced}")
+
+    def run(self) -> None:
+        """Commit by the clock until `ended`; then once more."""
+        failed_ns = 0
+        while not self.ended:
+            pause(LOOK_SECONDS)
+            since_ns = self._writable.dirty_since_ns
+            due = since_ns and now_ns() - since_ns >= COMMIT_SECONDS * SECOND_NS
+            if (due or self._writable.spooled_bytes > SPOOL_BYTES_SOON) and (
+                now_ns() - failed_ns >= RETRY_SECONDS * SECOND_NS
+            ):
+                failed_ns = 0 if self._try() else now_ns()
+
+    def _try(self) -> bool:
+        try:
+            self.commit()
+        except (DalError, OSError) as error:
+            self._log(f"not committed, tried again in {RETRY_SECONDS} s: {error}")
+            return False
+        return True

@@ -1,0 +1,147 @@
+"""What a writable mount remembers of the files that were changed since it began, and of the names that were."""
+
+from typing import Final
+
+import msgspec
+
+from dalsegno.formats import objects
+from dalsegno.formats.objects import Entry
+from dalsegno.trees.edit import Patches
+
+SOCKET: Final = 0
+"""The kind of a socket: it lives as long as the mount, and no tree holds it."""
+UNKNOWN_TIME: Final = -(1 << 62)
+
+
+class Inode:
+    """One file, directory or whatever, after a change: `base` is what is stored, `patches` what was written since.
+
+    While a commit stores them, the patches of that commit are `frozen`, and new ones are made over them.
+    """
+
+    __slots__ = (
+        "atime_ns",
+        "base",
+        "btime_ns",
+        "counted_bytes",
+        "ctime_ns",
+        "device",
+        "frozen",
+        "gid",
+        "kind",
+        "link_count",
+        "linked",
+        "mode",
+        "mtime_ns",
+        "node",
+        "number",
+        "patches",
+        "places",
+        "target",
+        "uid",
+        "xattrs",
+    )
+
+    def __init__(self, node: int, entry: Entry, *, xattrs: dict[bytes, bytes]) -> None:
+        self.node = node
+        """The kernel's number."""
+        self.number = entry.node
+        """The number that stays with the file: Entry.node."""
+        self.kind = entry.kind
+        self.mode = entry.mode
+        self.uid = entry.uid
+        self.gid = entry.gid
+        self.mtime_ns = entry.mtime_ns
+        self.ctime_ns = entry.mtime_ns
+        self.atime_ns = UNKNOWN_TIME
+        self.btime_ns = entry.btime_ns
+        self.device = entry.device
+        self.target = entry.content if entry.kind in (objects.ENTRY_SYMLINK, objects.ENTRY_MOUNT) else b""
+        self.xattrs = xattrs
+        self.link_count = 1
+        self.linked = False
+        """Whether it lives in the table of links."""
+        self.places: set[tuple[int, bytes]] | None = set()
+        """(folder number, name) of all its names; None when not all are known."""
+        self.base = entry
+        self.patches: Patches | None = None
+        self.frozen: Patches | None = None
+        self.counted_bytes = entry.size if entry.kind == objects.ENTRY_FILE else 0
+        """How much of the revision's total is this file's."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file now."""
+        if self.patches is not None:
+            return self.patches.size
+        return self.frozen.size if self.frozen is not None else self.base.size
+
+    def edited(self) -> Patches:
+        """Return the patches to write into."""
+        if self.patches is None:
+            self.patches = Patches(self.size)
+        return self.patches
+
+    def entry(self, name: bytes, *, owner: bytes, group: bytes, xattrs: bytes) -> Entry:
+        """Return its entry under a name, with the content as it was stored last."""
+        content_kind, content, size = self.base.content_kind, self.base.content, self.base.size
+        if self.kind in (objects.ENTRY_SYMLINK, objects.ENTRY_MOUNT):
+            content_kind, content, size = objects.CONTENT_INLINE, self.target, len(self.target)
+        elif self.kind != objects.ENTRY_FILE:
+            size = 0
+        return msgspec.structs.replace(
+            self.base,
+            name=name,
+            kind=self.kind,
+            mode=self.mode,
+            uid=self.uid,
+            gid=self.gid,
+            owner=owner,
+            group=group,
+            mtime_ns=self.mtime_ns,
+            btime_ns=self.btime_ns,
+            size=size,
+            node=self.number,
+            content_kind=content_kind,
+            content=content,
+            device=self.device,
+            xattrs=xattrs,
+        )
+
+
+class Overlay:
+    """The names of one directory that are not as they were when the mount began.
+
+    `changes` is for as long as the mount lasts, since the rows of the directory as it was stay the base of everything;
+    `dirty` are those that the next commit must store. New names have a position of their own behind all rows.
+    """
+
+    __slots__ = ("changes", "dirty", "order", "positions", "stored")
+
+    def __init__(self, stored: bytes) -> None:
+        self.changes: dict[bytes, int | None] = {}
+        """Name: node, or None for a name that is gone."""
+        self.order: list[bytes | None] = []
+        self.positions: dict[bytes, int] = {}
+        self.dirty: set[bytes] = set()
+        self.stored = stored
+        """The directory as the newest commit stored it; empty before the first."""
+
+    def set(self, name: bytes, node: int) -> None:
+        """Let a name lead to a node."""
+        if self.changes.get(name) is None:
+            self.positions[name] = len(self.order)
+            self.order.append(name)
+        self.changes[name] = node
+        self.dirty.add(name)
+
+    def remove(self, name: bytes, *, in_base: bool) -> None:
+        """Let a name be gone; `in_base`: the directory had it when the mount began."""
+        position = self.positions.pop(name, None)
+        if position is not None:
+            self.order[position] = None
+        if in_base:
+            self.changes[name] = None
+        else:
+            self.changes.pop(name, None)
+        self.dirty.add(name)
