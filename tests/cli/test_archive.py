@@ -319,3 +319,58 @@ def test_a_wrong_key_restores_nothing(site, tmp_path: Path) -> None:
     words = ("--pool", "pool", "--key", "other.key", "restore", "--site", "--media", admin.home / "disk1")
     done = new.run(*words, code=3, DAL_POLICY="")
     assert b"0 volumes are back" in done.stdout and b"belongs to realm" in done.stdout
+
+
+def test_a_drill_restores_from_media_compares_and_is_written_down(site) -> None:
+    admin, seen = site
+    admin.day = 5
+    (sample,) = admin.value("drill", "home", "--files", "3")
+    assert (sample["verdict"], sample["kind"], sample["files"], sample["media"]) == ("good", "sample", 3, ["week-1"])
+    (whole,) = admin.value("drill", "--whole")
+    files = [value for value in seen[4].values() if value[2]]
+    assert (whole["verdict"], whole["files"]) == ("good", len(files) - 1)  # without the symlink
+    assert admin.value("drill", f"home@{date(2)}")[0]["verdict"] == "good"
+    assert not list((admin.home / "state" / "spool" / "drill").iterdir())
+    assert "all as it was backed up" in admin.text("drill")
+    (volume,) = admin.value("status")["sets"][0]["volumes"]
+    assert volume["last_drill_good"] is True
+    assert "no dump of volume 'mail'" in admin.error("drill", "mail", code=6)
+
+
+def test_a_drill_finds_a_failing_disk(site) -> None:
+    admin, _ = site
+    for path in (admin.home / "disk1" / "dumps").glob("*.dump"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+        path.write_bytes(data)
+    (found,) = admin.value("drill", "home", "--whole", code=5)
+    assert found["verdict"] == "bad" and "not what was written" in found["findings"][0]
+    value = admin.value("status")
+    assert value["state"] == "critical" and value["sets"][0]["volumes"][0]["last_drill_good"] is False
+    assert "its last drill failed" in admin.text("status")
+
+
+def test_a_drill_without_its_media_is_not_a_failed_drill(site) -> None:
+    admin, _ = site
+    for name in ("disk1", "far", "g1", "g2", "g3"):
+        shutil.rmtree(admin.home / name)
+        (admin.home / name).mkdir()
+    assert "far" in admin.error("drill", "home", code=9)
+    assert admin.value("status")["sets"][0]["volumes"][0]["last_drill"] is None
+
+
+def test_status_for_people_programs_monitors_and_prometheus(site) -> None:
+    admin, _ = site
+    text = admin.text("status")
+    assert "homes: 1 of 1 volumes are well" in text and "3 of 3" in text and "never" in text
+    volume = admin.value("status")["sets"][0]["volumes"][0]
+    assert (volume["state"], volume["level"], volume["targets"]) == ("ok", 1, 3)
+    assert volume["last_good_backup"] == date(4)
+    assert admin.text("status", "--check") == "DALSEGNO OK - 1 volumes are backed up | ok=1 warning=0 critical=0\n"
+    admin.run("status", "--prometheus", "dal.prom")
+    assert 'dalsegno_state{set="homes",volume="home"} 0' in (admin.home / "dal.prom").read_text()
+    admin.day = 20
+    assert admin.text("status", "--check", code=2).startswith("DALSEGNO CRITICAL - home: no good backup for 16 days")
+    assert "no set 'mails'" in admin.error("status", "--set", "mails", code=2)
+    (admin.home / "site.toml").write_text("torn = [")
+    assert admin.text("status", "--check", code=3).startswith("DALSEGNO UNKNOWN - ")

@@ -1,4 +1,4 @@
-"""`dal init`, `gc`, `stats`, `status`, `doctor`, `key`."""
+"""`dal init`, `gc`, `stats`, `doctor`, `key`, and `status` of a pool without a policy."""
 
 import argparse
 import os
@@ -38,11 +38,6 @@ def add_gc(parser: Parser) -> None:
 def add_stats(parser: Parser) -> None:
     """Say what `dal stats` understands."""
     parser.set_defaults(run=_stats)
-
-
-def add_status(parser: Parser) -> None:
-    """Say what `dal status` understands."""
-    parser.set_defaults(run=_status)
 
 
 def add_doctor(parser: Parser) -> None:
@@ -115,7 +110,8 @@ def _stats(arguments: argparse.Namespace, terminal: Terminal) -> int:
     return EXIT_DONE
 
 
-def _status(arguments: argparse.Namespace, terminal: Terminal) -> int:
+def pool_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    """Show the volumes of a pool and their last backup."""
     path = pool_path(arguments)
     if not (path / "pool.toml").exists():
         raise NotFound(f"{path}: no pool here yet; `dal backup DIR` makes one")

@@ -1,0 +1,140 @@
+"""How a site stands: for every volume the last good backup, its copies, its last drill, and what is wrong. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+from dalsegno.backup.days import local_day
+from dalsegno.backup.policy import SetPolicy
+from dalsegno.backup.records import BAD, Copy, Drill, DumpEntry, usable_copies
+from dalsegno.backup.risks import find_risks, longest_pause
+
+OK = "ok"
+WARNING = "warning"
+CRITICAL = "critical"
+STATES = (OK, WARNING, CRITICAL)
+"""In the order of Nagios' exit codes 0, 1, 2."""
+DRILL_DAYS_MAX = 90
+"""A backup that was not restored for so long is a hope again."""
+CRITICAL_WORDS = ("no good backup", "never backed up")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeStatus:
+    """How one volume stands."""
+
+    set_name: str
+    volume: str
+    state: str
+    problems: tuple[str, ...] = ()
+    last: DumpEntry | None = None
+    """The newest dump that can be restored."""
+    target_count: int = 0
+    """How many targets hold it."""
+    targets_wanted: int = 0
+    last_drill: Drill | None = None
+    next_day: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetStatus:
+    """How one set stands."""
+
+    name: str
+    state: str
+    volumes: tuple[VolumeStatus, ...]
+
+
+def worst(states: Iterable[str]) -> str:
+    """Return the worst of some states; `ok` of none."""
+    return max(states, key=STATES.index, default=OK)
+
+
+def newest_good(entries: Sequence[DumpEntry], copies: Mapping[bytes, list[Copy]]) -> DumpEntry | None:
+    """Return the newest dump that can be restored with all that it builds on."""
+    by_id = {entry.dump_id: entry for entry in entries}
+    by_revision: dict[bytes, list[DumpEntry]] = {}
+    for entry in entries:
+        by_revision.setdefault(entry.revision, []).append(entry)
+    known: dict[bytes, bool] = {}
+
+    def good(entry: DumpEntry) -> bool:
+        if entry.dump_id not in known:
+            known[entry.dump_id] = False  # a ring is no chain
+            whole = entry.verdict != BAD and bool(usable_copies(copies.get(entry.dump_id, [])))
+            if whole and not entry.is_full:
+                below = [by_id[entry.base_dump]] if entry.base_dump in by_id else []
+                below += by_revision.get(entry.base_revisions[0], [])
+                whole = any(good(base) for base in below)
+            known[entry.dump_id] = whole
+        return known[entry.dump_id]
+
+    newest_first = sorted(entries, key=lambda entry: (entry.cloned_at_ns, entry.taken_at_ns), reverse=True)
+    return next((entry for entry in newest_first if good(entry)), None)
+
+
+def volume_status(
+    volume: str,
+    entries: Sequence[DumpEntry],
+    copies: Mapping[bytes, list[Copy]],
+    chosen: SetPolicy,
+    *,
+    last_drill: Drill | None,
+    day: int,
+    next_day: int | None,
+    zone: ZoneInfo,
+) -> VolumeStatus:
+    """Return how one volume stands, from its dumps and their copies."""
+    problems = find_risks(volume, entries, copies, chosen, day=day, zone=zone)
+    state = OK
+    if problems:
+        state = CRITICAL if any(text.startswith(CRITICAL_WORDS) for text in problems) else WARNING
+    if last_drill is not None and last_drill.verdict == BAD:
+        problems.append(f"its last drill failed: {'; '.join(last_drill.findings[:1])}")
+        state = CRITICAL
+    elif last_drill is not None and day - local_day(last_drill.ended_ns, zone) > DRILL_DAYS_MAX:
+        problems.append(f"no drill for {day - local_day(last_drill.ended_ns, zone)} days")
+        state = worst((state, WARNING))
+    last = newest_good(entries, copies)
+    held = {parts[0].target for parts in usable_copies(copies.get(last.dump_id, []))} if last is not None else set()
+    return VolumeStatus(
+        set_name=chosen.name,
+        volume=volume,
+        state=state,
+        problems=tuple(problems),
+        last=last,
+        target_count=len(held & set(chosen.targets)),
+        targets_wanted=chosen.copies_wanted,
+        last_drill=last_drill,
+        next_day=next_day,
+    )
+
+
+def next_day_due(chosen: SetPolicy, *, day: int, dumped_today: bool) -> int:
+    """Return the next day on which a volume of a set is dumped."""
+    levels = chosen.program.levels
+    first = day + 1 if dumped_today else day
+    if not levels:
+        return first
+    for each in range(first, first + len(levels) + longest_pause(chosen)):
+        if levels[(each - 1) % len(levels)] is not None:  # ordinal 1 is a Monday
+            return each
+    return first
+
+
+def set_status(chosen: SetPolicy, volumes: Iterable[VolumeStatus]) -> SetStatus:
+    """Return how a set stands."""
+    own = tuple(sorted(volumes, key=lambda each: (-STATES.index(each.state), each.volume)))
+    return SetStatus(name=chosen.name, state=worst(each.state for each in own), volumes=own)
+
+
+def nagios_line(sets: Sequence[SetStatus]) -> str:
+    """Return one line as monitors of the Nagios kind expect it, with the counts behind the bar."""
+    volumes = [volume for each in sets for volume in each.volumes]
+    counts = {state: sum(volume.state == state for volume in volumes) for state in STATES}
+    state = worst(each.state for each in sets)
+    wrong = [f"{volume.volume}: {volume.problems[0]}" for volume in volumes if volume.problems]
+    wrong.sort(key=lambda text: not any(word in text for word in CRITICAL_WORDS))
+    text = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+    numbers = " ".join(f"{name}={count}" for name, count in counts.items())
+    return f"DALSEGNO {state.upper()} - {text or f'{len(volumes)} volumes are backed up'} | {numbers}"

@@ -1,0 +1,145 @@
+"""The status of a site: lines for people, JSON for programs, a line for monitors, metrics for Prometheus."""
+
+import argparse
+from typing import Any, Final
+
+from dalsegno.actions.status import SiteStatus, status
+from dalsegno.backup.days import day_name, local_day
+from dalsegno.backup.members import choose_sets
+from dalsegno.backup.metrics import render
+from dalsegno.backup.records import GOOD
+from dalsegno.backup.site import Site
+from dalsegno.backup.status import CRITICAL, OK, STATES, WARNING, VolumeStatus, nagios_line, worst
+from dalsegno.cli.site import open_all, read_policy
+from dalsegno.cli.status import paint
+from dalsegno.cli.terminal import Terminal
+from dalsegno.terms.errors import EXIT_DONE, DalError
+from dalsegno.terms.times import SECOND_NS, format_time
+from dalsegno.world.clock import now_ns
+from dalsegno.world.files import write_durable
+
+COLOURS: Final = {OK: 32, WARNING: 33, CRITICAL: 31}
+EXIT_UNKNOWN: Final = 3
+HOUR_NS: Final = 3600 * SECOND_NS
+
+
+def age_words(age_ns: int) -> str:
+    """Return how long ago something was: `5 h`, `3 days`."""
+    hours = age_ns // HOUR_NS
+    if hours < 1:
+        return "just now"
+    if hours < 48:
+        return f"{hours} h ago"
+    return f"{hours // 24} days ago"
+
+
+def site_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    """Run `dal status` for a site."""
+    try:
+        return _site_status(arguments, terminal)
+    except DalError as error:
+        if not arguments.check:
+            raise
+        print(f"DALSEGNO UNKNOWN - {' '.join(str(error).split())}")
+        return EXIT_UNKNOWN
+
+
+def _site_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    policy = read_policy(arguments)
+    wanted = choose_sets(policy, arguments.sets) if arguments.sets else list(policy.sets)
+    at_ns = now_ns()
+    with open_all(arguments, terminal, policy) as (house, site):
+        found = status(site, house.volumes.list(), now_ns=at_ns, report=terminal.report)
+        sets = [each for each in found.sets if each.name in wanted]
+        if arguments.prometheus is not None:
+            text = render(
+                sets, last_run=found.last_run, media=found.media, here=found.media_here, now_ns=at_ns
+            )
+            write_durable(arguments.prometheus, text.encode(), mode=0o644)
+        if arguments.check:
+            print(nagios_line(sets))
+            return STATES.index(worst(each.state for each in sets))
+        lines = [] if arguments.prometheus is not None else _lines(site, found, wanted, terminal, at_ns=at_ns)
+        terminal.result(_value(found, wanted), lines)
+    return EXIT_DONE
+
+
+def _lines(site: Site, found: SiteStatus, wanted: list[str], terminal: Terminal, *, at_ns: int) -> list[str]:
+    lines: list[str] = []
+    for each in found.sets:
+        if each.name not in wanted:
+            continue
+        rows = [_row(site, volume, at_ns=at_ns) for volume in each.volumes]
+        good = sum(volume.state == OK for volume in each.volumes)
+        lines.append(f"{paint('●', COLOURS[each.state])} {each.name}: {good} of {len(each.volumes)} volumes are well")
+        head = ["  volume", "last good backup", "", "level", "copies", "last drill", "next"]
+        # Coloured words would be counted as wide as their codes: the table is made first, then painted.
+        table = terminal.table([head, *rows]) if rows else ["  no volume yet"]
+        lines.append(table[0])
+        for volume, line in zip(each.volumes, table[1:], strict=False):
+            lines.append(line if volume.state == OK else paint(line, COLOURS[volume.state]))
+            lines += [paint(f"      {text}", COLOURS[volume.state]) for text in volume.problems]
+        lines.append("")
+    if found.outside:
+        lines.append(f"in no set, so nobody backs them up: {', '.join(found.outside)}")
+    run = found.last_run
+    if run is None:
+        lines.append("no run yet: `dal backup --set all`")
+    else:
+        ended = f"ended {format_time(run.ended_ns)}" if run.ended_ns else "not ended: it goes on, or was killed"
+        lines.append(f"last run: began {format_time(run.started_ns)}, {ended}")
+    if found.open_job_count:
+        lines.append(f"{found.open_job_count} volumes were begun and not ended: the next run goes on with them")
+    return lines
+
+
+def _row(site: Site, volume: VolumeStatus, *, at_ns: int) -> list[str]:
+    last, drill = volume.last, volume.last_drill
+    today = local_day(at_ns, site.zone)
+    drilled = "never"
+    if drill is not None:
+        drilled = age_words(at_ns - drill.ended_ns) + ("" if drill.verdict == GOOD else ", FAILED")
+    coming = "" if volume.next_day is None else "today" if volume.next_day <= today else day_name(volume.next_day)
+    return [
+        f"  {volume.volume}",
+        format_time(last.cloned_at_ns) if last is not None else "none",
+        age_words(at_ns - last.cloned_at_ns) if last is not None else "",
+        str(last.level) if last is not None else "",
+        f"{volume.target_count} of {volume.targets_wanted}",
+        drilled,
+        coming,
+    ]
+
+
+def _value(found: SiteStatus, wanted: list[str]) -> dict[str, Any]:
+    sets = [each for each in found.sets if each.name in wanted]
+    return {
+        "state": worst(each.state for each in sets),
+        "sets": [
+            {
+                "set": each.name,
+                "state": each.state,
+                "volumes": [
+                    {
+                        "volume": volume.volume,
+                        "state": volume.state,
+                        "problems": list(volume.problems),
+                        "last_good_backup": format_time(volume.last.cloned_at_ns) if volume.last else None,
+                        "level": volume.last.level if volume.last else None,
+                        "dump": volume.last.dump_id.hex() if volume.last else None,
+                        "targets": volume.target_count,
+                        "targets_wanted": volume.targets_wanted,
+                        "last_drill": format_time(volume.last_drill.ended_ns) if volume.last_drill else None,
+                        "last_drill_good": volume.last_drill.verdict == GOOD if volume.last_drill else None,
+                    }
+                    for volume in each.volumes
+                ],
+            }
+            for each in sets
+        ],
+        "outside": list(found.outside),
+        "last_run_started": format_time(found.last_run.started_ns) if found.last_run else None,
+        "last_run_ended": format_time(found.last_run.ended_ns) if found.last_run and found.last_run.ended_ns else None,
+        "open_jobs": found.open_job_count,
+        "media_here": list(found.media_here),
+    }

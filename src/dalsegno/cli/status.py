@@ -1,0 +1,42 @@
+"""`dal status`: how the site stands; without a policy, the volumes of the pool."""
+
+import argparse
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from dalsegno.backup.policy_file import find_policy
+from dalsegno.cli.terminal import Terminal
+from dalsegno.cli.words import Parser
+from dalsegno.terms.errors import BadInput, NotFound
+
+
+def add_status(parser: Parser) -> None:
+    """Say what `dal status` understands."""
+    parser.add_argument("--policy", metavar="FILE", help="the policy (else DAL_POLICY, /etc/dalsegno.toml, your own)")
+    parser.add_argument("--set", action="append", default=[], dest="sets", metavar="NAME", help="only this set")
+    parser.add_argument("--check", action="store_true", help="one line and exit code 0, 1, 2 or 3, for Nagios and kin")
+    parser.add_argument("--prometheus", type=Path, metavar="FILE", help="write metrics there, for a textfile collector")
+    parser.set_defaults(run=_status)
+
+
+def _status(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    try:
+        find_policy(arguments.policy)
+    except NotFound:
+        if arguments.policy or arguments.check or arguments.prometheus or arguments.sets:
+            raise
+        pool_status: int = import_module("dalsegno.cli.pool").pool_status(arguments, terminal)
+        return pool_status
+    if arguments.check and terminal.json:
+        raise BadInput("--check prints one line for monitors: leave --json away")
+    site_status: int = import_module("dalsegno.cli.site_status").site_status(arguments, terminal)
+    return site_status
+
+
+def paint(text: str, colour: int) -> str:
+    """Return text in a colour of the terminal, where the output is one and nobody asked for none (NO_COLOR)."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\x1b[{colour}m{text}\x1b[0m"
