@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from dalsegno.actions.backup import TakeResult, take
 from dalsegno.actions.house import House
+from dalsegno.actions.mount import settle
 from dalsegno.terms.errors import AlreadyThere, BadInput
 from dalsegno.volumes.address import Address, parse_address, resolve
-from dalsegno.volumes.state import TRACKED, Clone
+from dalsegno.volumes.state import NATIVE, TRACKED, Clone
 from dalsegno.world.clock import now_ns
 
 
@@ -35,6 +36,8 @@ def clone(house: House, volume: str, clone_name: str | None = None, *, scan: boo
         state = house.volumes.get(address.volume)
         if clone_name is not None and clone_name in state.clones:
             raise AlreadyThere(f"clone {volume}@{clone_name} exists already: choose another name, or unclone it first")
+        if state.kind == NATIVE:
+            settle(house, state.id)
         if state.kind == TRACKED and scan:
             taken = take(house, state, state.source, message="clone")
             revision = taken.revision

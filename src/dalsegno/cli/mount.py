@@ -28,6 +28,7 @@ def add_mount(parser: Parser) -> None:
     parser.add_argument("--read-only", action="store_true", help="refuse writing, also to a native volume")
     parser.add_argument("--allow-other", action="store_true", help="let other users in, by the files' own rights")
     parser.add_argument("--as-user", action="store_true", help="show every file as your own")
+    parser.add_argument("--devices", action="store_true", help="let devices and set-id bits mean something (root)")
     # Neither place is there with --list: without this an option between the two would end the places.
     parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]
     parser.set_defaults(run=_mount)
@@ -77,7 +78,7 @@ def _mount(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _serve(arguments: argparse.Namespace, terminal: Terminal, ready: Callable[[], None]) -> None:
-    wishes = Wishes(allow_other=arguments.allow_other, as_user=arguments.as_user)
+    wishes = Wishes(allow_other=arguments.allow_other, as_user=arguments.as_user, devices=arguments.devices)
     dumps = split_dumps(arguments.what) if arguments.what is not None else None
     key = key_path(arguments)
     if dumps is not None and key is not None and not (pool_path(arguments) / "pool.toml").exists():

@@ -56,6 +56,8 @@ FLAGS: Final = (
     | fuse.INIT_EXT
 )
 _POINT_LENGTH_MAX: Final = 1024
+NOT_THERE: Final = EntryReply(0, 0, FOREVER_NS, 0, fuse.NO_ATTR)
+"""A name that is not there, and will not be unless the kernel itself makes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,7 +341,7 @@ class ReadOnly:
             if shown is not None:
                 return shown
             form, size, permissions = stat.S_IFLNK, len(entry.content) + 1, 0o777
-        elif self._is_linked(node, layer):
+        if self._is_linked(node, layer):
             link_count = layer.link_count(entry.node)
         mode, uid, gid = self._owners.show(form | permissions, entry.uid, entry.gid)
         mtime_ns = entry.mtime_ns
@@ -392,13 +394,16 @@ class ReadOnly:
         assert folder.layer is not None
         found = folder.layer.listings.find(folder.content, name)
         if found is None:
-            clones = self._clones_of(folder) if name == CLONES_NAME else None
-            if clones is not None:
-                shelf_attr = self.attr(clones.node, None, None)
-                return EntryReply(clones.node, 0, FOREVER_NS, SHELF_NS, shelf_attr)
-            return EntryReply(0, 0, FOREVER_NS, 0, fuse.NO_ATTR)
+            return self.find_clones(folder) if name == CLONES_NAME else NOT_THERE
         child, entry = self.resolve_row(folder, *found)
         return EntryReply(child, 0, FOREVER_NS, FOREVER_NS, self.attr(child, entry, folder.layer))
+
+    def find_clones(self, folder: Folder) -> EntryReply:
+        """Return the hidden shelf of clones as a name in a folder, where it has one."""
+        clones = self._clones_of(folder)
+        if clones is None:
+            return NOT_THERE
+        return EntryReply(clones.node, 0, FOREVER_NS, SHELF_NS, self.attr(clones.node, None, None))
 
     def _clones_of(self, folder: Folder) -> Folder | None:
         """Return the hidden shelf of clones in the root of a volume."""

@@ -40,6 +40,7 @@ class Wishes:
 
     allow_other: bool = False
     as_user: bool = False
+    devices: bool = False
 
 
 def show_read_only(
@@ -54,8 +55,18 @@ def show_read_only(
     """Show `top` at `directory` until it is unmounted, or this process is asked to end."""
     owners = Owners(uid=os.getuid(), gid=os.getgid()) if wishes.as_user else Owners()
     file_system = ReadOnly(top, gallery, owners=owners, now_ns=now_ns())
-    options = MountOptions(read_only=True, allow_other=wishes.allow_other, default_permissions=True, label=label)
+    options = _options(wishes, read_only=True, label=label)
     _serve(file_system, directory, options, ready=ready, thread_count=THREADS)
+
+
+def _options(wishes: Wishes, *, read_only: bool, label: str) -> MountOptions:
+    return MountOptions(
+        read_only=read_only,
+        allow_other=wishes.allow_other,
+        default_permissions=True,
+        label=label,
+        devices=wishes.devices,
+    )
 
 
 def _serve(
@@ -100,9 +111,7 @@ def show_writable(
         committer = Committer(house, state.id, writable, head=state.head, log=log_to_stderr)
         control = Control(writable, committer, os.path.realpath(directory))
         listener = Listener(actions.mount_socket(house, state.id))
-        options = MountOptions(
-            read_only=False, allow_other=wishes.allow_other, default_permissions=True, label=state.name
-        )
+        options = _options(wishes, read_only=False, label=state.name)
         with Workers(2) as crew:
             runs = []
 

@@ -27,6 +27,7 @@ from dalsegno.mount.readonly import (
     FLAGS,
     FOREVER_NS,
     FORMS,
+    NOT_THERE,
     PIECES_MAX,
     ZEROS,
     Folder,
@@ -345,9 +346,7 @@ class Writable:
                 if inode is not None and inode.kind == objects.ENTRY_MOUNT:
                     return fuse.encode_entry(self._point_reply(inode, folder, name))
                 return fuse.encode_entry(self._entry_reply(node))
-        if name == CLONES_NAME and header.node == fuse.ROOT_NODE:
-            return fuse.encode_entry(self._still.find(header.node, name))
-        return fuse.encode_entry(EntryReply(0, 0, FOREVER_NS, 0, fuse.NO_ATTR))
+        return fuse.encode_entry(self._still.find_clones(folder) if name == CLONES_NAME else NOT_THERE)
 
     def _point_reply(self, inode: Inode, folder: Folder, name: bytes) -> EntryReply:
         """Return what a mount point that is new in this mount leads to, or a link to nowhere."""
@@ -825,7 +824,6 @@ class Writable:
                 patches.truncate(end)
             self._dirty_files[inode.node] = inode
             inode.mtime_ns = inode.ctime_ns = now_ns()
-            _kill_privileges(inode)
             self._touched(inode)
         return None
 
