@@ -1,0 +1,451 @@
+"""One volume's turn in the backup cycle, step by step (docs/architecture.md, "A volume's turn").
+
+    begun     it is known under which name the clone will be
+    cloned    the state is frozen in a clone
+    dumped    the dump is whole and durable in the spool
+    verified  it was read back: every byte, every object
+    stored    every target was tried; what they hold was read back by them
+    recorded  later dumps may build on it; the catalog knows it
+    done      retention was applied
+
+Each step is written to the journal after it is done, and each can be done again: whoever finds an open job goes on
+behind the last step that is written, and finds there either nothing, half of it, or all of it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from dalsegno.backup.hooks import HookFailed, run_hooks
+from dalsegno.backup.policy import SetPolicy
+from dalsegno.backup.records import (
+    BAD,
+    GOOD,
+    JOB_DONE,
+    JOB_FAILED,
+    SPOOL_TARGET,
+    Copy,
+    DumpEntry,
+    Job,
+    usable_copies,
+)
+from dalsegno.backup.site import Site
+from dalsegno.backup.targets import Incomplete
+from dalsegno.terms.errors import DalError, Damaged, NotFound, Unavailable
+from dalsegno.terms.events import Report
+from dalsegno.terms.ids import hex_short
+from dalsegno.world.files import remove_durable
+from dalsegno.world.workers import new_lock
+
+BEGUN: Final = "begun"
+CLONED: Final = "cloned"
+DUMPED: Final = "dumped"
+VERIFIED: Final = "verified"
+STORED: Final = "stored"
+RECORDED: Final = "recorded"
+DONE: Final = "done"
+STEPS: Final = (BEGUN, CLONED, DUMPED, VERIFIED, STORED, RECORDED, DONE)
+SIZE_MARGIN: Final = 1.1
+"""A dump may be this much larger than its volume's last ones let expect."""
+
+
+class Stopped(Exception):
+    """The run is to end: a turn stops where it is, and its job stays open."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cloned:
+    """A clone that was made for a turn."""
+
+    revision: bytes
+    cloned_at_ns: int
+    total_bytes: int
+    entry_count: int
+    bytes_read: int = 0
+    unreadable: tuple[str, ...] = ()
+    """Paths that are not in the clone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The level that is possible, and how large the dump will be at most."""
+
+    level: int
+    note: str
+    """Why it is another level than the one that was due."""
+    raw_bytes: int
+
+
+class Steps(Protocol):
+    """What a turn does to the pool. Every method may be called again after a crash in its middle."""
+
+    def now_ns(self) -> int:
+        """Return the time."""
+
+    def clone(self, volume_id: bytes, clone_name: str, report: Report) -> Cloned:
+        """Take what changed in the source, freeze, name the state, thaw. A clone of this name that is there is it."""
+
+    def choose(self, volume_id: bytes, revision: bytes, level: int) -> Choice:
+        """Estimate the dump of a level, or of 0 when that one has no base any more."""
+
+    def dump(
+        self, volume_id: bytes, clone_name: str, revision: bytes, level: int, path: Path, report: Report
+    ) -> DumpEntry:
+        """Write a dump; durable under `path` when this returns, and not there in any part when it fails."""
+
+    def read_back(self, path: Path, entry: DumpEntry | None, report: Report) -> DumpEntry:
+        """Read a dump whole, from the disk, and return what it is. Damaged when it is not what `entry` says."""
+
+    def record(self, entry: DumpEntry, path: Path) -> None:
+        """Let later dumps build on this one."""
+
+    def forget(self, entry: DumpEntry) -> None:
+        """Let no later dump build on this one: it is lost."""
+
+    def retain(self, volume_id: bytes) -> list[str]:
+        """Apply retention to a volume; return what went wrong."""
+
+
+@dataclass(slots=True, kw_only=True)
+class TurnResult:
+    """How a turn ended. `error` empty: the volume has a new good dump."""
+
+    set_name: str
+    volume: str
+    source: str = ""
+    resumed: bool = False
+    level: int | None = None
+    reason: str = ""
+    clone_name: str = ""
+    size_bytes: int = 0
+    total_bytes: int = 0
+    entry_count: int = 0
+    bytes_read: int = 0
+    duration_ns: int = 0
+    media: dict[str, list[str]] = field(default_factory=dict)
+    """Labels of the media that hold the dump, by target."""
+    unreadable: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """What is not as it should be although the dump is good."""
+    error: str = ""
+    error_code: str = ""
+
+    @property
+    def state(self) -> str:
+        """`failed`, `incomplete` (copies or files are missing) or `done`."""
+        if self.error:
+            return "failed"
+        return "incomplete" if self.problems or self.unreadable else "done"
+
+
+class Shared:
+    """What the turns of one run share: room promised in the spool, targets that are away, whether to stop."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.away: dict[str, str] = {}
+        self.stop = False
+        self._lock = new_lock()
+        self._promised: dict[str, int] = {}
+
+    def promise_room(self, volume: str, wanted_bytes: int, *, level: int) -> None:
+        """Keep room in the spool for a dump, or refuse it as Full before it begins."""
+        with self._lock:
+            others = sum(self._promised.values())
+            self.site.spool.require_room(wanted_bytes + others, purpose=f"level {level} of {volume}")
+            self._promised[volume] = wanted_bytes
+
+    def give_back(self, volume: str) -> None:
+        """The dump is written, or will not be."""
+        with self._lock:
+            self._promised.pop(volume, None)
+
+
+def take_turn(
+    job: Job, chosen: SetPolicy, *, site: Site, steps: Steps, shared: Shared, report: Report, resumed: bool = False
+) -> TurnResult:
+    """Go through a volume's steps from where its job stands, and tell how it ended. Only Stopped is raised."""
+    started_ns = steps.now_ns()
+    result = TurnResult(set_name=job.set_name, volume=job.volume_name, resumed=resumed)
+    _fill(result, job.data)
+    turn = _Turn(job, chosen, site, steps, shared, report, result)
+    try:
+        turn.archive_pending()
+        turn.go()
+    except (DalError, OSError) as error:
+        result.error, result.error_code = _words(error), getattr(error, "code", "failed")
+    except Stopped:
+        raise
+    except Exception as error:  # a mistake of ours in one volume must not cost the others their backup
+        result.error, result.error_code = f"internal error: {type(error).__name__}: {error}", "internal"
+    turn.end()
+    result.duration_ns = steps.now_ns() - started_ns
+    return result
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, OSError):
+        where = error.filename.decode(errors="replace") if isinstance(error.filename, bytes) else error.filename
+        return f"{where}: {error.strerror}" if where else str(error.strerror or error)
+    return " ".join(str(error).split())
+
+
+def _fill(result: TurnResult, data: Mapping[str, Any]) -> None:
+    result.level = data.get("level")
+    result.reason = data.get("reason", "")
+    result.clone_name = data.get("clone", "")
+    result.total_bytes = data.get("total_bytes", 0)
+    result.entry_count = data.get("entry_count", 0)
+    result.bytes_read = data.get("bytes_read", 0)
+    result.unreadable = list(data.get("unreadable", []))
+    result.source = data.get("source", "")
+
+
+class _Turn:
+    def __init__(
+        self,
+        job: Job,
+        chosen: SetPolicy,
+        site: Site,
+        steps: Steps,
+        shared: Shared,
+        report: Report,
+        result: TurnResult,
+    ) -> None:
+        self.job = job
+        self.chosen = chosen
+        self.site = site
+        self.steps = steps
+        self.shared = shared
+        self.report = report
+        self.result = result
+
+    @property
+    def path(self) -> Path:
+        """The dump's place in the spool: known before it is written, so that a next run finds it."""
+        return self.site.spool.place(self.job.data["file"])
+
+    @property
+    def entry(self) -> DumpEntry:
+        return msgspec.convert(self.job.data["entry"], DumpEntry)
+
+    def reached(self, step: str) -> bool:
+        return STEPS.index(self.job.step) >= STEPS.index(step)
+
+    def journal(self, step: str, **data: Any) -> None:
+        """Write that a step is done."""
+        if self.shared.stop:
+            raise Stopped
+        state = JOB_DONE if step == DONE else self.job.state
+        self.job = replace(
+            self.job, step=step, data={**self.job.data, **data}, updated_ns=self.steps.now_ns(), state=state
+        )
+        self.site.catalog.put_job(self.job)
+
+    def go(self) -> None:
+        if not self.reached(CLONED):
+            self._clone()
+        if not self.reached(DUMPED):
+            self._dump()
+        if not self.reached(VERIFIED):
+            self._verify()
+        if not self.reached(STORED):
+            self._store()
+        if not self.reached(RECORDED):
+            self._record()
+        if not self.reached(DONE):
+            self.result.problems += self.steps.retain(self.job.volume_id)
+            self.hook("after", self.chosen.hooks.after)
+            self.journal(DONE)
+
+    def end(self) -> None:
+        """Run the last hooks, and close the job unless a next run can go on with it."""
+        if self.result.error:
+            self.hook("failed", self.chosen.hooks.failed)
+            if not self.reached(DUMPED):
+                self._close(JOB_FAILED)
+        self.hook("finally", self.chosen.hooks.always)
+
+    def _close(self, state: str) -> None:
+        data = {**self.job.data, "error": self.result.error}
+        self.job = replace(self.job, data=data, updated_ns=self.steps.now_ns(), state=state)
+        try:
+            self.site.catalog.put_job(self.job)
+        except DalError as error:
+            self.result.problems.append(_words(error))  # the job stays open: a next run looks at it again
+
+    def hook(self, name: str, lines: tuple[str, ...]) -> None:
+        """Run a hook other than `before`: what fails is reported, and changes nothing."""
+        try:
+            self._run_hook(name, lines)
+        except HookFailed as error:
+            self.result.problems.append(str(error))
+
+    def _run_hook(self, name: str, lines: tuple[str, ...]) -> None:
+        if not lines:
+            return
+        environment = {
+            "DAL_SET": self.job.set_name,
+            "DAL_VOLUME": self.job.volume_name,
+            "DAL_SOURCE": self.result.source,
+            "DAL_CLONE": self.result.clone_name,
+            "DAL_LEVEL": "" if self.result.level is None else str(self.result.level),
+            "DAL_ERROR": self.result.error,
+        }
+        run_hooks(lines, name=name, environment=environment, timeout_seconds=self.chosen.hooks.timeout_seconds)
+
+    def _clone(self) -> None:
+        self._run_hook("before", self.chosen.hooks.before)
+        try:
+            made = self.steps.clone(self.job.volume_id, self.job.data["clone"], self.report)
+        finally:
+            self.hook("cloned", self.chosen.hooks.cloned)
+        self.journal(
+            CLONED,
+            revision=made.revision.hex(),
+            cloned_at_ns=made.cloned_at_ns,
+            total_bytes=made.total_bytes,
+            entry_count=made.entry_count,
+            bytes_read=made.bytes_read,
+            unreadable=list(made.unreadable),
+        )
+        _fill(self.result, self.job.data)
+
+    def _dump(self) -> None:
+        data = self.job.data
+        revision = bytes.fromhex(data["revision"])
+        entry = self._finished_dump(revision)
+        if entry is None:
+            choice = self.steps.choose(self.job.volume_id, revision, data["level"])
+            if choice.level != data["level"]:
+                self.result.level = choice.level
+                self.result.reason = f"{data['reason']}; {choice.note}"
+            wanted = expected_bytes(choice.raw_bytes, self.site.catalog.dumps(self.job.volume_id))
+            self.shared.promise_room(self.job.volume_name, wanted, level=choice.level)
+            try:
+                entry = self.steps.dump(
+                    self.job.volume_id, data["clone"], revision, choice.level, self.path, self.report
+                )
+            finally:
+                self.shared.give_back(self.job.volume_name)
+        self.journal(
+            DUMPED,
+            entry=msgspec.to_builtins(replace(entry, set_name=self.job.set_name)),
+            level=entry.level,
+            reason=self.result.reason,
+        )
+        _fill(self.result, self.job.data)
+
+    def _finished_dump(self, revision: bytes) -> DumpEntry | None:
+        """Return the dump that a killed run finished without writing it down; one that is not ours is removed."""
+        if not self.path.exists():
+            return None
+        try:
+            found = self.steps.read_back(self.path, None, self.report)
+            if found.revision == revision and found.volume_id == self.job.volume_id:
+                return found
+        except Damaged:
+            pass
+        remove_durable(self.path)
+        return None
+
+    def _verify(self) -> None:
+        entry = self.entry
+        try:
+            found = self.steps.read_back(self.path, entry, self.report)
+        except (Damaged, NotFound) as error:
+            # Not what was written: the volume's next turn makes another.
+            remove_durable(self.path)
+            self._close(JOB_FAILED)
+            raise Damaged(f"{error}; the dump was thrown away: look at the spool's disk") from None
+        entry = replace(entry, verdict=GOOD, verified_at_ns=self.steps.now_ns(), digest=found.digest)
+        self.journal(VERIFIED, entry=msgspec.to_builtins(entry))
+
+    def _store(self) -> None:
+        entry = self.entry
+        self.result.size_bytes = entry.size_bytes
+        for name in self.chosen.targets:
+            self.store_in(name, entry, self.path)
+        self.journal(STORED)
+
+    def store_in(self, name: str, entry: DumpEntry, path: Path) -> None:
+        """Copy a dump to one target; one that is away is a problem, not an error: the spool keeps the dump."""
+        if name in self.shared.away:
+            self.result.problems.append(self.shared.away[name])
+            return
+        try:
+            copies = self.site.target(name).store(path, entry, now_ns=self.steps.now_ns(), report=self.report)
+        except Incomplete as error:
+            self.site.catalog.put_copies(error.copies)
+            self.result.problems.append(f"target {name}: {_words(error)}")
+            return
+        except Unavailable as error:
+            self.shared.away[name] = f"target {name}: {_words(error)}"
+            self.result.problems.append(self.shared.away[name])
+            return
+        except (DalError, OSError) as error:
+            self.result.problems.append(f"target {name}: {_words(error)}")
+            return
+        self.site.catalog.put_copies(copies)
+
+    def _record(self) -> None:
+        entry = replace(self.entry, received_at_ns=self.steps.now_ns())
+        self.result.size_bytes = entry.size_bytes
+        spooled = Copy(
+            dump_id=entry.dump_id,
+            target=SPOOL_TARGET,
+            medium=SPOOL_TARGET,
+            place=str(self.path),
+            size_bytes=entry.size_bytes,
+            written_at_ns=entry.taken_at_ns,
+            checked_at_ns=entry.verified_at_ns,
+            verdict=GOOD,
+        )
+        self.steps.record(entry, self.path)
+        self.site.catalog.put_dump(entry, copies=[spooled])
+        self.journal(RECORDED, entry=msgspec.to_builtins(entry))
+        for copy in self.site.catalog.copies(entry.dump_id):
+            if copy.target != SPOOL_TARGET:
+                labels = self.result.media.setdefault(copy.target, [])
+                if copy.medium not in labels:
+                    labels.append(copy.medium)
+
+    def archive_pending(self) -> None:
+        """Store what earlier runs had to leave in the spool because a target was away."""
+        entries = self.site.catalog.dumps(self.job.volume_id)
+        copies = self.site.catalog.copies_of(entry.dump_id for entry in entries)
+        for entry in entries:
+            own = copies.get(entry.dump_id, [])
+            spooled = next((copy for copy in own if copy.target == SPOOL_TARGET), None)
+            missing = missing_targets(own, self.chosen)
+            if spooled is None or not missing or entry.verdict == BAD:
+                continue
+            if not Path(spooled.place).exists():
+                self.site.catalog.remove_copy(spooled)
+                if not usable_copies([copy for copy in own if copy is not spooled]):
+                    self.steps.forget(entry)
+                    words = "is gone from the spool before any target had it: nothing builds on it any more"
+                    self.result.problems.append(f"dump {hex_short(entry.dump_id)} {words}")
+                continue
+            for name in missing:
+                self.store_in(name, entry, Path(spooled.place))
+
+
+def missing_targets(copies: list[Copy], chosen: SetPolicy) -> list[str]:
+    """Return the targets of a set that do not hold a dump yet."""
+    held = {parts[0].target for parts in usable_copies(copies)}
+    return [name for name in chosen.targets if name not in held]
+
+
+def expected_bytes(raw_bytes: int, entries: list[DumpEntry]) -> int:
+    """Return how large a dump of `raw_bytes` will be: as well compressed as the volume's last full, if it has one."""
+    for entry in reversed(entries):
+        if entry.is_full and entry.raw_bytes:
+            return int(raw_bytes * min(1.0, SIZE_MARGIN * entry.size_bytes / entry.raw_bytes))
+    return raw_bytes
+
+
+Listener = Callable[[TurnResult], None]
