@@ -374,3 +374,31 @@ def test_status_for_people_programs_monitors_and_prometheus(site) -> None:
     assert "no set 'mails'" in admin.error("status", "--set", "mails", code=2)
     (admin.home / "site.toml").write_text("torn = [")
     assert admin.text("status", "--check", code=3).startswith("DALSEGNO UNKNOWN - ")
+
+
+def test_find_and_versions_show_pool_and_dumps_in_one_list(site) -> None:
+    admin, _ = site
+    admin.day = 5
+    (admin.home / "home" / "today.txt").write_text("day 5, longer\n")
+    (admin.home / "home" / "sub" / "day1.txt").unlink()
+    admin.run("--pool", "pool", "backup", "home")
+    found = {each["path"]: each for each in admin.value("find", "day*.txt")}
+    assert set(found) == {f"sub/day{day}.txt" for day in (1, 2, 3, 4)}
+    assert found["sub/day1.txt"]["first"] < found["sub/day1.txt"]["last"] < found["sub/day4.txt"]["last"]
+    sizes = [each["size"] for each in admin.value("versions", "home:/today.txt")]
+    assert sizes == [300, 300, 300, 300, 14]
+    clones = [each["first"] for each in admin.value("versions", "home:/today.txt")]
+    admin.run("restore", f"home@{clones[1]}", "--to", "back", "--path", "today.txt")
+    assert (admin.home / "back" / "today.txt").read_text() == "day 2\n" * 50
+    assert len(admin.value("versions", "home:/today.txt", "--no-dumps")) == 1
+    assert "no volume 'mail'" in admin.error("find", "x", "mail", code=6)
+    shutil.rmtree(admin.home / "disk1")
+    done = admin.run("versions", "home:/today.txt")
+    assert b"4 states are in dumps that cannot be read in place" in done.stderr and b"week-1" in done.stderr
+    assert done.stdout.count(b"\n") <= 2
+
+
+def test_volumes_that_only_dumps_have_are_found_too(site) -> None:
+    admin, _ = site
+    admin.run("--pool", "pool", "volume", "remove", "home", "--yes")
+    assert [each["path"] for each in admin.value("find", "day2.txt", "home")] == ["sub/day2.txt"]

@@ -2,9 +2,10 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import translate
+from functools import partial
 from pathlib import Path
 
 from dalsegno.actions.backup import own_patterns, settings_rules
@@ -123,21 +124,59 @@ def ordered_clones(state: VolumeState) -> list[tuple[str, Clone]]:
     return sorted(state.clones.items(), key=lambda item: (item[1].created_ns, item[0]))
 
 
-def find(house: House, pattern: str, address: str | None = None) -> Iterator[Found]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A state in a volume's history: a clone of the pool, or what a dump brings."""
+
+    name: str
+    created_ns: int
+    revision: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """A volume's states, oldest first, and where to read them."""
+
+    volume: str
+    steps: list[Step]
+    source: Source
+
+
+def pool_steps(state: VolumeState) -> list[Step]:
+    """Return the clones of a volume, oldest first, and the head when no clone names it."""
+    steps = [
+        Step(name=name, created_ns=clone.created_ns, revision=clone.revision) for name, clone in ordered_clones(state)
+    ]
+    if state.head and state.head not in [step.revision for step in steps]:
+        steps.append(Step(name="latest", created_ns=now_ns(), revision=state.head))
+    return steps
+
+
+def pool_histories(house: House, volume: str | None) -> Iterator[History]:
+    """Yield the history of every volume in the pool, or of one."""
+    states = house.volumes.list() if volume is None else [house.volumes.get(volume)]
+    for state in states:
+        yield History(volume=state.name, steps=pool_steps(state), source=house.pool)
+
+
+Histories = Callable[[str | None], Iterator[History]]
+
+
+def find(
+    house: House, pattern: str, address: str | None = None, *, histories: Histories | None = None
+) -> Iterator[Found]:
     """Yield the paths whose name (with a `/` in the pattern: whole path) matches, over all clones or in one address.
 
-    Over all clones only the oldest is walked; from there on the work follows the changes.
+    Over all clones only the oldest is walked; from there on the work follows the changes. `histories` gives states
+    beyond those in the pool.
     """
     matcher = _matcher(pattern)
-    if address is None:
-        for state in house.volumes.list():
-            yield from _find_history(house, state, matcher)
+    parsed = parse_address(address) if address is not None and split_dumps(address) is None else None
+    if address is None or (parsed is not None and not parsed.selector and not parsed.path):
+        volume = parsed.volume if parsed is not None else None
+        for history in (histories or partial(pool_histories, house))(volume):
+            yield from _find_history(history, matcher)
         return
-    if split_dumps(address) is None:
-        parsed = parse_address(address)
-        if not parsed.selector and not parsed.path:
-            yield from _find_history(house, house.volumes.get(parsed.volume), matcher)
-            return
     with open_view(house, address) as view:
         volume, _, clone = view.label.rpartition("@") if view.chain is None else (view.label, "", view.clone or "")
         for path, entry in walk(view.source, view.revision, view.path):
@@ -146,18 +185,16 @@ def find(house: House, pattern: str, address: str | None = None) -> Iterator[Fou
                 yield Found(volume=volume, first=clone, last=clone, path=path, entry=entry)
 
 
-def _find_history(house: House, state: VolumeState, matcher: re.Pattern[bytes]) -> Iterator[Found]:
-    pool = house.pool
-    steps = [(name, clone.revision) for name, clone in ordered_clones(state)]
-    if state.head and state.head not in [revision for _, revision in steps]:
-        steps.append(("latest", state.head))
+def _find_history(history: History, matcher: re.Pattern[bytes]) -> Iterator[Found]:
+    source = history.source
     open_since: dict[bytes, tuple[str, Entry]] = {}
     before: Revision | None = None
     before_id, before_name = b"", ""
-    for name, identity in steps:
+    for step in history.steps:
+        name, identity = step.name, step.revision
         if identity != before_id:
-            revision = read_revision(pool, identity)
-            for change in diff_revisions(pool, before, revision):
+            revision = read_revision(source, identity)
+            for change in diff_revisions(source, before, revision):
                 if not change.path or not matcher.fullmatch(change.path):
                     continue
                 known = open_since.get(change.path)
@@ -165,32 +202,36 @@ def _find_history(house: House, state: VolumeState, matcher: re.Pattern[bytes]) 
                     if known is not None:
                         del open_since[change.path]
                         yield Found(
-                            volume=state.name, first=known[0], last=before_name, path=change.path, entry=known[1]
+                            volume=history.volume, first=known[0], last=before_name, path=change.path, entry=known[1]
                         )
                 else:
-                    entry = resolve_link(pool, revision.links, change.new)
+                    entry = resolve_link(source, revision.links, change.new)
                     open_since[change.path] = (known[0] if known else name, entry)
             before, before_id = revision, identity
         before_name = name
     for path, (first, entry) in sorted(open_since.items()):
-        yield Found(volume=state.name, first=first, last=before_name, path=path, entry=entry)
+        yield Found(volume=history.volume, first=first, last=before_name, path=path, entry=entry)
 
 
-def versions(house: House, address: str) -> list[Version]:
-    """Return the distinct versions of one file over all clones, oldest first."""
+def versions(house: House, address: str, *, histories: Histories | None = None) -> list[Version]:
+    """Return the distinct versions of one file over all clones, oldest first; `histories` as in find()."""
     parsed = parse_address(address)
     if not parsed.path:
         raise BadInput(f"{address}: expected VOLUME:/PATH")
-    state = resolve(house.pool, house.volumes, parsed, now_ns=now_ns()).state
-    steps = [(name, clone.revision) for name, clone in ordered_clones(state)]
-    if state.head and state.head not in [revision for _, revision in steps]:
-        steps.append(("latest", state.head))
+    if histories is None:
+        state = resolve(house.pool, house.volumes, parsed, now_ns=now_ns()).state
+        history = History(volume=state.name, steps=pool_steps(state), source=house.pool)
+    else:
+        history = next(histories(parsed.volume))
     found: list[Version] = []
     seen: dict[bytes, Entry | None] = {}
-    for name, identity in steps:
+    for step in history.steps:
+        name, identity = step.name, step.revision
         if identity not in seen:
             try:
-                seen[identity] = resolve_path(house.pool, read_revision(house.pool, identity), parsed.path)
+                seen[identity] = resolve_path(
+                    history.source, read_revision(history.source, identity), parsed.path
+                )
             except NotFound:
                 seen[identity] = None
         entry = seen[identity]
@@ -200,7 +241,7 @@ def versions(house: House, address: str) -> list[Version]:
         else:
             found.append(Version(first=name, last=name, clone_count=1, entry=entry))
     if all(version.entry is None for version in found):
-        raise NotFound(f"{address}: in no clone of {state.name!r}")
+        raise NotFound(f"{address}: in no clone of {history.volume!r}")
     return found
 
 

@@ -105,6 +105,28 @@ def find_state(catalog: Catalog, volume: str, selector: str, *, now_ns: int, vol
     return State(chain=tuple(chain), revision=chain[-1].revision)
 
 
+def restorable(entries: Sequence[DumpEntry], *, usable: Callable[[DumpEntry], bool]) -> set[bytes]:
+    """Return the ids of the dumps that can be restored with all that they build on, when `usable` ones can be read."""
+    by_id = {entry.dump_id: entry for entry in entries}
+    by_revision: dict[bytes, list[DumpEntry]] = {}
+    for entry in entries:
+        by_revision.setdefault(entry.revision, []).append(entry)
+    known: dict[bytes, bool] = {}
+
+    def good(entry: DumpEntry) -> bool:
+        if entry.dump_id not in known:
+            known[entry.dump_id] = False  # a ring is no chain
+            whole = usable(entry)
+            if whole and not entry.is_full:
+                below = [by_id[entry.base_dump]] if entry.base_dump in by_id else []
+                below += by_revision.get(entry.base_revisions[0], [])
+                whole = any(good(base) for base in below)
+            known[entry.dump_id] = whole
+        return known[entry.dump_id]
+
+    return {entry.dump_id for entry in entries if good(entry)}
+
+
 def plan_chain(
     state: State,
     copies: Mapping[bytes, Sequence[Copy]],

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
+from dalsegno.backup.chains import restorable
 from dalsegno.backup.days import local_day
 from dalsegno.backup.policy import SetPolicy
 from dalsegno.backup.records import BAD, Copy, Drill, DumpEntry, usable_copies
@@ -52,25 +53,11 @@ def worst(states: Iterable[str]) -> str:
 
 def newest_good(entries: Sequence[DumpEntry], copies: Mapping[bytes, list[Copy]]) -> DumpEntry | None:
     """Return the newest dump that can be restored with all that it builds on."""
-    by_id = {entry.dump_id: entry for entry in entries}
-    by_revision: dict[bytes, list[DumpEntry]] = {}
-    for entry in entries:
-        by_revision.setdefault(entry.revision, []).append(entry)
-    known: dict[bytes, bool] = {}
-
-    def good(entry: DumpEntry) -> bool:
-        if entry.dump_id not in known:
-            known[entry.dump_id] = False  # a ring is no chain
-            whole = entry.verdict != BAD and bool(usable_copies(copies.get(entry.dump_id, [])))
-            if whole and not entry.is_full:
-                below = [by_id[entry.base_dump]] if entry.base_dump in by_id else []
-                below += by_revision.get(entry.base_revisions[0], [])
-                whole = any(good(base) for base in below)
-            known[entry.dump_id] = whole
-        return known[entry.dump_id]
-
+    good = restorable(
+        entries, usable=lambda entry: entry.verdict != BAD and bool(usable_copies(copies.get(entry.dump_id, [])))
+    )
     newest_first = sorted(entries, key=lambda entry: (entry.cloned_at_ns, entry.taken_at_ns), reverse=True)
-    return next((entry for entry in newest_first if good(entry)), None)
+    return next((entry for entry in newest_first if entry.dump_id in good), None)
 
 
 def volume_status(

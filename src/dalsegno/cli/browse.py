@@ -3,16 +3,20 @@
 import argparse
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from dalsegno.actions import browse as actions
-from dalsegno.actions.browse import Found, Row, Version, changed_parts
+from dalsegno.actions.browse import Found, Histories, Row, Version, changed_parts
+from dalsegno.actions.house import House
 from dalsegno.cli.door import open_house
 from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import Parser
 from dalsegno.formats import objects
 from dalsegno.formats.objects import ENTRY_NAMES, Entry
-from dalsegno.terms.errors import EXIT_DONE, BadInput
+from dalsegno.terms.errors import EXIT_DONE, BadInput, NotFound
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time
 from dalsegno.trees.diff import Change
@@ -45,6 +49,7 @@ def add_find(parser: Parser) -> None:
     """Say what `dal find` understands."""
     parser.add_argument("pattern", metavar="PATTERN", help="of a name; with a slash, of the whole path")
     parser.add_argument("address", nargs="?", metavar="ADDRESS|DUMPS", help="default: all clones of all volumes")
+    _add_dumps(parser)
     parser.set_defaults(run=_find)
 
 
@@ -58,6 +63,7 @@ def add_diff(parser: Parser) -> None:
 def add_versions(parser: Parser) -> None:
     """Say what `dal versions` understands."""
     parser.add_argument("address", metavar="VOLUME:/PATH")
+    _add_dumps(parser)
     parser.set_defaults(run=_versions)
 
 
@@ -124,6 +130,27 @@ def _clones_between(first: str, last: str) -> str:
     return first if first == last else f"{first}..{last}"
 
 
+@contextmanager
+def _histories(arguments: argparse.Namespace, terminal: Terminal, house: House) -> Iterator[Histories | None]:
+    """Give the states in pool and dumps as one history, where a policy has a catalog; None where there is none."""
+    try:
+        find_policy = import_module("dalsegno.backup.policy_file").find_policy
+        policy_path = None if arguments.no_dumps else find_policy(arguments.policy)
+    except NotFound:
+        policy_path = None
+    if policy_path is None:
+        yield None
+        return
+    # Only now the catalog and all that belongs to it are loaded.
+    with import_module("dalsegno.cli.dated").open_dumped(terminal, house, policy_path) as histories:
+        yield histories
+
+
+def _add_dumps(parser: Parser) -> None:
+    parser.add_argument("--policy", metavar="FILE", help="whose catalog knows the states that dumps have")
+    parser.add_argument("--no-dumps", action="store_true", help="look into the pool alone")
+
+
 def _find(arguments: argparse.Namespace, terminal: Terminal) -> int:
     def value(found: Found) -> dict[str, Any]:
         place = {"volume": found.volume, "first": found.first, "last": found.last, "path": found.path}
@@ -134,8 +161,9 @@ def _find(arguments: argparse.Namespace, terminal: Terminal) -> int:
         size = "" if found.entry.kind == objects.ENTRY_DIRECTORY else f"  {format_size(found.entry.size)}"
         return address + (size if size else "/")
 
-    with open_house(arguments, terminal) as house:
-        terminal.stream(actions.find(house, arguments.pattern, arguments.address), value=value, line=line)
+    with open_house(arguments, terminal) as house, _histories(arguments, terminal, house) as histories:
+        found = actions.find(house, arguments.pattern, arguments.address, histories=histories)
+        terminal.stream(found, value=value, line=line)
     return EXIT_DONE
 
 
@@ -171,8 +199,8 @@ def _versions(arguments: argparse.Namespace, terminal: Terminal) -> int:
         clones = {"first": version.first, "last": version.last, "clones": version.clone_count}
         return {**clones, "present": entry is not None, **(entry_value(entry) if entry is not None else {})}
 
-    with open_house(arguments, terminal) as house:
-        found = actions.versions(house, arguments.address)
+    with open_house(arguments, terminal) as house, _histories(arguments, terminal, house) as histories:
+        found = actions.versions(house, arguments.address, histories=histories)
     rows = []
     for version in found:
         entry = version.entry

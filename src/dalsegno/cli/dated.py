@@ -1,8 +1,12 @@
 """`dal restore VOLUME@DATE` when the pool no longer has that state: from dumps, through the catalog."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from dalsegno.actions.dumped import Dumped
 from dalsegno.actions.house import House
 from dalsegno.actions.restore import RestoreOutcome, restore_view
 from dalsegno.actions.retrieve import find_and_plan, forget, retrieve
@@ -130,3 +134,21 @@ def restore_dated(
             )
         forget(site, retrieved)
         return outcome, value
+
+
+@contextmanager
+def open_dumped(terminal: Terminal, house: House, policy_path: Path) -> Iterator[Dumped | None]:
+    """Give the histories of pool and dumps together; afterwards tell what could not be looked into."""
+    try:
+        site = open_site(load_policy(policy_path), create=False)
+    except DalError as error:
+        if not isinstance(error, NotFound):
+            terminal.note(f"dumps were left out of account: {error}")
+        yield None
+        return
+    with site, Dumped(house, site, report=terminal.report) as histories:
+        yield histories
+        if histories.away_count:
+            media = ", ".join(sorted(histories.away)) or "no medium"
+            text = f"{histories.away_count} states are in dumps that cannot be read in place ({media}): not looked into"
+            terminal.note(text)

@@ -1,7 +1,6 @@
 """`dal restore`: into a directory, or dumps into a volume."""
 
 import argparse
-import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ from dalsegno.actions.view import split_dumps
 from dalsegno.cli.door import open_house
 from dalsegno.cli.terminal import Terminal, format_duration, show
 from dalsegno.cli.volume import volume_value
-from dalsegno.cli.words import Parser, path_bytes, pool_path
+from dalsegno.cli.words import Parser, path_bytes
 from dalsegno.host.restore import OwnerMap
-from dalsegno.pool.keys import SETTINGS_NAME
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, NotFound
 from dalsegno.terms.sizes import format_size
 from dalsegno.volumes.address import parse_address, resolve
@@ -42,14 +40,6 @@ def _owners(text: str) -> OwnerMap:
     if text not in ("name", "number"):
         raise BadInput(f"--owners {text}: expected name, number or map:FILE")
     return OwnerMap(mode=text)
-
-
-def _open(arguments: argparse.Namespace, terminal: Terminal) -> House:
-    """Open the pool that the words name or the user's own; where neither is, the policy's."""
-    if arguments.pool_path or os.environ.get("DAL_POOL") or (pool_path(arguments) / SETTINGS_NAME).exists():
-        return open_house(arguments, terminal)
-    house: House = import_module("dalsegno.cli.site").open_policys_house(arguments, terminal)
-    return house
 
 
 def _restore_dated(
@@ -90,7 +80,7 @@ def _restore(arguments: argparse.Namespace, terminal: Terminal) -> int:
         return _restore_volume(arguments, terminal, what)
     owners = _owners(arguments.owners)
     more: dict[str, Any] = {}
-    with _open(arguments, terminal) as house:
+    with open_house(arguments, terminal) as house:
         dated = _restore_dated(arguments, terminal, house, what, owners)
         if dated is not None:
             outcome, more = dated

@@ -37,13 +37,6 @@ def policy_if_any(arguments: argparse.Namespace) -> Path | None:
         return None
 
 
-def open_policys_house(arguments: argparse.Namespace, terminal: Terminal) -> House:
-    """Open the pool of the policy, or the user's own where there is no policy."""
-    policy_path = policy_if_any(arguments)
-    place = policy_pool(arguments, load_policy(policy_path)) if policy_path else pool_path(arguments)
-    return open_pool(place, passphrase=read_passphrase, key_path=key_path(arguments), report=terminal.report)
-
-
 def policy_pool(arguments: argparse.Namespace, policy: Policy) -> Path:
     """Return the pool's place: the option, DAL_POOL, the policy, or the user's own."""
     if policy.pool is None or arguments.pool_path or os.environ.get("DAL_POOL"):

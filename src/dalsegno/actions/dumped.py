@@ -1,0 +1,139 @@
+"""One history of pool and dumps: the states that only dumps have, read in place from spool and disks that are here."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from dalsegno.actions.browse import History, Step, pool_steps
+from dalsegno.actions.house import House
+from dalsegno.actions.retrieve import media_here
+from dalsegno.backup.chains import rank_copies, restorable
+from dalsegno.backup.records import SPOOL_TARGET, Copy, DumpEntry, usable_copies
+from dalsegno.backup.site import Site
+from dalsegno.pool.contract import Source
+from dalsegno.pool.pack_read import PackReader
+from dalsegno.pool.pool import Pool
+from dalsegno.terms.errors import DalError, NotFound
+from dalsegno.terms.events import Note, Report
+from dalsegno.terms.ids import ObjectId, hex_short
+from dalsegno.terms.times import format_time
+
+READERS_MAX = 500
+"""Dumps of one volume that are open at once: the newest ones."""
+
+
+class PoolAndDumps:
+    """A Source: what the pool does not have, the dumps may. All are of one realm, so an id means one object."""
+
+    def __init__(self, pool: Pool, readers: list[PackReader]) -> None:
+        self._pool = pool
+        self._readers = readers
+
+    def get(self, identity: ObjectId, /) -> bytes:
+        """Return an object from wherever it is."""
+        try:
+            return self._pool.get(identity)
+        except NotFound:
+            for reader in self._readers:
+                row = reader.find(identity)
+                if row is not None:
+                    return reader.get_row(row, identity)[1]
+        raise NotFound(f"object {hex_short(identity)} is neither in the pool nor in a dump that is here")
+
+
+class Dumped:
+    """The histories of pool and dumps; used in a `with` block, which closes the dumps. A Histories (browse.py)."""
+
+    def __init__(self, house: House, site: Site, *, report: Report) -> None:
+        self._house = house
+        self._site = site
+        self._report = report
+        self._stack = ExitStack()
+        self._here = media_here(site, report=report)
+        self.away_count = 0
+        """How many states could not be looked into."""
+        self.away: set[str] = set()
+        """Labels of the media that would be needed for them."""
+
+    def __enter__(self) -> "Dumped":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def __call__(self, volume: str | None) -> Iterator[History]:
+        """Yield the history of every volume in pool or catalog, or of one."""
+        in_pool = {state.name: state for state in self._house.volumes.list()}
+        dumped = {name: volume_id for volume_id, name in self._site.catalog.volumes()}
+        names = sorted(in_pool.keys() | dumped.keys()) if volume is None else [volume]
+        known_ids = {state.id for state in in_pool.values()}
+        for name in names:
+            state = in_pool.get(name)
+            if state is None and name not in dumped:
+                raise NotFound(f"no volume {name!r} in pool or catalog: `dal volume list` and `dal history` show all")
+            if state is None and dumped[name] in known_ids:
+                continue  # renamed since: its dumps are found under its new name
+            steps = pool_steps(state) if state is not None else []
+            with ExitStack() as stack:
+                more, readers = self._dumped_steps(
+                    state.id if state is not None else dumped[name], {step.revision for step in steps}, stack
+                )
+                taken = {step.name for step in steps}
+                steps += [step if step.name not in taken else _dated(step) for step in more]
+                steps.sort(key=lambda step: (step.created_ns, step.name))
+                source: Source = PoolAndDumps(self._house.pool, readers)
+                yield History(volume=name, steps=steps, source=source)
+
+    def _dumped_steps(
+        self, volume_id: bytes, known: set[bytes], stack: ExitStack
+    ) -> tuple[list[Step], list[PackReader]]:
+        """Return the states that dumps alone have and that can be read now, and the open dumps, newest first."""
+        entries = self._site.catalog.dumps(volume_id)
+        if all(entry.revision in known for entry in entries):
+            return [], []
+        copies = self._site.catalog.copies_of(entry.dump_id for entry in entries)
+        readers: dict[bytes, PackReader] = {}
+        for entry in entries[::-1][:READERS_MAX]:
+            place = self._place(entry, copies.get(entry.dump_id, []))
+            if place is None:
+                continue
+            try:
+                readers[entry.dump_id] = stack.enter_context(PackReader.open(place, self._house.pool.realm))
+            except DalError as error:
+                self._report(Note(severity="error", path=os.fsencode(place), text=str(error)))
+        good = restorable(entries, usable=lambda entry: entry.dump_id in readers)
+        steps: dict[bytes, Step] = {}
+        for entry in entries:
+            if entry.revision in known or entry.revision in steps:
+                continue
+            if entry.dump_id not in good:
+                self.away_count += 1
+                self._remember_away(entries, copies, readers)
+                continue
+            name = entry.clone_name or format_time(entry.cloned_at_ns)
+            steps[entry.revision] = Step(name=name, created_ns=entry.cloned_at_ns, revision=entry.revision)
+        return list(steps.values()), list(readers.values())
+
+    def _place(self, entry: DumpEntry, copies: list[Copy]) -> Path | None:
+        usable = usable_copies(copies)
+        for parts in usable:
+            if parts[0].target == SPOOL_TARGET and Path(parts[0].place).is_file():
+                return Path(parts[0].place)
+        for ranked in rank_copies(usable, here=self._here):
+            place = self._site.target(ranked[0].target).open_read(ranked, entry)
+            if place is not None:
+                return place
+        return None
+
+    def _remember_away(
+        self, entries: list[DumpEntry], copies: dict[bytes, list[Copy]], readers: dict[bytes, PackReader]
+    ) -> None:
+        for entry in entries:
+            if entry.dump_id not in readers:
+                self.away |= {copy.medium for copy in copies.get(entry.dump_id, []) if copy.target != SPOOL_TARGET}
+
+
+def _dated(step: Step) -> Step:
+    """Return a step under its time: another state has its clone's name."""
+    return Step(name=format_time(step.created_ns), created_ns=step.created_ns, revision=step.revision)
