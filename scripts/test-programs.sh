@@ -4,10 +4,12 @@ set -u
 
 declare -A package_of=([getfacl]=acl [setfacl]=acl [getfattr]=attr [setfattr]=attr [chattr]=e2fsprogs [lsattr]=e2fsprogs)
 
+package_of[initdb]=postgresql
+
 missing_programs() {
     local program
     for program in "${!package_of[@]}"; do
-        command -v "$program" >/dev/null || echo "$program"
+        command -v "$program" >/dev/null || [ -n "$(compgen -G "/usr/lib/postgresql/*/bin/$program")" ] || echo "$program"
     done | sort
 }
 
@@ -22,8 +24,9 @@ fi
 
 if [ -n "$missing" ]; then
     echo "!!! NOT FOUND: $(echo $missing)"
-    echo "!!! Tests that compare ACLs, extended attributes or inode flags with these programs WILL BE SKIPPED."
-    echo "!!! On Debian: apt-get install acl attr e2fsprogs"
+    echo "!!! Tests that compare ACLs, extended attributes or inode flags with these programs WILL BE SKIPPED;"
+    echo "!!! without initdb, those of the catalog on PostgreSQL."
+    echo "!!! On Debian: apt-get install acl attr e2fsprogs postgresql"
 fi
-[ "$(id -u)" = 0 ] || echo "!!! Not root: tests of owners, devices, capabilities and trusted attributes WILL BE SKIPPED."
+[ "$(id -u)" = 0 ] || echo "!!! Not root: tests of owners, devices, capabilities, trusted attributes, full disks and PostgreSQL WILL BE SKIPPED."
 exit 0
