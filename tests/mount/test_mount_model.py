@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_kit import User
 from mount_kit import mounted, needs_fuse
+
+from cli_kit import User
 
 pytestmark = needs_fuse
 

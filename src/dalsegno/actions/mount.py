@@ -27,6 +27,7 @@ AUTOMATIC_KEPT_SECONDS: Final = 300
 """Automatic revisions thin out: of those within so long only the newest stays in the log."""
 COMMIT_TRIES_MAX: Final = 5
 COMMIT_SECONDS_MAX: Final = 600
+ANSWER_SECONDS_MAX: Final = 10
 
 
 def open_shown(house: House, text: str) -> View:
@@ -69,6 +70,15 @@ def mounts_directory(house: House) -> Path:
 def mount_socket(house: House, volume_id: bytes) -> Path:
     """Return where a volume's writable mount listens."""
     return mounts_directory(house) / f"{volume_id.hex()}.sock"
+
+
+def running_mount(cache_base: Path, at: str) -> Path | None:
+    """Return where the writable mount at a directory listens, of all pools of this user."""
+    for path in sorted(cache_base.glob("*/mounts/*.sock")):
+        answer = ask(path, {"do": "where"}, timeout_seconds=ANSWER_SECONDS_MAX)
+        if answer is not None and answer.get("at") == at:
+            return path
+    return None
 
 
 def settle(house: House, volume_id: bytes) -> None:

@@ -26,6 +26,8 @@ COMMANDS: Final = {
     "restore": ("restore", "bring files or a volume back", "dal restore home@yesterday --to /tmp/back --path doc"),
     "mount": ("mount", "show an old version, a dump or a volume as a directory", "dal mount home@yesterday /mnt/old"),
     "umount": ("mount", "end a mount", "dal umount /mnt/old"),
+    "mkmount": ("mount", "put a mount point into a mounted volume", "dal mkmount OldFiles u.hmpierce@backup"),
+    "rmmount": ("mount", "take a mount point away", "dal rmmount OldFiles"),
     "dump": ("dump", "write a dump", "dal dump home --level 1 -o home.1.dump"),
     "mark": ("dump", "record a dump as backed up", "dal mark home.1.dump"),
     "estimate": ("dump", "tell how large dumps would be", "dal estimate home --level 0 --level 1"),

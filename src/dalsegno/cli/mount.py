@@ -1,4 +1,4 @@
-"""`dal mount`, `dal umount`: old versions, dumps and volumes as a directory."""
+"""`dal mount`, `umount`, `mkmount`, `rmmount`: old versions, dumps and volumes as a directory."""
 
 import argparse
 import json
@@ -14,8 +14,14 @@ from dalsegno.cli.words import Parser, key_path, pool_path
 from dalsegno.mount import kernel, service
 from dalsegno.mount.gallery import HouseGallery, dumps_picture
 from dalsegno.mount.service import Wishes
-from dalsegno.terms.errors import EXIT_DONE, BadInput, DalError
+from dalsegno.terms.errors import EXIT_DONE, BadInput, DalError, Refused, Unavailable
+from dalsegno.volumes.address import parse_address
 from dalsegno.world.background import run_in_background
+from dalsegno.world.clock import pause
+from dalsegno.world.talk import Words
+
+END_SECONDS_MAX = 600
+END_LOOK_SECONDS = 0.05
 
 
 def add_mount(parser: Parser) -> None:
@@ -41,10 +47,28 @@ def add_umount(parser: Parser) -> None:
     parser.set_defaults(run=_umount)
 
 
+def add_mkmount(parser: Parser) -> None:
+    """Say what `dal mkmount` understands."""
+    parser.add_argument("directory", type=Path, metavar="DIR", help="a new name within a volume mounted for writing")
+    parser.add_argument("address", metavar="VOLUME[@CLONE]", help="what it leads to")
+    parser.set_defaults(run=_mkmount)
+
+
+def add_rmmount(parser: Parser) -> None:
+    """Say what `dal rmmount` understands."""
+    parser.add_argument("directories", nargs="+", type=Path, metavar="DIR")
+    parser.set_defaults(run=_rmmount)
+
+
+def cache_base() -> Path:
+    """Return where this user's caches are, of all pools."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "dalsegno"
+
+
 def log_path() -> Path:
     """Return where mounts in the background write what went wrong."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "dalsegno" / "mount.log"
+    return cache_base() / "mount.log"
 
 
 def _mount(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -130,7 +154,65 @@ def _umount(arguments: argparse.Namespace, terminal: Terminal) -> int:
     done = []
     for directory in arguments.directories:
         found = kernel.find_mount(directory)
+        control = None if found.read_only else actions.running_mount(cache_base(), found.path)
+        if control is not None:
+            # What cannot be stored is said while it is still there.
+            actions.tell_mount(control, {"do": "commit"})
         kernel.unmount(found.path, lazy=arguments.lazy)
+        if control is not None and not arguments.lazy:
+            _wait_for_end(control, found.path)
         done.append({"mounted": found.label, "at": found.path})
     terminal.result(done, [] if terminal.quiet else [f"{each['at']} is free" for each in done])
     return EXIT_DONE
+
+
+def _wait_for_end(control: Path, path: str) -> None:
+    """Wait until the mount's process has stored the last writes and let go of the volume."""
+    for _ in range(int(END_SECONDS_MAX / END_LOOK_SECONDS)):
+        if not control.exists():
+            return
+        pause(END_LOOK_SECONDS)
+    raise Unavailable(f"{path}: its process still stores what was written: see {log_path()}")
+
+
+def _point_place(directory: Path) -> tuple[Path, str]:
+    """Return where the mount that `directory` is in listens, and the path within it."""
+    path = os.path.join(os.path.realpath(directory.parent), directory.name)
+    above = [each for each in kernel.list_mounts() if path.startswith(each.path.rstrip("/") + "/")]
+    if not above:
+        raise BadInput(f"{directory}: not within a mount of ours: `dal mount --list` shows them")
+    mount = max(above, key=lambda each: len(each.path))
+    control = None if mount.read_only else actions.running_mount(cache_base(), mount.path)
+    if control is None:
+        raise Refused(f"{directory}: {mount.label} is not mounted for writing by you")
+    return control, os.path.relpath(path, mount.path)
+
+
+def _mkmount(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    parse_address(arguments.address)
+    control, path = _point_place(arguments.directory)
+    wish = {"do": "mkmount", "path": path, "target": arguments.address, "uid": os.getuid(), "gid": os.getgid()}
+    _ask_about(arguments.directory, control, wish)
+    value = {"at": os.fspath(arguments.directory), "leads_to": arguments.address}
+    terminal.result(value, [] if terminal.quiet else [f"{arguments.directory} leads to {arguments.address}"])
+    return EXIT_DONE
+
+
+def _rmmount(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    for directory in arguments.directories:
+        control, path = _point_place(directory)
+        _ask_about(directory, control, {"do": "rmmount", "path": path})
+    places = [os.fspath(directory) for directory in arguments.directories]
+    terminal.result({"removed": places}, [] if terminal.quiet else [f"{place} leads nowhere now" for place in places])
+    return EXIT_DONE
+
+
+def _ask_about(directory: Path, control: Path, wish: Words) -> None:
+    try:
+        answer = actions.tell_mount(control, wish)
+    except BadInput:
+        raise BadInput(f"{directory}: not a mount point") from None
+    except DalError as error:
+        raise type(error)(f"{directory}: {error}") from None
+    if answer is None:
+        raise Unavailable(f"{directory}: its mount does not answer: see {log_path()}")

@@ -1,5 +1,6 @@
 """When a writable mount's changes become a revision: on fsync, after a few seconds, when much waits, and when asked."""
 
+from collections.abc import Callable
 from typing import Final
 
 from dalsegno.actions import mount as actions
@@ -79,11 +80,12 @@ class Committer:
             if done.displaced:
                 self._log(f"somebody else committed to this volume: that state is kept as clone {done.displaced}")
 
-    def run(self) -> None:
-        """Commit by the clock until `ended`; then once more."""
+    def run(self, besides: Callable[[], None]) -> None:
+        """Commit by the clock until `ended`; do what else must be done now and then."""
         failed_ns = 0
         while not self.ended:
             pause(LOOK_SECONDS)
+            besides()
             since_ns = self._writable.dirty_since_ns
             due = since_ns and now_ns() - since_ns >= COMMIT_SECONDS * SECOND_NS
             if (due or self._writable.spooled_bytes > SPOOL_BYTES_SOON) and (

@@ -182,6 +182,7 @@ class ReadOnly:
         self._lock = new_lock()
         self._folders: list[Folder | None] = [None]
         self._by_node: dict[int, Folder] = {}
+        self._shelves_seen: dict[Folder, frozenset[bytes]] = {}
         self.root = self._open_folder(fuse.ROOT_NODE, None, b"", top, salted=False)
         self.methods: dict[int, Method] = {
             fuse.LOOKUP: self._lookup,
@@ -489,6 +490,20 @@ class ReadOnly:
         blocks = (size + 4095) // 4096
         return fuse.encode_statfs(StatfsReply(blocks, 0, 0, count, 0, 4096, fuse.NAME_BYTES_MAX, 4096))
 
+    def changed_shelves(self) -> list[int]:
+        """Return the shelves that were looked at and have other names now than when this was asked last."""
+        changed = []
+        for folder, seen in list(self._shelves_seen.items()):
+            assert folder.shelf is not None
+            try:
+                names = frozenset(folder.shelf.names())
+            except DalError:
+                continue
+            if names != seen:
+                self._shelves_seen[folder] = names
+                changed.append(folder.node)
+        return changed
+
     # Directories
 
     def read_directory(self, node: int, offset: int, size: int, *, plus: bool) -> bytes:
@@ -532,8 +547,10 @@ class ReadOnly:
     def _shelf_dirents(self, folder: Folder, offset: int, plus: bool) -> Iterator[bytes]:
         assert folder.shelf is not None
         if offset == 0:
-            for name in sorted(folder.shelf.names()):
+            names = sorted(folder.shelf.names())
+            for name in names:
                 self._shelf_row(folder, name)
+            self._shelves_seen[folder] = frozenset(names)
         yield from self.dots(folder, offset, plus)
         there = folder.shelf.names()
         empty = fuse.encode_entry(fuse.NO_ENTRY) if plus else b""

@@ -9,10 +9,10 @@ from typing import Final
 
 from dalsegno.actions import mount as actions
 from dalsegno.actions.house import House
-from dalsegno.formats import objects
+from dalsegno.formats import fuse, objects
 from dalsegno.formats.objects import Entry
 from dalsegno.mount import kernel
-from dalsegno.mount.commit import Committer
+from dalsegno.mount.commit import LOOK_SECONDS, Committer
 from dalsegno.mount.gallery import HouseGallery
 from dalsegno.mount.kernel import MountOptions
 from dalsegno.mount.readonly import Gallery, Owners, Picture, ReadOnly, Shelf
@@ -20,10 +20,11 @@ from dalsegno.mount.session import FileSystem, Session, log_to_stderr
 from dalsegno.mount.spool import Spool
 from dalsegno.mount.writable import Writable
 from dalsegno.terms.errors import Conflict, DalError
+from dalsegno.terms.times import SECOND_NS
 from dalsegno.volumes.state import VolumeState
 from dalsegno.world.background import on_stop
 from dalsegno.world.chance import random_node
-from dalsegno.world.clock import now_ns
+from dalsegno.world.clock import now_ns, pause
 from dalsegno.world.files import FileLock, make_directory
 from dalsegno.world.talk import Listener, Words
 from dalsegno.world.workers import Workers
@@ -32,6 +33,7 @@ THREADS: Final = 4
 WRITING_THREADS: Final = 8
 """More, because those that wait for a commit answer nobody."""
 NEW_ROOT_MODE: Final = 0o755
+SHELF_SECONDS: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,41 @@ def show_read_only(
     owners = Owners(uid=os.getuid(), gid=os.getgid()) if wishes.as_user else Owners()
     file_system = ReadOnly(top, gallery, owners=owners, now_ns=now_ns())
     options = _options(wishes, read_only=True, label=label)
-    _serve(file_system, directory, options, ready=ready, thread_count=THREADS)
+    with Workers(1) as crew:
+        ended: list[bool] = []
+
+        def watch(session: Session) -> None:
+            shelves = ShelfWatch(file_system, session)
+            while not ended:
+                pause(LOOK_SECONDS)
+                shelves.look()
+
+        def begin(session: Session) -> None:
+            crew.submit(watch, session)
+            ready()
+
+        try:
+            _serve(file_system, directory, options, begin=begin, thread_count=THREADS)
+        finally:
+            ended.append(True)
+
+
+class ShelfWatch:
+    """Lets the kernel forget the lists of clones and volumes that have changed."""
+
+    def __init__(self, still: ReadOnly, session: Session) -> None:
+        self._still = still
+        self._session = session
+        self._looked_ns = 0
+
+    def look(self) -> None:
+        """Look, unless it was done a moment ago."""
+        at_ns = now_ns()
+        if at_ns - self._looked_ns < SHELF_SECONDS * SECOND_NS:
+            return
+        for node in self._still.changed_shelves():
+            self._session.notify(fuse.encode_inval_inode(node, 0, 0))
+        self._looked_ns = at_ns
 
 
 def _options(wishes: Wishes, *, read_only: bool, label: str) -> MountOptions:
@@ -70,7 +106,12 @@ def _options(wishes: Wishes, *, read_only: bool, label: str) -> MountOptions:
 
 
 def _serve(
-    file_system: FileSystem, directory: Path, options: MountOptions, *, ready: Callable[[], None], thread_count: int
+    file_system: FileSystem,
+    directory: Path,
+    options: MountOptions,
+    *,
+    begin: Callable[[Session], None],
+    thread_count: int,
 ) -> None:
     path = os.path.realpath(directory)
     descriptor = kernel.mount(directory, options)
@@ -79,7 +120,7 @@ def _serve(
         session.negotiate()
         kernel.set_read_ahead(path)
         on_stop(lambda: _leave(path))
-        ready()
+        begin(session)
         session.serve(thread_count=thread_count)
     finally:
         os.close(descriptor)
@@ -115,13 +156,14 @@ def show_writable(
         with Workers(2) as crew:
             runs = []
 
-            def begin() -> None:
-                runs.append(crew.submit(committer.run))
+            def begin(session: Session) -> None:
+                control.notify = session.notify
+                runs.append(crew.submit(committer.run, ShelfWatch(still, session).look))
                 runs.append(crew.submit(listener.serve, control.answer, ended=lambda: committer.ended))
                 ready()
 
             try:
-                _serve(writable, directory, options, ready=begin, thread_count=WRITING_THREADS)
+                _serve(writable, directory, options, begin=begin, thread_count=WRITING_THREADS)
             finally:
                 committer.ended = True
                 for run in runs:
@@ -160,6 +202,8 @@ class Control:
     """What other commands of the same user may ask of a running mount."""
 
     def __init__(self, writable: Writable, committer: Committer, path: str) -> None:
+        self.notify: Callable[[bytes], None] = lambda message: None
+        """Tells the kernel, once there is a session."""
         self._writable = writable
         self._committer = committer
         self._path = path
@@ -187,14 +231,19 @@ class Control:
     def _mkmount(self, words: Words) -> Words:
         path = str(words["path"]).encode(errors="surrogateescape")
         target = str(words["target"]).encode(errors="surrogateescape")
-        self._writable.make_point(path, target, uid=int(words["uid"]), gid=int(words["gid"]))
+        self._look_again(*self._writable.make_point(path, target, uid=int(words["uid"]), gid=int(words["gid"])))
         self._committer.commit()
         return {}
 
     def _rmmount(self, words: Words) -> Words:
-        self._writable.remove_point(str(words["path"]).encode(errors="surrogateescape"))
+        self._look_again(*self._writable.remove_point(str(words["path"]).encode(errors="surrogateescape")))
         self._committer.commit()
         return {}
+
+    def _look_again(self, parent: int, name: bytes) -> None:
+        """Let the kernel forget what it knew of a name and of the directory that holds it."""
+        self.notify(fuse.encode_inval_entry(parent, name))
+        self.notify(fuse.encode_inval_inode(parent, 0, 0))
 
 
 _CODES: Final = {

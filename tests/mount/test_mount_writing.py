@@ -1,0 +1,436 @@
+"""A volume mounted for writing: what is durable when, what is stored, and programs that people run on it."""
+
+import mmap
+import os
+import random
+import shutil
+import sqlite3
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mount_kit import detach, mounted, needs_fuse
+
+from cli_kit import User
+
+pytestmark = needs_fuse
+
+SEED = int(os.environ.get("DAL_TEST_SEED", random.SystemRandom().randrange(1 << 32)))
+KIB = 1024
+MIB = 1024 * KIB
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root's rights")
+
+
+def needs_program(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is not installed: apt install {name}")
+
+
+@pytest.fixture
+def home(user: User) -> User:
+    user.quick("init", "--encryption", "none")
+    user.quick("volume", "create", "v")
+    return user
+
+
+def fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def pool_bytes(user: User) -> int:
+    return sum(path.stat().st_size for path in (user.home / "pool" / "packs").rglob("*.pack"))
+
+
+def run(*words: str | Path, cwd: Path | None = None) -> str:
+    done = subprocess.run([str(word) for word in words], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, (words, done.stdout[-2000:], done.stderr[-2000:])
+    return done.stdout
+
+
+def test_what_was_synced_survives_a_kill_and_the_rest_is_a_moment(home: User) -> None:
+    with mounted(home, "v") as mount:
+        (mount.path / "d").mkdir()
+        (mount.path / "d" / "kept").write_bytes(b"kept" * 1000)
+        fsync(mount.path / "d" / "kept")
+        (mount.path / "later").write_bytes(b"later")
+        mount.kill()
+    with mounted(home, "v") as mount:
+        assert (mount.path / "d" / "kept").read_bytes() == b"kept" * 1000
+        assert set(os.listdir(mount.path)) <= {"d", "later"}
+    home.quick("verify", "--pool")
+
+
+def test_unsynced_work_is_durable_after_five_seconds(home: User) -> None:
+    with mounted(home, "v") as mount:
+        (mount.path / "file").write_bytes(b"x" * 300_000)
+        time.sleep(5)
+        mount.kill()
+    with mounted(home, "v") as mount:
+        assert (mount.path / "file").read_bytes() == b"x" * 300_000
+
+
+def test_unmounting_stores_the_last_writes(home: User) -> None:
+    with mounted(home, "v") as mount:
+        (mount.path / "file").write_bytes(b"x")
+        mount.end()
+    assert home.quick("cat", "v:/file").out == b"x"
+    with mounted(home, "v") as mount:
+        (mount.path / "file").write_bytes(b"y")
+        assert subprocess.run(["umount", str(mount.path)]).returncode == 0 or os.geteuid() != 0
+        mount.process.wait(timeout=30)
+    assert home.quick("cat", "v:/file").out == b"y"
+
+
+def test_server_that_is_asked_to_end_stores_the_last_writes(home: User) -> None:
+    with mounted(home, "v") as mount:
+        (mount.path / "file").write_bytes(b"x")
+        mount.process.terminate()
+        assert mount.process.wait(timeout=30) == 0, mount.log
+    assert home.quick("cat", "v:/file").out == b"x"
+
+
+def test_rewriting_4_kib_of_a_large_file_stores_under_1_mib(home: User) -> None:
+    chance = random.Random(1)
+    with mounted(home, "v") as mount:
+        with open(mount.path / "large", "wb") as file:
+            for _ in range(48):
+                file.write(chance.randbytes(MIB))
+            file.flush()
+            os.fsync(file.fileno())
+        before = pool_bytes(home)
+        assert before > 48 * MIB
+        with open(mount.path / "large", "r+b") as file:
+            os.pwrite(file.fileno(), chance.randbytes(4096), 20 * MIB + 123)
+            os.fsync(file.fileno())
+        assert 4096 < pool_bytes(home) - before < MIB
+
+
+def test_file_without_a_name_is_there_until_it_is_closed(home: User) -> None:
+    with mounted(home, "v") as mount:
+        (mount.path / "file").write_bytes(b"before" * 10_000)
+        fsync(mount.path / "file")
+        with open(mount.path / "file", "r+b") as file:
+            os.unlink(mount.path / "file")
+            os.pwrite(file.fileno(), b"AFTER", 30_000)
+            fsync(mount.path)
+            os.pwrite(file.fileno(), b"again", 0)
+            fsync(mount.path)
+            expected = bytearray(b"before" * 10_000)
+            expected[30_000:30_005] = b"AFTER"
+            expected[:5] = b"again"
+            assert os.pread(file.fileno(), 60_000, 0) == bytes(expected)
+        assert os.listdir(mount.path) == []
+        mount.end()
+    assert home.quick("ls", "v").out == b""
+
+
+def test_clone_holds_what_was_written_up_to_the_call(home: User) -> None:
+    with mounted(home, "v") as mount:
+        for number in range(5):
+            (mount.path / "file").write_text(f"{number}")
+            home.quick("clone", "v", f"c{number}")
+        assert sorted(os.listdir(mount.path / ".clones")) == [f"c{number}" for number in range(5)]
+        for number in range(5):
+            assert (mount.path / ".clones" / f"c{number}" / "file").read_text() == f"{number}"
+        home.quick("clone", "v", "one-more")
+        deadline = time.monotonic() + 10
+        while "one-more" not in os.listdir(mount.path / ".clones"):
+            assert time.monotonic() < deadline, "a list of clones that was read is read again"
+            time.sleep(0.1)
+
+
+def test_second_mount_for_writing_is_refused(home: User) -> None:
+    with mounted(home, "v"):
+        (home.home / "second").mkdir()
+        try:
+            assert "mounted for writing already" in home.quick("mount", "v", "second", code=7).error
+            home.quick("mount", "v", "second", "--read-only", code=6)
+        finally:
+            detach(home.home / "second")
+
+
+def test_what_somebody_else_commits_is_kept_as_a_clone(home: User) -> None:
+    other = home.home / "other"
+    other.mkdir()
+    (other / "theirs").write_text("theirs")
+    with mounted(home, "v") as mount:
+        (mount.path / "ours").write_text("ours")
+        fsync(mount.path / "ours")
+        home.quick("import", "v", "other")
+        (mount.path / "more").write_text("more")
+        fsync(mount.path / "more")
+        assert "somebody else committed" in mount.log
+    kept = [each["clone"] for each in home.value("clones", "v")]
+    assert len(kept) == 1
+    assert home.quick("cat", f"v@{kept[0]}:/theirs").out == b"theirs"
+    assert home.quick("cat", "v:/more").out == b"more" and home.quick("cat", "v:/ours").out == b"ours"
+
+
+def test_automatic_revisions_thin_out_and_named_ones_stay(home: User) -> None:
+    with mounted(home, "v") as mount:
+        for number in range(12):
+            (mount.path / "file").write_text(f"{number}")
+            fsync(mount.path / "file")
+            if number == 5:
+                home.quick("clone", "v", "named")
+    assert len(home.value("log", "v")) <= 4, "but for the turn of five minutes, one and the named one"
+    assert home.quick("cat", "v@named:/file").out == b"5"
+
+
+def test_mount_point_leads_to_another_volume_and_stays(home: User) -> None:
+    doc = home.home / "doc"
+    doc.mkdir()
+    (doc / "old").write_text("old file")
+    home.quick("backup", "doc")
+    home.quick("clone", "doc", "backup")
+    with mounted(home, "v") as mount:
+        (mount.path / "sub").mkdir()
+        (mount.path / "sub" / "file").write_text("x")
+        home.quick("mkmount", str(mount.path / "sub" / "OldFiles"), "doc.backup")
+        home.quick("mkmount", str(mount.path / "nowhere"), "no-such-volume")
+        assert (mount.path / "sub" / "OldFiles" / "old").read_text() == "old file"
+        assert "exists" in home.quick("mkmount", str(mount.path / "sub" / "OldFiles"), "doc", code=4).error
+        with pytest.raises(OSError):
+            (mount.path / "sub" / "OldFiles" / "new").write_text("refused")
+        mount.end()
+    assert [each["kind"] for each in home.value("ls", "v:/sub")] == ["mount", "file"]
+    home.quick("clone", "v", "with-points")
+    home.quick("dump", "v@with-points", "-o", "v.dump")
+    with mounted(home, "v.dump") as mount:
+        assert (mount.path / "sub" / "OldFiles").is_symlink() or (mount.path / "sub" / "OldFiles" / "old").exists()
+    with mounted(home, "v") as mount:
+        assert (mount.path / "sub" / "OldFiles" / "old").read_text() == "old file"
+        assert os.readlink(mount.path / "nowhere") == "#no-such-volume"
+        found = subprocess.run(["find", str(mount.path)], capture_output=True, text=True)
+        assert found.returncode == 0 and "OldFiles/old" in found.stdout
+        with pytest.raises(OSError):
+            os.rmdir(mount.path / "sub" / "OldFiles")
+        home.quick("rmmount", str(mount.path / "sub" / "OldFiles"), str(mount.path / "nowhere"))
+        assert os.listdir(mount.path) == ["sub"] and os.listdir(mount.path / "sub") == ["file"]
+        assert "not a mount point" in home.quick("rmmount", str(mount.path / "sub" / "file"), code=2).error
+
+
+def acl(*entries: tuple[int, int, int]) -> bytes:
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *each) for each in entries)
+
+
+def test_access_lists_are_inherited_follow_the_mode_and_come_back(home: User) -> None:
+    nobody = 0xFFFFFFFF
+    default = acl((1, 7, nobody), (2, 6, 1234), (4, 5, nobody), (16, 7, nobody), (32, 0, nobody))
+    with mounted(home, "v") as mount:
+        top = mount.path / "top"
+        top.mkdir()
+        os.setxattr(top, "system.posix_acl_default", default)
+        (top / "file").write_text("x")
+        (top / "dir").mkdir()
+        assert os.getxattr(top / "dir", "system.posix_acl_default") == default
+        assert stat_mode(top / "file") == 0o660
+        os.chmod(top / "file", 0o640)
+        given = os.getxattr(top / "file", "system.posix_acl_access")
+        assert given == acl((1, 6, nobody), (2, 6, 1234), (4, 5, nobody), (16, 4, nobody), (32, 0, nobody))
+        os.setxattr(top / "file", "system.posix_acl_access", acl((1, 6, nobody), (4, 4, nobody), (32, 4, nobody)))
+        assert stat_mode(top / "file") == 0o644 and os.listxattr(top / "file") == []
+        mount.end()
+    with mounted(home, "v") as mount:
+        assert os.getxattr(mount.path / "top" / "dir", "system.posix_acl_default") == default
+
+
+def stat_mode(path: Path) -> int:
+    return os.stat(path).st_mode & 0o7777
+
+
+@as_root
+def test_set_id_bits_go_when_somebody_else_writes(home: User) -> None:
+    for parent in (home.home, *home.home.parents):
+        if parent.stat().st_uid == 0 and str(parent).startswith("/tmp/"):
+            os.chmod(parent, 0o755)
+    with mounted(home, "v", "--allow-other") as mount:
+        for name in ("write", "truncate", "chown"):
+            (mount.path / name).write_text("x")
+            os.chmod(mount.path / name, 0o6777)
+        other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c"]
+        run(*other, f"open({str(mount.path / 'write')!r}, 'a').write('y')")
+        run(*other, f"import os; os.truncate({str(mount.path / 'truncate')!r}, 0)")
+        os.chown(mount.path / "chown", 1, 1)
+        assert [stat_mode(mount.path / name) for name in ("write", "truncate", "chown")] == [0o777] * 3
+
+
+def test_database_is_whole_after_a_kill_in_the_middle_of_its_work(home: User) -> None:
+    script = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+db.execute("pragma synchronous=extra")
+db.execute("pragma journal_mode=" + sys.argv[2])
+db.execute("create table if not exists t (id integer primary key, data blob)")
+for number in range(100000):
+    with db:
+        db.execute("insert into t (data) values (randomblob(5000))")
+        db.execute("delete from t where id = ?", (number - 30,))
+    print(number, flush=True)
+"""
+    for journal in ("delete", "wal"):
+        with mounted(home, "v") as mount:
+            path = mount.path / f"{journal}.db"
+            writer = subprocess.Popen(
+                [sys.executable, "-c", script, str(path), journal], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+            assert writer.stdout is not None
+            for _ in range(25):
+                acknowledged = int(writer.stdout.readline())
+            mount.kill()
+            writer.wait()
+        with mounted(home, "v") as mount:
+            database = sqlite3.connect(path)
+            assert database.execute("pragma integrity_check").fetchone() == ("ok",)
+            assert database.execute("select max(id) from t").fetchone()[0] >= acknowledged + 1, "acknowledged is durable"
+            database.close()
+
+
+@needs_program("git")
+def test_repository_is_whole_after_a_crash_and_a_remount(home: User) -> None:
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "core.fsync=all")
+    here = Path(__file__).resolve().parents[1]
+    with mounted(home, "v") as mount:
+        repository = mount.path / "repository"
+        shutil.copytree(here, repository, ignore=shutil.ignore_patterns("__pycache__"))
+        run(*git, "init", "-q", cwd=repository)
+        run(*git, "add", "-A", cwd=repository)
+        run(*git, "commit", "-q", "-m", "all", cwd=repository)
+        run(*git, "clone", "-q", "--no-hardlinks", repository, mount.path / "copy")
+        run(*git, "gc", "-q", cwd=repository)
+        fsync(mount.path)
+        mount.kill()
+    with mounted(home, "v") as mount:
+        for name in ("repository", "copy"):
+            run(*git, "fsck", "--full", "--strict", cwd=mount.path / name)
+            assert run(*git, "status", "--short", cwd=mount.path / name) == ""
+
+
+@needs_program("rsync")
+def test_rsync_in_and_out_keeps_everything(home: User) -> None:
+    source, back = home.home / "source", home.home / "back"
+    for number in range(60):
+        directory = source / f"d{number % 7}" / f"s{number % 3}"
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f"f{number}").write_bytes(os.urandom(number * 900))
+        os.utime(directory / f"f{number}", ns=(1, number * 10**9 + number))
+    os.link(source / "d0" / "s0" / "f0", source / "d1" / "linked")
+    os.symlink("nowhere", source / "symlink")
+    os.mkfifo(source / "fifo")
+    os.setxattr(source / "d2", "user.key", b"value")
+    nobody = 0xFFFFFFFF
+    os.setxattr(
+        source / "d3",
+        "system.posix_acl_access",
+        acl((1, 7, nobody), (2, 6, 1234), (4, 5, nobody), (16, 7, nobody), (32, 0, nobody)),
+    )
+    with open(source / "sparse", "wb") as file:
+        file.truncate(5 * MIB)
+        os.pwrite(file.fileno(), b"data", 3 * MIB)
+    with mounted(home, "v") as mount:
+        run("rsync", "-aHAXS", f"{source}/", f"{mount.path}/")
+        assert run("rsync", "-aHAXSni", "--delete", f"{source}/", f"{mount.path}/") == ""
+        mount.end()
+    with mounted(home, "v") as mount:
+        assert run("rsync", "-aHAXSnic", "--delete", f"{source}/", f"{mount.path}/") == ""
+        run("rsync", "-aHAXS", f"{mount.path}/", f"{back}/")
+        assert run("rsync", "-aHAXSnic", "--delete", f"{source}/", f"{back}/") == ""
+
+
+def test_random_reads_writes_and_maps_of_one_file_agree_with_memory(home: User) -> None:
+    print(f"seed {SEED}: DAL_TEST_SEED={SEED} repeats this run")
+    chance = random.Random(SEED)
+    size_max = 3 * MIB
+    model = bytearray()
+    trace: list[str] = []
+    with mounted(home, "v") as mount:
+        path = mount.path / "file"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+        for step in range(400):
+            act = chance.choice(["write", "write", "read", "read", "truncate", "map", "mapread", "sync", "reopen"])
+            start, length = chance.randrange(size_max), chance.randrange(1, 200_000)
+            trace.append(f"{act} {start} {length} of {len(model)}")
+            if act == "write":
+                data = chance.randbytes(length)
+                os.pwrite(descriptor, data, start)
+                model.extend(bytes(max(0, start + length - len(model))))
+                model[start : start + length] = data
+            elif act == "read":
+                assert os.pread(descriptor, length, start) == bytes(model[start : start + length]), (SEED, trace[-20:])
+            elif act == "truncate" and chance.random() < 0.4:
+                os.ftruncate(descriptor, start)
+                model[:] = model[:start] + bytes(max(0, start - len(model)))
+            elif act in ("map", "mapread") and model:
+                start %= len(model)
+                end = min(len(model), start + length)
+                with mmap.mmap(descriptor, len(model)) as shared:
+                    if act == "map":
+                        shared[start:end] = model[start:end] = chance.randbytes(end - start)
+                        if chance.random() < 0.5:
+                            shared.flush()
+                    else:
+                        assert shared[start:end] == bytes(model[start:end]), (SEED, trace[-20:])
+            elif act == "sync":
+                os.fsync(descriptor)
+            elif act == "reopen":
+                os.close(descriptor)
+                descriptor = os.open(path, os.O_RDWR)
+            if step % 100 == 99:
+                assert os.pread(descriptor, size_max + 10**6, 0) == bytes(model), (SEED, trace[-20:])
+        os.fsync(descriptor)
+        os.close(descriptor)
+        mount.kill()
+    with mounted(home, "v") as mount:
+        assert (mount.path / "file").read_bytes() == bytes(model), SEED
+
+
+@as_root
+def test_full_pool_fails_the_sync_and_loses_nothing_when_room_comes_back(home: User) -> None:
+    disk = home.home / "disk"
+    disk.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk)
+    try:
+        home.quick("--pool", str(disk / "pool"), "init", "--encryption", "none")
+        home.quick("--pool", str(disk / "pool"), "volume", "create", "v")
+        (disk / "ballast").write_bytes(bytes(10 * MIB))
+        with mounted(home, "--pool", str(disk / "pool"), "v") as mount:
+            data = os.urandom(16 * MIB)
+            with open(mount.path / "file", "wb") as file:
+                file.write(data)
+                file.flush()
+                with pytest.raises(OSError, match="No space left"):
+                    os.fsync(file.fileno())
+                (disk / "ballast").unlink()
+                os.fsync(file.fileno())
+            mount.kill()
+        with mounted(home, "--pool", str(disk / "pool"), "v") as mount:
+            assert (mount.path / "file").read_bytes() == data
+    finally:
+        detach(disk)
+
+
+def test_large_directory_is_listed_whole_while_it_changes(home: User) -> None:
+    with mounted(home, "v") as mount:
+        names = {f"name-{number:05d}" for number in range(3_000)}
+        for name in names:
+            (mount.path / name).touch()
+        mount.end()
+    with mounted(home, "v") as mount:
+        seen = set()
+        with os.scandir(mount.path) as entries:
+            for number, entry in enumerate(entries):
+                seen.add(entry.name)
+                if number % 3 == 0 and entry.name in names:
+                    os.unlink(mount.path / entry.name)
+                    (mount.path / f"new-{number}").touch()
+        assert names <= seen, "what was there all the time is listed"
+        left = set(os.listdir(mount.path))
+        assert len(left) == 3_000 and "new-0" in left
+        mount.end()
+    assert {each["path"] for each in home.value("ls", "v")} == left
