@@ -4,6 +4,7 @@ A directory becomes a tracked volume on first use. What did not change since the
 """
 
 import os
+import pwd
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,6 +198,13 @@ def take(house: House, state: VolumeState, directory: bytes, *, message: str) ->
     )
 
 
+def _user_name() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
 def _revision(state: VolumeState, scan: ScanResult, *, message: str) -> Revision:
     return Revision(
         volume=state.id,
@@ -204,7 +212,7 @@ def _revision(state: VolumeState, scan: ScanResult, *, message: str) -> Revision
         root=scan.root,
         links=scan.links,
         created_ns=now_ns(),
-        author=f"{os.environ.get('USER') or os.getuid()}@{os.uname().nodename}",
+        author=f"{_user_name()}@{os.uname().nodename}",
         message=message,
         entry_count=scan.entry_count,
         total_bytes=scan.total_bytes,
