@@ -1,86 +1,11 @@
 """Archive, catalog, media and restore by date at the command line: a small site with a disk set, shares and a command."""
 
-import os
 import shutil
-import stat
 import subprocess
 from pathlib import Path
 
 import pytest
-from admin_kit import Admin, date
-
-
-def tree(root: Path) -> dict[str, tuple[int, int, bytes]]:
-    found = {}
-    for path in sorted(root.rglob("*")):
-        status = path.lstat()
-        data = os.readlink(path).encode() if path.is_symlink() else path.read_bytes() if path.is_file() else b""
-        found[str(path.relative_to(root))] = (stat.S_IMODE(status.st_mode), status.st_mtime_ns, data)
-    return found
-
-
-def set_up(home: Path) -> Admin:
-    (home / "home" / "sub").mkdir(parents=True)
-    (home / "home" / "big.bin").write_bytes(os.urandom(300_000))
-    (home / "home" / "sub" / "keep.txt").write_text("stays\n")
-    os.symlink("big.bin", home / "home" / "link")
-    for name in ("disk1", "disk2", "g1", "g2", "g3", "far"):
-        (home / name).mkdir()
-    (home / "site.toml").write_text(
-        f"""
-state = "{home}/state"
-pool = "{home}/pool"
-
-[targets.disks]
-kind = "directory"
-paths = ["{home}/disk1", "{home}/disk2"]
-
-[targets.grid]
-kind = "shares"
-paths = ["{home}/g1", "{home}/g2", "{home}/g3"]
-k = 2
-n = 3
-
-[targets.far]
-kind = "command"
-store = "cp {{file}} {home}/far/{{name}}"
-fetch = "cp {home}/far/{{name}} {{file}}"
-remove = "rm {home}/far/{{name}}"
-list = "ls {home}/far"
-
-[sets.homes]
-volumes = ["home"]
-targets = ["disks", "grid", "far"]
-"""
-    )
-    admin = Admin(home)
-    admin.run("--pool", "pool", "init")
-    admin.run("--pool", "pool", "key", "export", home / "site.key")
-    admin.run("media", "label", "disk1", "week-1", "--target", "disks")
-    for number in (1, 2, 3):
-        admin.run("media", "label", f"g{number}", f"grid-{number}", "--target", "grid")
-    return admin
-
-
-def days(admin: Admin, levels: list[int]) -> dict[int, dict[str, tuple[int, int, bytes]]]:
-    """Back up, dump and archive on each day; return what the directory was."""
-    seen = {}
-    (admin.home / "dumps").mkdir(exist_ok=True)
-    for level in levels:
-        admin.day += 1
-        (admin.home / "home" / "today.txt").write_text(f"day {admin.day}\n" * 50)
-        (admin.home / "home" / "sub" / f"day{admin.day}.txt").write_text(f"only from day {admin.day} on\n")
-        admin.run("--pool", "pool", "backup", "home")
-        admin.run("--pool", "pool", "dump", "home", "--level", level, "-o", f"dumps/home.{admin.day}.dump")
-        admin.run("archive", f"dumps/home.{admin.day}.dump")
-        seen[admin.day] = tree(admin.home / "home")
-    return seen
-
-
-def forget_clones(admin: Admin) -> None:
-    for clone in admin.value("--pool", "pool", "clones", "home"):
-        admin.run("--pool", "pool", "unclone", f"home@{clone['clone']}")
-    shutil.rmtree(admin.home / "dumps")
+from admin_kit import Admin, date, days, forget_clones, set_up, tree
 
 
 @pytest.fixture(scope="module")
@@ -295,13 +220,13 @@ def test_the_whole_site_comes_back_from_media_and_key_alone(site, tmp_path: Path
     new.home.mkdir()
     media = [word for name in ("disk1", "g1", "g3") for word in ("--media", str(admin.home / name))]
     empty = {"DAL_POLICY": ""}
-    assert b"give the key" in new.run("--pool", "pool", "restore", "--site", *media, code=2, **empty).stderr
-    done = new.run("--pool", "pool", "--key", admin.home / "site.key", "restore", "--site", *media, **empty)
+    assert b"give the key" in new.run("--pool", "pool", "restore", "--site", "--state", "state", *media, code=2, **empty).stderr
+    done = new.run("--pool", "pool", "--key", admin.home / "site.key", "restore", "--site", "--state", "state", *media, **empty)
     assert b"1 volumes are back" in done.stdout and b"4 dumps" in done.stdout
     keyed = ("--pool", "pool", "--key", admin.home / "site.key")
     new.run(*keyed, "restore", "home", "--to", "back", **empty)
     assert tree(new.home / "back") == seen[4]
-    again = new.run(*keyed, "restore", "--site", *media, **empty)
+    again = new.run(*keyed, "restore", "--site", "--state", "state", *media, **empty)
     assert b"was there already" in again.stdout
     (new.home / "site.toml").write_text(
         (admin.home / "site.toml").read_text().replace(f'state = "{admin.home}', f'state = "{new.home}')
@@ -316,7 +241,8 @@ def test_a_wrong_key_restores_nothing(site, tmp_path: Path) -> None:
     new = Admin(tmp_path / "new machine", day=9)
     new.home.mkdir()
     new.run("--pool", "other", "init", "--key", "other.key", DAL_POLICY="")
-    words = ("--pool", "pool", "--key", "other.key", "restore", "--site", "--media", admin.home / "disk1")
+    words = ("--pool", "pool", "--key", "other.key", "restore", "--site", "--state", "state")
+    words += ("--media", admin.home / "disk1")
     done = new.run(*words, code=3, DAL_POLICY="")
     assert b"0 volumes are back" in done.stdout and b"belongs to realm" in done.stdout
 

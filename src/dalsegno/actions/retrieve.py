@@ -21,7 +21,7 @@ class Retrieved:
     state: State
     paths: tuple[Path, ...]
     fetched: tuple[bytes, ...]
-    """Ids of the dumps that were brought to the spool for this."""
+    """Ids of the dumps that were brought to the spool for this, or for an earlier try."""
 
 
 def media_here(site: Site, *, report: Report = silent) -> dict[str, Set[str]]:
@@ -94,6 +94,7 @@ def retrieve(
                 place = place.with_name(place.name + ".dump")
             if from_media or not (place.is_file() and place.stat().st_size == reading.entry.size_bytes):
                 _fetch(site, reading, place, report=report)
+        if place == site.spool.fetched(reading.entry.dump_id):  # now, or by an earlier call that was interrupted
             fetched.append(reading.entry.dump_id)
         paths.append(place)
     return Retrieved(state=plan.state, paths=tuple(paths), fetched=tuple(fetched))

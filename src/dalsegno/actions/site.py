@@ -78,13 +78,9 @@ def restore_site(house: House, site: Site) -> RestoredSite:
 
 def _restore_volume(house: House, site: Site, volume_id: bytes, name: str) -> RestoredVolume:
     known = house.volumes.get_by_id(volume_id)
-    if known is not None:
+    if known is not None and known.head:
         return RestoredVolume(volume=known.name, clone_count=len(known.clones), was_there=True)
-    try:
-        house.volumes.get(name)
-        name = f"{name}-{hex_short(volume_id)}"  # another volume has the name already
-    except NotFound:
-        pass
+    name = _free_name(house, name, volume_id)
     error = ""
     for _ in range(TRIES_MAX):
         # What proves damaged is written down as such: the next try finds another copy, chain, or state.
@@ -107,6 +103,16 @@ def _restore_volume(house: House, site: Site, volume_id: bytes, name: str) -> Re
             source=os.fsdecode(state.source),
         )
     return RestoredVolume(volume=name, error=error)
+
+
+def _free_name(house: House, name: str, volume_id: bytes) -> str:
+    """Return a volume's name, or one like it when another volume has that."""
+    try:
+        taken = house.volumes.get(name)
+    except NotFound:
+        return name
+    # A run that was killed may have made the volume without filling it.
+    return name if taken.id == volume_id else f"{name}-{hex_short(volume_id)}"
 
 
 def _follow(house: House, policy: Policy, state: VolumeState) -> VolumeState:

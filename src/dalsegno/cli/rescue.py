@@ -25,7 +25,7 @@ def _policy(arguments: argparse.Namespace) -> Policy:
         return with_media(policy, media) if media else policy
     if not media:
         raise BadInput("without a policy, say where the media are: --media DIR for each, or --policy FILE")
-    state_dir = default_state_dir()
+    state_dir = (arguments.state or default_state_dir()).absolute()
     return policy_of_media(media, state_dir=state_dir, catalog_url=f"sqlite:///{state_dir / 'catalog.sqlite'}")
 
 

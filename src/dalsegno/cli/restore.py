@@ -30,6 +30,7 @@ def add_restore(parser: Parser) -> None:
     parser.add_argument("--owners", default="name", metavar="name|number|map:FILE", help="whose the files become")
     parser.add_argument("--site", action="store_true", help="everything: pool, volumes and catalog, from the media")
     parser.add_argument("--media", action="append", default=[], metavar="DIR", help="with --site: where a medium is")
+    parser.add_argument("--state", type=Path, metavar="DIR", help="with --site and no policy: where the catalog goes")
     parser.add_argument("--policy", metavar="FILE", help="whose catalog knows the dumps of dates that the pool has not")
     parser.set_defaults(run=_restore)
 
