@@ -70,6 +70,22 @@ def test_a_store_that_loses_bytes_is_found_before_it_is_recorded(tmp_path: Path)
         target.store(tmp_path / "home.dump", entry, now_ns=5)
 
 
+def test_tar_is_a_store_like_any_other(tmp_path: Path) -> None:
+    entry = make_dump(tmp_path / "home.dump", size_bytes=100_000)
+    archive = f"{tmp_path}/far away/$DAL_NAME.tar"
+    target = copying(
+        tmp_path,
+        store=f"sh -c 'tar -cPf \"{archive}\" --transform \"s,.*,$DAL_NAME,\" \"$DAL_FILE\"'",
+        fetch=f"sh -c 'tar -xOf \"{archive}\" > \"$DAL_FILE\"'",
+        list=f"sh -c 'cd \"{tmp_path}/far away\" && ls | sed s/.tar$//'",
+    )
+    (copy,) = target.store(tmp_path / "home.dump", entry, now_ns=5)
+    assert [path.name for path in (tmp_path / "far away").iterdir()] == [f"{copy.place}.tar"]
+    target.fetch([copy], entry, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "home.dump").read_bytes()
+    assert [each.copy.place for each in target.scan()] == [copy.place]
+
+
 def test_a_name_is_one_word_and_no_shell_reads_it() -> None:
     values = {"file": "/a b/$(touch x);'", "name": "n"}
     assert fill_words("put {file} --as={name}.x {other}", values) == ["put", "/a b/$(touch x);'", "--as=n.x", "{other}"]

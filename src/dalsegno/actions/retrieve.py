@@ -11,7 +11,11 @@ from dalsegno.backup.site import Site
 from dalsegno.terms.errors import DalError, Damaged, NotFound
 from dalsegno.terms.events import Note, Report, silent
 from dalsegno.terms.ids import hex_short
+from dalsegno.terms.times import SECOND_NS
 from dalsegno.world.clock import now_ns
+
+FETCHED_KEPT_NS = 7 * 86400 * SECOND_NS
+"""What a restore that was given up had fetched stays so long, for another try."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +87,7 @@ def retrieve(
         for reading in plan.readings
         if direct.get(reading.entry.dump_id) is None
     )
+    site.spool.forget_old(before_ns=now_ns() - FETCHED_KEPT_NS)
     if wanted and directory is None:
         site.spool.require_room(wanted, purpose=f"{plan.state.top.volume_name}, to be restored,")
     for reading in plan.readings:

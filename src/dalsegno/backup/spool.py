@@ -65,6 +65,14 @@ class Spool:
                 f"{format_size(room)}: free some space, or give it another place in the policy"
             )
 
+    def forget_old(self, *, before_ns: int) -> int:
+        """Remove what was fetched before an instant and never given back; return how many files went."""
+        count = 0
+        for path, _ in list(self.files()):
+            if path.parent.name == FETCHED and path.stat().st_mtime_ns < before_ns:
+                count += remove_durable(path)
+        return count
+
     def forget_fetched(self, dump_ids: Iterator[bytes] | list[bytes] | None = None) -> int:
         """Remove what was fetched (only these dumps, when named); return how many files went."""
         count = 0
