@@ -226,7 +226,7 @@ class Machine:
 
     def xattr(self) -> None:
         path, name = self.path(), self.chance.choice([b"user.one", b"user.two", b"trusted.three"])
-        value, flags = self.chance.choice([b"", b"v", b"x" * 2000]), self.chance.choice([0, 1, 2])
+        value, flags = self.chance.choice([b"", b"v", b"x" * 1000]), self.chance.choice([0, 1, 2])
         if self.chance.random() < 0.3:
             self.sides.both(f"removexattr {path!r}", lambda root, side: os.removexattr(root + b"/" + path, name))
         else:

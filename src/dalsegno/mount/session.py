@@ -16,12 +16,17 @@ from dalsegno.formats.fuse import Header, InitReply
 from dalsegno.mount.kernel import REQUEST_BYTES_MAX
 from dalsegno.terms.errors import DalError, Full, NoAccess
 from dalsegno.terms.sizes import KIB
-from dalsegno.world.workers import Workers
+from dalsegno.world.workers import Workers, new_lock
 
 BUFFER_BYTES: Final = REQUEST_BYTES_MAX + 64 * KIB
 BACKGROUND_MAX: Final = 64
 PAGE_BYTES: Final = 4096
 NO_REPLY_OPCODES: Final = frozenset((fuse.FORGET, fuse.BATCH_FORGET, fuse.INTERRUPT))
+
+LONG_OPCODES: Final = frozenset((fuse.FSYNC, fuse.FSYNCDIR, fuse.SYNCFS))
+LONG_READ_BYTES: Final = 64 * KIB
+READ_SIZE_AT: Final = fuse.HEADER.size + 16
+"""Where a READ says how much it wants."""
 
 Answer = bytes | Sequence[bytes | memoryview] | None
 """A payload, a payload in pieces, or None for an empty one."""
@@ -55,6 +60,7 @@ class Session:
         self.setxattr_extended = False
         self.flags = 0
         self._file_system = file_system
+        self._turn = new_lock()
         self._log = log
 
     def negotiate(self) -> None:
@@ -102,22 +108,40 @@ class Session:
             pass
 
     def _serve_one(self) -> None:
+        """Read and answer. One thread reads at a time, and answers what is quick before it reads on.
+
+        With what takes longer it first lets the next thread read. To wake another thread for each request would cost
+        more than most requests do.
+        """
         descriptor = self.descriptor
         buffer = bytearray(BUFFER_BYTES)
         room = [buffer]
         view = memoryview(buffer)
         readv = os.readv
-        while True:
-            try:
-                size = readv(descriptor, room)
-            except OSError as error:
-                if error.errno in (errno.ENODEV, errno.EBADF):
-                    return
-                if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
+        turn = self._turn
+        turn.acquire()
+        try:
+            while True:
+                try:
+                    size = readv(descriptor, room)
+                except OSError as error:
+                    if error.errno in (errno.ENODEV, errno.EBADF):
+                        return
+                    if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
+                        continue
+                    raise
+                message = view[:size]
+                if not _is_long(message):
+                    if not self._answer(message):
+                        return
                     continue
-                raise
-            if not self._answer(view[:size]):
-                return
+                turn.release()
+                try:
+                    self._answer(message)
+                finally:
+                    turn.acquire()
+        finally:
+            turn.release()
 
     def _answer(self, message: memoryview) -> bool:
         """Answer one request; return False when it says that this was the last."""
@@ -170,6 +194,14 @@ class Session:
         trace = "".join(traceback.format_exception(error))
         self._log(f"{where}: internal error in request {header.opcode}, please report it: {trace}")
         return errno.EIO
+
+
+def _is_long(message: memoryview) -> bool:
+    """Tell whether a request may take much longer than to wake another thread."""
+    opcode = int.from_bytes(message[4:8], sys.byteorder)
+    if opcode == fuse.READ:
+        return int.from_bytes(message[READ_SIZE_AT : READ_SIZE_AT + 4], sys.byteorder) >= LONG_READ_BYTES
+    return opcode in LONG_OPCODES
 
 
 def log_to_stderr(text: str) -> None:

@@ -382,7 +382,7 @@ class Writable:
                 self._orphans.pop(node, None)
                 self._hot.pop(node, None)
                 self._dirty_files.pop(node, None)
-                if not self._orphans:
+                if not self._orphans and self._lasting.tail:
                     self._lasting.free(self._lasting.tail)
 
     def _readlink(self, header: Header, body: fuse.Empty) -> Answer:
