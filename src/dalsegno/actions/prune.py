@@ -73,14 +73,18 @@ def plan_prune(
     *,
     now_ns: int,
     coming: Mapping[str, list[Coming]] | None = None,
+    volume_id: bytes | None = None,
 ) -> PrunePlan:
-    """Return what retention would remove at `now_ns`; `coming` has, by volume, what will have been made by then."""
+    """Return what retention would remove at `now_ns`, of one volume if it is named.
+
+    `coming` has, by volume, what will have been made by then.
+    """
     zone = zone_of(site.policy)
     removals: list[Removal] = []
     kept = dict.fromkeys((CLONES, SPOOL, ARCHIVE), 0)
     set_of = {member.volume: member.set_name for member in members if not member.is_new}
     by_volume: dict[bytes, list[DumpEntry]] = {}
-    for entry in site.catalog.dumps():
+    for entry in site.catalog.dumps(volume_id):
         by_volume.setdefault(entry.volume_id, []).append(entry)
     copies = site.catalog.copies_of(entry.dump_id for entries in by_volume.values() for entry in entries)
     for state in states:

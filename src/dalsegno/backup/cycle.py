@@ -12,10 +12,10 @@ Each step is written to the journal after it is done, and each can be done again
 behind the last step that is written, and finds there either nothing, half of it, or all of it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 import msgspec
 
@@ -105,8 +105,8 @@ class Steps(Protocol):
     def forget(self, entry: DumpEntry) -> None:
         """Let no later dump build on this one: it is lost."""
 
-    def retain(self, volume_id: bytes) -> list[str]:
-        """Apply retention to a volume; return what went wrong."""
+    def retain(self, volume_id: bytes, set_name: str) -> list[str]:
+        """Apply a set's retention to a volume; return what went wrong."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,6 +130,8 @@ class TurnResult:
     unreadable: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """What is not as it should be although the dump is good."""
+    notes: list[str] = field(default_factory=list)
+    """What a person may want to know: targets that are away while enough others hold the dump."""
     error: str = ""
     error_code: str = ""
 
@@ -257,7 +259,7 @@ class _Turn:
         if not self.reached(RECORDED):
             self._record()
         if not self.reached(DONE):
-            self.result.problems += self.steps.retain(self.job.volume_id)
+            self.result.problems += self.steps.retain(self.job.volume_id, self.job.set_name)
             self.hook("after", self.chosen.hooks.after)
             self.journal(DONE)
 
@@ -357,43 +359,53 @@ class _Turn:
         try:
             found = self.steps.read_back(self.path, entry, self.report)
         except (Damaged, NotFound) as error:
-            # Not what was written: the volume's next turn makes another.
-            remove_durable(self.path)
-            self._close(JOB_FAILED)
-            raise Damaged(f"{error}; the dump was thrown away: look at the spool's disk") from None
+            self._throw_away(error)
         entry = replace(entry, verdict=GOOD, verified_at_ns=self.steps.now_ns(), digest=found.digest)
         self.journal(VERIFIED, entry=msgspec.to_builtins(entry))
+
+    def _throw_away(self, error: DalError) -> NoReturn:
+        """Give up a dump that is not what was written: the volume's next turn makes another."""
+        remove_durable(self.path)
+        self._close(JOB_FAILED)
+        raise Damaged(f"{error}; the dump was thrown away: look at the spool's disk") from None
 
     def _store(self) -> None:
         entry = self.entry
         self.result.size_bytes = entry.size_bytes
         for name in self.chosen.targets:
-            self.store_in(name, entry, self.path)
+            try:
+                self.store_in(name, entry, self.path)
+            except (Damaged, NotFound) as error:
+                self._throw_away(error)
         self.journal(STORED)
 
     def store_in(self, name: str, entry: DumpEntry, path: Path) -> None:
-        """Copy a dump to one target; one that is away is a problem, not an error: the spool keeps the dump."""
+        """Copy a dump to one target; one that is away fails nothing: the spool keeps the dump."""
         if name in self.shared.away:
-            self.result.problems.append(self.shared.away[name])
+            self.result.notes.append(self.shared.away[name])
             return
         try:
             copies = self.site.target(name).store(path, entry, now_ns=self.steps.now_ns(), report=self.report)
         except Incomplete as error:
             self.site.catalog.put_copies(error.copies)
-            self.result.problems.append(f"target {name}: {_words(error)}")
+            self.result.notes.append(f"target {name}: {_words(error)}")
             return
         except Unavailable as error:
             self.shared.away[name] = f"target {name}: {_words(error)}"
-            self.result.problems.append(self.shared.away[name])
+            self.result.notes.append(self.shared.away[name])
             return
         except (DalError, OSError) as error:
-            self.result.problems.append(f"target {name}: {_words(error)}")
+            if isinstance(error, (Damaged, NotFound)):
+                self.steps.read_back(path, entry, self.report)  # raises when it is the spool that is to blame
+            self.result.notes.append(f"target {name}: {_words(error)}")
             return
         self.site.catalog.put_copies(copies)
 
     def _record(self) -> None:
         entry = replace(self.entry, received_at_ns=self.steps.now_ns())
         self.result.size_bytes = entry.size_bytes
+        if not self.path.exists():
+            self._throw_away(NotFound(f"{self.path}: gone"))
         spooled = Copy(
             dump_id=entry.dump_id,
             target=SPOOL_TARGET,
@@ -407,11 +419,22 @@ class _Turn:
         self.steps.record(entry, self.path)
         self.site.catalog.put_dump(entry, copies=[spooled])
         self.journal(RECORDED, entry=msgspec.to_builtins(entry))
-        for copy in self.site.catalog.copies(entry.dump_id):
+        copies = self.site.catalog.copies(entry.dump_id)
+        for copy in copies:
             if copy.target != SPOOL_TARGET:
                 labels = self.result.media.setdefault(copy.target, [])
                 if copy.medium not in labels:
                     labels.append(copy.medium)
+        self._judge(copies)
+
+    def _judge(self, copies: list[Copy]) -> None:
+        """A dump in fewer targets than it should be in is a problem: say why."""
+        missing = missing_targets(copies, self.chosen)
+        held = len(self.chosen.targets) - len(missing)
+        if self.chosen.targets and held < self.chosen.copies_wanted:
+            why = list(dict.fromkeys(self.result.notes)) or [f"target {name} does not hold it yet" for name in missing]
+            self.result.problems += why
+            self.result.notes.clear()
 
     def archive_pending(self) -> None:
         """Store what earlier runs had to leave in the spool because a target was away."""
@@ -421,17 +444,20 @@ class _Turn:
             own = copies.get(entry.dump_id, [])
             spooled = next((copy for copy in own if copy.target == SPOOL_TARGET), None)
             missing = missing_targets(own, self.chosen)
-            if spooled is None or not missing or entry.verdict == BAD:
+            if spooled is None or not spooled.is_usable or not missing or entry.verdict == BAD:
                 continue
-            if not Path(spooled.place).exists():
-                self.site.catalog.remove_copy(spooled)
+            try:
+                if not Path(spooled.place).exists():
+                    raise NotFound(f"{spooled.place}: gone")
+                for name in missing:
+                    self.store_in(name, entry, Path(spooled.place))
+            except (Damaged, NotFound) as error:
+                self.site.catalog.put_copies([replace(spooled, verdict=BAD, checked_at_ns=self.steps.now_ns())])
+                words = f"dump {hex_short(entry.dump_id)}: {error}"
                 if not usable_copies([copy for copy in own if copy is not spooled]):
                     self.steps.forget(entry)
-                    words = "is gone from the spool before any target had it: nothing builds on it any more"
-                    self.result.problems.append(f"dump {hex_short(entry.dump_id)} {words}")
-                continue
-            for name in missing:
-                self.store_in(name, entry, Path(spooled.place))
+                    words += "; no target had it yet, and nothing builds on it any more"
+                self.result.problems.append(words)
 
 
 def missing_targets(copies: list[Copy], chosen: SetPolicy) -> list[str]:
@@ -446,6 +472,3 @@ def expected_bytes(raw_bytes: int, entries: list[DumpEntry]) -> int:
         if entry.is_full and entry.raw_bytes:
             return int(raw_bytes * min(1.0, SIZE_MARGIN * entry.size_bytes / entry.raw_bytes))
     return raw_bytes
-
-
-Listener = Callable[[TurnResult], None]

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from dalsegno.cli.door import open_house
 from dalsegno.cli.terminal import Terminal, format_duration, show
 from dalsegno.cli.words import Parser, key_path, pool_path
 from dalsegno.host.ignore import Rules
-from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, DalError, NotFound
+from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, DalError, NotFound
 from dalsegno.terms.sizes import format_size, parse_size
 from dalsegno.volumes.state import TRACKED
 
@@ -43,6 +44,11 @@ def add_backup(parser: Parser) -> None:
     parser.add_argument("what", nargs="*", metavar="DIR|VOLUME", help="what to back up (default: all tracked volumes)")
     parser.add_argument("--name", metavar="CLONE", help="the clone's name (default: the time)")
     add_rules(parser)
+    cycle = parser.add_argument_group("the whole cycle of a policy's sets: clone, dump, verify, archive, retain")
+    cycle.add_argument("--set", action="append", default=[], metavar="SET", help="back up this set, or `all`")
+    cycle.add_argument("--policy", metavar="FILE", help="the policy (else DAL_POLICY, /etc/dalsegno.toml, your own)")
+    cycle.add_argument("--due", action="store_true", help="leave out volumes that have a good dump of today")
+    cycle.add_argument("--wait", action="store_true", help="wait for another coordinator instead of ending")
     parser.set_defaults(run=_backup)
 
 
@@ -67,6 +73,8 @@ def _open_or_create(arguments: argparse.Namespace, terminal: Terminal) -> House:
 
 
 def _backup(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    if arguments.set:
+        return _backup_sets(arguments, terminal)
     rules = read_rules(arguments)
     code = EXIT_DONE
     with _open_or_create(arguments, terminal) as house:
@@ -93,6 +101,14 @@ def _backup(arguments: argparse.Namespace, terminal: Terminal) -> int:
                 code = EXIT_PARTIAL
         terminal.result(values if len(targets) > 1 else values[0], [] if terminal.quiet else lines)
     return failed.exit_code if failed is not None else code
+
+
+def _backup_sets(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    if arguments.what or arguments.name or read_rules(arguments) != Rules():
+        raise BadInput("--set takes volumes, names and exclusions from the policy: give it without them")
+    module = import_module("dalsegno.cli.cycle")  # on use: a catalog takes long to load
+    code: int = module.run_sets(arguments, terminal)
+    return code
 
 
 def take_value(taken: TakeResult) -> dict[str, Any]:

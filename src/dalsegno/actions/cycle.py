@@ -1,0 +1,474 @@
+"""The backup cycle over a site: what was begun is finished, then every volume that is due has its turn."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from blake3 import blake3
+
+from dalsegno.actions.archive import see_media
+from dalsegno.actions.backup import find_or_create, take
+from dalsegno.actions.house import House
+from dalsegno.actions.plan import gather_facts, membership
+from dalsegno.actions.prune import plan_prune, removal_name, run_prune
+from dalsegno.backup.cycle import (
+    BEGUN,
+    Choice,
+    Cloned,
+    Shared,
+    Steps,
+    Stopped,
+    TurnResult,
+    take_turn,
+)
+from dalsegno.backup.days import local_day
+from dalsegno.backup.members import Member, choose_sets
+from dalsegno.backup.parts import file_digest
+from dalsegno.backup.plan import PlannedDump, plan_today
+from dalsegno.backup.policy import SetPolicy
+from dalsegno.backup.records import JOB_DONE, JOB_FAILED, DumpEntry, Job, Run
+from dalsegno.backup.risks import find_risks
+from dalsegno.backup.site import Site
+from dalsegno.backup.spool import DUMP_SUFFIX
+from dalsegno.dumps.chain import DumpChain
+from dalsegno.dumps.estimate import estimate_levels
+from dalsegno.dumps.plan import plan_dump, record_dump
+from dalsegno.dumps.verify import verify_dump
+from dalsegno.dumps.write import write_dump
+from dalsegno.formats.pack import DumpNote
+from dalsegno.host.ignore import Rules
+from dalsegno.pool.copy import PoolMarks
+from dalsegno.terms.errors import DalError, Damaged, NotFound, Refused
+from dalsegno.terms.events import Event, Report
+from dalsegno.terms.times import format_time
+from dalsegno.trees.read import read_revision
+from dalsegno.volumes.leases import freeze, thaw
+from dalsegno.volumes.state import TRACKED, DumpRecord, VolumeState
+from dalsegno.world.clock import now_ns
+from dalsegno.world.files import PARTIAL_SUFFIX, PartialFile, remove_durable
+from dalsegno.world.workers import Workers
+
+UNREADABLE_KEPT_MAX = 100
+ENTRY_BYTES_GUESS = 256
+"""What a file's name and attributes take in a dump, before compression."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """How a run ended."""
+
+    run_id: int
+    started_ns: int
+    ended_ns: int
+    results: list[TurnResult]
+    idle: list[str]
+    """Volumes for which nothing was due."""
+    risks: dict[str, list[str]]
+    """By volume: what is wrong with its newest good backup."""
+    problems: list[str] = field(default_factory=list)
+    """What concerns no single volume."""
+
+    @property
+    def is_good(self) -> bool:
+        """True when everything is as it should be."""
+        return not self.risks and not self.problems and all(result.state == "done" for result in self.results)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """What a door gives to follow a run; called from several threads."""
+
+    begin: Callable[[str, str], None]
+    """A volume's turn begins: its name, and what it is about to do."""
+    report: Callable[[str, Event], None]
+    end: Callable[[TurnResult], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HouseSteps:
+    """The steps of a turn, done to an open house (backup/cycle.py: Steps)."""
+
+    house: House
+    site: Site
+
+    def now_ns(self) -> int:
+        """Return the time."""
+        return now_ns()
+
+    def _state(self, volume_id: bytes) -> VolumeState:
+        state = self.house.volumes.get_by_id(volume_id)
+        if state is None:
+            raise NotFound("the volume was removed meanwhile")
+        return state
+
+    def clone(self, volume_id: bytes, clone_name: str, report: Report) -> Cloned:
+        """Take what changed in the source, freeze, name the state, thaw. A clone of this name that is there is it."""
+        volumes = self.house.volumes
+        state = self._state(volume_id)
+        made = state.clones.get(clone_name)
+        bytes_read, unreadable = 0, []
+        if made is None:
+            revision = b""
+            if state.kind == TRACKED:
+                taken = take(replace(self.house, report=report), state, state.source, message="backup")
+                revision, bytes_read = taken.revision, taken.bytes_read
+                unreadable = [f"{os.fsdecode(path)}: {text}" for path, text in taken.unreadable]
+            owner = f"the backup cycle on {os.uname().nodename}"
+            seconds = self.site.policy.limits.lease_seconds
+            volumes.update(
+                volume_id, lambda current: freeze(current, owner=owner, now_ns=now_ns(), seconds=seconds)
+            )
+            try:
+                _, made = volumes.add_clone(state.name, clone_name, now_ns=now_ns(), revision=revision)
+            finally:
+                volumes.update(volume_id, lambda current: thaw(current, owner=owner))
+        root = read_revision(self.house.pool, made.revision)
+        return Cloned(
+            revision=made.revision,
+            cloned_at_ns=made.created_ns,
+            total_bytes=root.total_bytes,
+            entry_count=root.entry_count,
+            bytes_read=bytes_read,
+            unreadable=tuple(unreadable[:UNREADABLE_KEPT_MAX]),
+        )
+
+    def choose(self, volume_id: bytes, revision: bytes, level: int) -> Choice:
+        """Estimate the dump of a level, or of 0 when that one has no base any more."""
+        pool, state, note = self.house.pool, self._state(volume_id), ""
+        try:
+            plan = plan_dump(pool, state, targets=[("", revision)], level=level, now_ns=now_ns())
+        except Refused:
+            level, note, plan = 0, f"level {level} has no base any more", None
+        if plan is None or plan.base is None:
+            root = read_revision(pool, revision)
+            return Choice(level=level, note=note, raw_bytes=root.total_bytes + ENTRY_BYTES_GUESS * root.entry_count)
+
+        def object_bytes(identity: bytes) -> int:
+            location = pool.index.lookup(identity)
+            return location.length if location is not None else 0
+
+        (estimate,) = estimate_levels(
+            pool, state, target=revision, levels=[level], new_marks=lambda: PoolMarks(pool), object_bytes=object_bytes
+        )
+        return Choice(level=level, note=note, raw_bytes=estimate.raw_bytes)
+
+    def dump(
+        self, volume_id: bytes, clone_name: str, revision: bytes, level: int, path: Path, report: Report
+    ) -> DumpEntry:
+        """Write a dump; durable under `path` when this returns, and not there in any part when it fails."""
+        pool = self.house.pool
+        plan = plan_dump(
+            pool, self._state(volume_id), targets=[(clone_name, revision)], level=level, now_ns=now_ns()
+        )
+        hasher = blake3()
+        with PartialFile(path) as file:
+
+            def write(data: bytes) -> int:
+                hasher.update(data)
+                return file.write(data)
+
+            summary = write_dump(
+                pool,
+                plan,
+                write,
+                realm=pool.realm,
+                sealed=pool.encryption != "none",
+                workers=self.house.workers,
+                report=report,
+            )
+            file.commit()
+        return _entry(plan.note, dump_id=summary.pack_id, size_bytes=summary.size_bytes, digest=hasher.digest())
+
+    def read_back(self, path: Path, entry: DumpEntry | None, report: Report) -> DumpEntry:
+        """Read a dump whole, from the disk, and return what it is. Damaged when it is not what `entry` says."""
+        digest = file_digest(path, phase="verify", report=report, fresh=True)
+        if entry is not None and digest != entry.digest:
+            raise Damaged(f"{path}: reads otherwise than it was written")
+        realm = self.house.pool.realm
+        for finding in verify_dump(path, realm, workers=self.house.workers, report=report):
+            raise Damaged(finding)
+        with DumpChain.open([path], realm) as chain:
+            reader = chain.readers[0]
+            return _entry(chain.notes[0], dump_id=reader.pack_id, size_bytes=reader.size_bytes, digest=digest)
+
+    def record(self, entry: DumpEntry, path: Path) -> None:
+        """Let later dumps build on this one."""
+        made = DumpRecord(
+            dump_id=entry.dump_id,
+            level=entry.level,
+            revision=entry.revision,
+            base_dump=entry.base_dump,
+            taken_at_ns=entry.taken_at_ns,
+            path=str(path),
+            size_bytes=entry.size_bytes,
+        )
+        if self.house.volumes.get_by_id(entry.volume_id) is not None:  # else it was removed meanwhile: nobody builds
+            self.house.volumes.update(entry.volume_id, lambda current: record_dump(current, made))
+
+    def forget(self, entry: DumpEntry) -> None:
+        """Let no later dump build on this one: it is lost."""
+
+        def change(current: VolumeState) -> VolumeState:
+            dumps = [record for record in current.dumps if record.dump_id != entry.dump_id]
+            return msgspec.structs.replace(current, dumps=dumps)
+
+        self.house.volumes.update(entry.volume_id, change)
+
+    def retain(self, volume_id: bytes, set_name: str) -> list[str]:
+        """Apply a set's retention to a volume; return what went wrong."""
+        state = self.house.volumes.get_by_id(volume_id)
+        if state is None:
+            return []
+        member = Member(set_name=set_name, volume=state.name)
+        found = plan_prune(self.site, [state], [member], now_ns=now_ns(), volume_id=volume_id)
+        result = run_prune(self.house, self.site, found)
+        return [f"retention: {removal_name(removal)}: {text}" for removal, text in result.failed]
+
+
+def _entry(note: DumpNote, *, dump_id: bytes, size_bytes: int, digest: bytes) -> DumpEntry:
+    target = note.targets[-1]
+    return DumpEntry(
+        dump_id=dump_id,
+        volume_id=note.volume,
+        volume_name=note.volume_name,
+        level=note.level,
+        revision=target.revision,
+        base_dump=note.base_dump,
+        base_revisions=tuple(note.bases),
+        clone_name=target.clone,
+        cloned_at_ns=target.created_ns,
+        taken_at_ns=note.taken_at_ns,
+        received_at_ns=note.taken_at_ns,
+        size_bytes=size_bytes,
+        digest=digest,
+        raw_bytes=target.total_bytes,
+        entry_count=target.entry_count,
+        host=os.uname().nodename,
+    )
+
+
+def run_backup(
+    house: House, site: Site, *, set_names: Sequence[str], listener: Listener, due_only: bool = False
+) -> RunReport:
+    """Back up sets: finish what was begun, give every volume that is due its turn, report. The caller holds the lock.
+
+    `due_only` leaves out volumes that have a good dump of today.
+    """
+    return _Cycle(house, site, set_names, listener, due_only).run()
+
+
+class _Cycle:
+    def __init__(
+        self, house: House, site: Site, set_names: Sequence[str], listener: Listener, due_only: bool
+    ) -> None:
+        self.house = house
+        self.site = site
+        self.chosen = choose_sets(site.policy, set_names)
+        self.listener = listener
+        self.due_only = due_only
+        self.shared = Shared(site)
+        self.steps: Steps = HouseSteps(house=house, site=site)
+        self.started_ns = now_ns()
+        self.day = local_day(self.started_ns, site.zone)
+        self.results: list[TurnResult] = []
+        self.idle: list[str] = []
+
+    def run(self) -> RunReport:
+        site = self.site
+        site.spool.prepare()
+        _sweep(site.spool.path)
+        run = self._continued_run()
+        done_before = {job.volume_name for job in site.catalog.jobs(run.id) if job.state == JOB_DONE} if run else set()
+        resumed = site.catalog.open_jobs()
+        self._all([partial(self._resume, job) for job in resumed])
+        done_before |= {job.volume_name for job in resumed if job.data.get("day") == self.day}
+        run = run or site.catalog.begin_run(started_ns=self.started_ns)
+        states = self.house.volumes.list()
+        found = membership(site.policy, states)
+        members = [member for member in found.members if member.set_name in self.chosen]
+        facts = gather_facts(self.house, site, members, states)
+        due = plan_today(site.policy, facts, day=self.day)
+        if self.due_only:
+            done_before |= {each.volume for each in facts if each.history and each.history[-1].day == self.day}
+        turns: list[Callable[[], TurnResult]] = []
+        for member in members:
+            planned = due.get(member.source if member.is_new else member.volume)
+            if planned is None or (member.volume in done_before and not member.is_new):
+                self.idle.append(member.volume)
+            else:
+                turns.append(partial(self._begin, run.id, member, planned))
+        self._all(turns)
+        for words in found.empty:
+            set_name, _, word = words.partition(": ")
+            if set_name in self.chosen:
+                absent = TurnResult(set_name=set_name, volume=word)
+                absent.error, absent.error_code = "named in the policy and not there", NotFound.code
+                self.results.append(absent)
+        return self._finish(run)
+
+    def _continued_run(self) -> Run | None:
+        """Return the run of today that was killed, to go on with it; close one of an earlier day."""
+        runs = self.site.catalog.runs(count_max=1)
+        if not runs or runs[0].ended_ns:
+            return None
+        if local_day(runs[0].started_ns, self.site.zone) == self.day:
+            return runs[0]
+        self.site.catalog.end_run(runs[0].id, ended_ns=self.started_ns, report={"interrupted": True})
+        return None
+
+    def _all(self, turns: Sequence[Callable[[], TurnResult]]) -> None:
+        """Take turns, several at once within the limit; each result is told as it comes."""
+        with Workers(count=self.site.policy.limits.volumes_at_once) as crew:
+            futures = [crew.submit(turn) for turn in turns]
+            try:
+                for future in futures:
+                    self.results.append(future.result())
+            except BaseException:
+                self.shared.stop = True
+                raise
+
+    def _report(self, volume: str) -> Report:
+        def report(event: Event) -> None:
+            if self.shared.stop:
+                raise Stopped
+            self.listener.report(volume, event)
+
+        return report
+
+    def _resume(self, job: Job) -> TurnResult:
+        chosen = self.site.policy.sets.get(job.set_name)
+        if chosen is None:
+            result = TurnResult(set_name=job.set_name, volume=job.volume_name, resumed=True)
+            result.error = "was begun, and its set is no longer in the policy: given up"
+            result.error_code = Refused.code
+            data = {**job.data, "error": result.error}
+            self.site.catalog.put_job(replace(job, state=JOB_FAILED, data=data, updated_ns=now_ns()))
+            self.listener.end(result)
+            return result
+        return self._turn(job, chosen, resumed=True)
+
+    def _begin(self, run_id: int, member: Member, planned: PlannedDump) -> TurnResult:
+        """Make the volume if it is new, write down that its turn begins, and take it."""
+        chosen = self.site.policy.sets[member.set_name]
+        try:
+            state = self._volume(member, chosen)
+            clone_name = _free_name(state, format_time(now_ns()))
+            data: dict[str, Any] = {
+                "day": self.day,
+                "level": planned.level,
+                "reason": planned.reason,
+                "clone": clone_name,
+                "source": os.fsdecode(state.source),
+                "file": f"{state.name}.{clone_name}{DUMP_SUFFIX}",
+            }
+            job = Job(
+                run_id=run_id,
+                set_name=chosen.name,
+                volume_id=state.id,
+                volume_name=state.name,
+                step=BEGUN,
+                data=data,
+                updated_ns=now_ns(),
+            )
+            self.site.catalog.put_job(job)
+        except (DalError, OSError) as error:
+            result = TurnResult(set_name=chosen.name, volume=member.volume, source=member.source)
+            result.error, result.error_code = " ".join(str(error).split()), getattr(error, "code", "failed")
+            self.listener.end(result)
+            return result
+        return self._turn(job, chosen, resumed=False)
+
+    def _volume(self, member: Member, chosen: SetPolicy) -> VolumeState:
+        if not member.source:
+            return self.house.volumes.get(member.volume)
+        rules = Rules(patterns=chosen.exclude)
+        return find_or_create(self.house, member.source if member.is_new else member.volume, rules)[0]
+
+    def _turn(self, job: Job, chosen: SetPolicy, *, resumed: bool) -> TurnResult:
+        words = f"level {job.data['level']}" + (", goes on" if resumed else "")
+        self.listener.begin(job.volume_name, words)
+        result = take_turn(
+            job,
+            chosen,
+            site=self.site,
+            steps=self.steps,
+            shared=self.shared,
+            report=self._report(job.volume_name),
+            resumed=resumed,
+        )
+        self.listener.end(result)
+        return result
+
+    def _finish(self, run: Run) -> RunReport:
+        site = self.site
+        problems = []
+        try:
+            see_media(site)
+        except DalError as error:
+            problems.append(str(error))
+        states = {state.name: state for state in self.house.volumes.list()}
+        risks: dict[str, list[str]] = {}
+        entries: dict[bytes, list[DumpEntry]] = {}
+        for entry in site.catalog.dumps():
+            entries.setdefault(entry.volume_id, []).append(entry)
+        copies = site.catalog.copies_of(entry.dump_id for each in entries.values() for entry in each)
+        for member in membership(site.policy, states.values()).members:
+            if member.set_name in self.chosen:
+                own = entries.get(states[member.volume].id, []) if not member.is_new else []
+                chosen = site.policy.sets[member.set_name]
+                found = find_risks(member.volume, own, copies, chosen, day=self.day, zone=site.zone)
+                if found:
+                    risks[member.volume] = found
+        report = RunReport(
+            run_id=run.id,
+            started_ns=self.started_ns,
+            ended_ns=now_ns(),
+            results=self.results,
+            idle=sorted(set(self.idle)),
+            risks=risks,
+            problems=problems,
+        )
+        site.catalog.end_run(run.id, ended_ns=report.ended_ns, report=report_value(report))
+        return report
+
+
+def _free_name(state: VolumeState, wanted: str) -> str:
+    name, number = wanted, 2
+    while name in state.clones:
+        name, number = f"{wanted}-{number}", number + 1
+    return name
+
+
+def _sweep(spool: Path) -> None:
+    """Remove the half dumps of a run that was killed; only this run writes here. What was fetched lies elsewhere."""
+    for child in spool.iterdir():
+        if child.name.endswith(DUMP_SUFFIX + PARTIAL_SUFFIX) and child.is_file():
+            remove_durable(child)
+
+
+def result_value(result: TurnResult) -> dict[str, Any]:
+    """Return what programs want to know about a turn."""
+    value: dict[str, Any] = msgspec.to_builtins(result)
+    return {"state": result.state, **value}
+
+
+def report_value(report: RunReport) -> dict[str, Any]:
+    """Return what programs want to know about a run."""
+    counts = dict.fromkeys(("done", "incomplete", "failed"), 0)
+    for result in report.results:
+        counts[result.state] += 1
+    return {
+        "run": report.run_id,
+        "started": format_time(report.started_ns),
+        "ended": format_time(report.ended_ns),
+        "counts": counts,
+        "bytes": sum(result.size_bytes for result in report.results),
+        "volumes": [result_value(result) for result in report.results],
+        "idle": report.idle,
+        "at_risk": report.risks,
+        "problems": report.problems,
+    }

@@ -1,0 +1,177 @@
+"""`dal backup --set`: the whole cycle in the foreground, with a line for every volume at work."""
+
+import argparse
+import os
+import shutil
+import sys
+
+from dalsegno.actions.cycle import Listener, RunReport, report_value, run_backup
+from dalsegno.backup.cycle import TurnResult
+from dalsegno.backup.notify import is_wanted, send
+from dalsegno.cli.site import coordinator, open_all, read_policy
+from dalsegno.cli.terminal import REDRAW_NS_MIN, Terminal, format_duration, progress_line, show
+from dalsegno.terms.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL
+from dalsegno.terms.events import Event, Note, Progress
+from dalsegno.terms.sizes import format_size
+from dalsegno.world.clock import ticks_ns
+from dalsegno.world.workers import new_lock
+
+SHOWN_MAX = 20
+GREEN, YELLOW, RED, PLAIN = "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
+_COLOURS = {"done": GREEN, "incomplete": YELLOW, "failed": RED}
+
+
+class Board:
+    """What is at work, one line each, at the bottom of the terminal; what is done scrolls by above."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._speaks = not terminal.json and not terminal.quiet
+        self._draws = self._speaks and sys.stderr.isatty()
+        self._lock = new_lock()
+        self._lines: dict[str, str] = {}
+        self._phases: dict[str, tuple[str, int]] = {}
+        self._drawn = 0
+        self._drawn_at_ns = 0
+
+    def begin(self, volume: str, words: str) -> None:
+        """A volume's turn begins."""
+        with self._lock:
+            self._lines[volume] = words
+            self._draw()
+
+    def report(self, volume: str, event: Event) -> None:
+        """Show how far a volume is, or what a person should know about one of its paths."""
+        with self._lock:
+            if isinstance(event, Note):
+                if event.severity == "error" or self._terminal.verbose:
+                    self._erase()
+                    self._terminal.report(event)
+                return
+            self._progress(volume, event)
+
+    def _progress(self, volume: str, event: Progress) -> None:
+        at_ns = ticks_ns()
+        phase, started_ns = self._phases.get(volume, ("", at_ns))
+        if phase != event.phase:
+            started_ns = at_ns
+            self._phases[volume] = (event.phase, at_ns)
+        self._lines[volume] = progress_line(event, elapsed_ns=at_ns - started_ns)
+        if at_ns - self._drawn_at_ns >= REDRAW_NS_MIN:
+            self._draw()
+
+    def end(self, result: TurnResult) -> None:
+        """A volume's turn is over: say how it ended."""
+        with self._lock:
+            self._lines.pop(result.volume, None)
+            self._phases.pop(result.volume, None)
+            if self._speaks:
+                self._erase()
+                print(turn_line(result, colour=self._draws), file=sys.stderr, flush=True)
+                self._draw()
+
+    def close(self) -> None:
+        """Erase the lines at the bottom."""
+        with self._lock:
+            self._erase()
+
+    def _erase(self) -> None:
+        if self._drawn:
+            sys.stderr.write(f"\x1b[{self._drawn}A\x1b[J")
+            sys.stderr.flush()
+            self._drawn = 0
+
+    def _draw(self) -> None:
+        if not self._draws:
+            return
+        self._erase()
+        self._drawn_at_ns = ticks_ns()
+        size = shutil.get_terminal_size()
+        names = list(self._lines)[: max(1, size.lines - 2)]
+        width = max(map(len, names), default=0)
+        for name in names:
+            sys.stderr.write(f"  {show(name):<{width}}  {self._lines[name]}"[: size.columns - 1] + "\n")
+        sys.stderr.flush()
+        self._drawn = len(names)
+
+
+def turn_line(result: TurnResult, *, colour: bool = False) -> str:
+    """Return in one line how a turn ended."""
+    word = f"{result.state:<10}"
+    if colour:
+        word = f"{_COLOURS[result.state]}{word}{PLAIN}"
+    parts = [f"{word}  {show(result.volume)}"]
+    if result.error:
+        return f"{parts[0]}: {result.error}"
+    parts.append(f"level {result.level} ({result.reason}{', gone on with' if result.resumed else ''})")
+    parts.append(f"{format_size(result.size_bytes)} in {format_duration(result.duration_ns)}")
+    where = [f"{target}: {', '.join(labels)}" for target, labels in result.media.items()]
+    parts.append("on " + "; ".join(where) if where else "in the spool")
+    return ", ".join(parts)
+
+
+def run_sets(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    """Run the cycle for the sets that the words name."""
+    policy = read_policy(arguments)
+    os.nice(policy.limits.nice)
+    board = Board(terminal)
+    listener = Listener(begin=board.begin, report=board.report, end=board.end)
+    with coordinator(policy, wait=arguments.wait), open_all(arguments, terminal, policy) as (house, site):
+        try:
+            report = run_backup(house, site, set_names=arguments.set, listener=listener, due_only=arguments.due)
+        finally:
+            board.close()
+    value = report_value(report)
+    lines = report_lines(report)
+    unsent = []
+    if is_wanted(policy.notify, failed=not report.is_good):
+        host = os.uname().nodename
+        unsent = send(policy.notify, subject=f"dal on {host}: {summary(report)}", lines=lines, value=value)
+    value["not_told"] = unsent
+    terminal.result(value, [] if terminal.quiet and report.is_good else lines)
+    for text in unsent:
+        terminal.fail(f"nobody was told: {text}")
+    return exit_code(report) or (EXIT_PARTIAL if unsent else EXIT_DONE)
+
+
+def exit_code(report: RunReport) -> int:
+    """Return 0 when all is well, 1 when every volume failed, 3 for everything between."""
+    if report.results and all(result.state == "failed" for result in report.results):
+        return EXIT_FAILED
+    return EXIT_DONE if report.is_good else EXIT_PARTIAL
+
+
+def summary(report: RunReport) -> str:
+    """Return in one line how a run ended."""
+    counts = {state: sum(result.state == state for result in report.results) for state in _COLOURS}
+    words = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "nothing was due"
+    at_risk = f", {len(report.risks)} at risk" if report.risks else ""
+    return f"{words}{at_risk}"
+
+
+def report_lines(report: RunReport) -> list[str]:
+    """Return what people want to know about a run: what went wrong, what is at risk, how much in how long."""
+    lines = []
+    for name in dict.fromkeys(result.set_name for result in report.results):
+        own = [result for result in report.results if result.set_name == name]
+        size = format_size(sum(result.size_bytes for result in own))
+        fulls = sum(result.level == 0 and not result.error for result in own)
+        done = sum(not result.error for result in own)
+        lines.append(f"set {name}: {done} of {len(own)} volumes dumped, {fulls} full, {size}")
+        for result in own:
+            if result.error:
+                lines.append(f"  {show(result.volume)} FAILED: {result.error}")
+            lines += [f"  {show(result.volume)}: {text}" for text in result.problems]
+            lines += [f"  {show(result.volume)}: {text}" for text in result.notes]
+            if result.unreadable:
+                count = len(result.unreadable)
+                lines.append(f"  {show(result.volume)}: {count} could not be read and are NOT in the backup:")
+                lines += [f"    {show(text)}" for text in result.unreadable[:SHOWN_MAX]]
+    lines += [f"note: {text}" for text in report.problems]
+    if report.risks:
+        lines.append("at risk:")
+        lines += [f"  volume {show(volume)}: {', '.join(texts)}" for volume, texts in sorted(report.risks.items())]
+    if report.idle:
+        lines.append(f"{len(report.idle)} volumes had nothing due")
+    lines.append(f"run {report.run_id}: {summary(report)}, in {format_duration(report.ended_ns - report.started_ns)}")
+    return lines
