@@ -183,6 +183,32 @@ def test_automatic_revisions_thin_out_and_named_ones_stay(home: User) -> None:
     assert home.quick("cat", "v@named:/file").out == b"5"
 
 
+def test_collection_takes_nothing_that_a_mount_still_shows(home: User) -> None:
+    with mounted(home, "v") as mount:
+        for number in range(200):
+            (mount.path / f"f{number}").write_bytes(b"%d" % number * 500)
+        mount.end()
+    with mounted(home, "v") as mount:
+        for number in range(0, 200, 2):
+            (mount.path / f"f{number}").unlink()
+        fsync(mount.path)
+        home.quick("gc", "--grace", "0s")
+        drop_caches(mount.path)
+        for number in range(1, 200, 2):
+            assert (mount.path / f"f{number}").read_bytes() == b"%d" % number * 500
+        assert len(os.listdir(mount.path)) == 100
+        mount.end()
+    assert not list((home.home / "pool" / "refs" / "pins").glob("*"))
+    home.quick("gc", "--grace", "0s")
+    home.quick("verify", "--pool")
+
+
+def drop_caches(path: Path) -> None:
+    """Let the kernel ask again, where we may."""
+    if os.geteuid() == 0:
+        Path("/proc/sys/vm/drop_caches").write_text("2")
+
+
 def test_mount_point_leads_to_another_volume_and_stays(home: User) -> None:
     doc = home.home / "doc"
     doc.mkdir()

@@ -37,7 +37,7 @@ def clone(house: House, volume: str, clone_name: str | None = None, *, scan: boo
         if clone_name is not None and clone_name in state.clones:
             raise AlreadyThere(f"clone {volume}@{clone_name} exists already: choose another name, or unclone it first")
         if state.kind == NATIVE:
-            settle(house, state.id)
+            settle(house, state)
         if state.kind == TRACKED and scan:
             taken = take(house, state, state.source, message="clone")
             revision = taken.revision

@@ -17,6 +17,7 @@ from dalsegno.terms.errors import BadInput, Conflict, DalError, NotFound
 from dalsegno.terms.times import SECOND_NS, format_time
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.address import parse_address
+from dalsegno.volumes.leases import held
 from dalsegno.volumes.state import NATIVE, VolumeState
 from dalsegno.world.clock import now_ns
 from dalsegno.world.talk import Words, ask
@@ -81,9 +82,25 @@ def running_mount(cache_base: Path, at: str) -> Path | None:
     return None
 
 
-def settle(house: House, volume_id: bytes) -> None:
-    """Let a volume's writable mount, if there is one, commit what was written until now."""
-    tell_mount(mount_socket(house, volume_id), {"do": "commit"})
+def pin_base(house: House, volume_id: bytes, revision: bytes) -> None:
+    """Keep the state that a writable mount began with: what is unchanged is read from it as long as the mount lasts."""
+    if revision:
+        house.volumes.pin(volume_id, revision, holder=_holder(house))
+
+
+def unpin_base(house: House, volume_id: bytes) -> None:
+    """Let go of what pin_base kept. One that was killed leaves its pin to the next mount of the volume."""
+    house.volumes.unpin(volume_id, holder=_holder(house))
+
+
+def _holder(house: House) -> str:
+    return f"{os.uname().nodename}:{mounts_directory(house)}"
+
+
+def settle(house: House, state: VolumeState) -> None:
+    """Let a volume's writable mount, if there is one, commit what was written until now; not while it is frozen."""
+    if held(state, now_ns=now_ns()) is None:
+        tell_mount(mount_socket(house, state.id), {"do": "commit"})
 
 
 def tell_mount(path: Path, wish: Words) -> Words | None:
@@ -191,6 +208,8 @@ def commit_tree(house: House, volume_id: bytes, build: Callable[[Sink], Tree], *
             try:
                 _, identity = house.volumes.commit_revision(writer, state, revision)
             except Conflict:
+                if volume_by_id(house, volume_id).head == state.head:
+                    raise  # frozen: whoever holds it will let go
                 head = state.head
                 continue
             return Committed(revision=bytes(identity), bytes_stored=writer.bytes_stored, displaced=displaced)

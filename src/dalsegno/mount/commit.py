@@ -12,7 +12,7 @@ from dalsegno.formats.fuse import Header
 from dalsegno.mount.session import Answer, Log
 from dalsegno.mount.writable import Writable
 from dalsegno.pool.contract import Sink
-from dalsegno.terms.errors import DalError
+from dalsegno.terms.errors import Conflict, DalError
 from dalsegno.terms.sizes import MIB
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.world.clock import now_ns, pause
@@ -23,6 +23,9 @@ COMMIT_SECONDS: Final = 3
 """How old a change grows before it is committed: the rest is for the commit itself."""
 LOOK_SECONDS: Final = 0.25
 RETRY_SECONDS: Final = 5
+FROZEN_SECONDS: Final = 0.5
+FROZEN_TRIES_MAX: Final = 120
+"""A volume is frozen while all its replicas are cloned: who syncs meanwhile waits, a minute at most."""
 SPOOL_BYTES_SOON: Final = 128 * MIB
 """From here on a commit begins at once."""
 SPOOL_BYTES_MAX: Final = 1024 * MIB
@@ -59,26 +62,34 @@ class Committer:
     def commit(self) -> None:
         """Make everything that was changed until now durable; raises what kept it from that, and nothing is lost."""
         with self._turn:
-            writable = self._writable
-            snapshot = writable.freeze()
-            if snapshot is None:
-                return
+            for _ in range(FROZEN_TRIES_MAX):
+                try:
+                    return self._commit()
+                except Conflict:
+                    pause(FROZEN_SECONDS)
+            return self._commit()
 
-            def build(sink: Sink) -> Tree:
-                root, links = writable.store(snapshot, sink, Cutter(self._house.pool.realm.chunk_seed))
-                return Tree(
-                    root=root, links=links, entry_count=snapshot.entry_count, total_bytes=snapshot.total_bytes
-                )
+    def _commit(self) -> None:
+        writable = self._writable
+        snapshot = writable.freeze()
+        if snapshot is None:
+            return
 
-            try:
-                done = actions.commit_tree(self._house, self._volume_id, build, head=self.head)
-            except BaseException:
-                writable.restore(snapshot)
-                raise
-            self.head = done.revision
-            writable.thaw(snapshot)
-            if done.displaced:
-                self._log(f"somebody else committed to this volume: that state is kept as clone {done.displaced}")
+        def build(sink: Sink) -> Tree:
+            root, links = writable.store(snapshot, sink, Cutter(self._house.pool.realm.chunk_seed))
+            return Tree(
+                root=root, links=links, entry_count=snapshot.entry_count, total_bytes=snapshot.total_bytes
+            )
+
+        try:
+            done = actions.commit_tree(self._house, self._volume_id, build, head=self.head)
+        except BaseException:
+            writable.restore(snapshot)
+            raise
+        self.head = done.revision
+        writable.thaw(snapshot)
+        if done.displaced:
+            self._log(f"somebody else committed to this volume: that state is kept as clone {done.displaced}")
 
     def run(self, besides: Callable[[], None]) -> None:
         """Commit by the clock until `ended`; do what else must be done now and then."""

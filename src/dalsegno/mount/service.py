@@ -143,6 +143,7 @@ def show_writable(
         if not lock.acquire(wait=False):
             raise Conflict(f"volume {state.name!r} is mounted for writing already: `dal mount --list` shows where")
         state = actions.volume_by_id(house, state.id)
+        actions.pin_base(house, state.id, state.head)
         gallery = HouseGallery(house)
         picture = gallery.head(state) if state.head else _empty_picture(gallery, state)
         owners = Owners(uid=os.getuid(), gid=os.getgid()) if wishes.as_user else Owners()
@@ -170,6 +171,7 @@ def show_writable(
                     run.result()
                 listener.close()
                 committer.commit()
+                actions.unpin_base(house, state.id)
                 spool.close()
                 lasting.close()
 

@@ -213,8 +213,30 @@ class Volumes:
             yield identity, revision
             identity = revision.parents[0] if revision.parents else b""
 
+    def _pin_ref(self, volume_id: bytes, holder: str) -> str:
+        return f"pins/{volume_id.hex()}-{blake3(holder.encode(errors='surrogateescape')).hexdigest()[:16]}"
+
+    def pin(self, volume_id: bytes, revision: bytes, *, holder: str) -> None:
+        """Keep a revision whole while `holder` works with it; another pin of the same holder takes its place."""
+        ref = self._pin_ref(volume_id, holder)
+        for _ in range(SWAP_TRIES_MAX):
+            if self._pool.swap_ref(ref, self._pool.get_ref(ref), revision):
+                return
+        raise Conflict(f"pin of {holder}: changes too fast: try again")
+
+    def unpin(self, volume_id: bytes, *, holder: str) -> None:
+        """Let go of a pin."""
+        ref = self._pin_ref(volume_id, holder)
+        pinned = self._pool.get_ref(ref)
+        if pinned is not None:
+            self._pool.swap_ref(ref, pinned, None)
+
     def revisions_kept(self) -> Iterator[bytes]:
-        """Yield every revision that a head, a clone or a dump record names: what collecting must keep."""
+        """Yield every revision that a head, a clone, a dump record or a pin names: what collecting must keep."""
+        for ref in self._pool.list_refs("pins/"):
+            pinned = self._pool.get_ref(ref)
+            if pinned is not None:
+                yield pinned
         for state in self.list():
             if state.head:
                 yield state.head
