@@ -188,11 +188,16 @@ def test_collection_takes_nothing_that_a_mount_still_shows(home: User) -> None:
         for number in range(200):
             (mount.path / f"f{number}").write_bytes(b"%d" % number * 500)
         mount.end()
+    home.quick("clone", "v", "base")
     with mounted(home, "v") as mount:
         for number in range(0, 200, 2):
             (mount.path / f"f{number}").unlink()
         fsync(mount.path)
+        base = home.value("clones", "v")[0]["revision"]
+        home.quick("unclone", "v@base")
         home.quick("gc", "--grace", "0s")
+        home.quick("clone", "v", "now")
+        assert pinned_is_whole(home, base)
         drop_caches(mount.path)
         for number in range(1, 200, 2):
             assert (mount.path / f"f{number}").read_bytes() == b"%d" % number * 500
@@ -201,6 +206,19 @@ def test_collection_takes_nothing_that_a_mount_still_shows(home: User) -> None:
     assert not list((home.home / "pool" / "refs" / "pins").glob("*"))
     home.quick("gc", "--grace", "0s")
     home.quick("verify", "--pool")
+
+
+def pinned_is_whole(home: User, revision: str) -> bool:
+    """Tell whether all directories of a revision that nothing but a pin names can be read."""
+    code = f"""
+from pathlib import Path
+from dalsegno.pool.pool import Pool
+from dalsegno.trees.read import read_revision
+from dalsegno.trees.walk import walk
+with Pool.open(Path({str(home.home / "pool")!r})) as pool:
+    assert len(list(walk(pool, read_revision(pool, bytes.fromhex({revision!r}))))) == 201
+"""
+    return subprocess.run([sys.executable, "-c", code], env=home.environ({})).returncode == 0
 
 
 def drop_caches(path: Path) -> None:
