@@ -1,5 +1,6 @@
 """Labelled disks: real small ones that fill up, are swapped, torn and damaged."""
 
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ from dalsegno.backup.media import DirectoryTarget, PlannedPart, Room, plan_parts
 from dalsegno.backup.records import BAD, GOOD, MISSING, Copy, DumpEntry
 from dalsegno.backup.targets import Incomplete
 from dalsegno.formats import media as format
+from dalsegno.pool.pack_read import PackReader
 from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Damaged, Full, Refused, TooNew, Unavailable
 from dalsegno.terms.events import Event, Note
+from kit import REALM
 
 MIB = 1024 * 1024
 
@@ -313,6 +316,24 @@ def test_bytes_that_go_wrong_on_the_way_are_found_by_the_read_back(tmp_path: Pat
                 tmp_path / "home.dump", entry, now_ns=1, report=rot
             )
         assert files(disk) == []
+
+
+def test_slices_are_read_in_place_as_one_dump(tmp_path: Path) -> None:
+    entry = make_dump(tmp_path / "home.dump", size_bytes=3 * MIB)
+    paths = [label(tmp_path / name, name) for name in ("one", "two")]
+    target = DirectoryTarget(directory_policy(*paths, slice_bytes=700_001))
+    copies = target.store(tmp_path / "home.dump", entry, now_ns=1)
+    file = target.open_read(copies[::-1], entry)
+    data = (tmp_path / "home.dump").read_bytes()
+    chance = random.Random(3)
+    for _ in range(200):
+        offset, length = chance.randrange(len(data) + 10), chance.randrange(MIB)
+        assert file.read_at(offset, length) == data[offset : offset + length]
+    with PackReader.open(file, REALM) as reader:
+        assert list(reader.verify()) == []
+    assert target.open_read(copies[1:], entry) is None
+    (paths[0] / copies[0].place).unlink()
+    assert target.open_read(copies, entry) is None
 
 
 # Going on after an interruption

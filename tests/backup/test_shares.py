@@ -13,8 +13,10 @@ from dalsegno.backup.policy import TargetPolicy
 from dalsegno.backup.records import BAD, GOOD, MISSING, usable_copies
 from dalsegno.backup.shares import SharesTarget
 from dalsegno.formats.media import LABEL_NAME
+from dalsegno.pool.pack_read import PackReader
 from dalsegno.terms.errors import Damaged, Full, Refused, Unavailable
 from dalsegno.terms.events import Event, Note
+from kit import REALM
 
 MIB = 1024 * 1024
 
@@ -179,6 +181,24 @@ def test_an_interrupted_fetch_of_shares_goes_on_where_it_was(tmp_path: Path) -> 
     flip(tmp_path / "back.partial", 10)
     target.fetch(copies, entry, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == (tmp_path / "home.dump").read_bytes()
+
+
+def test_shares_are_read_in_place_as_one_dump(tmp_path: Path) -> None:
+    target = shares(tmp_path)
+    entry = make_dump(tmp_path / "home.dump", size_bytes=3 * MIB)
+    copies = target.store(tmp_path / "home.dump", entry, now_ns=3)
+    lose(tmp_path, 1)
+    flip(tmp_path / "dir0" / copies[0].place)
+    data = (tmp_path / "home.dump").read_bytes()
+    file = target.open_read(copies, entry)
+    chance = random.Random(3)
+    for _ in range(50):
+        offset, length = chance.randrange(len(data) + 10), chance.randrange(MIB)
+        assert file.read_at(offset, length) == data[offset : offset + length]
+    with PackReader.open(file, REALM) as reader:
+        assert list(reader.verify()) == []
+    lose(tmp_path, 2), lose(tmp_path, 3)
+    assert target.open_read(copies, entry) is None
 
 
 def test_scan_tells_all_from_any_share(tmp_path: Path) -> None:

@@ -60,7 +60,22 @@ def test_one_path_fetches_nothing_from_a_disk_that_is_here(site) -> None:
     assert tree(admin.home / "back")["sub/day2.txt"] == seen[2]["sub/day2.txt"]
     admin.run("restore", f"home@{date(2)}:/today.txt", "--to", "back2")
     assert (admin.home / "back2" / "today.txt").read_text() == "day 2\n" * 50
+    shutil.rmtree(admin.home / "disk1")
+    done = admin.run("restore", f"home@{date(3)}:/today.txt", "--to", "back3")  # from the shares
+    assert b"grid-1 (here), grid-2 (here)" in done.stderr
+    assert (admin.home / "back3" / "today.txt").read_text() == "day 3\n" * 50
     assert not (admin.home / "state" / "spool" / "fetched").exists()
+
+
+def test_one_path_from_a_damaged_disk_comes_from_another_copy(site) -> None:
+    admin, seen = site
+    for path in (admin.home / "disk1" / "dumps").glob("*.dump"):
+        data = bytearray(path.read_bytes())
+        data[200:-300] = bytes(len(data) - 500)
+        path.write_bytes(data)
+    done = admin.run("restore", f"home@{date(2)}:/big.bin", "--to", "back")
+    assert b"fetching the dumps" in done.stderr
+    assert (admin.home / "back" / "big.bin").read_bytes() == seen[2]["big.bin"][2]
 
 
 def test_the_pools_own_clone_is_read_when_no_dump_is_newer(site) -> None:
@@ -319,6 +334,9 @@ def test_find_and_versions_show_pool_and_dumps_in_one_list(site) -> None:
     assert len(admin.value("versions", "home:/today.txt", "--no-dumps")) == 1
     assert "no volume 'mail'" in admin.error("find", "x", "mail", code=6)
     shutil.rmtree(admin.home / "disk1")
+    assert [each["size"] for each in admin.value("versions", "home:/today.txt")] == sizes  # from the shares
+    for name in ("g1", "g2"):
+        shutil.rmtree(admin.home / name)
     done = admin.run("versions", "home:/today.txt")
     assert b"4 states are in dumps that cannot be read in place" in done.stderr and b"week-1" in done.stderr
     assert done.stdout.count(b"\n") <= 2

@@ -135,8 +135,12 @@ def _repair_or_store(site: Site, wanted: Wanted, *, report: Report) -> list[Copy
         state = State(chain=(entry,), revision=entry.revision)
         plan = plan_retrieve(site, state, report=report)
         fetched = retrieve(site, plan, in_place=True, report=report)
-        # The file on a disk has its name there already; one from the spool has the spool's.
-        made = target.store(fetched.paths[0], entry, now_ns=now_ns(), report=report)
+        source = fetched.places[0]
+        if not isinstance(source, Path):  # slices or shares: they are put together first
+            source.close()
+            fetched = retrieve(site, plan, report=report)
+            source = fetched.paths[0]
+        made = target.store(source, entry, now_ns=now_ns(), report=report)
         site.spool.forget_fetched(list(fetched.fetched))
         numbers = {copy.number for copy in made}
         for stale in wanted.copies:

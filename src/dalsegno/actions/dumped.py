@@ -12,7 +12,7 @@ from dalsegno.backup.chains import rank_copies, restorable
 from dalsegno.backup.records import SPOOL_TARGET, Copy, DumpEntry, usable_copies
 from dalsegno.backup.site import Site
 from dalsegno.pool.contract import Source
-from dalsegno.pool.pack_read import PackReader
+from dalsegno.pool.pack_read import PackFile, PackReader
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import DalError, NotFound
 from dalsegno.terms.events import Note, Report
@@ -101,7 +101,7 @@ class Dumped:
             try:
                 readers[entry.dump_id] = stack.enter_context(PackReader.open(place, self._house.pool.realm))
             except DalError as error:
-                self._report(Note(severity="error", path=os.fsencode(place), text=str(error)))
+                self._report(Note(severity="error", path=os.fsencode(entry.volume_name), text=str(error)))
         good = restorable(entries, usable=lambda entry: entry.dump_id in readers)
         steps: dict[bytes, Step] = {}
         for entry in entries:
@@ -115,7 +115,7 @@ class Dumped:
             steps[entry.revision] = Step(name=name, created_ns=entry.cloned_at_ns, revision=entry.revision)
         return list(steps.values()), list(readers.values())
 
-    def _place(self, entry: DumpEntry, copies: list[Copy]) -> Path | None:
+    def _place(self, entry: DumpEntry, copies: list[Copy]) -> Path | PackFile | None:
         usable = usable_copies(copies)
         for parts in usable:
             if parts[0].target == SPOOL_TARGET and Path(parts[0].place).is_file():

@@ -8,6 +8,7 @@ from pathlib import Path
 from dalsegno.backup.chains import ChainPlan, Reading, State, find_state, plan_chain
 from dalsegno.backup.records import BAD, GOOD, SPOOL_TARGET, Copy, DumpEntry
 from dalsegno.backup.site import Site
+from dalsegno.pool.pack_read import PackFile
 from dalsegno.terms.errors import DalError, Damaged, NotFound
 from dalsegno.terms.events import Note, Report, silent
 from dalsegno.terms.ids import hex_short
@@ -23,9 +24,16 @@ class Retrieved:
     """Dumps that can be read now, in the order of the chain."""
 
     state: State
-    paths: tuple[Path, ...]
+    places: tuple[Path | PackFile, ...]
     fetched: tuple[bytes, ...]
     """Ids of the dumps that were brought to the spool for this, or for an earlier try."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The dumps as files: all are, unless they were asked for in place."""
+        found = tuple(place for place in self.places if isinstance(place, Path))
+        assert len(found) == len(self.places)
+        return found
 
 
 def media_here(site: Site, *, report: Report = silent) -> dict[str, Set[str]]:
@@ -79,7 +87,7 @@ def retrieve(
     dumps on the media themselves where that is possible. A copy that is found damaged is marked so in the catalog, and
     another one is taken.
     """
-    paths: list[Path] = []
+    places: list[Path | PackFile] = []
     fetched: list[bytes] = []
     direct = {reading.entry.dump_id: _open_read(site, reading) for reading in plan.readings} if in_place else {}
     wanted = sum(
@@ -101,8 +109,8 @@ def retrieve(
                 _fetch(site, reading, place, report=report)
         if place == site.spool.fetched(reading.entry.dump_id):  # now, or by an earlier call that was interrupted
             fetched.append(reading.entry.dump_id)
-        paths.append(place)
-    return Retrieved(state=plan.state, paths=tuple(paths), fetched=tuple(fetched))
+        places.append(place)
+    return Retrieved(state=plan.state, places=tuple(places), fetched=tuple(fetched))
 
 
 def _begun_bytes(site: Site, reading: Reading) -> int:
@@ -111,7 +119,7 @@ def _begun_bytes(site: Site, reading: Reading) -> int:
     return min(reading.fetch_bytes, partial.stat().st_size) if partial.is_file() else 0
 
 
-def _open_read(site: Site, reading: Reading) -> Path | None:
+def _open_read(site: Site, reading: Reading) -> Path | PackFile | None:
     if reading.place is not None or not reading.copies:
         return None
     return site.target(reading.copies[0].target).open_read(reading.copies, reading.entry)

@@ -8,6 +8,7 @@ from dalsegno.actions.house import House
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.formats.objects import Revision
 from dalsegno.pool.contract import Source
+from dalsegno.pool.pack_read import PackFile
 from dalsegno.terms.errors import NotFound
 from dalsegno.terms.ids import hex_short
 from dalsegno.trees.read import read_revision
@@ -80,9 +81,9 @@ def open_view(house: House, text: str) -> View:
     return open_dumps(house, paths, clone, path=path, label="+".join(map(str, paths)))
 
 
-def open_dumps(house: House, paths: Sequence[Path], clone: str, *, path: bytes, label: str) -> View:
+def open_dumps(house: House, places: Sequence[Path | PackFile], clone: str, *, path: bytes, label: str) -> View:
     """Open a state that a chain of dumps carries: a clone by name, `#` and a revision, or the newest."""
-    chain = DumpChain.open(paths, house.pool.realm)
+    chain = DumpChain.open(places, house.pool.realm)
     try:
         chain.require_full()
         target = chain.find_target(clone)

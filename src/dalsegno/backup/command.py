@@ -140,9 +140,9 @@ class CommandTarget:
             durable_step("rename")
             os.rename(partial, to)
 
-    def open_read(self, copies: Sequence[Copy], entry: DumpEntry) -> Path | None:
+    def open_read(self, copies: Sequence[Copy], entry: DumpEntry) -> None:
         """A program gives whole files only."""
-        return None
+        return
 
     def check(self, copy: Copy, entry: DumpEntry, *, report: Report = silent) -> str:
         """Fetch the copy into the scratch directory and compare it; MISSING when the program cannot find it."""

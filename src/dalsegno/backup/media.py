@@ -17,6 +17,7 @@ from dalsegno.backup.parts import (
     DUMP_SUFFIX,
     NOTE_SUFFIX,
     Pace,
+    SlicedFile,
     check_whole,
     copy_of,
     file_digest,
@@ -35,6 +36,7 @@ from dalsegno.backup.records import BAD, GOOD, MISSING, UNKNOWN, Copy, DumpEntry
 from dalsegno.backup.targets import Ask, Found, Incomplete
 from dalsegno.formats import pack
 from dalsegno.formats.media import PART_NOTE, PART_SLICE, PartHeader, encode_part_header
+from dalsegno.pool.pack_read import PackFile
 from dalsegno.terms.errors import DalError, Damaged, Full, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Note, Progress, Report, silent
 from dalsegno.terms.ids import hex_short
@@ -440,15 +442,20 @@ class DirectoryTarget:
                 require_same(mounted)
             start = end
 
-    def open_read(self, copies: Sequence[Copy], entry: DumpEntry) -> Path | None:
-        """Return the file of a whole copy whose medium is here."""
-        if len(copies) != 1 or is_slice(copies[0]):
+    def open_read(self, copies: Sequence[Copy], entry: DumpEntry) -> Path | PackFile | None:
+        """Return the file of a whole copy, or its slices as one, when all of it is here."""
+        here = self._look()[0]
+        if any(copy.medium not in here for copy in copies):
             return None
-        mounted = self._look()[0].get(copies[0].medium)
-        if mounted is None:
+        paths = [here[copy.medium].path / copy.place for copy in sorted(copies, key=lambda each: each.part)]
+        if not all(path.is_file() for path in paths):
             return None
-        path = mounted.path / copies[0].place
-        return path if path.is_file() else None
+        if not is_slice(copies[0]):
+            return paths[0]
+        try:
+            return SlicedFile(paths, entry)
+        except Damaged:
+            return None  # fetching tells what is wrong, and finds another copy
 
     # Keep
 

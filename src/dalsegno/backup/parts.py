@@ -1,7 +1,9 @@
 """Parts of dumps in files: a whole dump with its note, and slices. Written durably, read back from the medium."""
 
+import os
 import re
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -221,3 +223,55 @@ def copy_of(header: PartHeader, *, target: str, medium: str, place: str, verdict
         checked_at_ns=checked_at_ns,
         verdict=verdict,
     )
+
+
+class SlicedFile:
+    """A dump in slices, read where they are. A PackFile."""
+
+    def __init__(self, paths: Sequence[Path], entry: DumpEntry) -> None:
+        """Open the slices, given in their order. Damaged when they are not the whole of the dump."""
+        self.path = paths[0]
+        self.size_bytes = entry.size_bytes
+        self._descriptors: list[int] = []
+        self._starts: list[int] = []
+        """Where in the dump each slice begins."""
+        self._payloads: list[int] = []
+        """Where in its file each slice's payload begins."""
+        end = 0
+        try:
+            for path in paths:
+                header, encoded = read_part_header(path)
+                if header.dump_id != entry.dump_id or header.offset != end:
+                    raise Damaged(f"{path}: is not the next slice of dump {hex_short(entry.dump_id)}")
+                with file_errors(path):
+                    self._descriptors.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+                self._starts.append(end)
+                self._payloads.append(len(encoded))
+                end += header.length
+            if end != entry.size_bytes:
+                raise Damaged(f"{self.path}: the last slices of dump {hex_short(entry.dump_id)} are missing")
+        except BaseException:
+            self.close()
+            raise
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return the bytes of the dump from `offset` on."""
+        parts = []
+        end = min(offset + length, self.size_bytes)
+        while offset < end:
+            number = bisect_right(self._starts, offset) - 1
+            slice_end = self._starts[number + 1] if number + 1 < len(self._starts) else self.size_bytes
+            within = offset - self._starts[number]
+            data = os.pread(
+                self._descriptors[number], min(end, slice_end) - offset, self._payloads[number] + within
+            )
+            if not data:
+                break
+            parts.append(data)
+            offset += len(data)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())

@@ -38,6 +38,7 @@ from dalsegno.formats.media import (
     encode_part_header,
     stripe_count,
 )
+from dalsegno.pool.pack_read import PackFile
 from dalsegno.terms.errors import DalError, Damaged, Full, NotFound, Unavailable
 from dalsegno.terms.events import Note, Progress, Report, silent
 from dalsegno.terms.ids import hex_short
@@ -131,6 +132,34 @@ def decode_stripe(readers: Sequence[ShareReader], stripe: int) -> list[bytes]:
     if set(chunks) == set(range(k)):
         return [chunks[number] for number in range(k)]
     return list(zfec.Decoder(k, n).decode(tuple(chunks.values()), tuple(chunks)))
+
+
+class SharedFile:
+    """A dump in shares, read where they are, stripe by stripe. A PackFile."""
+
+    def __init__(self, readers: Sequence[ShareReader], entry: DumpEntry, stack: ExitStack) -> None:
+        self.path = readers[0].path
+        self.size_bytes = entry.size_bytes
+        self._readers = readers
+        self._stack = stack
+        self._stripe_bytes = readers[0].header.needed * readers[0].header.length
+        self._last: tuple[int, bytes] = (-1, b"")
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return the bytes of the dump from `offset` on; Damaged when a stripe has too few whole chunks."""
+        end = min(offset + length, self.size_bytes)
+        parts = []
+        while offset < end:
+            stripe, within = divmod(offset, self._stripe_bytes)
+            if self._last[0] != stripe:
+                self._last = (stripe, b"".join(decode_stripe(self._readers, stripe)))
+            parts.append(self._last[1][within : within + end - offset])
+            offset += len(parts[-1])
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Give the shares back."""
+        self._stack.close()
 
 
 class SharesTarget:
@@ -363,9 +392,14 @@ class SharesTarget:
                     raise Damaged(f"target {self.name}: its shares give another dump: try another copy")
             file.commit()
 
-    def open_read(self, copies: Sequence[Copy], entry: DumpEntry) -> Path | None:
-        """Shares are put together before they are read."""
-        return None
+    def open_read(self, copies: Sequence[Copy], entry: DumpEntry) -> PackFile | None:
+        """Return the shares as one file, when enough of them are here."""
+        with ExitStack() as stack:
+            try:
+                readers = stack.enter_context(self._readers(copies, entry))
+            except Unavailable:
+                return None
+            return SharedFile(readers, entry, stack.pop_all())
 
     # Keep
 

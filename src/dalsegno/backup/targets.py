@@ -7,6 +7,7 @@ from typing import Protocol
 
 from dalsegno.backup.records import Copy, DumpEntry, Medium
 from dalsegno.formats.media import PartHeader
+from dalsegno.pool.pack_read import PackFile
 from dalsegno.terms.errors import Unavailable
 from dalsegno.terms.events import Report
 
@@ -56,8 +57,11 @@ class Target(Protocol):
         on with. Unavailable names the media to insert; Damaged says that this copy is not what was written.
         """
 
-    def open_read(self, copies: Sequence[Copy], entry: DumpEntry) -> Path | None:
-        """Return a path at which the dump can be read in place, or None when it must be fetched first."""
+    def open_read(self, copies: Sequence[Copy], entry: DumpEntry) -> Path | PackFile | None:
+        """Return where the dump can be read in place, any byte of it, or None when it must be fetched first.
+
+        What is read this way is checked block by block, as in every dump; an open PackFile is the caller's to close.
+        """
 
     def check(self, copy: Copy, entry: DumpEntry, *, report: Report) -> str:
         """Read one copy and return its verdict: good, bad or missing. Unavailable when its medium is away."""

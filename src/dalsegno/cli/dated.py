@@ -9,7 +9,7 @@ from typing import Any
 from dalsegno.actions.dumped import Dumped
 from dalsegno.actions.house import House
 from dalsegno.actions.restore import RestoreOutcome, restore_view
-from dalsegno.actions.retrieve import find_and_plan, forget, retrieve
+from dalsegno.actions.retrieve import Retrieved, find_and_plan, forget, retrieve
 from dalsegno.actions.view import open_dumps
 from dalsegno.backup.chains import ChainPlan
 from dalsegno.backup.policy_file import load_policy
@@ -18,7 +18,7 @@ from dalsegno.cli.site import asker, policy_if_any
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import path_bytes
 from dalsegno.host.restore import OwnerMap
-from dalsegno.terms.errors import DalError, NotFound
+from dalsegno.terms.errors import DalError, Damaged, NotFound
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time, parse_time_ns
@@ -124,14 +124,23 @@ def restore_dated(
         for line in lines:
             terminal.note(line)
         paths = [path_bytes(path) for path in arguments.path]
-        partial = bool(paths or address.path)
-        retrieved = retrieve(site, plan, in_place=partial, report=terminal.report)
         label = f"{plan.state.top.volume_name}@{plan.state.top.clone_name or '#' + hex_short(plan.state.revision)}"
         clone = f"#{plan.state.revision.hex()}"
-        with open_dumps(house, retrieved.paths, clone, path=address.path, label=label) as view:
-            outcome = restore_view(
-                house, view, arguments.to, paths=paths, owners=owners, delete=arguments.delete, dry_run=False
-            )
+
+        def restore(in_place: bool) -> tuple[RestoreOutcome, Retrieved]:
+            found = retrieve(site, plan, in_place=in_place, report=terminal.report)
+            with open_dumps(house, found.places, clone, path=address.path, label=label) as view:
+                made = restore_view(
+                    house, view, arguments.to, paths=paths, owners=owners, delete=arguments.delete, dry_run=False
+                )
+            return made, found
+
+        try:
+            outcome, retrieved = restore(bool(paths or address.path))
+        except Damaged as error:
+            # Read in place, a copy proved damaged: fetched, it is compared, and another one is found.
+            terminal.note(f"{error}: fetching the dumps")
+            outcome, retrieved = restore(False)
         forget(site, retrieved)
         return outcome, value
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.plan import describe
 from dalsegno.formats.pack import DumpNote, DumpTarget
-from dalsegno.pool.pack_read import PackReader, open_note
+from dalsegno.pool.pack_read import PackFile, PackReader, open_note
 from dalsegno.terms.errors import Damaged, NotFound, Refused
 from dalsegno.terms.ids import ObjectId, hex_short
 
@@ -21,11 +21,14 @@ class DumpChain:
         self._stack = stack
 
     @classmethod
-    def open(cls, paths: Sequence[Path], realm: Realm) -> "DumpChain":
+    def open(cls, places: Sequence[Path | PackFile], realm: Realm) -> "DumpChain":
         """Open the dumps; Refused names both lineages when one does not continue those before it."""
-        assert paths
+        assert places
         with ExitStack() as stack:
-            readers = [stack.enter_context(PackReader.open(path, realm)) for path in paths]
+            for place in places:
+                if not isinstance(place, Path):
+                    stack.callback(place.close)
+            readers = [stack.enter_context(PackReader.open(place, realm)) for place in places]
             notes = []
             for reader in readers:
                 try:

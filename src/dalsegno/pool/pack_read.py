@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy
 import zstandard
@@ -141,19 +141,53 @@ class BlockCache:
         return key in self._blocks
 
 
-class PackReader:
-    """Random access to one pack in a file. Also a Source: `get` finds an object by the pack's own index."""
+class PackFile(Protocol):
+    """The bytes of one pack, wherever they are: in one file, in slices on several disks, in shares."""
 
-    def __init__(self, descriptor: int, path: Path, realm: Realm) -> None:
+    path: Path
+    """For messages."""
+    size_bytes: int
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return the bytes from `offset` on; fewer than `length` only at the end of the pack."""
+
+    def close(self) -> None:
+        """Give everything back; again does nothing."""
+
+
+class OneFile:
+    """A pack in one file. A PackFile."""
+
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = descriptor
+        with file_errors(path):
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.size_bytes = os.fstat(self._descriptor).st_size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return the bytes from `offset` on."""
+        return os.pread(self._descriptor, length, offset)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class PackReader:
+    """Random access to one pack. Also a Source: `get` finds an object by the pack's own index."""
+
+    def __init__(self, file: PackFile, realm: Realm) -> None:
+        self.path = file.path
+        self._file = file
         self._realm = realm
-        self.size_bytes = os.fstat(descriptor).st_size
+        self.size_bytes = file.size_bytes
         position = 0
 
         def read(length: int) -> bytes:
             nonlocal position
-            data = os.pread(descriptor, min(length, max(0, self.size_bytes - position)), position)
+            data = file.read_at(position, min(length, max(0, self.size_bytes - position)))
             position += len(data)
             return data
 
@@ -166,26 +200,25 @@ class PackReader:
         self._blocks = BlockCache(BLOCKS_CACHED_BYTES_MAX)
 
     @classmethod
-    def open(cls, path: Path | str, realm: Realm) -> "PackReader":
-        """Open the pack at `path`; Damaged, Refused (another realm) or NoAccess name the file."""
-        path = Path(path)
-        with file_errors(path):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def open(cls, place: Path | str | PackFile, realm: Realm) -> "PackReader":
+        """Open the pack at a path, or in an open PackFile, which is the reader's from now on.
+
+        Damaged, Refused (another realm) or NoAccess name the file.
+        """
+        file = OneFile(Path(place)) if isinstance(place, (Path, str)) else place
         try:
-            with file_errors(path):  # a directory can be opened, but not read
-                return cls(descriptor, path, realm)
+            with file_errors(file.path):  # a directory can be opened, but not read
+                return cls(file, realm)
         except Damaged as error:
-            os.close(descriptor)
-            raise Damaged(f"{path}: {error}") from None
+            file.close()
+            raise Damaged(f"{file.path}: {error}") from None
         except BaseException:
-            os.close(descriptor)
+            file.close()
             raise
 
     def close(self) -> None:
-        """Give the descriptor back."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """Give the file back."""
+        self._file.close()
 
     def __enter__(self) -> "PackReader":
         return self
@@ -195,7 +228,7 @@ class PackReader:
 
     def _read_trailer(self) -> None:
         size = self.size_bytes
-        footer = os.pread(self._descriptor, pack.FOOTER.size, max(0, size - pack.FOOTER.size))
+        footer = self._file.read_at(max(0, size - pack.FOOTER.size), pack.FOOTER.size)
         if len(footer) < pack.FOOTER.size or footer[-8:] != pack.MAGIC_END:
             raise Damaged(f"pack cut short or damaged at offset {size}: no footer")
         offset, length, block_count, object_count, self.digest, _ = pack.FOOTER.unpack(footer)
@@ -213,7 +246,7 @@ class PackReader:
 
     def _open_body(self, offset: int, stored_total: int, number: int) -> tuple[bytes, int, int]:
         """Return (zstd frame, raw bytes, type) of a block, its sizes and its tag checked."""
-        data = os.pread(self._descriptor, stored_total, offset)
+        data = self._file.read_at(offset, stored_total)
         if len(data) < stored_total or stored_total < pack.FRAME.size:
             raise Damaged(f"pack cut short at offset {offset + len(data)}")
         frame = data[: pack.FRAME.size]
@@ -386,7 +419,7 @@ class PackReader:
         end = self.size_bytes - 40
         position = 0
         while position < end:
-            data = os.pread(self._descriptor, min(4 * 1024 * 1024, end - position), position)
+            data = self._file.read_at(position, min(4 * 1024 * 1024, end - position))
             if not data:
                 break
             hasher.update(data)
