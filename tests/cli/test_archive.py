@@ -161,6 +161,19 @@ def test_check_tells_where_the_catalog_is_wrong_and_believes_the_files(site) -> 
     assert admin.text("archive", "--dry-run") == "every dump is where it should be\n"
 
 
+def test_a_second_disk_with_a_known_label_is_told(site) -> None:
+    admin, _ = site
+    label = (admin.home / "disk1" / "DALSEGNO-LABEL").read_text()
+    shutil.rmtree(admin.home / "disk1")
+    (admin.home / "disk1").mkdir()
+    admin.run("media", "lost", "week-1")
+    assert b"is no mount point" in admin.run("media", "label", "disk1", "week-1", "--target", "disks").stderr
+    assert admin.value("media", "list")[0]["problem"] is None
+    (admin.home / "disk1" / "DALSEGNO-LABEL").write_text(label)
+    assert "another medium" in admin.value("media", "list")[0]["problem"]
+    assert "another medium than the one" in admin.text("catalog", "check", code=5)
+
+
 def test_the_catalog_is_made_again_from_media_alone(site) -> None:
     admin, seen = site
     before = admin.value("history")

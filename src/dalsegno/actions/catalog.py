@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dalsegno.actions.retrieve import media_here
 from dalsegno.backup.media import scanned_whole
@@ -261,10 +262,16 @@ def check(site: Site, *, read: bool = False, report: Report = silent) -> list[Di
             changed.append(replace(copy, verdict=verdict, checked_at_ns=checked_at_ns))
     if changed:
         site.catalog.put_copies(changed)
-    for label in sorted(set().union(*here.values())):
-        medium_row = site.catalog.get_medium(label)
-        if medium_row is not None:
-            site.catalog.put_medium(replace(medium_row, last_seen_ns=at_ns))
+    for target in site.targets.values():
+        for here_now in target.present():
+            before = site.catalog.get_medium(here_now.label)
+            if before is None:
+                continue
+            if before.id and before.id != here_now.id:
+                text = "is another medium than the one that had this label: its label file has another id"
+                found.append(Disagreement(dump_id=b"", medium=here_now.label, place="", text=text))
+                continue
+            site.catalog.put_medium(replace(here_now, **_kept(before), last_seen_ns=at_ns))
     after = site.catalog.copies_of(entries)
     for entry in entries.values():
         if not usable_copies(after.get(entry.dump_id, [])):
@@ -274,6 +281,11 @@ def check(site: Site, *, read: bool = False, report: Report = silent) -> list[Di
             text = f"level {entry.level} of {entry.volume_name}: a dump that it builds on is gone"
             found.append(Disagreement(dump_id=entry.dump_id, medium="", place="", text=text))
     return found
+
+
+def _kept(before: Medium) -> dict[str, Any]:
+    """Return what a drive does not tell about a medium."""
+    return {"first_used_ns": before.first_used_ns, "state": before.state}
 
 
 def _verdict(

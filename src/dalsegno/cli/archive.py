@@ -1,6 +1,7 @@
 """`dal archive`, `retrieve`, `history`, `media`, `catalog`: dumps, where their copies are, and what knows of them."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,8 @@ def _media_list(arguments: argparse.Namespace, terminal: Terminal) -> int:
 def _media_label(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with _site(arguments, terminal) as site:
         made = actions.label_medium(site, arguments.path, arguments.label, target=arguments.target)
+    if not os.path.ismount(arguments.path):
+        terminal.note(f"{arguments.path} is no mount point: if a disk belongs there, take the label off and mount it")
     value = {"label": made.label, "target": made.target, "id": made.id.hex(), "path": arguments.path}
     lines = [f"{arguments.path} is medium {made.label!r} of target {made.target}: write that on it, too"]
     terminal.result(value, [] if terminal.quiet else lines)
@@ -310,7 +313,7 @@ def _catalog_check(arguments: argparse.Namespace, terminal: Terminal) -> int:
         found = catalog_actions.check(site, read=arguments.read, report=terminal.report)
     lines = []
     for each in found:
-        where = f"{each.medium}: {each.place}" if each.medium else f"dump {hex_short(each.dump_id)}"
+        where = f"{each.medium}: {each.place}".rstrip(": ") if each.medium else f"dump {hex_short(each.dump_id)}"
         lines.append(f"{where}: {each.text}")
     value = [
         {"dump": each.dump_id.hex(), "medium": each.medium, "place": each.place, "text": each.text} for each in found
