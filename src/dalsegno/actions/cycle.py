@@ -36,7 +36,7 @@ from dalsegno.backup.site import Site
 from dalsegno.backup.spool import DUMP_SUFFIX
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.estimate import estimate_levels
-from dalsegno.dumps.plan import plan_dump, record_dump
+from dalsegno.dumps.plan import forget_dump, plan_dump, record_dump
 from dalsegno.dumps.verify import verify_dump
 from dalsegno.dumps.write import write_dump
 from dalsegno.formats.pack import DumpNote
@@ -211,12 +211,7 @@ class HouseSteps:
 
     def forget(self, entry: DumpEntry) -> None:
         """Let no later dump build on this one: it is lost."""
-
-        def change(current: VolumeState) -> VolumeState:
-            dumps = [record for record in current.dumps if record.dump_id != entry.dump_id]
-            return msgspec.structs.replace(current, dumps=dumps)
-
-        self.house.volumes.update(entry.volume_id, change)
+        self.house.volumes.update(entry.volume_id, lambda current: forget_dump(current, entry.dump_id))
 
     def retain(self, volume_id: bytes, set_name: str) -> list[str]:
         """Apply a set's retention to a volume; return what went wrong."""

@@ -13,6 +13,7 @@ from dalsegno.backup.policy import Keep, SetPolicy
 from dalsegno.backup.records import BAD, SPOOL_TARGET, Copy, DumpEntry, usable_copies
 from dalsegno.backup.retention import Item, apply_keep
 from dalsegno.backup.site import Site
+from dalsegno.dumps.plan import forget_dump
 from dalsegno.terms.errors import DalError, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import hex_short
 from dalsegno.volumes.state import VolumeState
@@ -235,7 +236,7 @@ def run_prune(house: House, site: Site, plan: PrunePlan) -> PruneResult:
             if removal.place == CLONES:
                 house.volumes.unclone(removal.volume, removal.name)
             else:
-                _remove_dump(site, removal)
+                _remove_dump(house, site, removal)
         except NotFound:
             pass  # somebody was faster
         except Unavailable as error:
@@ -251,8 +252,11 @@ def run_prune(house: House, site: Site, plan: PrunePlan) -> PruneResult:
     return result
 
 
-def _remove_dump(site: Site, removal: Removal) -> None:
-    """Remove files, then rows; a copy whose medium is away keeps its row, and the dump stays known."""
+def _remove_dump(house: House, site: Site, removal: Removal) -> None:
+    """Remove files, then rows, then what the volume says of it: nothing builds on a dump that is gone.
+
+    A copy whose medium is away keeps its row, and the dump stays known.
+    """
     away: Unavailable | Refused | None = None
     for copy in removal.copies:
         try:
@@ -269,7 +273,11 @@ def _remove_dump(site: Site, removal: Removal) -> None:
     if away is not None:
         raise away
     if removal.place == ARCHIVE:
-        site.catalog.remove_dump(bytes.fromhex(removal.name))
+        dump_id = bytes.fromhex(removal.name)
+        entry = site.catalog.get_dump(dump_id)
+        if entry is not None and house.volumes.get_by_id(entry.volume_id) is not None:
+            house.volumes.update(entry.volume_id, lambda state: forget_dump(state, dump_id))
+        site.catalog.remove_dump(dump_id)
 
 
 def removal_name(removal: Removal) -> str:

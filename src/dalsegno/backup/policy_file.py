@@ -258,12 +258,13 @@ class _Table:
                 found[each] = _Table(value, (*whole.key, each), self.problems)
         return found
 
-    def done(self) -> None:
-        """Report the keys that nobody asked for."""
-        for name in self.values:
-            if name not in self.asked:
-                allowed = ", ".join(self.asked)
-                self.add(name, f"unknown key{_meant(name, self.asked) or f'; expected one of {allowed}'}")
+    def done(self) -> bool:
+        """Report the keys that nobody asked for; tell whether there were none."""
+        unknown = [name for name in self.values if name not in self.asked]
+        for name in unknown:
+            allowed = ", ".join(self.asked)
+            self.add(name, f"unknown key{_meant(name, self.asked) or f'; expected one of {allowed}'}")
+        return not unknown
 
 
 def _meant(word: str, known: Sequence[str]) -> str:
@@ -417,8 +418,7 @@ def _read_set(name: str, table: _Table, targets: Mapping[str, TargetPolicy]) -> 
         hooks=_read_hooks(table.table("hooks")),
     )
     keep.done()
-    table.done()
-    if not found.volumes and not found.sources:
+    if table.done() and not found.volumes and not found.sources:
         table.add("", 'holds nothing: write volumes = ["NAME"] or sources = ["/directory"]')
     for source in found.sources:
         if not os.path.isabs(source):

@@ -103,6 +103,11 @@ def record_dump(state: VolumeState, record: DumpRecord) -> VolumeState:
     return msgspec.structs.replace(state, dumps=records[-RECORDS_KEPT_MAX:])
 
 
+def forget_dump(state: VolumeState, dump_id: bytes) -> VolumeState:
+    """Return `state` without a record: the dump is gone, and no later one may build on it."""
+    return msgspec.structs.replace(state, dumps=[record for record in state.dumps if record.dump_id != dump_id])
+
+
 def describe(note: DumpNote, dump_id: bytes) -> str:
     """Return a dump's lineage in words, for people who must see why something was refused."""
     newest = note.targets[-1]

@@ -1,0 +1,564 @@
+"""`dal backup --set`: what a night does, what it does when things go wrong, and what Coda's coordinator got wrong."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli_kit import KILLED, User, tree
+from dalsegno.assembly import open_pool
+from dalsegno.backup.catalog import Catalog
+from dalsegno.backup.labels import write_label
+from dalsegno.backup.records import JOB_OPEN, SPOOL_TARGET, DumpEntry
+from dalsegno.world.files import FileLock
+
+MONDAY = "2026-11-16"
+
+
+def night(day: int, hour: str = "02:00") -> str:
+    """Return DAL_NOW of the night `day` days after a Monday."""
+    return f"2026-{11 if day < 15 else 12}-{16 + day if day < 15 else day - 14:02}T{hour}:00Z"
+
+
+class Site(User):
+    """A user with a policy: sets of directories, a disk, and a look behind the scenes."""
+
+    def policy(self, text: str) -> None:
+        (self.home / "site.toml").write_text(
+            f'timezone = "UTC"\npool = "{self.home}/pool"\nstate = "{self.home}/state"\n'
+            + text.replace("HOME", str(self.home))
+        )
+
+    def disk(self, name: str, *, target: str = "disks", kind: str = "directory") -> Path:
+        path = self.home / name
+        path.mkdir()
+        write_label(path, label=name, target=target, kind=kind, now_ns=1)
+        return path
+
+    def back_up(self, day: int, *words: str, code: int | tuple[int, ...] = 0, **environment: str) -> Any:
+        done = self.quick(
+            "--json", "backup", *(words or ("--set", "all")), code=code, DAL_NOW=night(day), **environment
+        )
+        return json.loads(done.out) if done.out else None
+
+    def dumps(self) -> list[DumpEntry]:
+        with Catalog.open(f"sqlite:///{self.home}/state/catalog.sqlite") as catalog:
+            return catalog.dumps()
+
+    def spool(self) -> list[str]:
+        return sorted(path.name for path in (self.home / "state" / "spool").glob("*") if path.is_file())
+
+    def require_whole(self) -> dict[str, list[DumpEntry]]:
+        """Compare journal, catalog, pool and disks; return the dumps by volume."""
+        found: dict[str, list[DumpEntry]] = {}
+        with (
+            Catalog.open(f"sqlite:///{self.home}/state/catalog.sqlite") as catalog,
+            open_pool(self.home / "pool") as house,
+        ):
+            assert catalog.open_jobs() == []
+            assert all(run.ended_ns for run in catalog.runs())
+            known = {entry.dump_id: entry for entry in catalog.dumps()}
+            for entry in known.values():
+                found.setdefault(entry.volume_name, []).append(entry)
+                assert entry.verdict == "good"
+                assert not entry.base_dump or entry.base_dump in known
+                for copy in catalog.copies(entry.dump_id):
+                    place = Path(copy.place) if copy.target == SPOOL_TARGET else self.home / copy.medium / copy.place
+                    assert place.is_file(), place
+            for state in house.volumes.list():
+                assert state.lease is None
+                assert {record.dump_id for record in state.dumps} == {
+                    entry.dump_id for entry in found.get(state.name, [])
+                }
+        halves = [path for path in self.home.rglob("*.partial") if "pool" not in path.parts]
+        assert halves == []
+        return found
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    made = Site(tmp_path)
+    made.environment = {"DAL_POLICY": str(tmp_path / "site.toml"), "DAL_POOL": str(tmp_path / "pool")}
+    for name in ("ann", "bob"):
+        (tmp_path / "homes" / name).mkdir(parents=True)
+        (tmp_path / "homes" / name / "plan.txt").write_text(f"{name}'s plan\n")
+    made.disk("disk1")
+    made.policy(
+        """
+[targets.disks]
+kind = "directory"
+paths = ["HOME/disk1"]
+[sets.homes]
+sources = ["HOME/homes/*"]
+targets = ["disks"]
+cycle_days = 7
+program = { monday = 0, tuesday = 1, wednesday = 2, thursday = 3, friday = 2, saturday = 3, sunday = 4 }
+"""
+    )
+    made.quick("init", str(tmp_path / "pool"), "--encryption", "none")
+    return made
+
+
+def change(site: Site, text: str) -> None:
+    for name in ("ann", "bob"):
+        (site.home / "homes" / name / "plan.txt").write_text(f"{name}: {text}\n")
+
+
+def test_week_of_nights_is_dumped_at_the_programs_levels_and_restored(site: Site) -> None:
+    for day in range(8):
+        change(site, f"night {day}")
+        report = site.back_up(day)
+        assert report["counts"] == {"done": 2, "incomplete": 0, "failed": 0} and report["at_risk"] == {}
+    found = site.require_whole()
+    assert [entry.level for entry in found["ann"]] == [0, 1, 2, 3, 2, 3, 4, 0]
+    assert site.spool() == [], "what is safe on the disk leaves the spool"
+    site.quick("restore", "ann@2026-11-21", "--to", "back", DAL_NOW=night(8))
+    assert (site.home / "back" / "plan.txt").read_text() == "ann: night 5\n"
+    site.quick("catalog", "check", "--read", DAL_NOW=night(8))
+
+
+def test_missed_nights_are_caught_up_once(site: Site) -> None:
+    site.back_up(0)
+    change(site, "after a break")
+    assert {each["level"] for each in site.back_up(4)["volumes"]} == {1}
+    assert {each["level"] for each in site.back_up(5)["volumes"]} == {3}
+    change(site, "after a longer break")
+    assert {each["level"] for each in site.back_up(9)["volumes"]} == {0}
+
+
+def test_due_leaves_out_what_has_a_good_dump_of_today(site: Site) -> None:
+    shutil.move(site.home / "homes" / "bob", site.home / "bob")
+    site.back_up(0)
+    shutil.move(site.home / "bob", site.home / "homes" / "bob")
+    report = site.back_up(0, "--set", "all", "--due")
+    assert [each["volume"] for each in report["volumes"]] == ["bob"] and report["idle"] == ["ann"]
+
+
+def test_day_without_a_dump_has_nothing_due(site: Site) -> None:
+    text = (site.home / "site.toml").read_text()
+    (site.home / "site.toml").write_text(text.replace(", tuesday = 1", ""))
+    site.back_up(0)
+    report = site.back_up(1)
+    assert report["volumes"] == [] and sorted(report["idle"]) == ["ann", "bob"]
+
+
+# What Coda's coordinator got wrong (old coda-src/volutil/backup.cc)
+
+
+def test_exit_code_is_not_0_when_every_volume_failed(site: Site) -> None:
+    site.back_up(0)
+    shutil.rmtree(site.home / "homes" / "ann")
+    (site.home / "homes" / "ann").write_text("not a directory")
+    shutil.rmtree(site.home / "homes" / "bob")
+    text = (site.home / "site.toml").read_text()
+    (site.home / "site.toml").write_text(text.replace('sources = ["' + str(site.home) + '/homes/*"]', 'volumes = ["*"]'))
+    report = site.back_up(1, code=1)
+    assert report["counts"]["failed"] == 2 and all("no such directory" in each["error"] for each in report["volumes"])
+
+
+def test_one_failed_volume_costs_the_others_nothing_and_exits_3(site: Site) -> None:
+    site.back_up(0)
+    text = (site.home / "site.toml").read_text()
+    (site.home / "site.toml").write_text(text.replace('sources = ["' + str(site.home) + '/homes/*"]', 'volumes = ["*"]'))
+    shutil.rmtree(site.home / "homes" / "ann")
+    report = site.back_up(3, code=3)
+    assert {each["volume"]: each["state"] for each in report["volumes"]} == {"ann": "failed", "bob": "done"}
+    assert report["at_risk"] == {"ann": ["no good backup for 3 days"]}
+    lines = site.quick("backup", "--set", "all", code=3, DAL_NOW=night(9)).out.decode()
+    assert "volume ann: no good backup for 9 days, no good full for 9 days" in lines
+
+
+def test_one_bad_line_in_the_policy_drops_no_volume_silently(site: Site) -> None:
+    text = (site.home / "site.toml").read_text()
+    (site.home / "site.toml").write_text(text + '[sets.rest]\nvolume = ["x"]\n')
+    error = site.quick("backup", "--set", "all", code=2).error
+    assert "site.toml:14: " in error and "did you mean 'volumes'" in error
+    assert not (site.home / "state" / "catalog.sqlite").exists(), "nothing was begun"
+
+
+def test_volume_named_in_the_policy_and_not_there_is_a_failure(site: Site) -> None:
+    text = (site.home / "site.toml").read_text()
+    (site.home / "site.toml").write_text(text + '[sets.rest]\nvolumes = ["mail", "x*"]\n')
+    report = site.back_up(0, code=3)
+    assert [each["volume"] for each in report["volumes"] if each["state"] == "failed"] == ["mail"]
+
+
+def test_second_run_on_the_same_day_backs_up_again(site: Site) -> None:
+    site.back_up(0)
+    change(site, "later that day")
+    report = site.back_up(0)
+    assert {(each["level"], each["reason"]) for each in report["volumes"]} == {(1, "again today")}
+    assert [entry.level for entry in site.require_whole()["ann"]] == [0, 1]
+    site.back_up(1)
+    assert site.require_whole()["ann"][-1].level == 1
+
+
+def test_next_run_never_writes_over_what_was_committed(site: Site) -> None:
+    site.back_up(0)
+    before = tree(site.home / "disk1" / "dumps")
+    change(site, "changed")
+    (site.home / "homes" / "ann" / "plan.txt").unlink()
+    (site.home / "homes" / "ann").rmdir()
+    (site.home / "homes" / "ann").symlink_to("/nowhere")
+    site.back_up(0, code=(0, 3))
+    after = tree(site.home / "disk1" / "dumps")
+    assert {name: after[name] for name in before} == before
+
+
+def test_spool_is_emptied_only_after_the_copy_was_compared(site: Site) -> None:
+    """A disk that takes writes and gives back something else: the dump stays in the spool, and is named."""
+    swindle = (
+        "from dalsegno.backup.parts import PartialFile as File\n"
+        "commit = File.commit\n"
+        "def commit_otherwise(file):\n"
+        "    commit(file)\n"
+        "    if 'disk1' in file.path.parts:\n"
+        "        data = bytearray(file.path.read_bytes()); data[len(data) // 2] ^= 1; file.path.write_bytes(data)\n"
+        "File.commit = commit_otherwise\n"
+    )
+    done = site.quick("--json", "backup", "--set", "all", code=3, before=swindle, DAL_NOW=night(0))
+    report = json.loads(done.out)
+    assert {each["state"] for each in report["volumes"]} == {"incomplete"}
+    assert len([name for name in site.spool() if name.endswith(".dump")]) == 2
+    assert set(report["at_risk"]) == {"ann", "bob"} and "the spool alone" in str(report["at_risk"])
+    report = site.back_up(1)
+    assert report["at_risk"] == {} and site.spool() == []
+    assert len(site.require_whole()["ann"]) == 2
+
+
+# Bad nights
+
+
+def test_disk_that_is_away_leaves_the_dumps_in_the_spool_until_it_is_back(site: Site) -> None:
+    away = site.home / "disk1"
+    away.rename(site.home / "safe")
+    for day in (0, 1, 2):
+        change(site, f"night {day}")
+        report = site.back_up(day, code=3)
+        assert report["counts"] == {"done": 0, "incomplete": 2, "failed": 0}
+    assert [entry.level for entry in site.dumps() if entry.volume_name == "ann"] == [0, 1, 2]
+    assert len(site.spool()) == 6
+    (site.home / "safe").rename(away)
+    report = site.back_up(3)
+    assert report["counts"]["done"] == 2 and report["at_risk"] == {} and site.spool() == []
+    assert all(len(entries) == 4 for entries in site.require_whole().values())
+
+
+def test_enough_copies_are_enough_although_one_target_is_away(site: Site) -> None:
+    text = (site.home / "site.toml").read_text().replace('targets = ["disks"]', 'targets = ["disks", "off"]\ncopies = 1')
+    more = f'[targets.off]\nkind = "directory"\npaths = ["{site.home}/off"]\n'
+    (site.home / "site.toml").write_text(text + more)
+    report = site.back_up(0)
+    assert report["counts"]["done"] == 2 and "target off" in str(report["volumes"][0]["notes"])
+
+
+def test_dump_lost_from_the_spool_before_it_was_archived_is_no_base(site: Site) -> None:
+    (site.home / "disk1").rename(site.home / "safe")
+    site.back_up(0, code=3)
+    for path in (site.home / "state" / "spool").glob("ann.*"):
+        path.unlink()
+    (site.home / "safe").rename(site.home / "disk1")
+    report = site.back_up(1, code=3)
+    ann, bob = sorted(report["volumes"], key=lambda each: each["volume"])
+    assert ann["level"] == 0 and "no base any more" in ann["reason"] and bob["level"] == 1
+    site.quick("restore", "ann@2026-11-17", "--to", "back", DAL_NOW=night(2))
+    assert tree(site.home / "back") == tree(site.home / "homes" / "ann")
+
+
+def test_spool_too_small_is_said_before_the_dump_begins_and_others_go_on(site: Site) -> None:
+    (site.home / "homes" / "ann" / "big.bin").write_bytes(os.urandom(3_000_000))
+    text = (site.home / "site.toml").read_text()
+    (site.home / "site.toml").write_text(text + '[spool]\nmax = "1M"\n')
+    report = site.back_up(0, code=3)
+    ann, bob = sorted(report["volumes"], key=lambda each: each["volume"])
+    assert ann["error_code"] == "full" and "level 0 of ann needs 2.9 MiB, there is room for 1.0 MiB" in ann["error"]
+    assert bob["state"] == "done"
+    assert [path.name for path in (site.home / "state" / "spool").rglob("ann*")] == []
+
+
+def test_failing_before_hook_stops_its_volume_alone_and_the_others_run(site: Site) -> None:
+    text = (site.home / "site.toml").read_text()
+    hooks = f"""
+[sets.homes.hooks]
+before = ['echo before $DAL_VOLUME >> {site.home}/log', 'test $DAL_VOLUME != ann']
+cloned = 'echo cloned $DAL_VOLUME $DAL_CLONE >> {site.home}/log'
+after = 'echo after $DAL_VOLUME level $DAL_LEVEL >> {site.home}/log'
+failed = 'echo failed $DAL_VOLUME: $DAL_ERROR >> {site.home}/log'
+finally = ['echo finally $DAL_VOLUME >> {site.home}/log', 'exit 7']
+"""
+    (site.home / "site.toml").write_text(text + hooks)
+    report = site.back_up(0, code=3)
+    ann, bob = sorted(report["volumes"], key=lambda each: each["volume"])
+    assert ann["state"] == "failed" and "hook before `test $DAL_VOLUME != ann`: exit code 1" in ann["error"]
+    assert ann["level"] == 0 and bob["error"] == "" and "hook finally" in bob["problems"][0] and "7" in bob["problems"][0]
+    lines = (site.home / "log").read_text().splitlines()
+    assert lines[:3] == ["before ann", f"failed ann: {ann['error']}", "finally ann"]
+    assert lines[3:] == ["before bob", f"cloned bob {bob['clone_name']}", "after bob level 0", "finally bob"]
+    assert [entry.volume_name for entry in site.dumps()] == ["bob"]
+
+
+def test_unreadable_file_is_named_and_exits_3(site: Site) -> None:
+    if os.getuid() == 0:
+        pytest.skip("root reads everything")
+    (site.home / "homes" / "ann" / "plan.txt").chmod(0)
+    report = site.back_up(0, code=3)
+    assert "plan.txt" in report["volumes"][0]["unreadable"][0]
+
+
+def test_second_coordinator_exits_7_or_waits(site: Site) -> None:
+    site.back_up(0)
+    lock = FileLock(site.home / "state" / "coordinator.lock")
+    assert lock.acquire(wait=False)
+    try:
+        assert "--wait" in site.quick("backup", "--set", "all", code=7).error
+        assert "--wait" in site.quick("prune", code=7).error
+        waiting = subprocess.Popen(
+            [*site.command(), "backup", "--set", "all", "--wait"],
+            cwd=site.home,
+            env=site.environ({"DAL_NOW": night(1)}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        time.sleep(1)
+        assert waiting.poll() is None and len(site.dumps()) == 2
+    finally:
+        lock.close()
+    out, err = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0, (out, err)
+    assert len(site.dumps()) == 4
+
+
+def test_volume_of_two_sets_is_refused_when_the_globs_meet(site: Site) -> None:
+    text = (site.home / "site.toml").read_text()
+    (site.home / "site.toml").write_text(text + '[sets.rest]\nvolumes = ["a*"]\n')
+    site.quick("backup", str(site.home / "homes" / "ann"))
+    error = site.quick("backup", "--set", "all", code=2).error
+    assert "volume 'ann' belongs to set 'homes' and to 'rest'" in error
+
+
+def test_several_volumes_at_once_are_all_backed_up(site: Site) -> None:
+    for number in range(10):
+        (site.home / "homes" / f"u{number}").mkdir()
+        (site.home / "homes" / f"u{number}" / "data").write_bytes(os.urandom(50_000))
+    text = (site.home / "site.toml").read_text()
+    (site.home / "site.toml").write_text(text + "[limits]\nvolumes_at_once = 4\n")
+    for day in range(2):
+        assert site.back_up(day)["counts"]["done"] == 12
+    assert all(len(entries) == 2 for entries in site.require_whole().values())
+    site.quick("catalog", "check", "--read", DAL_NOW=night(2))
+
+
+def test_retention_is_applied_to_clones_and_archive_and_prune_finds_nothing_more(site: Site) -> None:
+    text = (site.home / "site.toml").read_text()
+    keep = "keep.clones = { last = 2 }\nkeep.archive = { last = 3 }\n"
+    (site.home / "site.toml").write_text(text + keep)
+    for day in range(10):
+        change(site, f"night {day}")
+        site.back_up(day)
+    found = site.require_whole()
+    # Monday's full, Tuesday's level 1 and Wednesday's level 2 are the last three.
+    assert [entry.level for entry in found["ann"]] == [0, 1, 2]
+    assert len(list((site.home / "disk1" / "dumps").glob("ann*.dump"))) == 3
+    clones = json.loads(site.quick("--json", "clones", "ann").out)
+    assert len(clones) == 2
+    assert json.loads(site.quick("--json", "prune", "--dry-run", DAL_NOW=night(9)).out)["removed"] == []
+    site.quick("hold", f"ann@{clones[0]['clone']}")
+    for day in range(10, 13):
+        site.back_up(day)
+    assert clones[0]["clone"] in [each["clone"] for each in json.loads(site.quick("--json", "clones", "ann").out)]
+
+
+def test_prune_shows_and_then_removes_the_same(site: Site) -> None:
+    for day in range(9):
+        site.back_up(day)
+    text = (site.home / "site.toml").read_text()
+    (site.home / "site.toml").write_text(text + "keep.clones = { last = 1 }\nkeep.archive = { last = 1 }\n")
+    shown = json.loads(site.quick("--json", "prune", "--dry-run", DAL_NOW=night(9)).out)
+    assert site.require_whole() and len(site.dumps()) == 18
+    (site.home / "disk1").rename(site.home / "safe")
+    waiting = json.loads(site.quick("--json", "prune", DAL_NOW=night(9)).out)["waiting"]
+    assert {each["what"] for each in waiting} == {"archive"} and len(site.dumps()) == 18
+    (site.home / "safe").rename(site.home / "disk1")
+    gone = json.loads(site.quick("--json", "prune", DAL_NOW=night(9)).out)["removed"]
+    archived = [each["name"] for each in shown["removed"] if each["what"] == "archive"]
+    assert archived and [each["name"] for each in gone] == archived
+    assert [entry.level for entry in site.require_whole()["ann"]] == [0, 1]
+
+
+def test_plan_says_what_the_nights_then_do(site: Site) -> None:
+    site.back_up(0)
+    plan = json.loads(site.quick("--json", "plan", "--days", "8", DAL_NOW=night(1)).out)
+    levels = [{dump["level"] for dump in day["dumps"]} for day in plan["days"]]
+    assert levels == [{1}, {2}, {3}, {2}, {3}, {4}, {0}, {1}]
+    assert [day["day"] for day in plan["days"]][:2] == ["2026-11-17", "2026-11-18"]
+    for day in range(1, 9):
+        assert {each["level"] for each in site.back_up(day)["volumes"]} == levels[day - 1]
+    text = site.quick("plan", "--days", "8", DAL_NOW=night(9)).out.decode()
+    assert "Wed 25 Nov" in text and "retention removes by then: nothing" in text
+
+
+def test_webhook_and_mail_are_told_of_a_failure_and_not_of_success(site: Site) -> None:
+    got: list[Any] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Hook)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        (site.home / "bin").mkdir()
+        program = site.home / "bin" / "sendmail"
+        program.write_text(f"#!/bin/sh\ncat > {site.home}/mail\n")
+        program.chmod(0o755)
+        text = (site.home / "site.toml").read_text()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        (site.home / "site.toml").write_text(text + f'[notify]\nmail_to = "root"\nwebhook = "{url}"\n')
+        path = f"{site.home}/bin:{os.environ['PATH']}"
+        site.back_up(0, PATH=path)
+        assert got == [] and not (site.home / "mail").exists()
+        (site.home / "disk1" / "DALSEGNO-LABEL").unlink()
+        site.back_up(1, code=3, PATH=path)
+        assert "2 incomplete" in got[0]["subject"] and got[0]["report"]["counts"]["incomplete"] == 2
+        mail = (site.home / "mail").read_text()
+        assert "To: root" in mail and "Subject: dal on " in mail and "2 incomplete" in mail
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    report = site.back_up(2, code=3, PATH=path)
+    assert "webhook http://127.0.0.1" in report["not_told"][0]
+
+
+# Killed
+
+
+def start_of_week(site: Site) -> None:
+    change(site, "monday")
+    site.back_up(0)
+    change(site, "tuesday")
+    (site.home / "homes" / "carl").mkdir()
+    (site.home / "homes" / "carl" / "new").write_text("a volume of today\n")
+
+
+KEPT = ("homes", "disk1", "state", "pool")
+
+
+def put_aside(site: Site) -> None:
+    for name in KEPT:
+        shutil.copytree(site.home / name, site.home / "aside" / name, symlinks=True, copy_function=shutil.copy2)
+
+
+def put_back(site: Site) -> None:
+    for name in KEPT:
+        shutil.rmtree(site.home / name)
+        shutil.copytree(site.home / "aside" / name, site.home / name, symlinks=True, copy_function=shutil.copy2)
+
+
+def require_tuesday(site: Site, fault: str) -> None:
+    found = site.require_whole()
+    levels = {name: [entry.level for entry in entries] for name, entries in found.items()}
+    assert levels == {"ann": [0, 1], "bob": [0, 1], "carl": [0]}, fault
+    assert site.spool() == [], fault
+    assert len(list((site.home / "disk1" / "dumps").glob("*.dump"))) == 5, fault
+
+
+@pytest.mark.timeout(600)
+def test_killed_between_any_two_steps_the_next_run_finishes_and_records_nothing_twice(site: Site) -> None:
+    start_of_week(site)
+    put_aside(site)
+    step, killed = 0, True
+    while killed:
+        step += 1
+        done = site.quick("backup", "--set", "all", code=(0, KILLED), DAL_NOW=night(1), DAL_FAULT=f"kill:{step}")
+        killed = done.code == KILLED
+        if killed:
+            site.back_up(1)
+        require_tuesday(site, f"kill:{step}")
+        if step % 25 == 0:
+            for name in ("ann", "carl"):
+                site.quick("restore", f"{name}@2026-11-17", "--to", "back", "--delete", DAL_NOW=night(2))
+                assert tree(site.home / "back") == tree(site.home / "homes" / name)
+            site.quick("catalog", "check", "--read", DAL_NOW=night(2))
+        put_back(site)
+    assert step > 100, "a run has that many durable steps"
+
+
+@pytest.mark.timeout(600)
+def test_disk_that_fills_up_at_any_step_costs_nothing_once_there_is_room(site: Site) -> None:
+    start_of_week(site)
+    put_aside(site)
+    step, failed = 0, True
+    while failed:
+        step += 7
+        done = site.quick(
+            "backup", "--set", "all", code=(0, 1, 3, 10), DAL_NOW=night(1), DAL_FAULT=f"full:{step}"
+        )
+        failed = done.code != 0
+        assert not list((site.home / "state").rglob("*.partial")), step
+        if failed:
+            site.back_up(1, "--set", "all", "--due")
+        require_tuesday(site, f"full:{step}")
+        put_back(site)
+    assert step > 100
+
+
+def test_killed_run_of_yesterday_is_finished_and_today_is_backed_up_too(site: Site) -> None:
+    site.back_up(0)
+    change(site, "tuesday")
+    with Catalog.open(f"sqlite:///{site.home}/state/catalog.sqlite") as catalog:
+        started = len(catalog.runs())
+    step = 40
+    while True:
+        site.quick("backup", "--set", "all", code=KILLED, DAL_NOW=night(1), DAL_FAULT=f"kill:{step}")
+        with Catalog.open(f"sqlite:///{site.home}/state/catalog.sqlite") as catalog:
+            open_jobs = [job for job in catalog.open_jobs() if job.state == JOB_OPEN]
+        if open_jobs and open_jobs[0].step != "begun":
+            break
+        step += 1
+    change(site, "wednesday")
+    report = site.back_up(2)
+    assert [each["volume"] for each in report["volumes"] if each["resumed"]] == ["ann"]
+    found = site.require_whole()
+    assert [entry.level for entry in found["ann"]] == [0, 1, 2] and [entry.level for entry in found["bob"]] == [0, 1]
+    site.quick("restore", "ann@2026-11-17", "--to", "back", DAL_NOW=night(3))
+    assert (site.home / "back" / "plan.txt").read_text() == "ann: tuesday\n"
+    with Catalog.open(f"sqlite:///{site.home}/state/catalog.sqlite") as catalog:
+        assert len(catalog.runs()) == started + 2 and all(run.ended_ns for run in catalog.runs())
+
+
+def test_interrupted_run_stops_soon_and_goes_on_later(site: Site) -> None:
+    (site.home / "homes" / "ann" / "big.bin").write_bytes(os.urandom(30_000_000))
+    text = (site.home / "site.toml").read_text()
+    (site.home / "site.toml").write_text(text + '[limits]\nbandwidth = "1M"\n')
+    running = subprocess.Popen(
+        [*site.command(), "backup", "--set", "all"],
+        cwd=site.home,
+        env=site.environ({"DAL_NOW": night(0)}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    halfway = time.monotonic() + 30
+    while not list((site.home / "disk1").rglob("*.partial")) and time.monotonic() < halfway:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=20)
+    assert running.returncode == 130 and b"Traceback" not in err, (out, err)
+    (site.home / "site.toml").write_text(text)
+    report = site.back_up(0)
+    assert [each["volume"] for each in report["volumes"] if each["resumed"]] == ["ann"]
+    assert {name: len(entries) for name, entries in site.require_whole().items()} == {"ann": 1, "bob": 1}
