@@ -7,22 +7,14 @@ SQLite for one server, PostgreSQL for a site. It is never trusted over the files
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 from sqlalchemy import (
-    BigInteger,
     Column,
     Connection,
     Engine,
-    ForeignKey,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
     Table,
-    Text,
     create_engine,
     delete,
     event,
@@ -49,6 +41,24 @@ from dalsegno.backup.records import (
     Run,
     usable_copies,
 )
+from dalsegno.backup.tables import (
+    COPIES,
+    DRILLS,
+    DUMPS,
+    EARLIER,
+    JOBS,
+    MEDIA,
+    METADATA,
+    REVISION_BYTES,
+    RUNS,
+    STATE,
+    dump_of,
+    of_volume,
+    row_of,
+    row_of_dump,
+    to_json,
+    value_of,
+)
 from dalsegno.terms.errors import BadInput, DalError, Damaged, Full, NoAccess, NotFound, TooNew, Unavailable
 from dalsegno.world.files import durable_step, file_errors, make_directory
 
@@ -58,116 +68,7 @@ CHAIN_DUMPS_MAX: Final = 64
 CANDIDATES_READ: Final = 16
 PARAMETERS_MAX: Final = 500
 """How many values go into one IN list."""
-T = TypeVar("T")
 
-_metadata = MetaData()
-_state = Table("catalog", _metadata, Column("version", Integer, nullable=False))
-_dumps = Table(
-    "dumps",
-    _metadata,
-    Column("dump_id", LargeBinary, primary_key=True),
-    Column("volume_id", LargeBinary, nullable=False),
-    Column("volume_name", Text, nullable=False),
-    Column("level", Integer, nullable=False),
-    Column("revision", LargeBinary, nullable=False),
-    Column("base_dump", LargeBinary, nullable=False),
-    Column("base_revisions", LargeBinary, nullable=False),
-    Column("clone_name", Text, nullable=False),
-    Column("cloned_at_ns", BigInteger, nullable=False),
-    Column("taken_at_ns", BigInteger, nullable=False),
-    Column("received_at_ns", BigInteger, nullable=False),
-    Column("size_bytes", BigInteger, nullable=False),
-    Column("digest", LargeBinary, nullable=False),
-    Column("raw_bytes", BigInteger, nullable=False),
-    Column("entry_count", BigInteger, nullable=False),
-    Column("host", Text, nullable=False),
-    Column("set_name", Text, nullable=False),
-    Column("verdict", Text, nullable=False),
-    Column("verified_at_ns", BigInteger, nullable=False),
-    Index("dumps_by_id_and_time", "volume_id", "cloned_at_ns"),
-    Index("dumps_by_name_and_time", "volume_name", "cloned_at_ns"),
-    Index("dumps_by_revision", "revision"),
-    Index("dumps_by_set", "set_name", "cloned_at_ns"),
-)
-_earlier = Table(
-    "earlier",
-    _metadata,
-    Column("dump_id", LargeBinary, ForeignKey("dumps.dump_id", ondelete="CASCADE"), primary_key=True),
-    Column("revision", LargeBinary, primary_key=True),
-    Column("clone_name", Text, nullable=False),
-    Column("cloned_at_ns", BigInteger, nullable=False),
-    Index("earlier_by_revision", "revision"),
-)
-_copies = Table(
-    "copies",
-    _metadata,
-    Column("dump_id", LargeBinary, primary_key=True),
-    Column("target", Text, primary_key=True),
-    Column("number", Integer, primary_key=True),
-    Column("part", Integer, primary_key=True),
-    Column("parts", Integer, nullable=False),
-    Column("needed", Integer, nullable=False),
-    Column("medium", Text, nullable=False),
-    Column("place", Text, nullable=False),
-    Column("size_bytes", BigInteger, nullable=False),
-    Column("written_at_ns", BigInteger, nullable=False),
-    Column("checked_at_ns", BigInteger, nullable=False),
-    Column("verdict", Text, nullable=False),
-    Index("copies_by_medium", "medium"),
-)
-_media = Table(
-    "media",
-    _metadata,
-    Column("label", Text, primary_key=True),
-    Column("target", Text, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("id", LargeBinary, nullable=False),
-    Column("capacity_bytes", BigInteger, nullable=False),
-    Column("used_bytes", BigInteger, nullable=False),
-    Column("first_used_ns", BigInteger, nullable=False),
-    Column("last_seen_ns", BigInteger, nullable=False),
-    Column("state", Text, nullable=False),
-)
-_runs = Table(
-    "runs",
-    _metadata,
-    Column("id", Integer, primary_key=True),
-    Column("started_ns", BigInteger, nullable=False),
-    Column("ended_ns", BigInteger, nullable=False),
-    Column("report", Text, nullable=False),
-)
-_jobs = Table(
-    "jobs",
-    _metadata,
-    Column("run_id", Integer, primary_key=True),
-    Column("set_name", Text, primary_key=True),
-    Column("volume_name", Text, primary_key=True),
-    Column("volume_id", LargeBinary, nullable=False),
-    Column("step", Text, nullable=False),
-    Column("data", Text, nullable=False),
-    Column("updated_ns", BigInteger, nullable=False),
-    Column("state", Text, nullable=False),
-    Index("jobs_by_state", "state"),
-)
-_drills = Table(
-    "drills",
-    _metadata,
-    Column("id", Integer, primary_key=True),
-    Column("volume_id", LargeBinary, nullable=False),
-    Column("volume_name", Text, nullable=False),
-    Column("set_name", Text, nullable=False),
-    Column("dump_id", LargeBinary, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("started_ns", BigInteger, nullable=False),
-    Column("ended_ns", BigInteger, nullable=False),
-    Column("file_count", BigInteger, nullable=False),
-    Column("total_bytes", BigInteger, nullable=False),
-    Column("verdict", Text, nullable=False),
-    Column("findings", Text, nullable=False),
-    Column("media", Text, nullable=False),
-    Index("drills_by_volume", "volume_id", "ended_ns"),
-)
-REVISION_BYTES: Final = 32
 
 
 class Catalog:
@@ -233,14 +134,14 @@ class Catalog:
     def _prepare(self, *, create: bool) -> None:
         with self._read() as connection:
             there = inspect(connection).has_table("catalog")
-            version = connection.execute(select(_state.c.version)).scalar() if there else None
+            version = connection.execute(select(STATE.c.version)).scalar() if there else None
         if version is None:
             if not create:
                 raise NotFound(f"no catalog in {self.url}: `dal catalog rebuild` makes one from the dumps")
             with self._write() as connection:
-                _metadata.create_all(connection)
-                if connection.execute(select(_state.c.version)).scalar() is None:
-                    connection.execute(insert(_state).values(version=VERSION))
+                METADATA.create_all(connection)
+                if connection.execute(select(STATE.c.version)).scalar() is None:
+                    connection.execute(insert(STATE).values(version=VERSION))
         elif version > VERSION:
             raise TooNew(f"catalog {self.url}: version {version}, this program reads {VERSION}: install a newer one")
 
@@ -289,17 +190,17 @@ class Catalog:
     def _put_dumps(
         self, connection: Connection, items: Sequence[tuple[DumpEntry, tuple[Earlier, ...], tuple[Copy, ...]]]
     ) -> None:
-        self._put(connection, _dumps, [_row_of_dump(entry) for entry, _, _ in items])
+        self._put(connection, DUMPS, [row_of_dump(entry) for entry, _, _ in items])
         self._put(
             connection,
-            _earlier,
-            [{"dump_id": entry.dump_id, **_row(each)} for entry, earlier, _ in items for each in earlier],
+            EARLIER,
+            [{"dump_id": entry.dump_id, **row_of(each)} for entry, earlier, _ in items for each in earlier],
         )
-        self._put(connection, _copies, [_row(copy) for _, _, copies in items for copy in copies])
+        self._put(connection, COPIES, [row_of(copy) for _, _, copies in items for copy in copies])
 
     def get_dump(self, dump_id: bytes) -> DumpEntry | None:
         """Return the dump with this id."""
-        found = self._dumps_where(_dumps.c.dump_id == dump_id)
+        found = self._dumps_where(DUMPS.c.dump_id == dump_id)
         return found[0] if found else None
 
     def find_dumps(self, prefix: str) -> list[DumpEntry]:
@@ -307,7 +208,7 @@ class Catalog:
         if len(prefix) > 32 or any(digit not in "0123456789abcdef" for digit in prefix.lower()):
             return []
         low, high = prefix.ljust(32, "0"), prefix.ljust(32, "f")
-        return self._dumps_where(_dumps.c.dump_id.between(bytes.fromhex(low), bytes.fromhex(high)))
+        return self._dumps_where(DUMPS.c.dump_id.between(bytes.fromhex(low), bytes.fromhex(high)))
 
     def dumps(
         self,
@@ -320,44 +221,44 @@ class Catalog:
         """Return dumps, oldest state first; of one volume (name or id), of one set, of a span of time (ends count)."""
         wanted: list[ColumnElement[bool]] = []
         if volume is not None:
-            wanted.append(_of_volume(volume))
+            wanted.append(of_volume(volume))
         if set_name is not None:
-            wanted.append(_dumps.c.set_name == set_name)
+            wanted.append(DUMPS.c.set_name == set_name)
         if since_ns is not None:
-            wanted.append(_dumps.c.cloned_at_ns >= since_ns)
+            wanted.append(DUMPS.c.cloned_at_ns >= since_ns)
         if until_ns is not None:
-            wanted.append(_dumps.c.cloned_at_ns <= until_ns)
+            wanted.append(DUMPS.c.cloned_at_ns <= until_ns)
         return self._dumps_where(*wanted)
 
     def _dumps_where(self, *wanted: ColumnElement[bool]) -> list[DumpEntry]:
-        query = select(_dumps).where(*wanted).order_by(_dumps.c.cloned_at_ns, _dumps.c.taken_at_ns)
+        query = select(DUMPS).where(*wanted).order_by(DUMPS.c.cloned_at_ns, DUMPS.c.taken_at_ns)
         with self._read() as connection:
-            return [_dump_of(row) for row in connection.execute(query).mappings()]
+            return [dump_of(row) for row in connection.execute(query).mappings()]
 
     def earlier(self, dump_id: bytes) -> list[Earlier]:
         """Return the clones that a dump carries besides its newest, oldest first."""
-        query = select(_earlier).where(_earlier.c.dump_id == dump_id).order_by(_earlier.c.cloned_at_ns)
+        query = select(EARLIER).where(EARLIER.c.dump_id == dump_id).order_by(EARLIER.c.cloned_at_ns)
         with self._read() as connection:
-            return [_value_of(Earlier, row) for row in connection.execute(query).mappings()]
+            return [value_of(Earlier, row) for row in connection.execute(query).mappings()]
 
     def set_verdict(self, dump_id: bytes, verdict: str, *, at_ns: int) -> None:
         """Keep what a verification said about a dump."""
-        change = update(_dumps).where(_dumps.c.dump_id == dump_id).values(verdict=verdict, verified_at_ns=at_ns)
+        change = update(DUMPS).where(DUMPS.c.dump_id == dump_id).values(verdict=verdict, verified_at_ns=at_ns)
         with self._write() as connection:
             connection.execute(change)
 
     def remove_dump(self, dump_id: bytes) -> None:
         """Forget a dump whose files are all gone."""
         with self._write() as connection:
-            for table in (_copies, _earlier, _dumps):
+            for table in (COPIES, EARLIER, DUMPS):
                 connection.execute(delete(table).where(table.c.dump_id == dump_id))
 
     def volumes(self) -> list[tuple[bytes, str]]:
         """Return id and newest name of every volume that has dumps, by name."""
-        newest = select(_dumps.c.volume_id, func.max(_dumps.c.taken_at_ns).label("at")).group_by(_dumps.c.volume_id)
+        newest = select(DUMPS.c.volume_id, func.max(DUMPS.c.taken_at_ns).label("at")).group_by(DUMPS.c.volume_id)
         latest = newest.subquery()
-        query = select(_dumps.c.volume_id, _dumps.c.volume_name).join(
-            latest, (latest.c.volume_id == _dumps.c.volume_id) & (latest.c.at == _dumps.c.taken_at_ns)
+        query = select(DUMPS.c.volume_id, DUMPS.c.volume_name).join(
+            latest, (latest.c.volume_id == DUMPS.c.volume_id) & (latest.c.at == DUMPS.c.taken_at_ns)
         )
         with self._read() as connection:
             found = {bytes(volume_id): str(name) for volume_id, name in connection.execute(query)}
@@ -372,15 +273,15 @@ class Catalog:
     def put_copies(self, copies: Sequence[Copy]) -> None:
         """Record copies in one transaction."""
         with self._write() as connection:
-            self._put(connection, _copies, [_row(copy) for copy in copies])
+            self._put(connection, COPIES, [row_of(copy) for copy in copies])
 
     def remove_copy(self, copy: Copy) -> None:
         """Forget a copy whose file was removed."""
-        key = (_copies.c.dump_id, _copies.c.target, _copies.c.number, _copies.c.part)
+        key = (COPIES.c.dump_id, COPIES.c.target, COPIES.c.number, COPIES.c.part)
         values = (copy.dump_id, copy.target, copy.number, copy.part)
         with self._write() as connection:
             connection.execute(
-                delete(_copies).where(*(column == value for column, value in zip(key, values, strict=True)))
+                delete(COPIES).where(*(column == value for column, value in zip(key, values, strict=True)))
             )
 
     def copies(self, dump_id: bytes) -> list[Copy]:
@@ -394,24 +295,24 @@ class Catalog:
         with self._read() as connection:
             for start in range(0, len(wanted), PARAMETERS_MAX):
                 some = wanted[start : start + PARAMETERS_MAX]
-                query = select(_copies).where(_copies.c.dump_id.in_(some))
-                query = query.order_by(_copies.c.target, _copies.c.number, _copies.c.part)
+                query = select(COPIES).where(COPIES.c.dump_id.in_(some))
+                query = query.order_by(COPIES.c.target, COPIES.c.number, COPIES.c.part)
                 for row in connection.execute(query).mappings():
-                    copy = _value_of(Copy, row)
+                    copy = value_of(Copy, row)
                     found.setdefault(copy.dump_id, []).append(copy)
         return found
 
     def copies_on(self, label: str) -> list[Copy]:
         """Return what is on a medium."""
-        query = select(_copies).where(_copies.c.medium == label).order_by(_copies.c.place)
+        query = select(COPIES).where(COPIES.c.medium == label).order_by(COPIES.c.place)
         with self._read() as connection:
-            return [_value_of(Copy, row) for row in connection.execute(query).mappings()]
+            return [value_of(Copy, row) for row in connection.execute(query).mappings()]
 
     def labels(self) -> dict[str, tuple[str, int, int]]:
         """Return target, file count and bytes of every label that copies name."""
-        query = select(_copies.c.medium, func.min(_copies.c.target), func.count(), func.sum(_copies.c.size_bytes))
+        query = select(COPIES.c.medium, func.min(COPIES.c.target), func.count(), func.sum(COPIES.c.size_bytes))
         with self._read() as connection:
-            rows = connection.execute(query.group_by(_copies.c.medium)).all()
+            rows = connection.execute(query.group_by(COPIES.c.medium)).all()
         return {str(label): (str(target), int(count), int(size)) for label, target, count, size in rows}
 
     # Media
@@ -419,41 +320,41 @@ class Catalog:
     def put_medium(self, medium: Medium) -> None:
         """Record a medium; what was recorded under its label is replaced."""
         with self._write() as connection:
-            self._put(connection, _media, [_row(medium)])
+            self._put(connection, MEDIA, [row_of(medium)])
 
     def get_medium(self, label: str) -> Medium | None:
         """Return the medium with this label."""
         with self._read() as connection:
-            row = connection.execute(select(_media).where(_media.c.label == label)).mappings().first()
-        return _value_of(Medium, row) if row is not None else None
+            row = connection.execute(select(MEDIA).where(MEDIA.c.label == label)).mappings().first()
+        return value_of(Medium, row) if row is not None else None
 
     def media(self, target: str | None = None) -> list[Medium]:
         """Return the media, by label; of one target when it is named."""
-        query = select(_media).order_by(_media.c.label)
+        query = select(MEDIA).order_by(MEDIA.c.label)
         if target is not None:
-            query = query.where(_media.c.target == target)
+            query = query.where(MEDIA.c.target == target)
         with self._read() as connection:
-            return [_value_of(Medium, row) for row in connection.execute(query).mappings()]
+            return [value_of(Medium, row) for row in connection.execute(query).mappings()]
 
     # Runs and jobs
 
     def begin_run(self, *, started_ns: int, report: Mapping[str, Any] | None = None) -> Run:
         """Open a run and return it with its id."""
         with self._write() as connection:
-            values = {"started_ns": started_ns, "ended_ns": 0, "report": _json(report or {})}
-            key = connection.execute(insert(_runs).values(values)).inserted_primary_key
+            values = {"started_ns": started_ns, "ended_ns": 0, "report": to_json(report or {})}
+            key = connection.execute(insert(RUNS).values(values)).inserted_primary_key
         assert key is not None
         return Run(id=int(key[0]), started_ns=started_ns, report=dict(report or {}))
 
     def end_run(self, run_id: int, *, ended_ns: int, report: Mapping[str, Any]) -> None:
         """Close a run with its report."""
-        change = update(_runs).where(_runs.c.id == run_id).values(ended_ns=ended_ns, report=_json(report))
+        change = update(RUNS).where(RUNS.c.id == run_id).values(ended_ns=ended_ns, report=to_json(report))
         with self._write() as connection:
             connection.execute(change)
 
     def runs(self, *, count_max: int = 100) -> list[Run]:
         """Return the newest runs, newest first."""
-        query = select(_runs).order_by(_runs.c.id.desc()).limit(count_max)
+        query = select(RUNS).order_by(RUNS.c.id.desc()).limit(count_max)
         with self._read() as connection:
             return [
                 Run(id=row.id, started_ns=row.started_ns, ended_ns=row.ended_ns, report=json.loads(row.report))
@@ -467,40 +368,40 @@ class Catalog:
     def put_jobs(self, jobs: Sequence[Job]) -> None:
         """Write many lines of the journal in one transaction."""
         with self._write() as connection:
-            self._put(connection, _jobs, [{**_row(job), "data": _json(job.data)} for job in jobs])
+            self._put(connection, JOBS, [{**row_of(job), "data": to_json(job.data)} for job in jobs])
 
     def open_jobs(self) -> list[Job]:
         """Return what was begun and not ended, oldest first."""
-        return self._jobs_where(_jobs.c.state == JOB_OPEN)
+        return self._jobs_where(JOBS.c.state == JOB_OPEN)
 
     def jobs(self, run_id: int) -> list[Job]:
         """Return the jobs of one run."""
-        return self._jobs_where(_jobs.c.run_id == run_id)
+        return self._jobs_where(JOBS.c.run_id == run_id)
 
     def _jobs_where(self, wanted: ColumnElement[bool]) -> list[Job]:
-        query = select(_jobs).where(wanted).order_by(_jobs.c.run_id, _jobs.c.updated_ns)
+        query = select(JOBS).where(wanted).order_by(JOBS.c.run_id, JOBS.c.updated_ns)
         with self._read() as connection:
             rows = connection.execute(query).mappings().all()
-        return [_value_of(Job, {**row, "data": json.loads(row["data"])}) for row in rows]
+        return [value_of(Job, {**row, "data": json.loads(row["data"])}) for row in rows]
 
     # Drills
 
     def put_drill(self, drill: Drill) -> None:
         """Record how a drill ended."""
-        row = {**_row(drill), "findings": _json(drill.findings), "media": _json(drill.media)}
+        row = {**row_of(drill), "findings": to_json(drill.findings), "media": to_json(drill.media)}
         with self._write() as connection:
-            connection.execute(insert(_drills).values(row))
+            connection.execute(insert(DRILLS).values(row))
 
     def drills(self, volume: str | bytes | None = None, *, count_max: int = 1000) -> list[Drill]:
         """Return drills, newest first; of one volume when it is named."""
-        query = select(_drills).order_by(_drills.c.ended_ns.desc(), _drills.c.id.desc()).limit(count_max)
+        query = select(DRILLS).order_by(DRILLS.c.ended_ns.desc(), DRILLS.c.id.desc()).limit(count_max)
         if volume is not None:
-            column: Column[Any] = _drills.c.volume_name if isinstance(volume, str) else _drills.c.volume_id
+            column: Column[Any] = DRILLS.c.volume_name if isinstance(volume, str) else DRILLS.c.volume_id
             query = query.where(column == volume)
         with self._read() as connection:
             rows = connection.execute(query).mappings().all()
         return [
-            _value_of(
+            value_of(
                 Drill, {**row, "findings": tuple(json.loads(row["findings"])), "media": tuple(json.loads(row["media"]))}
             )
             for row in rows
@@ -535,12 +436,12 @@ class Catalog:
             )
 
     def _newest(self, volume: str | bytes, at_ns: int, *, skip: Sequence[bytes]) -> list[DumpEntry]:
-        query = select(_dumps).where(_of_volume(volume), _dumps.c.cloned_at_ns <= at_ns)
+        query = select(DUMPS).where(of_volume(volume), DUMPS.c.cloned_at_ns <= at_ns)
         if skip:
-            query = query.where(_dumps.c.dump_id.not_in(skip))
-        query = query.order_by(_dumps.c.cloned_at_ns.desc(), _dumps.c.level, _dumps.c.taken_at_ns.desc())
+            query = query.where(DUMPS.c.dump_id.not_in(skip))
+        query = query.order_by(DUMPS.c.cloned_at_ns.desc(), DUMPS.c.level, DUMPS.c.taken_at_ns.desc())
         with self._read() as connection:
-            return [_dump_of(row) for row in connection.execute(query.limit(CANDIDATES_READ)).mappings()]
+            return [dump_of(row) for row in connection.execute(query.limit(CANDIDATES_READ)).mappings()]
 
     def chain_to(self, top: DumpEntry, *, only_with_copies: bool = True) -> list[DumpEntry]:
         """Return the dumps that restore what `top` brings, the full one first; empty when one is missing."""
@@ -563,9 +464,9 @@ class Catalog:
     def _carriers(self, top: DumpEntry) -> list[DumpEntry]:
         """Return the dumps that bring the state `top` was made against: the one it names first, then the smallest."""
         base = top.base_revisions[0]
-        found = self._dumps_where((_dumps.c.revision == base) & (_dumps.c.taken_at_ns <= top.taken_at_ns))
-        by_earlier = select(_earlier.c.dump_id).where(_earlier.c.revision == base)
-        found += self._dumps_where(_dumps.c.dump_id.in_(by_earlier), _dumps.c.taken_at_ns <= top.taken_at_ns)
+        found = self._dumps_where((DUMPS.c.revision == base) & (DUMPS.c.taken_at_ns <= top.taken_at_ns))
+        by_earlier = select(EARLIER.c.dump_id).where(EARLIER.c.revision == base)
+        found += self._dumps_where(DUMPS.c.dump_id.in_(by_earlier), DUMPS.c.taken_at_ns <= top.taken_at_ns)
         unique = {entry.dump_id: entry for entry in found if entry.dump_id != top.dump_id}
         return sorted(
             unique.values(), key=lambda entry: (entry.dump_id != top.base_dump, entry.level, entry.size_bytes)
@@ -573,13 +474,13 @@ class Catalog:
 
     def find_clone(self, volume: str | bytes, clone_name: str) -> list[tuple[DumpEntry, bytes]]:
         """Return the dumps that carry a clone of this name and the revision it names, the newest first."""
-        also = select(_dumps, _earlier.c.revision.label("clone_revision"))
-        also = also.join(_earlier, _earlier.c.dump_id == _dumps.c.dump_id)
-        also = also.where(_of_volume(volume), _earlier.c.clone_name == clone_name)
+        also = select(DUMPS, EARLIER.c.revision.label("clone_revision"))
+        also = also.join(EARLIER, EARLIER.c.dump_id == DUMPS.c.dump_id)
+        also = also.where(of_volume(volume), EARLIER.c.clone_name == clone_name)
         with self._read() as connection:
             rows = connection.execute(also).mappings().all()
-        found = [(_dump_of(row), bytes(row["clone_revision"])) for row in rows]
-        own = self._dumps_where(_of_volume(volume), _dumps.c.clone_name == clone_name)
+        found = [(dump_of(row), bytes(row["clone_revision"])) for row in rows]
+        own = self._dumps_where(of_volume(volume), DUMPS.c.clone_name == clone_name)
         found += [(entry, entry.revision) for entry in own]
         return sorted(found, key=lambda each: (each[0].cloned_at_ns, each[0].taken_at_ns), reverse=True)
 
@@ -589,7 +490,7 @@ class Catalog:
         if not prefix or len(prefix) > digits or any(digit not in "0123456789abcdef" for digit in prefix.lower()):
             return []
         low, high = bytes.fromhex(prefix.ljust(digits, "0")), bytes.fromhex(prefix.ljust(digits, "f"))
-        return self._dumps_where(_of_volume(volume), _dumps.c.revision.between(low, high))[::-1]
+        return self._dumps_where(of_volume(volume), DUMPS.c.revision.between(low, high))[::-1]
 
     # The whole
 
@@ -600,50 +501,18 @@ class Catalog:
     ) -> None:
         """Put dumps, copies and media in the place of all there were, in one transaction: how a rebuild ends."""
         with self._write() as connection:
-            for table in (_copies, _earlier, _dumps, _media):
+            for table in (COPIES, EARLIER, DUMPS, MEDIA):
                 connection.execute(delete(table))
             self._put_dumps(connection, items)
-            self._put(connection, _media, [_row(medium) for medium in media])
+            self._put(connection, MEDIA, [row_of(medium) for medium in media])
 
     def counts(self) -> dict[str, int]:
         """Return how many rows each table has."""
         with self._read() as connection:
             return {
                 table.name: int(connection.execute(select(func.count()).select_from(table)).scalar() or 0)
-                for table in (_dumps, _copies, _media, _runs, _jobs, _drills)
+                for table in (DUMPS, COPIES, MEDIA, RUNS, JOBS, DRILLS)
             }
-
-
-def _of_volume(volume: str | bytes) -> ColumnElement[bool]:
-    return _dumps.c.volume_name == volume if isinstance(volume, str) else _dumps.c.volume_id == volume
-
-
-def _row(value: Any) -> dict[str, Any]:
-    return {each.name: getattr(value, each.name) for each in fields(value)}
-
-
-def _row_of_dump(entry: DumpEntry) -> dict[str, Any]:
-    assert all(len(revision) == REVISION_BYTES for revision in entry.base_revisions)
-    return {**_row(entry), "base_revisions": b"".join(entry.base_revisions)}
-
-
-def _value_of(kind: type[T], row: Mapping[Any, Any]) -> T:
-    names = [each.name for each in fields(kind)]  # type: ignore[arg-type]
-    return kind(**{name: _plain(row[name]) for name in names})
-
-
-def _plain(value: Any) -> Any:
-    return bytes(value) if isinstance(value, (memoryview, bytearray)) else value
-
-
-def _dump_of(row: Mapping[Any, Any]) -> DumpEntry:
-    joined = bytes(row["base_revisions"])
-    bases = tuple(joined[start : start + REVISION_BYTES] for start in range(0, len(joined), REVISION_BYTES))
-    return _value_of(DumpEntry, {**row, "base_revisions": bases})
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), sort_keys=True)
 
 
 def _tune_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:
