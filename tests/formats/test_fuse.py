@@ -139,8 +139,9 @@ def test_directories_come_back_whatever_the_length_of_a_name() -> None:
     plain = [fuse.encode_dirent(each) for each in dirents]
     assert all(len(each) % 8 == 0 for each in plain)
     assert fuse.decode_dirents(b"".join(plain)) == dirents
-    plus = b"".join(fuse.encode_dirent_plus(fuse.encode_entry(ENTRY), each) for each in dirents)
+    plus = b"".join(fuse.encode_dirent_plus(ENTRY, each) for each in dirents)
     assert fuse.decode_dirents_plus(plus) == [(ENTRY, each) for each in dirents]
+    assert plus == b"".join(fuse.encode_entry(ENTRY) + each for each in plain)
 
 
 def test_answers_carry_their_request_and_their_error() -> None:

@@ -104,6 +104,7 @@ ATTR: Final = struct.Struct("=QQQqqqIIIIIIIIII")
 ENTRY: Final = struct.Struct("=QQQQII")
 ATTR_VALID: Final = struct.Struct("=QIxxxx")
 DIRENT: Final = struct.Struct("=QQII")
+DIRENT_PLUS: Final = struct.Struct(ENTRY.format + ATTR.format[1:] + DIRENT.format[1:])
 STATFS_REPLY: Final = struct.Struct("=QQQQQIII4x24x")
 INIT_REPLY: Final = struct.Struct("=IIIIHHIIHHI28x")
 OPEN_REPLY: Final = struct.Struct("=QIxxxx")
@@ -112,6 +113,7 @@ OFFSET_REPLY: Final = struct.Struct("=Q")
 INVAL_INODE: Final = struct.Struct("=Qqq")
 INVAL_ENTRY: Final = struct.Struct("=QIxxxx")
 assert HEADER.size == 40 and REPLY.size == 16 and ATTR.size == 88 and ENTRY.size == 40 and DIRENT.size == 24
+assert DIRENT_PLUS.size == ENTRY.size + ATTR.size + DIRENT.size
 assert STATFS_REPLY.size == 80 and INIT_REPLY.size == 64
 
 
@@ -526,6 +528,7 @@ class Dirent(NamedTuple):
     name: bytes
 
 
+_PADDING: Final = [bytes(-count % 8) for count in range(8)]
 NO_ATTR: Final = Attr(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 NO_ENTRY: Final = EntryReply(0, 0, 0, 0, NO_ATTR)
 
@@ -616,12 +619,49 @@ def decode_entry(data: bytes) -> EntryReply:
 def encode_dirent(dirent: Dirent) -> bytes:
     """Return one name of READDIR's payload, filled up to 8 bytes."""
     fixed = DIRENT.pack(dirent.ino, dirent.offset, len(dirent.name), dirent.type)
-    return fixed + dirent.name + bytes(-len(dirent.name) % 8)
+    return fixed + dirent.name + _PADDING[len(dirent.name) % 8]
 
 
-def encode_dirent_plus(entry: bytes, dirent: Dirent) -> bytes:
-    """Return one name of READDIRPLUS' payload; `entry` is encoded, and NO_ENTRY for `.`, `..` and the not looked up."""
-    return entry + encode_dirent(dirent)
+def encode_dirent_plus(entry: EntryReply, dirent: Dirent) -> bytes:
+    """Return one name of READDIRPLUS' payload; `entry` is NO_ENTRY for `.`, `..` and what was not looked up."""
+    node, generation, entry_valid_ns, attr_valid_ns, attr = entry
+    ino, size, blocks, atime_ns, mtime_ns, ctime_ns, mode, link_count, uid, gid, device, block_bytes = attr
+    name = dirent.name
+    # In one piece, since a walk makes one of these for every file.
+    mtime, mtime_rest = divmod(mtime_ns, SECOND_NS)
+    atime, atime_rest = divmod(atime_ns, SECOND_NS) if atime_ns != mtime_ns else (mtime, mtime_rest)
+    ctime, ctime_rest = divmod(ctime_ns, SECOND_NS) if ctime_ns != mtime_ns else (mtime, mtime_rest)
+    entry_seconds, entry_rest = divmod(entry_valid_ns, SECOND_NS)
+    attr_seconds, attr_rest = divmod(attr_valid_ns, SECOND_NS)
+    fixed = DIRENT_PLUS.pack(
+        node,
+        generation,
+        entry_seconds,
+        attr_seconds,
+        entry_rest,
+        attr_rest,
+        ino,
+        size,
+        blocks,
+        atime,
+        mtime,
+        ctime,
+        atime_rest,
+        mtime_rest,
+        ctime_rest,
+        mode,
+        link_count,
+        uid,
+        gid,
+        device,
+        block_bytes,
+        0,
+        dirent.ino,
+        dirent.offset,
+        len(name),
+        dirent.type,
+    )
+    return fixed + name + _PADDING[len(name) % 8]
 
 
 def decode_dirents(data: bytes) -> list[Dirent]:

@@ -111,7 +111,7 @@ class Owners:
 
     def show(self, mode: int, uid: int, gid: int) -> tuple[int, int, int]:
         """Return mode, uid and gid to show; who sees all as his own may read all."""
-        if self.uid is None or self.gid is None:
+        if self.gid is None or self.uid is None:
             return mode, uid, gid
         readable = mode | stat.S_IRUSR | (stat.S_IXUSR if stat.S_ISDIR(mode) or mode & 0o111 else 0)
         return readable & ~(stat.S_ISUID | stat.S_ISGID), self.uid, self.gid
@@ -331,6 +331,12 @@ class ReadOnly:
             mode, uid, gid = self._owners.show(stat.S_IFDIR | 0o555, 0, 0)
             return Attr(_ino(node, 0), DIRECTORY_BYTES, 8, newest, newest, newest, mode, 1, uid, gid, 0)
         kind = entry.kind
+        if kind == objects.ENTRY_FILE and entry.content_kind <= objects.CONTENT_CHUNK and layer.links is None:
+            # Nearly every file is one of these.
+            mode, uid, gid = self._owners.show(stat.S_IFREG | entry.mode, entry.uid, entry.gid)
+            size, at = entry.size, entry.mtime_ns
+            ino = (entry.node or node) ^ layer.salt
+            return Attr(ino or 1, size, (size + 511) >> 9, at, at, at, mode, 1, uid, gid, 0)
         form = FORMS.get(kind, stat.S_IFREG)
         size, link_count, permissions = entry.size, 1, entry.mode
         if kind == objects.ENTRY_DIRECTORY:
@@ -521,10 +527,9 @@ class ReadOnly:
 
     def dots(self, folder: Folder, offset: int, plus: bool) -> Iterator[bytes]:
         """Yield `.` and `..`."""
-        empty = fuse.encode_entry(fuse.NO_ENTRY) if plus else b""
         for position, (name, at) in enumerate(((b".", folder), (b"..", folder.parent or folder))):
             if offset <= position:
-                yield empty + fuse.encode_dirent(Dirent(at.node, position + 1, stat.S_IFDIR >> 12, name))
+                yield encode_name(Dirent(at.node, position + 1, stat.S_IFDIR >> 12, name), plus)
 
     def _dirents(self, folder: Folder, offset: int, plus: bool) -> Iterator[bytes]:
         yield from self.dots(folder, offset, plus)
@@ -535,13 +540,11 @@ class ReadOnly:
             node, shown = self.resolve_row(folder, row, entry)
             form = FORMS.get(shown.kind, stat.S_IFREG) >> 12
             dirent = Dirent(_ino(shown.node or node, layer.salt), row + 3, form, entry.name)
-            if not plus:
-                yield fuse.encode_dirent(dirent)
-            elif shown.kind == objects.ENTRY_MOUNT:
-                yield fuse.encode_dirent_plus(fuse.encode_entry(fuse.NO_ENTRY), dirent)
+            if not plus or shown.kind == objects.ENTRY_MOUNT:
+                yield encode_name(dirent, plus)
             else:
                 reply = EntryReply(node, 0, FOREVER_NS, FOREVER_NS, self.attr(node, shown, layer))
-                yield fuse.encode_dirent_plus(fuse.encode_entry(reply), dirent)
+                yield fuse.encode_dirent_plus(reply, dirent)
             row += 1
 
     def _shelf_dirents(self, folder: Folder, offset: int, plus: bool) -> Iterator[bytes]:
@@ -553,11 +556,10 @@ class ReadOnly:
             self._shelves_seen[folder] = frozenset(names)
         yield from self.dots(folder, offset, plus)
         there = folder.shelf.names()
-        empty = fuse.encode_entry(fuse.NO_ENTRY) if plus else b""
         for row, name in list(enumerate(folder.shelf_names))[max(0, offset - 2) :]:
             if name in there:
                 node = folder.number << ROW_BITS | (row + 1)
-                yield empty + fuse.encode_dirent(Dirent(_ino(node, 0), row + 3, stat.S_IFDIR >> 12, name))
+                yield encode_name(Dirent(_ino(node, 0), row + 3, stat.S_IFDIR >> 12, name), plus)
 
 
 WRITING: Final = (
@@ -580,6 +582,11 @@ WRITING: Final = (
 
 def _refuse(header: Header, body: Any) -> Answer:
     raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def encode_name(dirent: Dirent, plus: bool) -> bytes:
+    """Return a name that the kernel must look up if it wants to know more."""
+    return fuse.encode_dirent_plus(fuse.NO_ENTRY, dirent) if plus else fuse.encode_dirent(dirent)
 
 
 def _ino(node: int, salt: int) -> int:

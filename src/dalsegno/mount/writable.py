@@ -32,6 +32,7 @@ from dalsegno.mount.readonly import (
     ZEROS,
     Folder,
     ReadOnly,
+    encode_name,
     read_pieces,
     sized,
 )
@@ -71,9 +72,6 @@ _FORMS: Final[Mapping[int, int]] = {**FORMS, SOCKET: stat.S_IFSOCK}
 WRITABLE_FLAGS: Final = (
     FLAGS | fuse.BIG_WRITES | fuse.DONT_MASK | fuse.HANDLE_KILLPRIV_V2 | fuse.SETXATTR_EXT | fuse.POSIX_ACL
 )
-
-
-_NO_ENTRY: Final = fuse.encode_entry(fuse.NO_ENTRY)
 
 
 def fail(code: int) -> OSError:
@@ -889,13 +887,13 @@ class Writable:
         kind = inode.kind if inode is not None else entry.kind if entry is not None else SOCKET
         if kind == objects.ENTRY_MOUNT:
             dirent = Dirent(node, offset, stat.S_IFDIR >> 12, name)
-            return fuse.encode_dirent_plus(_NO_ENTRY, dirent) if plus else fuse.encode_dirent(dirent)
+            return encode_name(dirent, plus)
         attr = self._attr(node) if inode is not None else self._still.attr(node, entry, self._layer)
         dirent = Dirent(attr.ino, offset, stat.S_IFMT(attr.mode) >> 12, name)
         if not plus:
             return fuse.encode_dirent(dirent)
         reply = EntryReply(node, 0, FOREVER_NS, FOREVER_NS, attr)
-        return fuse.encode_dirent_plus(fuse.encode_entry(reply), dirent)
+        return fuse.encode_dirent_plus(reply, dirent)
 
     # Mount points
 
