@@ -565,7 +565,7 @@ def bench_catalog(results: Results, dal: Dal, python: str, disk: Path, dumps: in
     """Look up restores by date in a large catalog, and archive one dump with its read-back, on the real disk."""
     say(f"catalog of {dumps:,} dumps")
     script = str(ROOT / "bench/catalog.py")
-    run = execute([python, script, str(disk / "catalog"), str(dumps), str(archive_bytes)], env=dal.env)
+    run = execute([python, script, str(disk / "catalog"), str(dumps), str(archive_bytes)], env=dal.env, keep=True)
     results.figures.update(json.loads(run.output))
     results.facts["catalog"] = (
         f"{dumps:,} dumps, {results.figures['catalog_bytes'] / MIB:.0f} MiB; restore by date: median "
