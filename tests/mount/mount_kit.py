@@ -1,11 +1,10 @@
 """Mounts for tests: a real `dal mount` that is gone when the test ends, however it ends."""
 
 import ctypes
-import itertools
 import os
 import shutil
+import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cli_kit import SOURCE, User
+from cli_kit import User
 
 LOUD_SKIP = "NOT TESTED: /dev/fuse is not there or not ours: mounts were not tested at all"
-_numbers = itertools.count()
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -39,58 +37,59 @@ def detach(path: Path) -> None:
 
 
 class Mount:
-    """A `dal mount --foreground` in a process of its own."""
+    """A `dal mount` in the background, and its process."""
 
-    def __init__(self, user: User, path: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, user: User, path: Path, process: int) -> None:
         self.user = user
         self.path = path
         self.process = process
-        self._log = log
 
     @property
     def log(self) -> str:
-        return self._log.read_text()
+        """What mounts of this user wrote."""
+        log = self.user.home / ".cache" / "dalsegno" / "mount.log"
+        return log.read_text() if log.exists() else ""
+
+    def is_alive(self) -> bool:
+        """Tell whether the server runs."""
+        try:
+            state = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return False
+        return state not in ("Z", "X")
+
+    def wait(self) -> None:
+        """Wait until the server has ended by itself."""
+        deadline = time.monotonic() + 30
+        while self.is_alive():
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.01)
 
     def kill(self) -> None:
         """End the server as a crash would, and take the dead mount away."""
-        self.process.kill()
-        self.process.wait()
+        os.kill(self.process, signal.SIGKILL)
+        self.wait()
         detach(self.path)
 
     def end(self) -> None:
         """Unmount as a user does, and wait for the server."""
-        self.user.run("umount", str(self.path))
-        assert self.process.wait(timeout=30) == 0, self.log
+        self.user.quick("umount", str(self.path))
+        self.wait()
 
 
 @contextmanager
-def mounted(user: User, *words: str, path: Path | None = None, **environment: str) -> Iterator[Mount]:
+def mounted(user: User, *words: str, path: Path | None = None) -> Iterator[Mount]:
     """Mount what `words` say at `path` (default: `mnt` at home) until the block ends."""
     directory = path or user.home / "mnt"
     directory.mkdir(exist_ok=True)
-    log = user.home / f"{directory.name}.{next(_numbers)}.log"
-    with open(log, "wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dalsegno.cli.main", "mount", "--foreground", *words, str(directory)],
-            cwd=user.home,
-            env=user.environ({"PYTHONPATH": str(SOURCE), **environment}),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-    mount = Mount(user, directory, process, log)
+    done = user.value("mount", *words, str(directory))
+    mount = Mount(user, directory, done["process"])
     try:
-        deadline = time.monotonic() + 30
-        while b"ends it" not in log.read_bytes():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.01)
         yield mount
     finally:
         detach(directory)
-        if process.poll() is None:
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        try:
+            mount.wait()
+        except AssertionError:
+            os.kill(mount.process, signal.SIGKILL)
+            raise

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from dalsegno.actions import mount as actions
 from dalsegno.actions.view import split_dumps
@@ -84,7 +85,7 @@ def _mount(arguments: argparse.Namespace, terminal: Terminal) -> int:
         raise BadInput(f"{arguments.directory}: no such directory: make it first (mkdir)")
     shown = arguments.what or "all volumes"
     lines = [f"{shown} is at {arguments.directory}; `dal umount {arguments.directory}` ends it"]
-    value = {"mounted": shown, "at": os.path.realpath(arguments.directory)}
+    value: dict[str, Any] = {"mounted": shown, "at": os.path.realpath(arguments.directory)}
 
     def tell() -> None:
         terminal.result(value, [] if terminal.quiet else lines)
@@ -92,11 +93,12 @@ def _mount(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if arguments.foreground:
         _serve(arguments, terminal, tell)
         return EXIT_DONE
-    answer = run_in_background(
+    process, answer = run_in_background(
         lambda ready: _serve(arguments, terminal, ready), describe=_describe, log_path=log_path()
     )
     if answer:
         raise _error_of(answer)
+    value["process"] = process
     tell()
     return EXIT_DONE
 

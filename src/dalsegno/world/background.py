@@ -16,8 +16,10 @@ Ready = Callable[[], None]
 
 def run_in_background(
     work: Callable[[Ready], None], *, describe: Callable[[BaseException], bytes], log_path: Path
-) -> bytes:
-    """Run `work(ready)` in a process of its own; return b"" when it is ready, else `describe(error)` of what it raised.
+) -> tuple[int, bytes]:
+    """Run `work(ready)` in a process of its own; return its number, and `describe(error)` of what it raised or b"".
+
+    Returns when it is ready, or has failed.
 
     To be called before any thread is started. The child keeps the terminal until it is ready, so that it can ask for a
     passphrase; from then on it is on its own, and its errors go to the end of `log_path`.
@@ -36,9 +38,9 @@ def run_in_background(
     with os.fdopen(reading, "rb") as pipe:
         answer = pipe.read(ANSWER_BYTES_MAX)
     if answer == _READY:
-        return b""
+        return child, b""
     os.waitpid(child, 0)
-    return answer
+    return child, answer
 
 
 def _run_child(
