@@ -20,7 +20,8 @@ from dalsegno.backup.labels import write_label
 from dalsegno.backup.records import JOB_OPEN, SPOOL_TARGET, DumpEntry
 from dalsegno.world.files import FileLock
 
-MONDAY = "2026-11-16"
+# Every third step is quick enough for every day; 1 takes them all.
+KILL_STRIDE = int(os.environ.get("DAL_TEST_KILL_STRIDE", "3"))
 
 
 def night(day: int, hour: str = "02:00") -> str:
@@ -448,9 +449,10 @@ def test_webhook_and_mail_are_told_of_a_failure_and_not_of_success(site: Site) -
 
 
 def start_of_week(site: Site) -> None:
-    change(site, "monday")
+    """Leave one volume with a full and a change, and one that is new."""
+    shutil.rmtree(site.home / "homes" / "bob")
     site.back_up(0)
-    change(site, "tuesday")
+    (site.home / "homes" / "ann" / "plan.txt").write_text("tuesday\n")
     (site.home / "homes" / "carl").mkdir()
     (site.home / "homes" / "carl" / "new").write_text("a volume of today\n")
 
@@ -472,30 +474,30 @@ def put_back(site: Site) -> None:
 def require_tuesday(site: Site, fault: str) -> None:
     found = site.require_whole()
     levels = {name: [entry.level for entry in entries] for name, entries in found.items()}
-    assert levels == {"ann": [0, 1], "bob": [0, 1], "carl": [0]}, fault
+    assert levels == {"ann": [0, 1], "carl": [0]}, fault
     assert site.spool() == [], fault
-    assert len(list((site.home / "disk1" / "dumps").glob("*.dump"))) == 5, fault
+    assert len(list((site.home / "disk1" / "dumps").glob("*.dump"))) == 3, fault
 
 
 @pytest.mark.timeout(600)
 def test_killed_between_any_two_steps_the_next_run_finishes_and_records_nothing_twice(site: Site) -> None:
     start_of_week(site)
     put_aside(site)
-    step, killed = 0, True
+    step, killed = 1 - KILL_STRIDE, True
     while killed:
-        step += 1
+        step += KILL_STRIDE
         done = site.quick("backup", "--set", "all", code=(0, KILLED), DAL_NOW=night(1), DAL_FAULT=f"kill:{step}")
         killed = done.code == KILLED
         if killed:
             site.back_up(1)
         require_tuesday(site, f"kill:{step}")
-        if step % 25 == 0:
+        if step % 49 == 0:
             for name in ("ann", "carl"):
                 site.quick("restore", f"{name}@2026-11-17", "--to", "back", "--delete", DAL_NOW=night(2))
                 assert tree(site.home / "back") == tree(site.home / "homes" / name)
             site.quick("catalog", "check", "--read", DAL_NOW=night(2))
         put_back(site)
-    assert step > 100, "a run has that many durable steps"
+    assert step > 80, "a run has that many durable steps"
 
 
 @pytest.mark.timeout(600)
@@ -504,7 +506,7 @@ def test_disk_that_fills_up_at_any_step_costs_nothing_once_there_is_room(site: S
     put_aside(site)
     step, failed = 0, True
     while failed:
-        step += 7
+        step += 6
         done = site.quick(
             "backup", "--set", "all", code=(0, 1, 3, 10), DAL_NOW=night(1), DAL_FAULT=f"full:{step}"
         )
@@ -514,7 +516,7 @@ def test_disk_that_fills_up_at_any_step_costs_nothing_once_there_is_room(site: S
             site.back_up(1, "--set", "all", "--due")
         require_tuesday(site, f"full:{step}")
         put_back(site)
-    assert step > 100
+    assert step > 80
 
 
 def test_killed_run_of_yesterday_is_finished_and_today_is_backed_up_too(site: Site) -> None:

@@ -109,23 +109,24 @@ class HouseSteps:
         """Take what changed in the source, freeze, name the state, thaw. A clone of this name that is there is it."""
         volumes = self.house.volumes
         state = self._state(volume_id)
-        made = state.clones.get(clone_name)
+        owner = f"the backup cycle on {os.uname().nodename}"
+        seconds = self.site.policy.limits.lease_seconds
         bytes_read, unreadable = 0, []
-        if made is None:
-            revision = b""
-            if state.kind == TRACKED:
-                taken = take(replace(self.house, report=report), state, state.source, message="backup")
-                revision, bytes_read = taken.revision, taken.bytes_read
-                unreadable = [f"{os.fsdecode(path)}: {text}" for path, text in taken.unreadable]
-            owner = f"the backup cycle on {os.uname().nodename}"
-            seconds = self.site.policy.limits.lease_seconds
-            volumes.update(
-                volume_id, lambda current: freeze(current, owner=owner, now_ns=now_ns(), seconds=seconds)
-            )
-            try:
+        made = state.clones.get(clone_name)
+        try:
+            if made is None:
+                revision = b""
+                if state.kind == TRACKED:
+                    taken = take(replace(self.house, report=report), state, state.source, message="backup")
+                    revision, bytes_read = taken.revision, taken.bytes_read
+                    unreadable = [f"{os.fsdecode(path)}: {text}" for path, text in taken.unreadable]
+                volumes.update(
+                    volume_id, lambda current: freeze(current, owner=owner, now_ns=now_ns(), seconds=seconds)
+                )
                 _, made = volumes.add_clone(state.name, clone_name, now_ns=now_ns(), revision=revision)
-            finally:
-                volumes.update(volume_id, lambda current: thaw(current, owner=owner))
+        finally:
+            # Also what a killed run froze: it is ours.
+            volumes.update(volume_id, lambda current: thaw(current, owner=owner))
         root = read_revision(self.house.pool, made.revision)
         return Cloned(
             revision=made.revision,
