@@ -10,6 +10,7 @@ import random
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from blake3 import blake3
@@ -17,13 +18,16 @@ from blake3 import blake3
 from dalsegno.backup.catalog import Catalog
 from dalsegno.backup.labels import write_label
 from dalsegno.backup.media import DirectoryTarget
+from dalsegno.backup.parts import file_digest
 from dalsegno.backup.policy import TargetPolicy
 from dalsegno.backup.records import Copy, DumpEntry
 from dalsegno.formats import pack
+from dalsegno.terms.events import silent
 from dalsegno.world.files import PartialFile, iterate_bytes
 
 DAY_NS = 86400 * 10**9
 VOLUMES = 1000
+ARCHIVE_RUNS = 3
 LEVELS = (0, 9, 8, 9, 7, 9, 8, 1, 9, 8, 9, 7, 9, 8)
 
 
@@ -111,18 +115,8 @@ def measure_archive(directory: Path, size_bytes: int) -> dict[str, float]:
         for _ in range(size_bytes // 2**20):
             file.write(os.urandom(2**20))
     hasher = blake3()
-    started = time.perf_counter()
-    for chunk in iterate_bytes(source, fresh=True):
+    for chunk in iterate_bytes(source):
         hasher.update(chunk)
-    read_seconds = time.perf_counter() - started
-    for chunk in iterate_bytes(source):  # in memory again, as a fresh dump in the spool is
-        del chunk
-    started = time.perf_counter()
-    with PartialFile(directory / "copy") as copy:
-        for chunk in iterate_bytes(source):
-            copy.write(chunk)
-        copy.commit()
-    copy_seconds = time.perf_counter() - started
     entry = DumpEntry(
         dump_id=bytes(16),
         volume_id=bytes(16),
@@ -136,10 +130,28 @@ def measure_archive(directory: Path, size_bytes: int) -> dict[str, float]:
         digest=hasher.digest(),
     )
     target = DirectoryTarget(TargetPolicy(name="bench", kind="directory", paths=(disk,)))
-    started = time.perf_counter()
-    target.store(source, entry, now_ns=0)
-    archive_seconds = time.perf_counter() - started
-    return {"read_seconds": read_seconds, "copy_seconds": copy_seconds, "archive_seconds": archive_seconds}
+    seconds: dict[str, list[float]] = {"read_seconds": [], "copy_seconds": [], "archive_seconds": []}
+
+    def measured(name: str, action: Callable[[], object]) -> None:
+        os.sync()
+        started = time.perf_counter()
+        action()
+        seconds[name].append(time.perf_counter() - started)
+
+    def copy() -> None:
+        with PartialFile(directory / "copy") as file:
+            for chunk in iterate_bytes(source):
+                file.write(chunk)
+            file.commit()
+
+    # In turns, so that a busy minute of the machine falls on all of them.
+    for _ in range(ARCHIVE_RUNS):
+        measured("copy_seconds", copy)
+        measured("archive_seconds", lambda: target.store(source, entry, now_ns=0))
+        target.remove(*target.store(source, entry, now_ns=0))
+        measured("read_seconds", lambda: file_digest(directory / "copy", phase="read", report=silent))
+        (directory / "copy").unlink()
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def main() -> None:
