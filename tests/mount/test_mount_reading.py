@@ -2,11 +2,12 @@
 
 import errno
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
-from mount_kit import Mount, mounted, needs_fuse
+from mount_kit import Mount, detach, mounted, needs_fuse
 
 from cli_kit import User
 
@@ -244,3 +245,78 @@ def test_missing_fuse_is_answered_with_a_remedy(user: User, doc: Path, monkeypat
     monkeypatch.setenv("PATH", str(user.home))
     with pytest.raises(NotFound, match="apt install fuse3"):
         kernel.fusermount()
+
+
+def test_foreground_stays_until_it_is_asked_to_end(user: User, doc: Path) -> None:
+    mnt = user.home / "mnt"
+    mnt.mkdir()
+    process = subprocess.Popen(
+        [*user.command(), "mount", "--foreground", "doc@latest", str(mnt)],
+        cwd=user.home,
+        env=user.environ({}),
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None and b"dal umount" in process.stdout.readline()
+        assert (mnt / "plan.txt").read_text() == "first plan\n"
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+        assert os.listdir(mnt) == []
+    finally:
+        detach(mnt)
+        process.kill()
+        process.wait()
+
+
+def test_fstab_helper_passes_options_on(user: User, doc: Path) -> None:
+    mnt, programs = user.home / "mnt", user.home / "bin"
+    mnt.mkdir()
+    programs.mkdir()
+    (programs / "dal").write_text(f'#!/bin/sh\nexec {shlex.join(user.command())} "$@"\n')
+    (programs / "dal").chmod(0o755)
+    helper = Path(__file__).resolve().parents[2] / "share" / "mount.dal"
+    environment = {**user.environ({}), "PATH": f"{programs}:{os.environ['PATH']}"}
+    del environment["DAL_POOL"]
+    options = f"rw,noauto,as_user,pool={user.home / 'pool'}"
+    try:
+        done = subprocess.run(
+            ["sh", str(helper), "doc@latest", str(mnt), "-s", "-o", options], env=environment, capture_output=True
+        )
+        assert done.returncode == 0 and done.stdout == b"", done.stderr
+        assert (mnt / "plan.txt").read_text() == "first plan\n"
+        assert not os.stat(mnt / "sub").st_mode & 0o6000
+    finally:
+        detach(mnt)
+
+
+@pytest.mark.skipif(
+    os.geteuid() == 0 and os.stat("/dev/fuse").st_mode & 6 != 6 if os.path.exists("/dev/fuse") else True,
+    reason="NOT TESTED: /dev/fuse is root's alone here: mounts of ordinary users were not tested",
+)
+def test_ordinary_user_mounts_reads_and_writes(user: User) -> None:
+    if os.geteuid() == 0:
+        user = User(user.home / "nobody", uid=65534)
+        os.chown(user.home, 65534, 65534)
+        for parent in user.home.parents:
+            if parent.stat().st_uid == 0 and str(parent).startswith("/tmp/"):
+                os.chmod(parent, 0o755)
+    user.quick("init", "--encryption", "none")
+    user.quick("volume", "create", "v")
+    (user.home / "mnt").mkdir()
+    os.chown(user.home / "mnt", user.uid or os.getuid(), -1)
+    script = """
+import os, subprocess
+os.chdir("mnt")
+open("file", "w").write("mine")
+os.link("file", "other")
+os.chmod("file", 0o600)
+os.chdir("..")
+"""
+    with mounted(user, "v") as mount:
+        user.quick("mount", "--list", before=script)
+        user.quick("clone", "v", "c")
+        mount.end()
+    assert user.quick("cat", "v@c:/other").out == b"mine"
+    with mounted(user, "v@c") as mount:
+        user.quick("mount", "--list", before="assert open('mnt/file').read() == 'mine'")
+        mount.end()
