@@ -175,6 +175,44 @@ def test_rewriting_4_kib_of_a_large_file_stores_little_and_reads_little(chance: 
     assert sum(read) < 8 * MIB
 
 
+def test_large_file_is_edited_near_the_change_alone(chance: random.Random) -> None:
+    block, size = chance.randbytes(7 * MIB), 448 * MIB
+    changed = chance.randbytes(4096)
+
+    def read(start: int, length: int, at: int | None = None) -> bytes:
+        parts, position, end = [], start, start + length
+        while position < end:
+            inside = position % len(block)
+            parts.append(block[inside : inside + end - position])
+            position += len(parts[-1])
+        data = bytearray(b"".join(parts))
+        if at is not None and start < at + 4096 and at < end:
+            low, high = max(start, at), min(end, at + 4096)
+            data[low - start : high - start] = changed[low - at : high - at]
+        return bytes(data)
+
+    store = DictStore()
+    kind, content = store_data(store, Cutter(REALM.chunk_seed), read, [(0, size)], size)
+    entry = Entry(name=b"f", kind=objects.ENTRY_FILE, size=size, content_kind=kind, content=content)
+    for at in (200 * MIB + 5, size - 1000):
+        patches, bytes_read = Patches(size), 0
+        patches.put(at, at + 4096, 0)
+        store.gets = 0
+
+        def read_changed(start: int, length: int, at: int = at, end: int = patches.size) -> bytes:
+            nonlocal bytes_read
+            bytes_read += length
+            return read(start, min(length, end - start), at)
+
+        edited = edit_content(store, store, Cutter(REALM.chunk_seed), entry, patches, read_changed)
+        assert store.gets < 30 and bytes_read < 8 * MIB
+        anew = store_data(
+            DictStore(), Cutter(REALM.chunk_seed), lambda start, length, at=at: read(start, length, at),  # type: ignore[misc]
+            [(0, patches.size)], patches.size,
+        )
+        assert edited == anew
+
+
 def test_hole_in_the_middle_is_stored_as_a_hole(chance: random.Random) -> None:
     content = Content(DictStore(), chance.randbytes(2 * MIB))
     content.punch(512 * KIB, 1024 * KIB)

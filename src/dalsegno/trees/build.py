@@ -104,9 +104,19 @@ class RecipeBuilder:
         self._sink = sink
         self._levels: list[tuple[list[int], list[bytes]]] = [([], [])]
 
+    @property
+    def at_boundary(self) -> bool:
+        """Tell whether the next chunk begins a leaf, so that a whole leaf may be added."""
+        return not self._levels[0][1]
+
     def add(self, length: int, identity: bytes) -> None:
         """Add the next chunk, or with an empty id a hole, of `length` bytes."""
         self._add(length, identity, 0)
+
+    def add_leaf(self, length: int, identity: bytes) -> None:
+        """Add a leaf of `length` bytes that is stored already; it must end where this builder would end it."""
+        assert self.at_boundary
+        self._add(length, identity, 1)
 
     def _add(self, length: int, identity: bytes, level: int) -> None:
         if level == len(self._levels):

@@ -15,10 +15,12 @@ from dalsegno.formats.objects import DirectoryChild, DirectoryLeaf, DirectoryLis
 from dalsegno.pool.contract import Sink, Source
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.build import DirectoryBuilder, RecipeBuilder
-from dalsegno.trees.extents import Extent, iterate_extents
+from dalsegno.trees.extents import Extent, iterate_extents, recipe_leaves
 
 HOLE: Final = -1
 """The place of a piece that is zeros."""
+LEAVES_NEAR: Final = 6
+"""How far behind a change leaves of a recipe are looked into, for a place where old and new meet again."""
 BASE: Final = -2
 """The place of a piece that is as it was before."""
 
@@ -189,6 +191,12 @@ class Patches:
         number = bisect_right(self._ends, start)
         return end > min(self.base_size, self.size) or (number < len(self._starts) and self._starts[number] < end)
 
+    def changed(self, size: int) -> tuple[int, int]:
+        """Return from where to where a file of `size` bytes has changed; to its end when its length did."""
+        first = min(self._starts[0] if self._starts else size, self.base_size, self.size)
+        same_length = size == self.size == self.base_size
+        return first, (self._ends[-1] if self._ends else first) if same_length else max(size, self.size) + 1
+
     def over(self, below: "Patches") -> "Patches":
         """Return these patches on top of earlier ones, as patches of what those were made over."""
         result = below.copy()
@@ -226,32 +234,80 @@ def edit_content(
     size = patches.size
     if size == 0:
         return objects.CONTENT_NONE, b""
-    extents = _extents(source, entry, min(patches.base_size, size))
-    runs = _runs(patches, extents)
     if size <= objects.INLINE_BYTES_MAX:
         return objects.CONTENT_INLINE, read(0, size)
-    natural = {extent.offset: extent for extent in extents if extent.id and _is_natural(extent, extents, runs, patches)}
+    leaves = recipe_leaves(source, entry)
+    # The changes of a large file are mostly near each other: what lies before and behind is taken leaf by leaf.
+    for leaves_near in (LEAVES_NEAR, len(leaves)):
+        stored = _edit_near(source, sink, cutter, entry, patches, read, leaves, leaves_near)
+        if stored is not None:
+            return stored
+    raise AssertionError("with all leaves near, the file ends where it ends")
+
+
+def _edit_near(
+    source: Source,
+    sink: Sink,
+    cutter: Cutter,
+    entry: Entry,
+    patches: Patches,
+    read: Callable[[int, int], bytes],
+    leaves: list[Extent],
+    leaves_near: int,
+) -> tuple[int, bytes] | None:
+    """Store the file, looking into the leaves that were changed and `leaves_near` behind them; None: look further."""
     builder = RecipeBuilder(sink)
+    first, last = patches.changed(entry.size)
     position = 0
-    for start, end in runs:
-        if start > position:
-            builder.add(start - position, b"")
-        _store_run(sink, cutter, builder, natural, start, end, read)
-        position = end
-    if size > position:
-        builder.add(size - position, b"")
+    for leaf in leaves:
+        if leaf.end >= first:
+            break
+        builder.add_leaf(leaf.length, leaf.id)
+        position = leaf.end
+    # Whether the first run goes on from what is taken as it was.
+    begun = position > 0 and any(each.id for each in iterate_extents(source, entry, start=position - 1, end=position))
+    behind = [leaf for leaf in leaves if leaf.offset >= last]
+    joints = {leaf.offset: number for number, leaf in enumerate(behind)}
+    end = patches.size if leaves_near >= len(behind) else behind[leaves_near].offset
+    extents = _extents(source, entry, position, min(patches.base_size, end))
+    runs = _runs(patches, extents, position, end)
+    natural = {extent.offset: extent for extent in extents if extent.id and _is_natural(extent, extents, runs, patches)}
+
+    def joins(at: int) -> bool:
+        return at in joints and builder.at_boundary
+
+    for run_start, run_end in runs:
+        if joins(position):
+            break
+        if run_start > position:
+            builder.add(run_start - position, b"")
+            position, begun = run_start, False
+        single = run_end - run_start <= CHUNK_BYTES_AVERAGE and not begun
+        begun = False
+        position = _store_run(sink, cutter, builder, natural, position, run_end, read, joins, single=single)
+        if position < run_end:
+            break
+    else:
+        if end > position and not joins(position):
+            builder.add(end - position, b"")
+            position = end
+    if position < patches.size:
+        if not joins(position):
+            return None
+        for leaf in behind[joints[position] :]:
+            builder.add_leaf(leaf.length, leaf.id)
     return builder.finish()
 
 
-def _extents(source: Source, entry: Entry, end: int) -> list[Extent]:
+def _extents(source: Source, entry: Entry, start: int, end: int) -> list[Extent]:
     if entry.content_kind in (objects.CONTENT_CHUNK, objects.CONTENT_RECIPE):
-        return list(iterate_extents(source, entry, end=end))
+        return list(iterate_extents(source, entry, start=start, end=end))
     # The bytes of a small file are in no chunk: one extent that cannot be kept.
     return [Extent(0, entry.size, b"inline")] if entry.content_kind == objects.CONTENT_INLINE and end else []
 
 
-def _runs(patches: Patches, extents: list[Extent]) -> list[tuple[int, int]]:
-    """Return (start, end) of the data between the holes of the file as it is now."""
+def _runs(patches: Patches, extents: list[Extent], start: int, end: int) -> list[tuple[int, int]]:
+    """Return (start, end) of the data between the holes of the file as it is now, from `start` to `end`."""
     runs: list[tuple[int, int]] = []
 
     def add(start: int, end: int) -> None:
@@ -261,7 +317,7 @@ def _runs(patches: Patches, extents: list[Extent]) -> list[tuple[int, int]]:
             runs.append((start, end))
 
     number = 0
-    for piece in patches.pieces(0, patches.size):
+    for piece in patches.pieces(start, end):
         if piece.place >= 0:
             add(piece.start, piece.end)
         elif piece.place == BASE:
@@ -296,10 +352,13 @@ def _store_run(
     start: int,
     end: int,
     read: Callable[[int, int], bytes],
-) -> None:
+    joins: Callable[[int], bool],
+    *,
+    single: bool,
+) -> int:
+    """Store a run of data up to its end, or to where the rest of the file can be taken as it was; return the place."""
     position = start
-    single = end - start <= CHUNK_BYTES_AVERAGE
-    while position < end:
+    while position < end and not joins(position):
         extent = natural.get(position)
         # What is at most one average long is one chunk, whatever the cutter thinks.
         if extent is not None and (not single or extent.length == end - start):
@@ -307,6 +366,7 @@ def _store_run(
             position = extent.end
             continue
         position = _cut_again(sink, cutter, builder, {} if single else natural, position, end, read, single=single)
+    return position
 
 
 def _cut_again(

@@ -61,6 +61,28 @@ def _iterate_node(
         yield from _iterate_node(source, child, item_start, start, end)
 
 
+def recipe_leaves(source: Source, entry: Entry) -> list[Extent]:
+    """Return the leaves of a file's recipe in order, without reading them; none when there is one or no recipe."""
+    if entry.content_kind != objects.CONTENT_RECIPE:
+        return []
+    leaves: list[Extent] = []
+    stack = [(Extent(0, entry.size, entry.content), -1)]
+    while stack:
+        node, level = stack.pop()
+        if level == 0:
+            leaves.append(node)
+            continue
+        recipe = objects.decode_recipe(source.get(ObjectId(node.id)))
+        if isinstance(recipe, RecipeLeaf):
+            return []
+        if level not in (-1, recipe.level) or recipe.ends[-1] != node.length:
+            raise Damaged(f"recipe {node.id[:6].hex()}: its length or level and its parent's word disagree")
+        below = zip([0, *recipe.ends[:-1]], recipe.ends, recipe.ids, strict=True)
+        children = [(Extent(node.offset + at, end - at, identity), recipe.level - 1) for at, end, identity in below]
+        stack += reversed(children)
+    return leaves
+
+
 def find_data(source: Source, entry: Entry, offset: int) -> int | None:
     """Return where the first data at or behind `offset` begins, or None when only a hole follows."""
     if entry.content_kind not in (objects.CONTENT_CHUNK, objects.CONTENT_RECIPE):
