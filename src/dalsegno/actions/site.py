@@ -94,7 +94,7 @@ def _restore_volume(house: House, site: Site, volume_id: bytes, name: str) -> Re
         except DalError as failed:
             return RestoredVolume(volume=name, error=str(failed))
         forget(site, found)
-        state = _follow(house, site.policy, state)
+        state = _follow(house, site.policy, state, set_name=plan.state.top.set_name)
         return RestoredVolume(
             volume=name,
             state_at_ns=plan.state.top.cloned_at_ns,
@@ -115,9 +115,9 @@ def _free_name(house: House, name: str, volume_id: bytes) -> str:
     return name if taken.id == volume_id else f"{name}-{hex_short(volume_id)}"
 
 
-def _follow(house: House, policy: Policy, state: VolumeState) -> VolumeState:
+def _follow(house: House, policy: Policy, state: VolumeState, *, set_name: str) -> VolumeState:
     """Let a volume follow its directory again, where the policy says which one that is."""
-    source = find_source(policy, state.name)
+    source = find_source(policy, state.name, set_name=set_name)
     if source is None:
         return state
     return house.volumes.update(
@@ -125,10 +125,13 @@ def _follow(house: House, policy: Policy, state: VolumeState) -> VolumeState:
     )
 
 
-def find_source(policy: Policy, volume: str) -> str | None:
-    """Return the directory that a volume of this name follows, when the sets' sources leave no doubt."""
+def find_source(policy: Policy, volume: str, *, set_name: str = "") -> str | None:
+    """Return the directory that a volume of this name follows, when the sets' sources leave no doubt.
+
+    The set that dumped it is asked alone, while the policy has it.
+    """
     found = set()
-    for chosen in policy.sets.values():
+    for chosen in [policy.sets[set_name]] if set_name in policy.sets else policy.sets.values():
         for word in chosen.sources:
             candidate = os.path.join(os.path.dirname(word), volume)
             if not re.search(r"[*?\[]", os.path.dirname(word)) and path_matches(candidate, word):

@@ -360,7 +360,8 @@ class _Turn:
             found = self.steps.read_back(self.path, entry, self.report)
         except (Damaged, NotFound) as error:
             self._throw_away(error)
-        entry = replace(entry, verdict=GOOD, verified_at_ns=self.steps.now_ns(), digest=found.digest)
+        at_ns = self.steps.now_ns()
+        entry = replace(entry, verdict=GOOD, verified_at_ns=at_ns, received_at_ns=at_ns, digest=found.digest)
         self.journal(VERIFIED, entry=msgspec.to_builtins(entry))
 
     def _throw_away(self, error: DalError) -> NoReturn:
@@ -402,7 +403,7 @@ class _Turn:
         self.site.catalog.put_copies(copies)
 
     def _record(self) -> None:
-        entry = replace(self.entry, received_at_ns=self.steps.now_ns())
+        entry = self.entry
         self.result.size_bytes = entry.size_bytes
         if not self.path.exists():
             self._throw_away(NotFound(f"{self.path}: gone"))
@@ -418,7 +419,7 @@ class _Turn:
         )
         self.steps.record(entry, self.path)
         self.site.catalog.put_dump(entry, copies=[spooled])
-        self.journal(RECORDED, entry=msgspec.to_builtins(entry))
+        self.journal(RECORDED)
         copies = self.site.catalog.copies(entry.dump_id)
         for copy in copies:
             if copy.target != SPOOL_TARGET:
