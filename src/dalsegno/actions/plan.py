@@ -93,7 +93,7 @@ def _sizes(house: House, state: VolumeState | None, entries: list[DumpEntry]) ->
     for entry in [entry for entry in entries if not entry.is_full][-INCREMENTS_LOOKED_AT:]:
         base = by_id.get(entry.base_dump)
         if base is not None:
-            rates.append(entry.size_bytes / max(1, round((entry.cloned_at_ns - base.cloned_at_ns) / DAY_NS)))
+            rates.append(entry.size_bytes / max(1, round((entry.taken_at_ns - base.taken_at_ns) / DAY_NS)))
     return full_bytes, int(sum(rates) / len(rates)) if rates else int(full_bytes * DAILY_SHARE_GUESS)
 
 

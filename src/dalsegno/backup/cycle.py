@@ -195,6 +195,11 @@ def _words(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+def _of_target(name: str, error: BaseException) -> str:
+    words = _words(error)
+    return words if words.startswith(f"target {name}") else f"target {name}: {words}"
+
+
 def _fill(result: TurnResult, data: Mapping[str, Any]) -> None:
     result.level = data.get("level")
     result.reason = data.get("reason", "")
@@ -389,16 +394,16 @@ class _Turn:
             copies = self.site.target(name).store(path, entry, now_ns=self.steps.now_ns(), report=self.report)
         except Incomplete as error:
             self.site.catalog.put_copies(error.copies)
-            self.result.notes.append(f"target {name}: {_words(error)}")
+            self.result.notes.append(_of_target(name, error))
             return
         except Unavailable as error:
-            self.shared.away[name] = f"target {name}: {_words(error)}"
+            self.shared.away[name] = _of_target(name, error)
             self.result.notes.append(self.shared.away[name])
             return
         except (DalError, OSError) as error:
             if isinstance(error, (Damaged, NotFound)):
                 self.steps.read_back(path, entry, self.report)  # raises when it is the spool that is to blame
-            self.result.notes.append(f"target {name}: {_words(error)}")
+            self.result.notes.append(_of_target(name, error))
             return
         self.site.catalog.put_copies(copies)
 

@@ -39,7 +39,7 @@ def render(
     lines += family(
         "dalsegno_last_good_backup_timestamp_seconds",
         "When the newest state that can be restored was frozen",
-        [(labels, last.cloned_at_ns / SECOND_NS) for labels, last in lasts],
+        [(labels, last.taken_at_ns / SECOND_NS) for labels, last in lasts],
     )
     lines += family(
         "dalsegno_last_good_backup_level", "Its level", [(labels, last.level) for labels, last in lasts]

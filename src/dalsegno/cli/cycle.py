@@ -17,6 +17,7 @@ from dalsegno.world.clock import ticks_ns
 from dalsegno.world.workers import new_lock
 
 SHOWN_MAX = 20
+LABELS_SHOWN_MAX = 2
 GREEN, YELLOW, RED, PLAIN = "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
 _COLOURS = {"done": GREEN, "incomplete": YELLOW, "failed": RED}
 
@@ -105,9 +106,13 @@ def turn_line(result: TurnResult, *, colour: bool = False) -> str:
         return f"{parts[0]}: {result.error}"
     parts.append(f"level {result.level} ({result.reason}{', gone on with' if result.resumed else ''})")
     parts.append(f"{format_size(result.size_bytes)} in {format_duration(result.duration_ns)}")
-    where = [f"{target}: {', '.join(labels)}" for target, labels in result.media.items()]
-    parts.append("on " + "; ".join(where) if where else "in the spool")
+    where = [f"{target} ({_labels(labels)})" for target, labels in result.media.items()]
+    parts.append("on " + " and ".join(where) if where else "in the spool")
     return ", ".join(parts)
+
+
+def _labels(labels: list[str]) -> str:
+    return ", ".join(labels) if len(labels) <= LABELS_SHOWN_MAX else f"{len(labels)} media"
 
 
 def run_sets(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -161,12 +166,17 @@ def report_lines(report: RunReport) -> list[str]:
         for result in own:
             if result.error:
                 lines.append(f"  {show(result.volume)} FAILED: {result.error}")
-            lines += [f"  {show(result.volume)}: {text}" for text in result.problems]
-            lines += [f"  {show(result.volume)}: {text}" for text in result.notes]
             if result.unreadable:
                 count = len(result.unreadable)
                 lines.append(f"  {show(result.volume)}: {count} could not be read and are NOT in the backup:")
                 lines += [f"    {show(text)}" for text in result.unreadable[:SHOWN_MAX]]
+        told: dict[str, list[str]] = {}
+        for result in own:
+            for text in (*result.problems, *result.notes):
+                told.setdefault(text, []).append(show(result.volume))
+        for text, names in told.items():
+            more = f" and {len(names) - SHOWN_MAX} more" if len(names) > SHOWN_MAX else ""
+            lines.append(f"  {', '.join(names[:SHOWN_MAX])}{more}: {text}")
     lines += [f"note: {text}" for text in report.problems]
     if report.risks:
         lines.append("at risk:")

@@ -102,8 +102,8 @@ def _row(site: Site, volume: VolumeStatus, *, at_ns: int) -> list[str]:
     coming = "" if volume.next_day is None else "today" if volume.next_day <= today else day_name(volume.next_day)
     return [
         f"  {volume.volume}",
-        format_time(last.cloned_at_ns) if last is not None else "none",
-        age_words(at_ns - last.cloned_at_ns) if last is not None else "",
+        format_time(last.taken_at_ns) if last is not None else "none",
+        age_words(at_ns - last.taken_at_ns) if last is not None else "",
         str(last.level) if last is not None else "",
         f"{volume.target_count} of {volume.targets_wanted}",
         drilled,
@@ -124,7 +124,7 @@ def _value(found: SiteStatus, wanted: list[str]) -> dict[str, Any]:
                         "volume": volume.volume,
                         "state": volume.state,
                         "problems": list(volume.problems),
-                        "last_good_backup": format_time(volume.last.cloned_at_ns) if volume.last else None,
+                        "last_good_backup": format_time(volume.last.taken_at_ns) if volume.last else None,
                         "level": volume.last.level if volume.last else None,
                         "dump": volume.last.dump_id.hex() if volume.last else None,
                         "targets": volume.target_count,
