@@ -56,7 +56,7 @@ def newest_good(entries: Sequence[DumpEntry], copies: Mapping[bytes, list[Copy]]
     good = restorable(
         entries, usable=lambda entry: entry.verdict != BAD and bool(usable_copies(copies.get(entry.dump_id, [])))
     )
-    newest_first = sorted(entries, key=lambda entry: entry.taken_at_ns, reverse=True)
+    newest_first = sorted(entries, key=lambda entry: (entry.cloned_at_ns, entry.taken_at_ns), reverse=True)
     return next((entry for entry in newest_first if entry.dump_id in good), None)
 
 
