@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -86,10 +86,11 @@ def mounted(user: User, *words: str, path: Path | None = None) -> Iterator[Mount
     mount = Mount(user, directory, done["process"])
     try:
         yield mount
+    except BaseException:
+        # What the test left open keeps the server from ending by itself.
+        with suppress(ProcessLookupError):
+            os.kill(mount.process, signal.SIGKILL)
+        raise
     finally:
         detach(directory)
-        try:
-            mount.wait()
-        except AssertionError:
-            os.kill(mount.process, signal.SIGKILL)
-            raise
+        mount.wait()

@@ -146,6 +146,24 @@ def test_clone_holds_what_was_written_up_to_the_call(home: User) -> None:
             time.sleep(0.1)
 
 
+def test_clone_holds_what_was_written_through_a_map(home: User) -> None:
+    with mounted(home, "v") as mount:
+        with open(mount.path / "file", "w+b") as file:
+            file.truncate(MIB)
+            with mmap.mmap(file.fileno(), MIB) as shared:
+                shared[5000:5005] = b"first"
+                home.quick("clone", "v", "one")
+                shared[5000:5005] = b"other"
+                home.quick("clone", "v", "two")
+        for name, expected in (("one", b"first"), ("two", b"other")):
+            assert home.quick("cat", f"v@{name}:/file").out[5000:5005] == expected
+
+
+def test_mount_that_would_hide_its_own_pool_is_refused(home: User) -> None:
+    assert "would hide" in home.quick("mount", "v", str(home.home), code=4).error
+    home.quick("mount", "v", str(home.home / "pool"), "--read-only", code=(4, 6))
+
+
 def test_second_mount_for_writing_is_refused(home: User) -> None:
     with mounted(home, "v"):
         (home.home / "second").mkdir()

@@ -34,7 +34,7 @@ def add_mount(parser: Parser) -> None:
     parser.add_argument("--foreground", action="store_true", help="stay, and end with the mount")
     parser.add_argument("--read-only", action="store_true", help="refuse writing, also to a native volume")
     parser.add_argument("--allow-other", action="store_true", help="let other users in, by the files' own rights")
-    parser.add_argument("--as-user", action="store_true", help="show every file as your own")
+    parser.add_argument("--as-user", action="store_true", help="show every file as your own, for reading")
     parser.add_argument("--devices", action="store_true", help="let devices and set-id bits mean something (root)")
     # Neither place is there with --list: without this an option between the two would end the places.
     parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]
@@ -111,23 +111,31 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal, ready: Callable[[]
         paths, clone, inner = dumps
         with actions.open_shown_dumps(paths, key, clone=clone, path=inner) as view:
             service.show_read_only(
-                dumps_picture(view), None, arguments.directory, wishes=wishes, label=view.label, ready=ready
+                dumps_picture(view), None, arguments.directory, wishes=wishes, label=view.label, own=paths, ready=ready
             )
         return
     with open_house(arguments, terminal) as house:
         gallery = HouseGallery(house)
+        own = [*service.own_places(house), *(dumps[0] if dumps is not None else [])]
         if arguments.all:
             service.show_read_only(
-                gallery.volumes(), gallery, arguments.directory, wishes=wishes, label="all volumes", ready=ready
+                gallery.volumes(),
+                gallery,
+                arguments.directory,
+                wishes=wishes,
+                label="all volumes",
+                own=own,
+                ready=ready,
             )
             return
-        state = None if dumps is not None or arguments.read_only else actions.writable_volume(house, arguments.what)
+        reading = dumps is not None or arguments.read_only or arguments.as_user
+        state = None if reading else actions.writable_volume(house, arguments.what)
         if state is not None:
             service.show_writable(house, state, arguments.directory, wishes=wishes, ready=ready)
             return
         picture = gallery.top(arguments.what)
         service.show_read_only(
-            picture, gallery, arguments.directory, wishes=wishes, label=picture.label, ready=ready
+            picture, gallery, arguments.directory, wishes=wishes, label=picture.label, own=own, ready=ready
         )
 
 

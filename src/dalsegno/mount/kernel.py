@@ -11,6 +11,7 @@ import shutil
 import socket
 import stat
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -188,6 +189,26 @@ def find_mount(path: str) -> Mounted:
         if each.path in (wanted, os.path.abspath(path)):
             return each
     raise BadInput(f"{path}: not a mount of ours: `dal mount --list` shows them")
+
+
+def flush_pages(path: str, handed_over: Callable[[], int]) -> None:
+    """Let the kernel hand over what was written through memory maps; other threads must be there to take it.
+
+    It does not wait until all is taken. So something is asked that stands in line behind it, until `handed_over`, which
+    counts what was taken, counts no further.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return  # the mount is going: the kernel hands everything over then
+    try:
+        _libc.syncfs(descriptor)
+        before = -1
+        while before != handed_over():
+            before = handed_over()
+            os.fstatvfs(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def set_read_ahead(path: str) -> None:

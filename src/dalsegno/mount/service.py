@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,7 @@ from dalsegno.mount.readonly import Gallery, Owners, Picture, ReadOnly, Shelf
 from dalsegno.mount.session import FileSystem, Session, log_to_stderr
 from dalsegno.mount.spool import Spool
 from dalsegno.mount.writable import Writable
-from dalsegno.terms.errors import Conflict, DalError
+from dalsegno.terms.errors import Conflict, DalError, Refused
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.volumes.state import VolumeState
 from dalsegno.world.background import on_stop
@@ -52,6 +52,7 @@ def show_read_only(
     *,
     wishes: Wishes,
     label: str,
+    own: Sequence[Path],
     ready: Callable[[], None],
 ) -> None:
     """Show `top` at `directory` until it is unmounted, or this process is asked to end."""
@@ -72,9 +73,14 @@ def show_read_only(
             ready()
 
         try:
-            _serve(file_system, directory, options, begin=begin, thread_count=THREADS)
+            _serve(file_system, directory, options, begin=begin, thread_count=THREADS, own=own)
         finally:
             ended.append(True)
+
+
+def own_places(house: House) -> list[Path]:
+    """Return what a mount needs to go on."""
+    return [house.pool.path, house.cache_dir]
 
 
 class ShelfWatch:
@@ -112,8 +118,12 @@ def _serve(
     *,
     begin: Callable[[Session], None],
     thread_count: int,
+    own: Sequence[Path],
 ) -> None:
     path = os.path.realpath(directory)
+    for place in own:
+        if os.path.realpath(place).startswith(path.rstrip("/") + "/"):
+            raise Refused(f"{directory}: a mount there would hide {place}, which it needs: choose another directory")
     descriptor = kernel.mount(directory, options)
     try:
         session = Session(descriptor, file_system, log=log_to_stderr)
@@ -154,6 +164,7 @@ def show_writable(
         control = Control(writable, committer, os.path.realpath(directory))
         listener = Listener(actions.mount_socket(house, state.id))
         options = _options(wishes, read_only=False, label=state.name)
+        own = own_places(house)
         with Workers(2) as crew:
             runs = []
 
@@ -164,7 +175,7 @@ def show_writable(
                 ready()
 
             try:
-                _serve(writable, directory, options, begin=begin, thread_count=WRITING_THREADS)
+                _serve(writable, directory, options, begin=begin, thread_count=WRITING_THREADS, own=own)
             finally:
                 committer.ended = True
                 for run in runs:
@@ -227,6 +238,7 @@ class Control:
         return {"at": self._path}
 
     def _commit(self, words: Words) -> Words:
+        kernel.flush_pages(self._path, lambda: self._writable.change_count)
         self._committer.commit()
         return {"head": self._committer.head.hex()}
 

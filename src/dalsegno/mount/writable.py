@@ -60,6 +60,16 @@ XATTR_REPLACE: Final = 2
 LASTING: Final = 1 << 60
 """Places from here on are in the lasting spool."""
 FILE_BYTES_MAX: Final = (1 << 63) - 1
+SETS_SOMETHING: Final = (
+    fuse.SET_MODE
+    | fuse.SET_UID
+    | fuse.SET_GID
+    | fuse.SET_SIZE
+    | fuse.SET_ATIME
+    | fuse.SET_MTIME
+    | fuse.SET_ATIME_NOW
+    | fuse.SET_MTIME_NOW
+)
 CAPABILITY: Final = b"security.capability"
 _KINDS: Final = {
     stat.S_IFREG: objects.ENTRY_FILE,
@@ -136,6 +146,8 @@ class Writable:
         self.flags = WRITABLE_FLAGS
         self.dirty_since_ns = 0
         """When the first change was made that no commit has; 0 when there is none."""
+        self.change_count = 0
+        """How many changes were made since the mount began."""
         self._still = still
         self._layer = layer
         self._listings = layer.listings
@@ -155,7 +167,6 @@ class Writable:
         self._next_node = NEW_NODE
         self._entry_count = layer.picture.entry_count
         self._total_bytes = layer.picture.total_bytes
-        self._change_count = 0
         own: dict[int, Method] = {
             fuse.LOOKUP: self._lookup,
             fuse.FORGET: self._forget,
@@ -284,7 +295,7 @@ class Writable:
                 self._overlay(self._still.folder_by_number(number)).dirty.add(name)
 
     def _changed(self) -> None:
-        self._change_count += 1
+        self.change_count += 1
         if not self.dirty_since_ns:
             self.dirty_since_ns = now_ns() or 1
 
@@ -647,8 +658,9 @@ class Writable:
             if valid & (fuse.SET_UID | fuse.SET_GID):
                 inode.uid = body.uid if valid & fuse.SET_UID else inode.uid
                 inode.gid = body.gid if valid & fuse.SET_GID else inode.gid
+            # A request that sets nothing is chown(-1, -1), which clears them too.
             if valid & fuse.SET_KILL_SUIDGID or (
-                valid & (fuse.SET_UID | fuse.SET_GID) and not valid & fuse.SET_MODE
+                (valid & (fuse.SET_UID | fuse.SET_GID) or not valid & SETS_SOMETHING) and not valid & fuse.SET_MODE
             ):
                 _kill_privileges(inode)
             for flag, now_flag, field, seconds, rest in (
@@ -1194,7 +1206,7 @@ def _settle_xattrs(entry: Entry, sink: Sink) -> Entry:
 def _kill_privileges(inode: Inode) -> None:
     """Clear what lets a program run with others' rights: its bytes or its owner changed."""
     inode.xattrs.pop(CAPABILITY, None)
-    if inode.kind == objects.ENTRY_FILE:
+    if inode.kind != objects.ENTRY_DIRECTORY:
         inode.mode &= ~stat.S_ISUID
         if inode.mode & stat.S_IXGRP:
             inode.mode &= ~stat.S_ISGID
