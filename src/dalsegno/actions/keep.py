@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dalsegno.actions.house import House
-from dalsegno.formats.objects import KIND_REVISION
+from dalsegno.formats.objects import KIND_CHUNK, KIND_REVISION
 from dalsegno.pool.check import Finding, check_pool
 from dalsegno.pool.collect import CollectResult, collect
 from dalsegno.pool.copy import PoolMarks
@@ -38,10 +38,17 @@ def gc(house: House, *, grace_seconds: int, dry_run: bool = False) -> CollectRes
     def live() -> Iterator[bytes]:
         # Called after the packs were listed: refs are read anew here.
         seen = PoolMarks(house.pool)
+
+        def visit(kind: int, identity: bytes) -> bool:
+            if kind == KIND_CHUNK:
+                seen.add_later(identity)
+                return False
+            return seen.add(identity)
+
         # A revision that cannot be read stops the collection: nobody knows what it would have kept.
         tops = sorted(set(house.volumes.revisions_kept()))
         try:
-            visit_reachable(house.pool, [(KIND_REVISION, top) for top in tops], lambda _, i: seen.add(i))
+            visit_reachable(house.pool, [(KIND_REVISION, top) for top in tops], visit)
         except NotFound as error:
             raise Damaged(f"{error}; nothing was collected: `dal verify --pool` tells which volumes need it") from None
         yield from seen.ids()

@@ -83,12 +83,14 @@ def _volume_to_continue(chain: DumpChain, pool: Pool, volumes: Volumes, name: st
 
 def transfer(chain: DumpChain, pool: Pool, *, workers: Workers | None, report: Report = silent) -> None:
     """Copy every object of the chain's targets into the pool, each id computed anew before it is believed."""
-    seen = Marks((reader.object_count, reader.find) for reader in reversed(chain.readers))
+    seen = Marks(reversed(chain.readers))
+    done = 0
     total = sum(reader.object_count for reader in chain.readers)
     outside_allowed = bool(chain.bases)
     with pool.writer(workers) as writer:
 
         def visit(kind: int, identity: bytes) -> bool:
+            nonlocal done
             if not seen.add(identity):
                 return False
             try:
@@ -99,7 +101,8 @@ def transfer(chain: DumpChain, pool: Pool, *, workers: Workers | None, report: R
                 raise Damaged(str(error)) from None
             if writer.put(kind, payload) != identity:
                 raise Damaged(f"object {hex_short(identity)}: its content and its id disagree; verify the dump")
-            report(Progress(phase="load", done_count=seen.count, total_count=total))
+            done += 1
+            report(Progress(phase="load", done_count=done, total_count=total))
             return True
 
         visit_reachable(chain, [(objects.KIND_REVISION, target.revision) for target in chain.targets()], visit)

@@ -69,18 +69,17 @@ def merge_dumps(
 
 def find_wanted(chain: DumpChain, revisions: list[bytes]) -> Marks:
     """Return which objects the target needs, newest dump first; what two dumps hold is taken from the newer."""
-    marks = Marks((reader.object_count, reader.find) for reader in reversed(chain.readers))
-    outside_allowed = bool(chain.bases)
+    marks = Marks(reversed(chain.readers))
 
     def visit(kind: int, identity: bytes) -> bool:
-        if not marks.add(identity):
+        if kind == objects.KIND_CHUNK:
+            marks.add_later(identity)
             return False
-        if not marks.elsewhere:
-            return True
-        marks.elsewhere.clear()
-        if outside_allowed:
-            return False
-        raise Damaged(f"object {hex_short(identity)} is in none of the dumps: {chain.missing_hint()}")
+        return marks.add(identity) and identity not in marks.elsewhere
 
     visit_reachable(chain, [(objects.KIND_REVISION, revision) for revision in revisions], visit)
+    marks.settle()
+    if marks.elsewhere and not chain.bases:
+        missing = min(marks.elsewhere)
+        raise Damaged(f"object {hex_short(missing)} is in none of the dumps: {chain.missing_hint()}")
     return marks

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.plan import DumpPlan
-from dalsegno.formats import pack
+from dalsegno.formats import objects, pack
 from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pack_write import PackSummary, PackWriter, new_header
 from dalsegno.pool.pool import Pool
@@ -28,12 +28,17 @@ def write_dump(
     """Write the dump that `plan` describes, in one stream, and return what was written. The caller makes it durable."""
     wanted = PoolMarks(pool)
 
+    met = 0
+
     def visit(kind: int, identity: bytes) -> bool:
-        if not wanted.add(identity):
+        nonlocal met
+        met += 1
+        if met % PROGRESS_OBJECTS == 0:
+            report(Progress(phase="compare", done_count=met))
+        if kind == objects.KIND_CHUNK:
+            wanted.add_later(identity)
             return False
-        if wanted.count % PROGRESS_OBJECTS == 0:
-            report(Progress(phase="compare", done_count=wanted.count))
-        return True
+        return wanted.add(identity)
 
     base = plan.base.revision if plan.base else None
     for target in plan.note.targets:

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from dalsegno.formats import pack
 from dalsegno.pool.index import Segment
 from dalsegno.pool.marks import Marks
-from dalsegno.pool.pack_read import PackReader
+from dalsegno.pool.pack_read import OFFSET_MASK, PackReader, file_order
 from dalsegno.pool.pack_write import BlockSealer, PackWriter
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import Damaged, NotFound
 from dalsegno.terms.ids import PackId
 
-OFFSET_MASK = numpy.uint32((1 << pack.OFFSET_BITS) - 1)
 ID_OFFSET = pack.RECORD.size - 32
 
 Fetch = Callable[[bytes], tuple[int, bytes]]
@@ -34,10 +33,11 @@ class PoolMarks(Marks):
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._segments = pool.index.segments
-        super().__init__((segment.count, segment.find) for segment in self._segments)
+        super().__init__(self._segments)
 
     def copy(self, writer: PackWriter, progress: Callable[[int, int], None]) -> None:
         """Copy what is marked, pack by pack, the oldest first; `progress` is told raw bytes done and in all."""
+        self.settle()
         parts: list[tuple[int, PackId, Segment, NDArray[numpy.intp], NDArray[numpy.bool_]]] = []
         total = 0
         for number, segment in enumerate(self._segments):
@@ -72,6 +72,7 @@ class PoolMarks(Marks):
 
     def ids(self) -> Iterator[bytes]:
         """Yield the marked ids, many joined at a time."""
+        self.settle()
         for number, segment in enumerate(self._segments):
             yield segment.ids_of(numpy.flatnonzero(self.mask(number))).tobytes()
         yield from self.elsewhere
@@ -98,7 +99,7 @@ def copy_marked(
     progress: Callable[[int], None],
 ) -> None:
     """Copy the marked objects of a pack, whose index rows are all given; `progress` is told raw bytes."""
-    order = numpy.argsort(values[:, 0].astype(numpy.uint64) << 32 | values[:, 1] & OFFSET_MASK)
+    order = file_order(values)
     blocks = values[order, 0]
     touched = blocks[marked[order]]
     copied = 0

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
+from dalsegno.pool.marks import find_rows
 from dalsegno.terms.errors import BadInput, DalError, NotFound
 from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES, ObjectId, PackId
 from dalsegno.terms.sizes import MIB
@@ -110,6 +111,16 @@ class Segment:
                 return row
             row += 1
         return None
+
+    @property
+    def object_count(self) -> int:
+        """How many rows the segment has."""
+        return self.count
+
+    def find_rows(self, ids: Ids) -> npt.NDArray[np.intp]:
+        """Return the first rows of (n, 32) ids, as `find` does; -1 for those that are not there."""
+        tails = np.frombuffer(self.rests, np.uint8).reshape(-1, 24)
+        return find_rows(np.frombuffer(self.prefixes, np.uint64), tails, ids, self.find)
 
     def ids_of(self, rows: npt.NDArray[np.intp]) -> Ids:
         """Return the ids (n, 32) in these rows."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import pack
 from dalsegno.formats.objects import OBJECT_BYTES_MAX
+from dalsegno.pool.marks import find_rows
 from dalsegno.terms.errors import Damaged, NotFound, Refused
 from dalsegno.terms.events import Progress, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, hex_short
@@ -27,6 +28,7 @@ from dalsegno.world.workers import Workers
 
 BLOCKS_CACHED_BYTES_MAX = 16 * MIB
 DELTA_DEPTH_MAX = 16
+OFFSET_MASK = numpy.uint32((1 << pack.OFFSET_BITS) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,17 +326,29 @@ class PackReader:
 
     def find(self, identity: bytes) -> int | None:
         """Return the row of `identity` in objects(), or None."""
-        ids, _ = self.objects()
-        if self._prefixes is None:
-            prefixes = numpy.ascontiguousarray(ids[:, :8]).view(">u8").astype(numpy.uint64).reshape(-1)
-            self._prefixes = memoryview(prefixes.tobytes()).cast("Q")
+        prefixes = self._prefixes
+        if prefixes is None:
+            prefixes = self._prefixes = self._read_prefixes()
         wanted = int.from_bytes(identity[:8], "big")
-        row = bisect_left(self._prefixes, wanted)
-        while row < len(self._prefixes) and self._prefixes[row] == wanted:
-            if ids[row].tobytes() == identity:
-                return row
-            row += 1
+        row = bisect_left(prefixes, wanted)
+        if row < len(prefixes) and prefixes[row] == wanted:
+            ids, _ = self.objects()
+            while row < len(prefixes) and prefixes[row] == wanted:
+                if ids[row].tobytes() == identity:
+                    return row
+                row += 1
         return None
+
+    def _read_prefixes(self) -> memoryview:
+        ids, _ = self.objects()
+        prefixes = numpy.ascontiguousarray(ids[:, :8]).view(">u8").astype(numpy.uint64).reshape(-1)
+        return memoryview(prefixes.tobytes()).cast("Q")
+
+    def find_rows(self, ids: NDArray[numpy.uint8]) -> NDArray[numpy.intp]:
+        """Return the rows of (n, 32) ids in objects(), -1 for those that are not there."""
+        if self._prefixes is None:
+            self._prefixes = self._read_prefixes()
+        return find_rows(numpy.frombuffer(self._prefixes, numpy.uint64), self.objects()[0][:, 8:], ids, self.find)
 
     def get(self, identity: ObjectId, /) -> bytes:
         """Return an object by its id."""
@@ -372,33 +386,44 @@ class PackReader:
 
         Workers check blocks side by side; findings come in the order of the file all the same.
         """
-        yield from self._verify_digest(report)
-        self.find(bytes(32))  # the index, read once before workers share it
+        _, values = self.objects()
+        order = file_order(values)
+        starts = numpy.searchsorted(values[order, 0], numpy.arange(self.block_count + 1))
         numbers = [n for n in range(self.block_count) if self.types[n] in (pack.BLOCK_METADATA, pack.BLOCK_DATA)]
+        tasks = ((number, order[starts[number] : starts[number + 1]]) for number in numbers)
         seen = 0
         if workers is None:
-            results: Iterator[tuple[int, list[str]]] = map(self._verify_block, numbers)
+            digest_findings = self._verify_digest()
+            results: Iterator[tuple[int, list[str]]] = map(self._verify_block, tasks)
         else:
-            results = workers.map_ordered(self._verify_block, numbers)
+            digest = workers.submit(self._verify_digest)
+            results = workers.map_ordered(self._verify_block, tasks)
         for number, (count, findings) in zip(numbers, results, strict=True):
             seen += count
             yield from findings
             report(Progress(phase="verify", done_bytes=int(self.offsets[number]), total_bytes=self.size_bytes))
+        yield from digest_findings if workers is None else digest.result()
         if seen != self.object_count:
             yield f"{self.path}: {seen} objects found, the footer says {self.object_count}"
 
-    def _verify_block(self, number: int) -> tuple[int, list[str]]:
+    def _verify_block(self, task: tuple[int, NDArray[numpy.intp]]) -> tuple[int, list[str]]:
+        number, rows = task
         findings = []
         count = 0
         try:
-            values = self.objects()[1]
+            ids, values = self.objects()
+            named = ids[rows].tobytes()
+            places = values[rows, 1].tolist()
             raw = self.read_block(number)
             for position, kind, encoding, identity, payload in split_records(raw, offset=int(self.offsets[number])):
-                count += 1
-                row = self.find(identity)
-                place = values[row].tolist()[:2] if row is not None else None
-                if place != [number, position | kind << pack.OFFSET_BITS]:
+                at = 32 * count
+                if (
+                    count >= len(places)
+                    or places[count] != position | kind << pack.OFFSET_BITS
+                    or named[at : at + 32] != identity
+                ):
                     findings.append(f"{self.path}: object {hex_short(identity)} in block {number}: the index disagrees")
+                count += 1
                 whole = payload if encoding == pack.ENCODING_WHOLE else self._whole_of_delta(identity)
                 if whole is not None and self._realm.identify(kind, whole) != identity:
                     findings.append(
@@ -414,18 +439,23 @@ class PackReader:
         except NotFound:
             return None  # its base is in another pack: the pool's check follows it there
 
-    def _verify_digest(self, report: Report) -> Iterator[str]:
+    def _verify_digest(self) -> list[str]:
         hasher = blake3()
         end = self.size_bytes - 40
         position = 0
         while position < end:
-            data = self._file.read_at(position, min(4 * 1024 * 1024, end - position))
+            data = self._file.read_at(position, min(4 * MIB, end - position))
             if not data:
                 break
             hasher.update(data)
             position += len(data)
-        if hasher.digest() != self.digest:
-            yield f"{self.path}: the file's digest is wrong"
+        return [] if hasher.digest() == self.digest else [f"{self.path}: the file's digest is wrong"]
+
+
+def file_order(values: NDArray[numpy.uint32]) -> NDArray[numpy.intp]:
+    """Return the rows of an index in the order in which their records lie in the file."""
+    order: NDArray[numpy.intp] = numpy.argsort(values[:, 0].astype(numpy.uint64) << 32 | values[:, 1] & OFFSET_MASK)
+    return order
 
 
 def read_record(raw: bytes, offset: int, identity: bytes) -> tuple[int, bytes, bytes | None]:

@@ -317,9 +317,13 @@ class Pool:
         with self._refresh_lock:
             self.index.refresh()
 
-    def writer(self, workers: Workers | None = None) -> "PoolWriter":
-        """Begin to write; use it in a `with` block, flush, guard, and then swap a ref."""
-        return PoolWriter(self, workers=workers)
+    def writer(self, workers: Workers | None = None, *, refresh: bool = True) -> "PoolWriter":
+        """Begin to write; use it in a `with` block, flush, guard, and then swap a ref.
+
+        Without `refresh` packs that others added are not looked for first: quicker, for who commits every moment; what
+        they stored may be stored once more, and `commit_guard` is as strict.
+        """
+        return PoolWriter(self, workers=workers, refresh=refresh)
 
     # Refs
 
@@ -383,7 +387,9 @@ class PoolWriter:
     collection condemned that meanwhile, `commit_guard` stores it again, with everything below it.
     """
 
-    def __init__(self, pool: Pool, *, workers: Workers | None = None, locked: bool = True) -> None:
+    def __init__(
+        self, pool: Pool, *, workers: Workers | None = None, locked: bool = True, refresh: bool = True
+    ) -> None:
         self.pool = pool
         self.objects_added = 0
         self.bytes_added = 0
@@ -403,7 +409,8 @@ class PoolWriter:
             self._lock = FileLock(pool.path / WRITERS_LOCK)
             self._lock.acquire(shared=True)
         try:
-            pool.refresh()
+            if refresh:
+                pool.refresh()
             self._read_shunned()
         except BaseException:
             self._unlock()
