@@ -179,14 +179,18 @@ class Committed:
     """The clone that keeps what somebody else committed meanwhile; empty when nobody did."""
 
 
-def commit_tree(house: House, volume_id: bytes, build: Callable[[Sink], Tree], *, head: bytes) -> Committed:
+def commit_tree(
+    house: House, volume_id: bytes, build: Callable[[Sink], Tree], *, head: bytes, refresh: bool
+) -> Committed:
     """Make what `build` stores the newest state of a volume, whose newest was `head`.
+
+    `refresh`: look first what others have stored, so as not to store it again; to be done now and then.
 
     When somebody else committed meanwhile, that state gets a name and ours follows it: nothing is lost, and the mount
     goes on showing what its users see.
     """
     displaced = ""
-    with house.pool.writer(house.workers) as writer:
+    with house.pool.writer(house.workers, refresh=refresh) as writer:
         tree = build(writer)
         for _ in range(COMMIT_TRIES_MAX):
             state = volume_by_id(house, volume_id)

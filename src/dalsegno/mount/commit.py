@@ -23,6 +23,7 @@ COMMIT_SECONDS: Final = 3
 """How old a change grows before it is committed: the rest is for the commit itself."""
 LOOK_SECONDS: Final = 0.25
 RETRY_SECONDS: Final = 5
+REFRESH_SECONDS: Final = 60
 FROZEN_SECONDS: Final = 0.5
 FROZEN_TRIES_MAX: Final = 120
 """A volume is frozen while all its replicas are cloned: who syncs meanwhile waits, a minute at most."""
@@ -44,6 +45,7 @@ class Committer:
         self._writable = writable
         self._log = log
         self._turn = new_lock()
+        self._refreshed_ns = 0
         self._write = writable.methods[fuse.WRITE]
         writable.methods.update(
             {fuse.FSYNC: self._sync, fuse.FSYNCDIR: self._sync, fuse.SYNCFS: self._sync, fuse.WRITE: self._write_paced}
@@ -81,12 +83,14 @@ class Committer:
                 root=root, links=links, entry_count=snapshot.entry_count, total_bytes=snapshot.total_bytes
             )
 
+        refresh = now_ns() - self._refreshed_ns >= REFRESH_SECONDS * SECOND_NS
         try:
-            done = actions.commit_tree(self._house, self._volume_id, build, head=self.head)
+            done = actions.commit_tree(self._house, self._volume_id, build, head=self.head, refresh=refresh)
         except BaseException:
             writable.restore(snapshot)
             raise
         self.head = done.revision
+        self._refreshed_ns = now_ns() if refresh else self._refreshed_ns
         writable.thaw(snapshot)
         if done.displaced:
             self._log(f"somebody else committed to this volume: that state is kept as clone {done.displaced}")
