@@ -1,15 +1,14 @@
 """One volume's turn in the backup cycle, step by step (docs/architecture.md, "A volume's turn").
 
-    begun     it is known under which name the clone will be
+    begun     the clone's name and the dump's place are chosen
     cloned    the state is frozen in a clone
-    dumped    the dump is whole and durable in the spool
+    dumped    the dump is whole and durable in the spool; small ones are verified before it is written down
     verified  it was read back: every byte, every object
-    stored    every target was tried; what they hold was read back by them
-    recorded  later dumps may build on it; the catalog knows it
-    done      retention was applied
+    done      targets hold it and read it back, later dumps may build on it, retention was applied
 
 Each step is written to the journal after it is done, and each can be done again: whoever finds an open job goes on
-behind the last step that is written, and finds there either nothing, half of it, or all of it.
+behind the last step that is written, and finds there either nothing, half of it, or all of it. Between verified and
+done, the catalog's own rows are the journal: which targets hold the dump, and whether it is recorded.
 """
 
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from dalsegno.backup.records import (
     GOOD,
     JOB_DONE,
     JOB_FAILED,
+    JOB_OPEN,
     SPOOL_TARGET,
     Copy,
     DumpEntry,
@@ -37,6 +37,7 @@ from dalsegno.backup.targets import Incomplete
 from dalsegno.terms.errors import DalError, Damaged, NotFound, Unavailable
 from dalsegno.terms.events import Report
 from dalsegno.terms.ids import hex_short
+from dalsegno.terms.sizes import MIB
 from dalsegno.world.files import remove_durable
 from dalsegno.world.workers import new_lock
 
@@ -44,10 +45,10 @@ BEGUN: Final = "begun"
 CLONED: Final = "cloned"
 DUMPED: Final = "dumped"
 VERIFIED: Final = "verified"
-STORED: Final = "stored"
-RECORDED: Final = "recorded"
 DONE: Final = "done"
-STEPS: Final = (BEGUN, CLONED, DUMPED, VERIFIED, STORED, RECORDED, DONE)
+STEPS: Final = (BEGUN, CLONED, DUMPED, VERIFIED, DONE)
+SMALL_BYTES_MAX: Final = 64 * MIB
+"""A dump up to this size is read again after a crash, rather than written down twice."""
 SIZE_MARGIN: Final = 1.1
 """A dump may be this much larger than its volume's last ones let expect."""
 
@@ -259,11 +260,8 @@ class _Turn:
             self._dump()
         if not self.reached(VERIFIED):
             self._verify()
-        if not self.reached(STORED):
-            self._store()
-        if not self.reached(RECORDED):
-            self._record()
         if not self.reached(DONE):
+            self._archive()
             self.result.problems += self.steps.retain(self.job.volume_id, self.job.set_name)
             self.hook("after", self.chosen.hooks.after)
             self.journal(DONE)
@@ -272,7 +270,7 @@ class _Turn:
         """Run the last hooks, and close the job unless a next run can go on with it."""
         if self.result.error:
             self.hook("failed", self.chosen.hooks.failed)
-            if not self.reached(DUMPED):
+            if not self.reached(DUMPED) and self.job.state == JOB_OPEN:
                 self._close(JOB_FAILED)
         self.hook("finally", self.chosen.hooks.always)
 
@@ -338,13 +336,15 @@ class _Turn:
                 )
             finally:
                 self.shared.give_back(self.job.volume_name)
-        self.journal(
-            DUMPED,
-            entry=msgspec.to_builtins(replace(entry, set_name=self.job.set_name)),
-            level=entry.level,
-            reason=self.result.reason,
-        )
+        self._keep(replace(entry, set_name=self.job.set_name))
+        if entry.size_bytes > SMALL_BYTES_MAX:
+            self.journal(DUMPED)
         _fill(self.result, self.job.data)
+
+    def _keep(self, entry: DumpEntry) -> None:
+        """Put the dump into the job; the next step that is written takes it along."""
+        data = {"entry": msgspec.to_builtins(entry), "level": entry.level, "reason": self.result.reason}
+        self.job = replace(self.job, data={**self.job.data, **data})
 
     def _finished_dump(self, revision: bytes) -> DumpEntry | None:
         """Return the dump that a killed run finished without writing it down; one that is not ours is removed."""
@@ -367,7 +367,8 @@ class _Turn:
             self._throw_away(error)
         at_ns = self.steps.now_ns()
         entry = replace(entry, verdict=GOOD, verified_at_ns=at_ns, received_at_ns=at_ns, digest=found.digest)
-        self.journal(VERIFIED, entry=msgspec.to_builtins(entry))
+        self._keep(entry)
+        self.journal(VERIFIED)
 
     def _throw_away(self, error: DalError) -> NoReturn:
         """Give up a dump that is not what was written: the volume's next turn makes another."""
@@ -375,15 +376,26 @@ class _Turn:
         self._close(JOB_FAILED)
         raise Damaged(f"{error}; the dump was thrown away: look at the spool's disk") from None
 
-    def _store(self) -> None:
+    def _archive(self) -> None:
+        """Copy the dump to every target that does not hold it, then record it, unless a killed run did."""
         entry = self.entry
         self.result.size_bytes = entry.size_bytes
-        for name in self.chosen.targets:
-            try:
-                self.store_in(name, entry, self.path)
-            except (Damaged, NotFound) as error:
-                self._throw_away(error)
-        self.journal(STORED)
+        if self.site.catalog.get_dump(entry.dump_id) is None:
+            if not self.path.exists():
+                self._throw_away(NotFound(f"{self.path}: gone"))
+            for name in missing_targets(self.site.catalog.copies(entry.dump_id), self.chosen):
+                try:
+                    self.store_in(name, entry, self.path)
+                except (Damaged, NotFound) as error:
+                    self._throw_away(error)
+            self._record(entry)
+        copies = self.site.catalog.copies(entry.dump_id)
+        for copy in copies:
+            if copy.target != SPOOL_TARGET:
+                labels = self.result.media.setdefault(copy.target, [])
+                if copy.medium not in labels:
+                    labels.append(copy.medium)
+        self._judge(copies)
 
     def store_in(self, name: str, entry: DumpEntry, path: Path) -> None:
         """Copy a dump to one target; one that is away fails nothing: the spool keeps the dump."""
@@ -407,11 +419,8 @@ class _Turn:
             return
         self.site.catalog.put_copies(copies)
 
-    def _record(self) -> None:
-        entry = self.entry
-        self.result.size_bytes = entry.size_bytes
-        if not self.path.exists():
-            self._throw_away(NotFound(f"{self.path}: gone"))
+    def _record(self, entry: DumpEntry) -> None:
+        """Let later dumps build on this one, and the catalog know it: it is durable, and was read back."""
         spooled = Copy(
             dump_id=entry.dump_id,
             target=SPOOL_TARGET,
@@ -424,14 +433,6 @@ class _Turn:
         )
         self.steps.record(entry, self.path)
         self.site.catalog.put_dump(entry, copies=[spooled])
-        self.journal(RECORDED)
-        copies = self.site.catalog.copies(entry.dump_id)
-        for copy in copies:
-            if copy.target != SPOOL_TARGET:
-                labels = self.result.media.setdefault(copy.target, [])
-                if copy.medium not in labels:
-                    labels.append(copy.medium)
-        self._judge(copies)
 
     def _judge(self, copies: list[Copy]) -> None:
         """A dump in fewer targets than it should be in is a problem: say why."""
