@@ -9,8 +9,9 @@ from dalsegno.actions.mount import Tree
 from dalsegno.chunks.cut import Cutter
 from dalsegno.formats import fuse
 from dalsegno.formats.fuse import Header
-from dalsegno.mount.session import Answer, Log
-from dalsegno.mount.writable import Writable
+from dalsegno.mount.changes import Changes
+from dalsegno.mount.session import Answer, Log, Method
+from dalsegno.mount.snapshot import store
 from dalsegno.pool.contract import Sink
 from dalsegno.terms.errors import Conflict, DalError
 from dalsegno.terms.sizes import MIB
@@ -37,27 +38,29 @@ assert COMMIT_SECONDS < RISK_SECONDS_MAX and SPOOL_BYTES_SOON < SPOOL_BYTES_MAX
 class Committer:
     """Commits one mounted volume, one commit at a time; whoever comes meanwhile waits, and often finds all done."""
 
-    def __init__(self, house: House, volume_id: bytes, writable: Writable, *, head: bytes, log: Log) -> None:
+    def __init__(
+        self, house: House, volume_id: bytes, changes: Changes, methods: dict[int, Method], *, head: bytes, log: Log
+    ) -> None:
         self.head = head
         self.ended = False
         self._house = house
         self._volume_id = volume_id
-        self._writable = writable
+        self._changes = changes
         self._log = log
         self._turn = new_lock()
         self._refreshed_ns = 0
-        self._write = writable.methods[fuse.WRITE]
-        writable.methods.update(
+        self._write = methods[fuse.WRITE]
+        methods.update(
             {fuse.FSYNC: self._sync, fuse.FSYNCDIR: self._sync, fuse.SYNCFS: self._sync, fuse.WRITE: self._write_paced}
         )
 
     def _sync(self, header: Header, body: fuse.Fsync) -> Answer:
-        if self._writable.is_ours(header.node):
+        if self._changes.is_ours(header.node):
             self.commit()
         return None
 
     def _write_paced(self, header: Header, body: fuse.Write) -> Answer:
-        if self._writable.spooled_bytes > SPOOL_BYTES_MAX:
+        if self._changes.spooled_bytes > SPOOL_BYTES_MAX:
             self.commit()
         return self._write(header, body)
 
@@ -72,13 +75,14 @@ class Committer:
             return self._commit()
 
     def _commit(self) -> None:
-        writable = self._writable
-        snapshot = writable.freeze()
+        changes = self._changes
+        snapshot = changes.freeze()
         if snapshot is None:
             return
 
         def build(sink: Sink) -> Tree:
-            root, links = writable.store(snapshot, sink, Cutter(self._house.pool.realm.chunk_seed))
+            cutter = Cutter(self._house.pool.realm.chunk_seed)
+            root, links = store(snapshot, source=changes.source, sink=sink, cutter=cutter, spooled=changes.spooled)
             return Tree(
                 root=root, links=links, entry_count=snapshot.entry_count, total_bytes=snapshot.total_bytes
             )
@@ -87,11 +91,11 @@ class Committer:
         try:
             done = actions.commit_tree(self._house, self._volume_id, build, head=self.head, refresh=refresh)
         except BaseException:
-            writable.restore(snapshot)
+            changes.restore(snapshot)
             raise
         self.head = done.revision
         self._refreshed_ns = now_ns() if refresh else self._refreshed_ns
-        writable.thaw(snapshot)
+        changes.thaw(snapshot)
         if done.displaced:
             self._log(f"somebody else committed to this volume: that state is kept as clone {done.displaced}")
 
@@ -101,9 +105,9 @@ class Committer:
         while not self.ended:
             pause(LOOK_SECONDS)
             besides()
-            since_ns = self._writable.dirty_since_ns
+            since_ns = self._changes.dirty_since_ns
             due = since_ns and now_ns() - since_ns >= COMMIT_SECONDS * SECOND_NS
-            if (due or self._writable.spooled_bytes > SPOOL_BYTES_SOON) and (
+            if (due or self._changes.spooled_bytes > SPOOL_BYTES_SOON) and (
                 now_ns() - failed_ns >= RETRY_SECONDS * SECOND_NS
             ):
                 failed_ns = 0 if self._try() else now_ns()

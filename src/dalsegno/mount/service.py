@@ -12,6 +12,7 @@ from dalsegno.actions.house import House
 from dalsegno.formats import fuse, objects
 from dalsegno.formats.objects import Entry
 from dalsegno.mount import kernel
+from dalsegno.mount.changes import Changes
 from dalsegno.mount.commit import LOOK_SECONDS, Committer
 from dalsegno.mount.gallery import HouseGallery
 from dalsegno.mount.kernel import MountOptions
@@ -159,9 +160,10 @@ def show_writable(
         owners = Owners(uid=os.getuid(), gid=os.getgid()) if wishes.as_user else Owners()
         still = ReadOnly(picture, gallery, owners=owners, now_ns=now_ns())
         spool, lasting = Spool(place), Spool(place)
-        writable = Writable(still, spool=spool, lasting=lasting, disk=lambda: os.statvfs(house.pool.path))
-        committer = Committer(house, state.id, writable, head=state.head, log=log_to_stderr)
-        control = Control(writable, committer, os.path.realpath(directory))
+        changes = Changes(still, spool=spool, lasting=lasting)
+        writable = Writable(still, changes, disk=lambda: os.statvfs(house.pool.path))
+        committer = Committer(house, state.id, changes, writable.methods, head=state.head, log=log_to_stderr)
+        control = Control(writable, changes, committer, os.path.realpath(directory))
         listener = Listener(actions.mount_socket(house, state.id))
         options = _options(wishes, read_only=False, label=state.name)
         own = own_places(house)
@@ -214,10 +216,11 @@ def _empty_picture(gallery: HouseGallery, state: VolumeState) -> Picture:
 class Control:
     """What other commands of the same user may ask of a running mount."""
 
-    def __init__(self, writable: Writable, committer: Committer, path: str) -> None:
+    def __init__(self, writable: Writable, changes: Changes, committer: Committer, path: str) -> None:
         self.notify: Callable[[bytes], None] = lambda message: None
         """Tells the kernel, once there is a session."""
         self._writable = writable
+        self._changes = changes
         self._committer = committer
         self._path = path
 
@@ -238,7 +241,7 @@ class Control:
         return {"at": self._path}
 
     def _commit(self, words: Words) -> Words:
-        kernel.flush_pages(self._path, lambda: self._writable.change_count)
+        kernel.flush_pages(self._path, lambda: self._changes.change_count)
         self._committer.commit()
         return {"head": self._committer.head.hex()}
 
