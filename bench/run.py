@@ -578,6 +578,20 @@ def bench_catalog(results: Results, dal: Dal, python: str, disk: Path, dumps: in
     remove(disk / "catalog")
 
 
+def bench_cycle(results: Results, dal: Dal, python: str, disk: Path, volumes: int, planned: int) -> None:
+    """Run the backup cycle over small volumes that did not change, and plan a month, on the real disk."""
+    say(f"cycle of {volumes:,} volumes")
+    script = str(ROOT / "bench/cycle.py")
+    run = execute([python, script, str(disk / "cycle"), str(volumes), str(planned)], env=dal.env, keep=True)
+    results.figures.update(json.loads(run.output))
+    results.facts["cycle"] = (
+        f"{volumes:,} small unchanged volumes: {results.figures['cycle_ms_clone_and_dump']:.1f} ms each for clone and "
+        f"dump, {results.figures['cycle_ms_beyond']:.1f} ms beyond; a month of {planned:,} volumes planned in "
+        f"{results.figures['plan_seconds']:.1f} s, the busiest day {results.figures['plan_busiest']:.2f} times the mean"
+    )
+    remove(disk / "cycle")
+
+
 def read_back_ratio(results: Results) -> float | None:
     """Return what archiving costs beyond the copy, over one read."""
     figures = results.figures
@@ -666,6 +680,12 @@ def targets(million: int) -> list[Target]:
             ratio("first backup, cold cache", "tar|zstd -1 -T2"),
         ),
         Target("restore by date, look-up in a large catalog, ms", 50, lambda each: each.figures.get("chain_ms_p99")),
+        Target(
+            "backup cycle beyond clone and dump, ms per small volume",
+            15,
+            lambda each: each.figures.get("cycle_ms_beyond"),
+        ),
+        Target("planning a month for 10,000 volumes, s", 5, lambda each: each.figures.get("plan_seconds")),
         Target("archive beyond a copy with fsync, over one read from the disk", 1.2, read_back_ratio),
         Target("peak memory of dal in any step, MiB", MEMORY_MIB_MAX, memory),
         Target("index on disk, bytes per object", INDEX_BYTES_MAX, lambda results: results.index_bytes_per_object),
@@ -902,6 +922,8 @@ def main() -> int:
         if dal in tools and catalog:
             with guarded(results, tools, dal):
                 bench_catalog(results, dal, python, disk, catalog, (32 if quick else 1024) * MIB)
+            with guarded(results, tools, dal):
+                bench_cycle(results, dal, python, disk, 50 if quick else 1000, 10_000)
         if versions:
             bench_database(results, tools, work, versions)
         if million:

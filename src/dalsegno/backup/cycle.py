@@ -230,6 +230,8 @@ class _Turn:
         self.shared = shared
         self.report = report
         self.result = result
+        self.earlier: list[DumpEntry] = []
+        """The volume's dumps before this turn, the oldest first."""
 
     @property
     def path(self) -> Path:
@@ -328,7 +330,7 @@ class _Turn:
             if choice.level != data["level"]:
                 self.result.level = choice.level
                 self.result.reason = f"{data['reason']}; {choice.note}"
-            wanted = expected_bytes(choice.raw_bytes, self.site.catalog.dumps(self.job.volume_id))
+            wanted = expected_bytes(choice.raw_bytes, self.earlier)
             self.shared.promise_room(self.job.volume_name, wanted, level=choice.level)
             try:
                 entry = self.steps.dump(
@@ -380,16 +382,17 @@ class _Turn:
         """Copy the dump to every target that does not hold it, then record it, unless a killed run did."""
         entry = self.entry
         self.result.size_bytes = entry.size_bytes
-        if self.site.catalog.get_dump(entry.dump_id) is None:
+        catalog, resumed = self.site.catalog, self.result.resumed
+        if not resumed or catalog.get_dump(entry.dump_id) is None:
             if not self.path.exists():
                 self._throw_away(NotFound(f"{self.path}: gone"))
-            for name in missing_targets(self.site.catalog.copies(entry.dump_id), self.chosen):
+            for name in missing_targets(catalog.copies(entry.dump_id) if resumed else [], self.chosen):
                 try:
                     self.store_in(name, entry, self.path)
                 except (Damaged, NotFound) as error:
                     self._throw_away(error)
             self._record(entry)
-        copies = self.site.catalog.copies(entry.dump_id)
+        copies = catalog.copies(entry.dump_id)
         for copy in copies:
             if copy.target != SPOOL_TARGET:
                 labels = self.result.media.setdefault(copy.target, [])
@@ -445,9 +448,9 @@ class _Turn:
 
     def archive_pending(self) -> None:
         """Store what earlier runs had to leave in the spool because a target was away."""
-        entries = self.site.catalog.dumps(self.job.volume_id)
-        copies = self.site.catalog.copies_of(entry.dump_id for entry in entries)
-        for entry in entries:
+        self.earlier = self.site.catalog.dumps(self.job.volume_id)
+        copies = self.site.catalog.copies_of(entry.dump_id for entry in self.earlier)
+        for entry in self.earlier:
             own = copies.get(entry.dump_id, [])
             spooled = next((copy for copy in own if copy.target == SPOOL_TARGET), None)
             missing = missing_targets(own, self.chosen)
