@@ -41,6 +41,7 @@ COMMANDS: Final = {
     "retrieve": ("archive", "bring dumps back from media", "dal retrieve home@2026-10-03 -o /tmp/dumps"),
     "media": ("archive", "list and label archive media", "dal media label /mnt/a week-1 --target disks"),
     "catalog": ("archive", "rebuild the catalog from media, or compare them", "dal catalog check"),
+    "amanda": ("amanda", "let Amanda back up volumes: install, disklist", "dal amanda install"),
     "gc": ("pool", "give back the room of what nothing names", "dal gc --grace 24h"),
     "stats": ("pool", "show sizes and counts", "dal stats"),
     "drill": ("drill", "restore a sample from media and compare it", "dal drill --set homes --files 50"),

@@ -1,0 +1,262 @@
+"""What Amanda needs of a house: a fresh enough clone, dumps that build only on Amanda's own, and chains from pipes."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from dalsegno.actions.backup import take
+from dalsegno.actions.house import House
+from dalsegno.actions.mount import settle
+from dalsegno.chunks.realm import Realm
+from dalsegno.dumps.chain import DumpChain
+from dalsegno.dumps.estimate import Estimate, estimate_levels
+from dalsegno.dumps.plan import DumpPlan, plan_dump, record_dump
+from dalsegno.dumps.verify import verify_stream
+from dalsegno.dumps.write import write_dump
+from dalsegno.formats.objects import ENTRY_DIRECTORY, Revision
+from dalsegno.formats.pack import DumpNote
+from dalsegno.host.restore import RestoreResult, restore_tree
+from dalsegno.pool.contract import Source
+from dalsegno.pool.copy import PoolMarks
+from dalsegno.pool.pack_write import PackSummary
+from dalsegno.terms.errors import BadInput, Conflict, Damaged, NotFound, Refused
+from dalsegno.terms.ids import ObjectId
+from dalsegno.terms.times import SECOND_NS
+from dalsegno.trees.diff import diff_revisions
+from dalsegno.trees.read import read_revision
+from dalsegno.trees.walk import walk
+from dalsegno.volumes.leases import freeze, held, thaw
+from dalsegno.volumes.state import TRACKED, Clone, DumpRecord, VolumeState
+from dalsegno.volumes.store import check_clone_name
+from dalsegno.world.clock import now_ns
+from dalsegno.world.files import READ_BYTES, PartialFile, file_errors
+
+LEASE_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fresh:
+    """The clone to dump."""
+
+    clone: Clone
+    made: bool
+    """False when one was there that is young enough."""
+    unreadable: tuple[str, ...] = ()
+
+
+def clone_in_use(state: VolumeState, clone_name: str, *, age_seconds: int, now_ns: int) -> Clone | None:
+    """Return the clone to use again, or None when a new one is due."""
+    clone = state.clones.get(clone_name)
+    if clone is None or not 0 <= now_ns - clone.created_ns < age_seconds * SECOND_NS:
+        return None
+    return clone
+
+
+def fresh_clone(house: House, volume: str, clone_name: str, *, age_seconds: int) -> Fresh:
+    """Return a clone that is young enough: the one that is there, or a new one in its place: lock, clone, unlock.
+
+    Conflict while somebody else has the volume frozen.
+    """
+    check_clone_name(clone_name)
+    state = house.volumes.get(volume)
+    now = now_ns()
+    found = clone_in_use(state, clone_name, age_seconds=age_seconds, now_ns=now)
+    if found is not None:
+        return Fresh(clone=found, made=False)
+    lease = held(state, now_ns=now)
+    owner = f"Amanda on {os.uname().nodename}"
+    if lease is not None and lease.owner != owner:
+        raise Conflict(f"volume {volume!r} is frozen by {lease.owner}")
+    old = state.clones.get(clone_name)
+    if old is not None and old.held:
+        raise Refused(f"clone {volume}@{clone_name} is held, so no newer one can take its place: `dal unhold` it")
+    unreadable: tuple[str, ...] = ()
+    if state.kind == TRACKED:
+        taken = take(house, state, state.source, message="amanda")
+        unreadable = tuple(f"{os.fsdecode(path)}: {text}" for path, text in taken.unreadable)
+    else:
+        settle(house, state)
+    try:
+        house.volumes.update(
+            state.id, lambda current: freeze(current, owner=owner, now_ns=now_ns(), seconds=LEASE_SECONDS)
+        )
+        made = house.volumes.update(state.id, lambda current: _named(current, clone_name, now_ns=now_ns()))
+    finally:
+        house.volumes.update(state.id, lambda current: thaw(current, owner=owner))
+    return Fresh(clone=made.clones[clone_name], made=True, unreadable=unreadable)
+
+
+def _named(state: VolumeState, clone_name: str, *, now_ns: int) -> VolumeState:
+    if not state.head:
+        raise Refused(f"volume {state.name!r} is empty: import or back up something first")
+    clone = Clone(revision=state.head, created_ns=now_ns)
+    return msgspec.structs.replace(state, clones={**state.clones, clone_name: clone})
+
+
+def only_own(state: VolumeState, owner: str) -> VolumeState:
+    """Return `state` with the dumps that `owner` recorded alone: nobody else's are at hand when it restores."""
+    own = [record for record in state.dumps if record.path.startswith(owner + " ")]
+    return msgspec.structs.replace(state, dumps=own)
+
+
+def without_higher(state: VolumeState, made: DumpRecord, owner: str) -> VolumeState:
+    """Return `state` with `made` recorded, and without those of its owner that it takes the place of."""
+    dumps = [
+        record
+        for record in state.dumps
+        if not (record.path.startswith(owner + " ") and record.level > made.level)
+    ]
+    return record_dump(msgspec.structs.replace(state, dumps=dumps), made)
+
+
+def estimate(house: House, volume: str, revision: bytes, levels: Sequence[int], *, owner: str) -> list[Estimate | None]:
+    """Return one estimate per level from the comparison of trees; None for one that has no base."""
+    state = only_own(house.volumes.get(volume), owner)
+
+    def object_bytes(identity: bytes) -> int:
+        location = house.pool.index.lookup(identity)
+        return location.length if location is not None else 0
+
+    possible = [level for level in levels if _has_base(house, state, revision, level)]
+    made = estimate_levels(
+        house.pool,
+        state,
+        target=revision,
+        levels=possible,
+        new_marks=lambda: PoolMarks(house.pool),
+        object_bytes=object_bytes,
+    )
+    by_level = {each.level: each for each in made}
+    return [by_level.get(level) for level in levels]
+
+
+def _has_base(house: House, state: VolumeState, revision: bytes, level: int) -> bool:
+    try:
+        plan_dump(house.pool, state, targets=[("", revision)], level=level, now_ns=now_ns())
+    except (Refused, BadInput):
+        return False
+    return True
+
+
+def plan(house: House, volume: str, clone_name: str, clone: Clone, *, level: int, owner: str) -> DumpPlan:
+    """Return the plan of a dump of the clone. Refused when the level has no base, or its base was pruned."""
+    state = only_own(house.volumes.get(volume), owner)
+    return plan_dump(
+        house.pool, state, targets=[(clone_name, clone.revision)], level=level, now_ns=now_ns()
+    )
+
+
+def write(house: House, chosen: DumpPlan, write_bytes: Callable[[bytes], object]) -> PackSummary:
+    """Write the dump in one stream."""
+    return write_dump(
+        house.pool,
+        chosen,
+        write_bytes,
+        realm=house.pool.realm,
+        sealed=house.pool.encryption != "none",
+        workers=house.workers,
+        report=house.report,
+    )
+
+
+def listing(house: House, chosen: DumpPlan) -> Iterator[tuple[bytes, bool]]:
+    """Yield (path, is a directory) of what the dump brings: everything, or what differs from its base."""
+    revision = read_revision(house.pool, ObjectId(chosen.target))
+    if chosen.base is None:
+        yield from _everything(house.pool, revision)
+        return
+    base = read_revision(house.pool, ObjectId(chosen.base.revision))
+    for change in diff_revisions(house.pool, base, revision):
+        if change.new is not None:
+            yield change.path, change.new.kind == ENTRY_DIRECTORY
+
+
+def _everything(source: Source, revision: Revision) -> Iterator[tuple[bytes, bool]]:
+    for path, entry in walk(source, revision):
+        yield path, entry.kind == ENTRY_DIRECTORY
+
+
+def record(house: House, chosen: DumpPlan, summary: PackSummary, *, owner: str, timestamp: str) -> None:
+    """Let later dumps of the same owner build on this one. What is recorded above its level is of no more use."""
+    made = DumpRecord(
+        dump_id=summary.pack_id,
+        level=chosen.note.level,
+        revision=chosen.target,
+        base_dump=chosen.note.base_dump,
+        taken_at_ns=chosen.note.taken_at_ns,
+        path=f"{owner} {timestamp}",
+        size_bytes=summary.size_bytes,
+    )
+    house.volumes.update(chosen.note.volume, lambda state: without_higher(state, made, owner))
+
+
+# Restoring. Amanda hands over one image after the other, the full one first, each through a pipe of its own.
+
+
+def verify(stream: BinaryIO, realm: Realm) -> DumpNote:
+    """Read an image to its end; Damaged says what is wrong."""
+    return verify_stream(stream, realm)[0]
+
+
+def keep_image(stream: BinaryIO, place: Path) -> None:
+    """Keep an image as a file."""
+    with file_errors(place.parent), PartialFile(place, mode=0o600) as file:
+        while data := stream.read(READ_BYTES):
+            file.write(data)
+        file.commit()
+
+
+def image_chain(places: Sequence[Path], realm: Realm) -> list[Path]:
+    """Return those of `places` (lower levels first) that lead to the last one: it builds on each of them."""
+    chain = [places[-1]]
+    for place in reversed(places[:-1]):
+        try:
+            with DumpChain.open([place, *chain], realm):
+                chain.insert(0, place)
+        except (Refused, Damaged):
+            continue
+    return chain
+
+
+class Several:
+    """A Source of several: the first that has an object gives it."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+
+    def get(self, identity: ObjectId, /) -> bytes:
+        """Return an object; NotFound when none has it."""
+        for source in self._sources[:-1]:
+            try:
+                return source.get(identity)
+            except NotFound:
+                continue
+        return self._sources[-1].get(identity)
+
+
+def restore_images(
+    places: Sequence[Path], realm: Realm, target: Path, *, paths: Sequence[bytes], pool: Source | None
+) -> RestoreResult:
+    """Bring `target` to the state of the last of `places`, or only `paths` of it.
+
+    What neither it nor the images before it have is taken from the pool. Applying an increment removes what it removed.
+    """
+    with DumpChain.open(image_chain(places, realm), realm) as chain:
+        source: Source = chain if pool is None else Several([chain, pool])
+        revision = read_revision(source, ObjectId(chain.target.revision))
+        increment = bool(chain.notes[-1].bases)
+        return restore_tree(source, revision, target, paths=list(paths), delete=increment)
+
+
+def image_listing(place: Path, realm: Realm) -> Iterator[tuple[bytes, bool]]:
+    """Yield (path, is a directory) of what an image holds by itself."""
+    with DumpChain.open([place], realm) as chain:
+        revision = read_revision(chain, ObjectId(chain.target.revision))
+        if not chain.bases:
+            yield from _everything(chain, revision)
+            return
+        yield b"", True  # the base is not at hand: what differs from it is not known

@@ -1,0 +1,1 @@
+"""Other programs' front doors: the Amanda application."""

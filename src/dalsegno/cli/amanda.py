@@ -1,0 +1,173 @@
+"""`dal amanda`: install the application into Amanda, and print the lines that a disklist needs."""
+
+import argparse
+import os
+import pwd
+import shlex
+import sys
+from pathlib import Path
+
+from dalsegno import __version__
+from dalsegno.bridges.amanda import NAME, matching, support_lines
+from dalsegno.cli.door import open_house
+from dalsegno.cli.terminal import Terminal
+from dalsegno.cli.words import Parser
+from dalsegno.terms.errors import EXIT_DONE, BadInput, DalError, NoAccess, NotFound, Refused
+from dalsegno.world.files import write_durable
+from dalsegno.world.programs import run_program
+
+APPLICATIONS = Path("/usr/lib/amanda/application")
+SUDOERS = Path("/etc/sudoers.d")
+SUDO = Path("/usr/bin/sudo")
+DESCRIPTORS_KEPT = 5
+"""Input, output, errors, messages, index: sudo closes the rest."""
+SECONDS_MAX = 60
+
+_SCRIPT = """\
+#!/bin/sh
+# {name}: an Amanda application, written by `dal amanda install` of dalsegno {version}; run that again to change it.
+# It works as {owner}, to whom the pool belongs; Amanda's own user gets neither pool nor key.
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+export PATH
+if [ "$1" = support ]; then
+    printf '%s\\n' {support}
+    exit 0
+fi
+case $(id -u) in
+0|{uid}) exec {python} -I -W ignore -m dalsegno.cli.amdalsegno {pool} {key} "$@" ;;
+esac
+{otherwise}
+"""
+
+_RULE = """\
+# Written by `dal amanda install`: Amanda's user may start this one program as the owner of the pool.
+# The program refuses to restore, or to use another pool or key, when it is started this way.
+Defaults!{script} closefrom_override, !use_pty, !requiretty
+{user} ALL=({owner}) NOPASSWD: {script}
+"""
+
+
+def add_amanda(parser: Parser) -> None:
+    """Say what `dal amanda` understands."""
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="install|disklist", parser_class=Parser)
+    install = verbs.add_parser("install", help="make Amanda able to back up the volumes of the pool")
+    install.add_argument("--user", metavar="NAME", help="Amanda's user on this host (default: backup or amandabackup)")
+    install.add_argument("--applications", type=Path, default=APPLICATIONS, metavar="DIR", help=f"({APPLICATIONS})")
+    install.add_argument("--secret", type=Path, metavar="FILE", help="holds the pool's passphrase, if it has one")
+    install.add_argument("--dry-run", action="store_true", help="only tell what would be done")
+    install.set_defaults(run=_install)
+    disklist = verbs.add_parser("disklist", help="print a disklist line for every volume of a pattern")
+    disklist.add_argument("pattern", nargs="?", default="*", metavar="PATTERN")
+    disklist.add_argument("--host", default="localhost", metavar="NAME", help="(localhost)")
+    disklist.add_argument("--dumptype", default="dalsegno", metavar="NAME", help="(dalsegno)")
+    disklist.set_defaults(run=_disklist)
+
+
+def _amandas_user(given: str | None) -> str:
+    for name in [given] if given else ["backup", "amandabackup"]:
+        try:
+            return pwd.getpwnam(name).pw_name
+        except KeyError:
+            continue
+    raise NotFound(f"no user {given or 'backup or amandabackup'} on this host: install amanda-client, or give --user")
+
+
+def script_text(*, pool: Path, key: Path | None, owner: str, uid: int, user: str, script: Path, python: str) -> str:
+    """Return the application as Amanda starts it: it answers `support` at once and becomes the pool's owner."""
+    become = f'exec {SUDO} -n -H -C {DESCRIPTORS_KEPT} -u {shlex.quote(owner)} -- {shlex.quote(os.fspath(script))} "$@"'
+    refuse = f"echo '{NAME}: must be started by {user} or root' >&2; exit 1"
+    return _SCRIPT.format(
+        name=NAME,
+        version=__version__,
+        owner=owner,
+        support=" ".join(shlex.quote(text) for text in support_lines()),
+        uid=uid,
+        python=shlex.quote(python),
+        pool=shlex.quote(os.fspath(pool)),
+        key=shlex.quote(os.fspath(key) if key is not None else "-"),
+        otherwise=refuse if user == owner else become,
+    )
+
+
+def _install(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    if os.getuid() != 0 and not arguments.dry_run:
+        raise NoAccess("dal amanda install: only root may write into Amanda's application directory")
+    if not arguments.applications.is_dir():
+        raise NotFound(f"{arguments.applications}: not there: `apt-get install amanda-client` makes it")
+    user = _amandas_user(arguments.user)
+    with open_house(arguments, terminal) as house:
+        pool = Path(os.path.realpath(house.pool.path))
+        key = house.pool.key_path
+        if house.pool.encryption == "passphrase":
+            if arguments.secret is None:
+                raise BadInput("the pool has a passphrase, and Amanda has nobody to ask: give --secret FILE")
+            key = arguments.secret
+    key = Path(os.path.realpath(key)) if key is not None else None
+    uid = os.stat(pool).st_uid
+    owner = pwd.getpwuid(uid).pw_name
+    script = arguments.applications / NAME
+    rule = SUDOERS / NAME
+    done = [f"{script}: works on {pool}, key {key or 'none'}, as {owner}"]
+    if user != owner:
+        if not SUDO.exists() and not arguments.dry_run:
+            raise Refused(f"the pool belongs to {owner}, and Amanda runs as {user}: `apt-get install sudo` first")
+        done.append(f"{rule}: {user} may start it as {owner}, and nothing else")
+    if not arguments.dry_run:
+        text = script_text(
+            pool=pool, key=key, owner=owner, uid=uid, user=user, script=script, python=sys.executable
+        )
+        if user != owner:
+            _write_rule(rule, _RULE.format(user=user, owner=owner, script=script))
+        write_durable(script, text.encode(errors="surrogateescape"), mode=0o755)
+        script.chmod(0o755)
+        _try(script, user)
+        done.append(f"tried as {user}: it answers")
+    lines = [
+        *done,
+        "In amanda.conf (docs/guides/amanda.md):",
+        "  define application-tool app_dalsegno {",
+        f'    plugin "{NAME}"',
+        "  }",
+        "  define dumptype dalsegno {",
+        '    program "APPLICATION"',
+        '    application "app_dalsegno"',
+        "    compress none",
+        "    index yes",
+        "  }",
+        "and in its disklist what `dal amanda disklist` prints",
+    ]
+    terminal.result(
+        {"script": script, "pool": pool, "key": key, "owner": owner, "user": user, "dry_run": arguments.dry_run}, lines
+    )
+    return EXIT_DONE
+
+
+def _write_rule(rule: Path, text: str) -> None:
+    write_durable(rule, text.encode(), mode=0o440)
+    rule.chmod(0o440)
+    outcome = run_program(["/usr/sbin/visudo", "-c", "-q", "-f", os.fspath(rule)], timeout_seconds=SECONDS_MAX)
+    if outcome.code:
+        rule.unlink()
+        raise DalError(f"{rule}: sudo does not take it: {outcome.last_words}")
+
+
+def _try(script: Path, user: str) -> None:
+    words = ["/usr/sbin/runuser", "-u", user, "--", os.fspath(script)]
+    for command in ("support", "discover"):
+        outcome = run_program([*words, command], timeout_seconds=SECONDS_MAX)
+        if outcome.code or outcome.error:
+            raise DalError(f"{script}: installed, but as {user} it fails: {outcome.last_words}")
+
+
+def _disklist(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_house(arguments, terminal) as house:
+        names = matching([state.name for state in house.volumes.list()], arguments.pattern)
+    if not names:
+        raise NotFound(f"no volume {arguments.pattern!r}: `dal volume list` shows what there is")
+    lines = [f"{arguments.host} {_word(name)} {arguments.dumptype}" for name in names]
+    terminal.result({"volumes": names}, lines)
+    return EXIT_DONE
+
+
+def _word(name: str) -> str:
+    return f'"{name}"' if " " in name else name

@@ -1,0 +1,120 @@
+"""The program behind the installed Amanda application: `amdalsegno POOL KEY|- COMMAND --option value...`."""
+
+import os
+import sys
+from pathlib import Path
+
+from dalsegno.actions.house import House
+from dalsegno.assembly import open_pool
+from dalsegno.bridges import application
+from dalsegno.bridges.amanda import Call, one_line, parse_call
+from dalsegno.chunks.realm import Realm
+from dalsegno.pool.keys import open_pool_settings, read_realm
+from dalsegno.terms.errors import DalError, NoAccess, NotFound
+from dalsegno.world.background import on_stop
+
+MESSAGES_FD = 3
+INDEX_FD = 4
+IMAGES_BASE = "/var/tmp"
+
+
+class _Places:
+    """Pool and key: those that were installed, or those of the properties."""
+
+    def __init__(self, pool: str, key: str) -> None:
+        self._pool = pool
+        self._key = key
+
+    def _of(self, call: Call) -> tuple[Path, Path | None]:
+        pool = call.properties.get("pool", self._pool)
+        key = call.properties.get("key-file", self._key if pool == self._pool else "")
+        return Path(pool), Path(key) if key else None
+
+    def house(self, call: Call) -> House:
+        """Open the pool."""
+        pool, key = self._of(call)
+        return open_pool(pool, passphrase=lambda: _passphrase(key), key_path=key)
+
+    def realm(self, call: Call) -> Realm:
+        """Return the realm that images are of: of the pool, or when it is lost, of the key alone."""
+        pool, key = self._of(call)
+        try:
+            return open_pool_settings(pool, passphrase=lambda: _passphrase(key), key_path=key)[1]
+        except NotFound:
+            if key is None:
+                raise
+            return read_realm(key)
+
+
+def _passphrase(key: Path | None) -> str:
+    if key is None:
+        raise NoAccess("the pool has a passphrase: KEY-FILE must name a file that holds it")
+    try:
+        lines = key.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise NoAccess(f"{key}: {error}") from None
+    return lines[0] if lines else ""
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Do one command of Amanda's and return the exit code."""
+    if len(sys.argv) < 4:
+        print("amdalsegno is called by Amanda: `dal amanda install` installs it", file=sys.stderr)
+        return 2
+    pool, key, *words = sys.argv[1:]
+    key = "" if key == "-" else key
+    is_backup = words[0] == "backup"
+    line = application.Line(
+        input=sys.stdin.buffer,
+        output=sys.stdout.buffer,
+        messages=os.fdopen(MESSAGES_FD, "wb", buffering=0) if is_backup else None,
+        index=os.fdopen(INDEX_FD, "wb") if is_backup and "--index" in words else None,
+    )
+    if is_backup:
+        # A single byte there would fail the dump; what matters goes to the messages.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    images = Path(os.environ.get("TMPDIR") or IMAGES_BASE) / f"amdalsegno-{os.getuid()}"
+    places = _Places(pool, key)
+    doors = application.Doors(house=places.house, realm=places.realm, images=images)
+    on_stop(_interrupt)
+    try:
+        call = parse_call(words)
+        if "SUDO_UID" in os.environ and os.getuid() != int(os.environ["SUDO_UID"]):
+            application.forbid_as_other(call)
+        return application.run(call, line, doors)
+    except DalError as error:
+        return _refused(words, line, error)
+    except OSError as error:
+        return _refused(words, line, DalError(str(error)))
+    except KeyboardInterrupt:
+        return _refused(words, line, DalError("interrupted"))
+    except Exception as error:
+        return _refused(words, line, DalError(f"internal error: {type(error).__name__}: {error}; please report it"))
+
+
+def _refused(words: list[str], line: application.Line, error: DalError) -> int:
+    try:
+        return application.refuse(words, line, error)
+    except DalError:
+        print(f"amdalsegno: {one_line(error)}", file=sys.stderr)
+        return error.exit_code
+    except OSError:
+        return application.FAILED
+
+
+def _leave() -> None:
+    """End without the interpreter's own complaints about a reader that went away."""
+    code = main()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        code = code or application.FAILED
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    _leave()
