@@ -1,6 +1,7 @@
 """Mounts for tests: a real `dal mount` that is gone when the test ends, however it ends."""
 
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -53,10 +54,11 @@ class Mount:
     def is_alive(self) -> bool:
         """Tell whether the server runs."""
         try:
-            state = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return False
-        return state not in ("Z", "X")
+            # The first thread may be gone before the others.
+            tasks = [path.read_text() for path in Path(f"/proc/{self.process}/task").glob("*/stat")]
+        except (FileNotFoundError, ProcessLookupError):
+            return self.is_alive()
+        return any(task.rpartition(")")[2].split()[0] not in ("Z", "X") for task in tasks)
 
     def wait(self) -> None:
         """Wait until the server has ended by itself."""
@@ -78,11 +80,11 @@ class Mount:
 
 
 @contextmanager
-def mounted(user: User, *words: str, path: Path | None = None) -> Iterator[Mount]:
+def mounted(user: User, *words: str, path: Path | None = None, **environment: str) -> Iterator[Mount]:
     """Mount what `words` say at `path` (default: `mnt` at home) until the block ends."""
     directory = path or user.home / "mnt"
     directory.mkdir(exist_ok=True)
-    done = user.value("mount", *words, str(directory))
+    done = json.loads(user.quick("--json", "mount", *words, str(directory), **environment).out)
     mount = Mount(user, directory, done["process"])
     try:
         yield mount

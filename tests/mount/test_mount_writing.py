@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -353,6 +354,77 @@ for number in range(100000):
             assert database.execute("pragma integrity_check").fetchone() == ("ok",)
             assert database.execute("select max(id) from t").fetchone()[0] >= acknowledged + 1, "acknowledged is durable"
             database.close()
+
+
+def test_kill_at_any_moment_leaves_the_tree_as_it_was_at_one_moment(home: User) -> None:
+    print(f"seed {SEED}: DAL_TEST_SEED={SEED} repeats this run")
+    chance = random.Random(SEED)
+    script = """
+import os, sys, threading, time
+top = sys.argv[1]
+def sync():
+    while True:
+        fd = os.open(top, os.O_RDONLY); os.fsync(fd); os.close(fd); time.sleep(0.01)
+threading.Thread(target=sync, daemon=True).start()
+for number in range(int(sys.argv[2]), 1000000):
+    os.makedirs(f"{top}/d{number % 5}", exist_ok=True)
+    with open(f"{top}/d{number % 5}/f{number}", "w") as file:
+        file.write(str(number) * 3000)
+    os.rename(f"{top}/d{number % 5}/f{number}", f"{top}/d{number % 5}/done{number}")
+"""
+    first = 0
+    for _ in range(4):
+        with mounted(home, "v") as mount:
+            writer = subprocess.Popen(
+                [sys.executable, "-c", script, str(mount.path), str(first)], stderr=subprocess.DEVNULL
+            )
+            time.sleep(chance.uniform(0.3, 1.2))
+            mount.kill()
+            writer.wait()
+        with mounted(home, "v") as mount:
+            there = sorted(
+                (int(path.name.removeprefix("done").removeprefix("f")), path) for path in mount.path.glob("d*/*")
+            )
+            numbers = [number for number, _ in there]
+            assert numbers == list(range(len(numbers))), (SEED, "a file is missing that came before others")
+            for number, path in there:
+                if path.name.startswith("done"):
+                    assert path.read_text() == str(number) * 3000, (SEED, path)
+                else:
+                    assert number == numbers[-1], (SEED, "only the last file was being written")
+            first = len(numbers)
+            for number, path in there[-1:]:
+                path.rename(path.with_name(f"done{number}")).write_text(str(number) * 3000)
+    home.quick("verify", "--pool")
+
+
+def test_kill_before_a_durable_step_of_a_commit_leaves_the_old_state_or_the_new(home: User) -> None:
+    print(f"seed {SEED}: DAL_TEST_SEED={SEED} repeats this run")
+    with mounted(home, "v") as mount:
+        (mount.path / "file").write_text("0")
+    # Every third step, from another one in each run.
+    state, step, unharmed = 0, -(SEED % 3), False
+    while not unharmed:
+        step += 3
+        assert step < 60, "a commit has fewer durable steps"
+        try:
+            with mounted(home, "v", DAL_FAULT=f"kill:{step}") as mount:
+                with suppress(OSError):
+                    (mount.path / "file").write_text(str(step))
+                    (mount.path / f"new{step}").write_text(str(step))
+                    fsync(mount.path / "file")
+                    unharmed = True
+                mount.kill() if mount.is_alive() else mount.wait()
+        except AssertionError:
+            assert step < 10, "killed while it was mounting: the command says so"
+        with mounted(home, "v") as mount:
+            found = int((mount.path / "file").read_text())
+            assert found in (state, step)
+            assert (mount.path / f"new{step}").exists() == (found == step)
+            state = found
+            mount.end()
+    assert state == step
+    home.quick("verify", "--pool")
 
 
 @needs_program("git")

@@ -35,6 +35,7 @@ WRITING_THREADS: Final = 8
 """More, because those that wait for a commit answer nobody."""
 NEW_ROOT_MODE: Final = 0o755
 SHELF_SECONDS: Final = 1
+LOCK_SECONDS_MAX: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +152,12 @@ def show_writable(
     place = actions.mounts_directory(house)
     make_directory(place)
     with FileLock(place / f"{state.id.hex()}.lock") as lock:
-        if not lock.acquire(wait=False):
+        # A mount that was killed a moment ago may not have let go yet.
+        for _ in range(int(LOCK_SECONDS_MAX / LOOK_SECONDS)):
+            if lock.acquire(wait=False):
+                break
+            pause(LOOK_SECONDS)
+        else:
             raise Conflict(f"volume {state.name!r} is mounted for writing already: `dal mount --list` shows where")
         state = actions.volume_by_id(house, state.id)
         actions.pin_base(house, state.id, state.head)

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from dalsegno.terms.errors import DalError
+
 ANSWER_BYTES_MAX: Final = 64 * 1024
 _READY: Final = b"ready"
 
@@ -39,7 +41,9 @@ def run_in_background(
         answer = pipe.read(ANSWER_BYTES_MAX)
     if answer == _READY:
         return child, b""
-    os.waitpid(child, 0)
+    _, status = os.waitpid(child, 0)
+    if not answer:
+        raise DalError(f"the process in the background ended before it was ready (status {status}): see {log_path}")
     return child, answer
 
 
