@@ -340,10 +340,18 @@ def test_random_calls_have_the_same_results_as_on_a_plain_directory(home: User) 
                 mount.kill()
             else:
                 mount.end()
+            counted(home, look(os.fsencode(plain)))
     for name, before in clones.items():
         with mounted(home, f"v@{name}") as mount:
             assert look(os.fsencode(mount.path)) == before, (SEED, name)
     home.quick("verify", "--pool")
+
+
+def counted(home: User, tree: dict[bytes, tuple[Any, ...]]) -> None:
+    """Check the counts of the newest revision; a file with several names is counted once in bytes."""
+    newest = home.value("log", "v")[0]
+    files = {facts[5]: facts[3] for facts in tree.values() if stat.S_ISREG(facts[0])}
+    assert (newest["entries"], newest["bytes"]) == (len(tree), sum(files.values())), SEED
 
 
 def without_sockets(tree: dict[bytes, tuple[Any, ...]]) -> dict[bytes, tuple[Any, ...]]:
