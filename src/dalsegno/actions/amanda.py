@@ -1,5 +1,6 @@
 """What Amanda needs of a house: a fresh enough clone, dumps that build only on Amanda's own, and chains from pipes."""
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,9 +34,10 @@ from dalsegno.volumes.leases import freeze, held, thaw
 from dalsegno.volumes.state import TRACKED, Clone, DumpRecord, VolumeState
 from dalsegno.volumes.store import check_clone_name
 from dalsegno.world.clock import now_ns
-from dalsegno.world.files import READ_BYTES, PartialFile, file_errors
+from dalsegno.world.files import READ_BYTES, PartialFile, file_errors, write_durable
 
 LEASE_SECONDS = 60
+UNREADABLE_KEPT_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,7 @@ def fresh_clone(house: House, volume: str, clone_name: str, *, age_seconds: int)
     now = now_ns()
     found = clone_in_use(state, clone_name, age_seconds=age_seconds, now_ns=now)
     if found is not None:
-        return Fresh(clone=found, made=False)
+        return Fresh(clone=found, made=False, unreadable=_unreadable_of(house, state, found.revision))
     lease = held(state, now_ns=now)
     owner = f"Amanda on {os.uname().nodename}"
     if lease is not None and lease.owner != owner:
@@ -78,6 +80,7 @@ def fresh_clone(house: House, volume: str, clone_name: str, *, age_seconds: int)
     if state.kind == TRACKED:
         taken = take(house, state, state.source, message="amanda")
         unreadable = tuple(f"{os.fsdecode(path)}: {text}" for path, text in taken.unreadable)
+        _keep_unreadable(house, state, taken.revision, unreadable)
     else:
         settle(house, state)
     try:
@@ -88,6 +91,26 @@ def fresh_clone(house: House, volume: str, clone_name: str, *, age_seconds: int)
     finally:
         house.volumes.update(state.id, lambda current: thaw(current, owner=owner))
     return Fresh(clone=made.clones[clone_name], made=True, unreadable=unreadable)
+
+
+def _unreadable_place(house: House, state: VolumeState) -> Path:
+    return house.cache_dir / f"{state.id.hex()}.amanda"
+
+
+def _keep_unreadable(house: House, state: VolumeState, revision: bytes, unreadable: Sequence[str]) -> None:
+    """Remember what was not readable for the dump: the estimate takes the clone, the dump tells people."""
+    house.cache_dir.mkdir(parents=True, exist_ok=True)
+    text = json.dumps([revision.hex(), list(unreadable[:UNREADABLE_KEPT_MAX])])
+    write_durable(_unreadable_place(house, state), text.encode(), mode=0o600, sync=False)
+
+
+def _unreadable_of(house: House, state: VolumeState, revision: bytes) -> tuple[str, ...]:
+    """Return what was not readable when the clone was taken; as all of a cache it may be lost."""
+    try:
+        taken, unreadable = json.loads(_unreadable_place(house, state).read_bytes())
+    except (OSError, ValueError):
+        return ()
+    return tuple(unreadable) if taken == revision.hex() else ()
 
 
 def _named(state: VolumeState, clone_name: str, *, now_ns: int) -> VolumeState:
@@ -247,9 +270,19 @@ def restore_images(
     """
     with DumpChain.open(image_chain(places, realm), realm) as chain:
         source: Source = chain if pool is None else Several([chain, pool])
+        if not paths and chain.bases and not _has(source, chain.bases[0]):
+            chain.require_full()
         revision = read_revision(source, ObjectId(chain.target.revision))
         increment = bool(chain.notes[-1].bases)
         return restore_tree(source, revision, target, paths=list(paths), delete=increment)
+
+
+def _has(source: Source, revision: bytes) -> bool:
+    try:
+        source.get(ObjectId(revision))
+    except NotFound:
+        return False
+    return True
 
 
 def image_listing(place: Path, realm: Realm) -> Iterator[tuple[bytes, bool]]:

@@ -1,0 +1,297 @@
+"""The Amanda application as Amanda calls it: words in, lines on its descriptors out; what goes wrong leaves nothing."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cli_kit import SOURCE, User, tree
+from dalsegno.assembly import open_pool
+from dalsegno.dumps.plan import forget_dump
+from dalsegno.volumes.leases import freeze
+from dalsegno.volumes.state import VolumeState
+from dalsegno.world.clock import now_ns
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a call left behind."""
+
+    code: int
+    out: bytes
+    err: bytes
+    messages: list[str]
+    index: list[str]
+
+
+@dataclass
+class Client:
+    """A host with a pool and the application, and nobody but the test as its Amanda."""
+
+    user: User
+
+    @property
+    def pool(self) -> Path:
+        return self.user.home / "pool"
+
+    @property
+    def key(self) -> Path:
+        return self.user.home / "pool.key"
+
+    def command(self, command: str, *options: str, pool: str = "", key: str = "") -> list[str]:
+        words = [sys.executable, "-m", "dalsegno.cli.amdalsegno", pool or str(self.pool), key or str(self.key), command]
+        return [*words, "--config", "daily", "--host", "h", *options]
+
+    def environ(self) -> dict[str, str]:
+        return {"PYTHONPATH": str(SOURCE), "TMPDIR": str(self.user.home), "HOME": str(self.user.home)}
+
+    def call(self, command: str, *options: str, stdin: bytes = b"", cwd: Path | None = None, **places: str) -> Told:
+        """Call the application with descriptors as sendbackup gives them."""
+        messages, index = self.user.home / "messages", self.user.home / "index"
+        shell = [  # "sh" puts the descriptors where they belong
+            "sh", "-c", 'exec 3>"$1" 4>"$2"; shift 2; exec "$@"', "sh", str(messages), str(index),
+        ]
+        done = subprocess.run(
+            [*shell, *self.command(command, *options, **places)],
+            input=stdin,
+            capture_output=True,
+            env=self.environ(),
+            cwd=cwd or self.user.home,
+        )
+        return Told(done.returncode, done.stdout, done.stderr, messages.read_text().splitlines(), index.read_text().splitlines())
+
+    def backup(self, level: int, *options: str, volume: str = "doc", record: bool = True, **places: str) -> Told:
+        words = ["--message", "line", "--timestamp", "20261121", "--disk", volume, "--device", volume, "--level", str(level), "--index", "line"]
+        return self.call("backup", *words, *(["--record"] if record else []), *options, **places)
+
+    def estimate(self, *levels: int, options: tuple[str, ...] = (), volume: str = "doc", **places: str) -> list[str]:
+        words = [word for level in levels for word in ("--level", str(level))]
+        told = self.call("estimate", "--disk", volume, "--device", volume, *words, *options, **places)
+        assert told.code == 0 and not told.err
+        return told.out.decode().splitlines()
+
+    def state(self, volume: str = "doc") -> VolumeState:
+        with open_pool(self.pool, key_path=self.key) as house:
+            return house.volumes.get(volume)
+
+    def nothing_left(self, *, records: int = 0) -> bool:
+        state = self.state()
+        return len(state.dumps) == records and state.lease is None
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Client:
+    user = User(tmp_path)
+    user.environment["DAL_KEY"] = str(tmp_path / "pool.key")
+    (tmp_path / "doc" / "d").mkdir(parents=True)
+    (tmp_path / "doc" / "plan").write_bytes(os.urandom(300_000))
+    (tmp_path / "doc" / "d" / "inner").write_text("inner")
+    (tmp_path / "doc" / "goes\\away\n").write_text("old")
+    user.quick("init", "--key", str(tmp_path / "pool.key"))
+    user.quick("volume", "create", "doc", "--source", str(tmp_path / "doc"))
+    return Client(user)
+
+
+def test_support_answers_without_pool_or_key(client: Client) -> None:
+    told = client.call("support", pool="/nowhere", key="/nowhere")
+    lines = dict(line.split(" ") for line in told.out.decode().splitlines())
+    assert told.code == 0 and not told.err
+    assert (lines["MAX-LEVEL"], lines["MULTI-ESTIMATE"], lines["RECORD"], lines["DISCOVER"]) == ("9", "YES", "YES", "YES")
+
+
+def test_full_and_increment_restore_one_after_the_other_without_the_pool(client: Client) -> None:
+    full = client.backup(0)
+    assert full.code == 0 and not full.err
+    assert full.index == ["/", "/d/", "/d/inner", "/goes\\\\away\\n", "/plan"]
+    assert full.messages[-1] == f"sendbackup: size {-(-len(full.out) // 1024)}"
+    (client.user.home / "doc" / "goes\\away\n").unlink()
+    (client.user.home / "doc" / "d" / "inner").write_text("changed")
+    (client.user.home / "doc" / "new").write_text("new")
+    client.user.quick("unclone", "doc@amanda")
+    increment = client.backup(1)
+    assert sorted(increment.index) == ["/", "/d/", "/d/inner", "/new"]  # only what it carries, and the way there
+    assert len(increment.out) < len(full.out) / 10
+
+    client.pool.rename(client.user.home / "burned")
+    back = client.user.home / "back"
+    back.mkdir()
+    for level, image in enumerate((full.out, increment.out)):
+        told = client.call("restore", "--disk", "doc", "--level", str(level), ".", stdin=image, cwd=back)
+        assert told.code == 0, (told.out, told.err)
+    assert tree(back) == tree(client.user.home / "doc")
+    one = client.user.home / "one"
+    one.mkdir()
+    told = client.call("restore", "--disk", "doc", "--level", "0", "./goes\\\\away\\n", stdin=full.out, cwd=one)
+    assert [path.name for path in one.iterdir()] == ["goes\\away\n"], told.err
+    alone = client.call("restore", "--disk", "doc", "--level", "1", ".", stdin=increment.out, cwd=client.user.home / "doc" / "d")
+    assert alone.code == 4 and b"it is an increment" in alone.err
+    assert [path.name for path in (client.user.home / "doc" / "d").iterdir()] == ["inner"]
+
+
+def test_clone_is_used_again_until_it_is_old(client: Client) -> None:
+    assert client.estimate(0)[0].startswith("0 ")
+    first = client.state().clones["amanda"]
+    (client.user.home / "doc" / "new").write_text("new")
+    client.estimate(0, 1)
+    assert client.backup(0).code == 0 and client.state().clones["amanda"] == first
+    client.estimate(0, options=("--clone-age", "0s"))
+    assert client.state().clones["amanda"].revision != first.revision and client.nothing_left(records=1)
+
+
+def test_estimate_answers_several_levels_and_says_which_have_no_base(client: Client) -> None:
+    zero, one = client.estimate(0, 1)
+    assert int(zero.split()[1]) > 290 and one == "1 -1 -1"
+    client.backup(0)
+    zero, one, two = client.estimate(0, 1, 2)
+    assert int(zero.split()[1]) > 290 and one == "1 1 1" and two == "2 1 1"  # nothing changed is 1, never 0
+
+
+def test_dump_is_recorded_only_when_amanda_and_the_property_say_so(client: Client) -> None:
+    assert client.backup(0, record=False).code == 0 and client.nothing_left()
+    assert client.backup(0, "--record", "no").code == 0 and client.nothing_left()
+    assert client.backup(0).code == 0 and client.nothing_left(records=1)
+
+
+def test_increment_builds_only_on_what_the_same_configuration_recorded(client: Client) -> None:
+    client.user.quick("backup", "doc")
+    client.user.quick("dump", "doc", "--level", "0", "-o", "mine.dump")
+    assert client.estimate(1)[-1] == "1 -1 -1"
+    client.backup(0)
+    assert client.estimate(1) == ["1 1 1"]
+
+
+def test_pruned_base_makes_amanda_force_a_full(client: Client) -> None:
+    client.backup(0)
+    with open_pool(client.pool, key_path=client.key) as house:
+        state = house.volumes.get("doc")
+        house.volumes.update(state.id, lambda current: forget_dump(current, state.dumps[0].dump_id))
+    assert client.estimate(0, 1)[1] == "1 -1 -1"
+    told = client.backup(1)
+    assert told.messages == [
+        'sendbackup: retry delay 1 level 0 message "volume \'doc\': no recorded dump below level 1; make a level 0 dump first"'
+    ]
+    assert not told.out and not told.err and client.nothing_left()
+
+
+def test_frozen_volume_is_tried_again_later_and_its_lease_stays(client: Client) -> None:
+    client.user.quick("backup", "doc")
+    with open_pool(client.pool, key_path=client.key) as house:
+        state = house.volumes.get("doc")
+        house.volumes.update(state.id, lambda current: freeze(current, owner="somebody", now_ns=now_ns(), seconds=600))
+    told = client.backup(0)
+    assert told.messages == ['sendbackup: retry delay 60 message "volume \'doc\' is frozen by somebody"'] and not told.out
+    assert client.estimate(0)[0].split()[0] == "0" and client.state().lease is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"volume": "nobody"}, "no volume 'nobody'"),
+        ({"volume": "do*"}, "a pattern"),
+        ({"pool": "/nowhere"}, "no pool here"),
+        ({"key": "/nowhere"}, "key file /nowhere: not there"),
+        ({"key": "/etc/hostname"}, "not a key of this program"),
+    ],
+)
+def test_every_failure_is_said_where_amanda_looks_for_it(client: Client, options: dict[str, str], text: str) -> None:
+    volume = options.get("volume", "doc")
+    places = {name: value for name, value in options.items() if name != "volume"}
+    told = client.backup(0, volume=volume, **places)
+    assert told.code == 2 and not told.out and not told.err
+    assert len(told.messages) == 1 and told.messages[0].startswith("sendbackup: error [") and text in told.messages[0]
+    lines = client.estimate(0, 1, volume=volume, **places)
+    assert lines[0].startswith("ERROR ") and text in lines[0] and lines[1:] == ["0 -1 -1", "1 -1 -1"]
+    check = client.call("selfcheck", "--disk", volume, "--device", volume, **places)
+    assert check.code == 0 and not check.err
+    assert [text in line for line in check.out.decode().splitlines() if line.startswith("ERROR ")] == [True]
+    assert client.nothing_left()
+
+
+def test_selfcheck_tells_a_misspelt_property_and_a_restore_passes_over_it(client: Client) -> None:
+    told = client.call("selfcheck", "--disk", "doc", "--device", "doc", "--clone-aeg", "4h")
+    assert b"ERROR unknown property CLONE-AEG" in told.out
+    wrong = client.call("selfcheck", "--disk", "doc", "--device", "doc", "--clone-age", "soon")
+    assert b"ERROR duration 'soon'" in wrong.out
+    limited = client.call("selfcheck", "--disk", "doc", "--device", "doc", "--volumes", "u.*")
+    assert b"ERROR volume 'doc' is not among those" in limited.out
+    image = client.backup(0).out
+    assert client.call("validate", "--disk", "doc", "--level", "0", "--clone-aeg", "4h", stdin=image).code == 0
+
+
+def test_level_above_nine_is_an_error_and_not_a_dump(client: Client) -> None:
+    told = client.backup(10)
+    assert told.code == 2 and "expected 0 to 9" in told.messages[0] and not told.out and client.nothing_left()
+
+
+def test_server_that_goes_away_leaves_nothing_recorded(client: Client) -> None:
+    (client.user.home / "doc" / "big").write_bytes(os.urandom(8_000_000))
+    messages = client.user.home / "messages"
+    words = ["sh", "-c", 'exec 3>"$1" 4>/dev/null; shift; exec "$@"', "sh", str(messages)]
+    words += client.command("backup", "--disk", "doc", "--device", "doc", "--level", "0", "--index", "line", "--record")
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, env=client.environ())
+    assert process.stdout is not None
+    assert len(process.stdout.read(100_000)) == 100_000
+    process.stdout.close()
+    assert process.wait(30) == 2
+    assert messages.read_text() == "sendbackup: error [Amanda closed the pipe: nothing is recorded]\n"
+    assert client.nothing_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_application_leaves_nothing_recorded_and_no_lease(client: Client, number: signal.Signals) -> None:
+    (client.user.home / "doc" / "big").write_bytes(os.urandom(8_000_000))
+    words = ["sh", "-c", 'exec 3>/dev/null 4>/dev/null; exec "$@"', "sh"]
+    words += client.command("backup", "--disk", "doc", "--device", "doc", "--level", "0", "--index", "line", "--record")
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, env=client.environ())
+    assert process.stdout is not None
+    assert len(process.stdout.read(100_000)) == 100_000
+    time.sleep(0.1)
+    process.send_signal(number)
+    process.stdout.read()
+    assert process.wait(30) != 0
+    assert client.nothing_left() and client.backup(0).code == 0 and client.nothing_left(records=1)
+
+
+def test_damaged_image_does_not_validate_and_restores_nothing(client: Client) -> None:
+    image = bytearray(client.backup(0).out)
+    image[len(image) // 2] ^= 1
+    told = client.call("validate", "--disk", "doc", "--level", "0", stdin=bytes(image))
+    assert told.code == 5 and told.err.startswith(b"amdalsegno: ") and told.err.count(b"\n") == 1
+    back = client.user.home / "back"
+    back.mkdir()
+    cut = client.call("restore", "--disk", "doc", "--level", "0", ".", stdin=bytes(image[:-100]), cwd=back)
+    assert cut.code != 0 and not list(back.iterdir())
+
+
+def test_index_of_an_image_is_the_index_of_its_backup(client: Client) -> None:
+    told = client.backup(0)
+    index = client.call("index", "--disk", "doc", "--level", "0", stdin=told.out)
+    assert index.out.decode().splitlines() == told.index and index.code == 0
+
+
+def test_discover_gives_the_volumes_of_a_pattern(client: Client) -> None:
+    client.user.quick("volume", "create", "other")
+    found = json.loads(client.call("discover", "--device", "d*").out)
+    assert [each["diskname"] for each in found] == ["doc"]
+
+
+def test_unreadable_file_is_told_after_the_data_although_the_estimate_met_it(client: Client) -> None:
+    if os.getuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("!!! needs root and setpriv to meet a file that it may not read")
+    (client.user.home / "doc" / "secret").write_text("x")
+    (client.user.home / "doc" / "secret").chmod(0o600)
+    os.chown(client.user.home / "doc" / "secret", 1234, 1234)
+    meek = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+    words = client.command("estimate", "--disk", "doc", "--device", "doc", "--level", "0")
+    subprocess.run([*meek, *words], check=True, env=client.environ())
+    told = client.backup(0)
+    strange = [line for line in told.messages if line.startswith("? ")]
+    assert told.code == 0 and len(strange) == 1 and "secret" in strange[0]
+    assert not [path for path in told.index if "secret" in path]
