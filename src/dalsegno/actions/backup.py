@@ -4,14 +4,13 @@ A directory becomes a tracked volume on first use. What did not change since the
 """
 
 import os
-import pwd
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from dalsegno.actions.house import House
+from dalsegno.actions.house import House, author
 from dalsegno.chunks.cut import Cutter
 from dalsegno.formats.objects import Revision
 from dalsegno.host.cache import load_cache
@@ -198,13 +197,6 @@ def take(house: House, state: VolumeState, directory: bytes, *, message: str) ->
     )
 
 
-def _user_name() -> str:
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
-
-
 def _revision(state: VolumeState, scan: ScanResult, *, message: str) -> Revision:
     return Revision(
         volume=state.id,
@@ -212,7 +204,7 @@ def _revision(state: VolumeState, scan: ScanResult, *, message: str) -> Revision
         root=scan.root,
         links=scan.links,
         created_ns=now_ns(),
-        author=f"{_user_name()}@{os.uname().nodename}",
+        author=author(),
         message=message,
         entry_count=scan.entry_count,
         total_bytes=scan.total_bytes,

@@ -1,5 +1,7 @@
 """The open house: what every action needs, put together once by assembly.py."""
 
+import os
+import pwd
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -30,3 +32,12 @@ class House:
     ) -> None:
         self.workers.__exit__(kind, error, trace)
         self.pool.close()
+
+
+def author() -> str:
+    """Return who makes a revision, as user@host."""
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = str(os.getuid())
+    return f"{user}@{os.uname().nodename}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dalsegno.actions.house import House
+from dalsegno.actions.house import House, author
 from dalsegno.actions.view import View, open_view
 from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.chain import DumpChain
@@ -204,7 +204,7 @@ def commit_tree(
                 root=tree.root,
                 links=tree.links,
                 created_ns=now_ns(),
-                author=f"{os.environ.get('USER') or os.getuid()}@{os.uname().nodename}",
+                author=author(),
                 message=AUTOMATIC,
                 entry_count=tree.entry_count,
                 total_bytes=tree.total_bytes,
