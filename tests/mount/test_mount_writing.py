@@ -147,6 +147,22 @@ def test_clone_holds_what_was_written_up_to_the_call(home: User) -> None:
             time.sleep(0.1)
 
 
+def test_the_backup_cycle_holds_what_was_written_up_to_the_call(home: User) -> None:
+    policy = home.home / "policy.toml"
+    media = home.home / "media"
+    media.mkdir()
+    policy.write_text(
+        f'state = "{home.home}/state"\n[targets.d]\nkind = "directory"\npaths = ["{media}"]\n'
+        '[sets.natives]\nvolumes = ["v"]\ntargets = ["d"]\n'
+    )
+    home.quick("media", "label", str(media), "m", "--target", "d", DAL_POLICY=str(policy))
+    with mounted(home, "v") as mount:
+        (mount.path / "file").write_text("just now")
+        home.quick("backup", "--set", "all", DAL_POLICY=str(policy))
+        (clone,) = [each["clone"] for each in home.value("clones", "v")]
+        assert (mount.path / ".clones" / clone / "file").read_text() == "just now"
+
+
 def test_clone_holds_what_was_written_through_a_map(home: User) -> None:
     with mounted(home, "v") as mount:
         with open(mount.path / "file", "w+b") as file:

@@ -13,6 +13,7 @@ from blake3 import blake3
 from dalsegno.actions.archive import see_media
 from dalsegno.actions.backup import find_or_create, take
 from dalsegno.actions.house import House
+from dalsegno.actions.mount import settle
 from dalsegno.actions.plan import gather_facts, membership
 from dalsegno.actions.prune import plan_prune, removal_name, run_prune
 from dalsegno.backup.cycle import (
@@ -120,6 +121,8 @@ class HouseSteps:
                     taken = take(replace(self.house, report=report), state, state.source, message="backup")
                     revision, bytes_read = taken.revision, taken.bytes_read
                     unreadable = [f"{os.fsdecode(path)}: {text}" for path, text in taken.unreadable]
+                else:
+                    settle(self.house, state)
                 volumes.update(
                     volume_id, lambda current: freeze(current, owner=owner, now_ns=now_ns(), seconds=seconds)
                 )
