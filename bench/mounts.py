@@ -1,4 +1,4 @@
-"""Measure mounts beside ext4, `restic mount` and `borg mount`; prints JSON: medians in seconds, and what issue 4 asks.
+"""Measure mounts beside ext4, `restic mount` and `borg mount`; prints JSON: medians in seconds, and ratios.
 
 Root only: caches are dropped between steps. `bench/run.py` may run it with the interpreter that has dalsegno.
 
