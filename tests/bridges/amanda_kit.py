@@ -89,6 +89,11 @@ class Site:
         assert done.returncode == code, (done.returncode, done.stdout, done.stderr, report, self.logs())
         return report
 
+    def start_amdump(self) -> "subprocess.Popen[bytes]":
+        """Begin a night."""
+        words = ["runuser", "-u", "backup", "--", "env", "-i", *(f"{k}={v}" for k, v in ENVIRONMENT.items())]
+        return subprocess.Popen([*words, "amdump", self.name], cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
     def logs(self) -> str:
         """Return the newest logs of the client, for whoever must see why."""
         found = sorted(Path(f"/var/log/amanda/client/{self.name}").glob("*"), key=lambda path: path.stat().st_mtime)
@@ -98,7 +103,7 @@ class Site:
         """Return (timestamp, level) of the dumps of a volume that Amanda has, oldest first."""
         text = as_backup("amadmin", self.name, "find", "localhost", f"^{volume}$").stdout.decode()
         rows = [line.split() for line in text.splitlines()]
-        return sorted((row[0].replace("-", "") + row[1].replace(":", ""), int(row[4])) for row in rows if len(row) > 5 and row[3] == volume)
+        return sorted((row[0].replace("-", "") + row[1].replace(":", ""), int(row[4])) for row in rows if len(row) > 5 and row[3] == volume and row[-1] == "OK")
 
     def fetch(self, volume: str, timestamp: str, target: Path) -> None:
         """Bring an image back from tape, as Amanda's user."""
@@ -134,6 +139,22 @@ class Site:
     def recorded(self, volume: str) -> list[int]:
         """Return the levels that are recorded as bases, oldest first."""
         return [record.level for record in self.state(volume).dumps]
+
+
+def descendants(number: int) -> dict[int, str]:
+    """Return the processes that a process started, and those that they started, with their words."""
+    found: dict[int, str] = {}
+    above = [number]
+    while above:
+        try:
+            tasks = Path(f"/proc/{above.pop()}/task").iterdir()
+            children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+            for child in children:
+                found[child] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
+            above += children
+        except OSError:
+            continue
+    return found
 
 
 @contextmanager
@@ -218,9 +239,10 @@ define dumptype dalsegno-gz {{
   dalsegno
   compress client fast
 }}
-define dumptype dalsegno-direct {{
+define dumptype dalsegno-history {{
   dalsegno
   estimate server
+  holdingdisk required
 }}
 {more}
 """

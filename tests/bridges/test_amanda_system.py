@@ -2,10 +2,16 @@
 
 import os
 import shutil
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
-from amanda_kit import Site, amanda_site, as_backup, facts, why_not
+from amanda_kit import Site, amanda_site, as_backup, descendants, facts, why_not
+
+from dalsegno.assembly import open_pool
+from dalsegno.dumps.plan import forget_dump
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"!!! Amanda does not run here: {why_not()}")
 
@@ -42,7 +48,7 @@ def change(site: Site, number: int) -> None:
         (source / "goes away").unlink(missing_ok=True)
         with open(source / "base", "ab") as file:
             file.write(b"more")
-        site.user.quick("unclone", f"{volume}@amanda")
+        site.user.quick("unclone", f"{volume}@amanda", code=(0, 6))
     site.user.quick("import", "photos", str(site.root / "src" / "photos"))
 
 
@@ -104,3 +110,91 @@ def test_amanda_dumps_four_levels_of_two_volumes_and_all_of_it_comes_back(site: 
     assert site.recorded("home") == [0, 1, 2, 3] and len(site.found("home")) == 4
     assert len(site.found("photos")) == 5 and site.recorded("photos")[-1] == site.found("photos")[-1][1]
     assert site.state("home").lease is None
+
+
+def test_amcheck_tells_an_unknown_volume_a_wrong_key_and_a_pool_that_is_not_there(site: Site) -> None:
+    site.configure("localhost home dalsegno\nlocalhost nobody dalsegno\n")
+
+    def problems() -> str:
+        done = as_backup("amcheck", "-c", site.name, code=1)
+        assert b"Traceback" not in done.stdout
+        return done.stdout.decode()
+
+    said = problems()
+    assert "no volume 'nobody'" in said and "1 problem found" in said
+    site.key.rename(site.key.with_suffix(".away"))
+    assert problems().count("pool.key: not there") == 2
+    site.key.write_text("dalsegno-key-1 " + "00" * 16 + " " + "00" * 32 + "\n")
+    assert problems().count("belongs to another pool's realm") == 2
+    site.key.with_suffix(".away").rename(site.key)
+    (site.user.home / "pool").rename(site.user.home / "away")
+    assert problems().count("no pool here") == 2
+
+
+def test_amandas_user_can_neither_restore_as_the_owner_nor_choose_pool_and_key(site: Site) -> None:
+    script = "/usr/lib/amanda/application/amdalsegno"
+    for words in (("restore", "--disk", "home", "--level", "0", "--target", "/etc"), ("discover", "--pool", "/srv/pool")):
+        told = as_backup(script, *words, code=2)
+        assert told.stderr.startswith(b"amdalsegno: ") and told.stderr.count(b"\n") == 1
+    assert as_backup("cat", site.key, code=1).stderr
+    assert as_backup("sudo", "-n", "/bin/true", code=1).stderr
+
+
+def test_pruned_base_full_holding_disk_and_killed_amandad_leave_nothing_recorded(site: Site) -> None:
+    site.configure("localhost photos dalsegno-history\n")
+    site.amdump()
+    assert site.recorded("photos") == [0]
+
+    # Amanda asks for level 1, but its base is forgotten: it is told so, and makes a full.
+    with open_pool(site.user.home / "pool", key_path=site.key) as house:
+        state = house.volumes.get("photos")
+        house.volumes.update(state.id, lambda current: forget_dump(current, state.dumps[0].dump_id))
+    change(site, 1)
+    as_backup("amadmin", site.name, "force-level-1", "localhost", "photos")
+    site.amdump()
+    assert [level for _, level in site.found("photos")] == [0, 0] and site.recorded("photos") == [0]
+
+    # The volume has grown since, which Amanda's own history does not know, and the holding disk is small.
+    source = site.root / "src" / "photos"
+    (source / "big").write_bytes(os.urandom(40_000_000))
+    change(site, 2)
+    before = site.state("photos").dumps
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=0700,uid=34,gid=34", "tmpfs", site.root / "holding"], check=True)
+    try:
+        report = site.amdump()
+    finally:
+        subprocess.run(["umount", site.root / "holding"], check=True)
+    assert "Not enough holding disk space" in report and "was successfully retried" in report
+    # The half of a dump is not recorded; what Amanda then wrote to tape directly is, and is the one it gives back.
+    after = site.state("photos").dumps
+    assert len(after) == len(before) + 1 and site.state("photos").lease is None
+    site.fetch("photos", site.found("photos")[-1][0], site.user.home / "big.dump")
+    assert site.user.value("inspect", "big.dump")["dump"] == after[-1].dump_id.hex()
+    before = after
+
+    # Amanda's client is killed in the middle; Amanda begins once more, and only that dump counts.
+
+    change(site, 3)
+    night = site.start_amdump()
+    try:
+        deadline = time.monotonic() + 60
+        mine: list[int] = []
+        while not mine and time.monotonic() < deadline:
+            mine = [n for n, words in descendants(night.pid).items() if "dalsegno.cli.amdalsegno" in words and " backup " in words]
+            time.sleep(0.01)
+        assert mine
+        for number in mine:
+            os.kill(number, signal.SIGSTOP)
+        for number, words in descendants(night.pid).items():
+            if "sendbackup" in words or "amandad" in words:
+                os.kill(number, signal.SIGKILL)
+        for number in mine:
+            os.kill(number, signal.SIGCONT)
+        night.wait(100)
+    finally:
+        night.kill()
+    after = site.state("photos").dumps
+    assert night.returncode == 0 and len(after) == len(before) + 1 and site.state("photos").lease is None
+    site.fetch("photos", site.found("photos")[-1][0], site.user.home / "again.dump")
+    assert site.user.value("inspect", "again.dump")["dump"] == after[-1].dump_id.hex()
+    assert not [n for n in mine if os.path.exists(f"/proc/{n}")]

@@ -19,6 +19,8 @@ from dalsegno.world.files import file_errors
 
 FAILED = 2
 """Amanda forgives 1."""
+RETRY = 1
+"""Amanda has been told to try again; a worse code would race with that and make it a failure."""
 IMAGES_SECONDS_MAX = 24 * 3600
 STRANGE_LINES_MAX = 100
 
@@ -143,12 +145,12 @@ def _backup(call: Call, line: Line, doors: Doors) -> int:
             fresh = actions.fresh_clone(house, volume, call.clone_name, age_seconds=call.clone_age_seconds)
         except Conflict as error:
             line.tell(amanda.retry_line(error, delay_seconds=amanda.RETRY_SECONDS))
-            return FAILED
+            return RETRY
         try:
             plan = actions.plan(house, volume, call.clone_name, fresh.clone, level=call.level, owner=call.owner)
         except Refused as error:
             line.tell(amanda.retry_line(error, delay_seconds=1, level=0))
-            return FAILED
+            return RETRY
         summary = actions.write(house, plan, line.output.write)
         line.output.flush()
         if line.index is not None:
