@@ -5,6 +5,8 @@ set -u
 declare -A package_of=([getfacl]=acl [setfacl]=acl [getfattr]=attr [setfattr]=attr [chattr]=e2fsprogs [lsattr]=e2fsprogs)
 
 package_of[initdb]=postgresql
+package_of[amcheck]="amanda-server amanda-client libencode-locale-perl procps"
+package_of[sudo]=sudo
 
 missing_programs() {
     local program
@@ -25,8 +27,8 @@ fi
 if [ -n "$missing" ]; then
     echo "!!! NOT FOUND: $(echo $missing)"
     echo "!!! Tests that compare ACLs, extended attributes or inode flags with these programs WILL BE SKIPPED;"
-    echo "!!! without initdb, those of the catalog on PostgreSQL."
-    echo "!!! On Debian: apt-get install acl attr e2fsprogs postgresql"
+    echo "!!! without initdb, those of the catalog on PostgreSQL; without amcheck or sudo, those under the real Amanda."
+    echo "!!! On Debian: apt-get install acl attr e2fsprogs postgresql ${package_of[amcheck]} sudo"
 fi
-[ "$(id -u)" = 0 ] || echo "!!! Not root: tests of owners, devices, capabilities, trusted attributes, full disks and PostgreSQL WILL BE SKIPPED."
+[ "$(id -u)" = 0 ] || echo "!!! Not root: tests of owners, devices, capabilities, trusted attributes, full disks, PostgreSQL and Amanda WILL BE SKIPPED."
 exit 0

@@ -151,7 +151,7 @@ def test_pruned_base_full_holding_disk_and_killed_amandad_leave_nothing_recorded
         house.volumes.update(state.id, lambda current: forget_dump(current, state.dumps[0].dump_id))
     change(site, 1)
     as_backup("amadmin", site.name, "force-level-1", "localhost", "photos")
-    site.amdump()
+    site.amdump(code=(0, 4))  # whether the first try counts as failed is a race within Amanda
     assert [level for _, level in site.found("photos")] == [0, 0] and site.recorded("photos") == [0]
 
     # The volume has grown since, which Amanda's own history does not know, and the holding disk is small.
@@ -185,10 +185,11 @@ def test_pruned_base_full_holding_disk_and_killed_amandad_leave_nothing_recorded
         assert mine
         for number in mine:
             os.kill(number, signal.SIGSTOP)
-        for number, words in descendants(night.pid).items():
+        others = descendants(night.pid)
+        for number, words in others.items():
             if "sendbackup" in words or "amandad" in words:
                 os.kill(number, signal.SIGKILL)
-        for number in mine:
+        for number in [*mine, *(n for n, words in others.items() if "sudo" in words)]:  # sudo stops with its child
             os.kill(number, signal.SIGCONT)
         night.wait(100)
     finally:
@@ -197,4 +198,7 @@ def test_pruned_base_full_holding_disk_and_killed_amandad_leave_nothing_recorded
     assert night.returncode == 0 and len(after) == len(before) + 1 and site.state("photos").lease is None
     site.fetch("photos", site.found("photos")[-1][0], site.user.home / "again.dump")
     assert site.user.value("inspect", "again.dump")["dump"] == after[-1].dump_id.hex()
-    assert not [n for n in mine if os.path.exists(f"/proc/{n}")]
+    deadline = time.monotonic() + 20
+    while any(os.path.exists(f"/proc/{number}") for number in mine):
+        assert time.monotonic() < deadline, "the application outlives Amanda's client"
+        time.sleep(0.1)

@@ -46,7 +46,7 @@ class Client:
         return self.user.home / "pool.key"
 
     def command(self, command: str, *options: str, pool: str = "", key: str = "") -> list[str]:
-        words = [sys.executable, "-m", "dalsegno.cli.amdalsegno", pool or str(self.pool), key or str(self.key), command]
+        words = [sys.executable, "-m", "dalsegno.cli.amdalsegno", pool or str(self.pool), key or str(self.key), "full", command]
         return [*words, "--config", "daily", "--host", "h", *options]
 
     def environ(self) -> dict[str, str]:
@@ -278,8 +278,9 @@ def test_index_of_an_image_is_the_index_of_its_backup(client: Client) -> None:
 
 def test_discover_gives_the_volumes_of_a_pattern(client: Client) -> None:
     client.user.quick("volume", "create", "other")
-    found = json.loads(client.call("discover", "--device", "d*").out)
-    assert [each["diskname"] for each in found] == ["doc"]
+    client.user.quick("volume", "create", "dir")
+    found = json.loads(b"[" + client.call("discover", "--device", "d*").out + b"]")
+    assert [each["dle_name"] for each in found] == ["dir", "doc"] and found[0]["diskname"] == "d*"
 
 
 def test_unreadable_file_is_told_after_the_data_although_the_estimate_met_it(client: Client) -> None:

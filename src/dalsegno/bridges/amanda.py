@@ -20,6 +20,7 @@ KIB: Final = 1024
 CLONE_AGE_SECONDS: Final = 4 * 3600
 CLONE_NAME: Final = "amanda"
 RETRY_SECONDS: Final = 60
+DISCOVER_CODE: Final = "3100005"
 
 SUPPORT: Final = (
     ("CONFIG", "YES"),
@@ -269,6 +270,18 @@ def with_parents(paths: Iterable[tuple[bytes, bool]]) -> Iterator[tuple[bytes, b
             yield path, directory
 
 
-def discover_text(names: Sequence[str]) -> str:
-    """Return the answer to `discover`: a list of JSON objects, one for each volume."""
-    return json.dumps([{"diskname": name, "diskdevice": name} for name in names], indent=1)
+def discover_text(pattern: str, names: Sequence[str]) -> str:
+    """Return the answer to `discover`: JSON objects with commas between, one for each volume, as senddiscover reads."""
+    fixed = {
+        "source_filename": NAME,
+        "source_line": "0",
+        "severity": "info",
+        "process": NAME,
+        "running_on": "amanda-client",
+        "component": "application",
+        "module": NAME,
+        "code": DISCOVER_CODE,
+        "file_type": "dir",
+    }
+    found = [{**fixed, "full_path": name, "diskname": pattern, "dle_name": name} for name in names]
+    return ",\n".join(json.dumps({**each, "message": "senddiscover result"}, indent=2) for each in found)

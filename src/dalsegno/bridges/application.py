@@ -20,7 +20,7 @@ from dalsegno.world.files import file_errors
 FAILED = 2
 """Amanda forgives 1."""
 RETRY = 1
-"""Amanda has been told to try again; a worse code would race with that and make it a failure."""
+"""Amanda has been told to try again; for a worse code sendbackup would add an error of its own."""
 IMAGES_SECONDS_MAX = 24 * 3600
 STRANGE_LINES_MAX = 100
 
@@ -251,7 +251,7 @@ def discover(call: Call, line: Line, doors: Doors) -> int:
     pattern = call.properties.get("volumes") or call.volume or "*"
     with doors.house(call) as house:
         names = amanda.matching([state.name for state in house.volumes.list()], pattern)
-    line.say(amanda.discover_text(names))
+    line.say(amanda.discover_text(pattern, names))
     return 0
 
 

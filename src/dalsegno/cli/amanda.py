@@ -33,8 +33,10 @@ if [ "$1" = support ]; then
     printf '%s\\n' {support}
     exit 0
 fi
+right=full
+[ "$SUDO_USER" = {user} ] && right=guarded
 case $(id -u) in
-0|{uid}) exec {python} -I -W ignore -m dalsegno.cli.amdalsegno {pool} {key} "$@" ;;
+0|{uid}) exec {python} -I -W ignore -m dalsegno.cli.amdalsegno {pool} {key} $right "$@" ;;
 esac
 {otherwise}
 """
@@ -82,6 +84,7 @@ def script_text(*, pool: Path, key: Path | None, owner: str, uid: int, user: str
         owner=owner,
         support=" ".join(shlex.quote(text) for text in support_lines()),
         uid=uid,
+        user=shlex.quote(user),
         python=shlex.quote(python),
         pool=shlex.quote(os.fspath(pool)),
         key=shlex.quote(os.fspath(key) if key is not None else "-"),

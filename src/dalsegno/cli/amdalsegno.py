@@ -1,4 +1,4 @@
-"""The program behind the installed Amanda application: `amdalsegno POOL KEY|- COMMAND --option value...`."""
+"""The program behind the installed Amanda application: `amdalsegno POOL KEY|- full|guarded COMMAND ...`."""
 
 import os
 import sys
@@ -62,10 +62,10 @@ def _interrupt() -> None:
 
 def main() -> int:
     """Do one command of Amanda's and return the exit code."""
-    if len(sys.argv) < 4:
+    if len(sys.argv) < 5:
         print("amdalsegno is called by Amanda: `dal amanda install` installs it", file=sys.stderr)
         return 2
-    pool, key, *words = sys.argv[1:]
+    pool, key, right, *words = sys.argv[1:]
     key = "" if key == "-" else key
     is_backup = words[0] == "backup"
     line = application.Line(
@@ -83,7 +83,7 @@ def main() -> int:
     on_stop(_interrupt)
     try:
         call = parse_call(words)
-        if "SUDO_UID" in os.environ and os.getuid() != int(os.environ["SUDO_UID"]):
+        if right != "full":
             application.forbid_as_other(call)
         return application.run(call, line, doors)
     except DalError as error:
