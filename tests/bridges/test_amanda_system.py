@@ -1,5 +1,6 @@
 """The real Amanda from Debian drives the application: amcheck, levels 0 to 3, fetch, merge, restore, recover."""
 
+import json
 import os
 import shutil
 import signal
@@ -138,6 +139,19 @@ def test_amandas_user_can_neither_restore_as_the_owner_nor_choose_pool_and_key(s
         assert told.stderr.startswith(b"amdalsegno: ") and told.stderr.count(b"\n") == 1
     assert as_backup("cat", site.key, code=1).stderr
     assert as_backup("sudo", "-n", "/bin/true", code=1).stderr
+
+
+def test_senddiscover_expands_a_pattern_to_volumes(site: Site) -> None:
+    request = site.root / "request"
+    request.write_text(
+        "OPTIONS features=ffffffff9efefbffffffffffffff0f;auth=local;\n<dle>\n<program>APPLICATION</program>\n"
+        "<backup-program>\n<plugin>amdalsegno</plugin>\n</backup-program>\n<disk>h*</disk>\n"
+        "<diskdevice>h*</diskdevice>\n</dle>\n"
+    )
+    with open(request, "rb") as stdin:
+        told = as_backup("/usr/lib/amanda/senddiscover", "amandad", "local", stdin=stdin)
+    found = json.loads(told.stdout.partition(b"\n")[2])
+    assert [(each["diskname"], each["dle_name"]) for each in found] == [("h*", "home")], told.stdout
 
 
 def test_pruned_base_full_holding_disk_and_killed_amandad_leave_nothing_recorded(site: Site) -> None:
