@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dalsegno.host import cache
-from dalsegno.host.cache import KEY_BYTES, CacheBuilder, ScanCache, load_cache
+from dalsegno.host.cache import KEY, KEY_BYTES, CacheBuilder, ScanCache, load_cache
 
 REVISION = b"r" * 32
 
@@ -54,3 +54,16 @@ def test_without_room_to_set_aside_the_cache_is_kept_in_memory(
     monkeypatch.setattr(cache, "PIECE_BYTES_MAX", 500)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
     assert build(tmp_path / "memory", 300) == whole
+
+
+@pytest.mark.parametrize("file_count", [1, 2, 3])
+def test_files_of_a_single_directory_are_found(tmp_path: Path, file_count: int) -> None:
+    builder = CacheBuilder(7)
+    keys = [KEY.pack(100 + number, 1, 2, 3, 4, 5, 6) for number in range(file_count)]
+    builder.add_directory(device=1, inode=9, names_hash=b"n" * 16, identity=b"i" * 32, keys=b"".join(keys))
+    builder.save(tmp_path / "cache", revision=REVISION)
+    loaded = load_cache(tmp_path / "cache", revision=REVISION)
+    assert loaded is not None
+    for number, key in enumerate(keys):
+        (place,) = loaded.find(1, 100 + number, 6)
+        assert (place.directory, place.position, place.key) == (b"i" * 32, number, key)

@@ -101,7 +101,8 @@ class ScanCache:
         self.link_count: int = link_count
         rows = np.frombuffer(data, _DIRECTORY_COLUMNS, directory_count, self._table)
         self._directories = _Column(rows["ino"])
-        self._offsets = np.ascontiguousarray(rows["offset"]).data
+        # Always a copy: of one row numpy would give the place in the file, which need not be aligned.
+        self._offsets = np.array(rows["offset"], dtype=np.uint64).data
         links = np.frombuffer(data, _LINK_COLUMNS, link_count, self._links_table)
         self._links = _Column(links["ino"])
         self._link_nodes = _Column(links["node"])
