@@ -28,6 +28,43 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
+# -- clones in dumps
+
+
+def test_clones_of_one_state_all_keep_their_names_in_a_dump(person: Person) -> None:
+    for name in ("mon", "tue"):
+        person.run("backup", "doc", "--name", name)
+    person.run("dump", "doc@mon..tue", "-o", "d.dump")
+    person.run("restore", "d.dump@mon", "--to", "back")
+    assert contents(person.home / "back") == contents(person.home / "doc")
+    person.run("restore", "d.dump", "--volume", "again")
+    assert {clone["clone"] for clone in person.value("clones", "again")} == {"mon", "tue"}
+
+
+def test_a_clone_name_given_again_names_the_newest_state_of_a_chain(person: Person) -> None:
+    person.run("backup", "doc", "--name", "daily")
+    person.run("dump", "doc@daily", "-o", "d0.dump")
+    person.run("unclone", "doc@daily")
+    (person.home / "doc" / "plan.txt").write_text("second plan\n")
+    person.run("backup", "doc", "--name", "daily")
+    person.run("dump", "doc@daily", "--level", "1", "-o", "d1.dump")
+    person.run("restore", "d0.dump+d1.dump", "--volume", "again")
+    person.run("restore", "again@daily", "--to", "back")
+    assert contents(person.home / "back") == contents(person.home / "doc")
+
+
+def test_a_change_behind_an_old_time_is_found_when_contents_are_compared(person: Person) -> None:
+    plan = person.home / "doc" / "plan.txt"
+    times = plan.stat()
+    person.run("backup", "doc", "--name", "one")
+    person.run("restore", "doc@one", "--to", "back")
+    plan.write_text("Fifth plan\n")
+    os.utime(plan, ns=(times.st_atime_ns, times.st_mtime_ns))
+    person.run("backup", "doc", "--name", "two")
+    person.run("restore", "doc@two", "--to", "back", "--compare")
+    assert contents(person.home / "back") == contents(person.home / "doc")
+
+
 # -- owners
 
 

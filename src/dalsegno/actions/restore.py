@@ -36,13 +36,17 @@ def restore(
     owners: OwnerMap | None = None,
     delete: bool = False,
     dry_run: bool = False,
+    compare: bool = False,
 ) -> RestoreOutcome:
     """Make `target` hold what an address or a chain of dumps names; only what differs is written.
 
-    Only `paths` when given (relative to the volume's root); a path in the address is one of them.
+    Only `paths` when given (relative to the volume's root); a path in the address is one of them. A file with the
+    same size and time is taken for equal, unless `compare` has it read.
     """
     with open_view(house, address) as view:
-        return restore_view(house, view, target, paths=paths, owners=owners, delete=delete, dry_run=dry_run)
+        return restore_view(
+            house, view, target, paths=paths, owners=owners, delete=delete, dry_run=dry_run, compare=compare
+        )
 
 
 def restore_view(
@@ -54,6 +58,7 @@ def restore_view(
     owners: OwnerMap | None = None,
     delete: bool = False,
     dry_run: bool = False,
+    compare: bool = False,
 ) -> RestoreOutcome:
     """Make `target` hold what an open view shows."""
     started_ns = now_ns()
@@ -66,6 +71,7 @@ def restore_view(
         owners=owners or OwnerMap(),
         delete=delete,
         dry_run=dry_run,
+        verify_content=compare,
         report=house.report,
     )
     return RestoreOutcome(label=view.label, target=os.fspath(target), result=result, duration_ns=now_ns() - started_ns)

@@ -131,7 +131,13 @@ def restore_dated(
             found = retrieve(site, plan, in_place=in_place, report=terminal.report)
             with open_dumps(house, found.places, clone, path=address.path, label=label) as view:
                 made = restore_view(
-                    house, view, arguments.to, paths=paths, owners=owners, delete=arguments.delete, dry_run=False
+                    house,
+                    view,
+                    arguments.to,
+                    paths=paths,
+                    owners=owners,
+                    delete=arguments.delete,
+                    compare=arguments.compare,
                 )
             return made, found
 

@@ -26,6 +26,7 @@ def add_restore(parser: Parser) -> None:
     parser.add_argument("--volume", metavar="NAME", help="make a living volume of dumps instead")
     parser.add_argument("--path", action="append", default=[], metavar="P", help="only this file or directory")
     parser.add_argument("--delete", action="store_true", help="remove what is in DIR and not in the backup")
+    parser.add_argument("--compare", action="store_true", help="read files that look equal; else size and time tell")
     parser.add_argument("--dry-run", action="store_true", help="only tell what would be done")
     parser.add_argument("--owners", default="name", metavar="name|number|map:FILE", help="whose the files become")
     parser.add_argument("--site", action="store_true", help="everything: pool, volumes and catalog, from the media")
@@ -96,6 +97,7 @@ def _restore(arguments: argparse.Namespace, terminal: Terminal) -> int:
                 owners=owners,
                 delete=arguments.delete,
                 dry_run=arguments.dry_run,
+                compare=arguments.compare,
             )
     result = outcome.result
     value = {
@@ -125,8 +127,8 @@ def _restore(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _restore_volume(arguments: argparse.Namespace, terminal: Terminal, what: str) -> int:
-    if arguments.path or arguments.delete or arguments.dry_run:
-        raise BadInput("--path, --delete and --dry-run belong to --to DIR, not to --volume")
+    if arguments.path or arguments.delete or arguments.dry_run or arguments.compare:
+        raise BadInput("--path, --delete, --compare and --dry-run belong to --to DIR, not to --volume")
     with open_house(arguments, terminal) as house:
         dumps = split_dumps(what)
         if dumps is None:

@@ -59,8 +59,8 @@ class DumpChain:
         return self.notes[-1].targets[-1]
 
     def targets(self) -> list[DumpTarget]:
-        """Return every revision that the chain carries, oldest first, each once."""
-        found = {target.revision: target for note in self.notes for target in note.targets}
+        """Return every clone (and unnamed revision) that the chain carries, oldest first, each once."""
+        found = {(target.clone, target.revision): target for note in self.notes for target in note.targets}
         return list(found.values())
 
     def find_target(self, clone: str) -> DumpTarget:

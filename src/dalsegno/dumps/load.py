@@ -42,11 +42,13 @@ def load_chain(
     def change(state: VolumeState) -> VolumeState:
         if state.head != expected:
             raise Conflict(f"volume {name!r}: somebody else committed meanwhile; run again")
-        clones = dict(state.clones)
-        for target in chain.targets():
-            if target.clone and target.clone not in clones:
-                clones[target.clone] = Clone(revision=target.revision, created_ns=target.created_ns)
-        state = msgspec.structs.replace(state, head=chain.target.revision, clones=clones)
+        # Of a name that was given again the newest state counts, as when the chain is read; what the volume has stays.
+        carried = {
+            target.clone: Clone(revision=target.revision, created_ns=target.created_ns)
+            for target in chain.targets()
+            if target.clone
+        }
+        state = msgspec.structs.replace(state, head=chain.target.revision, clones={**carried, **state.clones})
         for reader, note in zip(chain.readers, chain.notes, strict=True):
             record = DumpRecord(
                 dump_id=reader.pack_id,
