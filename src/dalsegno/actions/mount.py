@@ -13,7 +13,7 @@ from dalsegno.dumps.chain import DumpChain
 from dalsegno.formats.objects import Entry, Revision
 from dalsegno.pool.contract import Sink
 from dalsegno.pool.keys import read_realm
-from dalsegno.terms.errors import BadInput, Conflict, DalError, NotFound
+from dalsegno.terms.errors import BadInput, Conflict, DalError, NotFound, error_kinds
 from dalsegno.terms.times import SECOND_NS, format_time
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.address import parse_address
@@ -107,8 +107,7 @@ def tell_mount(path: Path, wish: Words) -> Words | None:
     """Ask something of a running mount and return its answer, None without a mount; its errors are ours."""
     answer = ask(path, wish, timeout_seconds=COMMIT_SECONDS_MAX)
     if answer is not None and "error" in answer:
-        kinds = {kind.code: kind for kind in DalError.__subclasses__()}
-        raise kinds.get(answer["error"], DalError)(answer["message"])
+        raise error_kinds().get(answer["error"], DalError)(answer["message"])
     return answer
 
 

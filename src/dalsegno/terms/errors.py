@@ -4,6 +4,7 @@
       NotFound      6   it is not there
       AlreadyThere  4   it is there already and would be overwritten
       Conflict      7   somebody else changed it: read again
+        Diverged    7   both changed it: merge first
       Refused       4   it would be wrong (lineage, realm, not empty, outside the target)
       BadInput      2   the words were wrong
       Damaged       5   the bytes are not those that were written
@@ -44,6 +45,12 @@ class Conflict(DalError):
     exit_code = 7
 
 
+class Diverged(Conflict):
+    """A replica's head does not lie behind the revision it was given: both must be merged first."""
+
+    code = "diverged"
+
+
 class Refused(DalError):
     code = "refused"
     exit_code = 4
@@ -77,3 +84,14 @@ class Unavailable(DalError):
 class Full(DalError):
     code = "full"
     exit_code = 10
+
+
+def error_kinds() -> dict[str, type[DalError]]:
+    """Return the errors by their codes: how one that crossed a process or a network becomes itself again."""
+    found = {DalError.code: DalError}
+    waiting = [DalError]
+    while waiting:
+        below = waiting.pop().__subclasses__()
+        found.update((kind.code, kind) for kind in below)
+        waiting += below
+    return found

@@ -8,6 +8,13 @@ from dalsegno.terms.errors import Damaged
 TRACKED = "tracked"
 NATIVE = "native"
 
+WRITER = "writer"
+READER = "reader"
+STANDBY = "standby"
+
+ANY = "any"
+MAJORITY = "majority"
+
 
 class Clone(msgspec.Struct, frozen=True, kw_only=True):
     """A read-only, named revision."""
@@ -37,6 +44,33 @@ class DumpRecord(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
 
 
+class ReplicaSet(msgspec.Struct, frozen=True, kw_only=True):
+    """Which servers hold a volume. Of two that differ the one with the larger version counts, wherever it stands."""
+
+    version: int
+    writers: list[str]
+    """Names of the servers whose heads move by commits."""
+    rule: str = ANY
+    """How many writers must answer before a commit is acknowledged: `any` one, or a `majority`."""
+    readers: list[str] = []
+    """Servers that show what was released to them, read-only."""
+    standbys: list[str] = []
+    """Servers that follow the newest state and can be promoted."""
+    clones: dict[str, str] = {}
+    """Server: which clones it keeps, as `PATTERN` or `PATTERN@lastN`; a server without an entry keeps all."""
+    moved_to: str = ""
+    """Set on a server that holds the volume no longer: where its clients are sent."""
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """What the read-only sites of a volume show. The larger number counts, so that a late message changes nothing."""
+
+    number: int
+    revision: bytes
+    clone: str
+    released_ns: int
+
+
 class VolumeState(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that changes about a volume."""
 
@@ -52,6 +86,16 @@ class VolumeState(msgspec.Struct, frozen=True, kw_only=True):
     dumps: list[DumpRecord] = []
     settings: dict[str, str | int | bool | list[str]] = {}
     lease: Lease | None = None
+    role: str = ""
+    """What this replica is: a WRITER, a READER (shows releases only), a STANDBY (follows); empty: not replicated."""
+    replicas: ReplicaSet | None = None
+    common: bytes = b""
+    """Newest revision known to be on every writer. It and all between it and the head stay whole: the next merge of
+    diverged heads begins from one of them."""
+    uncloned: dict[str, bytes] = {}
+    """Clones of a replicated volume that were removed, with their revisions: a replica that was away meanwhile does
+    not bring them back."""
+    released: Release | None = None
 
 
 _decoder = msgspec.msgpack.Decoder(VolumeState)

@@ -1,0 +1,1 @@
+"""Bring another house up to date: look, catch up, merge, release, follow, move, seed, check."""
