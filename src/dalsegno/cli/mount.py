@@ -15,7 +15,7 @@ from dalsegno.cli.words import Parser, key_path, pool_path
 from dalsegno.mount import kernel, service
 from dalsegno.mount.gallery import HouseGallery, dumps_picture
 from dalsegno.mount.service import Wishes
-from dalsegno.terms.errors import EXIT_DONE, BadInput, DalError, Refused, Unavailable
+from dalsegno.terms.errors import EXIT_DONE, BadInput, DalError, Refused, Unavailable, error_kinds
 from dalsegno.volumes.address import parse_address
 from dalsegno.world.background import run_in_background
 from dalsegno.world.clock import pause
@@ -146,10 +146,7 @@ def _describe(error: BaseException) -> bytes:
 
 def _error_of(answer: bytes) -> DalError:
     words = json.loads(answer)
-    for kind in DalError.__subclasses__():
-        if kind.code == words["code"]:
-            return kind(words["message"])
-    return DalError(words["message"])
+    return error_kinds().get(words["code"], DalError)(words["message"])
 
 
 def _list(terminal: Terminal) -> int:
