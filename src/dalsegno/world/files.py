@@ -10,7 +10,7 @@ import fcntl
 import itertools
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
@@ -23,6 +23,7 @@ _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 _NO_ACCESS = frozenset((errno.EACCES, errno.EPERM, errno.EROFS))
 
 _steps_taken = 0
+_rehearse: Callable[[str, bool], None] | None = None
 _temporary_counter = itertools.count()
 
 
@@ -31,6 +32,8 @@ def durable_step(name: str, *, writes: bool = True) -> None:
 
     Removing a file is a step too, but succeeds on a full disk: `writes` is False.
     """
+    if _rehearse is not None:
+        _rehearse(name, writes)
     fault = os.environ.get("DAL_FAULT")
     if fault is None:
         return
@@ -47,7 +50,13 @@ def durable_step(name: str, *, writes: bool = True) -> None:
 
 def is_rehearsal() -> bool:
     """Tell whether faults are to be made: who takes a step for every file asks once, not each time."""
-    return "DAL_FAULT" in os.environ
+    return _rehearse is not None or "DAL_FAULT" in os.environ
+
+
+def rehearse(step: Callable[[str, bool], None] | None) -> None:
+    """Have `step(name, writes)` called before each durable operation of this process; what it raises is the fault."""
+    global _rehearse
+    _rehearse = step
 
 
 def raise_file_error(error: OSError, path: Path | str) -> NoReturn:
