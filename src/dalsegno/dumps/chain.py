@@ -10,6 +10,7 @@ from dalsegno.formats.pack import DumpNote, DumpTarget
 from dalsegno.pool.pack_read import PackFile, PackReader, open_note
 from dalsegno.terms.errors import Damaged, NotFound, Refused
 from dalsegno.terms.ids import ObjectId, hex_short
+from dalsegno.world.workers import Workers
 
 
 class DumpChain:
@@ -79,10 +80,20 @@ class DumpChain:
 
     def get_kind(self, identity: bytes) -> tuple[int, bytes]:
         """Return kind and payload of an object."""
+        kind, payload = self.view_kind(identity)
+        return kind, bytes(payload)
+
+    def read_ahead(self, workers: Workers | None) -> None:
+        """Let `workers` open the next blocks of dumps that are read in order; None, before they end, ends it."""
+        for reader in self.readers:
+            reader.read_ahead(workers)
+
+    def view_kind(self, identity: bytes) -> tuple[int, bytes | memoryview]:
+        """Return the same without a copy: a view keeps its whole block in memory, so it is not for keeping."""
         for reader in reversed(self.readers):
             row = reader.find(identity)
             if row is not None:
-                return reader.get_row(row, identity)
+                return reader.view_row(row, identity)
         raise NotFound(f"object {hex_short(identity)} is in none of the dumps: {self.missing_hint()}")
 
     def missing_hint(self) -> str:

@@ -33,8 +33,8 @@ def make_picture(view: View, listings: Listings) -> Picture:
 
 
 def dumps_picture(view: View) -> Picture:
-    """Return what dumps show; a chain of them is read by one thread at a time."""
-    return make_picture(view, Listings(Kept(cast(KindSource, view.source), serial=True)))
+    """Return what dumps show."""
+    return make_picture(view, Listings(Kept(cast(KindSource, view.source))))
 
 
 class HouseGallery:
@@ -80,6 +80,11 @@ class Clones:
         self._volume_id = volume_id
         self._latest = latest
 
+    @property
+    def listings(self) -> Listings:
+        """Through what they are read."""
+        return self._gallery.listings
+
     def _state(self) -> VolumeState:
         return actions.volume_by_id(self._gallery.house, self._volume_id)
 
@@ -103,6 +108,11 @@ class AllVolumes:
 
     def __init__(self, gallery: HouseGallery) -> None:
         self._gallery = gallery
+
+    @property
+    def listings(self) -> Listings:
+        """Through what they are read."""
+        return self._gallery.listings
 
     def names(self) -> Mapping[bytes, int]:
         """Return the volumes and when each was made."""

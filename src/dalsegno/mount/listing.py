@@ -13,7 +13,7 @@ from dalsegno.formats.objects import DirectoryLeaf, DirectoryList, Entry
 from dalsegno.terms.errors import Damaged
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.sizes import MIB
-from dalsegno.world.workers import new_lock
+from dalsegno.world.workers import Workers, new_lock
 
 ENTRIES_KEPT_MAX: Final = 32 * 1024
 PAYLOAD_BYTES_KEPT_MAX: Final = 16 * MIB
@@ -21,37 +21,53 @@ CHUNK_BYTES_KEPT_MAX: Final = 32 * MIB
 
 
 class KindSource(Protocol):
-    """A source that also tells an object's kind: a pool, a chain of dumps."""
+    """A source for several threads that also tells an object's kind: a pool, a chain of dumps."""
 
-    def get_kind(self, identity: bytes, /) -> tuple[int, bytes]:
-        """Return kind and payload."""
+    def view_kind(self, identity: bytes, /) -> tuple[int, bytes | memoryview]:
+        """Return kind and payload; a view holds a whole block, so it is not for keeping."""
+        ...
+
+    def read_ahead(self, workers: Workers | None, /) -> None:
+        """Let `workers` open what comes next to who reads in order; None, before they end, ends it."""
         ...
 
 
 class Kept:
     """A source that keeps what it gave last, in bounded memory: data and what leads to it apart from each other."""
 
-    def __init__(self, source: KindSource, *, serial: bool = False) -> None:
-        self._source = source
+    def __init__(self, source: KindSource) -> None:
+        self.source = source
         self._lock = new_lock()
-        self._serial = new_lock() if serial else None
         self._kept: dict[bool, OrderedDict[bytes, bytes]] = {False: OrderedDict(), True: OrderedDict()}
         self._sizes = {False: 0, True: 0}
         self._bytes_max = {False: PAYLOAD_BYTES_KEPT_MAX, True: CHUNK_BYTES_KEPT_MAX}
 
     def get(self, identity: ObjectId, /) -> bytes:
-        """Return the payload of an object."""
+        """Return the payload of an object, and keep it."""
+        payload = self._find(identity)
+        if payload is not None:
+            return payload
+        kind, view = self.source.view_kind(identity)
+        return self._keep(identity, kind, bytes(view))
+
+    def view(self, identity: ObjectId, /) -> bytes | memoryview:
+        """Return the payload of an object that is wanted whole and once: the kernel keeps data, this does not."""
+        payload = self._find(identity)
+        if payload is not None:
+            return payload
+        kind, view = self.source.view_kind(identity)
+        return view if kind == objects.KIND_CHUNK else self._keep(identity, kind, bytes(view))
+
+    def _find(self, identity: ObjectId) -> bytes | None:
         with self._lock:
             for kept in self._kept.values():
                 payload = kept.get(identity)
                 if payload is not None:
                     kept.move_to_end(identity)
                     return payload
-        if self._serial is None:
-            kind, payload = self._source.get_kind(identity)
-        else:
-            with self._serial:
-                kind, payload = self._source.get_kind(identity)
+        return None
+
+    def _keep(self, identity: ObjectId, kind: int, payload: bytes) -> bytes:
         data = kind == objects.KIND_CHUNK
         with self._lock:
             kept = self._kept[data]

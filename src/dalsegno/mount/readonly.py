@@ -81,6 +81,11 @@ class Picture:
 class Shelf(Protocol):
     """Names that lead to pictures: the clones of a volume, or the volumes of a pool."""
 
+    @property
+    def listings(self) -> Listings:
+        """Through what the pictures behind it are read."""
+        ...
+
     def names(self) -> Mapping[bytes, int]:
         """Return the names there are now, with the time that each shows."""
         ...
@@ -615,10 +620,10 @@ def read_pieces(source: Kept, entry: Entry, *, offset: int, size: int) -> list[b
         if not extent.id:
             pieces += [ZEROS[: min(len(ZEROS), high - at)] for at in range(low, high, len(ZEROS))]
             continue
-        data = source.get(ObjectId(extent.id))
+        whole = high - low == extent.length
+        data = source.view(ObjectId(extent.id)) if whole else source.get(ObjectId(extent.id))
         if len(data) != extent.length:
             raise Damaged(f"chunk {extent.id[:6].hex()}: its length and its file's word disagree")
-        whole = high - low == len(data)
         pieces.append(data if whole else memoryview(data)[low - extent.offset : high - extent.offset])
     return pieces if len(pieces) <= PIECES_MAX else [b"".join(pieces)]
 

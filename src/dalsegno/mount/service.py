@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from dalsegno.mount.changes import Changes
 from dalsegno.mount.commit import LOOK_SECONDS, Committer
 from dalsegno.mount.gallery import HouseGallery
 from dalsegno.mount.kernel import MountOptions
+from dalsegno.mount.listing import Listings
 from dalsegno.mount.readonly import Gallery, Owners, Picture, ReadOnly, Shelf
 from dalsegno.mount.session import FileSystem, Session, log_to_stderr
 from dalsegno.mount.spool import Spool
@@ -31,6 +33,7 @@ from dalsegno.world.talk import Listener, Words
 from dalsegno.world.workers import Workers
 
 THREADS: Final = 4
+THREADS_AHEAD: Final = 2
 WRITING_THREADS: Final = 8
 """More, because those that wait for a commit answer nobody."""
 NEW_ROOT_MODE: Final = 0o755
@@ -61,7 +64,7 @@ def show_read_only(
     owners = Owners(uid=os.getuid(), gid=os.getgid()) if wishes.as_user else Owners()
     file_system = ReadOnly(top, gallery, owners=owners, now_ns=now_ns())
     options = _options(wishes, read_only=True, label=label)
-    with Workers(1) as crew:
+    with Workers(1) as crew, _reading_ahead(top.listings):
         ended: list[bool] = []
 
         def watch(session: Session) -> None:
@@ -78,6 +81,18 @@ def show_read_only(
             _serve(file_system, directory, options, begin=begin, thread_count=THREADS, own=own)
         finally:
             ended.append(True)
+
+
+@contextmanager
+def _reading_ahead(listings: Listings) -> Iterator[None]:
+    """Let the blocks of files that are read in order be opened before the kernel asks for them."""
+    source = listings.source.source
+    with Workers(THREADS_AHEAD) as crew:
+        source.read_ahead(crew)
+        try:
+            yield
+        finally:
+            source.read_ahead(None)
 
 
 def own_places(house: House) -> list[Path]:
@@ -173,7 +188,7 @@ def show_writable(
         listener = Listener(actions.mount_socket(house, state.id))
         options = _options(wishes, read_only=False, label=state.name)
         own = own_places(house)
-        with Workers(2) as crew:
+        with Workers(2) as crew, _reading_ahead(gallery.listings):
             runs = []
 
             def begin(session: Session) -> None:

@@ -2,7 +2,6 @@
 
 import os
 from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import pack
 from dalsegno.formats.objects import OBJECT_BYTES_MAX
+from dalsegno.pool.blocks import Blocks
 from dalsegno.pool.marks import find_rows
 from dalsegno.terms.errors import Damaged, NotFound, Refused
 from dalsegno.terms.events import Progress, Report, silent
@@ -112,37 +112,6 @@ def split_records(raw: bytes, *, offset: int) -> Iterator[tuple[int, int, int, b
         position = start + length
 
 
-class BlockCache:
-    """Raw blocks, those used last, up to `bytes_max` or one block."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._size = 0
-        self._blocks: OrderedDict[object, bytes] = OrderedDict()
-
-    def get(self, key: object) -> bytes | None:
-        """Return a block, or None."""
-        raw = self._blocks.get(key)
-        if raw is not None:
-            self._blocks.move_to_end(key)
-        return raw
-
-    def put(self, key: object, raw: bytes) -> None:
-        """Keep a block."""
-        self._size += len(raw) - len(self._blocks.pop(key, b""))
-        self._blocks[key] = raw
-        while self._size > self._bytes_max and len(self._blocks) > 1:
-            self._size -= len(self._blocks.popitem(last=False)[1])
-
-    def clear(self) -> None:
-        """Forget all blocks."""
-        self._blocks.clear()
-        self._size = 0
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._blocks
-
-
 class PackFile(Protocol):
     """The bytes of one pack, wherever they are: in one file, in slices on several disks, in shares."""
 
@@ -199,7 +168,7 @@ class PackReader:
         self._read_trailer()
         self._columns: tuple[NDArray[numpy.uint8], NDArray[numpy.uint32]] | None = None
         self._prefixes: memoryview | None = None
-        self._blocks = BlockCache(BLOCKS_CACHED_BYTES_MAX)
+        self._blocks = Blocks(BLOCKS_CACHED_BYTES_MAX)
 
     @classmethod
     def open(cls, place: Path | str | PackFile, realm: Realm) -> "PackReader":
@@ -282,11 +251,11 @@ class PackReader:
 
     def cached_block(self, number: int) -> bytes:
         """Return the raw block `number`, from a small cache of those read last."""
-        raw = self._blocks.get(number)
-        if raw is None:
-            raw = self.read_block(number)
-            self._blocks.put(number, raw)
-        return raw
+        return self._blocks.get(self, number)
+
+    def read_ahead(self, workers: Workers | None) -> None:
+        """Let `workers` open the next blocks when this pack is read in order; None, before they end, ends it."""
+        self._blocks.read_ahead(workers)
 
     def objects(self) -> tuple[NDArray[numpy.uint8], NDArray[numpy.uint32]]:
         """Return the sorted columns of the pack's index: ids (n, 32) and values (n, 4)."""
@@ -366,8 +335,13 @@ class PackReader:
 
     def get_row(self, row: int, identity: bytes, depth: int = 0) -> tuple[int, bytes]:
         """Return kind and payload of the object in row `row` of objects(), which find() gave."""
+        kind, payload = self.view_row(row, identity, depth)
+        return kind, bytes(payload)
+
+    def view_row(self, row: int, identity: bytes, depth: int = 0) -> tuple[int, bytes | memoryview]:
+        """Return the same without a copy: a view keeps its whole block in memory."""
         block, place, _, _ = self.objects()[1][row].tolist()
-        kind, payload, base = read_record(self.cached_block(block), place & 0xFFFFFF, identity)
+        kind, payload, base = view_record(self.cached_block(block), place & 0xFFFFFF, identity)
         if base is None:
             return kind, payload
         if depth >= DELTA_DEPTH_MAX:
@@ -460,21 +434,27 @@ def file_order(values: NDArray[numpy.uint32]) -> NDArray[numpy.intp]:
 
 def read_record(raw: bytes, offset: int, identity: bytes) -> tuple[int, bytes, bytes | None]:
     """Return (kind, payload, base id or None) of the record at `offset` of a raw block."""
+    kind, payload, base = view_record(raw, offset, identity)
+    return kind, bytes(payload), base
+
+
+def view_record(raw: bytes, offset: int, identity: bytes) -> tuple[int, memoryview, bytes | None]:
+    """Return the same, the payload as a view of the block."""
     end = offset + pack.RECORD.size
     if end > len(raw):
         raise Damaged(f"object {hex_short(identity)}: the index points outside its block")
     kind, encoding, length, found = pack.RECORD.unpack_from(raw, offset)
     if found != identity or end + length > len(raw):
         raise Damaged(f"object {hex_short(identity)}: the index points at another record")
-    payload = raw[end : end + length]
+    payload = memoryview(raw)[end : end + length]
     if encoding == pack.ENCODING_WHOLE:
         return kind, payload, None
     if encoding != pack.ENCODING_DELTA or length < pack.DELTA.size:
         raise Damaged(f"object {hex_short(identity)}: unknown record encoding {encoding}")
-    return kind, payload, payload[:32]
+    return kind, payload, bytes(payload[:32])
 
 
-def apply_delta(payload: bytes, base: bytes) -> bytes:
+def apply_delta(payload: bytes | memoryview, base: bytes) -> bytes:
     """Return the object that a delta record makes from its base (docs/formats/pack.md, "Deltas")."""
     _, raw_bytes = pack.DELTA.unpack_from(payload)
     if raw_bytes > OBJECT_BYTES_MAX:

@@ -13,7 +13,6 @@ Order of writing: blocks, pack durable under its name, index, ref. Deletion goes
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -26,6 +25,7 @@ from dalsegno.backends.local import LocalBackend
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import pack
 from dalsegno.formats.objects import references
+from dalsegno.pool.blocks import Blocks
 from dalsegno.pool.index import Ids, Index, Values
 from dalsegno.pool.keys import (
     SETTINGS_NAME,
@@ -35,7 +35,7 @@ from dalsegno.pool.keys import (
     encode_settings,
     open_pool_settings,
 )
-from dalsegno.pool.pack_read import BlockCache, PackReader, apply_delta, read_record
+from dalsegno.pool.pack_read import PackReader, apply_delta, view_record
 from dalsegno.pool.pack_write import ROWS_IN_MEMORY_MAX, PackWriter, new_header
 from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Damaged, NotFound, Refused
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, PackId, hex_short
@@ -47,8 +47,6 @@ PACK_BYTES_TARGET: Final = 64 * MIB
 PACK_OBJECTS_MAX: Final = 100_000
 assert PACK_OBJECTS_MAX < ROWS_IN_MEMORY_MAX
 BLOCKS_CACHED_BYTES_MAX: Final = 32 * MIB
-BLOCKS_AHEAD_MAX: Final = 2
-BLOCKS_AHEAD_SPAN: Final = 16
 READERS_OPEN_MAX: Final = 256
 READERS_RETIRED_MAX: Final = 64
 """Readers put aside stay open a while, for threads that still read from them."""
@@ -105,10 +103,7 @@ class Pool:
         self._refresh_lock = new_lock()
         self._readers: OrderedDict[PackId, PackReader] = OrderedDict()
         self._retired: deque[PackReader] = deque()
-        self._blocks = BlockCache(BLOCKS_CACHED_BYTES_MAX)
-        self._ahead: Workers | None = None
-        self._coming: dict[tuple[PackId, int], Future[bytes]] = {}
-        self._last_read: dict[tuple[bytes, int], int] = {}
+        self._blocks = Blocks(BLOCKS_CACHED_BYTES_MAX)
         self.index = Index(
             path / "index", list_packs=self.list_packs, read_pack=self._read_columns, report_damage=self._note_damage
         )
@@ -230,37 +225,11 @@ class Pool:
             return reader
 
     def _block(self, pack_id: PackId, block_index: int) -> bytes:
-        key = (pack_id, block_index)
-        with self._lock:
-            raw = self._blocks.get(key)
-            if raw is not None:
-                return raw
-        reader = self._reader(pack_id)
-        coming = self._coming.pop(key, None)
-        raw = coming.result() if coming is not None else reader.read_block(block_index)
-        if self._ahead is not None:
-            self._read_on(reader, block_index, self._ahead)
-        with self._lock:
-            self._blocks.put(key, raw)
-        return raw
+        return self._blocks.get(self._reader(pack_id), block_index)
 
     def read_ahead(self, workers: Workers | None) -> None:
-        """Let `workers` open the next blocks of a pack that is read in order; None ends it. One reading thread only."""
-        self._ahead = workers
-        self._coming.clear()
-        self._last_read.clear()
-
-    def _read_on(self, reader: PackReader, block_index: int, workers: Workers) -> None:
-        block_type = reader.types[block_index]
-        last = self._last_read.get((reader.pack_id, int(block_type)))
-        self._last_read[reader.pack_id, int(block_type)] = block_index
-        following = np.flatnonzero(reader.types[block_index + 1 : block_index + 1 + BLOCKS_AHEAD_SPAN] == block_type)
-        if last is None or not last <= block_index <= last + BLOCKS_AHEAD_SPAN:
-            return
-        for distance in following[:BLOCKS_AHEAD_MAX].tolist():
-            key = (PackId(reader.pack_id), block_index + 1 + distance)
-            if key not in self._blocks and key not in self._coming and len(self._coming) < 2 * BLOCKS_AHEAD_MAX:
-                self._coming[key] = workers.submit(reader.read_block, key[1])
+        """Let `workers` open the next blocks of packs that are read in order; None, before they end, ends it."""
+        self._blocks.read_ahead(workers)
 
     def _forget_pack(self, pack_id: PackId) -> None:
         with self._lock:
@@ -276,23 +245,28 @@ class Pool:
 
     def get_kind(self, identity: bytes) -> tuple[int, bytes]:
         """Return kind and payload of an object."""
+        kind, payload = self.view_kind(identity)
+        return kind, bytes(payload)
+
+    def view_kind(self, identity: bytes) -> tuple[int, bytes | memoryview]:
+        """Return the same without a copy: a view keeps its whole block in memory, so it is not for keeping."""
         try:
-            return self._get(identity, 0)
+            return self._view(identity, 0)
         except NotFound:
             # Another process may have added the pack, or moved the object when it collected the old one.
             self.refresh()
-            return self._get(identity, 0)
+            return self._view(identity, 0)
 
-    def _get(self, identity: bytes, depth: int) -> tuple[int, bytes]:
+    def _view(self, identity: bytes, depth: int) -> tuple[int, bytes | memoryview]:
         if depth > DELTA_DEPTH_MAX:
             raise Damaged(f"object {hex_short(identity)}: its chain of deltas is longer than {DELTA_DEPTH_MAX}")
         damage: Damaged | None = None
         for location in self.index.find_all(identity):
             try:
                 raw = self._block(location.pack_id, location.block_index)
-                kind, payload, base = read_record(raw, location.offset, identity)
+                kind, payload, base = view_record(raw, location.offset, identity)
                 if base is not None:
-                    payload = apply_delta(payload, self._get(base, depth + 1)[1])
+                    return kind, apply_delta(payload, bytes(self._view(base, depth + 1)[1]))
                 return kind, payload
             except NotFound:
                 self._forget_pack(location.pack_id)
