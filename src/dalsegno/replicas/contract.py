@@ -8,14 +8,15 @@ Errors: NotFound (no such volume, clone or object), NoAccess (rights), Refused a
 Unavailable (no answer: it may or may not have been done).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from dalsegno.terms.ids import ObjectId
 from dalsegno.volumes.state import Clone, Release, ReplicaSet, VolumeState
 
 ROW_BYTES: Final = 36
-"""One row of `missing`: an object's id (32 bytes) and the length of its payload (u32, little-endian)."""
+"""One row of `missing`: an object's id (32 bytes), then payload length | kind << ROW_KIND_SHIFT (u32, little-endian)."""
+ROW_KIND_SHIFT: Final = 28
 LEASE_SECONDS: Final = 30
 """How long a volume stays frozen when who froze it dies."""
 BATCH_IDS_MAX: Final = 20_000
@@ -81,6 +82,23 @@ class Site(Protocol):
         """Check whole uploads (every id against its payload, that nothing they name is missing) and keep them.
 
         What they hold is in the pool afterwards, under no name yet: a collection leaves it alone for its grace period.
+        NotFound when they name an object that is neither in them nor here; chunks name nothing.
+        """
+        ...
+
+    def commit(
+        self,
+        volume: str,
+        revision: bytes,
+        upload: bytes,
+        pieces: Iterable[bytes],
+        *,
+        common: bytes = b"",
+        owner: str = "",
+    ) -> VolumeState:
+        """Do upload (whole, from 0), adopt, advance to `revision` and, with `common`, agree on that: in one call.
+
+        What one of these refuses ends it; `upload` may be empty when nothing is missing.
         """
         ...
 
@@ -102,8 +120,11 @@ class Site(Protocol):
         """
         ...
 
-    def agree(self, volume: str, revision: bytes) -> None:
-        """Note that every writer has `revision`, which must lie at or behind the head."""
+    def agree(self, volume: str, revision: bytes, *, uncloned: Mapping[str, Sequence[Clone]] = {}) -> None:
+        """Note that every writer has `revision`, which must lie at or behind the head; empty: nothing of that.
+
+        Forget that these `uncloned` were: every writer knows.
+        """
         ...
 
     def freeze(self, volume: str, *, owner: str, seconds: int = LEASE_SECONDS) -> VolumeState:
@@ -115,11 +136,17 @@ class Site(Protocol):
         ...
 
     def clone(self, volume: str, name: str, clone: Clone) -> VolumeState:
-        """Name a revision that is here whole; the same again is no error. AlreadyThere when the name means another."""
+        """Name a revision that is here whole; the same again is no error, and holds it when `clone` is held.
+
+        AlreadyThere when the name means another (revision and time tell). One that was uncloned stays so.
+        """
         ...
 
-    def unclone(self, volume: str, name: str, revision: bytes) -> VolumeState:
-        """Forget the clone `name` of `revision` and remember that; without it nothing but that."""
+    def unclone(self, volume: str, name: str, clone: Clone, *, here_only: bool = False) -> VolumeState:
+        """Forget the clone `name` when it is this one (revision and time tell) and, without `here_only`, remember that.
+
+        Remembered even where there is no such clone. The time tells it from a clone of the same name made later.
+        """
         ...
 
     def arrange(self, volume: str, replicas: ReplicaSet) -> VolumeState:

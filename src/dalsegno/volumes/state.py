@@ -92,9 +92,8 @@ class VolumeState(msgspec.Struct, frozen=True, kw_only=True):
     common: bytes = b""
     """Newest revision known to be on every writer. It and all between it and the head stay whole: the next merge of
     diverged heads begins from one of them."""
-    uncloned: dict[str, bytes] = {}
-    """Clones of a replicated volume that were removed, with their revisions: a replica that was away meanwhile does
-    not bring them back."""
+    uncloned: dict[str, list[Clone]] = {}
+    """Clones of a replicated volume that were removed: a replica that was away meanwhile does not bring them back."""
     released: Release | None = None
 
 
