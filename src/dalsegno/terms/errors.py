@@ -6,6 +6,7 @@
       Conflict      7   somebody else changed it: read again
         Diverged    7   both changed it: merge first
       Refused       4   it would be wrong (lineage, realm, not empty, outside the target)
+        Moved       4   the volume is on another server now: ask there
       BadInput      2   the words were wrong
       Damaged       5   the bytes are not those that were written
       TooNew        4   written by a newer version than this one reads
@@ -54,6 +55,16 @@ class Diverged(Conflict):
 class Refused(DalError):
     code = "refused"
     exit_code = 4
+
+
+class Moved(Refused):
+    """A volume is on this server no longer: `server` is the name of the one that has it, if that is known."""
+
+    code = "moved"
+
+    def __init__(self, message: str, *, server: str = "") -> None:
+        super().__init__(message)
+        self.server = server
 
 
 class BadInput(DalError):
