@@ -15,7 +15,7 @@ from dalsegno.terms.ids import ObjectId
 from dalsegno.volumes.state import Clone, Release, ReplicaSet, VolumeState
 
 ROW_BYTES: Final = 36
-"""One row of `missing`: an object's id (32 bytes), then payload length | kind << ROW_KIND_SHIFT (u32, little-endian)."""
+"""One row of `missing`: an object's id (32 bytes), then payload bytes | kind << ROW_KIND_SHIFT (u32, little-endian)."""
 ROW_KIND_SHIFT: Final = 28
 LEASE_SECONDS: Final = 30
 """How long a volume stays frozen when who froze it dies."""
