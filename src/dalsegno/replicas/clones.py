@@ -1,0 +1,237 @@
+"""The clones of a volume on several servers: one set for all, told by name, revision and time.
+
+What one server has, all get; what was uncloned on one goes from all; a name that means two clones on two servers keeps
+the older one, and the other gets a name of its own: never is one name silently two things. Decided here, from states;
+`bring_clones` does it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from dalsegno.replicas.contract import Site
+from dalsegno.replicas.histories import kept
+from dalsegno.replicas.transfer import Transferred, copy
+from dalsegno.terms.errors import NotFound
+from dalsegno.terms.events import Report, silent
+from dalsegno.volumes.state import Clone, VolumeState
+
+UNCLONED_KEPT_MAX: Final = 64
+"""So many removed clones are remembered though every writer knows: what is done late brings none of them back."""
+_SUFFIX_DIGITS: Final = (8, 16, 64)
+
+Identity = tuple[bytes, int]
+"""What tells a clone from another of its name: revision and time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Make a clone."""
+
+    name: str
+    clone: Clone
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Remove a clone, and remember that unless it goes `here_only`."""
+
+    name: str
+    clone: Clone
+    here_only: bool = False
+
+
+Step = Keep | Drop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClonePlan:
+    """What makes the clones of some servers alike."""
+
+    clones: dict[str, Clone]
+    """What the volume's clones are."""
+    steps: dict[str, list[Step]]
+    """Server: what it must do, in order; servers with nothing to do are not in it."""
+    renamed: list[tuple[str, str, Clone]] = field(default_factory=list)
+    """(name, new name, clone): it shared its name with an older one."""
+    forget: dict[str, list[Clone]] = field(default_factory=dict)
+    """Removed clones that every one of the servers knows of, beyond those that are remembered in any case."""
+
+
+def identity(clone: Clone) -> Identity:
+    """Return what tells `clone` from others of its name."""
+    return clone.revision, clone.created_ns
+
+
+def _order(clone: Clone) -> tuple[int, bytes]:
+    return clone.created_ns, clone.revision
+
+
+def plan_clones(states: Mapping[str, VolumeState], *, patterns: Mapping[str, str] | None = None) -> ClonePlan:
+    """Decide what the clones are and what each server lacks. The same states give the same plan everywhere."""
+    patterns = patterns or {}
+    gone: dict[str, dict[Identity, Clone]] = {}
+    for state in states.values():
+        for name, clones in state.uncloned.items():
+            gone.setdefault(name, {}).update((identity(clone), clone) for clone in clones)
+    found: dict[str, dict[Identity, Clone]] = {}
+    for state in states.values():
+        for name, clone in state.clones.items():
+            if identity(clone) not in gone.get(name, ()):
+                known = found.setdefault(name, {}).get(identity(clone))
+                if known is None or (clone.held and not known.held):
+                    found[name][identity(clone)] = clone
+    clones, lost, renamed = _settle_names(found)
+    for name, clone in lost:
+        gone.setdefault(name, {})[identity(clone)] = clone
+    steps = {}
+    for server, state in states.items():
+        todo = _steps_of(state, clones, gone, wanted=kept(patterns.get(server), clones))
+        if todo:
+            steps[server] = todo
+    return ClonePlan(clones=clones, steps=steps, renamed=renamed, forget=_known_to_all(states.values(), found))
+
+
+def _settle_names(
+    found: Mapping[str, Mapping[Identity, Clone]],
+) -> tuple[dict[str, Clone], list[tuple[str, Clone]], list[tuple[str, str, Clone]]]:
+    clones: dict[str, Clone] = {}
+    lost: list[tuple[str, Clone]] = []
+    moving: list[tuple[str, Clone]] = []
+    for name in sorted(found):
+        first: Clone | None = None
+        revisions: dict[bytes, Clone] = {}
+        for clone in sorted(found[name].values(), key=_order):
+            first = first or clone
+            same = revisions.get(clone.revision)
+            if same is None:
+                revisions[clone.revision] = clone
+                if clone is not first:
+                    moving.append((name, clone))
+                continue
+            # One name, one revision, cloned twice: nothing is lost but a time.
+            lost.append((name, clone))
+            if clone.held and not same.held:
+                revisions[clone.revision] = msgspec.structs.replace(same, held=True)
+        assert first is not None
+        clones[name] = revisions[first.revision]
+    renamed = []
+    for name, clone in moving:
+        for digits in _SUFFIX_DIGITS:
+            new_name = f"{name}-{clone.revision.hex()[:digits]}"
+            taken = clones.get(new_name)
+            if taken is None or identity(taken) == identity(clone):
+                break
+        if taken is None:
+            clones[new_name] = clone
+        renamed.append((name, new_name, clone))
+        lost.append((name, clone))
+    return clones, lost, renamed
+
+
+def _steps_of(
+    state: VolumeState,
+    clones: Mapping[str, Clone],
+    gone: Mapping[str, Mapping[Identity, Clone]],
+    *,
+    wanted: set[str],
+) -> list[Step]:
+    early: list[Step] = []
+    drops: list[Step] = []
+    late: list[Step] = []
+    for name in sorted(wanted):
+        clone, own = clones[name], state.clones.get(name)
+        if own is None:
+            # Before anything goes, so that a clone that gets another name is never without one.
+            early.append(Keep(name, clone))
+        elif identity(own) != identity(clone) or (clone.held and not own.held):
+            late.append(Keep(name, clone))
+    for name in sorted(gone):
+        known = {identity(clone) for clone in state.uncloned.get(name, ())}
+        for tag in sorted(gone[name]):
+            if tag not in known:
+                drops.append(Drop(name, gone[name][tag]))
+    for name, own in sorted(state.clones.items()):
+        if name not in wanted and identity(own) not in gone.get(name, ()):
+            drops.append(Drop(name, own, here_only=True))
+        elif identity(own) in {identity(clone) for clone in state.uncloned.get(name, ())}:
+            drops.append(Drop(name, own))
+    return early + drops + late
+
+
+def _known_to_all(
+    states: Iterable[VolumeState], found: Mapping[str, Mapping[Identity, Clone]]
+) -> dict[str, list[Clone]]:
+    common: set[tuple[str, Identity]] | None = None
+    by_tag: dict[tuple[str, Identity], Clone] = {}
+    for state in states:
+        tags = set()
+        for name, clones in state.uncloned.items():
+            for clone in clones:
+                tags.add((name, identity(clone)))
+                by_tag[name, identity(clone)] = clone
+        common = tags if common is None else common & tags
+    done = sorted(common or (), key=lambda tag: (tag[1][1], tag))
+    forget: dict[str, list[Clone]] = {}
+    for tag in done[: max(0, len(done) - UNCLONED_KEPT_MAX)]:
+        forget.setdefault(tag[0], []).append(by_tag[tag])
+    return forget
+
+
+def mirror_clones(state: VolumeState, of: VolumeState, *, pattern: str | None = None) -> list[Step]:
+    """Return what makes the clones of a server that only follows those `of` another; nothing of its own counts."""
+    wanted = kept(pattern, of.clones)
+    steps: list[Step] = []
+    for name, own in sorted(state.clones.items()):
+        if name not in wanted or identity(of.clones[name]) != identity(own):
+            steps.append(Drop(name, own, here_only=True))
+    for name in sorted(wanted):
+        own_clone = state.clones.get(name)
+        if own_clone is None or identity(own_clone) != identity(of.clones[name]):
+            steps.append(Keep(name, of.clones[name]))
+    return steps
+
+
+def bring_clones(
+    volume: str,
+    steps: Sequence[Step],
+    *,
+    to: Site,
+    bases: Sequence[bytes],
+    sources: Sequence[tuple[Site, VolumeState]],
+    report: Report = silent,
+) -> Transferred:
+    """Do `steps` at one server; what a clone names is copied from a source that has the clone."""
+    done = Transferred()
+    wanted = sorted({step.clone.revision for step in steps if isinstance(step, Keep)})
+    if wanted:
+        answer = to.have(volume, b"".join(wanted))
+        lacking = [revision for revision, there in zip(wanted, answer, strict=True) if not there]
+        for site, revisions in _share_out(lacking, sources, to=to):
+            done += copy(site, to, volume, revisions, bases, report=report)
+    for step in steps:
+        if isinstance(step, Keep):
+            to.clone(volume, step.name, step.clone)
+        else:
+            to.unclone(volume, step.name, step.clone, here_only=step.here_only)
+    return done
+
+
+def _share_out(
+    revisions: Sequence[bytes], sources: Sequence[tuple[Site, VolumeState]], *, to: Site
+) -> list[tuple[Site, list[bytes]]]:
+    shares: list[tuple[Site, list[bytes]]] = []
+    waiting = list(revisions)
+    for site, state in sources:
+        if site.name == to.name or not waiting:
+            continue
+        own = {clone.revision for clone in state.clones.values()} | {state.head}
+        taken = [revision for revision in waiting if revision in own]
+        if taken:
+            shares.append((site, taken))
+            waiting = [revision for revision in waiting if revision not in own]
+    if waiting:
+        raise NotFound(f"clone of revision {waiting[0].hex()[:12]}: no server that answers has it whole")
+    return shares
