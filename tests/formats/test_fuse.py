@@ -157,6 +157,18 @@ def test_notices_name_the_node_and_the_name() -> None:
     assert fuse.encode_inval_entry(5, b"ab").hex() == (
         "23000000" "03000000" "0000000000000000" "0500000000000000" "02000000" "00000000" "616200"
     )
+    assert fuse.encode_store_header(5, 4096, 3).hex() == (
+        "2b000000" "04000000" "0000000000000000" "0500000000000000" "0010000000000000" "03000000" "00000000"
+    )
+
+
+def test_known_name_is_the_same_without_tuples() -> None:
+    attr = fuse.Attr(9, 100, 1, 5_000_000_007, 5_000_000_007, 5_000_000_007, 0o100644, 1, 3, 4, 6)
+    for name in (b"n", b"name-of-8", b"12345678"):
+        expected = fuse.encode_dirent_plus(
+            fuse.EntryReply(77, 0, 60 * 10**9, 60 * 10**9, attr), Dirent(9, 12, 8, name)
+        )
+        assert fuse.encode_known_name(77, 9, 12, name, 0o100644, 100, 1, 5_000_000_007, 3, 4, 6, 60) == expected
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,19 @@ class Listings:
             else:
                 row -= child.entry_count
 
+    def leaves(self, identity: bytes, row: int) -> Iterator[tuple[int, list[Entry]]]:
+        """Yield the leaves of a directory from the one that holds a row on: (its first row, all entries)."""
+        node = self.node(identity)
+        if isinstance(node, DirectoryLeaf):
+            yield 0, node.entries
+            return
+        before = 0
+        for child in node.children:
+            if row < before + child.entry_count:
+                for first, entries in self.leaves(child.id, row - before):
+                    yield before + first, entries
+            before += child.entry_count
+
     def count(self, identity: bytes) -> int:
         """Return how many entries a directory has."""
         node = self.node(identity)

@@ -8,7 +8,7 @@ has looked into. A *shelf* is a folder whose names are clones or volumes; they o
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -26,6 +26,7 @@ from dalsegno.world.workers import new_lock
 
 CLONES_NAME: Final = b".clones"
 FOREVER_NS: Final = 24 * 3600 * SECOND_NS
+FOREVER_SECONDS: Final = FOREVER_NS // SECOND_NS
 SHELF_NS: Final = SECOND_NS
 ROW_BITS: Final = 32
 DIRECTORY_BYTES: Final = 4096
@@ -180,6 +181,8 @@ class ReadOnly:
 
     def __init__(self, top: Picture | Shelf, gallery: Gallery | None, *, owners: Owners, now_ns: int) -> None:
         self.flags = FLAGS
+        self.noticed: Callable[[int], None] | None = None
+        """Is told of every file that is read at once."""
         self.top = top
         self._gallery = gallery
         self._owners = owners
@@ -336,12 +339,6 @@ class ReadOnly:
             mode, uid, gid = self._owners.show(stat.S_IFDIR | 0o555, 0, 0)
             return Attr(_ino(node, 0), DIRECTORY_BYTES, 8, newest, newest, newest, mode, 1, uid, gid, 0)
         kind = entry.kind
-        if kind == objects.ENTRY_FILE and entry.content_kind <= objects.CONTENT_CHUNK and layer.links is None:
-            # Nearly every file is one of these.
-            mode, uid, gid = self._owners.show(stat.S_IFREG | entry.mode, entry.uid, entry.gid)
-            size, at = entry.size, entry.mtime_ns
-            ino = (entry.node or node) ^ layer.salt
-            return Attr(ino or 1, size, (size + 511) >> 9, at, at, at, mode, 1, uid, gid, 0)
         form = FORMS.get(kind, stat.S_IFREG)
         size, link_count, permissions = entry.size, 1, entry.mode
         if kind == objects.ENTRY_DIRECTORY:
@@ -468,6 +465,8 @@ class ReadOnly:
         entry, layer = self.entry(header.node)
         if entry is None or layer is None or entry.kind not in (objects.ENTRY_FILE, objects.ENTRY_CONFLICT):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if body.offset == 0 and self.noticed is not None and body.size >= entry.size:
+            self.noticed(header.node)
         return read_pieces(layer.listings.source, entry, offset=body.offset, size=body.size)
 
     def _seek(self, header: Header, body: fuse.Seek) -> Answer:
@@ -520,10 +519,13 @@ class ReadOnly:
     def read_directory(self, node: int, offset: int, size: int, *, plus: bool) -> bytes:
         """Return a READDIR's payload: offset 0 is `.`, 1 is `..`, and row + 2 an entry."""
         folder = self.folder(node)
+        if folder.shelf is not None:
+            names = self._shelf_dirents(folder, offset, plus)
+        else:
+            names = self._dirents(folder, offset, plus)
         pieces: list[bytes] = []
         room = size
-        rows = self._shelf_dirents(folder, offset, plus) if folder.shelf is not None else None
-        for piece in rows if rows is not None else self._dirents(folder, offset, plus):
+        for piece in names:
             room -= len(piece)
             if room < 0:
                 break
@@ -540,17 +542,46 @@ class ReadOnly:
         yield from self.dots(folder, offset, plus)
         layer = folder.layer
         assert layer is not None
-        row = max(0, offset - 2)
-        for entry in layer.listings.iterate(folder.content, row):
-            node, shown = self.resolve_row(folder, row, entry)
-            form = FORMS.get(shown.kind, stat.S_IFREG) >> 12
-            dirent = Dirent(_ino(shown.node or node, layer.salt), row + 3, form, entry.name)
-            if not plus or shown.kind == objects.ENTRY_MOUNT:
-                yield encode_name(dirent, plus)
-            else:
-                reply = EntryReply(node, 0, FOREVER_NS, FOREVER_NS, self.attr(node, shown, layer))
-                yield fuse.encode_dirent_plus(reply, dirent)
+        first_row = max(0, offset - 2)
+        for before, entries in layer.listings.leaves(folder.content, first_row):
+            at = max(0, first_row - before)
+            yield from self.entry_names(folder, entries[at:] if at else entries, before + at, plus)
+
+    def entry_names(self, folder: Folder, entries: Iterable[Entry], row: int, plus: bool) -> Iterator[bytes]:
+        """Yield entries of a folder, from a row on, as READDIR's names."""
+        layer = folder.layer
+        assert layer is not None
+        salt, owned = layer.salt, self._owners.gid is not None
+        above = folder.number << ROW_BITS
+        encode = fuse.encode_known_name
+        for entry in entries:
             row += 1
+            kind = entry.kind
+            # Nearly everything is one of these two: no function is called for it but the one that packs it.
+            if plus and not owned and kind == objects.ENTRY_FILE and entry.content_kind <= objects.CONTENT_CHUNK:
+                form, size, used = stat.S_IFREG, entry.size, entry.size if entry.content_kind else 0
+            elif plus and not owned and kind == objects.ENTRY_DIRECTORY:
+                form, size, used = stat.S_IFDIR, DIRECTORY_BYTES, DIRECTORY_BYTES
+            else:
+                yield self._entry_name(folder, entry, row - 1, plus)
+                continue
+            node, mode = above | row, form | entry.mode
+            ino = ((entry.node or node) ^ salt) or 1
+            blocks, at_ns = (used + 511) >> 9, entry.mtime_ns
+            yield encode(
+                node, ino, row + 2, entry.name, mode, size, blocks, at_ns, entry.uid, entry.gid, 0, FOREVER_SECONDS
+            )
+
+    def _entry_name(self, folder: Folder, entry: Entry, row: int, plus: bool) -> bytes:
+        layer = folder.layer
+        assert layer is not None
+        node, shown = self.resolve_row(folder, row, entry)
+        form = FORMS.get(shown.kind, stat.S_IFREG) >> 12
+        dirent = Dirent(_ino(shown.node or node, layer.salt), row + 3, form, entry.name)
+        if not plus or shown.kind == objects.ENTRY_MOUNT:
+            return encode_name(dirent, plus)
+        reply = EntryReply(node, 0, FOREVER_NS, FOREVER_NS, self.attr(node, shown, layer))
+        return fuse.encode_dirent_plus(reply, dirent)
 
     def _shelf_dirents(self, folder: Folder, offset: int, plus: bool) -> Iterator[bytes]:
         assert folder.shelf is not None

@@ -18,6 +18,7 @@ from dalsegno.mount.commit import LOOK_SECONDS, Committer
 from dalsegno.mount.gallery import HouseGallery
 from dalsegno.mount.kernel import MountOptions
 from dalsegno.mount.listing import Listings
+from dalsegno.mount.push import Pusher
 from dalsegno.mount.readonly import Gallery, Owners, Picture, ReadOnly, Shelf
 from dalsegno.mount.session import FileSystem, Session, log_to_stderr
 from dalsegno.mount.spool import Spool
@@ -64,8 +65,9 @@ def show_read_only(
     owners = Owners(uid=os.getuid(), gid=os.getgid()) if wishes.as_user else Owners()
     file_system = ReadOnly(top, gallery, owners=owners, now_ns=now_ns())
     options = _options(wishes, read_only=True, label=label)
-    with Workers(1) as crew, _reading_ahead(top.listings):
+    with Workers(2) as crew, _reading_ahead(top.listings):
         ended: list[bool] = []
+        pushers: list[Pusher] = []
 
         def watch(session: Session) -> None:
             shelves = ShelfWatch(file_system, session)
@@ -75,12 +77,17 @@ def show_read_only(
 
         def begin(session: Session) -> None:
             crew.submit(watch, session)
+            pusher = Pusher(file_system, session.notify, crew)
+            pushers.append(pusher)
+            file_system.noticed = pusher.noticed
             ready()
 
         try:
             _serve(file_system, directory, options, begin=begin, thread_count=THREADS, own=own)
         finally:
             ended.append(True)
+            for pusher in pushers:
+                pusher.ended = True
 
 
 @contextmanager
@@ -141,16 +148,15 @@ def _serve(
     for place in own:
         if os.path.realpath(place).startswith(path.rstrip("/") + "/"):
             raise Refused(f"{directory}: a mount there would hide {place}, which it needs: choose another directory")
-    descriptor = kernel.mount(directory, options)
+    session = Session(kernel.mount(directory, options), file_system, log=log_to_stderr)
     try:
-        session = Session(descriptor, file_system, log=log_to_stderr)
         session.negotiate()
         kernel.set_read_ahead(path)
         on_stop(lambda: _leave(path))
         begin(session)
         session.serve(thread_count=thread_count)
     finally:
-        os.close(descriptor)
+        session.close()
 
 
 def _leave(path: str) -> None:
@@ -238,7 +244,7 @@ class Control:
     """What other commands of the same user may ask of a running mount."""
 
     def __init__(self, writable: Writable, changes: Changes, committer: Committer, path: str) -> None:
-        self.notify: Callable[[bytes], None] = lambda message: None
+        self.notify: Callable[[bytes], object] = lambda message: None
         """Tells the kernel, once there is a session."""
         self._writable = writable
         self._changes = changes

@@ -61,6 +61,8 @@ class Session:
         self.flags = 0
         self._file_system = file_system
         self._turn = new_lock()
+        self._telling = new_lock()
+        self._closed = False
         self._log = log
 
     def negotiate(self) -> None:
@@ -100,12 +102,22 @@ class Session:
             for end in ends:
                 end.result()
 
-    def notify(self, message: bytes) -> None:
-        """Tell the kernel that something it remembers is old; it need not remember it."""
-        try:
-            os.write(self.descriptor, message)
-        except OSError:
-            pass
+    def notify(self, *pieces: bytes | memoryview) -> bool:
+        """Tell the kernel something it did not ask for; False when it does not want it, or is gone."""
+        with self._telling:
+            if self._closed:
+                return False
+            try:
+                os.writev(self.descriptor, pieces)
+            except OSError:
+                return False
+            return True
+
+    def close(self) -> None:
+        """Give the descriptor back; nobody is told anything from then on."""
+        with self._telling:
+            self._closed = True
+            os.close(self.descriptor)
 
     def _serve_one(self) -> None:
         """Read and answer. One thread reads at a time, and answers what is quick before it reads on.
