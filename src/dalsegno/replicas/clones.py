@@ -74,8 +74,8 @@ def plan_clones(states: Mapping[str, VolumeState], *, patterns: Mapping[str, str
     patterns = patterns or {}
     gone: dict[str, dict[Identity, Clone]] = {}
     for state in states.values():
-        for name, clones in state.uncloned.items():
-            gone.setdefault(name, {}).update((identity(clone), clone) for clone in clones)
+        for name, removed in state.uncloned.items():
+            gone.setdefault(name, {}).update((identity(clone), clone) for clone in removed)
     found: dict[str, dict[Identity, Clone]] = {}
     for state in states.values():
         for name, clone in state.clones.items():
@@ -233,5 +233,5 @@ def _share_out(
             shares.append((site, taken))
             waiting = [revision for revision in waiting if revision not in own]
     if waiting:
-        raise NotFound(f"clone of revision {waiting[0].hex()[:12]}: no server that answers has it whole")
+        raise NotFound(f"clone of revision {waiting[0].hex()[:12]}: no server that answers has the clone")
     return shares

@@ -1,0 +1,120 @@
+"""Bring the heads of several servers together: those behind go forward, those that diverged are merged."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dalsegno.chunks.realm import Realm
+from dalsegno.formats.objects import Reference
+from dalsegno.pool.contract import Sink, Source
+from dalsegno.replicas.bring import bring
+from dalsegno.replicas.contract import Site
+from dalsegno.replicas.sources import SitesSource, Workbench
+from dalsegno.replicas.transfer import Spool, Transferred, send
+from dalsegno.terms.errors import Damaged, NotFound
+from dalsegno.terms.events import Report
+from dalsegno.terms.ids import ObjectId
+from dalsegno.volumes.ancestry import is_ancestor, merge_bases
+from dalsegno.volumes.state import VolumeState
+
+Merge = Callable[[Source, Sink, bytes, bytes], bytes]
+"""Merge two heads into a revision, the same one whoever does it and in whichever order they are given."""
+
+
+@dataclass(slots=True, kw_only=True)
+class HeadPlan:
+    """What brings some servers to one head."""
+
+    target: bytes
+    """What all come to."""
+    tops: list[bytes]
+    """The heads that lie behind no other; more than one was merged into `target`."""
+    bases: dict[tuple[bytes, bytes], list[bytes]]
+    """(a server's head, a top): what both come from, when the head is not behind the top."""
+    bench: Workbench
+    merged: Spool | None = None
+    """A pack of what the merge made."""
+    outside: list[Reference] = field(default_factory=list)
+    """What the merge names and did not make."""
+    bytes_read: int = 0
+
+    def close(self) -> None:
+        """Give the room back."""
+        self.bench.close()
+        if self.merged is not None:
+            self.merged.close()
+
+
+def newest_heads(source: Source, heads: Iterable[bytes]) -> list[bytes]:
+    """Return, sorted, those of the heads that lie behind none of the others."""
+    distinct = sorted(set(heads))
+    return [
+        head for head in distinct if not any(other != head and is_ancestor(source, head, other) for other in distinct)
+    ]
+
+
+def unreadable_heads(source: Source, heads: Iterable[bytes]) -> dict[bytes, NotFound | Damaged]:
+    """Return the heads whose revisions cannot be read anywhere."""
+    found: dict[bytes, NotFound | Damaged] = {}
+    for head in sorted(set(heads)):
+        try:
+            source.get(ObjectId(head))
+        except (NotFound, Damaged) as error:
+            found[head] = error
+    return found
+
+
+def plan_heads(source: SitesSource, realm: Realm, heads: Iterable[bytes], merge: Merge) -> HeadPlan:
+    """Find out what all heads come to, merging those that diverged. The same heads give the same target everywhere."""
+    distinct = sorted(set(heads))
+    tops = newest_heads(source, distinct)
+    bench = Workbench(source, realm)
+    plan = HeadPlan(target=tops[0], tops=tops, bases={}, bench=bench)
+    try:
+        if len(tops) > 1:
+            for other in tops[1:]:
+                plan.target = bytes(merge(bench, bench, plan.target, other))
+            plan.merged, plan.outside = bench.pack(plan.target)
+            for head in distinct:
+                for top in tops:
+                    if head != top and not is_ancestor(source, head, top):
+                        plan.bases[head, top] = [bytes(base) for base in merge_bases(source, head, top)]
+        plan.bytes_read = source.bytes_crossed
+    except BaseException:
+        plan.close()
+        raise
+    return plan
+
+
+def bring_head(
+    volume: str,
+    plan: HeadPlan,
+    *,
+    to: Site,
+    state: VolumeState,
+    holders: Mapping[bytes, Sequence[Site]],
+    owner: str,
+    report: Report,
+) -> tuple[VolumeState, Transferred]:
+    """Bring one server to the plan's target; `holders` are the sites that have each top whole."""
+    done = Transferred()
+    own = [state.head, state.common, *(clone.revision for clone in state.clones.values())]
+    for top in plan.tops:
+        if top != state.head:
+            bases = [*plan.bases.get((state.head, top), ()), *own]
+            bases = [base for base in dict.fromkeys(bases) if base]
+            done += bring(volume, [top], bases, sources=holders[top], to=to, report=report)
+    if plan.merged is None:
+        return to.advance(volume, plan.target, owner=owner), done
+    spool = plan.merged
+    done += Transferred(bytes_crossed=spool.size_bytes)
+    try:
+        return to.commit(volume, plan.target, spool.pack_id(), spool.pieces(), owner=owner), done
+    except NotFound:
+        # A side of a conflict may come from a state that is not whole here.
+        with_below = plan.bench.pack_absent(to, volume, plan.outside)
+        if with_below is None:
+            raise
+        with with_below:
+            done += Transferred(bytes_crossed=with_below.size_bytes)
+            to.adopt(volume, [send(to, volume, with_below)])
+        return to.commit(volume, plan.target, spool.pack_id(), spool.pieces(), owner=owner), done
