@@ -40,6 +40,11 @@ def decode(data: bytes | bytearray, kind: type[S]) -> S:
     return from_plain(plain, kind)
 
 
+def decode_map(data: bytes | bytearray) -> dict[str, Any]:
+    """Return a JSON object without a kind of its own."""
+    return decode(data, dict[str, Any])
+
+
 def to_plain(value: Any) -> Any:
     """Return a value as JSON knows it: structs as maps, bytes as hexadecimal digits."""
     if isinstance(value, bytes):
@@ -77,6 +82,8 @@ def _compile(info: inspect.Type) -> _Read:
         return _read_bytes
     if isinstance(info, inspect.UnionType):
         return _union_reader(info)
+    if isinstance(info, inspect.AnyType):
+        return _read_any
     return _read_scalar
 
 
@@ -91,6 +98,8 @@ def _read_scalar(value: Any, where: str) -> Any:
 def _read_any(value: Any, where: str) -> Any:
     if isinstance(value, list):
         return [_read_any(item, where) for item in value]
+    if isinstance(value, dict):
+        return {key: _read_any(item, where) for key, item in value.items()}
     return _read_scalar(value, where)
 
 

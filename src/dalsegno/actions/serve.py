@@ -1,0 +1,129 @@
+"""What a server does besides replication: dumps out, dumps in, tokens."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol
+
+import msgspec
+
+from dalsegno.actions.house import House
+from dalsegno.dumps.chain import DumpChain
+from dalsegno.dumps.load import load_chain
+from dalsegno.dumps.plan import plan_dump
+from dalsegno.dumps.write import write_dump
+from dalsegno.terms.errors import BadInput, NotFound, Refused
+from dalsegno.terms.ids import hex_short
+from dalsegno.volumes.address import Address, resolve
+from dalsegno.volumes.state import VolumeState
+from dalsegno.world.clock import SECOND_NS, now_ns
+from dalsegno.world.files import ResumedFile, file_errors, make_directory, remove_durable
+
+INCOMING: Final = "incoming"
+"""Where uploaded dumps wait for their `load`, in the pool's directory: on the disk that they will be loaded into."""
+INCOMING_SUFFIX: Final = ".dump"
+INCOMING_KEPT_NS: Final = 7 * 86400 * SECOND_NS
+
+
+class Output(Protocol):
+    """What a dump is written to."""
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> int:
+        """Add bytes."""
+        ...
+
+
+def stream_dump(
+    house: House, volume: str, output: Output | BinaryIO, *, clone: str = "", level: int = 0, base: bytes = b""
+) -> None:
+    """Write a dump of a clone, or of the newest state, and do not record it; `base` names a recorded dump."""
+    state = house.volumes.get(volume)
+    now = now_ns()
+    named = resolve(house.pool, house.volumes, Address(volume=state.name, selector=clone), now_ns=now)
+    if base:
+        found = [record for record in state.dumps if record.dump_id == base]
+        if not found:
+            raise NotFound(f"volume {volume!r}: no dump {hex_short(base)} is recorded: `dal volume show` lists them")
+        # A base of one's own choice: the level is one above it, whatever was recorded since.
+        state = msgspec.structs.replace(state, dumps=found)
+        level = max(level, min(9, found[0].level + 1))
+    plan = plan_dump(house.pool, state, targets=[(named.clone or "", named.revision)], level=level, now_ns=now)
+    write_dump(
+        house.pool,
+        plan,
+        output.write,
+        realm=house.pool.realm,
+        sealed=house.pool.encryption != "none",
+        workers=house.workers,
+    )
+
+
+def incoming_path(house: House, owner: str, dump_id: bytes) -> Path:
+    """Return where an uploaded dump waits; each owner has his own."""
+    return house.pool.path / INCOMING / f"{owner}-{dump_id.hex()}{INCOMING_SUFFIX}"
+
+
+def incoming_size(house: House, owner: str, dump_id: bytes) -> int:
+    """Return how many bytes of an uploaded dump are there; 0 for one never begun."""
+    path = incoming_path(house, owner, dump_id)
+    partial = path.with_name(path.name + ".partial")
+    with file_errors(partial):
+        try:
+            return partial.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+
+def receive_dump(house: House, owner: str, dump_id: bytes, offset: int, pieces: Iterable[bytes]) -> int:
+    """Add bytes to an uploaded dump at `offset`, which must be at most its size, and return its size."""
+    path = incoming_path(house, owner, dump_id)
+    make_directory(path.parent)
+    with ResumedFile(path) as file:
+        if offset > file.offset:
+            raise Refused(f"dump {hex_short(dump_id)}: {file.offset} bytes are there: go on at most from there")
+        file.truncate(offset)
+        for piece in pieces:
+            file.write(piece)
+        return file.offset
+
+
+def drop_dump(house: House, owner: str, dump_id: bytes) -> None:
+    """Forget an uploaded dump."""
+    path = incoming_path(house, owner, dump_id)
+    remove_durable(path.with_name(path.name + ".partial"))
+
+
+def drop_old_dumps(house: House) -> None:
+    """Forget uploaded dumps that nobody loaded for a week."""
+    folder = house.pool.path / INCOMING
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        with file_errors(path):
+            if path.stat().st_mtime_ns < now_ns() - INCOMING_KEPT_NS:
+                remove_durable(path)
+
+
+def load_dumps(house: House, owner: str, dumps: Sequence[bytes], name: str, *, may_create: bool) -> VolumeState:
+    """Make a volume of uploaded dumps, or bring one forward by increments that continue it; then forget the uploads."""
+    try:
+        state: VolumeState | None = house.volumes.get(name)
+    except NotFound:
+        state = None
+    if state is None and not may_create:
+        raise NotFound(f"no volume {name!r} here: making one needs the right to administer it")
+    if state is not None and state.replicas is not None:
+        raise Refused(f"volume {name!r} is replicated: seed a replica instead (`dal replica add --seed`)")
+    if len(set(dumps)) != len(dumps):
+        raise BadInput("a dump stands twice in the list")
+    paths = []
+    for dump_id in dumps:
+        path = incoming_path(house, owner, dump_id)
+        partial = path.with_name(path.name + ".partial")
+        if not partial.is_file():
+            raise NotFound(f"dump {hex_short(dump_id)} was not uploaded with this token")
+        paths.append(partial)
+    with DumpChain.open(paths, house.pool.realm) as chain:
+        loaded = load_chain(chain, house.pool, house.volumes, name, now_ns=now_ns(), workers=house.workers)
+    for path in paths:
+        remove_durable(path)
+    return loaded

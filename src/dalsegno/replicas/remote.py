@@ -1,0 +1,645 @@
+"""A server as a Site: each call is one HTTP request (docs/formats/http.md).
+
+Connections are kept and used again; a stream that somebody reads slowly has one of its own, so nothing waits for it.
+What the server refuses becomes the error that it was there. Silence, a lost answer, an answer cut short: Unavailable.
+"""
+
+import hashlib
+import hmac
+import http.client
+import select
+import socket
+import ssl
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+from dalsegno.formats import messages
+from dalsegno.formats.join import FINGERPRINT_PREFIX, PORT, Join, check_fingerprint
+from dalsegno.replicas import wire
+from dalsegno.replicas.contract import LEASE_SECONDS, ROW_BYTES, Record
+from dalsegno.replicas.wire import PROTOCOL, PROTOCOL_HEADER
+from dalsegno.terms.errors import BadInput, DalError, Moved, NoAccess, Unavailable, error_kinds
+from dalsegno.terms.ids import ObjectId
+from dalsegno.terms.sizes import KIB, MIB
+from dalsegno.volumes.state import Clone, Release, ReplicaSet, VolumeState
+from dalsegno.world.clock import pause
+from dalsegno.world.workers import new_lock
+
+CONNECT_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = 300.0
+"""How long a server may think. One that died is noticed earlier: the network's own probes do."""
+WATCH_MARGIN_SECONDS: Final = 20.0
+PROBE_IDLE_SECONDS: Final = 10
+PROBE_INTERVAL_SECONDS: Final = 5
+PROBES: Final = 3
+UNHEARD_MS_MAX: Final = 25_000
+PIECE_BYTES: Final = MIB
+ROWS_BYTES: Final = ROW_BYTES * (MIB // ROW_BYTES)
+SEND_BYTES: Final = 256 * KIB
+ANSWER_BYTES_MAX: Final = 256 * MIB
+ERROR_BYTES_MAX: Final = 64 * KIB
+IDLE_CONNECTIONS_MAX: Final = 16
+BUSY_TRIES_MAX: Final = 5
+BUSY_SECONDS_MAX: Final = 5.0
+
+_STATUS_CODES: Final = {
+    400: "bad-input",
+    401: "no-access",
+    403: "no-access",
+    404: "not-found",
+    413: "bad-input",
+    421: "moved",
+    431: "bad-input",
+    507: "full",
+}
+"""For an answer without our own error in it: from something between us and the server."""
+T = TypeVar("T")
+
+
+class _Plain(http.client.HTTPConnection):
+    """A connection that is made quickly or not at all, and notices when the other side is gone."""
+
+    def __init__(self, host: str, port: int, *, connect_seconds: float, answer_seconds: float) -> None:
+        super().__init__(host, port, timeout=connect_seconds, blocksize=SEND_BYTES)
+        self._answer_seconds = answer_seconds
+
+    def connect(self) -> None:
+        super().connect()
+        _probe(self.sock)
+        self.sock.settimeout(self._answer_seconds)
+
+
+class _Sealed(http.client.HTTPSConnection):
+    """The same under TLS, to a server whose certificate is the pinned one, if one is."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        connect_seconds: float,
+        answer_seconds: float,
+        context: ssl.SSLContext,
+        fingerprint: str,
+    ) -> None:
+        super().__init__(host, port, timeout=connect_seconds, blocksize=SEND_BYTES, context=context)
+        self._answer_seconds = answer_seconds
+        self._fingerprint = fingerprint
+
+    def connect(self) -> None:
+        super().connect()
+        _probe(self.sock)
+        self.sock.settimeout(self._answer_seconds)
+        if not self._fingerprint:
+            return
+        assert isinstance(self.sock, ssl.SSLSocket)
+        shown = certificate_fingerprint(self.sock.getpeercert(binary_form=True) or b"")
+        if not hmac.compare_digest(shown, self._fingerprint):
+            self.close()
+            raise NoAccess(
+                f"{self.host}:{self.port}: the server shows another certificate ({shown[:23]}...) than the pinned "
+                "one: somebody stands between, or it has a new one: join it anew"
+            )
+
+
+def certificate_fingerprint(der: bytes) -> str:
+    """Return the fingerprint of a certificate, as join strings carry it."""
+    return FINGERPRINT_PREFIX + hashlib.sha256(der).hexdigest()
+
+
+def _probe(sock: socket.socket) -> None:
+    for option, value in (
+        (socket.TCP_KEEPIDLE, PROBE_IDLE_SECONDS),
+        (socket.TCP_KEEPINTVL, PROBE_INTERVAL_SECONDS),
+        (socket.TCP_KEEPCNT, PROBES),
+        (socket.TCP_USER_TIMEOUT, UNHEARD_MS_MAX),
+    ):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def _pinned_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # No authority vouches for a certificate that is compared with its fingerprint.
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+_Connection = _Plain | _Sealed
+
+
+class _Answer:
+    """A success whose body is being read; its connection goes back when that is done."""
+
+    def __init__(self, site: "RemoteSite", connection: _Connection, response: http.client.HTTPResponse) -> None:
+        self._site = site
+        self._connection: _Connection | None = connection
+        self._response = response
+
+    def read(self, bytes_max: int) -> bytes:
+        """Return the whole body."""
+        with self:
+            data = self._read(bytes_max + 1)
+            if len(data) > bytes_max:
+                raise Unavailable(f"{self._site.label}: the answer is larger than {bytes_max} bytes")
+            self._finish()
+        return data
+
+    def pieces(self, piece_bytes: int) -> Iterator[bytes]:
+        """Yield the body in pieces of this size, but for the last."""
+        with self:
+            while data := self._read(piece_bytes):
+                yield data
+            self._finish()
+
+    def _read(self, count: int) -> bytes:
+        try:
+            return self._response.read(count)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._site.lost(error) from None
+
+    def _finish(self) -> None:
+        if self._response.length:
+            raise Unavailable(f"{self._site.label}: the answer was cut short")
+        if self._connection is not None and self._response.isclosed() and not self._response.will_close:
+            self._site.keep(self._connection)
+            self._connection = None
+
+    def __enter__(self) -> "_Answer":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+
+class RemoteSite:
+    """A Site (contract.py) on the other side of the network. May be used from several threads at once."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        name: str = "",
+        fingerprint: str = "",
+        connect_seconds: float = CONNECT_SECONDS,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host, port = None, None
+        if not host or parts.scheme not in ("https", "http") or parts.path not in ("", "/") or parts.query:
+            raise BadInput(f"server {url!r}: expected https://HOST:PORT")
+        if not token.isascii() or not token.isprintable():
+            raise BadInput(f"server {url}: its token is none: `dal token add` there makes one")
+        self.url = url.rstrip("/")
+        self._name = name
+        self._token = token
+        self._host, self._port = host, port or PORT
+        self._tls = parts.scheme == "https"
+        self._fingerprint = check_fingerprint(fingerprint)
+        self._context = (_pinned_context() if fingerprint else ssl.create_default_context()) if self._tls else None
+        self._connect_seconds = connect_seconds
+        self._answer_seconds = answer_seconds
+        self._lock = new_lock()
+        self._idle: deque[_Connection] = deque()
+
+    @classmethod
+    def from_join(
+        cls, join: Join, *, connect_seconds: float = CONNECT_SECONDS, answer_seconds: float = ANSWER_SECONDS
+    ) -> "RemoteSite":
+        """Return the server that a join string names."""
+        return cls(
+            join.url,
+            join.token,
+            name=join.name,
+            fingerprint=join.fingerprint,
+            connect_seconds=connect_seconds,
+            answer_seconds=answer_seconds,
+        )
+
+    def close(self) -> None:
+        """Let go of the connections that nobody uses."""
+        with self._lock:
+            idle, self._idle = self._idle, deque()
+        for connection in idle:
+            connection.close()
+
+    @property
+    def name(self) -> str:
+        """The server's name in its realm; asked for when it was not given."""
+        if not self._name:
+            self._name = self.server().name
+        return self._name
+
+    @property
+    def label(self) -> str:
+        """What people know the server by."""
+        return f"{self._name} ({self.url})" if self._name else self.url
+
+    # Connections
+
+    def _open(self) -> _Connection:
+        if self._context is None:
+            return _Plain(
+                self._host, self._port, connect_seconds=self._connect_seconds, answer_seconds=self._answer_seconds
+            )
+        return _Sealed(
+            self._host,
+            self._port,
+            connect_seconds=self._connect_seconds,
+            answer_seconds=self._answer_seconds,
+            context=self._context,
+            fingerprint=self._fingerprint,
+        )
+
+    def _idle_connection(self) -> _Connection | None:
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                connection = self._idle.pop()
+            poll = select.poll()
+            if connection.sock is not None:
+                poll.register(connection.sock, select.POLLIN | select.POLLHUP | select.POLLERR)
+                if not poll.poll(0):  # nothing to read: the server has not said goodbye
+                    return connection
+            connection.close()
+
+    def keep(self, connection: _Connection) -> None:
+        """Put a connection aside for the next call."""
+        connection.sock.settimeout(self._answer_seconds)
+        with self._lock:
+            if len(self._idle) < IDLE_CONNECTIONS_MAX:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def lost(self, error: Exception) -> DalError:
+        """Return the error of a server that did not answer, or stopped in the middle."""
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return NoAccess(
+                f"{self.label}: nobody that this system trusts vouches for its certificate ({error.verify_message}): "
+                "join it with its fingerprint"
+            )
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, TimeoutError):
+            reason = "no answer in time"
+        elif isinstance(error, http.client.HTTPException):
+            reason = f"the answer was lost ({type(error).__name__})"
+        return Unavailable(f"{self.label}: {' '.join(str(reason).split())}")
+
+    # Requests
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: bytes | Iterable[bytes] | None = None,
+        media: str = "application/octet-stream",
+        length: int | None = None,
+        wait_seconds: float | None = None,
+    ) -> _Answer:
+        target = path + ("?" + urlencode(query, quote_via=quote) if query else "")
+        headers = {PROTOCOL_HEADER: PROTOCOL}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        if body is not None:
+            headers["Content-Type"] = media
+        repeatable = body is None or isinstance(body, bytes)
+        if isinstance(body, bytes):
+            length = len(body)
+        if length is not None:
+            headers["Content-Length"] = str(length)
+        elif body is not None:
+            headers["Transfer-Encoding"] = "chunked"
+        for _ in range(BUSY_TRIES_MAX):
+            connection, response = self._exchange(method, target, headers, body, repeatable, wait_seconds)
+            if 200 <= response.status < 300:
+                return _Answer(self, connection, response)
+            error, wait = self._problem(connection, response)
+            if wait is None or not repeatable:
+                break
+            pause(min(wait, BUSY_SECONDS_MAX))
+        raise error
+
+    def _exchange(
+        self,
+        method: str,
+        target: str,
+        headers: dict[str, str],
+        body: bytes | Iterable[bytes] | None,
+        repeatable: bool,
+        wait_seconds: float | None,
+    ) -> tuple[_Connection, http.client.HTTPResponse]:
+        connection = self._idle_connection()
+        if connection is not None:
+            try:
+                return connection, self._ask(connection, method, target, headers, body, wait_seconds)
+            except (ConnectionError, http.client.RemoteDisconnected) as error:
+                # The server closed it at the moment we began: nothing of this was answered, and all calls repeat.
+                connection.close()
+                if not repeatable:
+                    raise self.lost(error) from None
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                raise self.lost(error) from None
+            except BaseException:
+                connection.close()
+                raise
+        connection = self._open()
+        try:
+            return connection, self._ask(connection, method, target, headers, body, wait_seconds)
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self.lost(error) from None
+        except BaseException:
+            connection.close()
+            raise
+
+    def _ask(
+        self,
+        connection: _Connection,
+        method: str,
+        target: str,
+        headers: dict[str, str],
+        body: bytes | Iterable[bytes] | None,
+        wait_seconds: float | None,
+    ) -> http.client.HTTPResponse:
+        if connection.sock is None:
+            connection.connect()
+        if wait_seconds is not None:
+            connection.sock.settimeout(wait_seconds)
+        try:
+            chunked = "Transfer-Encoding" in headers
+            connection.request(method, target, body=body, headers=headers, encode_chunked=chunked)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            # A server that refuses does not read to the end; its answer may be there all the same.
+            try:
+                return connection.getresponse()
+            except (OSError, http.client.HTTPException):
+                raise error from None
+        return connection.getresponse()
+
+    def _problem(self, connection: _Connection, response: http.client.HTTPResponse) -> tuple[DalError, float | None]:
+        """Return what the server refused as the error that it is, and how long to wait before asking again."""
+        status = response.status
+        try:
+            data = response.read(ERROR_BYTES_MAX)
+            if response.isclosed() and not response.will_close:
+                self.keep(connection)
+            else:
+                connection.close()
+        except (OSError, http.client.HTTPException):
+            data = b""
+            connection.close()
+        wait = None
+        if status == 429:
+            try:
+                wait = float(response.headers.get("Retry-After", "1"))
+            except ValueError:
+                wait = 1.0
+        try:
+            problem = messages.decode(data, wire.Problem)
+        except BadInput:
+            code = _STATUS_CODES.get(status, "unavailable")
+            kind = error_kinds().get(code, Unavailable)
+            return kind(f"{self.label}: answered {status} {' '.join(response.reason.split())[:80]}"), wait
+        kind = error_kinds().get(problem.error.code, DalError)
+        text = f"{self._name or self.url}: {problem.error.message}"
+        if problem.moved_to is not None or kind is Moved:
+            return Moved(text, server=problem.moved_to.name if problem.moved_to is not None else ""), None
+        return kind(text), wait
+
+    def _volume(self, volume: str, call: str) -> str:
+        return f"/v1/volumes/{quote(volume, safe='')}/{call}"
+
+    def _ask_value(self, method: str, path: str, kind: type[T], value: object = None, **query: str) -> T:
+        body = messages.encode(value) if value is not None else None
+        answer = self._request(method, path, query=query, body=body, media="application/json")
+        data = answer.read(ANSWER_BYTES_MAX)
+        try:
+            return messages.decode(data, kind)
+        except BadInput as error:
+            raise Unavailable(f"{self.label}: the answer is not one of protocol {PROTOCOL}: {error}") from None
+
+    # Besides the volumes
+
+    def server(self) -> wire.ServerInfo:
+        """Return who answers."""
+        return self._ask_value("GET", "/v1/server", wire.ServerInfo)
+
+    def key(self) -> bytes:
+        """Return the realm's secret, which the server's members share."""
+        return self._ask_value("GET", "/v1/key", wire.RealmKey).secret
+
+    def realm(self) -> dict[str, Any]:
+        """Return the realm's directory as the server knows it."""
+        data = self._request("GET", "/v1/realm").read(ANSWER_BYTES_MAX)
+        return messages.decode_map(data)
+
+    def tokens(self) -> list[wire.TokenView]:
+        """Return the server's tokens."""
+        return self._ask_value("GET", "/v1/tokens", wire.Tokens).tokens
+
+    def add_token(self, wanted: wire.NewToken) -> wire.MadeToken:
+        """Have a token made."""
+        return self._ask_value("POST", "/v1/tokens", wire.MadeToken, wanted)
+
+    def revoke_token(self, token_id: str) -> wire.TokenView:
+        """Have a token revoked."""
+        return self._ask_value("DELETE", f"/v1/tokens/{quote(token_id, safe='')}", wire.TokenView)
+
+    def dump(self, volume: str, *, clone: str = "", level: int | None = None, base: str = "") -> Iterator[bytes]:
+        """Yield the bytes of a dump that the server writes, and does not record."""
+        query = {"clone": clone, "level": "" if level is None else str(level), "base": base}
+        query = {key: value for key, value in query.items() if value}
+        return self._request("GET", self._volume(volume, "dump"), query=query).pieces(PIECE_BYTES)
+
+    def dump_size(self, dump_id: bytes) -> int:
+        """Return how many bytes of an uploaded dump are there."""
+        return self._ask_value("GET", f"/v1/dumps/{dump_id.hex()}", wire.Size).size
+
+    def send_dump(self, dump_id: bytes, offset: int, pieces: Iterable[bytes]) -> int:
+        """Add bytes to an uploaded dump at `offset`, and return its size."""
+        body, length = _sized(pieces)
+        answer = self._request(
+            "PUT", f"/v1/dumps/{dump_id.hex()}", query={"offset": str(offset)}, body=body, length=length
+        )
+        return messages.decode(answer.read(ANSWER_BYTES_MAX), wire.Size).size
+
+    def load(self, volume: str, dumps: Sequence[bytes]) -> VolumeState:
+        """Make a volume of uploaded dumps, or bring one forward by increments."""
+        return self._ask_value("POST", self._volume(volume, "load"), VolumeState, wire.Load(dumps=list(dumps)))
+
+    # What is there
+
+    def states(self) -> list[VolumeState]:
+        """Return the volumes that the token may see, by name."""
+        return self._ask_value("GET", "/v1/states", wire.States).volumes
+
+    def state(self, volume: str) -> VolumeState:
+        """Return a volume's state, by name."""
+        return self._ask_value("GET", self._volume(volume, "state"), VolumeState)
+
+    # Objects out
+
+    def block(self, volume: str, identity: ObjectId) -> list[Record]:
+        """Return an object and those stored beside it. Whoever asks checks each payload against its id."""
+        answer = self._request("GET", self._volume(volume, "block"), query={"id": identity.hex()})
+        return list(wire.decode_records(answer.read(wire.BLOCK_BYTES_MAX)))
+
+    def missing(self, volume: str, targets: Sequence[bytes], bases: Sequence[bytes]) -> Iterator[bytes]:
+        """Yield rows (many joined at a time) for what `targets` reach and the newest fitting of `bases` does not."""
+        body = messages.encode(wire.Missing(targets=list(targets), bases=list(bases)))
+        answer = self._request("POST", self._volume(volume, "missing"), body=body, media="application/json")
+        return self._rows(answer)
+
+    def _rows(self, answer: _Answer) -> Iterator[bytes]:
+        for piece in answer.pieces(ROWS_BYTES):
+            if len(piece) % ROW_BYTES:
+                raise Unavailable(f"{self.label}: the answer was cut short")
+            yield piece
+
+    def objects(self, volume: str, ids: bytes) -> Iterator[bytes]:
+        """Yield the bytes of a pack (kind pool) that holds exactly the objects with these joined ids."""
+        return self._request("POST", self._volume(volume, "objects"), body=bytes(ids)).pieces(PIECE_BYTES)
+
+    # Objects in
+
+    def have(self, volume: str, ids: bytes) -> bytes:
+        """Return one byte for each of the joined ids: 1 when the object, with all that it names, is there to stay."""
+        return self._request("POST", self._volume(volume, "have"), body=bytes(ids)).read(len(ids))
+
+    def upload_size(self, volume: str, upload: bytes) -> int:
+        """Return how many bytes of an upload (named by its pack id) are there; 0 for one never begun."""
+        return self._ask_value("GET", self._volume(volume, f"uploads/{upload.hex()}"), wire.Size).size
+
+    def upload(self, volume: str, upload: bytes, offset: int, pieces: Iterable[bytes]) -> int:
+        """Add bytes to an upload at `offset`, which must be at most its size, and return its size, durable."""
+        body, length = _sized(pieces)
+        answer = self._request(
+            "PUT",
+            self._volume(volume, f"uploads/{upload.hex()}"),
+            query={"offset": str(offset)},
+            body=body,
+            length=length,
+        )
+        return messages.decode(answer.read(ANSWER_BYTES_MAX), wire.Size).size
+
+    def adopt(self, volume: str, uploads: Sequence[bytes]) -> None:
+        """Have whole uploads checked and kept."""
+        self._ask_value("POST", self._volume(volume, "adopt"), wire.Done, wire.Adopt(uploads=list(uploads)))
+
+    def commit(
+        self,
+        volume: str,
+        revision: bytes,
+        upload: bytes,
+        pieces: Iterable[bytes],
+        *,
+        common: bytes = b"",
+        owner: str = "",
+    ) -> VolumeState:
+        """Do upload (whole, from 0), adopt, advance to `revision` and, with `common`, agree on that: in one call."""
+        body, length = _sized(pieces)
+        given = {"revision": revision.hex(), "upload": upload.hex(), "common": common.hex(), "owner": owner}
+        query = {key: value for key, value in given.items() if value}
+        answer = self._request("POST", self._volume(volume, "commit"), query=query, body=body, length=length)
+        return messages.decode(answer.read(ANSWER_BYTES_MAX), VolumeState)
+
+    # What moves
+
+    def create(self, state: VolumeState) -> VolumeState:
+        """Make an empty volume with this id, name, kind, role, replica set and settings; the same again is no error."""
+        return self._ask_value("POST", self._volume(state.name, "create"), VolumeState, state)
+
+    def remove(self, volume: str) -> None:
+        """Forget a volume on this server."""
+        self._ask_value("POST", self._volume(volume, "remove"), wire.Done)
+
+    def advance(self, volume: str, revision: bytes, *, owner: str = "") -> VolumeState:
+        """Move the head forward to `revision`, which is there whole, and return the state."""
+        body = wire.Advance(revision=revision, owner=owner)
+        return self._ask_value("POST", self._volume(volume, "advance"), VolumeState, body)
+
+    def agree(self, volume: str, revision: bytes, *, uncloned: Mapping[str, Sequence[Clone]] = {}) -> None:
+        """Note that every writer has `revision`, and forget tombstones that every writer has."""
+        body = wire.Agree(revision=revision, uncloned={name: list(clones) for name, clones in uncloned.items()})
+        self._ask_value("POST", self._volume(volume, "agree"), wire.Done, body)
+
+    def freeze(self, volume: str, *, owner: str, seconds: int = LEASE_SECONDS) -> VolumeState:
+        """Freeze, or freeze on, for `owner`, and return the state."""
+        body = wire.Freeze(owner=owner, seconds=seconds)
+        return self._ask_value("POST", self._volume(volume, "freeze"), VolumeState, body)
+
+    def thaw(self, volume: str, *, owner: str) -> None:
+        """End the lease of `owner`; one that ended by itself is no error."""
+        self._ask_value("POST", self._volume(volume, "thaw"), wire.Done, wire.Thaw(owner=owner))
+
+    def clone(self, volume: str, name: str, clone: Clone) -> VolumeState:
+        """Name a revision that is there whole."""
+        body = wire.NamedClone(name=name, clone=clone)
+        return self._ask_value("POST", self._volume(volume, "clone"), VolumeState, body)
+
+    def unclone(self, volume: str, name: str, clone: Clone, *, here_only: bool = False) -> VolumeState:
+        """Forget a clone and, without `here_only`, remember that."""
+        body = wire.Unclone(name=name, clone=clone, here_only=here_only)
+        return self._ask_value("POST", self._volume(volume, "unclone"), VolumeState, body)
+
+    def arrange(self, volume: str, replicas: ReplicaSet) -> VolumeState:
+        """Have a replica set with a larger version taken."""
+        return self._ask_value("POST", self._volume(volume, "arrange"), VolumeState, replicas)
+
+    def switch(self, volume: str, release: Release) -> VolumeState:
+        """Have a release shown, whose revision is there whole."""
+        return self._ask_value("POST", self._volume(volume, "switch"), VolumeState, release)
+
+    def watch(self, volume: str, head: bytes, *, seconds: float, follower: str = "") -> VolumeState:
+        """Return the state as soon as the head is not `head`, or after `seconds`; note how far `follower` is."""
+        asked = min(seconds, float(wire.WATCH_SECONDS_MAX))
+        given = {"head": head.hex(), "seconds": f"{asked:.3f}", "follower": follower}
+        query = {key: value for key, value in given.items() if value}
+        answer = self._request(
+            "GET", self._volume(volume, "watch"), query=query, wait_seconds=asked + WATCH_MARGIN_SECONDS
+        )
+        return messages.decode(answer.read(ANSWER_BYTES_MAX), VolumeState)
+
+
+def _sized(pieces: Iterable[bytes]) -> tuple[bytes | Iterable[bytes], int | None]:
+    """Return a body to send and its length, None when nobody knows: what is small enough is looked at first."""
+    if isinstance(pieces, bytes | bytearray | memoryview):
+        return bytes(pieces), len(pieces)
+    if isinstance(pieces, list | tuple):
+        length = sum(map(len, pieces))
+        return (b"".join(pieces), length) if length <= SEND_BYTES else (pieces, length)
+    source = iter(pieces)
+    first: list[bytes] = []
+    held = 0
+    for piece in source:
+        first.append(piece)
+        held += len(piece)
+        if held > SEND_BYTES:
+            return _joined(first, source), None
+    return b"".join(first), held
+
+
+def _joined(first: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield pieces large enough that framing them costs little, and none that is empty, which would end a body."""
+    buffer = bytearray().join(first)
+    for piece in rest:
+        if len(buffer) >= SEND_BYTES:
+            yield bytes(buffer)
+            buffer.clear()
+        buffer += piece
+    if buffer:
+        yield bytes(buffer)

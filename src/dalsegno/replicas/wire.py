@@ -1,0 +1,214 @@
+"""What crosses between a RemoteSite and a server, as values (docs/formats/http.md). Both sides write and read these."""
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Final
+
+import msgspec
+
+from dalsegno.replicas.contract import LEASE_SECONDS, Record
+from dalsegno.terms.errors import Damaged
+from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES
+from dalsegno.terms.sizes import MIB
+from dalsegno.volumes.state import Clone, VolumeState
+
+PROTOCOL: Final = "1"
+"""Sent both ways in the header Dal-Protocol; a server refuses another."""
+PROTOCOL_HEADER: Final = "Dal-Protocol"
+REQUEST_HEADER: Final = "X-Request-Id"
+BLOCK_BYTES_MAX: Final = 64 * MIB
+WATCH_SECONDS_MAX: Final = 300
+LEASE_SECONDS_MAX: Final = 300
+LIST_MAX: Final = 20_000
+_RECORD: Final = struct.Struct("<B32sI")
+
+ObjectIdBytes = Annotated[bytes, msgspec.Meta(min_length=OBJECT_ID_BYTES, max_length=OBJECT_ID_BYTES)]
+UploadId = Annotated[bytes, msgspec.Meta(min_length=UUID_BYTES, max_length=UUID_BYTES)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Owner = Annotated[str, msgspec.Meta(max_length=200)]
+
+
+class Missing(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `missing`."""
+
+    targets: Annotated[list[ObjectIdBytes], msgspec.Meta(min_length=1, max_length=LIST_MAX)]
+    bases: Annotated[list[ObjectIdBytes], msgspec.Meta(max_length=LIST_MAX)] = []
+
+
+class Adopt(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `adopt`."""
+
+    uploads: Annotated[list[UploadId], msgspec.Meta(max_length=LIST_MAX)]
+
+
+class Advance(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `advance`."""
+
+    revision: ObjectIdBytes
+    owner: Owner = ""
+
+
+class Agree(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `agree`."""
+
+    revision: Annotated[bytes, msgspec.Meta(max_length=OBJECT_ID_BYTES)] = b""
+    """Empty: nothing about revisions."""
+    uncloned: dict[str, list[Clone]] = {}
+
+
+class Freeze(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `freeze`."""
+
+    owner: Name
+    seconds: Annotated[int, msgspec.Meta(ge=1, le=LEASE_SECONDS_MAX)] = LEASE_SECONDS
+
+
+class Thaw(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `thaw`."""
+
+    owner: Name
+
+
+class NamedClone(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `clone`."""
+
+    name: Name
+    clone: Clone
+
+
+class Unclone(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `unclone`."""
+
+    name: Name
+    clone: Clone
+    here_only: bool = False
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `load`: uploaded dumps, in the order in which they were made."""
+
+    dumps: Annotated[list[UploadId], msgspec.Meta(min_length=1, max_length=100)]
+
+
+class NewToken(msgspec.Struct, frozen=True, kw_only=True):
+    """The body that asks for a token."""
+
+    rights: Annotated[list[str], msgspec.Meta(min_length=1, max_length=4)]
+    volumes: Annotated[list[str], msgspec.Meta(min_length=1, max_length=64)]
+    note: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    expires_seconds: Annotated[int, msgspec.Meta(ge=0, le=100 * 365 * 86400)] = 0
+    """0: never."""
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer that says no more than that it is done."""
+
+
+class Size(msgspec.Struct, frozen=True, kw_only=True):
+    """How many bytes of an upload are there."""
+
+    size: int
+
+
+class States(msgspec.Struct, frozen=True, kw_only=True):
+    """The volumes that the token may see."""
+
+    volumes: list[VolumeState]
+
+
+class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Who answers."""
+
+    name: str
+    version: str
+    protocol: str
+    realm: bytes
+    """The realm's id."""
+    now_ns: int
+
+
+class RealmKey(msgspec.Struct, frozen=True, kw_only=True):
+    """What a member of the realm must know."""
+
+    realm: bytes
+    secret: bytes
+
+
+class TokenView(msgspec.Struct, frozen=True, kw_only=True):
+    """A token without what proves it."""
+
+    id: str
+    rights: list[str]
+    volumes: list[str]
+    note: str
+    created_ns: int
+    expires_ns: int
+    used_ns: int
+    peer: bool
+
+
+class Tokens(msgspec.Struct, frozen=True, kw_only=True):
+    """The tokens of a server."""
+
+    tokens: list[TokenView]
+
+
+class MadeToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A new token, with its text: the only time that it is shown."""
+
+    token: str
+    view: TokenView
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of a server that works."""
+
+    status: str
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """What went wrong: a code for programs (terms/errors.py), a line for people."""
+
+    code: str
+    message: str
+    request: str = ""
+    """The request's id, as in the server's log."""
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Another server."""
+
+    name: str
+    url: str = ""
+    """Empty when the server that answers does not know it."""
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The body of every answer that is not a success."""
+
+    error: Failure
+    moved_to: Place | None = None
+    """Where the volume is now, when that is what is wrong."""
+
+
+def encode_records(records: Iterable[Record]) -> bytes:
+    """Return the bytes of `block`: for each record its kind, id and length, then the payload."""
+    parts = []
+    for kind, identity, payload in records:
+        parts.append(_RECORD.pack(kind, identity, len(payload)))
+        parts.append(payload)
+    return b"".join(parts)
+
+
+def decode_records(data: bytes) -> Iterator[Record]:
+    """Yield the records in the answer of `block`."""
+    offset = 0
+    while offset < len(data):
+        if offset + _RECORD.size > len(data):
+            raise Damaged("block: cut short")
+        kind, identity, length = _RECORD.unpack_from(data, offset)
+        offset += _RECORD.size
+        if offset + length > len(data):
+            raise Damaged("block: cut short")
+        yield kind, identity, data[offset : offset + length]
+        offset += length

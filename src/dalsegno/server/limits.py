@@ -1,0 +1,74 @@
+"""How much a client may send, and how often it may ask."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from dalsegno.terms.sizes import GIB, KIB, MIB
+
+HEAD_BYTES_MAX: Final = 32 * KIB
+"""Request line and headers of one request, about: what arrives with them in one read is looked at first."""
+HEADERS_MAX: Final = 64
+HEAD_SECONDS: Final = 10
+"""From the first byte of a request (or the connection's beginning) to the end of its headers."""
+KEEP_ALIVE_SECONDS: Final = 75
+HANDSHAKE_SECONDS: Final = 10
+FRAMING_BYTES_MAX: Final = 64 * KIB
+"""What a chunked body may have besides its bytes, on top of FRAMING_SHARE for each of them."""
+FRAMING_SHARE: Final = 8
+
+BODY_IDLE_SECONDS: Final = 60
+"""Without one byte of a body arriving, or one of an answer leaving."""
+BODY_RATE_MIN: Final = 1 * KIB
+"""Bytes a second, on average after BODY_IDLE_SECONDS: slower bodies are given up."""
+LEFTOVER_BYTES_MAX: Final = 1 * MIB
+LEFTOVER_SECONDS: Final = 2.0
+"""How much of a refused body is read, so that the client is ready to hear why."""
+
+JSON_BYTES_MAX: Final = 2 * MIB
+STATE_BYTES_MAX: Final = 8 * MIB
+UPLOAD_BYTES_MAX: Final = 1 * GIB
+"""One pack of a transfer."""
+
+CALLS_AT_ONCE: Final = 256
+WATCHES_AT_ONCE: Final = 512
+CONNECTIONS_MAX: Final = 2048
+CALL_THREADS: Final = 16
+BODY_THREADS: Final = 32
+
+RATE: Final = 5000.0
+"""Requests a second for one token."""
+STRANGER_RATE: Final = 20.0
+"""Requests a second without a token that opens something, for one address."""
+BURST_SECONDS: Final = 5.0
+COUNTED_MAX: Final = 10_000
+
+
+@dataclass(slots=True)
+class _Bucket:
+    level: float
+    at_ns: int
+
+
+class RateLimit:
+    """Allows each name `rate` requests a second, and some at once. Remembers the names seen last."""
+
+    def __init__(self, rate: float, *, burst: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+
+    def take(self, name: str, *, now_ns: int) -> float:
+        """Count one request and return 0, or return the seconds after which the next is allowed."""
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            bucket = self._buckets[name] = _Bucket(self._burst, now_ns)
+            if len(self._buckets) > COUNTED_MAX:
+                self._buckets.popitem(last=False)
+        self._buckets.move_to_end(name)
+        bucket.level = min(self._burst, bucket.level + self._rate * max(0, now_ns - bucket.at_ns) / 1e9)
+        bucket.at_ns = now_ns
+        if bucket.level >= 1:
+            bucket.level -= 1
+            return 0.0
+        return (1 - bucket.level) / self._rate

@@ -1,0 +1,121 @@
+"""The table of calls as an OpenAPI 3.1 page."""
+
+from functools import cache
+from typing import Any, Final
+
+from dalsegno import __version__
+from dalsegno.formats.messages import schemas
+from dalsegno.replicas import wire
+from dalsegno.server.calls import CALLS, HEX_UPLOAD_PATTERN, JSON, NO_TOKEN, OCTETS, TEXT, Call
+from dalsegno.volumes.state import Release, ReplicaSet, VolumeState
+
+MESSAGES: Final[dict[str, type]] = {
+    kind.__name__: kind
+    for kind in (
+        wire.Missing,
+        wire.Adopt,
+        wire.Advance,
+        wire.Agree,
+        wire.Freeze,
+        wire.Thaw,
+        wire.NamedClone,
+        wire.Unclone,
+        wire.Load,
+        wire.NewToken,
+        wire.Done,
+        wire.Size,
+        wire.States,
+        wire.ServerInfo,
+        wire.RealmKey,
+        wire.Tokens,
+        wire.TokenView,
+        wire.MadeToken,
+        wire.Health,
+        wire.Problem,
+        VolumeState,
+        ReplicaSet,
+        Release,
+    )
+}
+REASONS: Final = {
+    400: "The request is not one: words, header or body are wrong.",
+    401: "No token, or one that opens nothing.",
+    403: "The token does not give this right here.",
+    404: "It is not there.",
+    409: "Somebody else was faster, the volume is frozen, or the name is taken.",
+    413: "The body is too large.",
+    421: "The volume is on another server now: `moved_to` says on which.",
+    422: "It would be wrong: what was sent does not fit what is here, or is damaged.",
+    426: "The client speaks another version of this protocol.",
+    429: "Too many requests: Retry-After says when to come again.",
+    500: "The server's pool is damaged, or the server has a fault.",
+    503: "Not now: too busy, stopping, or something it needs is away.",
+    507: "The server's disk is full.",
+}
+ALWAYS: Final = (400, 401, 403, 413, 426, 429, 500, 503)
+PATH_PARAMETERS: Final[dict[str, dict[str, Any]]] = {
+    "volume": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": r"^[A-Za-z0-9_][A-Za-z0-9_.+,=-]*$"},
+    "upload": {"type": "string", "pattern": HEX_UPLOAD_PATTERN},
+    "token": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
+}
+
+
+@cache
+def page() -> dict[str, Any]:
+    """Return the OpenAPI page."""
+    paths: dict[str, Any] = {}
+    for call in CALLS:
+        paths.setdefault(call.path, {})[call.method.lower()] = _operation(call)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Dal Segno",
+            "version": __version__,
+            "description": "Volumes, their objects and their replicas. docs/formats/http.md explains each call.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas(list(MESSAGES.values())),
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _operation(call: Call) -> dict[str, Any]:
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": PATH_PARAMETERS[name]}
+        for name in PATH_PARAMETERS
+        if f"{{{name}}}" in call.path
+    ]
+    parameters += [
+        {"name": one.name, "in": "query", "required": one.required, "schema": dict(one.schema)} for one in call.query
+    ]
+    errors = {*ALWAYS, *call.errors}
+    if call.body:
+        errors.add(507)
+    if "{volume}" in call.path:
+        errors.add(421)
+    responses: dict[str, Any] = {"200": {"description": call.what, "content": _content(call.answer)}}
+    for status in sorted(errors):
+        responses[str(status)] = {"description": REASONS[status], "content": _content("Problem")}
+    operation: dict[str, Any] = {
+        "operationId": call.name,
+        "summary": call.what,
+        "parameters": parameters,
+        "responses": responses,
+        "security": [] if call.right == NO_TOKEN else [{"token": []}],
+    }
+    if call.body:
+        operation["requestBody"] = {"required": True, "content": _content(call.body)}
+    return operation
+
+
+def _content(what: str) -> dict[str, Any]:
+    if what == OCTETS:
+        return {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
+    if what == TEXT:
+        return {TEXT: {"schema": {"type": "string"}}}
+    if what == JSON:
+        return {JSON: {"schema": {"type": "object"}}}
+    assert what in MESSAGES
+    return {JSON: {"schema": {"$ref": f"#/components/schemas/{what}"}}}

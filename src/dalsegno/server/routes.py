@@ -1,0 +1,316 @@
+"""What each call does: thin, over the Site and the open house. All of this runs in threads."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from dalsegno import __version__
+from dalsegno.actions import serve as actions
+from dalsegno.actions.house import House
+from dalsegno.replicas import wire
+from dalsegno.replicas.contract import Site
+from dalsegno.replicas.tokens import ADMINISTER, WRITE, Token, TokenStore, new_token
+from dalsegno.server.bodies import Outlet
+from dalsegno.server.calls import CALLS
+from dalsegno.terms.errors import BadInput, NoAccess, NotFound, Unavailable
+from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
+from dalsegno.volumes.state import VolumeState
+from dalsegno.volumes.store import check_clone_name
+from dalsegno.world.clock import now_ns
+
+NOBODY: Final = Token(id="", digest=b"", rights=[], volumes=[], created_ns=0)
+
+
+@dataclass(slots=True, kw_only=True)
+class Service:
+    """What the server serves."""
+
+    name: str
+    site: Site
+    house: House
+    tokens: Sequence[TokenStore]
+    """Looked into one after the other; new ones go into the first."""
+    realm_view: Callable[[], dict[str, Any]] | None = None
+    """The realm's directory as this server knows it."""
+    place_of: Callable[[str], str] = field(default=lambda name: "")
+    """The URL of another server of the realm; empty when it is not known."""
+    extra_metrics: Callable[[], Sequence[str]] = field(default=lambda: ())
+
+
+@dataclass(slots=True, kw_only=True)
+class Ask:
+    """One request, checked: its token may do this."""
+
+    token: Token
+    store: TokenStore | None = None
+    volume: str = ""
+    upload: bytes = b""
+    token_id: str = ""
+    query: dict[str, Any]
+    body: Any = None
+    """A message, bytes, or, where the body streams, an iterator over it."""
+
+
+Work = Callable[[Outlet], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An answer that is written as it is sent."""
+
+    work: Work
+
+
+def _health(service: Service, ask: Ask) -> wire.Health:
+    if not service.house.pool.path.is_dir():
+        raise Unavailable("the pool cannot be reached")
+    return wire.Health(status="ok")
+
+
+def _server(service: Service, ask: Ask) -> wire.ServerInfo:
+    return wire.ServerInfo(
+        name=service.name,
+        version=__version__,
+        protocol=wire.PROTOCOL,
+        realm=service.house.pool.realm.realm_id,
+        now_ns=now_ns(),
+    )
+
+
+def _key(service: Service, ask: Ask) -> wire.RealmKey:
+    realm = service.house.pool.realm
+    return wire.RealmKey(realm=realm.realm_id, secret=realm.secret)
+
+
+def _realm(service: Service, ask: Ask) -> dict[str, Any]:
+    if service.realm_view is None:
+        raise NotFound("this server belongs to no realm with a directory: `dal realm init` makes one")
+    return service.realm_view()
+
+
+def _states(service: Service, ask: Ask) -> wire.States:
+    return wire.States(volumes=[state for state in service.site.states() if ask.token.covers(state.name)])
+
+
+def token_view(token: Token) -> wire.TokenView:
+    """Return a token as it may be shown."""
+    return wire.TokenView(
+        id=token.id,
+        rights=token.rights,
+        volumes=token.volumes,
+        note=token.note,
+        created_ns=token.created_ns,
+        expires_ns=token.expires_ns,
+        used_ns=token.used_ns,
+        peer=token.peer,
+    )
+
+
+def _require_everywhere(ask: Ask) -> None:
+    if not ask.token.allows_everywhere(ADMINISTER):
+        raise NoAccess("this needs a token with the right to administer all volumes ('*')")
+
+
+def _tokens(service: Service, ask: Ask) -> wire.Tokens:
+    _require_everywhere(ask)
+    return wire.Tokens(tokens=[token_view(token) for store in service.tokens for token in store.all()])
+
+
+def _add_token(service: Service, ask: Ask) -> wire.MadeToken:
+    _require_everywhere(ask)
+    wanted: wire.NewToken = ask.body
+    now = now_ns()
+    token, text = new_token(
+        rights=wanted.rights,
+        volumes=wanted.volumes,
+        note=wanted.note,
+        now_ns=now,
+        expires_ns=now + wanted.expires_seconds * 1_000_000_000 if wanted.expires_seconds else 0,
+    )
+    service.tokens[0].add(token)
+    return wire.MadeToken(token=text, view=token_view(token))
+
+
+def _revoke_token(service: Service, ask: Ask) -> wire.TokenView:
+    _require_everywhere(ask)
+    for store in service.tokens:
+        if store.find(ask.token_id) is not None:
+            return token_view(store.revoke(ask.token_id))
+    raise NotFound(f"no token {ask.token_id!r}")
+
+
+def _dump_size(service: Service, ask: Ask) -> wire.Size:
+    return wire.Size(size=actions.incoming_size(service.house, ask.token.id, ask.upload))
+
+
+def _send_dump(service: Service, ask: Ask) -> wire.Size:
+    size = actions.receive_dump(service.house, ask.token.id, ask.upload, ask.query["offset"], ask.body)
+    return wire.Size(size=size)
+
+
+def _drop_dump(service: Service, ask: Ask) -> wire.Done:
+    actions.drop_dump(service.house, ask.token.id, ask.upload)
+    return wire.Done()
+
+
+def _dump(service: Service, ask: Ask) -> Written:
+    service.house.volumes.get(ask.volume)
+    query = ask.query
+
+    def work(outlet: Outlet) -> None:
+        actions.stream_dump(
+            service.house, ask.volume, outlet, clone=query["clone"], level=query["level"], base=query["base"]
+        )
+
+    return Written(work)
+
+
+def _load(service: Service, ask: Ask) -> VolumeState:
+    return actions.load_dumps(
+        service.house,
+        ask.token.id,
+        ask.body.dumps,
+        ask.volume,
+        may_create=ask.token.allows(ADMINISTER, ask.volume),
+    )
+
+
+def _state(service: Service, ask: Ask) -> VolumeState:
+    return service.site.state(ask.volume)
+
+
+def _block(service: Service, ask: Ask) -> bytes:
+    return wire.encode_records(service.site.block(ask.volume, ObjectId(ask.query["id"])))
+
+
+def _missing(service: Service, ask: Ask) -> Iterator[bytes]:
+    return service.site.missing(ask.volume, ask.body.targets, ask.body.bases)
+
+
+def _joined_ids(data: bytes) -> bytes:
+    if len(data) % OBJECT_ID_BYTES:
+        raise BadInput(f"the body is not made of ids of {OBJECT_ID_BYTES} bytes")
+    return data
+
+
+def _objects(service: Service, ask: Ask) -> Iterator[bytes]:
+    return service.site.objects(ask.volume, _joined_ids(ask.body))
+
+
+def _have(service: Service, ask: Ask) -> bytes:
+    return service.site.have(ask.volume, _joined_ids(ask.body))
+
+
+def _upload_size(service: Service, ask: Ask) -> wire.Size:
+    return wire.Size(size=service.site.upload_size(ask.volume, ask.upload))
+
+
+def _upload(service: Service, ask: Ask) -> wire.Size:
+    return wire.Size(size=service.site.upload(ask.volume, ask.upload, ask.query["offset"], ask.body))
+
+
+def _adopt(service: Service, ask: Ask) -> wire.Done:
+    service.site.adopt(ask.volume, ask.body.uploads)
+    return wire.Done()
+
+
+def _commit(service: Service, ask: Ask) -> VolumeState:
+    query = ask.query
+    # What every writer has only a token that may write tells; one that appends leaves it to them.
+    common = query["common"] if ask.token.allows(WRITE, ask.volume) else b""
+    return service.site.commit(
+        ask.volume, query["revision"], query["upload"], ask.body, common=common, owner=query["owner"]
+    )
+
+
+def _advance(service: Service, ask: Ask) -> VolumeState:
+    return service.site.advance(ask.volume, ask.body.revision, owner=ask.body.owner)
+
+
+def _agree(service: Service, ask: Ask) -> wire.Done:
+    if len(ask.body.revision) not in (0, OBJECT_ID_BYTES):
+        raise BadInput("revision: expected an id, or nothing")
+    service.site.agree(ask.volume, ask.body.revision, uncloned=ask.body.uncloned)
+    return wire.Done()
+
+
+def _freeze(service: Service, ask: Ask) -> VolumeState:
+    return service.site.freeze(ask.volume, owner=ask.body.owner, seconds=ask.body.seconds)
+
+
+def _thaw(service: Service, ask: Ask) -> wire.Done:
+    service.site.thaw(ask.volume, owner=ask.body.owner)
+    return wire.Done()
+
+
+def _clone(service: Service, ask: Ask) -> VolumeState:
+    check_clone_name(ask.body.name)
+    return service.site.clone(ask.volume, ask.body.name, ask.body.clone)
+
+
+def _unclone(service: Service, ask: Ask) -> VolumeState:
+    return service.site.unclone(ask.volume, ask.body.name, ask.body.clone, here_only=ask.body.here_only)
+
+
+def _create(service: Service, ask: Ask) -> VolumeState:
+    state: VolumeState = ask.body
+    if state.name != ask.volume:
+        raise BadInput(f"the body is of volume {state.name!r}, the path of {ask.volume!r}")
+    return service.site.create(state)
+
+
+def _remove(service: Service, ask: Ask) -> wire.Done:
+    service.site.remove(ask.volume)
+    return wire.Done()
+
+
+def _arrange(service: Service, ask: Ask) -> VolumeState:
+    return service.site.arrange(ask.volume, ask.body)
+
+
+def _switch(service: Service, ask: Ask) -> VolumeState:
+    return service.site.switch(ask.volume, ask.body)
+
+
+Answer = msgspec.Struct | bytes | Iterator[bytes] | Written | dict[str, Any]
+Route = Callable[[Service, Ask], Answer]
+
+ROUTES: Final[dict[str, Route]] = {
+    "health": _health,
+    "server": _server,
+    "key": _key,
+    "realm": _realm,
+    "states": _states,
+    "tokens": _tokens,
+    "add_token": _add_token,
+    "revoke_token": _revoke_token,
+    "dump_size": _dump_size,
+    "send_dump": _send_dump,
+    "drop_dump": _drop_dump,
+    "dump": _dump,
+    "load": _load,
+    "state": _state,
+    "block": _block,
+    "missing": _missing,
+    "objects": _objects,
+    "have": _have,
+    "upload_size": _upload_size,
+    "upload": _upload,
+    "adopt": _adopt,
+    "commit": _commit,
+    "advance": _advance,
+    "agree": _agree,
+    "freeze": _freeze,
+    "thaw": _thaw,
+    "clone": _clone,
+    "unclone": _unclone,
+    "create": _create,
+    "remove": _remove,
+    "arrange": _arrange,
+    "switch": _switch,
+}
+IN_THE_LOOP: Final = frozenset(("metrics", "openapi", "watch"))
+"""What app.py answers itself, because it waits or counts."""
+assert ROUTES.keys() | IN_THE_LOOP == {call.name for call in CALLS}
