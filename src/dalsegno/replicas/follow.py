@@ -18,6 +18,7 @@ import msgspec
 from dalsegno.replicas.bring import NOTHING, answers, bring, bring_head, look, newest_set, roles, spread
 from dalsegno.replicas.clones import bring_clones, plan_clones
 from dalsegno.replicas.contract import Site
+from dalsegno.replicas.histories import kept
 from dalsegno.replicas.transfer import Transferred
 from dalsegno.terms.errors import Conflict, DalError, Diverged, Full, Moved, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Note, Report, silent
@@ -231,6 +232,28 @@ def standby_state(origin: VolumeState) -> VolumeState:
     return msgspec.structs.replace(
         origin, head=b"", clones={}, lease=None, role=STANDBY, common=b"", uncloned={}, released=None
     )
+
+
+def begin_anew(volume: str, origin: Site, standby: Site, *, report: Report = silent) -> VolumeState:
+    """Make the standby a copy of its origin although it has another past, which is lost: only when told to.
+
+    Everything is there before the old state goes, so the standby is without one for a moment only.
+    """
+    there = origin.state(volume)
+    here = standby.state(volume)
+    if here.role != STANDBY:
+        raise Refused(f"{standby.name} is a {here.role or 'server without replicas'} of {volume}, not a standby")
+    patterns = here.replicas.clones if here.replicas is not None else {}
+    keeps = kept(patterns.get(standby.name), there.clones)
+    revisions = {there.head, *(there.clones[name].revision for name in keeps)} - {b""}
+    bring(volume, sorted(revisions), [], sources=[origin], to=standby, report=report)
+    standby.remove(volume)
+    here = standby.create(standby_state(there))
+    if there.head:
+        here = standby.advance(volume, there.head)
+    for name in sorted(keeps):
+        here = standby.clone(volume, name, there.clones[name])
+    return here
 
 
 def follow(
