@@ -37,17 +37,17 @@ class PoolMarks(Marks):
 
     def copy(self, writer: PackWriter, progress: Callable[[int, int], None]) -> None:
         """Copy what is marked, pack by pack, the oldest first; `progress` is told raw bytes done and in all."""
-        self.settle()
-        parts: list[tuple[int, PackId, Segment, NDArray[numpy.intp], NDArray[numpy.bool_]]] = []
-        total = 0
-        for number, segment in enumerate(self._segments):
-            mask = self.mask(number)
-            for pack_id, rows in segment.rows_of_packs(mask):
-                marked = mask[rows]
-                total += int(segment.pack_values(rows[marked])[:, 2].sum(dtype=numpy.uint64))
-                parts.append((self._age(pack_id), pack_id, segment, rows, marked))
+        for done, total in self.copy_steps(writer):
+            progress(done, total)
+
+    def copy_steps(self, writer: PackWriter) -> Iterator[tuple[int, int]]:
+        """Do the same in steps, with (raw bytes done, in all) after each."""
+        parts = self._parts()
+        total = sum(
+            int(segment.pack_values(rows[marked])[:, 2].sum(dtype=numpy.uint64)) for _, segment, rows, marked in parts
+        )
         done = 0
-        for _, pack_id, segment, rows, marked in sorted(parts, key=lambda part: part[:2]):
+        for pack_id, segment, rows, marked in parts:
             ids, values = segment.ids_of(rows), segment.pack_values(rows)
             try:
                 reader = self._pool.open_pack(pack_id)
@@ -55,20 +55,42 @@ class PoolMarks(Marks):
                 _copy_each(ids[marked], writer, self._pool.get_kind)
             else:
                 with reader:
-                    copy_marked(
-                        reader,
-                        writer,
-                        ids=ids,
-                        values=values,
-                        marked=marked,
-                        fetch=self._pool.get_kind,
-                        progress=partial(_tell, progress, done, total),
-                    )
+                    fetch = self._pool.get_kind
+                    for copied in copy_steps(reader, writer, ids=ids, values=values, marked=marked, fetch=fetch):
+                        yield done + copied, total
                     writer.drain()
             done += int(values[marked, 2].sum(dtype=numpy.uint64))
+            yield done, total
         for identity in sorted(self.elsewhere):
             kind, payload = self._pool.get_kind(identity)
             writer.put(kind, identity, payload)
+
+    def rows(self) -> Iterator[tuple[NDArray[numpy.uint8], NDArray[numpy.uint32], NDArray[numpy.uint32]]]:
+        """Yield (ids, kinds, payload lengths) of what is marked, many at a time, in the order of `copy`."""
+        for _, segment, rows, marked in self._parts():
+            wanted = rows[marked]
+            values = segment.pack_values(wanted)
+            order = file_order(values)
+            ids, values = segment.ids_of(wanted[order]), values[order]
+            lengths = values[:, 2].copy()
+            for row in numpy.flatnonzero(values[:, 3]).tolist():  # a delta's own length is not its object's
+                lengths[row] = len(self._pool.get_kind(ids[row].tobytes())[1])
+            yield ids, values[:, 1] >> numpy.uint32(pack.OFFSET_BITS), lengths
+        for identity in sorted(self.elsewhere):
+            kind, payload = self._pool.get_kind(identity)
+            column = numpy.frombuffer(identity, numpy.uint8).reshape(1, 32)
+            yield column, numpy.array([kind], numpy.uint32), numpy.array([len(payload)], numpy.uint32)
+
+    def _parts(self) -> list[tuple[PackId, Segment, NDArray[numpy.intp], NDArray[numpy.bool_]]]:
+        """Return for each pack with marked objects, the oldest first: its rows in a segment, and which are marked."""
+        self.settle()
+        parts: list[tuple[int, PackId, Segment, NDArray[numpy.intp], NDArray[numpy.bool_]]] = []
+        for number, segment in enumerate(self._segments):
+            mask = self.mask(number)
+            for pack_id, rows in segment.rows_of_packs(mask):
+                parts.append((self._age(pack_id), pack_id, segment, rows, mask[rows]))
+        parts.sort(key=lambda part: part[:2])
+        return [part[1:] for part in parts]
 
     def ids(self) -> Iterator[bytes]:
         """Yield the marked ids, many joined at a time."""
@@ -84,10 +106,6 @@ class PoolMarks(Marks):
             return 0
 
 
-def _tell(progress: Callable[[int, int], None], before: int, total: int, copied: int) -> None:
-    progress(before + copied, total)
-
-
 def copy_marked(
     reader: PackReader,
     writer: PackWriter,
@@ -99,6 +117,20 @@ def copy_marked(
     progress: Callable[[int], None],
 ) -> None:
     """Copy the marked objects of a pack, whose index rows are all given; `progress` is told raw bytes."""
+    for copied in copy_steps(reader, writer, ids=ids, values=values, marked=marked, fetch=fetch):
+        progress(copied)
+
+
+def copy_steps(
+    reader: PackReader,
+    writer: PackWriter,
+    *,
+    ids: NDArray[numpy.uint8],
+    values: NDArray[numpy.uint32],
+    marked: NDArray[numpy.bool_],
+    fetch: Fetch,
+) -> Iterator[int]:
+    """Do the same block by block, with the raw bytes copied so far after each."""
     order = file_order(values)
     blocks = values[order, 0]
     touched = blocks[marked[order]]
@@ -116,7 +148,7 @@ def copy_marked(
         else:
             _copy_records(reader, number, ids[wanted], values[wanted], writer)
         copied += int(values[wanted, 2].sum(dtype=numpy.uint64))
-        progress(copied)
+        yield copied
 
 
 def _copy_each(ids: NDArray[numpy.uint8], writer: PackWriter, fetch: Fetch) -> None:

@@ -88,6 +88,22 @@ class Marks:
             ids = ids[rows < 0]
         self.elsewhere.update(identity.tobytes() for identity in ids)
 
+    def add_many(self, ids: bytes) -> None:
+        """Mark objects, joined; `settle` ends it."""
+        self._later += ids
+        self.settle()
+
+    def holds(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        """Return for each of (n, 32) ids whether it is marked."""
+        self.settle()
+        held = np.array([identity.tobytes() in self.elsewhere for identity in ids] if self.elsewhere else [], np.bool_)
+        held = held if len(held) else np.zeros(len(ids), np.bool_)
+        for lookup, column in zip(self._lookups, self.columns, strict=True):
+            rows = lookup.find_rows(ids)
+            found = rows >= 0
+            held[found] |= np.frombuffer(column, np.bool_)[rows[found]]
+        return held
+
     @property
     def count(self) -> int:
         """How many objects are marked."""

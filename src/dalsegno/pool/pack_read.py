@@ -152,7 +152,7 @@ class PackReader:
     def __init__(self, file: PackFile, realm: Realm) -> None:
         self.path = file.path
         self._file = file
-        self._realm = realm
+        self.realm = realm
         self.size_bytes = file.size_bytes
         position = 0
 
@@ -164,6 +164,7 @@ class PackReader:
 
         self._opener, _ = read_opener(read, realm)
         self.header = self._opener.header
+        self.header_end = self._opener.header_end
         self.pack_id = self.header.pack_id
         self._read_trailer()
         self._columns: tuple[NDArray[numpy.uint8], NDArray[numpy.uint32]] | None = None
@@ -209,6 +210,7 @@ class PackReader:
         if object_count * OBJECT_ID_BYTES > size:
             raise Damaged(f"pack footer damaged at offset {size - pack.FOOTER.size}: {object_count} objects do not fit")
         raw = self._open_block(offset, length, block_count)[0]
+        self.trailer_offset = int(offset)
         self.block_count = block_count
         self.object_count = object_count
         self.offsets, self.stored, self.raw, self.types, self.index_count = decode_trailer(
@@ -367,10 +369,10 @@ class PackReader:
         tasks = ((number, order[starts[number] : starts[number + 1]]) for number in numbers)
         seen = 0
         if workers is None:
-            digest_findings = self._verify_digest()
+            digest_findings = self.verify_digest()
             results: Iterator[tuple[int, list[str]]] = map(self._verify_block, tasks)
         else:
-            digest = workers.submit(self._verify_digest)
+            digest = workers.submit(self.verify_digest)
             results = workers.map_ordered(self._verify_block, tasks)
         for number, (count, findings) in zip(numbers, results, strict=True):
             seen += count
@@ -399,7 +401,7 @@ class PackReader:
                     findings.append(f"{self.path}: object {hex_short(identity)} in block {number}: the index disagrees")
                 count += 1
                 whole = payload if encoding == pack.ENCODING_WHOLE else self._whole_of_delta(identity)
-                if whole is not None and self._realm.identify(kind, whole) != identity:
+                if whole is not None and self.realm.identify(kind, whole) != identity:
                     findings.append(
                         f"{self.path}: object {hex_short(identity)} in block {number}: content and id disagree"
                     )
@@ -413,7 +415,8 @@ class PackReader:
         except NotFound:
             return None  # its base is in another pack: the pool's check follows it there
 
-    def _verify_digest(self) -> list[str]:
+    def verify_digest(self) -> list[str]:
+        """Return a finding when the file's digest, which the footer has, is wrong."""
         hasher = blake3()
         end = self.size_bytes - 40
         position = 0

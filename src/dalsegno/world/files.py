@@ -334,6 +334,108 @@ class ResumedFile:
         self.close()
 
 
+class UploadFile:
+    """A file that grows by requests that may overlap, be done twice or come late, until it is taken away whole.
+
+    Whoever writes or takes it holds its lock meanwhile, and asks first whether the name still means this file: bytes
+    that come late never reach a file that has become something else.
+    """
+
+    def __init__(self, path: Path, *, create: bool) -> None:
+        self.path = path
+        new = create and not path.exists()
+        with file_errors(path):
+            if new:
+                durable_step("create")
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o666)
+            self.size_bytes = os.fstat(self._descriptor).st_size
+            self.has_other_name = False
+            """As of the last `lock`: taken, but killed before this name was dropped."""
+        if new:
+            fsync_directory(path.parent)
+
+    def lock(self) -> bool:
+        """Keep others from writing and taking it; return False when the name means another file by now, or none."""
+        with file_errors(self.path):
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            own = os.fstat(self._descriptor)
+            self.size_bytes = own.st_size
+            self.has_other_name = own.st_nlink > 1
+            try:
+                there = os.stat(self.path)
+            except FileNotFoundError:
+                return False
+            return (own.st_dev, own.st_ino) == (there.st_dev, there.st_ino)
+
+    def unlock(self) -> None:
+        """Let others write and take it."""
+        with file_errors(self.path):
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Write at a place within the file or at its end."""
+        with file_errors(self.path):
+            durable_step("write")
+            os.lseek(self._descriptor, offset, os.SEEK_SET)
+            _write_all(self._descriptor, data)
+        self.size_bytes = max(self.size_bytes, offset + memoryview(data).nbytes)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return the bytes from `offset` on, fewer than `length` only at the end."""
+        with file_errors(self.path):
+            return os.pread(self._descriptor, length, offset)
+
+    def truncate(self, size: int) -> None:
+        """Drop what is behind `size`."""
+        with file_errors(self.path):
+            os.ftruncate(self._descriptor, size)
+        self.size_bytes = min(self.size_bytes, size)
+
+    def sync(self) -> None:
+        """Make the bytes durable."""
+        with file_errors(self.path):
+            durable_step("fsync")
+            os.fsync(self._descriptor)
+
+    def is_at(self, path: Path) -> bool:
+        """Tell whether `path` is another name of this file."""
+        own = os.fstat(self._descriptor)
+        try:
+            there = os.stat(path)
+        except FileNotFoundError:
+            return False
+        return (own.st_dev, own.st_ino) == (there.st_dev, there.st_ino)
+
+    def take_to(self, path: Path) -> None:
+        """Give the durable bytes another name, which must be free or this file's, as of now, and drop this one."""
+        self.sync()
+        with file_errors(path):
+            os.utime(self._descriptor)
+            if not self.is_at(path):
+                durable_step("link")
+                os.link(self.path, path)
+        fsync_directory(path.parent)
+        self.remove()
+
+    def remove(self) -> None:
+        """Take the name away."""
+        remove_durable(self.path)
+
+    def close(self) -> None:
+        """Give the descriptor back, and with it the lock."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 class ScratchFile:
     """Bytes too many for memory, in a file without a name in TMPDIR (else /var/tmp): it ends with the process."""
 
