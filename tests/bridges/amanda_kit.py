@@ -51,7 +51,9 @@ def facts(root: Path) -> dict[str, tuple[object, ...]]:
     for path in [root, *sorted(root.rglob("*"))]:
         stat = path.lstat()
         data = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
-        xattrs = tuple((name, os.getxattr(path, name, follow_symlinks=False)) for name in os.listxattr(path, follow_symlinks=False))
+        xattrs = tuple(
+            (name, os.getxattr(path, name, follow_symlinks=False)) for name in os.listxattr(path, follow_symlinks=False)
+        )
         key = os.fsencode(path.relative_to(root)).decode(errors="surrogateescape")
         found[key] = (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_mtime_ns, stat.st_nlink, data, xattrs)
     return found
@@ -71,9 +73,16 @@ class Site:
 
     def configure(self, disklist: str, *, properties: str = "", holding: str = "", more: str = "") -> None:
         """Write amanda.conf and disklist, and label the tapes."""
-        for path in (self.config, self.root / "vtapes", self.root / "holding", Path("/var/lib/amanda") / self.name / "log"):
+        for path in (
+            self.config,
+            self.root / "vtapes",
+            self.root / "holding",
+            Path("/var/lib/amanda") / self.name / "log",
+        ):
             path.mkdir(parents=True, exist_ok=True)
-        (self.config / "amanda.conf").write_text(_CONF.format(name=self.name, root=self.root, properties=properties, holding=holding, more=more))
+        (self.config / "amanda.conf").write_text(
+            _CONF.format(name=self.name, root=self.root, properties=properties, holding=holding, more=more)
+        )
         (self.config / "disklist").write_text(disklist)
         (self.config / "tapelist").touch()
         for path in (self.config, self.root / "vtapes", self.root / "holding", Path("/var/lib/amanda") / self.name):
@@ -93,7 +102,9 @@ class Site:
     def start_amdump(self) -> "subprocess.Popen[bytes]":
         """Begin a night."""
         words = ["runuser", "-u", "backup", "--", "env", "-i", *(f"{k}={v}" for k, v in ENVIRONMENT.items())]
-        return subprocess.Popen([*words, "amdump", self.name], cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        return subprocess.Popen(
+            [*words, "amdump", self.name], cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
 
     def logs(self) -> str:
         """Return the newest logs of the client, for whoever must see why."""
@@ -104,7 +115,11 @@ class Site:
         """Return (timestamp, level) of the dumps of a volume that Amanda has, oldest first."""
         text = as_backup("amadmin", self.name, "find", "localhost", f"^{volume}$").stdout.decode()
         rows = [line.split() for line in text.splitlines()]
-        return sorted((row[0].replace("-", "") + row[1].replace(":", ""), int(row[4])) for row in rows if len(row) > 5 and row[3] == volume and row[-1] == "OK")
+        return sorted(
+            (row[0].replace("-", "") + row[1].replace(":", ""), int(row[4]))
+            for row in rows
+            if len(row) > 5 and row[3] == volume and row[-1] == "OK"
+        )
 
     def fetch(self, volume: str, timestamp: str, target: Path) -> None:
         """Bring an image back from tape, as Amanda's user."""

@@ -134,7 +134,10 @@ def test_amcheck_tells_an_unknown_volume_a_wrong_key_and_a_pool_that_is_not_ther
 
 def test_amandas_user_can_neither_restore_as_the_owner_nor_choose_pool_and_key(site: Site) -> None:
     script = "/usr/lib/amanda/application/amdalsegno"
-    for words in (("restore", "--disk", "home", "--level", "0", "--target", "/etc"), ("discover", "--pool", "/srv/pool")):
+    for words in (
+        ("restore", "--disk", "home", "--level", "0", "--target", "/etc"),
+        ("discover", "--pool", "/srv/pool"),
+    ):
         told = as_backup(script, *words, code=2)
         assert told.stderr.startswith(b"amdalsegno: ") and told.stderr.count(b"\n") == 1
     assert as_backup("cat", site.key, code=1).stderr
@@ -173,7 +176,9 @@ def test_pruned_base_full_holding_disk_and_killed_amandad_leave_nothing_recorded
     (source / "big").write_bytes(os.urandom(40_000_000))
     change(site, 2)
     before = site.state("photos").dumps
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=0700,uid=34,gid=34", "tmpfs", site.root / "holding"], check=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0700,uid=34,gid=34", "tmpfs", site.root / "holding"], check=True
+    )
     try:
         report = site.amdump()
     finally:
@@ -194,7 +199,11 @@ def test_pruned_base_full_holding_disk_and_killed_amandad_leave_nothing_recorded
         deadline = time.monotonic() + 60
         mine: list[int] = []
         while not mine and time.monotonic() < deadline:
-            mine = [n for n, words in descendants(night.pid).items() if "dalsegno.cli.amdalsegno" in words and " backup " in words]
+            mine = [
+                n
+                for n, words in descendants(night.pid).items()
+                if "dalsegno.cli.amdalsegno" in words and " backup " in words
+            ]
             time.sleep(0.01)
         assert mine
         for number in mine:

@@ -11,6 +11,7 @@ from dalsegno.bridges.amanda import (
     encode_index,
     error_line,
     estimate_line,
+    level_line,
     matching,
     parse_call,
     retry_line,
@@ -31,14 +32,22 @@ BACKUP = (
 
 def test_backup_call_is_taken_apart_as_sendbackup_puts_it_together() -> None:
     call = parse_call(BACKUP.split())
-    assert (call.command, call.config, call.host, call.disk, call.device) == ("backup", "daily", "h", "vol.one", "u.one")
+    assert (call.command, call.config, call.host, call.disk, call.device) == (
+        "backup",
+        "daily",
+        "h",
+        "vol.one",
+        "u.one",
+    )
     assert (call.timestamp, call.level, call.index, call.records) == ("20261121020000", 2, True, True)
     assert call.clone_age_seconds == 1800 and call.unknown == () and call.volume == "u.one"
-    assert call.owner == "amanda:daily:h:vol.one"
+    assert call.keeper == "amanda:daily:h:vol.one"
 
 
 def test_estimate_call_names_several_levels_and_restore_its_paths() -> None:
-    assert parse_call(["estimate", "--disk", "v", "--level", "0", "--level", "3", "--level", "4", "--calcsize"]).levels == (0, 3, 4)
+    assert parse_call(
+        ["estimate", "--disk", "v", "--level", "0", "--level", "3", "--level", "4", "--calcsize"]
+    ).levels == (0, 3, 4)
     call = parse_call(["restore", "--disk", "v", "--level", "1", "--clone-aeg", "4h", "./a/b", "."])
     assert call.paths == ("./a/b", ".") and call.unknown == ("clone-aeg",)
 
@@ -124,6 +133,12 @@ def test_index_line_and_the_path_that_a_restore_names_mean_the_same(path: bytes,
     assert decode_path(word) == path
 
 
+def test_every_level_has_a_line_of_its_own_that_means_the_root() -> None:
+    lines = [level_line(level) for level in range(10)]
+    assert lines[:2] == [b"/./\n", b"/././\n"] and len(set(lines)) == 10
+    assert {decode_path("." + line.decode().rstrip("\n")) for line in lines} == {b""}
+
+
 def test_index_leads_to_everything_from_the_root_and_says_nothing_twice() -> None:
     assert list(with_parents([])) == [(b"", True)]
     found = list(with_parents([(b"a/b/c", False), (b"a/b", True), (b"a/d", False), (b"", True)]))
@@ -135,7 +150,9 @@ def test_pattern_means_whole_names_and_knows_upper_case() -> None:
 
 
 @pytest.mark.parametrize(
-    ("age_seconds", "used"), [(14399, True), (14400, False), (0, True), (-1, False)], ids=["young", "old", "new", "ahead"]
+    ("age_seconds", "used"),
+    [(14399, True), (14400, False), (0, True), (-1, False)],
+    ids=["young", "old", "new", "ahead"],
 )
 def test_clone_is_used_for_four_hours(age_seconds: int, used: bool) -> None:
     now = 10**18

@@ -46,7 +46,15 @@ class Client:
         return self.user.home / "pool.key"
 
     def command(self, command: str, *options: str, pool: str = "", key: str = "") -> list[str]:
-        words = [sys.executable, "-m", "dalsegno.cli.amdalsegno", pool or str(self.pool), key or str(self.key), "full", command]
+        words = [
+            sys.executable,
+            "-m",
+            "dalsegno.cli.amdalsegno",
+            pool or str(self.pool),
+            key or str(self.key),
+            "full",
+            command,
+        ]
         return [*words, "--config", "daily", "--host", "h", *options]
 
     def environ(self) -> dict[str, str]:
@@ -56,7 +64,12 @@ class Client:
         """Call the application with descriptors as sendbackup gives them."""
         messages, index = self.user.home / "messages", self.user.home / "index"
         shell = [  # "sh" puts the descriptors where they belong
-            "sh", "-c", 'exec 3>"$1" 4>"$2"; shift 2; exec "$@"', "sh", str(messages), str(index),
+            "sh",
+            "-c",
+            'exec 3>"$1" 4>"$2"; shift 2; exec "$@"',
+            "sh",
+            str(messages),
+            str(index),
         ]
         done = subprocess.run(
             [*shell, *self.command(command, *options, **places)],
@@ -65,10 +78,25 @@ class Client:
             env=self.environ(),
             cwd=cwd or self.user.home,
         )
-        return Told(done.returncode, done.stdout, done.stderr, messages.read_text().splitlines(), index.read_text().splitlines())
+        return Told(
+            done.returncode, done.stdout, done.stderr, messages.read_text().splitlines(), index.read_text().splitlines()
+        )
 
     def backup(self, level: int, *options: str, volume: str = "doc", record: bool = True, **places: str) -> Told:
-        words = ["--message", "line", "--timestamp", "20261121", "--disk", volume, "--device", volume, "--level", str(level), "--index", "line"]
+        words = [
+            "--message",
+            "line",
+            "--timestamp",
+            "20261121",
+            "--disk",
+            volume,
+            "--device",
+            volume,
+            "--level",
+            str(level),
+            "--index",
+            "line",
+        ]
         return self.call("backup", *words, *(["--record"] if record else []), *options, **places)
 
     def estimate(self, *levels: int, options: tuple[str, ...] = (), volume: str = "doc", **places: str) -> list[str]:
@@ -103,20 +131,25 @@ def test_support_answers_without_pool_or_key(client: Client) -> None:
     told = client.call("support", pool="/nowhere", key="/nowhere")
     lines = dict(line.split(" ") for line in told.out.decode().splitlines())
     assert told.code == 0 and not told.err
-    assert (lines["MAX-LEVEL"], lines["MULTI-ESTIMATE"], lines["RECORD"], lines["DISCOVER"]) == ("9", "YES", "YES", "YES")
+    assert (lines["MAX-LEVEL"], lines["MULTI-ESTIMATE"], lines["RECORD"], lines["DISCOVER"]) == (
+        "9",
+        "YES",
+        "YES",
+        "YES",
+    )
 
 
 def test_full_and_increment_restore_one_after_the_other_without_the_pool(client: Client) -> None:
     full = client.backup(0)
     assert full.code == 0 and not full.err
-    assert full.index == ["/", "/d/", "/d/inner", "/goes\\\\away\\n", "/plan"]
+    assert full.index == ["/", "/d/", "/d/inner", "/goes\\\\away\\n", "/plan", "/./"]
     assert full.messages[-1] == f"sendbackup: size {-(-len(full.out) // 1024)}"
     (client.user.home / "doc" / "goes\\away\n").unlink()
     (client.user.home / "doc" / "d" / "inner").write_text("changed")
     (client.user.home / "doc" / "new").write_text("new")
     client.user.quick("unclone", "doc@amanda")
     increment = client.backup(1)
-    assert sorted(increment.index) == ["/", "/d/", "/d/inner", "/new"]  # only what it carries, and the way there
+    assert sorted(increment.index) == ["/", "/././", "/d/", "/d/inner", "/new"]  # only what it carries, the way there
     assert len(increment.out) < len(full.out) / 10
 
     client.pool.rename(client.user.home / "burned")
@@ -130,7 +163,9 @@ def test_full_and_increment_restore_one_after_the_other_without_the_pool(client:
     one.mkdir()
     told = client.call("restore", "--disk", "doc", "--level", "0", "./goes\\\\away\\n", stdin=full.out, cwd=one)
     assert [path.name for path in one.iterdir()] == ["goes\\away\n"], told.err
-    alone = client.call("restore", "--disk", "doc", "--level", "1", ".", stdin=increment.out, cwd=client.user.home / "doc" / "d")
+    alone = client.call(
+        "restore", "--disk", "doc", "--level", "1", ".", stdin=increment.out, cwd=client.user.home / "doc" / "d"
+    )
     assert alone.code == 4 and b"it is an increment" in alone.err
     assert [path.name for path in (client.user.home / "doc" / "d").iterdir()] == ["inner"]
 
@@ -159,6 +194,19 @@ def test_dump_is_recorded_only_when_amanda_and_the_property_say_so(client: Clien
     assert client.backup(0).code == 0 and client.nothing_left(records=1)
 
 
+def test_dump_by_hand_builds_on_no_dump_that_amanda_has(client: Client) -> None:
+    client.backup(0)
+    (client.user.home / "doc" / "new").write_text("new")
+    assert client.user.quick("backup", "doc").code == 0
+    refused = client.user.quick("dump", "doc", "--level", "1", "-o", "1.dump", code=4).error
+    assert "no recorded dump below level 1 (those kept by amanda:daily:h:doc do not count)" in refused, refused
+    assert client.user.value("estimate", "doc", "--level", "1")
+    client.user.quick("dump", "doc", "-o", "0.dump")  # no level named: as if Amanda had none
+    client.user.quick("dump", "doc", "--level", "1", "-o", "1.dump")
+    client.user.quick("restore", "0.dump+1.dump", "--to", "back")
+    assert [record.keeper for record in client.state().dumps] == ["amanda:daily:h:doc", "", ""]
+
+
 def test_increment_builds_only_on_what_the_same_configuration_recorded(client: Client) -> None:
     client.user.quick("backup", "doc")
     client.user.quick("dump", "doc", "--level", "0", "-o", "mine.dump")
@@ -175,7 +223,7 @@ def test_pruned_base_makes_amanda_force_a_full(client: Client) -> None:
     assert client.estimate(0, 1)[1] == "1 -1 -1"
     told = client.backup(1)
     assert told.messages == [
-        'sendbackup: retry delay 1 level 0 message "volume \'doc\': no recorded dump below level 1; make a level 0 dump first"'
+        "sendbackup: retry delay 1 level 0 message \"volume 'doc': no recorded dump below level 1; make a level 0 dump first\""
     ]
     assert not told.out and not told.err and client.nothing_left()
 
@@ -186,7 +234,9 @@ def test_frozen_volume_is_tried_again_later_and_its_lease_stays(client: Client) 
         state = house.volumes.get("doc")
         house.volumes.update(state.id, lambda current: freeze(current, owner="somebody", now_ns=now_ns(), seconds=600))
     told = client.backup(0)
-    assert told.messages == ['sendbackup: retry delay 60 message "volume \'doc\' is frozen by somebody"'] and not told.out
+    assert (
+        told.messages == ["sendbackup: retry delay 60 message \"volume 'doc' is frozen by somebody\""] and not told.out
+    )
     assert client.estimate(0)[0].split()[0] == "0" and client.state().lease is not None
 
 
@@ -271,9 +321,34 @@ def test_damaged_image_does_not_validate_and_restores_nothing(client: Client) ->
 
 
 def test_index_of_an_image_is_the_index_of_its_backup(client: Client) -> None:
-    told = client.backup(0)
-    index = client.call("index", "--disk", "doc", "--level", "0", stdin=told.out)
-    assert index.out.decode().splitlines() == told.index and index.code == 0
+    doc = client.user.home / "doc"
+    for number in range(600):  # more than one leaf of a directory
+        (doc / f"stays.{number}").write_bytes(os.urandom(200))
+    (doc / "stays").mkdir()
+    (doc / "stays" / "here").write_bytes(os.urandom(5000))
+    os.link(doc / "plan", doc / "stays" / "plan")
+    os.link(doc / "stays" / "here", doc / "stays" / "there")
+
+    def index(image: bytes, level: int) -> list[str]:
+        told = client.call("index", "--disk", "doc", "--level", str(level), stdin=image)
+        assert told.code == 0 and not told.err
+        return told.out.decode().splitlines()
+
+    full = client.backup(0)
+    assert index(full.out, 0) == full.index and len(full.index) > 600
+    (doc / "d" / "inner").write_bytes(os.urandom(5000))
+    (doc / "d" / "short").write_text("in its directory's entry")
+    (doc / "stays.77").unlink()
+    with open(doc / "stays" / "plan", "ab") as file:
+        file.write(b"of two names")
+    client.user.quick("unclone", "doc@amanda")
+    increment = client.backup(1)
+    changed = ["/", "/././", "/d/", "/d/inner", "/d/short", "/plan", "/stays/", "/stays/plan"]
+    assert sorted(increment.index) == changed and index(increment.out, 1) == increment.index
+    # By itself it tells of the data that it has: not of an inline file, nor of names in a directory that did not change.
+    client.pool.rename(client.user.home / "burned")
+    alone = index(increment.out, 1)
+    assert set(alone) == set(changed) - {"/d/short", "/stays/", "/stays/plan"} and len(alone) == len(set(alone))
 
 
 def test_discover_gives_the_volumes_of_a_pattern(client: Client) -> None:

@@ -151,6 +151,17 @@ def test_day_without_a_dump_has_nothing_due(site: Site) -> None:
     assert report["volumes"] == [] and sorted(report["idle"]) == ["ann", "bob"]
 
 
+def test_nightly_increment_builds_on_no_dump_made_by_hand(site: Site) -> None:
+    site.back_up(0)
+    site.quick("dump", "ann", "--level", "0", "-o", "mine.dump", DAL_NOW=night(0, "12:00"))
+    (site.home / "mine.dump").unlink()  # nobody but its maker knows of it
+    change(site, "night 1")
+    site.back_up(1)
+    full, increment = [entry for entry in site.dumps() if entry.volume_name == "ann"]
+    assert increment.level == 1 and increment.base_dump == full.dump_id
+    site.quick("restore", "ann@2026-11-17", "--to", "back", DAL_NOW=night(2))
+
+
 # What Coda's coordinator got wrong (old coda-src/volutil/backup.cc)
 
 

@@ -18,7 +18,16 @@ from dalsegno.dumps.estimate import Estimate, estimate_levels
 from dalsegno.dumps.plan import DumpPlan, plan_dump, record_dump
 from dalsegno.dumps.verify import verify_stream
 from dalsegno.dumps.write import write_dump
-from dalsegno.formats.objects import ENTRY_DIRECTORY, Revision
+from dalsegno.formats.objects import (
+    CONTENT_CHUNK,
+    CONTENT_RECIPE,
+    ENTRY_DIRECTORY,
+    ENTRY_LINK,
+    DirectoryList,
+    Entry,
+    Revision,
+    decode_directory,
+)
 from dalsegno.formats.pack import DumpNote
 from dalsegno.host.restore import RestoreResult, restore_tree
 from dalsegno.pool.contract import Source
@@ -120,31 +129,23 @@ def _named(state: VolumeState, clone_name: str, *, now_ns: int) -> VolumeState:
     return msgspec.structs.replace(state, clones={**state.clones, clone_name: clone})
 
 
-def only_own(state: VolumeState, owner: str) -> VolumeState:
-    """Return `state` with the dumps that `owner` recorded alone: nobody else's are at hand when it restores."""
-    own = [record for record in state.dumps if record.path.startswith(owner + " ")]
-    return msgspec.structs.replace(state, dumps=own)
-
-
-def without_higher(state: VolumeState, made: DumpRecord, owner: str) -> VolumeState:
-    """Return `state` with `made` recorded, and without those of its owner that it takes the place of."""
-    dumps = [
-        record
-        for record in state.dumps
-        if not (record.path.startswith(owner + " ") and record.level > made.level)
-    ]
+def without_higher(state: VolumeState, made: DumpRecord) -> VolumeState:
+    """Return `state` with `made` recorded, and without those of its keeper that it takes the place of."""
+    dumps = [record for record in state.dumps if record.keeper != made.keeper or record.level <= made.level]
     return record_dump(msgspec.structs.replace(state, dumps=dumps), made)
 
 
-def estimate(house: House, volume: str, revision: bytes, levels: Sequence[int], *, owner: str) -> list[Estimate | None]:
+def estimate(
+    house: House, volume: str, revision: bytes, levels: Sequence[int], *, keeper: str
+) -> list[Estimate | None]:
     """Return one estimate per level from the comparison of trees; None for one that has no base."""
-    state = only_own(house.volumes.get(volume), owner)
+    state = house.volumes.get(volume)
 
     def object_bytes(identity: bytes) -> int:
         location = house.pool.index.lookup(identity)
         return location.length if location is not None else 0
 
-    possible = [level for level in levels if _has_base(house, state, revision, level)]
+    possible = [level for level in levels if _has_base(house, state, revision, level, keeper)]
     made = estimate_levels(
         house.pool,
         state,
@@ -152,25 +153,25 @@ def estimate(house: House, volume: str, revision: bytes, levels: Sequence[int], 
         levels=possible,
         new_marks=lambda: PoolMarks(house.pool),
         object_bytes=object_bytes,
+        keeper=keeper,
     )
     by_level = {each.level: each for each in made}
     return [by_level.get(level) for level in levels]
 
 
-def _has_base(house: House, state: VolumeState, revision: bytes, level: int) -> bool:
+def _has_base(house: House, state: VolumeState, revision: bytes, level: int, keeper: str) -> bool:
     try:
-        plan_dump(house.pool, state, targets=[("", revision)], level=level, now_ns=now_ns())
+        plan_dump(house.pool, state, targets=[("", revision)], level=level, now_ns=now_ns(), keeper=keeper)
     except (Refused, BadInput):
         return False
     return True
 
 
-def plan(house: House, volume: str, clone_name: str, clone: Clone, *, level: int, owner: str) -> DumpPlan:
+def plan(house: House, volume: str, clone_name: str, clone: Clone, *, level: int, keeper: str) -> DumpPlan:
     """Return the plan of a dump of the clone. Refused when the level has no base, or its base was pruned."""
-    state = only_own(house.volumes.get(volume), owner)
-    return plan_dump(
-        house.pool, state, targets=[(clone_name, clone.revision)], level=level, now_ns=now_ns()
-    )
+    state = house.volumes.get(volume)
+    targets = [(clone_name, clone.revision)]
+    return plan_dump(house.pool, state, targets=targets, level=level, now_ns=now_ns(), keeper=keeper)
 
 
 def write(house: House, chosen: DumpPlan, write_bytes: Callable[[bytes], object]) -> PackSummary:
@@ -192,8 +193,11 @@ def listing(house: House, chosen: DumpPlan) -> Iterator[tuple[bytes, bool]]:
     if chosen.base is None:
         yield from _everything(house.pool, revision)
         return
-    base = read_revision(house.pool, ObjectId(chosen.base.revision))
-    for change in diff_revisions(house.pool, base, revision):
+    yield from _changes(house.pool, read_revision(house.pool, ObjectId(chosen.base.revision)), revision)
+
+
+def _changes(source: Source, base: Revision, revision: Revision) -> Iterator[tuple[bytes, bool]]:
+    for change in diff_revisions(source, base, revision):
         if change.new is not None:
             yield change.path, change.new.kind == ENTRY_DIRECTORY
 
@@ -203,18 +207,19 @@ def _everything(source: Source, revision: Revision) -> Iterator[tuple[bytes, boo
         yield path, entry.kind == ENTRY_DIRECTORY
 
 
-def record(house: House, chosen: DumpPlan, summary: PackSummary, *, owner: str, timestamp: str) -> None:
-    """Let later dumps of the same owner build on this one. What is recorded above its level is of no more use."""
+def record(house: House, chosen: DumpPlan, summary: PackSummary, *, keeper: str, timestamp: str) -> None:
+    """Let later dumps of the same keeper build on this one. What is recorded above its level is of no more use."""
     made = DumpRecord(
         dump_id=summary.pack_id,
         level=chosen.note.level,
         revision=chosen.target,
         base_dump=chosen.note.base_dump,
         taken_at_ns=chosen.note.taken_at_ns,
-        path=f"{owner} {timestamp}",
+        path=f"{keeper} {timestamp}",
         size_bytes=summary.size_bytes,
+        keeper=keeper,
     )
-    house.volumes.update(chosen.note.volume, lambda state: without_higher(state, made, owner))
+    house.volumes.update(chosen.note.volume, lambda state: without_higher(state, made))
 
 
 # Restoring. Amanda hands over one image after the other, the full one first, each through a pipe of its own.
@@ -285,11 +290,62 @@ def _has(source: Source, revision: bytes) -> bool:
     return True
 
 
-def image_listing(place: Path, realm: Realm) -> Iterator[tuple[bytes, bool]]:
-    """Yield (path, is a directory) of what an image holds by itself."""
+def image_note(place: Path, realm: Realm) -> DumpNote:
+    """Return what an image says about itself."""
+    with DumpChain.open([place], realm) as chain:
+        return chain.notes[0]
+
+
+def image_listing(place: Path, realm: Realm, *, pool: Source | None) -> Iterator[tuple[bytes, bool]]:
+    """Yield (path, is a directory) of what an image brings.
+
+    Of an increment that is what differs from its base, when the pool still has that. By itself an increment tells
+    less: the files whose data it carries and the directories that changed; never one that did not change.
+    """
     with DumpChain.open([place], realm) as chain:
         revision = read_revision(chain, ObjectId(chain.target.revision))
         if not chain.bases:
             yield from _everything(chain, revision)
             return
-        yield b"", True  # the base is not at hand: what differs from it is not known
+        if pool is not None and _has(pool, chain.bases[0]):
+            both = Several([chain, pool])
+            yield from _changes(both, read_revision(both, ObjectId(chain.bases[0])), revision)
+            return
+        yield from _carried(chain, revision)
+
+
+def _carried(chain: DumpChain, revision: Revision) -> Iterator[tuple[bytes, bool]]:
+    """Yield (path, is a directory) of a tree's entries whose content is in the first dump of a chain."""
+
+    def is_here(identity: bytes) -> bool:
+        return chain.readers[0].find(identity) is not None
+
+    links = {int(entry.name, 16) for entry in _entries_here(chain, revision.links, is_here) if _is_data(entry, is_here)}
+    stack = [(b"", revision.root.content)]
+    while stack:
+        parent, identity = stack.pop()
+        for entry in _entries_here(chain, identity, is_here):
+            path = parent + b"/" + entry.name if parent else entry.name
+            if entry.kind == ENTRY_DIRECTORY and is_here(entry.content):
+                yield path, True
+                stack.append((path, entry.content))
+            elif _is_data(entry, is_here) or (entry.kind == ENTRY_LINK and entry.link in links):
+                yield path, False
+
+
+def _is_data(entry: Entry, is_here: Callable[[bytes], bool]) -> bool:
+    return entry.content_kind in (CONTENT_CHUNK, CONTENT_RECIPE) and is_here(entry.content)
+
+
+def _entries_here(source: Source, identity: bytes, is_here: Callable[[bytes], bool]) -> Iterator[Entry]:
+    """Yield the entries of those leaves of a directory that are here."""
+    nodes = [identity]
+    while nodes:
+        identity = nodes.pop()
+        if not identity or not is_here(identity):
+            continue
+        node = decode_directory(source.get(ObjectId(identity)))
+        if isinstance(node, DirectoryList):
+            nodes += [child.id for child in reversed(node.children)]
+        else:
+            yield from node.entries

@@ -106,6 +106,12 @@ class HouseSteps:
             raise NotFound("the volume was removed meanwhile")
         return state
 
+    def _with_known_dumps(self, volume_id: bytes) -> VolumeState:
+        """Return the state with the dumps of the catalog alone: what an increment builds on comes back from media."""
+        state = self._state(volume_id)
+        known = {entry.dump_id for entry in self.site.catalog.dumps(volume_id)}
+        return msgspec.structs.replace(state, dumps=[each for each in state.dumps if each.dump_id in known])
+
     def clone(self, volume_id: bytes, clone_name: str, report: Report) -> Cloned:
         """Take what changed in the source, freeze, name the state, thaw. A clone of this name that is there is it."""
         volumes = self.house.volumes
@@ -142,7 +148,7 @@ class HouseSteps:
 
     def choose(self, volume_id: bytes, revision: bytes, level: int) -> Choice:
         """Estimate the dump of a level, or of 0 when that one has no base any more."""
-        pool, state, note = self.house.pool, self._state(volume_id), ""
+        pool, state, note = self.house.pool, self._with_known_dumps(volume_id), ""
         try:
             plan = plan_dump(pool, state, targets=[("", revision)], level=level, now_ns=now_ns())
         except Refused:
@@ -166,7 +172,7 @@ class HouseSteps:
         """Write a dump; durable under `path` when this returns, and not there in any part when it fails."""
         pool = self.house.pool
         plan = plan_dump(
-            pool, self._state(volume_id), targets=[(clone_name, revision)], level=level, now_ns=now_ns()
+            pool, self._with_known_dumps(volume_id), targets=[(clone_name, revision)], level=level, now_ns=now_ns()
         )
         hasher = blake3()
         with PartialFile(path) as file:

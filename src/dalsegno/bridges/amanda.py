@@ -110,7 +110,7 @@ class Call:
         return self.record and _YES[text]
 
     @property
-    def owner(self) -> str:
+    def keeper(self) -> str:
         """Whose increments these are: a dump builds only on what the same DLE of the same configuration recorded."""
         return f"amanda:{self.config}:{self.host}:{self.disk}"
 
@@ -243,6 +243,15 @@ def encode_index(path: bytes, *, directory: bool) -> bytes:
     """Return the index line of a path within a volume; backslash and line end as GNU tar writes them."""
     quoted = path.replace(b"\\", b"\\\\").replace(b"\n", b"\\n")
     return b"/" + quoted + (b"/" if directory and path else b"") + b"\n"
+
+
+def level_line(level: int) -> bytes:
+    """Return an index line that no other level has: the root once more, as "/./", "/././" and so on.
+
+    For `add .` amrecover takes of each path the newest level alone, and a level without a path of its own not at all;
+    but a dump builds on the one below it.
+    """
+    return b"/" + b"./" * (level + 1) + b"\n"
 
 
 def decode_path(word: str) -> bytes:

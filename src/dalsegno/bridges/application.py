@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -100,7 +100,7 @@ def estimate(call: Call, line: Line, doors: Doors) -> int:
         volume = amanda.check_volume(call)
         with doors.house(call) as house:
             revision = _revision_to_estimate(house, volume, call)
-            found = actions.estimate(house, volume, revision, levels, owner=call.owner)
+            found = actions.estimate(house, volume, revision, levels, keeper=call.keeper)
     except DalError as error:
         line.say(amanda.check_line(False, error))
         for level in levels:
@@ -147,22 +147,27 @@ def _backup(call: Call, line: Line, doors: Doors) -> int:
             line.tell(amanda.retry_line(error, delay_seconds=amanda.RETRY_SECONDS))
             return RETRY
         try:
-            plan = actions.plan(house, volume, call.clone_name, fresh.clone, level=call.level, owner=call.owner)
+            plan = actions.plan(house, volume, call.clone_name, fresh.clone, level=call.level, keeper=call.keeper)
         except Refused as error:
             line.tell(amanda.retry_line(error, delay_seconds=1, level=0))
             return RETRY
         summary = actions.write(house, plan, line.output.write)
         line.output.flush()
         if line.index is not None:
-            for path, directory in amanda.with_parents(actions.listing(house, plan)):
-                line.index.write(amanda.encode_index(path, directory=directory))
+            _write_index(line.index, actions.listing(house, plan), level=plan.note.level)
             line.index.close()
         _tell_strange(line, fresh.unreadable)
         line.tell(amanda.chatter_line(_describe(volume, fresh.clone, call, summary.object_count)))
         line.tell(amanda.size_line(summary.size_bytes))
         if records:
-            actions.record(house, plan, summary, owner=call.owner, timestamp=call.timestamp)
+            actions.record(house, plan, summary, keeper=call.keeper, timestamp=call.timestamp)
     return 0
+
+
+def _write_index(stream: BinaryIO, listing: Iterable[tuple[bytes, bool]], *, level: int) -> None:
+    for path, directory in amanda.with_parents(listing):
+        stream.write(amanda.encode_index(path, directory=directory))
+    stream.write(amanda.level_line(level))
 
 
 def _tell_strange(line: Line, unreadable: Sequence[str]) -> None:
@@ -237,12 +242,15 @@ def index(call: Call, line: Line, doors: Doors) -> int:
     realm = doors.realm(call)
     place = _place_for(doors.images, Path("/"), call)
     actions.keep_image(line.input, place)
+    house = _house_if_there(call, doors)
     try:
-        for path, directory in actions.image_listing(place, realm):
-            line.output.write(amanda.encode_index(path, directory=directory))
+        listing = actions.image_listing(place, realm, pool=house.pool if house is not None else None)
+        _write_index(line.output, listing, level=actions.image_note(place, realm).level)
         line.output.flush()
     finally:
         place.unlink()
+        if house is not None:
+            house.__exit__(None, None, None)
     return 0
 
 

@@ -116,9 +116,7 @@ def _install(arguments: argparse.Namespace, terminal: Terminal) -> int:
             raise Refused(f"the pool belongs to {owner}, and Amanda runs as {user}: `apt-get install sudo` first")
         done.append(f"{rule}: {user} may start it as {owner}, and nothing else")
     if not arguments.dry_run:
-        text = script_text(
-            pool=pool, key=key, owner=owner, uid=uid, user=user, script=script, python=sys.executable
-        )
+        text = script_text(pool=pool, key=key, owner=owner, uid=uid, user=user, script=script, python=sys.executable)
         if user != owner:
             _write_rule(rule, _RULE.format(user=user, owner=owner, script=script))
         write_durable(script, text.encode(errors="surrogateescape"), mode=0o755)

@@ -1,6 +1,7 @@
 """Levels and lineage: which revisions a dump carries, and which earlier dump it starts from.
 
-Level 0 holds the whole volume; level n holds what changed since the newest recorded dump of a lower level.
+Level 0 holds the whole volume; level n holds what changed since the newest recorded dump of a lower level of the same
+keeper: what Amanda has on tape is no base of a file made by hand, nor the other way round.
 """
 
 from collections.abc import Sequence
@@ -33,6 +34,11 @@ class DumpPlan:
         return self.note.targets[-1].revision
 
 
+def kept_by(history: Sequence[DumpRecord], keeper: str) -> list[DumpRecord]:
+    """Return the records of one keeper; empty: those that are files."""
+    return [record for record in history if record.keeper == keeper]
+
+
 def choose_base(history: Sequence[DumpRecord], *, level: int) -> DumpRecord | None:
     """Return the newest record below `level`, or None when the dump starts from nothing."""
     if not 0 <= level <= LEVEL_MAX:
@@ -55,13 +61,17 @@ def plan_dump(
     targets: Sequence[tuple[str, bytes]],
     level: int | None,
     now_ns: int,
+    keeper: str = "",
 ) -> DumpPlan:
     """Return the plan of a dump of `targets` (clone name or empty, revision; oldest first). Refused without a base."""
     assert targets
-    level = choose_level(state.dumps) if level is None else level
-    base = choose_base(state.dumps, level=level)
+    history = kept_by(state.dumps, keeper)
+    level = choose_level(history) if level is None else level
+    base = choose_base(history, level=level)
     if level > 0 and base is None:
-        raise Refused(f"volume {state.name!r}: no recorded dump below level {level}; make a level 0 dump first")
+        others = sorted({record.keeper or "dal" for record in state.dumps if record.keeper != keeper})
+        but = f" (those kept by {', '.join(others)} do not count)" if others else ""
+        raise Refused(f"volume {state.name!r}: no recorded dump below level {level}{but}; make a level 0 dump first")
     if base is not None:
         try:
             read_revision(source, base.revision)
