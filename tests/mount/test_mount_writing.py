@@ -244,6 +244,40 @@ def test_collection_takes_nothing_that_a_mount_still_shows(home: User) -> None:
     home.quick("verify", "--pool")
 
 
+def test_collection_takes_nothing_that_a_read_only_mount_shows_until_it_ends(home: User) -> None:
+    with mounted(home, "v") as mount:
+        for number in range(200):
+            (mount.path / f"f{number}").write_bytes(b"%d" % number * 500)
+        mount.end()
+    home.quick("clone", "v", "old")
+    home.quick("clone", "v", "older")
+    other = home.home / "other"
+    pins = home.home / "pool" / "refs" / "pins"
+    with mounted(home, "v@old") as mount, mounted(home, "v", "--read-only", path=other) as second:
+        assert len(os.listdir(second.path / ".clones" / "older")) == 200
+        with mounted(home, "v", path=home.home / "work") as third:
+            for name in os.listdir(third.path):
+                (third.path / name).unlink()
+            third.end()
+        home.quick("unclone", "v@old")
+        home.quick("unclone", "v@older")
+        home.quick("gc", "--grace", "0s")
+        for path in (mount.path, second.path / ".clones" / "older"):
+            for number in range(200):
+                assert (path / f"f{number}").read_bytes() == b"%d" % number * 500
+        mount.end()
+        second.kill()
+    left = list(pins.glob("*"))
+    assert left, "a mount that was killed leaves its leases"
+    home.quick("gc", "--grace", "0s")
+    assert list(pins.glob("*")) == left
+    tomorrow = str(time.time_ns() + 24 * 3600 * 10**9)
+    before = pool_bytes(home)
+    home.quick("gc", "--grace", "0s", DAL_NOW=tomorrow)
+    assert not list(pins.glob("*")) and pool_bytes(home) < before
+    home.quick("verify", "--pool")
+
+
 def pinned_is_whole(home: User, revision: str) -> bool:
     """Tell whether all directories of a revision that nothing but a pin names can be read."""
     code = f"""

@@ -46,13 +46,15 @@ def gc(house: House, *, grace_seconds: int, dry_run: bool = False) -> CollectRes
             return seen.add(identity)
 
         # A revision that cannot be read stops the collection: nobody knows what it would have kept.
-        tops = sorted(set(house.volumes.revisions_kept()))
+        tops = sorted(set(house.volumes.revisions_kept(now_ns=now_ns())))
         try:
             visit_reachable(house.pool, [(KIND_REVISION, top) for top in tops], visit)
         except NotFound as error:
             raise Damaged(f"{error}; nothing was collected: `dal verify --pool` tells which volumes need it") from None
         yield from seen.ids()
 
+    if not dry_run:
+        house.volumes.drop_ended_pins(now_ns=now_ns())
     return collect(
         house.pool, live, grace_seconds=grace_seconds, now_ns=now_ns(), dry_run=dry_run, report=house.report
     )

@@ -13,19 +13,26 @@ from dalsegno.dumps.chain import DumpChain
 from dalsegno.formats.objects import Entry, Revision
 from dalsegno.pool.contract import Sink
 from dalsegno.pool.keys import read_realm
-from dalsegno.terms.errors import BadInput, Conflict, DalError, NotFound, error_kinds
+from dalsegno.terms.errors import BadInput, Conflict, DalError, Full, NoAccess, NotFound, error_kinds
 from dalsegno.terms.times import SECOND_NS, format_time
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.address import parse_address
 from dalsegno.volumes.leases import held
 from dalsegno.volumes.state import NATIVE, VolumeState
+from dalsegno.volumes.store import PIN_SECONDS_MAX
+from dalsegno.world.chance import random_node
 from dalsegno.world.clock import now_ns
 from dalsegno.world.talk import Words, ask
+from dalsegno.world.workers import new_lock
 
 AUTOMATIC: Final = "mount"
 """The message of a revision that a mount made by itself."""
 AUTOMATIC_KEPT_SECONDS: Final = 300
 """Automatic revisions thin out: of those within so long only the newest stays in the log."""
+PIN_SECONDS: Final = 6 * 3600
+"""How long a mount that died still keeps what it showed; it renews all the time, for a machine that slept."""
+PIN_RENEW_SECONDS: Final = 1800
+assert 2 * PIN_RENEW_SECONDS < PIN_SECONDS < PIN_SECONDS_MAX
 COMMIT_TRIES_MAX: Final = 5
 COMMIT_SECONDS_MAX: Final = 600
 ANSWER_SECONDS_MAX: Final = 10
@@ -91,6 +98,53 @@ def pin_base(house: House, volume_id: bytes, revision: bytes) -> None:
 def unpin_base(house: House, volume_id: bytes) -> None:
     """Let go of what pin_base kept. One that was killed leaves its pin to the next mount of the volume."""
     house.volumes.unpin(volume_id, holder=_holder(house))
+
+
+class Pins:
+    """The states that a mount shows: kept whole by leases, which it renews and which end some time after it died.
+
+    A pool that may only be read keeps nothing for us: then only names do, and what `dal gc` takes is missing.
+    """
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._holder = f"{os.uname().nodename}:{os.getpid()}:{random_node():x}"
+        self._pinned: dict[bytes, bytes] = {}
+        self._renewed_ns = now_ns()
+        self._lock = new_lock()
+
+    def add(self, volume_id: bytes, revision: bytes) -> None:
+        """Keep a state from now on."""
+        with self._lock:
+            if revision not in self._pinned and self._pin(volume_id, revision):
+                self._pinned[revision] = volume_id
+
+    def _pin(self, volume_id: bytes, revision: bytes) -> bool:
+        until_ns = now_ns() + PIN_SECONDS * SECOND_NS
+        try:
+            self._house.volumes.pin(volume_id, revision, holder=self._holder + revision.hex(), until_ns=until_ns)
+        except (NoAccess, Full):
+            return False
+        return True
+
+    def renew(self) -> None:
+        """Pin again what is pinned, when it is time."""
+        with self._lock:
+            if now_ns() - self._renewed_ns < PIN_RENEW_SECONDS * SECOND_NS:
+                return
+            try:
+                for revision, volume_id in self._pinned.items():
+                    self._pin(volume_id, revision)
+            except DalError:
+                return  # tried again at the next call: the leases last much longer
+            self._renewed_ns = now_ns()
+
+    def drop(self) -> None:
+        """Let go of everything."""
+        with self._lock:
+            for revision, volume_id in self._pinned.items():
+                self._house.volumes.unpin(volume_id, holder=self._holder + revision.hex())
+            self._pinned.clear()
 
 
 def _holder(house: House) -> str:

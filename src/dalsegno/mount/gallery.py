@@ -43,21 +43,32 @@ class HouseGallery:
     def __init__(self, house: House) -> None:
         self.house = house
         self.listings = Listings(Kept(house.pool))
+        self._pins = actions.Pins(house)
 
     def top(self, text: str) -> Picture:
         """Return what an address or a chain of dumps shows."""
         view = actions.open_shown(self.house, text)
         if view.chain is not None:
             return dumps_picture(view)
-        return make_picture(view, self.listings)
+        return self.picture(view)
 
     def head(self, state: VolumeState) -> Picture:
         """Return a volume's newest state."""
         return self.picture(actions.open_clone(self.house, state.id, "latest"))
 
     def picture(self, view: View) -> Picture:
-        """Return what one state of a volume shows."""
+        """Return what one state of a volume shows; it is kept as long as this mount lives."""
+        assert view.state is not None
+        self._pins.add(view.state.id, view.revision_id)
         return make_picture(view, self.listings)
+
+    def keep(self) -> None:
+        """Go on keeping what is shown; to be called now and then."""
+        self._pins.renew()
+
+    def close(self) -> None:
+        """Let go of what was shown."""
+        self._pins.drop()
 
     def clones(self, volume_id: bytes) -> Shelf:
         """Return a volume's clones."""

@@ -107,6 +107,14 @@ class Gallery(Protocol):
         """Return the picture that a mount point names."""
         ...
 
+    def keep(self) -> None:
+        """Go on keeping what is shown; to be called now and then."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what was shown."""
+        ...
+
 
 class Owners:
     """Whose the files appear to be: as they are stored, or all the caller's own."""

@@ -74,6 +74,8 @@ def show_read_only(
             while not ended:
                 pause(LOOK_SECONDS)
                 shelves.look()
+                if gallery is not None:
+                    gallery.keep()
 
         def begin(session: Session) -> None:
             crew.submit(watch, session)
@@ -88,6 +90,8 @@ def show_read_only(
             ended.append(True)
             for pusher in pushers:
                 pusher.ended = True
+            if gallery is not None:
+                gallery.close()
 
 
 @contextmanager
@@ -199,7 +203,13 @@ def show_writable(
 
             def begin(session: Session) -> None:
                 control.notify = session.notify
-                runs.append(crew.submit(committer.run, ShelfWatch(still, session).look))
+                shelves = ShelfWatch(still, session)
+
+                def besides() -> None:
+                    shelves.look()
+                    gallery.keep()
+
+                runs.append(crew.submit(committer.run, besides))
                 runs.append(crew.submit(listener.serve, control.answer, ended=lambda: committer.ended))
                 ready()
 
@@ -212,6 +222,7 @@ def show_writable(
                 listener.close()
                 committer.commit()
                 actions.unpin_base(house, state.id)
+                gallery.close()
                 spool.close()
                 lasting.close()
 

@@ -10,8 +10,8 @@ from dalsegno.formats import objects
 from dalsegno.formats.objects import Revision
 from dalsegno.pool.pool import Pool, PoolWriter
 from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, NotFound, Refused
-from dalsegno.terms.ids import ObjectId
-from dalsegno.terms.times import format_time
+from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
+from dalsegno.terms.times import SECOND_NS, format_time
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.leases import require_thawed
 from dalsegno.volumes.state import NATIVE, TRACKED, Clone, DumpRecord, VolumeState, decode_state, encode_state
@@ -19,6 +19,8 @@ from dalsegno.world.chance import random_bytes
 
 NAME_BYTES_MAX = 200
 SWAP_TRIES_MAX = 100
+PIN_END_BYTES = 8
+PIN_SECONDS_MAX = 24 * 3600
 _NAME = re.compile(r"^[\w][\w .+,=-]*$")
 _CLONE_NAME = re.compile(r"^[\w][\w :.+,=-]*$")
 
@@ -216,11 +218,15 @@ class Volumes:
     def _pin_ref(self, volume_id: bytes, holder: str) -> str:
         return f"pins/{volume_id.hex()}-{blake3(holder.encode(errors='surrogateescape')).hexdigest()[:16]}"
 
-    def pin(self, volume_id: bytes, revision: bytes, *, holder: str) -> None:
-        """Keep a revision whole while `holder` works with it; another pin of the same holder takes its place."""
+    def pin(self, volume_id: bytes, revision: bytes, *, holder: str, until_ns: int = 0) -> None:
+        """Keep a revision whole while `holder` works with it; another pin of the same holder takes its place.
+
+        One with an end is a lease: it ends by itself, unless its holder pins again before.
+        """
         ref = self._pin_ref(volume_id, holder)
+        value = revision + (until_ns.to_bytes(PIN_END_BYTES, "little") if until_ns else b"")
         for _ in range(SWAP_TRIES_MAX):
-            if self._pool.swap_ref(ref, self._pool.get_ref(ref), revision):
+            if self._pool.swap_ref(ref, self._pool.get_ref(ref), value):
                 return
         raise Conflict(f"pin of {holder}: changes too fast: try again")
 
@@ -231,12 +237,23 @@ class Volumes:
         if pinned is not None:
             self._pool.swap_ref(ref, pinned, None)
 
-    def revisions_kept(self) -> Iterator[bytes]:
-        """Yield every revision that a head, a clone, a dump record or a pin names: what collecting must keep."""
+    def _pins(self) -> Iterator[tuple[str, bytes]]:
         for ref in self._pool.list_refs("pins/"):
             pinned = self._pool.get_ref(ref)
             if pinned is not None:
-                yield pinned
+                yield ref, pinned
+
+    def drop_ended_pins(self, *, now_ns: int) -> None:
+        """Remove the leases of holders that died."""
+        for ref, pinned in self._pins():
+            if _has_ended(pinned, now_ns):
+                self._pool.swap_ref(ref, pinned, None)
+
+    def revisions_kept(self, *, now_ns: int) -> Iterator[bytes]:
+        """Yield every revision that a head, a clone, a dump record or a pin names: what collecting must keep."""
+        for _, pinned in self._pins():
+            if not _has_ended(pinned, now_ns):
+                yield pinned[:OBJECT_ID_BYTES]
         for state in self.list():
             if state.head:
                 yield state.head
@@ -251,6 +268,12 @@ def bases_kept(state: VolumeState) -> Iterator[DumpRecord]:
     for record in state.dumps:
         newest[record.level] = record
     yield from newest.values()
+
+
+def _has_ended(pinned: bytes, now_ns: int) -> bool:
+    """Tell whether a pin was a lease that is over; one that ends absurdly late is of a clock that was wrong."""
+    until_ns = int.from_bytes(pinned[OBJECT_ID_BYTES:], "little")
+    return until_ns != 0 and not now_ns < until_ns <= now_ns + PIN_SECONDS_MAX * SECOND_NS
 
 
 def _free_name(wanted: str, taken: dict[str, Clone]) -> str:
