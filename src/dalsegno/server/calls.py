@@ -315,8 +315,8 @@ CALLS: Final = (
         "dump",
         "GET",
         READ,
-        "A dump, written as it is sent and not recorded: `clone` (else the head), `level` (else 0), `base` (the id of a "
-        "recorded dump, else what the level says).",
+        "A dump, written as it is sent and not recorded: of `clone` (else the head), at `level` (else 0), against the "
+        "recorded dump `base` (else the one that the level says).",
         query=(
             Parameter(name="clone", schema=_PRINTABLE, read=_line(200), default=""),
             Parameter(

@@ -1,10 +1,9 @@
 """The server's log: a line of JSON for each request and each thing that happens, on standard error. No secrets."""
 
+import json
 import sys
 import traceback
 from typing import Any
-
-import msgspec
 
 from dalsegno.terms.times import SECOND_NS, format_time
 from dalsegno.world.clock import now_ns
@@ -21,7 +20,7 @@ class Log:
         at = now_ns()
         text = {"time": f"{format_time(at)[:-1]}.{at % SECOND_NS // 1_000_000:03d}Z", "event": event, **words}
         try:
-            sys.stderr.buffer.write(msgspec.json.encode(text) + b"\n")
+            sys.stderr.buffer.write(json.dumps(text).encode() + b"\n")
             sys.stderr.buffer.flush()
         except OSError:
             pass

@@ -2,7 +2,7 @@
 
 import os
 import resource
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from dalsegno.terms.sizes import KIB
@@ -16,7 +16,7 @@ class Metrics:
     def __init__(self, *, started_ns: int) -> None:
         self._started_ns = started_ns
         self.requests: Counter[tuple[str, int]] = Counter()
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.bytes_in = 0
         self.bytes_out = 0
         self.running = 0

@@ -3,7 +3,6 @@
 from functools import cache
 from typing import Any, Final
 
-from dalsegno import __version__
 from dalsegno.formats.messages import schemas
 from dalsegno.replicas import wire
 from dalsegno.server.calls import CALLS, HEX_UPLOAD_PATTERN, JSON, NO_TOKEN, OCTETS, TEXT, Call
@@ -42,6 +41,7 @@ REASONS: Final = {
     401: "No token, or one that opens nothing.",
     403: "The token does not give this right here.",
     404: "It is not there.",
+    408: "The body did not arrive.",
     409: "Somebody else was faster, the volume is frozen, or the name is taken.",
     413: "The body is too large.",
     421: "The volume is on another server now: `moved_to` says on which.",
@@ -61,7 +61,7 @@ PATH_PARAMETERS: Final[dict[str, dict[str, Any]]] = {
 
 
 @cache
-def page() -> dict[str, Any]:
+def page(version: str) -> dict[str, Any]:
     """Return the OpenAPI page."""
     paths: dict[str, Any] = {}
     for call in CALLS:
@@ -70,7 +70,7 @@ def page() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "Dal Segno",
-            "version": __version__,
+            "version": version,
             "description": "Volumes, their objects and their replicas. docs/formats/http.md explains each call.",
         },
         "paths": paths,
@@ -92,7 +92,7 @@ def _operation(call: Call) -> dict[str, Any]:
     ]
     errors = {*ALWAYS, *call.errors}
     if call.body:
-        errors.add(507)
+        errors |= {408, 507}
     if "{volume}" in call.path:
         errors.add(421)
     responses: dict[str, Any] = {"200": {"description": call.what, "content": _content(call.answer)}}

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import msgspec
 
-from dalsegno import __version__
 from dalsegno.actions import serve as actions
 from dalsegno.actions.house import House
 from dalsegno.replicas import wire
@@ -28,6 +27,8 @@ class Service:
     """What the server serves."""
 
     name: str
+    version: str
+    """Of this program."""
     site: Site
     house: House
     tokens: Sequence[TokenStore]
@@ -44,7 +45,6 @@ class Ask:
     """One request, checked: its token may do this."""
 
     token: Token
-    store: TokenStore | None = None
     volume: str = ""
     upload: bytes = b""
     token_id: str = ""
@@ -72,7 +72,7 @@ def _health(service: Service, ask: Ask) -> wire.Health:
 def _server(service: Service, ask: Ask) -> wire.ServerInfo:
     return wire.ServerInfo(
         name=service.name,
-        version=__version__,
+        version=service.version,
         protocol=wire.PROTOCOL,
         realm=service.house.pool.realm.realm_id,
         now_ns=now_ns(),

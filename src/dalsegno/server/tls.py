@@ -23,6 +23,7 @@ from dalsegno.terms.errors import BadInput, Conflict, Damaged, NoAccess, NotFoun
 from dalsegno.world.files import file_errors
 
 REF: Final = "server/tls"
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 YEARS: Final = 30
 """A pinned certificate is trusted for being that one, not for its date."""
 
@@ -34,7 +35,7 @@ class Own(msgspec.Struct, frozen=True, kw_only=True):
     key: bytes
 
 
-def own_certificate(pool: Pool, *, name: str, now_ns: int) -> Own:
+def own_certificate(pool: Pool, *, name: str, host: str, now_ns: int) -> Own:
     """Return the certificate of this pool's server, made at first."""
     for _ in range(3):
         data = pool.get_ref(REF)
@@ -43,14 +44,14 @@ def own_certificate(pool: Pool, *, name: str, now_ns: int) -> Own:
                 return msgspec.msgpack.decode(data, type=Own)
             except UNREADABLE as error:
                 raise Damaged(f"the server's own certificate: {error}") from None
-        made = make_certificate(name=name, now_ns=now_ns)
+        made = make_certificate(name=name, host=host, now_ns=now_ns)
         if pool.swap_ref(REF, None, msgspec.msgpack.encode(made)):
             return made
     raise Conflict("the server's own certificate changes too fast: try again")
 
 
-def make_certificate(*, name: str, now_ns: int) -> Own:
-    """Return a new certificate that signs itself (ECDSA on P-256)."""
+def make_certificate(*, name: str, host: str, now_ns: int) -> Own:
+    """Return a new certificate that signs itself (ECDSA on P-256), for `host` and this machine."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64] or "dalsegno")])
     start = datetime.fromtimestamp(now_ns / 1e9, UTC) - timedelta(days=1)
@@ -65,7 +66,7 @@ def make_certificate(*, name: str, now_ns: int) -> Own:
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]),
+            x509.SubjectAlternativeName([_general_name(place) for place in dict.fromkeys((host, *LOOPBACK))]),
             critical=False,
         )
         .sign(key, hashes.SHA256())
@@ -76,6 +77,13 @@ def make_certificate(*, name: str, now_ns: int) -> Own:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ),
     )
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        return x509.DNSName(host.encode("idna").decode() if not host.isascii() else host)
 
 
 def own_context(own: Own) -> tuple[ssl.SSLContext, str]:

@@ -1,0 +1,322 @@
+"""`dal serve` and `dal token`."""
+
+import argparse
+import os
+import ssl
+import sys
+from importlib import import_module
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dalsegno import __version__
+from dalsegno.actions.house import House
+from dalsegno.actions.serve import drop_old_dumps
+from dalsegno.cli.door import open_house
+from dalsegno.cli.terminal import Terminal
+from dalsegno.cli.words import Parser
+from dalsegno.formats.join import PORT, Join, format_join
+from dalsegno.formats.objects import UNREADABLE
+from dalsegno.replicas.tokens import RIGHTS, PoolTokens, Token, TokenStore, new_token
+from dalsegno.terms.errors import EXIT_DONE, BadInput, Conflict, Damaged, Unavailable
+from dalsegno.terms.times import format_time, parse_duration_seconds
+from dalsegno.world.clock import SECOND_NS, now_ns
+from dalsegno.world.files import FileLock, write_durable
+from dalsegno.world.service import notify
+
+LISTEN = f"127.0.0.1:{PORT}"
+SERVE_LOCK = "serve.lock"
+ADDRESS_REF = "server/address"
+STOP_SECONDS = 20
+
+
+def add_serve(parser: Parser) -> None:
+    """Say what `dal serve` understands."""
+    parser.add_argument("--listen", default=LISTEN, metavar="HOST:PORT", help=f"default {LISTEN}; port 0: any free one")
+    parser.add_argument(
+        "--name", metavar="NAME", help="the server's name in its realm (default: as before, or the host's)"
+    )
+    parser.add_argument("--advertise", metavar="HOST[:PORT]", help="what clients are told to connect to")
+    parser.add_argument("--tls", choices=["self-signed"], help="the default: a certificate of its own, to be pinned")
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="a certificate (with its chain), as PEM")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its key")
+    parser.add_argument("--no-tls", action="store_true", help="insecure: tokens and the realm's key go in the open")
+    parser.add_argument("--export-cert", type=Path, metavar="FILE", help="write the server's own certificate there")
+    parser.add_argument("--rate", type=_rate, metavar="N", help="requests a second for one token (default 5000)")
+    parser.add_argument(
+        "--stop-seconds", type=_seconds, default=STOP_SECONDS, metavar="N", help="how long a stop waits for requests"
+    )
+    parser.set_defaults(run=_serve)
+
+
+def add_token(parser: Parser) -> None:
+    """Say what `dal token` understands."""
+    commands = parser.add_subparsers(dest="what", required=True, metavar="add|list|revoke")
+    add = commands.add_parser("add", help="make a token; it is shown this once")
+    add.add_argument("--right", action="append", required=True, choices=RIGHTS, help="again for more rights")
+    add.add_argument(
+        "--volume", action="append", metavar="PATTERN", help="volumes it is for, like 'home*' (default: all)"
+    )
+    add.add_argument("--expires", metavar="30d", help="when it ends by itself (default: never)")
+    add.add_argument("--note", default="", metavar="TEXT", help="for whom it is")
+    add.set_defaults(run=_token_add)
+    show = commands.add_parser("list", help="show the tokens, without what proves them")
+    show.set_defaults(run=_token_list)
+    revoke = commands.add_parser("revoke", help="end a token at once")
+    revoke.add_argument("ids", nargs="+", metavar="ID")
+    revoke.set_defaults(run=_token_revoke)
+
+
+def _seconds(text: str) -> int:
+    if not text.isdecimal() or int(text) > 3600:
+        raise argparse.ArgumentTypeError(f"seconds {text!r}: expected 0 to 3600")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"rate {text!r}: expected 1 to 1000000")
+    return float(text)
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server was called and where it was the last time that it ran."""
+
+    name: str
+    host: str
+    port: int
+    fingerprint: str
+    tls: bool
+
+
+def read_address(house: House) -> Address | None:
+    """Return where the server of this pool is, or was."""
+    data = house.pool.get_ref(ADDRESS_REF)
+    if data is None:
+        return None
+    try:
+        return msgspec.msgpack.decode(data, type=Address)
+    except UNREADABLE as error:
+        raise Damaged(f"the server's address: {error}") from None
+
+
+def _write_address(house: House, address: Address) -> None:
+    encoded = msgspec.msgpack.encode(address)
+    for _ in range(3):
+        if house.pool.swap_ref(ADDRESS_REF, house.pool.get_ref(ADDRESS_REF), encoded):
+            return
+    raise Conflict("the server's address changes too fast: try again")
+
+
+def split_place(text: str, *, option: str, default_port: int | None = None) -> tuple[str, int]:
+    """Return host and port of `HOST:PORT`, `[::1]:PORT`."""
+    host, colon, port = text.rpartition(":")
+    if not colon or "]" in port:
+        host, port = text, ""
+    bare = host.removeprefix("[").removesuffix("]")
+    if ":" in bare and not host.startswith("["):
+        raise BadInput(f"{option} {text}: an IPv6 address stands in brackets: [{text}]:{PORT}")
+    if not port and default_port is not None:
+        return bare, default_port
+    if not bare or not port.isdecimal() or int(port) > 65535:
+        raise BadInput(f"{option} {text}: expected HOST:PORT, for example {LISTEN}")
+    return bare, int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _is_any(host: str) -> bool:
+    try:
+        return ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _import_server(name: str) -> Any:
+    try:
+        return import_module(f"dalsegno.server.{name}")
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] in ("starlette", "uvicorn", "httptools"):
+            raise Unavailable(
+                f"the server needs {error.name}, which is not installed: pip install 'dalsegno[server]'"
+            ) from None
+        raise
+
+
+def _check_server_name(name: str) -> str:
+    if not name or len(name) > 64 or not all(c.isalnum() or c in "._-" for c in name) or not name[0].isalnum():
+        raise BadInput(f"--name {name[:80]!r}: expected letters, digits and . _ -")
+    return name
+
+
+def _certificate(
+    arguments: argparse.Namespace, house: House, name: str, host: str
+) -> tuple[ssl.SSLContext | None, str]:
+    if bool(arguments.tls_cert) != bool(arguments.tls_key):
+        raise BadInput("--tls-cert and --tls-key belong together")
+    if sum((bool(arguments.tls_cert), bool(arguments.tls), arguments.no_tls)) > 1:
+        raise BadInput("choose one of --tls-cert with --tls-key, --tls self-signed, --no-tls")
+    if arguments.no_tls:
+        if arguments.export_cert:
+            raise BadInput("--export-cert: a server without TLS has no certificate")
+        return None, ""
+    tls = _import_server("tls")
+    context: ssl.SSLContext
+    fingerprint: str
+    if arguments.tls_cert:
+        context, fingerprint = tls.file_context(arguments.tls_cert, arguments.tls_key)
+        pem = arguments.tls_cert.read_bytes()
+    else:
+        own = tls.own_certificate(house.pool, name=name, host=host, now_ns=now_ns())
+        context, fingerprint = tls.own_context(own)
+        pem = own.certificate
+    if arguments.export_cert:
+        write_durable(arguments.export_cert, pem)
+    return context, fingerprint
+
+
+def _serve(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    listen, app_module, routes, log_module = (_import_server(name) for name in ("listen", "app", "routes", "log"))
+    host, port = split_place(arguments.listen, option="--listen")
+    with open_house(arguments, terminal) as house, FileLock(house.pool.path / SERVE_LOCK) as lock:
+        if not lock.acquire(wait=False):
+            raise Conflict(f"{house.pool.path}: another `dal serve` serves this pool already: stop it first")
+        known = read_address(house)
+        name = _check_server_name(arguments.name or (known.name if known else os.uname().nodename.partition(".")[0]))
+        sock = listen.bind(host, port)
+        port = sock.getsockname()[1]
+        shown_host, shown_port = (os.uname().nodename if _is_any(host) else host), port
+        if arguments.advertise:
+            shown_host, shown_port = split_place(arguments.advertise, option="--advertise", default_port=port)
+        context, fingerprint = _certificate(arguments, house, name, shown_host)
+        if context is None and not _is_loopback(host):
+            terminal.note("without TLS everybody on the way can read and use the tokens and the realm's key")
+        address = Address(name=name, host=shown_host, port=shown_port, fingerprint=fingerprint, tls=context is not None)
+        if address != known:
+            _write_address(house, address)
+        drop_old_dumps(house)
+        join = _join(address, "")
+        tokens: list[TokenStore] = [PoolTokens(house.pool)]
+        log = log_module.Log(quiet=terminal.quiet)
+
+        def ready() -> None:
+            terminal.result(
+                {
+                    "name": name,
+                    "url": join.url,
+                    "fingerprint": fingerprint,
+                    "join": format_join(join),
+                    "pid": os.getpid(),
+                },
+                [
+                    f"{name} serves {house.pool.path} at {join.url}",
+                    f"join: {format_join(join)}",
+                    "a client needs a token, too: dal token add --right read",
+                ],
+            )
+            sys.stdout.flush()
+            log.line("ready", name=name, url=join.url, pid=os.getpid())
+            notify("READY=1")
+
+        service = routes.Service(
+            name=name, version=__version__, site=open_site(house, name), house=house, tokens=tokens
+        )
+        with app_module.App(service, log=log, **({"rate": arguments.rate} if arguments.rate else {})) as app:
+            whole = listen.run(app, [sock], tls=context, stop_seconds=arguments.stop_seconds, ready=ready)
+            notify("STOPPING=1")
+            log.line("stopped", whole=whole)
+            if not whole:
+                # Requests that outlived their time are cut here, as a kill would: everything stored bears that.
+                sys.stdout.flush()
+                os._exit(EXIT_DONE)
+    return EXIT_DONE
+
+
+def open_site(house: House, name: str) -> Any:
+    """Return what answers the calls of replication over this pool."""
+    return import_module("dalsegno.replicas.keeper").Keeper(
+        name, house.pool, house.volumes, workers=house.workers, clock=now_ns, scratch=house.pool.path / "uploads"
+    )
+
+
+def _join(address: Address, token: str) -> Join:
+    return Join(
+        host=address.host,
+        port=address.port,
+        name=address.name,
+        fingerprint=address.fingerprint,
+        token=token,
+        tls=address.tls,
+    )
+
+
+def _token_value(token: Token) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "rights": token.rights,
+        "volumes": token.volumes,
+        "note": token.note,
+        "created": format_time(token.created_ns),
+        "expires": format_time(token.expires_ns) if token.expires_ns else None,
+        "used": format_time(token.used_ns) if token.used_ns else None,
+    }
+
+
+def _token_add(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    now = now_ns()
+    expires_ns = now + parse_duration_seconds(arguments.expires) * SECOND_NS if arguments.expires else 0
+    token, text = new_token(
+        rights=arguments.right,
+        volumes=arguments.volume or ["*"],
+        note=arguments.note,
+        now_ns=now,
+        expires_ns=expires_ns,
+    )
+    with open_house(arguments, terminal) as house:
+        PoolTokens(house.pool).add(token)
+        address = read_address(house)
+    join = format_join(_join(address, text)) if address is not None else None
+    value = {**_token_value(token), "token": text, "join": join}
+    lines = [text, *([join] if join else [])]
+    terminal.result(value, lines)
+    terminal.note("this is shown only now: whoever has it may do what it allows")
+    if address is None:
+        terminal.note("no server has run over this pool yet: `dal serve` says how to join it")
+    return EXIT_DONE
+
+
+def _token_list(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_house(arguments, terminal) as house:
+        tokens = PoolTokens(house.pool).all()
+    now = now_ns()
+    rows = []
+    for token in tokens:
+        value = _token_value(token)
+        ends = f"expires {value['expires']}" if token.expires_ns else ""
+        rows.append(
+            [
+                token.id,
+                ",".join(token.rights),
+                ",".join(token.volumes),
+                f"used {value['used']}" if token.used_ns else "never used",
+                "expired" if token.is_expired(now_ns=now) else ends,
+                token.note,
+            ]
+        )
+    terminal.result([_token_value(token) for token in tokens], terminal.table(rows))
+    return EXIT_DONE
+
+
+def _token_revoke(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_house(arguments, terminal) as house:
+        store = PoolTokens(house.pool)
+        revoked = [store.revoke(token_id) for token_id in arguments.ids]
+    terminal.result([_token_value(token) for token in revoked], [f"revoked {token.id}" for token in revoked])
+    return EXIT_DONE

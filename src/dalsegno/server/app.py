@@ -1,0 +1,585 @@
+"""From a request to an answer: which call it is, who asks, whether he may, whether it is too much, what went wrong.
+
+Nothing here blocks: what reads a disk runs in one of three crews of threads (calls, bodies, watches).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import parse_qsl
+
+import msgspec
+from starlette.datastructures import Headers
+from starlette.routing import Route, Router
+
+from dalsegno.formats import messages
+from dalsegno.replicas import wire
+from dalsegno.replicas.tokens import USED_STEP_NS, Token, TokenStore, check_token
+from dalsegno.server import limits, metrics
+from dalsegno.server.bodies import Body, Gone, Outlet, TooLarge, TooSlow, feed, pulled
+from dalsegno.server.calls import ANY_RIGHT, CALLS, JSON, NO_TOKEN, OCTETS, Call
+from dalsegno.server.limits import RateLimit
+from dalsegno.server.log import Log
+from dalsegno.server.openapi import MESSAGES, page
+from dalsegno.server.routes import NOBODY, ROUTES, Ask, Service, Written
+from dalsegno.terms.errors import (
+    AlreadyThere,
+    BadInput,
+    Conflict,
+    DalError,
+    Damaged,
+    Full,
+    Moved,
+    NoAccess,
+    NotFound,
+    Refused,
+    TooNew,
+    Unavailable,
+)
+from dalsegno.terms.ids import UUID_BYTES
+from dalsegno.volumes.state import VolumeState
+from dalsegno.volumes.store import check_volume_name
+from dalsegno.world.chance import random_bytes
+from dalsegno.world.clock import now_ns, ticks_ns
+from dalsegno.world.files import file_errors
+from dalsegno.world.workers import Workers
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+STATUS: Final[tuple[tuple[type[DalError], int], ...]] = (
+    (TooLarge, 413),
+    (TooSlow, 408),
+    (BadInput, 400),
+    (NotFound, 404),
+    (AlreadyThere, 409),
+    (Conflict, 409),
+    (Moved, 421),
+    (Refused, 422),
+    (TooNew, 422),
+    (NoAccess, 403),
+    (Unavailable, 503),
+    (Full, 507),
+)
+SENT_BY_CLIENT: Final = frozenset(("adopt", "commit", "upload", "load", "advance"))
+"""Calls in which Damaged is about what was sent; elsewhere it is about what is kept here."""
+GONE_STATUS: Final = 499
+WATCH_SLICE_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 1
+
+
+class Stranger(NoAccess):
+    """No token, or one that opens nothing."""
+
+
+class TooMany(Unavailable):
+    """More requests than are allowed."""
+
+    def __init__(self, message: str, *, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+class OldProtocol(BadInput):
+    """The client speaks another version."""
+
+
+class WrongMethod(BadInput):
+    """The path is one, but not with this method."""
+
+    def __init__(self, message: str, *, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+
+def status_of(error: DalError, call: str) -> int:
+    """Return the HTTP status that an error has."""
+    if isinstance(error, Stranger):
+        return 401
+    if isinstance(error, TooMany):
+        return 429
+    if isinstance(error, OldProtocol):
+        return 426
+    if isinstance(error, WrongMethod):
+        return 405
+    if isinstance(error, Damaged) and call in SENT_BY_CLIENT:
+        return 422
+    return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.receive = receive
+        self._send = send
+        self.id = random_bytes(8).hex()
+        self.headers = Headers(scope=scope)
+        self.call = ""
+        self.token = NOBODY
+        self.body: Body | None = None
+        self.status = 0
+        self.bytes_sent = 0
+        self.began_ns = ticks_ns()
+
+    @property
+    def address(self) -> str:
+        client = self.scope.get("client")
+        return str(client[0]) if client else ""
+
+    @property
+    def has_begun(self) -> bool:
+        return self.status != 0
+
+    def open_body(self, bytes_max: int) -> Body:
+        declared = self.headers.get("content-length")
+        number = int(declared) if declared is not None and declared.isdecimal() and len(declared) < 20 else None
+        self.body = Body(self.receive, declared=number, bytes_max=bytes_max)
+        if number == 0 or (number is None and "transfer-encoding" not in self.headers):
+            self.body.is_complete = True
+        return self.body
+
+    async def start(self, status: int, media: str, *, length: int | None, more: dict[str, str] | None = None) -> None:
+        headers = {
+            "content-type": media,
+            wire.REQUEST_HEADER.lower(): self.id,
+            wire.PROTOCOL_HEADER.lower(): wire.PROTOCOL,
+            "cache-control": "no-store",
+            "x-content-type-options": "nosniff",
+            **(more or {}),
+        }
+        if length is not None:
+            headers["content-length"] = str(length)
+        self.status = status
+        raw = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
+        await self._give({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def give(self, data: bytes, *, more: bool) -> None:
+        self.bytes_sent += len(data)
+        await self._give({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def _give(self, message: Message) -> None:
+        try:
+            async with asyncio.timeout(limits.BODY_IDLE_SECONDS):
+                await self._send(message)
+        except TimeoutError:
+            transport = getattr(getattr(self._send, "__self__", None), "transport", None)
+            if transport is not None:
+                transport.abort()  # a close would wait for a client that takes nothing
+            raise Gone("the client takes nothing") from None
+
+    async def answer(self, data: bytes, media: str) -> None:
+        await self.start(200, media, length=len(data))
+        await self.give(data, more=False)
+
+    async def stream(self, pieces: AsyncIterator[bytes]) -> None:
+        """Send what comes; the first piece before the headers, so that most errors are an answer of their own."""
+        first = await anext(pieces, b"")
+        await self.start(200, OCTETS, length=None)
+        if first:
+            await self.give(first, more=True)
+            async for piece in pieces:
+                if self.is_gone():
+                    raise Gone("the client went away")
+                await self.give(piece, more=True)
+        await self.give(b"", more=False)
+
+    def is_gone(self) -> bool:
+        """Tell whether the connection is known to be lost."""
+        cycle = getattr(self._send, "__self__", None)
+        return bool(getattr(cycle, "disconnected", False))
+
+
+class App:
+    """The ASGI application. Used in a `with` block, which ends its threads."""
+
+    def __init__(self, service: Service, *, log: Log, rate: float = limits.RATE) -> None:
+        self.service = service
+        self.log = log
+        self.metrics = metrics.Metrics(started_ns=now_ns())
+        self._stopping: asyncio.Event | None = None
+        self._stopped = False
+        self._rate = RateLimit(rate, burst=rate * limits.BURST_SECONDS)
+        self._stranger_rate = RateLimit(limits.STRANGER_RATE, burst=limits.STRANGER_RATE * limits.BURST_SECONDS)
+        self._used: dict[str, int] = {}
+        self._calls = Workers(limits.CALL_THREADS)
+        self._bodies = Workers(limits.BODY_THREADS)
+        self._watches = Workers(limits.WATCHES_AT_ONCE)
+        by_path: dict[str, dict[str, Call]] = {}
+        for call in CALLS:
+            by_path.setdefault(call.path, {})[call.method] = call
+        self._router = Router(
+            [Route(path, endpoint=_Endpoint(self, calls)) for path, calls in by_path.items()],
+            redirect_slashes=False,
+            default=_no_such_path,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for crew in (self._watches, self._bodies, self._calls):
+            crew.__exit__(kind, error, trace)
+
+    def stop(self) -> None:
+        """End the watches; what runs goes on to its end. To be called in the event loop."""
+        self._stopped = True
+        self._stop_event().set()
+
+    def _stop_event(self) -> asyncio.Event:
+        if self._stopping is None:
+            self._stopping = asyncio.Event()
+        return self._stopping
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        exchange = _Exchange(scope, receive, send)
+        scope["dalsegno.exchange"] = exchange
+        try:
+            if self.metrics.running >= limits.CALLS_AT_ONCE:
+                raise TooMany("the server is busy: try again", seconds=RETRY_SECONDS)
+            self.metrics.running += 1
+            try:
+                await self._router(scope, receive, send)
+            finally:
+                self.metrics.running -= 1
+        except Gone:
+            exchange.status = GONE_STATUS
+        except DalError as error:
+            await self._refuse(exchange, error)
+        except asyncio.CancelledError:
+            exchange.status = exchange.status or 503
+            raise
+        except Exception as error:
+            self.log.crash(exchange.id, error)
+            await self._refuse(exchange, DalError(f"internal error: the server's log has request {exchange.id}"))
+        finally:
+            self._note(exchange)
+
+    async def _refuse(self, exchange: _Exchange, error: DalError) -> None:
+        if exchange.has_begun:
+            # In the middle of an answer only cutting it short says that it is not whole; the log says why.
+            self.log.line("cut", request=exchange.id, call=exchange.call, code=error.code, message=str(error))
+            return
+        status = status_of(error, exchange.call)
+        code = "internal" if type(error) is DalError else error.code
+        place = None
+        if isinstance(error, Moved):
+            place = wire.Place(name=error.server, url=self.service.place_of(error.server))
+        message = " ".join(str(error).split()).encode(errors="replace").decode()
+        problem = wire.Problem(error=wire.Failure(code=code, message=message, request=exchange.id), moved_to=place)
+        plain = messages.to_plain(problem)
+        if place is None:
+            del plain["moved_to"]
+        more = {}
+        if status == 401:
+            more["www-authenticate"] = "Bearer"
+        if isinstance(error, TooMany):
+            self.metrics.limited += 1
+            more["retry-after"] = str(max(1, round(error.seconds)))
+        elif status == 503:
+            more["retry-after"] = str(RETRY_SECONDS)
+        if isinstance(error, WrongMethod):
+            more["allow"] = error.allowed
+        if status == 426:
+            more["upgrade"] = f"dal/{wire.PROTOCOL}"
+        try:
+            body = exchange.body
+            if body is None:
+                with contextlib.suppress(TooLarge):
+                    body = exchange.open_body(0)
+            if body is not None and not body.is_complete and not await body.drop():
+                more["connection"] = "close"
+            data = msgspec.json.encode(plain)
+            await exchange.start(status, JSON, length=len(data), more=more)
+            await exchange.give(data, more=False)
+        except Gone:
+            pass
+
+    def _note(self, exchange: _Exchange) -> None:
+        spent_ns = ticks_ns() - exchange.began_ns
+        received = exchange.body.bytes_read if exchange.body is not None else 0
+        call = exchange.call or "none"
+        self.metrics.requests[call, exchange.status] += 1
+        self.metrics.seconds[call] += spent_ns / 1e9
+        self.metrics.bytes_in += received
+        self.metrics.bytes_out += exchange.bytes_sent
+        self.log.request(
+            request=exchange.id,
+            address=exchange.address,
+            token=exchange.token.id,
+            method=exchange.scope["method"],
+            path=exchange.scope["path"][:400],
+            status=exchange.status,
+            received=received,
+            sent=exchange.bytes_sent,
+            ms=round(spent_ns / 1e6, 1),
+        )
+
+    # Who asks
+
+    async def identify(self, exchange: _Exchange) -> Token:
+        """Return the token of a request; Stranger when it opens nothing, TooMany when it asks too often."""
+        scheme, _, text = exchange.headers.get("authorization", "").partition(" ")
+        found: tuple[Token, TokenStore] | None = None
+        if scheme.lower() == "bearer":
+            found = await self.in_thread(self._check, text.strip())
+        if found is None:
+            self.metrics.strangers += 1
+            self.limit_stranger(exchange)
+            raise Stranger(
+                "no token, or one that is unknown, expired or revoked: `dal token add` on the server makes one"
+            )
+        wait = self._rate.take(found[0].id, now_ns=ticks_ns())
+        if wait:
+            raise TooMany("this token asks too often: wait a moment", seconds=wait)
+        return found[0]
+
+    def limit_stranger(self, exchange: _Exchange) -> None:
+        """Count a request without a token that opens something."""
+        wait = self._stranger_rate.take(exchange.address, now_ns=ticks_ns())
+        if wait:
+            raise TooMany("too many requests without a token that opens anything: wait a moment", seconds=wait)
+
+    def _check(self, text: str) -> tuple[Token, TokenStore] | None:
+        now = now_ns()
+        found = check_token(text, self.service.tokens, now_ns=now)
+        if found is not None and now - self._used.get(found[0].id, 0) > USED_STEP_NS:
+            if len(self._used) > limits.COUNTED_MAX:
+                self._used.clear()
+            self._used[found[0].id] = now
+            with contextlib.suppress(DalError):  # a full disk must not keep anybody from reading
+                found[1].used(found[0].id, now_ns=now)
+        return found
+
+    async def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run something that blocks."""
+        return await asyncio.wrap_future(self._calls.submit(function, *arguments))
+
+    # What is done
+
+    async def run(self, exchange: _Exchange, call: Call, ask: Ask) -> None:
+        """Do what is asked, and answer."""
+        if call.name == "watch":
+            await self._answer_value(exchange, call, await self._watch(exchange, ask))
+            return
+        if call.name == "openapi":
+            await exchange.answer(msgspec.json.encode(page(self.service.version)), JSON)
+            return
+        if call.name == "metrics":
+            extra = await self.in_thread(self.service.extra_metrics)
+            self.metrics.connections = self.connection_count()
+            await exchange.answer(self.metrics.text(extra, now_ns=now_ns()).encode(), metrics.MEDIA)
+            return
+        route = ROUTES[call.name]
+        if call.body_streams:
+
+            def work(pieces: Iterator[bytes]) -> Any:
+                ask.body = pieces
+                with file_errors("the server's disk"):
+                    return route(self.service, ask)
+
+            assert exchange.body is not None
+            value = await feed(work, exchange.body, self._bodies)
+        else:
+            value = await self.in_thread(self._do, route, ask)
+        if isinstance(value, Written):
+            await self._send_all(exchange, Outlet().run(value.work, self._bodies))
+        elif isinstance(value, Iterator):
+            await self._send_all(exchange, pulled(value, self._bodies))
+        elif isinstance(value, bytes):
+            await exchange.answer(value, OCTETS)
+        else:
+            await self._answer_value(exchange, call, value)
+
+    def _do(self, route: Callable[[Service, Ask], Any], ask: Ask) -> Any:
+        with file_errors("the server's disk"):
+            return route(self.service, ask)
+
+    async def _send_all(self, exchange: _Exchange, pieces: AsyncIterator[bytes]) -> None:
+        async with contextlib.aclosing(pieces):  # type: ignore[type-var]
+            await exchange.stream(pieces)
+
+    async def _answer_value(self, exchange: _Exchange, call: Call, value: Any) -> None:
+        if isinstance(value, VolumeState) and len(value.clones) + len(value.dumps) > 100:
+            data = await self.in_thread(messages.encode, value)
+        else:
+            data = messages.encode(value)
+        await exchange.answer(data, JSON)
+
+    async def _watch(self, exchange: _Exchange, ask: Ask) -> VolumeState:
+        """Wait for a new head in slices, so that a stop and a client that went away are noticed."""
+        loop = asyncio.get_running_loop()
+        head, follower = ask.query["head"], ask.query["follower"]
+        end = loop.time() + ask.query["seconds"]
+        if self.metrics.watching >= limits.WATCHES_AT_ONCE:
+            raise TooMany("too many watch already: try again", seconds=RETRY_SECONDS)
+        stop = asyncio.ensure_future(self._stop_event().wait())
+        gone = asyncio.ensure_future(_until_gone(exchange.receive))
+        self.metrics.watching += 1
+        self.metrics.running -= 1
+        try:
+            while True:
+                left = max(0.0, end - loop.time())
+                slice_seconds = 0.0 if self._stopped else min(left, WATCH_SLICE_SECONDS)
+                job = asyncio.wrap_future(
+                    self._watches.submit(
+                        self.service.site.watch, ask.volume, head, seconds=slice_seconds, follower=follower
+                    )
+                )
+                follower = ""  # once is enough: it stays noted
+                await asyncio.wait((job, stop, gone), return_when=asyncio.FIRST_COMPLETED)
+                if gone.done():
+                    raise Gone("the client went away")
+                if not job.done():  # the server stops: the answer is the state as it is
+                    state: VolumeState = await self.in_thread(self.service.site.state, ask.volume)
+                    return state
+                state = job.result()
+                if state.head != head or left <= slice_seconds or self._stopped:
+                    return state
+        finally:
+            self.metrics.watching -= 1
+            self.metrics.running += 1
+            for task in (stop, gone):
+                task.cancel()
+
+    def connection_count(self) -> int:
+        """Return how many connections are open; listen.py knows."""
+        return 0
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _no_such_path(scope: Scope, receive: Receive, send: Send) -> None:
+    exchange: _Exchange = scope["dalsegno.exchange"]
+    raise NotFound(f"no such path: {exchange.scope['path'][:200]!r}: /openapi.json lists them")
+
+
+class _Endpoint:
+    """All calls of one path."""
+
+    def __init__(self, app: App, calls: dict[str, Call]) -> None:
+        self._app = app
+        self._calls = calls
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: _Exchange = scope["dalsegno.exchange"]
+        app = self._app
+        call = self._calls.get(scope["method"])
+        if call is None:
+            raise WrongMethod(f"{scope['method']} is not for this path", allowed=", ".join(sorted(self._calls)))
+        exchange.call = call.name
+        spoken = exchange.headers.get(wire.PROTOCOL_HEADER, wire.PROTOCOL)
+        if spoken != wire.PROTOCOL:
+            raise OldProtocol(
+                f"protocol {spoken[:20]!r}: this server speaks version {wire.PROTOCOL}: update whichever is older"
+            )
+        if call.right == NO_TOKEN:
+            app.limit_stranger(exchange)
+        else:
+            exchange.token = await app.identify(exchange)
+        ask = Ask(token=exchange.token, query=_read_query(call, scope["query_string"]))
+        self._read_path(call, scope, ask)
+        _require_right(call, ask)
+        body = exchange.open_body(call.body_bytes_max)
+        if call.body and not call.body_streams:
+            data = await body.whole()
+            if call.body == OCTETS:
+                ask.body = data
+            elif len(data) > 64 * 1024:
+                ask.body = await app.in_thread(messages.decode, data, MESSAGES[call.body])
+            else:
+                ask.body = messages.decode(data, MESSAGES[call.body])
+        try:
+            await app.run(exchange, call, ask)
+        except Refused as error:
+            if ask.volume and not isinstance(error, Moved):
+                await self._redirect(ask.volume, error)
+            raise
+
+    def _read_path(self, call: Call, scope: Scope, ask: Ask) -> None:
+        raw = scope.get("raw_path", b"").lower()
+        if b"%2f" in raw or b"%00" in raw or b"%5c" in raw:
+            raise BadInput("path: a name has no slash and no zero byte in it")
+        words = scope["path_params"]
+        if "volume" in words:
+            name = words["volume"]
+            if not name.isprintable():
+                raise BadInput(f"volume name {name[:80]!r}: expected letters, digits and . _ - + , =")
+            check_volume_name(name)
+            ask.volume = name
+        if "upload" in words:
+            digits = words["upload"]
+            if len(digits) != 2 * UUID_BYTES:
+                raise BadInput(f"upload: expected {2 * UUID_BYTES} hexadecimal digits")
+            ask.upload = messages.parse_hex(digits, "upload")
+        if "token" in words:
+            ask.token_id = words["token"]
+
+    async def _redirect(self, volume: str, error: Refused) -> None:
+        try:
+            state = await self._app.in_thread(self._app.service.site.state, volume)
+        except DalError:
+            return
+        if state.replicas is not None and state.replicas.moved_to:
+            raise Moved(str(error), server=state.replicas.moved_to) from None
+
+
+def _require_right(call: Call, ask: Ask) -> None:
+    if call.right == NO_TOKEN:
+        return
+    token = ask.token
+    if not ask.volume:
+        if call.right != ANY_RIGHT and call.right not in token.effective():
+            raise NoAccess(f"this token does not give the right to {call.right}")
+        return
+    if call.right == ANY_RIGHT:
+        if not token.covers(ask.volume):
+            raise NoAccess(f"this token gives no right on volume {ask.volume!r}")
+    elif not token.allows(call.right, ask.volume):
+        raise NoAccess(f"this token does not give the right to {call.right} on volume {ask.volume!r}")
+
+
+def _read_query(call: Call, raw: bytes) -> dict[str, Any]:
+    from_url = _parse_query(raw)
+    known = {one.name for one in call.query}
+    unknown = from_url.keys() - known
+    if unknown:
+        raise BadInput(f"unknown parameter {min(unknown)[:64]!r}")
+    values: dict[str, Any] = {}
+    for one in call.query:
+        text = from_url.get(one.name)
+        if text is None:
+            if one.required:
+                raise BadInput(f"parameter {one.name!r} is missing")
+            values[one.name] = one.default
+            continue
+        try:
+            values[one.name] = one.read(text)
+        except BadInput as error:
+            raise BadInput(f"parameter {one.name!r}: {error}") from None
+    return values
+
+
+def _parse_query(raw: bytes) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(
+            raw.decode("ascii"), keep_blank_values=True, strict_parsing=bool(raw), max_num_fields=32, errors="strict"
+        )
+    except ValueError:
+        raise BadInput("the query is none: expected name=value&name=value") from None
+    if len(dict(pairs)) != len(pairs):
+        raise BadInput("a parameter stands twice")
+    return dict(pairs)
