@@ -1,10 +1,11 @@
 """Keep house: collect what nothing names, check the pool, count."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from dalsegno.actions.house import House
 from dalsegno.formats.objects import KIND_CHUNK, KIND_REVISION
+from dalsegno.pool.adopt import Standing
 from dalsegno.pool.check import Finding, check_pool
 from dalsegno.pool.collect import CollectResult, collect
 from dalsegno.pool.copy import PoolMarks
@@ -37,6 +38,7 @@ def gc(house: House, *, grace_seconds: int, dry_run: bool = False) -> CollectRes
 
     def live() -> Iterator[bytes]:
         # Called after the packs were listed: refs are read anew here.
+        house.pool.refresh()
         seen = PoolMarks(house.pool)
 
         def visit(kind: int, identity: bytes) -> bool:
@@ -51,6 +53,7 @@ def gc(house: House, *, grace_seconds: int, dry_run: bool = False) -> CollectRes
             visit_reachable(house.pool, [(KIND_REVISION, top) for top in tops], visit)
         except NotFound as error:
             raise Damaged(f"{error}; nothing was collected: `dal verify --pool` tells which volumes need it") from None
+        _see_history(house, seen, visit)
         yield from seen.ids()
 
     if not dry_run:
@@ -58,6 +61,16 @@ def gc(house: House, *, grace_seconds: int, dry_run: bool = False) -> CollectRes
     return collect(
         house.pool, live, grace_seconds=grace_seconds, now_ns=now_ns(), dry_run=dry_run, report=house.report
     )
+
+
+def _see_history(house: House, seen: PoolMarks, visit: Callable[[int, bytes], bool]) -> None:
+    """Mark the past of replicated volumes: trees where they are whole, else the revision alone."""
+    standing = Standing(house.pool)
+    for revision in house.volumes.history_kept():
+        if standing.is_whole(revision):
+            visit_reachable(house.pool, [(KIND_REVISION, revision)], visit)
+        elif house.pool.has(ObjectId(revision)):
+            seen.add(revision)
 
 
 def verify_pool(house: House) -> Iterator[Finding]:

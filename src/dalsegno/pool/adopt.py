@@ -34,6 +34,8 @@ from dalsegno.world.workers import Workers
 
 UPLOADS: Final = "uploads"
 """Where packs wait, within a pool's directory, until they are adopted."""
+JOINED_SUFFIX: Final = ".joined"
+"""Beside an upload that became part of another pack, in its place: so that adopting it again is no error."""
 ADOPTED_BYTES_MAX: Final = 256 * MIB
 ADOPTED_RAW_BYTES_MAX: Final = 512 * MIB
 TRAILER_RAW_BYTES_MAX: Final = 4 * MIB
@@ -321,9 +323,16 @@ class Adopter(PoolWriter):
     def adopt(self, files: Sequence[tuple[PackId, UploadFile]]) -> None:
         """Check packs that lie beside the pool, whose locks the caller holds, and make them part of it.
 
-        They are gone from their places afterwards. Nothing has changed when it raises Damaged, Refused or NotFound.
+        They are gone from their places afterwards. When it raises Damaged or Refused, the pack that is to blame is
+        gone and nothing has changed in the pool, as with NotFound: something is missing that may still come.
         """
-        checked = [check_pack(file, self.pool, pack_id, self._workers) for pack_id, file in files]
+        checked = []
+        for pack_id, file in files:
+            try:
+                checked.append(check_pack(file, self.pool, pack_id, self._workers))
+            except (Damaged, Refused):
+                file.remove()
+                raise
         wanted = [each for each in checked if bool((self.stand(each.ids) == NOTHING).any())]
         self._find_named(wanted)
         # What is relied on must be there until the packs have their names; the guard after that is for good.
@@ -368,6 +377,7 @@ class Adopter(PoolWriter):
                 found[lacking] = self.stand(each.named[lacking])
             wrong = np.flatnonzero(found != each.named_kinds).tolist()
             if wrong:
+                each.file.remove()
                 text = f"{each.file.path}: an object in it names {hex_short(each.named[wrong[0]].tobytes())}"
                 raise Damaged(f"{text}, which is of another kind")
 

@@ -35,7 +35,7 @@ from dalsegno.pool.keys import (
     encode_settings,
     open_pool_settings,
 )
-from dalsegno.pool.pack_read import PackReader, apply_delta, view_record
+from dalsegno.pool.pack_read import PackReader, apply_delta, split_records, view_record
 from dalsegno.pool.pack_write import ROWS_IN_MEMORY_MAX, PackWriter, new_header
 from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Damaged, NotFound, Refused
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, PackId, hex_short
@@ -277,6 +277,31 @@ class Pool:
         if damage is not None:
             raise damage
         raise NotFound(f"object {hex_short(identity)}: not in pool {self.path}")
+
+    def beside(self, identity: bytes, *, bytes_max: int) -> list[tuple[int, bytes, bytes]]:
+        """Return (kind, id, payload) of an object, of those behind it in its block, and of those before it.
+
+        So many as have about `bytes_max` bytes together, but the object in any case.
+        """
+        kind, payload = self.get_kind(identity)
+        location = self.index.lookup(identity)
+        if location is None or len(payload) >= bytes_max:
+            return [(kind, identity, payload)]
+        try:
+            raw = self._block(location.pack_id, location.block_index)
+            records = list(split_records(raw, offset=0))
+        except (NotFound, Damaged):  # another copy was read
+            return [(kind, identity, payload)]
+        own = next((n for n, record in enumerate(records) if record[3] == identity), len(records))
+        found = [(kind, identity, payload)]
+        left = bytes_max - len(payload)
+        for _, each_kind, encoding, each, data in (*records[own + 1 :], *reversed(records[:own])):
+            left -= len(data)
+            if left < 0:
+                break
+            if encoding == pack.ENCODING_WHOLE:
+                found.append((each_kind, each, bytes(data)))
+        return found
 
     def has(self, identity: ObjectId, /) -> bool:
         """Return whether an object is known to be in a pack that is there."""

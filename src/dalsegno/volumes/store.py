@@ -13,6 +13,7 @@ from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, NotFound, Re
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
 from dalsegno.terms.times import SECOND_NS, format_time
 from dalsegno.trees.read import read_revision
+from dalsegno.volumes.ancestry import between, find_revision
 from dalsegno.volumes.leases import require_thawed
 from dalsegno.volumes.state import NATIVE, TRACKED, Clone, DumpRecord, VolumeState, decode_state, encode_state
 from dalsegno.world.chance import random_bytes
@@ -20,7 +21,7 @@ from dalsegno.world.chance import random_bytes
 NAME_BYTES_MAX = 200
 SWAP_TRIES_MAX = 100
 PIN_END_BYTES = 8
-PIN_SECONDS_MAX = 24 * 3600
+PIN_SECONDS_MAX = 7 * 24 * 3600
 _NAME = re.compile(r"^[\w][\w .+,=-]*$")
 _CLONE_NAME = re.compile(r"^[\w][\w :.+,=-]*$")
 
@@ -65,9 +66,14 @@ class Volumes:
         check_volume_name(name)
         assert (kind == TRACKED) == bool(source) and kind in (TRACKED, NATIVE)
         volume_id = volume_id or random_bytes(16)
-        state = VolumeState(
-            id=volume_id, name=name, kind=kind, source=source, created_ns=now_ns, settings=settings or {}
+        return self.add(
+            VolumeState(id=volume_id, name=name, kind=kind, source=source, created_ns=now_ns, settings=settings or {})
         )
+
+    def add(self, state: VolumeState) -> VolumeState:
+        """Make a volume with this state. AlreadyThere when its name is taken, or when it is here already."""
+        check_volume_name(state.name)
+        volume_id, name = state.id, state.name
         if self._pool.get_ref(self._state_ref(volume_id)) is not None:
             existing = decode_state(self._pool.get_ref(self._state_ref(volume_id)) or b"")
             raise AlreadyThere(f"volume {existing.name!r} is this same volume: remove it first, or restore elsewhere")
@@ -143,10 +149,14 @@ class Volumes:
         return state
 
     def commit_revision(self, writer: PoolWriter, state: VolumeState, revision: Revision) -> tuple[VolumeState, bytes]:
-        """Make `revision` the head: objects durable first, then one swap.
+        """Make `revision` the head: objects durable first, then one swap. It gets a later time than its parents.
 
         Conflict when the head moved meanwhile, or while the volume is frozen.
         """
+        now_ns = revision.created_ns
+        parents = [find_revision(self._pool, parent) for parent in revision.parents]
+        newest_ns = max((parent.created_ns for parent in parents if parent is not None), default=now_ns - 1)
+        revision = msgspec.structs.replace(revision, created_ns=max(now_ns, newest_ns + 1))
         identity = writer.put(objects.KIND_REVISION, objects.encode(revision))
         writer.flush()
         writer.commit_guard()
@@ -155,7 +165,7 @@ class Volumes:
         def change(current: VolumeState) -> VolumeState:
             if current.head != expected:
                 raise Conflict(f"volume {current.name!r}: somebody else committed meanwhile; run again")
-            require_thawed(current, now_ns=revision.created_ns)
+            require_thawed(current, now_ns=now_ns)
             return msgspec.structs.replace(current, head=bytes(identity))
 
         return self.update(state.id, change), identity
@@ -250,16 +260,37 @@ class Volumes:
                 self._pool.swap_ref(ref, pinned, None)
 
     def revisions_kept(self, *, now_ns: int) -> Iterator[bytes]:
-        """Yield every revision that a head, a clone, a dump record or a pin names: what collecting must keep."""
+        """Yield every revision that a head, a clone, a dump record or a pin names: what collecting must keep.
+
+        A volume that moved to another server is kept there.
+        """
         for _, pinned in self._pins():
             if not _has_ended(pinned, now_ns):
                 yield pinned[:OBJECT_ID_BYTES]
         for state in self.list():
+            if state.replicas is not None and state.replicas.moved_to:
+                continue
             if state.head:
                 yield state.head
             for clone in state.clones.values():
                 yield clone.revision
             yield from {record.revision for record in bases_kept(state)}
+
+    def history_kept(self) -> Iterator[bytes]:
+        """Yield what collecting must keep as far as it is here: some of these revisions came without their trees.
+
+        Of a replicated volume: all from the head back to what all writers have, from which diverged heads are merged,
+        and what was released.
+        """
+        for state in self.list():
+            if state.replicas is None or state.replicas.moved_to:
+                continue
+            if state.head:
+                yield from between(self._pool, state.head, [state.common] if state.common else [])
+            if state.common:
+                yield state.common
+            if state.released is not None:
+                yield state.released.revision
 
 
 def bases_kept(state: VolumeState) -> Iterator[DumpRecord]:

@@ -1,0 +1,601 @@
+"""One server's part in replication, over its pool: a Site (contract.py).
+
+What a call adds to the pool is under no name until `advance`, `clone` or `switch` names it; each of these asks first
+whether the revision *stands* with its tree (pool/adopt.py), which is a look at a few index rows whatever the volume's
+size: what stands has all that it names beside it. That holds between `adopt` and `advance`, too, however a collection
+runs: what an object names is deleted no sooner than one grace period after the object itself was found dead, and then
+it does not stand.
+
+A call must not run on the `workers` that the Keeper was given: it waits for them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from dalsegno.formats import pack
+from dalsegno.formats.objects import KIND_CHUNK, KIND_REVISION, Revision
+from dalsegno.pool.adopt import ADOPTED_BYTES_MAX, JOINED_SUFFIX, Adopter, Standing, as_ids
+from dalsegno.pool.copy import PoolMarks
+from dalsegno.pool.pack_write import PackWriter, new_header
+from dalsegno.pool.pool import Pool
+from dalsegno.replicas.contract import BATCH_IDS_MAX, LEASE_SECONDS, ROW_BYTES, ROW_KIND_SHIFT, Record
+from dalsegno.terms.errors import (
+    AlreadyThere,
+    BadInput,
+    Conflict,
+    DalError,
+    Diverged,
+    Full,
+    Moved,
+    NotFound,
+    Refused,
+)
+from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES, ObjectId, PackId, hex_short
+from dalsegno.terms.sizes import MIB, format_size
+from dalsegno.terms.times import SECOND_NS
+from dalsegno.trees.closure import new_objects
+from dalsegno.trees.read import read_revision
+from dalsegno.volumes import leases
+from dalsegno.volumes.ancestry import between, find_revision, is_ancestor
+from dalsegno.volumes.state import (
+    NATIVE,
+    READER,
+    STANDBY,
+    TRACKED,
+    WRITER,
+    Clone,
+    Release,
+    ReplicaSet,
+    VolumeState,
+)
+from dalsegno.volumes.store import PIN_SECONDS_MAX, Volumes, check_clone_name, check_volume_name
+from dalsegno.world.bell import Bell
+from dalsegno.world.clock import ticks_ns
+from dalsegno.world.files import PARTIAL_SUFFIX, UploadFile, make_directory, remove_durable, write_durable
+from dalsegno.world.workers import Workers, new_lock
+
+ROWS_AT_ONCE: Final = 8192
+BLOCK_ANSWER_BYTES_MAX: Final = 2 * MIB
+UPLOADS_AT_ONCE_MAX: Final = 256
+"""Packs in one `adopt` call: each is an open file."""
+UNCLONED_MAX: Final = 1000
+"""Removed clones remembered under one name, and names with removed clones."""
+POLL_SECONDS: Final = 0.25
+"""How soon `watch` sees what another process did."""
+FOLLOWERS_MAX: Final = 1000
+PIN_SECONDS: Final = 60
+"""A follower's revision is pinned anew so often at most; what was pinned before serves it nearly as well."""
+FOLLOWER_SECONDS: Final = PIN_SECONDS_MAX
+"""What a follower has is kept for it so long after it was heard of last."""
+
+Followers = dict[str, tuple[bytes, int]]
+"""Follower: the revision that it has, and when it told so."""
+
+
+class Keeper:
+    """A Site over a pool. Any number of threads may use it, and other processes the pool."""
+
+    def __init__(
+        self,
+        name: str,
+        pool: Pool,
+        volumes: Volumes,
+        *,
+        workers: Workers,
+        clock: Callable[[], int],
+        scratch: Path,
+    ) -> None:
+        """`scratch` is where uploads wait: on the pool's file system, best `pool.path / UPLOADS`, which gc sweeps."""
+        self.name = name
+        self.pool = pool
+        self.volumes = volumes
+        self._workers = workers
+        self._clock = clock
+        self._uploads = scratch
+        self._bell = Bell()
+        self._lock = new_lock()
+        self._followers: dict[bytes, Followers] = {}
+        self._pinned: dict[tuple[bytes, str], int] = {}
+
+    # What is there
+
+    def states(self) -> list[VolumeState]:
+        """Return all volumes by name."""
+        return self.volumes.list()
+
+    def state(self, volume: str) -> VolumeState:
+        """Return a volume's state."""
+        return self.volumes.get(volume)
+
+    # Objects out
+
+    def block(self, volume: str, identity: ObjectId) -> list[Record]:
+        """Return an object and those stored beside it."""
+        self.volumes.get(volume)
+        if len(identity) != OBJECT_ID_BYTES:
+            raise BadInput(f"object id of {len(identity)} bytes: expected {OBJECT_ID_BYTES}")
+        return self.pool.beside(identity, bytes_max=BLOCK_ANSWER_BYTES_MAX)
+
+    def missing(self, volume: str, targets: Sequence[bytes], bases: Sequence[bytes]) -> Iterator[bytes]:
+        """Return the rows of what `targets` have and `bases` have not; NotFound at once, not on the way."""
+        self.volumes.get(volume)
+        self.pool.refresh()
+        try:
+            marks = self._mark(targets, bases)
+        except NotFound:
+            # A base whose tree is not all here any more: compare with nothing.
+            marks = self._mark(targets, ())
+        return _rows(marks)
+
+    def _mark(self, targets: Sequence[bytes], bases: Sequence[bytes]) -> PoolMarks:
+        marks = PoolMarks(self.pool)
+
+        def visit(kind: int, identity: bytes) -> bool:
+            if kind == KIND_CHUNK:
+                marks.add_later(identity)
+                return False
+            return marks.add(identity)
+
+        known = {base: revision for base in bases if (revision := find_revision(self.pool, base)) is not None}
+        asked = {target: read_revision(self.pool, target) for target in targets if target not in known}
+        stops = list(bases)
+        previous: bytes | None = None
+        for target in sorted(asked, key=lambda target: (asked[target].created_ns, target)):
+            if previous is None:
+                previous = self._fitting(target, known)
+            new_objects(self.pool, target, previous, visit=visit)
+            previous = target
+        for target in sorted(asked, key=lambda target: (-asked[target].created_ns, target)):
+            for identity in between(self.pool, target, stops):
+                marks.add(identity)
+            stops.append(target)
+        return marks
+
+    def _fitting(self, target: bytes, known: Mapping[bytes, Revision]) -> bytes | None:
+        """Return the newest base whose tree is here; one that lies behind the target is better than any other."""
+        fit = [
+            (is_ancestor(self.pool, base, target), revision.created_ns, base)
+            for base, revision in known.items()
+            if self.pool.has(ObjectId(revision.root.content))
+        ]
+        return max(fit)[2] if fit else None
+
+    def objects(self, volume: str, ids: bytes) -> Iterator[bytes]:
+        """Return a pack of these objects, block by block; NotFound at once when the index has not all of them."""
+        self.volumes.get(volume)
+        self._check_ids(ids)
+        marks = PoolMarks(self.pool)
+        marks.add_many(ids)
+        if marks.elsewhere:
+            self.pool.refresh()
+            marks = PoolMarks(self.pool)
+            marks.add_many(ids)
+        if marks.elsewhere:
+            raise NotFound(f"object {hex_short(min(marks.elsewhere))}: not in pool {self.pool.path}")
+        return self._pack(marks)
+
+    def _pack(self, marks: PoolMarks) -> Iterator[bytes]:
+        pieces: list[bytes] = []
+        header = new_header(self.pool.realm, kind=pack.PACK_POOL, sealed=self.pool.encryption != "none")
+        with PackWriter(pieces.append, realm=self.pool.realm, header=header, workers=self._workers) as writer:
+            for _ in marks.copy_steps(writer):
+                while pieces:
+                    yield pieces.pop(0)
+            writer.finish()
+        yield from pieces
+
+    # Objects in
+
+    def have(self, volume: str, ids: bytes) -> bytes:
+        """Return 1 for each object that stands, and for a revision when what it names stands, too."""
+        self.volumes.get(volume)
+        self._check_ids(ids)
+        self.pool.refresh()
+        standing = Standing(self.pool)
+        kinds = standing.kinds(as_ids(ids))
+        for row in np.flatnonzero(kinds == KIND_REVISION).tolist():
+            if not standing.is_whole(ids[row * OBJECT_ID_BYTES : (row + 1) * OBJECT_ID_BYTES]):
+                kinds[row] = 0
+        return bytes((kinds != 0).astype(np.uint8))
+
+    def _check_ids(self, ids: bytes) -> None:
+        if len(ids) % OBJECT_ID_BYTES or len(ids) > BATCH_IDS_MAX * OBJECT_ID_BYTES:
+            raise BadInput(f"{len(ids)} bytes of ids: expected at most {BATCH_IDS_MAX} ids of {OBJECT_ID_BYTES} bytes")
+
+    def _upload_path(self, state: VolumeState, upload: bytes) -> Path:
+        if len(upload) != UUID_BYTES:
+            raise BadInput(f"upload id of {len(upload)} bytes: expected {UUID_BYTES}")
+        return self._uploads / state.id.hex() / (upload.hex() + PARTIAL_SUFFIX)
+
+    def upload_size(self, volume: str, upload: bytes) -> int:
+        """Return how many bytes of an upload are there."""
+        try:
+            return self._upload_path(self.volumes.get(volume), upload).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def upload(self, volume: str, upload: bytes, offset: int, pieces: Iterable[bytes]) -> int:
+        """Add bytes to an upload. Conflict when there are fewer than `offset`, or when it was adopted meanwhile."""
+        return self._upload(self.volumes.get(volume), upload, offset, pieces, sync=True)
+
+    def _upload(self, state: VolumeState, upload: bytes, offset: int, pieces: Iterable[bytes], *, sync: bool) -> int:
+        path = self._upload_path(state, upload)
+        make_directory(path.parent)
+        there = path.stat().st_size if path.exists() else 0
+        if not 0 <= offset <= there:
+            raise Conflict(f"upload {hex_short(upload)}: goes on at {there}, not at {offset}")
+        with UploadFile(path, create=True) as file:
+            for piece in pieces:
+                if offset + len(piece) > ADOPTED_BYTES_MAX:
+                    raise Refused(f"upload {hex_short(upload)}: more than {format_size(ADOPTED_BYTES_MAX)}; send less")
+                # Only while a piece is written: a sender who died must not keep others from going on.
+                if not file.lock() or file.has_other_name:
+                    raise Conflict(f"upload {hex_short(upload)}: adopted or removed meanwhile")
+                try:
+                    file.write_at(offset, piece)
+                finally:
+                    file.unlock()
+                offset += len(piece)
+            if sync:
+                file.sync()
+            return file.size_bytes
+
+    def adopt(self, volume: str, uploads: Sequence[bytes]) -> None:
+        """Check uploads and make them part of the pool. An upload that is damaged, or never right, is removed."""
+        self._adopt(self.volumes.get(volume), uploads)
+
+    def _adopt(self, state: VolumeState, uploads: Sequence[bytes]) -> None:
+        if len(set(uploads)) > UPLOADS_AT_ONCE_MAX:
+            raise BadInput(f"{len(set(uploads))} uploads: at most {UPLOADS_AT_ONCE_MAX} are adopted at once")
+        files: list[tuple[PackId, UploadFile]] = []
+        with ExitStack() as stack:
+            for upload in sorted(set(uploads)):  # in one order, so that two calls do not wait for each other
+                path = self._upload_path(state, upload)
+                file = self._open_upload(path, upload)
+                if file is not None:
+                    files.append((PackId(upload), stack.enter_context(file)))
+            if not files:
+                return
+            with Adopter(self.pool, workers=self._workers) as adopter:
+                adopter.adopt(files)
+            for upload, file in files:
+                if not self.pool.pack_path(upload).exists():
+                    write_durable(self._joined_path(file.path), b"", sync=False)
+
+    def _open_upload(self, path: Path, upload: bytes) -> UploadFile | None:
+        """Return an upload, its lock held, or None when it was adopted before."""
+        try:
+            file = UploadFile(path, create=False)
+        except NotFound:
+            file = None
+        if file is not None:
+            if file.lock():
+                return file
+            file.close()
+        if self.pool.pack_path(upload).exists() or self._joined_path(path).exists():
+            return None
+        raise NotFound(f"upload {hex_short(upload)} is not here: send it again")
+
+    def _joined_path(self, path: Path) -> Path:
+        return path.with_name(path.name.removesuffix(PARTIAL_SUFFIX) + JOINED_SUFFIX)
+
+    def commit(
+        self,
+        volume: str,
+        revision: bytes,
+        upload: bytes,
+        pieces: Iterable[bytes],
+        *,
+        common: bytes = b"",
+        owner: str = "",
+    ) -> VolumeState:
+        """Do upload, adopt, advance and agree in one call."""
+        state = self.volumes.get(volume)
+        _require_moving(state)
+        _require_thawed(state, owner=owner, now_ns=self._clock())
+        if upload:
+            self._upload(state, upload, 0, pieces, sync=False)
+            self._adopt(state, [upload])
+        state = self.advance(volume, revision, owner=owner)
+        if common:
+            state = self._agree(state, common, {})
+        return state
+
+    # What moves
+
+    def create(self, state: VolumeState) -> VolumeState:
+        """Make an empty volume like `state`, with what belongs to it wherever it is."""
+        check_volume_name(state.name)
+        if len(state.id) != UUID_BYTES or state.kind not in (NATIVE, TRACKED) or (state.kind == TRACKED) != bool(
+            state.source
+        ):
+            raise BadInput(f"volume {state.name!r}: its id, kind or source cannot be right")
+        existing = self.volumes.get_by_id(state.id)
+        if existing is None:
+            new = VolumeState(
+                id=state.id,
+                name=state.name,
+                kind=state.kind,
+                source=state.source,
+                created_ns=state.created_ns,
+                settings=state.settings,
+                dumps=state.dumps,
+                replicas=state.replicas,
+                role=self._role(state.replicas) if state.replicas is not None else state.role,
+            )
+            try:
+                return self.volumes.add(new)
+            except (AlreadyThere, Conflict):
+                existing = self.volumes.get_by_id(state.id)
+                if existing is None:
+                    raise
+        if existing.name != state.name:
+            raise AlreadyThere(f"volume {existing.name!r} is this same volume: rename it, or remove it first")
+        return self.arrange(state.name, state.replicas) if state.replicas is not None else existing
+
+    def remove(self, volume: str) -> None:
+        """Forget a volume; one that is not here is no error. Refused while a clone is held that nobody else has."""
+        try:
+            state = self.volumes.get(volume)
+        except NotFound:
+            return
+        self.volumes.remove(volume, force=state.replicas is not None)
+        folder = self._uploads / state.id.hex()
+        with suppress(FileNotFoundError):
+            for path in list(folder.iterdir()):
+                remove_durable(path, sync=False)
+            folder.rmdir()
+        self._bell.ring()
+
+    def advance(self, volume: str, revision: bytes, *, owner: str = "") -> VolumeState:
+        """Move the head forward."""
+        state = self.volumes.get(volume)
+        _require_moving(state)
+        if is_behind(self.pool, revision, state.head):
+            return state
+        with Adopter(self.pool, refresh=not self.pool.has(ObjectId(revision))) as adopter:
+            new = adopter.require_whole(revision)
+            self._check_revision(state, revision, new)
+
+            def change(current: VolumeState) -> VolumeState:
+                _require_moving(current)
+                if is_behind(self.pool, revision, current.head):
+                    return current
+                if current.head and not is_ancestor(self.pool, current.head, revision):
+                    raise Diverged(
+                        f"volume {volume!r} on {self.name} is at revision {hex_short(current.head)}, "
+                        f"which does not lie behind {hex_short(revision)}: merge them first"
+                    )
+                _require_thawed(current, owner=owner, now_ns=self._clock())
+                return msgspec.structs.replace(current, head=bytes(revision))
+
+            adopter.commit_guard()
+            state = self.volumes.update(state.id, change)
+        self._bell.ring()
+        return state
+
+    def _check_revision(self, state: VolumeState, identity: bytes, revision: Revision) -> None:
+        if revision.volume != state.id:
+            raise Refused(f"revision {hex_short(identity)} is of another volume than {state.name!r}")
+        for parent in revision.parents:
+            known = find_revision(self.pool, parent)
+            if known is not None and known.created_ns >= revision.created_ns:
+                raise Refused(f"revision {hex_short(identity)} is not later than its parent {hex_short(parent)}")
+        quota = state.settings.get("quota_bytes")
+        # A merge adds nothing that was not accepted somewhere: refusing it would keep replicas apart for ever.
+        if isinstance(quota, int) and revision.total_bytes > quota and len(revision.parents) < 2:
+            raise Full(
+                f"volume {state.name!r}: {format_size(revision.total_bytes)} of files, "
+                f"and its quota is {format_size(quota)}"
+            )
+
+    def agree(self, volume: str, revision: bytes, *, uncloned: Mapping[str, Sequence[Clone]] = {}) -> None:
+        """Note what all writers have; `common` only moves forward."""
+        self._agree(self.volumes.get(volume), revision, uncloned)
+
+    def _agree(self, state: VolumeState, revision: bytes, uncloned: Mapping[str, Sequence[Clone]]) -> VolumeState:
+        def change(current: VolumeState) -> VolumeState:
+            common = current.common
+            if revision and revision != common:
+                if not is_behind(self.pool, revision, current.head):
+                    raise Refused(f"volume {current.name!r}: revision {hex_short(revision)} is not behind the head")
+                if not common or not is_ancestor(self.pool, revision, common):
+                    common = self._newer(common, revision)
+            remembered = {
+                name: left
+                for name, removed in current.uncloned.items()
+                if (left := [clone for clone in removed if not _is_among(clone, uncloned.get(name, ()))])
+            }
+            return msgspec.structs.replace(current, common=bytes(common), uncloned=remembered)
+
+        return self.volumes.update(state.id, change)
+
+    def _newer(self, a: bytes, b: bytes) -> bytes:
+        """Return the later of two revisions, one of which may be empty or absent."""
+        times = {each: revision.created_ns for each in (a, b) if each and (revision := find_revision(self.pool, each))}
+        return max(times, key=lambda each: (times[each], each), default=b)
+
+    def freeze(self, volume: str, *, owner: str, seconds: int = LEASE_SECONDS) -> VolumeState:
+        """Freeze the volume, or freeze it on."""
+        if not owner or not 0 < seconds <= leases.LEASE_SECONDS_MAX:
+            raise BadInput(f"a lease of {seconds} s: expected an owner, and 1 to {leases.LEASE_SECONDS_MAX} s")
+
+        def change(current: VolumeState) -> VolumeState:
+            _require_here(current)
+            return leases.freeze(current, owner=owner, now_ns=self._clock(), seconds=seconds)
+
+        return self.volumes.update(self.volumes.get(volume).id, change)
+
+    def thaw(self, volume: str, *, owner: str) -> None:
+        """End a lease."""
+        self.volumes.update(self.volumes.get(volume).id, lambda current: leases.thaw(current, owner=owner))
+
+    def clone(self, volume: str, name: str, clone: Clone) -> VolumeState:
+        """Name a revision."""
+        check_clone_name(name)
+        state = self.volumes.get(volume)
+        _require_here(state)
+        if self._cloned(state, name, clone) is state:
+            return state
+        with Adopter(self.pool, refresh=not self.pool.has(ObjectId(clone.revision))) as adopter:
+            adopter.require_whole(clone.revision)
+            adopter.commit_guard()
+            return self.volumes.update(state.id, lambda current: self._cloned(current, name, clone))
+
+    def _cloned(self, state: VolumeState, name: str, clone: Clone) -> VolumeState:
+        """Return `state` with a clone; itself when nothing is to be done."""
+        if _is_among(clone, state.uncloned.get(name, ())):
+            return state
+        known = state.clones.get(name)
+        if known is not None:
+            if not _is_among(known, (clone,)):
+                raise AlreadyThere(f"clone {state.name}@{name} exists already, of another state or time")
+            if known.held or not clone.held:
+                return state
+        return msgspec.structs.replace(state, clones={**state.clones, name: clone})
+
+    def unclone(self, volume: str, name: str, clone: Clone, *, here_only: bool = False) -> VolumeState:
+        """Forget a clone. Refused while it is held."""
+
+        def change(current: VolumeState) -> VolumeState:
+            clones, uncloned = current.clones, current.uncloned
+            known = clones.get(name)
+            if known is not None and _is_among(known, (clone,)):
+                if known.held:
+                    raise Refused(f"clone {current.name}@{name} is held: `dal unhold {current.name}@{name}` first")
+                clones = {key: value for key, value in clones.items() if key != name}
+            if not here_only and not _is_among(clone, uncloned.get(name, ())):
+                removed = [*uncloned.get(name, ()), msgspec.structs.replace(clone, held=False)]
+                uncloned = {**uncloned, name: removed[-UNCLONED_MAX:]}
+                for oldest in list(uncloned)[:-UNCLONED_MAX]:
+                    del uncloned[oldest]
+            return msgspec.structs.replace(current, clones=clones, uncloned=uncloned)
+
+        check_clone_name(name)
+        return self.volumes.update(self.volumes.get(volume).id, change)
+
+    def arrange(self, volume: str, replicas: ReplicaSet) -> VolumeState:
+        """Take a larger replica set. One that says the volume moved is taken only while it is frozen."""
+
+        def change(current: VolumeState) -> VolumeState:
+            if current.replicas is not None and replicas.version <= current.replicas.version:
+                return current
+            role = self._role(replicas)
+            if not replicas.moved_to:
+                return msgspec.structs.replace(current, replicas=replicas, role=role)
+            if leases.held(current, now_ns=self._clock()) is None:
+                raise Conflict(f"volume {volume!r} is not frozen any more: commits may have come; begin again")
+            return msgspec.structs.replace(current, replicas=replicas, role=role, lease=None)
+
+        state = self.volumes.update(self.volumes.get(volume).id, change)
+        self._bell.ring()
+        return state
+
+    def _role(self, replicas: ReplicaSet) -> str:
+        roles = ((WRITER, replicas.writers), (STANDBY, replicas.standbys), (READER, replicas.readers))
+        return next((role for role, names in roles if self.name in names), "")
+
+    def switch(self, volume: str, release: Release) -> VolumeState:
+        """Show a release on a READER, note it elsewhere. Of two with one number the larger revision id counts."""
+        state = self.volumes.get(volume)
+        if state.role != READER:
+            return self.volumes.update(state.id, lambda current: _switched(current, release))
+        if _switched(state, release) is state:
+            return state
+        with Adopter(self.pool, refresh=not self.pool.has(ObjectId(release.revision))) as adopter:
+            adopter.require_whole(release.revision)
+            adopter.commit_guard()
+            state = self.volumes.update(state.id, lambda current: _switched(current, release))
+        self._bell.ring()
+        return state
+
+    def watch(self, volume: str, head: bytes, *, seconds: float, follower: str = "") -> VolumeState:
+        """Wait for another head. What a follower has is kept whole for it as long as it asks now and then."""
+        until_ns = ticks_ns() + int(seconds * SECOND_NS)
+        count = self._bell.count
+        state = self.volumes.get(volume)
+        if follower:
+            self._note_follower(state, follower, head)
+        while state.head == head:
+            left = (until_ns - ticks_ns()) / SECOND_NS
+            if left <= 0:
+                break
+            self._bell.wait(count, min(left, POLL_SECONDS))
+            count = self._bell.count
+            state = self.volumes.get(volume)
+        return state
+
+    def followers(self, volume: str) -> Followers:
+        """Return who follows a volume, since this server was started."""
+        with self._lock:
+            return dict(self._followers.get(self.volumes.get(volume).id, {}))
+
+    def _note_follower(self, state: VolumeState, follower: str, head: bytes) -> None:
+        now_ns = self._clock()
+        with self._lock:
+            known = self._followers.setdefault(state.id, {})
+            if follower not in known and len(known) >= FOLLOWERS_MAX:
+                raise Refused(f"volume {state.name!r}: {FOLLOWERS_MAX} followers already")
+            known[follower] = (head, now_ns)
+            pinned_ns = self._pinned.get((state.id, follower))
+            if not head or (pinned_ns is not None and now_ns - pinned_ns < PIN_SECONDS * SECOND_NS):
+                return
+            self._pinned[state.id, follower] = now_ns
+        with suppress(DalError):  # without a pin the next increment is only found the long way
+            if Standing(self.pool).is_whole(head):
+                until_ns = now_ns + FOLLOWER_SECONDS * SECOND_NS
+                self.volumes.pin(state.id, head, holder=f"follower {follower}", until_ns=until_ns)
+
+
+def is_behind(pool: Pool, old: bytes, head: bytes) -> bool:
+    """Return whether `old` is the head or lies behind it."""
+    return bool(head) and is_ancestor(pool, old, head)
+
+
+def _rows(marks: PoolMarks) -> Iterator[bytes]:
+    for ids, kinds, lengths in marks.rows():
+        table = np.empty((len(ids), ROW_BYTES), np.uint8)
+        table[:, :OBJECT_ID_BYTES] = ids
+        values = lengths | kinds << np.uint32(ROW_KIND_SHIFT)
+        table[:, OBJECT_ID_BYTES:] = np.ascontiguousarray(values, "<u4").view(np.uint8).reshape(-1, 4)
+        for start in range(0, len(table), ROWS_AT_ONCE):
+            yield table[start : start + ROWS_AT_ONCE].tobytes()
+
+
+def _require_here(state: VolumeState) -> None:
+    if state.replicas is not None and state.replicas.moved_to:
+        server = state.replicas.moved_to
+        raise Moved(f"volume {state.name!r} has moved to {server}: ask there", server=server)
+
+
+def _require_moving(state: VolumeState) -> None:
+    """Refuse a commit where there is nothing to commit to."""
+    _require_here(state)
+    if state.role == READER:
+        raise Refused(f"volume {state.name!r} is read-only here: it shows what is released to it")
+    if state.replicas is not None and state.role not in (WRITER, STANDBY):
+        raise Refused(f"volume {state.name!r} is no longer kept up to date here: look at its replica set again")
+
+
+def _require_thawed(state: VolumeState, *, owner: str, now_ns: int) -> None:
+    lease = leases.held(state, now_ns=now_ns)
+    if lease is None or lease.owner != owner:
+        leases.require_thawed(state, now_ns=now_ns)
+
+
+def _is_among(clone: Clone, others: Sequence[Clone]) -> bool:
+    return any(clone.revision == other.revision and clone.created_ns == other.created_ns for other in others)
+
+
+def _switched(state: VolumeState, release: Release) -> VolumeState:
+    known = state.released
+    if known is not None and (known.number, known.revision) >= (release.number, release.revision):
+        return state
+    if state.role != READER:
+        return msgspec.structs.replace(state, released=release)
+    return msgspec.structs.replace(state, released=release, head=release.revision)
