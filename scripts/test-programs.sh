@@ -7,6 +7,12 @@ declare -A package_of=([getfacl]=acl [setfacl]=acl [getfattr]=attr [setfattr]=at
 package_of[initdb]=postgresql
 package_of[amcheck]="amanda-server amanda-client libencode-locale-perl procps"
 package_of[sudo]=sudo
+package_of[fusermount3]=fuse3
+package_of[git]=git
+package_of[rsync]=rsync
+package_of[fio]=fio
+package_of[make]=make
+package_of[cc]="gcc libc6-dev"
 
 missing_programs() {
     local program
@@ -27,7 +33,8 @@ fi
 if [ -n "$missing" ]; then
     echo "!!! NOT FOUND: $(echo $missing)"
     echo "!!! Tests that compare ACLs, extended attributes or inode flags with these programs WILL BE SKIPPED;"
-    echo "!!! without initdb, those of the catalog on PostgreSQL; without amcheck or sudo, those under the real Amanda."
+    echo "!!! without initdb, those of the catalog on PostgreSQL; without amcheck or sudo, those under the real Amanda;"
+    echo "!!! without fusermount3, git, rsync, fio or cc, those of mounts with them."
     echo "!!! On Debian: apt-get install acl attr e2fsprogs postgresql ${package_of[amcheck]} sudo"
 fi
 [ "$(id -u)" = 0 ] || echo "!!! Not root: tests of owners, devices, capabilities, trusted attributes, full disks, PostgreSQL and Amanda WILL BE SKIPPED."

@@ -29,12 +29,17 @@ def can_mount() -> bool:
 needs_fuse = pytest.mark.skipif(not can_mount(), reason=LOUD_SKIP)
 
 
+def needs_program(name: str) -> pytest.MarkDecorator:
+    """Skip, loudly, where a program is missing."""
+    return pytest.mark.skipif(shutil.which(name) is None, reason=f"NOT TESTED: {name} is not installed")
+
+
 def detach(path: Path) -> None:
     """Take every mount at `path` away, also of a server that was killed."""
     while _libc.umount2(os.fsencode(path), 2) == 0:
         pass
     if os.geteuid() != 0 and os.path.ismount(path):
-        subprocess.run(["fusermount", "-uz", str(path)], check=False)
+        subprocess.run([shutil.which("fusermount3") or "fusermount", "-uz", str(path)], check=False)
 
 
 class Mount:

@@ -14,9 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from mount_kit import detach, mounted, needs_fuse
+from mount_kit import detach, mounted, needs_fuse, needs_program
 
 from cli_kit import User
+from dalsegno.assembly import open_pool
+from dalsegno.chunks.cut import Cutter
+from dalsegno.formats import objects
+from dalsegno.formats.objects import Entry, Revision
+from dalsegno.trees.build import RecipeBuilder, store_directory
 
 pytestmark = needs_fuse
 
@@ -24,10 +29,6 @@ SEED = int(os.environ.get("DAL_TEST_SEED", random.SystemRandom().randrange(1 << 
 KIB = 1024
 MIB = 1024 * KIB
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root's rights")
-
-
-def needs_program(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is not installed: apt install {name}")
 
 
 @pytest.fixture
@@ -111,6 +112,87 @@ def test_rewriting_4_kib_of_a_large_file_stores_under_1_mib(home: User) -> None:
             os.pwrite(file.fileno(), chance.randbytes(4096), 20 * MIB + 123)
             os.fsync(file.fileno())
         assert 4096 < pool_bytes(home) - before < MIB
+
+
+def test_rewriting_4_kib_of_10_gib_stores_under_1_mib(home: User) -> None:
+    """The file repeats 16 MiB of noise, so that its recipe is as long as that of any file of its size."""
+    chance = random.Random(2)
+    part = chance.randbytes(16 * MIB)
+    size = 10 * 1024 * MIB
+    with open_pool(home.home / "pool") as house, house.pool.writer() as writer:
+        cuts = Cutter(house.pool.realm.chunk_seed).cut(part, final=True)
+        chunks = [
+            (end - start, writer.put(objects.KIND_CHUNK, part[start:end]))
+            for start, end in zip([0, *cuts[:-1]], cuts, strict=True)
+        ]
+        builder = RecipeBuilder(writer)
+        for _ in range(size // len(part)):
+            for length, identity in chunks:
+                builder.add(length, identity)
+        kind, content = builder.finish()
+        file = Entry(
+            name=b"huge", kind=objects.ENTRY_FILE, mode=0o644, size=size, node=7, content_kind=kind, content=content
+        )
+        root = Entry(
+            name=b"",
+            kind=objects.ENTRY_DIRECTORY,
+            mode=0o755,
+            node=8,
+            content_kind=objects.CONTENT_DIRECTORY,
+            content=store_directory(writer, [file]),
+        )
+        state = house.volumes.get("v")
+        house.volumes.commit_revision(
+            writer,
+            state,
+            Revision(
+                volume=state.id,
+                parents=[],
+                root=root,
+                links=b"",
+                created_ns=1,
+                author="test",
+                message="",
+                entry_count=1,
+                total_bytes=size,
+            ),
+        )
+    at = 5 * 1024 * MIB + 12_345
+    new = chance.randbytes(4096)
+    with mounted(home, "v") as mount:
+        before = pool_bytes(home)
+        with open(mount.path / "huge", "r+b", buffering=0) as file:
+            os.pwrite(file.fileno(), new, at)
+            os.fsync(file.fileno())
+        assert 4096 < pool_bytes(home) - before < MIB
+        mount.kill()
+    with mounted(home, "v") as mount, open(mount.path / "huge", "rb") as file:
+        assert os.fstat(file.fileno()).st_size == size
+        start = at - 12_345
+        assert os.pread(file.fileno(), len(part), start) == part[:12_345] + new + part[12_345 + 4096 :]
+        for place in (0, start - len(part), start + len(part), size - len(part)):
+            assert os.pread(file.fileno(), MIB, place) == part[:MIB]
+
+
+def test_sparse_file_of_10_gib_costs_what_its_data_costs(home: User) -> None:
+    size = 10 * 1024 * MIB
+    data = os.urandom(MIB)
+    with mounted(home, "v") as mount:
+        with open(mount.path / "sparse", "wb", buffering=0) as file:
+            file.truncate(size)
+            for place in (0, 3 * 1024 * MIB + 5, size - MIB):
+                os.pwrite(file.fileno(), data, place)
+            os.fsync(file.fileno())
+            before = pool_bytes(home)
+            os.pwrite(file.fileno(), b"x" * 4096, 7 * 1024 * MIB)
+            os.fsync(file.fileno())
+        assert pool_bytes(home) - before < MIB
+        mount.end()
+    with mounted(home, "v") as mount, open(mount.path / "sparse", "rb") as file:
+        assert os.pread(file.fileno(), MIB, 3 * 1024 * MIB + 5) == data
+        assert os.lseek(file.fileno(), 4 * 1024 * MIB, os.SEEK_DATA) == 7 * 1024 * MIB
+        assert os.pread(file.fileno(), 8192, 7 * 1024 * MIB - 2048) == bytes(2048) + b"x" * 4096 + bytes(2048)
+        assert os.fstat(file.fileno()).st_blocks * 512 < 4 * MIB
 
 
 def test_file_without_a_name_is_there_until_it_is_closed(home: User) -> None:
@@ -573,6 +655,67 @@ def test_random_reads_writes_and_maps_of_one_file_agree_with_memory(home: User) 
         mount.kill()
     with mounted(home, "v") as mount:
         assert (mount.path / "file").read_bytes() == bytes(model), SEED
+
+
+@needs_program("fio")
+def test_what_fio_writes_it_reads_again_and_after_a_crash_too(home: User) -> None:
+    jobs = {"psync": ["--bsrange=512-64k", "--fsync=64"], "mmap": ["--bs=4k"], "sync": ["--bs=16k", "--sync=1"]}
+
+    def work(top: Path, *more: str) -> None:
+        for engine, words in jobs.items():
+            run(
+                "fio",
+                "--name=job",
+                f"--filename={top / engine}",
+                f"--ioengine={engine}",
+                "--rw=randwrite",
+                f"--size={'2m' if engine == 'sync' else '12m'}",
+                "--verify=crc32c",
+                "--verify_fatal=1",
+                f"--randseed={SEED}",
+                *words,
+                *more,
+                cwd=home.home,
+            )
+
+    with mounted(home, "v") as mount:
+        work(mount.path)
+        fsync(mount.path)
+        mount.kill()
+    with mounted(home, "v") as mount:
+        work(mount.path, "--verify_only=1")
+        mount.end()
+    home.quick("verify", "--pool")
+
+
+@needs_program("cc")
+@needs_program("make")
+def test_small_program_is_built_and_built_again_where_it_changed(home: User) -> None:
+    with mounted(home, "v") as mount:
+        place = mount.path / "program"
+        place.mkdir()
+        (place / "count.h").write_text("int count(void);\n#define MORE 1\n")
+        (place / "count.c").write_text('#include "count.h"\nint count(void) { return 41 + MORE; }\n')
+        (place / "other.c").write_text("int other(void) { return 0; }\n")
+        (place / "main.c").write_text(
+            '#include <stdio.h>\n#include "count.h"\nint main(void) { printf("%d\\n", count()); return 0; }\n'
+        )
+        (place / "Makefile").write_text(
+            "program: main.o count.o other.o\n\tcc -o $@ $^\nmain.o count.o: count.h\n%.o: %.c\n\tcc -g -c -o $@ $<\n"
+        )
+        run("make", "-j2", cwd=place)
+        assert run(str(place / "program"), cwd=place) == "42\n"
+        assert "up to date" in run("make", cwd=place)
+        later = time.time_ns() + 10**9
+        (place / "count.h").write_text("int count(void);\n#define MORE 2\n")
+        os.utime(place / "count.h", ns=(later, later))
+        built = run("make", cwd=place)
+        assert "main.c" in built and "other.c" not in built
+        assert run(str(place / "program"), cwd=place) == "43\n"
+        fsync(place)
+        mount.kill()
+    with mounted(home, "v") as mount:
+        assert run(str(mount.path / "program" / "program"), cwd=home.home) == "43\n"
 
 
 @as_root
