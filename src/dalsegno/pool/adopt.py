@@ -89,7 +89,7 @@ class Standing:
             numbers = values[:, 0]
             good = ~self._shunned(segment)[numbers]
             places = open_rows[hit][good]
-            kinds[places] = (values[good, 1] >> np.uint32(pack.OFFSET_BITS)).astype(np.uint8)
+            kinds[places] = (values[good, 2] >> np.uint32(pack.OFFSET_BITS)).astype(np.uint8)
             if told is not None:
                 for number in np.unique(numbers[good]).tolist():
                     told(segment.pack_ids[number], ids[places[numbers[good] == number]].tobytes())
