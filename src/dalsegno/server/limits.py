@@ -4,7 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
-from dalsegno.terms.sizes import GIB, KIB, MIB
+from dalsegno.terms.sizes import KIB, MIB
 
 HEAD_BYTES_MAX: Final = 32 * KIB
 """Request line and headers of one request, about: what arrives with them in one read is looked at first."""
@@ -27,7 +27,7 @@ LEFTOVER_SECONDS: Final = 2.0
 
 JSON_BYTES_MAX: Final = 2 * MIB
 STATE_BYTES_MAX: Final = 8 * MIB
-UPLOAD_BYTES_MAX: Final = 1 * GIB
+UPLOAD_BYTES_MAX: Final = 256 * MIB
 """One pack of a transfer."""
 
 CALLS_AT_ONCE: Final = 256
