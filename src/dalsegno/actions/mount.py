@@ -278,7 +278,8 @@ def _parents(house: House, state: VolumeState, head: bytes) -> list[bytes]:
     if not state.head:
         return []
     named = {clone.revision for clone in state.clones.values()} | {record.revision for record in state.dumps}
-    if state.head != head or head in named:
+    # What other servers may have already, and be ahead of, stays in the line.
+    if state.head != head or head in named or state.replicas is not None:
         return [state.head]
     previous = read_revision(house.pool, head)
     slot_ns = AUTOMATIC_KEPT_SECONDS * SECOND_NS

@@ -3,7 +3,9 @@
 1. Mark: `live` yields the ids that some ref reaches, one or many joined at a time.
 2. A pack that holds nothing needed is condemned: a file with the time. One that is needed for less than 70 % of its
    bytes is written again: its needed objects go to a new pack, then the old one is condemned.
-3. A pack condemned for longer than the grace period, and still not needed by this run's mark, is deleted.
+3. A pack condemned for longer than the grace period, and still not needed by this run's mark, is deleted. If something
+   that was found dead only now names an object in it, it waits once more: until this run somebody might have relied on
+   what was found dead, which means on all that it names.
 
 Packs younger than the grace period are left alone: their writers have not swapped their refs yet. A writer that
 relied on a condemned pack stores those objects again before it commits (PoolWriter.commit_guard).
@@ -14,7 +16,7 @@ anything they name is deleted: a writer that finds one must not conclude that wh
 Each step leaves a good pool when killed; the next run decides anew and so goes on.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,8 +24,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dalsegno.formats.objects import KIND_CHUNK
+from dalsegno.formats.objects import KIND_CHUNK, references
 from dalsegno.formats.pack import ENCODING_DELTA
+from dalsegno.pool.adopt import JOINED_SUFFIX, UPLOADS
+from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.index import Ids, Values
 from dalsegno.pool.pack_read import PackReader, read_record
 from dalsegno.pool.pool import (
@@ -38,7 +42,7 @@ from dalsegno.pool.pool import (
     as_sorted_ids,
     member_mask,
 )
-from dalsegno.terms.errors import BadInput, Conflict, DalError, NotFound
+from dalsegno.terms.errors import BadInput, Conflict, DalError, Damaged, NotFound
 from dalsegno.terms.events import Note, Progress, Report
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, PackId
 from dalsegno.world.files import PARTIAL_SUFFIX, FileLock, make_directory, remove_durable, write_durable
@@ -126,11 +130,13 @@ class _Collection:
         doomed: list[_Pack] = []
         partial: list[_Pack] = []
         dead_ids: list[bytes] = []
+        newly_dead: list[bytes] = []
         ordinary = [each for each in packs if each.pack_id not in condemned_since]
         # The fullest claim first, so that of two copies the one in the emptier pack is given up; condemned packs last.
         ordinary.sort(key=lambda each: (-(each.live_bytes / max(each.total_bytes, 1)), each.pack_id))
         for each in ordinary:
             dead = self._claim(each)
+            newly_dead.append(dead)
             young = bool(self.grace_ns) and each.mtime_ns > self.now_ns - self.grace_ns
             if young:
                 kept.append(each)
@@ -147,6 +153,9 @@ class _Collection:
         for each in reprieved:
             dead_ids.append(self._dead_metadata(each))
         dead_objects = b"".join(dead_ids)
+        renewed = self._still_named(expired, newly_dead)
+        waiting += renewed
+        expired = [each for each in expired if each not in renewed]
         now_deleted = expired + (doomed + partial if self.grace_ns == 0 else [])
         result = CollectResult(
             packs=len(packs),
@@ -168,7 +177,7 @@ class _Collection:
         self._write_dead_objects(dead_objects)
         for each in reprieved:
             remove_durable(self._condemned_path(each.pack_id))
-        for each in doomed + rewritten:
+        for each in doomed + rewritten + renewed:
             write_durable(self._condemned_path(each.pack_id), b"%d" % self.now_ns)
         for number, each in enumerate(now_deleted):
             self.report(Progress(phase="delete", done_count=number, total_count=len(now_deleted)))
@@ -283,6 +292,27 @@ class _Collection:
                 waiting.append(each)
         return reprieved, expired, waiting
 
+    def _still_named(self, expired: list[_Pack], dead_ids: list[bytes]) -> list[_Pack]:
+        """Return the expired packs that hold what is named by objects that nobody knew to be dead before this run."""
+        if not expired or self.grace_ns == 0:
+            return []
+        known = as_sorted_ids(self.pool.read_dead_objects())
+        dead = np.frombuffer(b"".join(dead_ids), f"S{OBJECT_ID_BYTES}")
+        named = PoolMarks(self.pool)
+        ids = dead[~member_mask(known, dead)].tobytes()
+        stack = [ids[at : at + OBJECT_ID_BYTES] for at in range(0, len(ids), OBJECT_ID_BYTES)]
+        while stack:
+            try:
+                below = list(references(*self.pool.get_kind(stack.pop())))
+            except (NotFound, Damaged):
+                continue  # a revision that came without its tree has nothing below it, what is damaged nobody can use
+            column = np.array([identity for _, identity in below], f"S{OBJECT_ID_BYTES}")
+            for row in np.flatnonzero(~member_mask(self.live, column)).tolist():
+                kind, identity = below[row]
+                if named.add(identity) and kind != KIND_CHUNK:
+                    stack.append(identity)
+        return [each for each in expired if bool(named.holds(self._columns(each)[0]).any())]
+
     def _rewrite(self, packs: list[_Pack]) -> list[_Pack]:
         """Copy what is needed of these packs into new ones, durable and indexed; return the packs given up."""
         if not packs:
@@ -316,8 +346,8 @@ class _Collection:
         for pack_id in condemned_since:
             if not self.pool.pack_path(pack_id).exists():
                 remove_durable(self._condemned_path(pack_id), sync=False)
-        for folder in (PACKS, REFS, CONDEMNED, "index"):
-            for partial in (self.pool.path / folder).rglob("*" + PARTIAL_SUFFIX):
+        for folder in (PACKS, REFS, CONDEMNED, "index", UPLOADS):
+            for partial in self._left_behind(folder):
                 try:
                     old = partial.stat().st_mtime_ns <= self.now_ns - max(self.grace_ns, PARTIAL_GRACE_NS)
                 except FileNotFoundError:
@@ -325,6 +355,11 @@ class _Collection:
                 # Without grace we hold the writers' lock, so a pack in the making has no maker any more.
                 if old or (self.grace_ns == 0 and folder == PACKS):
                     remove_durable(partial, sync=False)
+
+
+    def _left_behind(self, folder: str) -> Iterator[Path]:
+        for suffix in (PARTIAL_SUFFIX, JOINED_SUFFIX) if folder == UPLOADS else (PARTIAL_SUFFIX,):
+            yield from (self.pool.path / folder).rglob("*" + suffix)
 
 
 def _joined(ids: Ids) -> npt.NDArray[np.bytes_]:

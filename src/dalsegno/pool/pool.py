@@ -565,20 +565,28 @@ class PoolWriter:
         )
 
     def _rescue(self, endangered: list[bytes]) -> None:
+        """Store objects again with all that they name, once it is sure that all of that is here."""
+        found: dict[bytes, None] = {}
         stack = list(endangered)
         while stack:
             identity = stack.pop()
-            if self._is_safe(identity):
+            if identity in found or self._is_safe(identity):
                 continue
-            try:
-                kind, payload = self.pool.get_kind(identity)
-            except NotFound:
-                raise Conflict(
-                    f"pool {self.pool.path}: object {hex_short(identity)} was collected meanwhile: run again"
-                ) from None
+            found[identity] = None
+            stack.extend(below for _, below in references(*self._get_endangered(identity)))
+        # Those found last first, which lie deepest: what a killed writer leaves should not name what is about to go.
+        for identity in reversed(found):
+            kind, payload = self._get_endangered(identity)
             self._rescued.add(identity)
             self._store(kind, identity, payload)
-            stack.extend(ObjectId(below) for _, below in references(kind, payload))
+
+    def _get_endangered(self, identity: bytes) -> tuple[int, bytes]:
+        try:
+            return self.pool.get_kind(identity)
+        except NotFound:
+            raise Conflict(
+                f"pool {self.pool.path}: object {hex_short(identity)} was collected meanwhile: run again"
+            ) from None
 
     def abandon(self) -> None:
         """Drop the pack that is open."""
