@@ -571,7 +571,7 @@ class Group:
             if name not in self._away:
                 self._away[name] = self._ticks() + AWAY_NS, error
 
-    def increment(self, source: SitesSource, revision: bytes, base: bytes) -> Spool | None:
+    def increment(self, revision: bytes, base: bytes) -> Spool | None:
         """Return a pack of what `revision` has and `base`, which it comes from, has not; None when that is large."""
         assert self._local is not None
         ids, size = bytearray(), 0
@@ -916,6 +916,9 @@ class _Sending:
         self._group = group
         self._revision = revision
         self._packs: dict[bytes, Spool | None] = {}
+        """Head: what the commit adds to it; None when that is much."""
+        self._lines: set[bytes] = set()
+        """Heads that lie far behind the commit."""
 
     def run(self) -> None:
         """Send the commit to every writer whose head it follows."""
@@ -931,13 +934,23 @@ class _Sending:
         parents = set(objects.decode_revision(source.get(ObjectId(self._revision))).parents)
         for name in list(waiting):
             head = self.look.states[name].head
-            if head in self._packs:
+            if head in self._packs or head in self._lines:
                 continue
-            if not head or head in parents or self._comes_from(source, head):
-                self._packs[head] = group.increment(source, self._revision, head)
-        self._send([name for name in waiting if self.look.states[name].head in self._packs])
-        if any(self.look.states[name].head not in self._packs for name in waiting):
-            self.diverged = True
+            if head in parents or not (head or parents):
+                self._packs[head] = group.increment(self._revision, head)
+            elif not head:
+                self._lines.add(head)
+            elif self._comes_from(source, head):
+                # More than this commit is missing there; what is small goes with it.
+                spool = group.increment(self._revision, head)
+                if spool is None:
+                    self._lines.add(head)
+                else:
+                    self._packs[head] = spool
+        following = [name for name in waiting if self.look.states[name].head in self._packs]
+        self.behind.update(name for name in waiting if self.look.states[name].head in self._lines)
+        self.diverged = len(following) + len(self.behind) < len(waiting)
+        self._send(following)
 
     def _comes_from(self, source: SitesSource, head: bytes) -> bool:
         try:

@@ -71,9 +71,11 @@ def plan_heads(source: SitesSource, realm: Realm, heads: Iterable[bytes], merge:
     plan = HeadPlan(target=tops[0], tops=tops, bases={}, bench=bench)
     try:
         if len(tops) > 1:
+            line = []
             for other in tops[1:]:
                 plan.target = bytes(merge(bench, bench, plan.target, other))
-            plan.merged, plan.outside = bench.pack(plan.target)
+                line.append(plan.target)
+            plan.merged, plan.outside = bench.pack(line)
             for head in distinct:
                 for top in tops:
                     if head != top and not is_ancestor(source, head, top):

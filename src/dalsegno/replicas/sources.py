@@ -143,8 +143,8 @@ class Workbench:
         """Tell whether an object was put here."""
         return identity in self._places
 
-    def pack(self, top: bytes) -> tuple[Spool, list[Reference]]:
-        """Return a pack of what `top` reaches here, and what that names which is not here."""
+    def pack(self, tops: Sequence[bytes]) -> tuple[Spool, list[Reference]]:
+        """Return a pack of what the revisions `tops` reach here, and what that names which is not here."""
         outside: dict[Reference, None] = {}
 
         def visit(kind: int, identity: bytes) -> bool:
@@ -157,7 +157,7 @@ class Workbench:
             return True
 
         wanted: dict[bytes, None] = {}
-        visit_reachable(self, [(objects.KIND_REVISION, top)], visit)
+        visit_reachable(self, [(objects.KIND_REVISION, top) for top in tops], visit)
         return self._write(list(wanted)), list(outside)
 
     def _write(self, ids: Sequence[bytes]) -> Spool:
