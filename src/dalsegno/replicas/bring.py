@@ -46,11 +46,12 @@ def answers(looked: Looked) -> dict[str, VolumeState]:
 
 
 def newest_set(states: Iterable[VolumeState], known: ReplicaSet | None = None) -> ReplicaSet | None:
-    """Return the replica set with the largest version, wherever it stands."""
+    """Return the replica set with the largest version, wherever it stands, as those have it that hold the volume."""
     sets = [state.replicas for state in states if state.replicas is not None]
     if known is not None:
         sets.append(known)
-    return max(sets, key=lambda each: each.version, default=None)
+    newest = max(sets, key=lambda each: each.version, default=None)
+    return msgspec.structs.replace(newest, moved_to="") if newest is not None else None
 
 
 def roles(replicas: ReplicaSet) -> set[str]:

@@ -15,13 +15,17 @@ from typing import Final
 
 import msgspec
 
+from dalsegno.chunks.realm import Realm
+from dalsegno.formats.objects import KIND_REVISION, decode_revision
 from dalsegno.replicas.bring import NOTHING, answers, bring, bring_head, look, newest_set, roles, spread
 from dalsegno.replicas.clones import bring_clones, plan_clones
-from dalsegno.replicas.contract import Site
+from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
 from dalsegno.replicas.histories import kept
-from dalsegno.replicas.transfer import Transferred
+from dalsegno.replicas.sources import unpack
+from dalsegno.replicas.transfer import Transferred, fetch, read_rows, row_ids, row_kinds
 from dalsegno.terms.errors import Conflict, DalError, Diverged, Full, Moved, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Note, Report, silent
+from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
 from dalsegno.terms.times import SECOND_NS, format_time
 from dalsegno.volumes.state import STANDBY, WRITER, Clone, ReplicaSet, VolumeState
 
@@ -234,6 +238,36 @@ def standby_state(origin: VolumeState) -> VolumeState:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lag:
+    """How far a standby is behind."""
+
+    revisions: int
+    seconds: float
+    """Since the oldest revision that it has not was made; the clock of who committed and the caller's tell."""
+
+
+def measure_lag(volume: str, origin: Site, there: VolumeState, here: VolumeState, *, realm: Realm, now_ns: int) -> Lag:
+    """Return how far `here` is behind the writer `origin`, whose state is `there`.
+
+    NotFound when that writer does not know where the standby is.
+    """
+    if here.head == there.head or not there.head:
+        return Lag(revisions=0, seconds=0.0)
+    if here.head:
+        origin.block(volume, ObjectId(here.head))
+    ids = b""
+    for rows in read_rows(origin.missing(volume, [there.head], [here.head] if here.head else []), of=origin.name):
+        ids += row_ids(rows[row_kinds(rows) == KIND_REVISION])
+    times = []
+    for start in range(0, len(ids), BATCH_IDS_MAX * OBJECT_ID_BYTES):
+        with fetch(origin, volume, ids[start : start + BATCH_IDS_MAX * OBJECT_ID_BYTES]) as spool:
+            times += [decode_revision(payload).created_ns for _, _, payload in unpack(spool, realm)]
+    if not times:
+        return Lag(revisions=0, seconds=0.0)  # the standby is ahead
+    return Lag(revisions=len(times), seconds=max(0, now_ns - min(times)) / SECOND_NS)
+
+
 def begin_anew(volume: str, origin: Site, standby: Site, *, report: Report = silent) -> VolumeState:
     """Make the standby a copy of its origin although it has another past, which is lost: only when told to.
 
@@ -353,7 +387,10 @@ def promote(
     away = tuple(name for name in current.writers if name not in {target.name, *(site.name for site in live)})
     begun_ns = clock()
     try:
-        here, begun_ns = _take_over(volume, target, live, here, owner=owner, clock=clock, merge=merge, report=report)
+        if current.writers != [target.name]:
+            here, begun_ns = _take_over(
+                volume, target, live, here, owner=owner, clock=clock, merge=merge, report=report
+            )
         kept = ""
         if away and here.head:
             now_ns = clock()
@@ -417,8 +454,6 @@ def _take_over(
     report: Report,
 ) -> tuple[VolumeState, int]:
     """Bring all that the writers have to `target`, and return with them frozen, and since when."""
-    if here.role == WRITER:
-        return here, clock()
     for _ in range(CATCH_UP_STEPS_MAX):
         for site in live:
             here, _ = catch_up(volume, site.state(volume), here, origin=site, to=target, merge=merge, report=report)

@@ -56,12 +56,12 @@ def move(
     report: Report = silent,
 ) -> Move:
     """Move `volume` from `source` to `target`. Done again after it was cut short, it goes on where that one ended."""
-    try:
-        there = source.state(volume)
-    except Moved as error:
-        return _finish(volume, source, target, others, known=known, publish=publish, error=error, report=report)
+    there = source.state(volume)
+    if there.replicas is not None and there.replicas.moved_to:
+        return _finish(volume, there.replicas.moved_to, source, target, others, publish=publish, report=report)
     begun = _look_at_target(volume, there, target, known)
-    here = target.create(standby_state(_with_set(there, source))) if begun is None else begun
+    # Without a replica set: it takes what is brought, and nobody takes it for a replica.
+    here = target.create(msgspec.structs.replace(standby_state(there), replicas=None)) if begun is None else begun
     arranged = False
     try:
         here, rounds, transferred = _approach(volume, source, target, here, clock=clock, merge=merge, report=report)
@@ -109,10 +109,6 @@ def moved(replicas: ReplicaSet, *, source: str, target: str) -> ReplicaSet:
     )
 
 
-def _with_set(there: VolumeState, source: Site) -> VolumeState:
-    return there if there.replicas is not None else msgspec.structs.replace(there, replicas=first_set(source))
-
-
 def _look_at_target(volume: str, there: VolumeState, target: Site, known: ReplicaSet | None) -> VolumeState | None:
     """Return what an earlier run left at the target, or None; refuse what cannot be moved."""
     if there.role not in ("", WRITER):
@@ -127,8 +123,8 @@ def _look_at_target(volume: str, there: VolumeState, target: Site, known: Replic
         begun = target.state(volume)
     except NotFound:
         return None
-    except Moved:
-        # It lay there once, and went away from there: it may come back.
+    if begun.id == there.id and begun.replicas is not None and begun.replicas.moved_to:
+        # It lay there once, and went away from there: it comes back.
         target.remove(volume)
         return None
     if begun.id != there.id:
@@ -223,19 +219,20 @@ def _publish(
 
 def _finish(
     volume: str,
+    moved_to: str,
     source: Site,
     target: Site,
     others: Sequence[Site],
     *,
-    known: ReplicaSet | None,
     publish: Callable[[Callable[[ReplicaSet], ReplicaSet]], ReplicaSet],
-    error: Moved,
     report: Report,
 ) -> Move:
     """Do what is left of a move that had flipped: the directory and the others may not know yet."""
+    if moved_to != target.name:
+        raise Moved(f"{volume} is not at {source.name} any more: it moved to {moved_to}", server=moved_to)
     here = target.state(volume)
-    if error.server not in ("", target.name) or here.replicas is None or target.name not in here.replicas.writers:
-        raise error
+    if here.replicas is None or target.name not in here.replicas.writers:
+        raise Refused(f"{volume} moved to {target.name} once, which holds it no longer: `dal replica list {volume}`")
     final, deaf = _publish(volume, source, target, others, here.replicas, publish=publish, report=report)
     return Move(replicas=final, state=None, rounds=0, transferred=NOTHING, pause_ns=0, deaf=tuple(deaf))
 

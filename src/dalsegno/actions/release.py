@@ -1,0 +1,224 @@
+"""Release a state of a volume to its read-only sites, and let a site pull what it missed."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import msgspec
+
+from dalsegno.chunks.realm import Realm
+from dalsegno.replicas.bring import Looked, answers, look
+from dalsegno.replicas.contract import Site
+from dalsegno.replicas.release import Released, SiteOutcome, newest_release, pull, release
+from dalsegno.terms.errors import BadInput, Conflict, DalError, NotFound, Refused, Unavailable
+from dalsegno.terms.events import Report, silent
+from dalsegno.terms.times import format_time, parse_time_ns
+from dalsegno.volumes.address import parse_address
+from dalsegno.volumes.state import Release, ReplicaSet, VolumeState
+from dalsegno.world.clock import now_ns
+from dalsegno.world.workers import Workers
+
+PUBLISH_TRIES_MAX: Final = 10
+
+
+class Servers(Protocol):
+    """The servers of a realm, and which of them hold what."""
+
+    def site(self, name: str) -> Site:
+        """Return a server; NotFound when the realm has none of this name. Nothing is asked of it yet."""
+        ...
+
+    def replica_set(self, volume: str) -> ReplicaSet | None:
+        """Return a volume's replica set as it is known, or None when it has none."""
+        ...
+
+    def publish(self, volume: str, replicas: ReplicaSet) -> None:
+        """Put a volume's replica set into the directory.
+
+        Conflict when another one of this version, or a later one, stands there; Unavailable when it is away.
+        """
+        ...
+
+    def pause(self, seconds: float) -> None:
+        """Wait; an end that is asked for ends the wait, too."""
+        ...
+
+    @property
+    def here(self) -> str:
+        """The name of the server whose pool is on this machine, or nothing."""
+        ...
+
+    @property
+    def realm(self) -> Realm:
+        """What ids are made with."""
+        ...
+
+    @property
+    def owner(self) -> str:
+        """Whose the leases are: this process."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseStatus:
+    """What each read-only site of a volume shows."""
+
+    newest: Release | None
+    """The release that counts."""
+    sites: tuple[tuple[str, Release | None, DalError | None], ...]
+
+
+def require_set(servers: Servers, volume: str) -> ReplicaSet:
+    """Return a volume's replica set, or refuse."""
+    replicas = servers.replica_set(volume)
+    if replicas is None:
+        raise Refused(f"volume {volume!r} is on no server of the realm: `dal replica add {volume} SERVER` first")
+    return replicas
+
+
+def change_set(servers: Servers, volume: str, change: Callable[[ReplicaSet], ReplicaSet]) -> ReplicaSet:
+    """Replace a volume's replica set in the directory by `change` of the newest, and return it."""
+    for _ in range(PUBLISH_TRIES_MAX):
+        latest = require_set(servers, volume)
+        replicas = change(latest)
+        if replicas == latest:
+            return latest
+        try:
+            servers.publish(volume, replicas)
+            return replicas
+        except Conflict:
+            continue
+    raise Conflict(f"{volume}: its replica set changes too fast: try again")
+
+
+def release_to(
+    servers: Servers,
+    address: str,
+    *,
+    to: Sequence[str] = (),
+    crew: Workers | None = None,
+    report: Report = silent,
+) -> tuple[str, Released]:
+    """Release what `VOLUME[@CLONE]` names to the servers `to`, or to all read-only sites; return volume and outcome.
+
+    A server in `to` that is no replica of the volume becomes one of its read-only sites.
+    """
+    parsed = parse_address(address)
+    volume = parsed.volume
+    if parsed.path:
+        raise BadInput(f"{address}: a release shows a whole volume: expected VOLUME[@CLONE]")
+    replicas = require_set(servers, volume)
+    taken = [name for name in to if name in (*replicas.writers, *replicas.standbys)]
+    if taken:
+        raise Refused(f"{taken[0]} writes or follows {volume}: a release is for read-only sites")
+    readers = [servers.site(name) for name in dict.fromkeys(to or replicas.readers)]
+    if not readers:
+        raise BadInput(f"{volume} has no read-only sites: name the servers with --to")
+    if any(name not in replicas.readers for name in to):
+        replicas = change_set(servers, volume, lambda latest: with_readers(latest, to))
+    writers = [servers.site(name) for name in replicas.writers]
+    looked = look(volume, writers, crew=crew)
+    clone, revision = find_state(volume, parsed.selector, looked, now_ns=now_ns())
+    return volume, release(
+        volume,
+        revision,
+        clone=clone,
+        writers=writers,
+        readers=readers,
+        replicas=replicas,
+        clock=now_ns,
+        crew=crew,
+        report=report,
+    )
+
+
+def with_readers(replicas: ReplicaSet, names: Iterable[str]) -> ReplicaSet:
+    """Return the set with these servers as read-only sites, too."""
+    readers = list(dict.fromkeys([*replicas.readers, *names]))
+    if readers == replicas.readers:
+        return replicas
+    return msgspec.structs.replace(replicas, version=replicas.version + 1, readers=readers)
+
+
+def find_state(volume: str, selector: str, looked: Looked, *, now_ns: int) -> tuple[str, bytes]:
+    """Return the clone and the revision that `volume@selector` names on the writers that answer."""
+    states = list(answers(looked).values())
+    if not states:
+        raise Unavailable(f"{volume}: no writer answers: {next(map(str, looked.values()), 'there is none')}")
+    clones = {name: clone for state in reversed(states) for name, clone in state.clones.items()}
+    if selector in ("", "latest"):
+        heads = {state.head for state in states}
+        if len(heads) > 1:
+            raise Conflict(f"{volume}: its writers are not at one state: `dal replica resolve {volume}` first")
+        head = heads.pop()
+        if not head:
+            raise Refused(f"volume {volume!r} is empty: there is nothing to release")
+        named = [name for name, clone in clones.items() if clone.revision == head]
+        return max(named, key=lambda name: clones[name].created_ns, default=""), head
+    if selector.startswith("#"):
+        wanted = selector[1:]
+        found = {clone.revision for clone in clones.values() if clone.revision.hex().startswith(wanted)}
+        found |= {state.head for state in states if state.head.hex().startswith(wanted)}
+        if len(found) == 1 and wanted:
+            return selector, found.pop()
+        raise NotFound(f"{volume}@{selector}: {'more than one' if found else 'no'} clone has a revision like this")
+    clone = clones.get(selector)
+    if clone is not None:
+        return selector, clone.revision
+    at_ns = parse_time_ns(selector, now_ns=now_ns)
+    older = [(each.created_ns, name) for name, each in clones.items() if at_ns is not None and each.created_ns <= at_ns]
+    if not older:
+        raise NotFound(f"no clone {volume}@{selector}: `dal clones {volume}` shows what there is")
+    name = max(older)[1]
+    return name, clones[name].revision
+
+
+def pull_release(
+    servers: Servers,
+    volume: str,
+    *,
+    to: Sequence[str] = (),
+    crew: Workers | None = None,
+    report: Report = silent,
+) -> list[SiteOutcome]:
+    """Bring the read-only sites `to`, or all of them, the newest release that anybody knows of."""
+    replicas = require_set(servers, volume)
+    strange = [name for name in to if name not in replicas.readers]
+    if strange:
+        raise Refused(f"{strange[0]} is no read-only site of {volume}: release to it first (`dal release --to`)")
+    names = list(dict.fromkeys(to or replicas.readers))
+    if not names:
+        raise BadInput(f"{volume} has no read-only sites: `dal release {volume}@CLONE --to SERVER` makes some")
+    writers = [servers.site(name) for name in replicas.writers]
+    readers = {name: servers.site(name) for name in replicas.readers}
+    return [
+        pull(
+            volume,
+            readers[name],
+            writers=writers,
+            others=[site for other, site in readers.items() if other != name],
+            clock=now_ns,
+            crew=crew,
+            report=report,
+        )
+        for name in names
+    ]
+
+
+def release_status(servers: Servers, volume: str, *, crew: Workers | None = None) -> ReleaseStatus:
+    """Ask every read-only site what it shows, and the writers what it should be."""
+    replicas = require_set(servers, volume)
+    sites = [servers.site(name) for name in (*replicas.writers, *replicas.readers)]
+    looked = look(volume, sites, crew=crew)
+
+    def shown(name: str) -> tuple[str, Release | None, DalError | None]:
+        state = looked[name]
+        return (name, state.released, None) if isinstance(state, VolumeState) else (name, None, state)
+
+    newest = newest_release(answers(looked).values())
+    return ReleaseStatus(newest=newest, sites=tuple(shown(name) for name in replicas.readers))
+
+
+def describe_release(release: Release) -> str:
+    """Return what a release is called."""
+    return f"{release.clone or '#' + release.revision.hex()[:12]} of {format_time(release.released_ns)}"
