@@ -1,0 +1,325 @@
+"""What a server is in its realm: it says where it is, and tells clients the directory, from memory when that is away.
+
+In the server's pool, sealed like all refs:
+
+    refs/realm        the directory's url, the server's name, the last known view and tokens
+    refs/realm-peer   the token that this server shows the others
+"""
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import msgspec
+
+from dalsegno.formats.objects import UNREADABLE
+from dalsegno.pool.pool import Pool
+from dalsegno.replicas.contract import Site
+from dalsegno.replicas.directory import Placed, RealmView, Server, SqlDirectory, check_realm_name
+from dalsegno.replicas.servers import Servers
+from dalsegno.replicas.tokens import ADMINISTER, Token, new_token, split_token
+from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, NotFound, Unavailable
+from dalsegno.terms.times import SECOND_NS
+from dalsegno.world.clock import now_ns, ticks_ns
+from dalsegno.world.workers import new_lock
+
+MEMBERSHIP: Final = "realm"
+PEER: Final = "realm-peer"
+AWAY_NS: Final = 5 * SECOND_NS
+"""So long a directory that did not answer is not asked again: everybody would wait for it."""
+TOKEN_NS: Final = SECOND_NS
+"""How long a token that was looked up counts: one that is revoked opens nothing after this."""
+TOKENS_KNOWN_MAX: Final = 4096
+SEEN_SECONDS: Final = 30
+"""How often a server says that it is there."""
+_SWAP_TRIES_MAX: Final = 20
+T = TypeVar("T")
+
+
+class Membership(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server's pool keeps of its realm."""
+
+    url: str
+    name: str
+    view: RealmView | None = None
+    tokens: list[Token] = []
+
+
+def read_membership(pool: Pool) -> Membership | None:
+    """Return which realm the server of a pool is in, or None."""
+    data = pool.get_ref(MEMBERSHIP)
+    if data is None:
+        return None
+    try:
+        return msgspec.msgpack.decode(data, type=Membership)
+    except UNREADABLE as error:
+        raise Damaged(f"{pool.path}: what its server knows of the realm: {error}") from None
+
+
+def write_membership(pool: Pool, change: Callable[[Membership | None], Membership | None]) -> None:
+    """Replace what the pool keeps of the realm; whoever else does so meanwhile is not overwritten unseen."""
+    for _ in range(_SWAP_TRIES_MAX):
+        data = pool.get_ref(MEMBERSHIP)
+        known = msgspec.msgpack.decode(data, type=Membership) if data is not None else None
+        wanted = change(known)
+        encoded = msgspec.msgpack.encode(wanted) if wanted is not None else None
+        if encoded == data or pool.swap_ref(MEMBERSHIP, data, encoded):
+            return
+
+
+class Member:
+    """A server's part in its realm. Threads may share it."""
+
+    def __init__(
+        self, pool: Pool, *, url: str, name: str, clock: Callable[[], int] = now_ns, ticks: Callable[[], int] = ticks_ns
+    ) -> None:
+        self.name = name
+        self.url = url
+        self.tokens = MemberTokens(self)
+        self._pool = pool
+        self._clock = clock
+        self._ticks = ticks
+        self._lock = new_lock()
+        self._directory: SqlDirectory | None = None
+        self._away: tuple[int, Unavailable] | None = None
+        self._known: Membership | None = read_membership(pool)
+
+    @classmethod
+    def open(cls, pool: Pool, *, url: str | None = None, name: str | None = None) -> "Member | None":
+        """Return the server's part in the realm at `url`, or in that which its pool remembers; None without one.
+
+        NotFound, Refused or BadInput when there is no such realm, or it is another one than the pool's.
+        """
+        known = read_membership(pool)
+        if url is None and known is None:
+            return None
+        url = url if url is not None else known.url if known is not None else ""
+        name = check_realm_name(name or (known.name if known is not None else ""))
+        member = cls(pool, url=url, name=name)
+        if known is None or known.url != url or known.name != name:
+            # For the first time it must be there: afterwards what is remembered will do.
+            with SqlDirectory.open(url, realm_id=pool.realm.realm_id):
+                pass
+            member._remember(lambda membership: Membership(url=url, name=name))
+        return member
+
+    def close(self) -> None:
+        """Give back connections to the database."""
+        with self._lock:
+            directory, self._directory = self._directory, None
+        if directory is not None:
+            directory.close()
+
+    def _remember(self, change: Callable[[Membership], Membership]) -> None:
+        def step(known: Membership | None) -> Membership:
+            return change(known or Membership(url=self.url, name=self.name))
+
+        write_membership(self._pool, step)
+        with self._lock:
+            self._known = read_membership(self._pool)
+
+    def directory(self) -> SqlDirectory:
+        """Return the directory; Unavailable at once for some seconds after it did not answer."""
+        with self._lock:
+            if self._away is not None and self._ticks() < self._away[0]:
+                raise Unavailable(str(self._away[1]))
+            known = self._directory
+        if known is None:
+            known = self.ask(lambda: SqlDirectory.open(self.url, realm_id=self._pool.realm.realm_id))
+            with self._lock:
+                self._directory = known
+        return known
+
+    def ask(self, question: Callable[[], T]) -> T:
+        """Return what the database answers; when it does not, it is left alone for some seconds."""
+        try:
+            answer = question()
+        except (Unavailable, NotFound) as error:
+            if isinstance(error, NotFound) and self._directory is not None:
+                raise
+            away = error if isinstance(error, Unavailable) else Unavailable(str(error))
+            with self._lock:
+                self._away = self._ticks() + AWAY_NS, away
+            raise away from None
+        with self._lock:
+            self._away = None
+        return answer
+
+    # The directory
+
+    def view(self) -> RealmView:
+        """Return the directory, or what was known last when it is away."""
+        try:
+            directory = self.directory()
+            view = self.ask(lambda: directory.view(now_ns=self._clock()))
+        except Unavailable:
+            known = self._known.view if self._known is not None else None
+            if known is None:
+                raise
+            return known
+        known = self._known.view if self._known is not None else None
+        if known is None or _lasting(known) != _lasting(view):
+            self._remember(lambda membership: msgspec.structs.replace(membership, view=view))
+        return view
+
+    def place_of(self, name: str) -> str:
+        """Return the url of a server; empty when it is not known."""
+        try:
+            server = self.view().server(name)
+        except Unavailable:
+            server = None
+        return server.url if server is not None else ""
+
+    def publish(self, placed: Placed) -> None:
+        """Replace where a volume is."""
+        directory = self.directory()
+        for name in (*placed.replicas.writers, *placed.replicas.readers, *placed.replicas.standbys):
+            if self.view().server(name) is None:
+                raise NotFound(f"no server {name!r} in realm {directory.name}: `dal realm status` shows what there is")
+        self.ask(lambda: directory.publish(placed))
+        self.view()
+
+    def forget(self, volume: str) -> None:
+        """Forget where a volume is."""
+        directory = self.directory()
+        self.ask(lambda: directory.forget(volume))
+        self.view()
+
+    def remove_server(self, name: str) -> None:
+        """Forget a server that holds nothing, and what it showed the others."""
+        directory = self.directory()
+        self.ask(lambda: directory.remove_server(name))
+        for token in self.ask(directory.all):
+            if token.peer and token.note == peer_note(name):
+                directory.revoke(token.id)
+        self.view()
+
+    # This server
+
+    def register(self, url: str, fingerprint: str) -> None:
+        """Say where this server is. Unavailable: to be said again later."""
+        directory = self.directory()
+        server = Server(name=self.name, url=url, fingerprint=fingerprint, seen_ns=self._clock())
+        self.ask(lambda: directory.put_server(server))
+        self._show_peer_token(directory)
+        self.view()
+        tokens = self.ask(directory.all)
+        self._remember(lambda membership: msgspec.structs.replace(membership, tokens=_without_use(tokens)))
+
+    def _show_peer_token(self, directory: SqlDirectory) -> None:
+        text = self.peer_token()
+        parts = split_token(text) if text else None
+        if parts is not None and self.ask(lambda: directory.find(parts[0])) is not None:
+            return
+        note = peer_note(self.name)
+        token, text = new_token(rights=[ADMINISTER], volumes=["*"], note=note, now_ns=self._clock(), peer=True)
+        for earlier in self.ask(directory.all):
+            if earlier.peer and earlier.note == note:
+                directory.revoke(earlier.id)  # of a pool that is gone, or another server's that had this name
+        try:
+            self.ask(lambda: directory.add(token))
+        except AlreadyThere:
+            raise BadInput("chance gave the same token twice: try again") from None
+        self._pool.swap_ref(PEER, self._pool.get_ref(PEER), text.encode())
+
+    def peer_token(self) -> str:
+        """Return what this server shows the others; empty before it registered."""
+        return (self._pool.get_ref(PEER) or b"").decode()
+
+    def known_tokens(self) -> list[Token]:
+        """Return the tokens as they were known last."""
+        known = self._known
+        return list(known.tokens) if known is not None else []
+
+    def remember_tokens(self, tokens: list[Token]) -> None:
+        """Keep the tokens for when the directory is away."""
+        kept = _without_use(tokens)
+        if kept != self.known_tokens():
+            self._remember(lambda membership: msgspec.structs.replace(membership, tokens=kept))
+
+    def servers(self, *, connect: Callable[[Server, str], Site], owner: str, local: Site | None = None) -> Servers:
+        """Return the realm's servers as this one sees them; `connect` is given a server and a token."""
+        return Servers(
+            self,
+            self._pool.realm,
+            connect=lambda server: connect(server, self.peer_token()),
+            owner=owner,
+            here=self.name,
+            local=local,
+        )
+
+
+class MemberTokens:
+    """The realm's tokens: those of the directory, or those known last when it is away."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+        self._lock = new_lock()
+        self._found: dict[str, tuple[int, Token | None]] = {}
+
+    def find(self, token_id: str, /) -> Token | None:
+        """Return the token with this id as it was a second ago at most."""
+        member = self._member
+        with self._lock:
+            known = self._found.get(token_id)
+            if known is not None and ticks_ns() < known[0]:
+                return known[1]
+        try:
+            directory = member.directory()
+            token = member.ask(lambda: directory.find(token_id))
+        except Unavailable:
+            return next((token for token in member.known_tokens() if token.id == token_id), None)
+        with self._lock:
+            if len(self._found) >= TOKENS_KNOWN_MAX:
+                self._found.clear()
+            self._found[token_id] = ticks_ns() + TOKEN_NS, token
+        return token
+
+    def all(self) -> list[Token]:
+        """Return the tokens, oldest first."""
+        try:
+            directory = self._member.directory()
+            tokens = self._member.ask(directory.all)
+        except Unavailable:
+            return self._member.known_tokens()
+        self._member.remember_tokens(tokens)
+        return tokens
+
+    def add(self, token: Token, /) -> None:
+        """Keep a new token."""
+        directory = self._member.directory()
+        self._member.ask(lambda: directory.add(token))
+        with self._lock:
+            self._found.pop(token.id, None)
+        self.all()
+
+    def revoke(self, token_id: str, /) -> Token:
+        """Forget a token and return what it was."""
+        directory = self._member.directory()
+        token = self._member.ask(lambda: directory.revoke(token_id))
+        with self._lock:
+            self._found.pop(token_id, None)
+        self.all()
+        return token
+
+    def used(self, token_id: str, *, now_ns: int) -> None:
+        """Note that a token was used, if the directory is there."""
+        try:
+            directory = self._member.directory()
+            self._member.ask(lambda: directory.used(token_id, now_ns=now_ns))
+        except Unavailable:
+            pass
+
+
+def peer_note(name: str) -> str:
+    """Return what the token of a server is called."""
+    return f"server {name}"
+
+
+def _without_use(tokens: list[Token]) -> list[Token]:
+    return [msgspec.structs.replace(token, used_ns=0) for token in tokens]
+
+
+def _lasting(view: RealmView) -> RealmView:
+    """Return a view without what changes all the time."""
+    servers = [msgspec.structs.replace(server, seen_ns=0) for server in view.servers]
+    return msgspec.structs.replace(view, servers=servers, as_of_ns=0)
