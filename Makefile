@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 DIR    ?=
 BENCH  ?=
 
-.PHONY: try test lint types imports bench clean
+.PHONY: try test sim lint types imports bench clean
 
 # Back up, change, dump, merge, verify and restore a copy of a real directory: make try DIR=/some/dir
 try: $(VENV)/.installed
@@ -17,6 +17,12 @@ try: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	@bash scripts/test-programs.sh
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+# Thousands of histories of replicated volumes under faults: make sim SEEDS=10000 FROM=1
+SEEDS ?= 10000
+FROM  ?= 1
+sim: $(VENV)/.installed-test
+	@DAL_SIM_SEEDS=$(SEEDS) DAL_SIM_SEED=$(FROM) $(BIN)/python -m pytest --timeout 3600 tests/sim
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .

@@ -1,0 +1,51 @@
+"""Histories of a replicated volume under faults, each made by its seed: `make sim` runs thousands, the suite some."""
+
+import os
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from history import History
+
+FIRST_SEED = int(os.environ.get("DAL_SIM_SEED", "1"))
+SEEDS = int(os.environ.get("DAL_SIM_SEEDS", "300"))
+GROUP = 10
+"""Histories in one test, so that pytest has fewer tests to hand out."""
+
+
+def live(seed: int) -> None:
+    """Live one history; on a failure its story is printed, and the seed replays it."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None, prefix="dal-sim-") as base:
+        history = History(seed, Path(base))
+        try:
+            history.live()
+        except BaseException:
+            print("\n".join(history.log[-400:]))
+            print(f"seed {seed}: DAL_SIM_SEED={seed} DAL_SIM_SEEDS=1 replays it")
+            raise
+        finally:
+            history.close()
+
+
+@pytest.mark.parametrize("first", range(FIRST_SEED, FIRST_SEED + SEEDS, GROUP))
+def test_nothing_acknowledged_is_lost_and_all_replicas_become_one(first: int) -> None:
+    for seed in range(first, min(first + GROUP, FIRST_SEED + SEEDS)):
+        live(seed)
+
+
+def test_a_seed_replays_exactly() -> None:
+    logs = []
+    for _ in range(2):
+        with tempfile.TemporaryDirectory() as base:
+            history = History(random.Random(20261121).randrange(10**6), Path(base))
+            try:
+                history.live(ops=6)
+            finally:
+                history.close()
+            logs.append(history.log)
+    assert logs[0] == logs[1]
