@@ -152,6 +152,8 @@ def spread(volume: str, replicas: ReplicaSet, sites: Iterable[Site]) -> dict[str
     for site in sites:
         try:
             site.arrange(volume, replicas)
+        except NotFound:
+            continue  # it has nothing of the volume yet, and gets the set with the volume
         except DalError as error:
             deaf[site.name] = error
     return deaf

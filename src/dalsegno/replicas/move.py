@@ -2,7 +2,8 @@
 
 The new server gets everything, then what was written meanwhile, again and again until little is left. For that little
 the volume is frozen; then the new server is made a writer, and in the same breath the old one sends its clients there.
-Until this last step the original is what it was: whoever moves may die, be stopped, or find the new disk full.
+Until this last step the original is what it was: whoever moves may die, be stopped, or find the new disk full. What is
+on the new server then is no replica; the next run goes on with it.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from dalsegno.replicas.bring import NOTHING, answers, look, newest_set, roles, s
 from dalsegno.replicas.contract import LEASE_SECONDS, Site
 from dalsegno.replicas.follow import DIRECTORY, Merge, catch_up, refuse_to_merge, standby_state, thaw
 from dalsegno.replicas.transfer import Transferred
-from dalsegno.terms.errors import AlreadyThere, DalError, Moved, NotFound, Refused, Unavailable
+from dalsegno.terms.errors import AlreadyThere, Moved, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Note, Report, silent
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.volumes.state import WRITER, ReplicaSet, VolumeState
@@ -62,7 +63,6 @@ def move(
     begun = _look_at_target(volume, there, target, known)
     # Without a replica set: it takes what is brought, and nobody takes it for a replica.
     here = target.create(msgspec.structs.replace(standby_state(there), replicas=None)) if begun is None else begun
-    arranged = False
     try:
         here, rounds, transferred = _approach(volume, source, target, here, clock=clock, merge=merge, report=report)
         begun_ns = clock()
@@ -73,14 +73,11 @@ def move(
         states = answers(look(volume, others))
         current = newest_set((frozen, *states.values()), known) or first_set(source)
         replicas = moved(_at_least(current, here.replicas), source=source.name, target=target.name)
-        arranged = True
         here = target.arrange(volume, replicas)
         _flip(volume, source, target, replicas)
         pause_ns = clock() - begun_ns
     except BaseException:
         thaw(volume, [source], owner)
-        if begun is None and not arranged:
-            _forget(volume, target)
         raise
     final, deaf = _publish(volume, source, target, others, replicas, publish=publish, report=report)
     return Move(replicas=final, state=here, rounds=rounds, transferred=transferred, pause_ns=pause_ns, deaf=tuple(deaf))
@@ -123,13 +120,24 @@ def _look_at_target(volume: str, there: VolumeState, target: Site, known: Replic
         begun = target.state(volume)
     except NotFound:
         return None
-    if begun.id == there.id and begun.replicas is not None and begun.replicas.moved_to:
-        # It lay there once, and went away from there: it comes back.
-        target.remove(volume)
-        return None
     if begun.id != there.id:
         raise AlreadyThere(f"{target.name} has another volume {volume!r}: rename one of them first")
+    if begun.replicas is not None and begun.replicas.moved_to:
+        # It lay there once, and comes back. It is not removed first: a removal that comes late would take all of it.
+        begun = target.arrange(volume, _with_follower(replicas, begun.replicas, target.name))
     return begun
+
+
+def _with_follower(replicas: ReplicaSet | None, begun: ReplicaSet, name: str) -> ReplicaSet:
+    """Return a set, only for the server `name`, by which it takes what is brought."""
+    current = replicas or begun
+    return msgspec.structs.replace(
+        current,
+        version=max(current.version, begun.version) + 1,
+        writers=[each for each in current.writers if each != name],
+        standbys=[*(each for each in current.standbys if each != name), name],
+        moved_to="",
+    )
 
 
 def _at_least(replicas: ReplicaSet, begun: ReplicaSet | None) -> ReplicaSet:
@@ -235,14 +243,6 @@ def _finish(
         raise Refused(f"{volume} moved to {target.name} once, which holds it no longer: `dal replica list {volume}`")
     final, deaf = _publish(volume, source, target, others, here.replicas, publish=publish, report=report)
     return Move(replicas=final, state=None, rounds=0, transferred=NOTHING, pause_ns=0, deaf=tuple(deaf))
-
-
-def _forget(volume: str, target: Site) -> None:
-    """Take the unfinished replica away again: what was transferred stays a while, so another run need not repeat it."""
-    try:
-        target.remove(volume)
-    except DalError:
-        return
 
 
 def _too_fast(volume: str, target: Site) -> Unavailable:
