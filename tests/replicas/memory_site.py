@@ -258,6 +258,8 @@ class MemorySite:
         state = self.state(volume)
         clones, uncloned = dict(state.clones), dict(state.uncloned)
         if name in clones and _same(clones[name], clone):
+            if clones[name].held and not clone.held:
+                raise Refused(f"{self.name}: {name} is held")
             del clones[name]
         if not here_only and not any(_same(each, clone) for each in uncloned.get(name, ())):
             uncloned[name] = [*uncloned.get(name, ()), msgspec.structs.replace(clone, held=False)]

@@ -1,8 +1,8 @@
 """The clones of a volume on several servers: one set for all, told by name, revision and time.
 
-What one server has, all get; what was uncloned on one goes from all; a name that means two clones on two servers keeps
-the older one, and the other gets a name of its own: never is one name silently two things. Decided here, from states;
-`bring_clones` does it.
+What one server has, all get; what was uncloned on one goes from all, unless another one holds it; a name that means two
+clones on two servers keeps the older one, and the other gets a name of its own: never is one name silently two things.
+Decided here, from states; `bring_clones` does it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -79,6 +79,10 @@ def plan_clones(states: Mapping[str, VolumeState], *, patterns: Mapping[str, str
     found: dict[str, dict[Identity, Clone]] = {}
     for state in states.values():
         for name, clone in state.clones.items():
+            while clone.held and identity(clone) in gone.get(name, ()):
+                # Uncloned in one place, held in another: it stays, told from the one that went by its time.
+                gone[name][identity(clone)] = clone
+                clone = msgspec.structs.replace(clone, created_ns=clone.created_ns + 1)
             if identity(clone) not in gone.get(name, ()):
                 known = found.setdefault(name, {}).get(identity(clone))
                 if known is None or (clone.held and not known.held):
@@ -151,13 +155,14 @@ def _steps_of(
     for name in sorted(gone):
         known = {identity(clone) for clone in state.uncloned.get(name, ())}
         for tag in sorted(gone[name]):
-            if tag not in known:
+            own = state.clones.get(name)
+            if own is not None and identity(own) == tag:
+                drops.append(Drop(name, own))
+            elif tag not in known:
                 drops.append(Drop(name, gone[name][tag]))
     for name, own in sorted(state.clones.items()):
         if name not in wanted and identity(own) not in gone.get(name, ()):
             drops.append(Drop(name, own, here_only=True))
-        elif identity(own) in {identity(clone) for clone in state.uncloned.get(name, ())}:
-            drops.append(Drop(name, own))
     return early + drops + late
 
 

@@ -146,6 +146,7 @@ class Site(Protocol):
         """Forget the clone `name` when it is this one (revision and time tell) and, without `here_only`, remember that.
 
         Remembered even where there is no such clone. The time tells it from a clone of the same name made later.
+        Refused while it is held, unless `clone` is, too: who says so knows, and has given it another name, say.
         """
         ...
 

@@ -14,9 +14,10 @@ import msgspec
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import objects
+from dalsegno.replicas.bring import newest_set
 from dalsegno.replicas.clones import bring_clones, identity, plan_clones
 from dalsegno.replicas.contract import BATCH_IDS_MAX, LEASE_SECONDS, Site
-from dalsegno.replicas.heads import HeadPlan, Merge, bring_head, plan_heads, unreadable_heads
+from dalsegno.replicas.heads import HeadPlan, Merge, bring_head, newest_heads, plan_heads, unreadable_heads
 from dalsegno.replicas.histories import kept, parse_patterns
 from dalsegno.replicas.sources import SitesSource
 from dalsegno.replicas.transfer import Spool, Transferred, copy, fetch, read_rows, row_ids, row_lengths
@@ -214,7 +215,7 @@ class Group:
         self.owner = owner
         self._sites = dict(sites)
         self._local = local
-        self._realm = realm
+        self.realm = realm
         self._merge = merge
         self._replicas = replicas
         self._volume_id = volume_id
@@ -233,7 +234,8 @@ class Group:
 
     # Asking
 
-    def _site(self, name: str) -> Site:
+    def site(self, name: str) -> Site:
+        """Return a server by name."""
         site = self._sites.get(name)
         if site is None:
             raise Unavailable(f"{name}: no address known for this server")
@@ -247,7 +249,7 @@ class Group:
         def step(name: str) -> Callable[[], None]:
             def run() -> None:
                 try:
-                    results[name] = call(self._site(name))
+                    results[name] = call(self.site(name))
                 except DalError as error:
                     errors[name] = error
 
@@ -256,8 +258,11 @@ class Group:
         self._parallel([step(name) for name in names])
         return results, errors
 
-    def look(self) -> Look:
-        """Ask all writers for their state. Those with an older replica set are told the newest."""
+    def look(self, *, arrange: bool = True) -> Look:
+        """Ask all writers for their state. Those with an older replica set are told the newest.
+
+        Without `arrange` nothing is changed anywhere.
+        """
         known = self._replicas
         states: dict[str, VolumeState] = {}
         errors: dict[str, DalError] = {}
@@ -279,9 +284,10 @@ class Group:
         assert known is not None
         self._replicas = known
         self._refuse_foreign(states, errors)
-        self._create_absent(known, states, errors)
+        if arrange:
+            self._create_absent(known, states, errors)
         stale = [name for name, state in states.items() if state.replicas is None or _version(state) < known.version]
-        if stale and known.version:
+        if stale and known.version and arrange:
             arranged, deaf = self._each(sorted(stale), lambda site: site.arrange(self.volume, known))
             states.update(arranged)
             for name, error in deaf.items():
@@ -296,12 +302,8 @@ class Group:
         return self._last
 
     def _newest_set(self, states: Iterable[VolumeState], known: ReplicaSet | None) -> ReplicaSet:
-        sets = [state.replicas for state in states if state.replicas is not None]
-        if known is not None:
-            sets.append(known)
-        if not sets:
-            return ReplicaSet(version=0, writers=sorted(self._sites))
-        return max(sets, key=lambda each: (each.version, msgspec.msgpack.encode(each)))
+        newest = newest_set(states, known)
+        return newest if newest is not None else ReplicaSet(version=0, writers=sorted(self._sites))
 
     def _refuse_foreign(self, states: dict[str, VolumeState], errors: dict[str, DalError]) -> None:
         """Put aside servers on which the volume's name means another volume."""
@@ -336,8 +338,14 @@ class Group:
 
     def source(self, names: Iterable[str]) -> SitesSource:
         """Return a Source that reads from whichever of these servers has an object, this client's own pool first."""
-        sites = [self._site(name) for name in sorted(names)]
-        return SitesSource(self.volume, [*([self._local] if self._local is not None else []), *sites], self._realm)
+        sites = [self.site(name) for name in sorted(names)]
+        return SitesSource(self.volume, [*([self._local] if self._local is not None else []), *sites], self.realm)
+
+    def newest(self, look: Look) -> list[bytes]:
+        """Return the heads of those that answered which lie behind none of the others."""
+        source = self.source(look.states)
+        source.load_more = lambda: self._load_revisions(source, look.states)
+        return newest_heads(source, look.heads - {b""})
 
     # Catching up
 
@@ -399,7 +407,7 @@ class Group:
                 raise error
         if tally.failed.keys() & states.keys():
             return True
-        plan = plan_heads(source, self._realm, heads, self._merge)
+        plan = plan_heads(source, self.realm, heads, self._merge)
         with closing(plan):
             waiting = sorted(name for name, state in states.items() if state.head != plan.target)
             if not waiting:
@@ -428,7 +436,7 @@ class Group:
         """Return who has each top whole; this client's own copy, which may lack what others have, comes last."""
         holders = {}
         for top in plan.tops:
-            sites = [self._site(name) for name, state in states.items() if state.head == top]
+            sites = [self.site(name) for name, state in states.items() if state.head == top]
             if top == extra and self._local is not None:
                 sites.append(self._local)
             holders[top] = sites
@@ -437,7 +445,7 @@ class Group:
     def _load_revisions(self, source: SitesSource, states: Mapping[str, VolumeState]) -> None:
         for name, state in states.items():
             try:
-                source.load_revisions(self._site(name), state)
+                source.load_revisions(self.site(name), state)
             except (Unavailable, NotFound):
                 continue  # what could not be fetched at once is asked for one by one
 
@@ -466,7 +474,7 @@ class Group:
                         text=f"clone {self.volume}@{entry[0]} means two states: the later one is now @{entry[1]}",
                     )
                 )
-        sources = [(self._site(name), state) for name, state in states.items()]
+        sources = [(self.site(name), state) for name, state in states.items()]
 
         def bring(site: Site) -> Transferred:
             state = states[site.name]
@@ -743,6 +751,33 @@ class Group:
             raise Unavailable(f"volume {self.volume!r}: {list_errors(errors)}")
         return next(iter(found.values())), errors
 
+    def set_held(self, name: str, *, held: bool) -> tuple[Clone, dict[str, DalError]]:
+        """Hold or unhold a clone on all writers that answer; return it and who did not."""
+        look = self.look()
+        self._require_some(look, {})
+        found = [state.clones[name] for state in look.states.values() if name in state.clones]
+        if not found:
+            raise NotFound(f"no clone {self.volume}@{name}: `dal clones {self.volume}` shows what there is")
+        old = min(found, key=lambda clone: (clone.created_ns, clone.revision))
+        if held:
+            new = msgspec.structs.replace(old, held=True)
+        elif not any(clone.held for clone in found):
+            return old, look.errors
+        else:
+            # Of a clone that is held anywhere all copies are: one that is not is another one, told by its time.
+            new = msgspec.structs.replace(old, created_ns=max(clone.created_ns for clone in found) + 1, held=False)
+
+        def change(site: Site) -> VolumeState:
+            own = look.states[site.name].clones.get(name)
+            if own is not None and identity(own) != identity(new):
+                site.unclone(self.volume, name, own)
+            return site.clone(self.volume, name, new)
+
+        done, errors = self._each(sorted(look.states), change)
+        if not done:
+            raise Unavailable(f"volume {self.volume!r}: {list_errors(errors)}")
+        return new, {**look.errors, **errors}
+
     # Which servers
 
     def create(self, state: VolumeState) -> dict[str, DalError]:
@@ -780,7 +815,7 @@ class Group:
         replicas = caught.replicas
         if name in replicas.writers:
             return caught
-        site = self._site(name)
+        site = self.site(name)
         state = self._join(site, caught.state, replicas)
         state = self._fill(site, state, clones)
         patterns = {each: text for each, text in replicas.clones.items() if each != name}
@@ -812,7 +847,7 @@ class Group:
     def _fill(self, site: Site, state: VolumeState, pattern: str) -> VolumeState:
         """Bring a server that takes no commits yet to the writers' head and clones."""
         look = self._last or self.look()
-        sources = [(self._site(name), each) for name, each in look.states.items()]
+        sources = [(self.site(name), each) for name, each in look.states.items()]
         self._require_some(look, {})
         origin = sources[0][1]
         own = {state.head, *(clone.revision for clone in state.clones.values())} - {b""}
@@ -863,14 +898,14 @@ class Group:
         )
         if name not in deaf:
             # Commits that it took until it heard of this.
-            site = self._site(name)
+            site = self.site(name)
             last = site.state(self.volume)
             if last.head != caught.head:
                 keeping = Group(
                     self.volume,
                     self._sites,
                     owner=self.owner,
-                    realm=self._realm,
+                    realm=self.realm,
                     merge=self._merge,
                     local=site,
                     replicas=self._replicas,

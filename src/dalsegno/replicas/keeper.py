@@ -460,13 +460,13 @@ class Keeper:
         return msgspec.structs.replace(state, clones={**state.clones, name: clone})
 
     def unclone(self, volume: str, name: str, clone: Clone, *, here_only: bool = False) -> VolumeState:
-        """Forget a clone. Refused while it is held."""
+        """Forget a clone. Refused while it is held, unless `clone` is, too."""
 
         def change(current: VolumeState) -> VolumeState:
             clones, uncloned = current.clones, current.uncloned
             known = clones.get(name)
             if known is not None and _is_among(known, (clone,)):
-                if known.held:
+                if known.held and not clone.held:
                     raise Refused(f"clone {current.name}@{name} is held: `dal unhold {current.name}@{name}` first")
                 clones = {key: value for key, value in clones.items() if key != name}
             if not here_only and not _is_among(clone, uncloned.get(name, ())):
