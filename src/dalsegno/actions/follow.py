@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import msgspec
 
-from dalsegno.actions.release import Servers, change_set, require_set
+from dalsegno.actions.release import change_set, require_set
 from dalsegno.replicas.bring import answers, look, roles, spread
 from dalsegno.replicas.contract import Site
-from dalsegno.replicas.follow import Lag, Promotion, Step, begin_anew, follow, measure_lag, promote
+from dalsegno.replicas.follow import WATCH_SECONDS, Lag, Promotion, Step, begin_anew, follow, measure_lag, promote
 from dalsegno.replicas.heads import Merge as MergeHeads
 from dalsegno.replicas.meet import meeting
+from dalsegno.replicas.servers import Servers
 from dalsegno.terms.errors import BadInput, DalError, Refused
 from dalsegno.terms.events import Report, silent
 from dalsegno.volumes.state import ReplicaSet
@@ -57,6 +58,7 @@ def follow_volume(
     origin: str = "",
     to: str = "",
     anew: bool = False,
+    once: bool = False,
     ended: Callable[[], bool],
     stepped: Callable[[Step], None] = lambda step: None,
     report: Report = silent,
@@ -94,6 +96,7 @@ def follow_volume(
         ended=ended,
         stepped=stepped,
         report=report,
+        seconds=0.0 if once else WATCH_SECONDS,
     )
     return name, reason
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
-from dalsegno.chunks.realm import Realm
 from dalsegno.replicas.bring import Looked, answers, look
-from dalsegno.replicas.contract import Site
 from dalsegno.replicas.release import Released, SiteOutcome, newest_release, pull, release
+from dalsegno.replicas.servers import Servers
 from dalsegno.terms.errors import BadInput, Conflict, DalError, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Report, silent
 from dalsegno.terms.times import format_time, parse_time_ns
@@ -19,44 +18,6 @@ from dalsegno.world.clock import now_ns
 from dalsegno.world.workers import Workers
 
 PUBLISH_TRIES_MAX: Final = 10
-
-
-class Servers(Protocol):
-    """The servers of a realm, and which of them hold what."""
-
-    def site(self, name: str) -> Site:
-        """Return a server; NotFound when the realm has none of this name. Nothing is asked of it yet."""
-        ...
-
-    def replica_set(self, volume: str) -> ReplicaSet | None:
-        """Return a volume's replica set as it is known, or None when it has none."""
-        ...
-
-    def publish(self, volume: str, replicas: ReplicaSet) -> None:
-        """Put a volume's replica set into the directory.
-
-        Conflict when another one of this version, or a later one, stands there; Unavailable when it is away.
-        """
-        ...
-
-    def pause(self, seconds: float) -> None:
-        """Wait; an end that is asked for ends the wait, too."""
-        ...
-
-    @property
-    def here(self) -> str:
-        """The name of the server whose pool is on this machine, or nothing."""
-        ...
-
-    @property
-    def realm(self) -> Realm:
-        """What ids are made with."""
-        ...
-
-    @property
-    def owner(self) -> str:
-        """Whose the leases are: this process."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,34 @@
+"""Move a volume from one server of a realm to another."""
+
+from dalsegno.actions.release import change_set
+from dalsegno.replicas.bring import roles
+from dalsegno.replicas.heads import Merge
+from dalsegno.replicas.meet import meeting
+from dalsegno.replicas.move import Move, move
+from dalsegno.replicas.servers import Servers
+from dalsegno.terms.errors import BadInput
+from dalsegno.terms.events import Report, silent
+from dalsegno.world.clock import now_ns
+
+
+def move_volume(
+    servers: Servers, volume: str, source: str, target: str, *, merge: Merge, report: Report = silent
+) -> Move:
+    """Move `volume` while it is written; run again, it goes on where it was cut short."""
+    if source == target:
+        raise BadInput(f"{volume} is on {source}: name another server to move it to")
+    known = servers.replica_set(volume)
+    origin, goal = servers.site(source), servers.site(target)
+    others = sorted(roles(known) - {source, target}) if known is not None else []
+    return move(
+        volume,
+        origin,
+        goal,
+        [servers.site(name) for name in others],
+        owner=servers.owner,
+        known=known,
+        publish=lambda change: change_set(servers, volume, change),
+        clock=now_ns,
+        merge=meeting(servers.realm, merge, report=report),
+        report=report,
+    )
