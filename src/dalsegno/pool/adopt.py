@@ -26,7 +26,7 @@ from dalsegno.pool.index import Ids, Segment, Values
 from dalsegno.pool.pack_read import OFFSET_MASK, PackReader, file_order
 from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.pool.pool import PACK_OBJECTS_MAX, Pool, PoolWriter, SortedIds, as_sorted_ids, member_mask, pack_name
-from dalsegno.terms.errors import Conflict, Damaged, NotFound, Refused
+from dalsegno.terms.errors import Conflict, Damaged, NoAccess, NotFound, Refused, TooNew
 from dalsegno.terms.ids import OBJECT_ID_BYTES, PackId, hex_short
 from dalsegno.terms.sizes import MIB
 from dalsegno.world.files import UploadFile, make_directory
@@ -323,14 +323,14 @@ class Adopter(PoolWriter):
     def adopt(self, files: Sequence[tuple[PackId, UploadFile]]) -> None:
         """Check packs that lie beside the pool, whose locks the caller holds, and make them part of it.
 
-        They are gone from their places afterwards. When it raises Damaged or Refused, the pack that is to blame is
-        gone and nothing has changed in the pool, as with NotFound: something is missing that may still come.
+        They are gone from their places afterwards. After Damaged, Refused, TooNew or NoAccess the pack that is to blame
+        is gone and nothing has changed in the pool, as with NotFound: something is missing that may still come.
         """
         checked = []
         for pack_id, file in files:
             try:
                 checked.append(check_pack(file, self.pool, pack_id, self._workers))
-            except (Damaged, Refused):
+            except (Damaged, Refused, TooNew, NoAccess):
                 file.remove()
                 raise
         wanted = [each for each in checked if bool((self.stand(each.ids) == NOTHING).any())]

@@ -311,8 +311,10 @@ class Keeper:
     def create(self, state: VolumeState) -> VolumeState:
         """Make an empty volume like `state`, with what belongs to it wherever it is."""
         check_volume_name(state.name)
-        if len(state.id) != UUID_BYTES or state.kind not in (NATIVE, TRACKED) or (state.kind == TRACKED) != bool(
-            state.source
+        if (
+            len(state.id) != UUID_BYTES
+            or state.kind not in (NATIVE, TRACKED)
+            or (state.kind == TRACKED) != bool(state.source)
         ):
             raise BadInput(f"volume {state.name!r}: its id, kind or source cannot be right")
         existing = self.volumes.get_by_id(state.id)
