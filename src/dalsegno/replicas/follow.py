@@ -306,14 +306,17 @@ def follow(
 ) -> str:
     """Follow whichever of `origins` answers until `ended`, or until there is nothing to follow; return why.
 
-    An origin that goes away is tried again, after pauses that grow up to half a minute, in turn with the others;
-    `chance` (0 to 1) spreads the standbys that lost it together.
+    `origins` is asked at the beginning, and after something went wrong. An origin that goes away is tried again, after
+    pauses that grow up to half a minute, in turn with the others; `chance` (0 to 1) spreads the standbys that lost it
+    together.
     """
     follower = Follower(volume, standby, clock=clock, merge=merge, report=report)
     failures = 0
+    known: Sequence[Site] = ()
     while not ended():
         try:
-            known = origins()
+            if failures or not known:
+                known = origins()
             if not known:
                 raise Unavailable(f"{volume}: no writer is known")
             step = follower.step(known[failures % len(known)], seconds=seconds)
