@@ -16,6 +16,8 @@ from msgspec import inspect
 from dalsegno.terms.errors import BadInput
 
 HEX_PATTERN: Final = "^([0-9a-f]{2})*$"
+_BASE64_LENGTHS: Final = {44: 32, 24: 16}
+"""Lengths in base64 of the bytes that have a length of their own: ids of objects, and of volumes and packs."""
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1
 
@@ -175,7 +177,7 @@ def _tell_json(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     if schema.get("contentEncoding") == "base64":
-        return {"type": "string", "pattern": HEX_PATTERN, **_without(schema, "contentEncoding", "type")}
+        return {"type": "string", "pattern": _hex_pattern(schema), **_other_words(schema)}
     result = {key: _tell_json(item) for key, item in schema.items()}
     if schema.get("type") == "integer":
         result = {"minimum": INT_MIN, "maximum": INT_MAX, **result}
@@ -184,5 +186,15 @@ def _tell_json(schema: Any) -> Any:
     return result
 
 
-def _without(schema: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: _tell_json(item) for key, item in schema.items() if key not in keys}
+def _hex_pattern(schema: dict[str, Any]) -> str:
+    """Return the pattern of bytes whose lengths are given as those of base64, which has 4 characters for 3 bytes."""
+    least, most = (schema.get(key) for key in ("minLength", "maxLength"))
+    if most is None:
+        return HEX_PATTERN
+    bytes_max = _BASE64_LENGTHS[most]
+    return f"^[0-9a-f]{{{2 * bytes_max}}}$" if least == most else f"^([0-9a-f]{{2}}){{0,{bytes_max}}}$"
+
+
+def _other_words(schema: dict[str, Any]) -> dict[str, Any]:
+    ours = ("contentEncoding", "type", "minLength", "maxLength")
+    return {key: _tell_json(item) for key, item in schema.items() if key not in ours}

@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -26,6 +26,8 @@ ObjectIdBytes = Annotated[bytes, msgspec.Meta(min_length=OBJECT_ID_BYTES, max_le
 UploadId = Annotated[bytes, msgspec.Meta(min_length=UUID_BYTES, max_length=UUID_BYTES)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Owner = Annotated[str, msgspec.Meta(max_length=200)]
+Line = Annotated[str, msgspec.Meta(max_length=200, pattern=r"^[\x20-\x7e]*$")]
+VolumePattern = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[\x20-\x2e\x30-\x7e]+$")]
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,9 +95,9 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 class NewToken(msgspec.Struct, frozen=True, kw_only=True):
     """The body that asks for a token."""
 
-    rights: Annotated[list[str], msgspec.Meta(min_length=1, max_length=4)]
-    volumes: Annotated[list[str], msgspec.Meta(min_length=1, max_length=64)]
-    note: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    rights: Annotated[list[Literal["read", "append", "write", "administer"]], msgspec.Meta(min_length=1, max_length=4)]
+    volumes: Annotated[list[VolumePattern], msgspec.Meta(min_length=1, max_length=64)]
+    note: Line = ""
     expires_seconds: Annotated[int, msgspec.Meta(ge=0, le=100 * 365 * 86400)] = 0
     """0: never."""
 

@@ -525,8 +525,7 @@ class _Endpoint:
             if len(digits) != 2 * UUID_BYTES:
                 raise BadInput(f"upload: expected {2 * UUID_BYTES} hexadecimal digits")
             ask.upload = messages.parse_hex(digits, "upload")
-        if "token" in words:
-            ask.token_id = words["token"]
+        ask.token_id = words.get("token_id", "")
 
     async def _redirect(self, volume: str, error: Refused) -> None:
         try:

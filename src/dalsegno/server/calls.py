@@ -153,7 +153,7 @@ CALLS: Final = (
     Call(
         name="revoke_token",
         method="DELETE",
-        path="/v1/tokens/{token}",
+        path="/v1/tokens/{token_id}",
         right=ADMINISTER,
         what="Revoke a token; it opens nothing from now on.",
         answer="TokenView",

@@ -54,9 +54,9 @@ REASONS: Final = {
 }
 ALWAYS: Final = (400, 401, 403, 413, 426, 429, 500, 503)
 PATH_PARAMETERS: Final[dict[str, dict[str, Any]]] = {
-    "volume": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": r"^[A-Za-z0-9_][A-Za-z0-9_.+,=-]*$"},
+    "volume": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[^/@:]+$"},
     "upload": {"type": "string", "pattern": HEX_UPLOAD_PATTERN},
-    "token": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
+    "token_id": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
 }
 
 
@@ -106,7 +106,7 @@ def _operation(call: Call) -> dict[str, Any]:
         "security": [] if call.right == NO_TOKEN else [{"token": []}],
     }
     if call.body:
-        operation["requestBody"] = {"required": True, "content": _content(call.body)}
+        operation["requestBody"] = {"required": call.body != OCTETS, "content": _content(call.body)}
     return operation
 
 
