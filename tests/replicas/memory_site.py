@@ -97,10 +97,13 @@ class MemorySite:
             if target not in self.store.objects:
                 raise NotFound(f"{self.name}: {target.hex()}")
             new_objects(self.store, target, here[-1] if here else None, visit=visit)
+        for target in targets:
             for identity in between(self.store, target, here):
                 if identity in self.store.objects:
                     met[identity] = None
         for identity in met:
+            if identity not in self.store.objects:
+                raise NotFound(f"{self.name}: {identity.hex()}")
             kind, payload = self.store.objects[identity]
             yield identity + (len(payload) | kind << ROW_KIND_SHIFT).to_bytes(4, "little")
 
