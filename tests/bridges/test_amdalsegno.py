@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cli_kit import SOURCE, User, tree
@@ -226,6 +227,19 @@ def test_pruned_base_makes_amanda_force_a_full(client: Client) -> None:
         "sendbackup: retry delay 1 level 0 message \"volume 'doc': no recorded dump below level 1; make a level 0 dump first\""
     ]
     assert not told.out and not told.err and client.nothing_left()
+
+
+def test_base_whose_revision_the_pool_has_lost_makes_amanda_force_a_full(client: Client) -> None:
+    client.backup(0)
+    with open_pool(client.pool, key_path=client.key) as house:
+        state = house.volumes.get("doc")
+        lost = msgspec.structs.replace(state.dumps[0], revision=bytes(32))
+        house.volumes.update(state.id, lambda current: msgspec.structs.replace(current, dumps=[lost]))
+    assert client.estimate(0, 1)[1] == "1 -1 -1"
+    told = client.backup(1)
+    assert len(told.messages) == 1 and not told.out and not told.err
+    assert told.messages[0].startswith("sendbackup: retry delay 1 level 0 message") and "no longer" in told.messages[0]
+    assert client.backup(0).code == 0 and client.backup(1).code == 0
 
 
 def test_frozen_volume_is_tried_again_later_and_its_lease_stays(client: Client) -> None:

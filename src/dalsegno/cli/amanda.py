@@ -19,6 +19,7 @@ from dalsegno.world.programs import run_program
 APPLICATIONS = Path("/usr/lib/amanda/application")
 SUDOERS = Path("/etc/sudoers.d")
 SUDO = Path("/usr/bin/sudo")
+CONFIGURATIONS = Path("/etc/amanda")
 DESCRIPTORS_KEPT = 5
 """Input, output, errors, messages, index: sudo closes the rest."""
 SECONDS_MAX = 60
@@ -49,12 +50,33 @@ Defaults!{script} closefrom_override, !use_pty, !requiretty
 """
 
 
+_DEFINITIONS = """\
+define application-tool app_dalsegno {
+  plugin "amdalsegno"
+}
+define dumptype dalsegno {
+  auth "AUTH"
+  program "APPLICATION"
+  application "app_dalsegno"
+  compress none
+  index yes
+}
+"""
+AUTHS = ("local", "bsdtcp", "bsdudp", "bsd", "krb5", "ssh", "ssl")
+
+
 def add_amanda(parser: Parser) -> None:
     """Say what `dal amanda` understands."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="install|disklist", parser_class=Parser)
     install = verbs.add_parser("install", help="make Amanda able to back up the volumes of the pool")
     install.add_argument("--user", metavar="NAME", help="Amanda's user on this host (default: backup or amandabackup)")
     install.add_argument("--applications", type=Path, default=APPLICATIONS, metavar="DIR", help=f"({APPLICATIONS})")
+    install.add_argument(
+        "--config", metavar="NAME", help="a configuration of Amanda's on this host that gets the dumptype"
+    )
+    install.add_argument(
+        "--auth", choices=AUTHS, default="local", help="how Amanda's server reaches the client (local)"
+    )
     install.add_argument("--secret", type=Path, metavar="FILE", help="holds the pool's passphrase, if it has one")
     install.add_argument("--dry-run", action="store_true", help="only tell what would be done")
     install.set_defaults(run=_install)
@@ -97,6 +119,9 @@ def _install(arguments: argparse.Namespace, terminal: Terminal) -> int:
         raise NoAccess("dal amanda install: only root may write into Amanda's application directory")
     if not arguments.applications.is_dir():
         raise NotFound(f"{arguments.applications}: not there: `apt-get install amanda-client` makes it")
+    config = CONFIGURATIONS / arguments.config if arguments.config else None
+    if config is not None and not (config / "amanda.conf").is_file():
+        raise NotFound(f"{config / 'amanda.conf'}: not there: docs/guides/amanda.md has one to begin with")
     user = _amandas_user(arguments.user)
     with open_house(arguments, terminal) as house:
         pool = Path(os.path.realpath(house.pool.path))
@@ -123,24 +148,45 @@ def _install(arguments: argparse.Namespace, terminal: Terminal) -> int:
         script.chmod(0o755)
         _try(script, user)
         done.append(f"tried as {user}: it answers")
-    lines = [
-        *done,
-        "In amanda.conf (docs/guides/amanda.md):",
-        "  define application-tool app_dalsegno {",
-        f'    plugin "{NAME}"',
-        "  }",
-        "  define dumptype dalsegno {",
-        '    program "APPLICATION"',
-        '    application "app_dalsegno"',
-        "    compress none",
-        "    index yes",
-        "  }",
-        "and in its disklist what `dal amanda disklist` prints",
-    ]
+    definitions = _DEFINITIONS.replace("AUTH", arguments.auth)
+    if config is not None:
+        done.append(_define(config, definitions, dry_run=arguments.dry_run))
+        lines = [*done, "Its disklist gets what `dal amanda disklist` prints"]
+    else:
+        shown = [f"  {line}" for line in definitions.splitlines()]
+        lines = [*done, "For amanda.conf (or give --config NAME):", *shown]
+        lines.append("and for its disklist what `dal amanda disklist` prints")
     terminal.result(
         {"script": script, "pool": pool, "key": key, "owner": owner, "user": user, "dry_run": arguments.dry_run}, lines
     )
     return EXIT_DONE
+
+
+def _define(config: Path, definitions: str, *, dry_run: bool) -> str:
+    """Put the definitions beside an amanda.conf, let it include them, and return what was done. What is there stays."""
+    conf, included = config / "amanda.conf", config / "dalsegno.conf"
+    text = conf.read_bytes()
+    include = f'includefile "{included}"\n'.encode()
+    if include not in text and b"app_dalsegno" in text:
+        return f"{conf}: defines app_dalsegno itself, and stays as it is"
+    if not dry_run:
+        if not included.exists():
+            _write_like(conf, included, definitions.encode())
+        if include not in text:
+            _write_like(conf, conf, _ended(text) + include)
+    return f"{conf}: includes {included}, which defines dumptype dalsegno"
+
+
+def _write_like(model: Path, path: Path, data: bytes) -> None:
+    """Write a file that belongs to whom `model` belongs to."""
+    stat = model.stat()
+    write_durable(path, data, mode=stat.st_mode & 0o777)
+    os.chown(path, stat.st_uid, stat.st_gid)
+    path.chmod(stat.st_mode & 0o777)
+
+
+def _ended(text: bytes) -> bytes:
+    return text if text.endswith(b"\n") or not text else text + b"\n"
 
 
 def _write_rule(rule: Path, text: str) -> None:

@@ -1,0 +1,84 @@
+"""The commands of docs/guides/amanda.md, as they stand, with other places."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from amanda_kit import Site, amanda_site, as_backup, why_not
+
+from cli_kit import SOURCE
+
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"!!! Amanda does not run here: {why_not()}")
+
+GUIDE = SOURCE.parent / "docs" / "guides" / "amanda.md"
+
+
+def blocks(site: Site) -> list[str]:
+    """Return the code of the guide's numbered parts, with the places of `site` and without apt-get."""
+    text = GUIDE.read_text()
+    text = text[text.index("## 1.") : text.index("## Properties")]
+    found = re.findall(r"^```(?:sh)?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    code = "\x00".join(found)
+    code = re.sub(r"^apt-get .*\n", "", code, flags=re.MULTILINE)
+    for old in ("/srv/", "/tmp/", "/mnt/"):
+        code = code.replace(old, f"{site.root}{old}")
+    code = code.replace("--source /home ", f"--source {site.root}/src/home ")
+    return code.replace("daily", site.name).split("\x00")
+
+
+def shell(site: Site, script: str, stdin: str = "") -> str:
+    """Run commands as root in one shell; return what they print. Every one must succeed."""
+    program = site.root / "bin" / "dal"
+    if not program.exists():
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\nexec env PYTHONPATH={SOURCE} {sys.executable} -m dalsegno.cli.main "$@"\n')
+        program.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-e", "-c", 'asb() { runuser -u backup -- "$@"; }\n' + script],
+        input=stdin.encode(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=site.root,
+        env={"HOME": str(site.user.home), "PATH": f"{program.parent}:/usr/sbin:/usr/bin:/sbin:/bin"},
+        timeout=200,
+    )
+    assert done.returncode == 0, (script, done.stdout)
+    return done.stdout.decode(errors="replace")
+
+
+def test_guide_leads_from_nothing_to_a_restored_file() -> None:
+    with amanda_site() as site:
+        create, conf, prepare, first, second, recover, session, fetch = blocks(site)
+        letters = site.root / "src" / "home" / "letters"
+        card = site.root / "mnt" / "card"
+        for path in (letters, card, site.config, site.root / "tmp"):
+            path.mkdir(parents=True)
+        (letters / "offer.txt").write_text("offer\n")
+        (letters.parent / "big").write_bytes(os.urandom(100_000))
+        (card / "p1.jpg").write_bytes(os.urandom(100_000))
+        shell(site, create)
+        (site.config / "amanda.conf").write_text(conf)
+        said = shell(site, prepare)
+        assert "tried as backup: it answers" in said and f"{site.config}/dalsegno.conf" in said
+        assert (site.config / "disklist").read_text() == "localhost home dalsegno\nlocalhost photos dalsegno\n"
+        said = shell(site, first)
+        assert "0 problems found" in said and re.search(r"localhost +photos +0 ", said)
+        (letters / "offer.txt").write_text("better offer\n")
+        assert re.search(rf"localhost home +1 {site.name}", shell(site, second))
+        shell(site, recover, session.replace("extract\n", "extract\ny\ny\n"))
+        assert (site.root / "tmp" / "back" / "letters" / "offer.txt").read_text() == "better offer\n"
+        times = iter([timestamp for timestamp, _ in site.found("home")])
+        shell(site, re.sub(r"\b2026112\d020000\b", lambda _: next(times), fetch))
+        back = site.root / "tmp" / "home"
+        assert (back / "letters" / "offer.txt").read_text() == "better offer\n"
+        assert (back / "big").read_bytes() == (letters.parent / "big").read_bytes()
+
+        # Installed again, it leaves what a person wrote there.
+        files = [site.config / "amanda.conf", site.config / "dalsegno.conf"]
+        before = [path.read_text() for path in files]
+        shell(site, f"dal amanda install --config {site.name}")
+        assert [path.read_text() for path in files] == before
+        assert {path.owner() for path in files} == {"backup"}
+        as_backup("amcheck", "-c", site.name)
