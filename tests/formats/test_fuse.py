@@ -160,6 +160,10 @@ def test_notices_name_the_node_and_the_name() -> None:
     assert fuse.encode_store_header(5, 4096, 3).hex() == (
         "2b000000" "04000000" "0000000000000000" "0500000000000000" "0010000000000000" "03000000" "00000000"
     )
+    assert fuse.encode_prune([5, 6]).hex() == (
+        "30000000" "09000000" "0000000000000000" "02000000" "00000000" "0000000000000000"
+        "0500000000000000" "0600000000000000"
+    )
 
 
 def test_known_name_is_the_same_without_tuples() -> None:

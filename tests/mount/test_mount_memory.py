@@ -1,6 +1,7 @@
 """A walk over many files leaves a mount small."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,49 @@ def test_walk_over_200_000_files_leaves_a_mount_small(many: User, words: list[st
                 assert all(entry.stat(follow_symlinks=False).st_mode for entry in entries)
         assert count == DIRECTORIES * (FILES + 1)
         assert resident_mib(mount.process) < RESIDENT_MIB_MAX
+
+
+SHEDDING = """
+import dalsegno.mount.commit as commit
+import dalsegno.mount.shed as shed
+
+commit.COMMIT_SECONDS = 1
+shed.INODES_KEPT_MAX = 500
+"""
+
+
+def test_new_files_that_are_stored_cost_no_memory_for_long(user: User) -> None:
+    """The server counts what it remembers in its log; the kernel is asked to forget, or made to where it is older."""
+    told = """
+import sys
+
+look = shed.Shedder.look
+def look_and_tell(self):
+    look(self)
+    print("remembered", len(self._changes.hot), file=sys.stderr, flush=True)
+shed.Shedder.look = look_and_tell
+"""
+    user.quick("init", "--encryption", "none")
+    user.quick("volume", "create", "v")
+    with mounted(user, "v", before=SHEDDING + told) as mount:
+        for directory in range(20):
+            (mount.path / f"d{directory}").mkdir()
+            for number in range(200):
+                (mount.path / f"d{directory}" / f"{number}").write_bytes(b"%d" % number)
+        open_file = os.open(mount.path / "d0" / "0", os.O_RDWR)
+        deadline = time.monotonic() + 60
+        while int(mount.log.split()[-1]) > 600:
+            assert time.monotonic() < deadline, mount.log[-500:]
+            time.sleep(0.1)
+        os.write(open_file, b"written later")
+        os.close(open_file)
+        assert sum(len(files) for _, _, files in os.walk(mount.path)) == 4_000
+        for directory in range(20):
+            for number in range(1 if directory == 0 else 0, 200, 7):
+                assert (mount.path / f"d{directory}" / f"{number}").read_bytes() == b"%d" % number
+        os.rename(mount.path / "d3", mount.path / "d4" / "moved")
+        (mount.path / "d5" / "11").unlink()
+        mount.end()
+    rows = {row["path"] for row in user.value("ls", "-R", "v")}
+    assert len(rows) == 4_000 - 1 + 20 and "d4/moved/7" in rows and "d5/11" not in rows
+    assert user.quick("cat", "v:/d0/0").out == b"written later"

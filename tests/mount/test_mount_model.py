@@ -307,14 +307,24 @@ def home(user: User) -> User:
     return user
 
 
-def test_random_calls_have_the_same_results_as_on_a_plain_directory(home: User) -> None:
+SHEDDING = """
+import dalsegno.mount.commit as commit
+import dalsegno.mount.shed as shed
+
+commit.COMMIT_SECONDS, commit.LOOK_SECONDS = 0, 0.02
+shed.INODES_KEPT_MAX = shed.LOOK_NS = shed.REST_NS = 0
+"""
+
+
+@pytest.mark.parametrize("before", ["", SHEDDING], ids=["roomy", "shedding"])
+def test_random_calls_have_the_same_results_as_on_a_plain_directory(home: User, before: str) -> None:
     print(f"seed {SEED}: DAL_TEST_SEED={SEED} repeats this run")
     chance = random.Random(SEED)
     plain = home.home / "plain"
     plain.mkdir()
     clones: dict[str, dict[bytes, tuple[Any, ...]]] = {}
     for era in range(3):
-        with mounted(home, "v", *(["--devices"] if os.geteuid() == 0 else [])) as mount:
+        with mounted(home, "v", *(["--devices"] if os.geteuid() == 0 else []), before=before) as mount:
             sides = Sides(mount.path, plain)
             machine = Machine(chance, sides)
             assert look(sides.roots[0]) == look(sides.roots[1]), (SEED, era, "after mounting again")

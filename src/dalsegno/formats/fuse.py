@@ -9,7 +9,7 @@ Times are nanoseconds here and (seconds, nanoseconds) there.
 """
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 VERSION_MAJOR: Final = 7
@@ -95,6 +95,7 @@ SETXATTR_ACL_KILL_SGID: Final = 1 << 0
 NOTIFY_INVAL_INODE: Final = 2
 NOTIFY_INVAL_ENTRY: Final = 3
 NOTIFY_STORE: Final = 4
+NOTIFY_PRUNE: Final = 9
 
 NAME_BYTES_MAX: Final = 255
 SECOND_NS: Final = 1_000_000_000
@@ -114,6 +115,7 @@ OFFSET_REPLY: Final = struct.Struct("=Q")
 INVAL_INODE: Final = struct.Struct("=Qqq")
 INVAL_ENTRY: Final = struct.Struct("=QIxxxx")
 STORE: Final = struct.Struct("=QQIxxxx")
+PRUNE: Final = struct.Struct("=Ixxxx8x")
 assert HEADER.size == 40 and REPLY.size == 16 and ATTR.size == 88 and ENTRY.size == 40 and DIRENT.size == 24
 assert DIRENT_PLUS.size == ENTRY.size + ATTR.size + DIRENT.size
 assert STATFS_REPLY.size == 80 and INIT_REPLY.size == 64
@@ -828,3 +830,9 @@ def encode_store_header(node: int, offset: int, length: int) -> bytes:
     """Return the head of the notice that a node has these bytes, which are written behind it, from `offset` on."""
     total = REPLY.size + STORE.size + length
     return REPLY.pack(total, NOTIFY_STORE, 0) + STORE.pack(node, offset, length)
+
+
+def encode_prune(nodes: Sequence[int]) -> bytes:
+    """Return the notice that the kernel may forget nodes which nobody uses; from Linux 6.18 on."""
+    payload = PRUNE.pack(len(nodes)) + struct.pack(f"={len(nodes)}Q", *nodes)
+    return REPLY.pack(REPLY.size + len(payload), NOTIFY_PRUNE, 0) + payload

@@ -15,11 +15,12 @@ import msgspec
 from dalsegno.formats import fuse, objects
 from dalsegno.formats.objects import Entry
 from dalsegno.host.attributes import OwnerNames
-from dalsegno.mount.inodes import SOCKET, Inode, Overlay
+from dalsegno.mount.inodes import SOCKET, STORED, Inode, Overlay
 from dalsegno.mount.listing import Kept
 from dalsegno.mount.readonly import Folder, ReadOnly
 from dalsegno.mount.snapshot import DirectoryJob, Draft, FileJob, Snapshot
 from dalsegno.mount.spool import Spool
+from dalsegno.terms.times import SECOND_NS
 from dalsegno.trees.edit import BASE
 from dalsegno.trees.read import entry_xattrs, links_key
 from dalsegno.world.clock import now_ns
@@ -27,6 +28,8 @@ from dalsegno.world.workers import new_lock
 
 NEW_NODE: Final = 1 << 62
 """Nodes of what is new are numbered from here on; those of what was there are (folder, row)."""
+LIST_SECONDS_MAX: Final = 60
+"""How long somebody may take between two looks at a directory's list before its names are numbered anew."""
 LASTING: Final = 1 << 60
 """Places from here on are in the lasting spool."""
 
@@ -64,6 +67,7 @@ class Changes:
         self._dirty_links: dict[int, Inode] = {}
         self._orphans: dict[int, Inode] = {}
         self._next_node = NEW_NODE
+        self._committing = False
 
     @property
     def source(self) -> Kept:
@@ -108,8 +112,21 @@ class Changes:
         """Return the node that a name leads to, or None."""
         overlay = self._overlays.get(folder.number)
         if overlay is not None and name in overlay.changes:
-            return overlay.changes[name]
+            node = overlay.changes[name]
+            return self.revive(folder, overlay, name).node if node == STORED else node
         return self.base_child(folder, name)
+
+    def revive(self, folder: Folder, overlay: Overlay, name: bytes) -> Inode:
+        """Return a name that is STORED as an inode again, with a new node."""
+        found = self._listings.find(overlay.stored, name)
+        assert found is not None, "what is stored was stored"
+        inode = Inode(self.new_node(), found[1], xattrs=dict(entry_xattrs(self.source, found[1])))
+        inode.places = {(folder.number, name)}
+        self.hot[inode.node] = inode
+        overlay.changes[name] = inode.node
+        if inode.kind == objects.ENTRY_DIRECTORY:
+            self._still.add_folder(inode.node, Folder(folder, name, layer=self._layer, content=found[1].content))
+        return inode
 
     def base_child(self, folder: Folder, name: bytes) -> int | None:
         """Return the node that a name led to when the mount began, or None."""
@@ -167,8 +184,12 @@ class Changes:
         inode.mtime_ns = inode.ctime_ns = at_ns
         self.touched(inode)
 
-    def forget(self, node: int) -> None:
-        """Drop a file without names: the kernel forgets it when its last user has closed it."""
+    def forget(self, node: int, count: int) -> None:
+        """Count what the kernel forgets, and drop a file without names: its last user has closed it then."""
+        inode = self.hot.get(node)
+        if inode is not None:
+            with self.lock:
+                inode.lookup_count -= count
         if node in self._orphans:
             with self.lock:
                 self._orphans.pop(node, None)
@@ -268,6 +289,7 @@ class Changes:
             if not self.dirty_since_ns:
                 return None
             began_ns = self.dirty_since_ns
+            self._committing = True
             self._save_orphans()
             files: dict[int, FileJob] = {}
             for node, inode in self.dirty_files.items():
@@ -392,6 +414,7 @@ class Changes:
     def thaw(self, snapshot: Snapshot) -> None:
         """Let what a commit stored be the base of what comes."""
         with self.lock:
+            self._committing = False
             for job in snapshot.files:
                 inode = job.inode
                 inode.base = msgspec.structs.replace(
@@ -409,6 +432,7 @@ class Changes:
     def restore(self, snapshot: Snapshot) -> None:
         """Take back what could not be stored, so that the next commit tries again."""
         with self.lock:
+            self._committing = False
             for job in snapshot.files:
                 inode = job.inode
                 assert inode.frozen is not None
@@ -422,3 +446,92 @@ class Changes:
             if snapshot.links is not None:
                 self._dirty_links.update(snapshot.linked)
             self.dirty_since_ns = snapshot.began_ns
+
+    # Memory
+
+    def shed(self) -> None:
+        """Drop what is new in this mount, stored, and forgotten by the kernel: it is found by its name again.
+
+        A directory that was made in this mount becomes as those that were there before, once nothing of it is left.
+        """
+        with self.lock:
+            if self._committing:
+                return
+            for inode in list(self.hot.values()):
+                if inode.lookup_count == 0 and self._is_settled(inode) and inode.kind != objects.ENTRY_DIRECTORY:
+                    self._drop(inode)
+            above = self._folders_above_overlays()
+            # Those below others were made after them.
+            for inode in reversed([each for each in self.hot.values() if each.kind == objects.ENTRY_DIRECTORY]):
+                folder = self._still.known_folder(inode.node)
+                if inode.node < NEW_NODE or folder is None or not inode.link_count:
+                    continue
+                self._settle_folder(folder)
+                used = folder.number in self._overlays or folder.number in above
+                if inode.lookup_count == 0 and self._is_settled(inode) and not used:
+                    self._still.drop_folder(folder)
+                    self._drop(inode)
+
+    def _folders_above_overlays(self) -> set[int]:
+        above: set[int] = set()
+        for number in self._overlays:
+            if number in self.removed_folders:
+                continue
+            folder = self._still.folder_by_number(number).parent
+            while folder is not None and folder.number not in above:
+                above.add(folder.number)
+                folder = folder.parent
+        return above
+
+    def sheddable(self, kept_max: int) -> list[tuple[int, int, bytes]]:
+        """Return (node, parent's node, name) of what could be dropped if the kernel forgot it, the newest first.
+
+        The newest `kept_max` are left out. Those below others come before them. A directory has no name here: to tell
+        older kernels to forget it would hide it from who is in it.
+        """
+        with self.lock:
+            settled = [inode for inode in self.hot.values() if inode.lookup_count and self._is_settled(inode)]
+            found = []
+            for inode in reversed(settled[: max(0, len(settled) - kept_max)]):
+                assert inode.places is not None
+                ((number, name),) = inode.places
+                is_directory = inode.kind == objects.ENTRY_DIRECTORY
+                parent = self._still.folder_by_number(number).node
+                found.append((inode.node, parent, b"" if is_directory else name))
+            return found
+
+    def _is_settled(self, inode: Inode) -> bool:
+        """Tell whether everything that is known of an inode is in the newest commit, under its one name."""
+        if (
+            inode.node < NEW_NODE
+            or inode.linked
+            or not inode.link_count
+            or inode.patches is not None
+            or inode.frozen is not None
+            or inode.kind in (SOCKET, objects.ENTRY_MOUNT)
+            or not inode.places
+        ):
+            return False
+        (number, name), *more = inode.places
+        overlay = self._overlays.get(number)
+        return not more and overlay is not None and name not in overlay.dirty and overlay.changes[name] == inode.node
+
+    def _drop(self, inode: Inode) -> None:
+        assert inode.places is not None
+        ((number, name),) = inode.places
+        self._overlays[number].changes[name] = STORED
+        del self.hot[inode.node]
+
+    def _settle_folder(self, folder: Folder) -> None:
+        """Let a directory that was made in this mount be read from what is stored: no row of it was ever given out."""
+        overlay = self._overlays.get(folder.number)
+        if (
+            overlay is not None
+            and not folder.content
+            and overlay.stored
+            and not overlay.dirty
+            and now_ns() - overlay.listed_ns > LIST_SECONDS_MAX * SECOND_NS
+            and all(node == STORED for node in overlay.changes.values())
+        ):
+            folder.content = overlay.stored
+            del self._overlays[folder.number]

@@ -11,6 +11,8 @@ from dalsegno.trees.edit import Patches
 SOCKET: Final = 0
 """The kind of a socket: it lives as long as the mount, and no tree holds it."""
 UNKNOWN_TIME: Final = -(1 << 62)
+STORED: Final = 0
+"""In place of a node: the name is as the newest commit stored it, and the kernel knows nothing of it."""
 
 
 class Inode:
@@ -31,6 +33,7 @@ class Inode:
         "kind",
         "link_count",
         "linked",
+        "lookup_count",
         "mode",
         "mtime_ns",
         "node",
@@ -59,6 +62,8 @@ class Inode:
         self.target = entry.content if entry.kind in (objects.ENTRY_SYMLINK, objects.ENTRY_MOUNT) else b""
         self.xattrs = xattrs
         self.link_count = 1
+        self.lookup_count = 0
+        """How often the kernel was told of it and has not forgotten; counted for what is new in this mount."""
         self.linked = False
         """Whether it lives in the table of links."""
         self.places: set[tuple[int, bytes]] | None = set()
@@ -116,14 +121,16 @@ class Overlay:
     `dirty` are those that the next commit must store. New names have a position of their own behind all rows.
     """
 
-    __slots__ = ("changes", "dirty", "order", "positions", "stored")
+    __slots__ = ("changes", "dirty", "listed_ns", "order", "positions", "stored")
 
     def __init__(self, stored: bytes) -> None:
         self.changes: dict[bytes, int | None] = {}
-        """Name: node, or None for a name that is gone."""
+        """Name: node, STORED, or None for a name that is gone."""
         self.order: list[bytes | None] = []
         self.positions: dict[bytes, int] = {}
         self.dirty: set[bytes] = set()
+        self.listed_ns = 0
+        """When a list of it was begun that has not come to its end, as far as we know; else 0."""
         self.stored = stored
         """The directory as the newest commit stored it; empty before the first."""
 

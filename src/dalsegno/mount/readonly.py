@@ -243,6 +243,12 @@ class ReadOnly:
             self._by_node[folder.node] = folder
             return folder
 
+    def drop_folder(self, folder: Folder) -> None:
+        """Let go of a folder that nobody uses; its number is not given out again."""
+        with self._lock:
+            self._folders[folder.number] = None
+            del self._by_node[folder.node]
+
     def _open_folder(
         self, node: int, parent: Folder | None, name: bytes, what: Picture | Shelf, *, salted: bool = True
     ) -> Folder:

@@ -21,6 +21,7 @@ from dalsegno.mount.listing import Listings
 from dalsegno.mount.push import Pusher
 from dalsegno.mount.readonly import Gallery, Owners, Picture, ReadOnly, Shelf
 from dalsegno.mount.session import FileSystem, Session, log_to_stderr
+from dalsegno.mount.shed import Shedder
 from dalsegno.mount.spool import Spool
 from dalsegno.mount.writable import Writable
 from dalsegno.terms.errors import Conflict, DalError, Refused
@@ -203,10 +204,11 @@ def show_writable(
 
             def begin(session: Session) -> None:
                 control.notify = session.notify
-                shelves = ShelfWatch(still, session)
+                shelves, shedder = ShelfWatch(still, session), Shedder(changes, session.notify)
 
                 def besides() -> None:
                     shelves.look()
+                    shedder.look()
                     gallery.keep()
 
                 runs.append(crew.submit(committer.run, besides))

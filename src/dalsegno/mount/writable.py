@@ -15,7 +15,7 @@ from dalsegno.formats.fuse import Attr, Dirent, EntryReply, Header, StatfsReply
 from dalsegno.formats.objects import Entry
 from dalsegno.mount import acl
 from dalsegno.mount.changes import Changes, fail
-from dalsegno.mount.inodes import SOCKET, UNKNOWN_TIME, Inode, Overlay
+from dalsegno.mount.inodes import SOCKET, STORED, UNKNOWN_TIME, Inode, Overlay
 from dalsegno.mount.readonly import (
     CLONES_NAME,
     DIRECTORY_BYTES,
@@ -176,6 +176,10 @@ class Writable:
         return (used + 511) // 512
 
     def _entry_reply(self, node: int) -> EntryReply:
+        """Return what the kernel is told of a node; it counts how often."""
+        inode = self._changes.hot.get(node)
+        if inode is not None:
+            inode.lookup_count += 1
         return EntryReply(node, 0, FOREVER_NS, FOREVER_NS, self._attr(node))
 
     def _lookup(self, header: Header, body: fuse.Name) -> Answer:
@@ -211,12 +215,12 @@ class Writable:
             return fuse.encode_attr_reply(FOREVER_NS, self._attr(header.node))
 
     def _forget(self, header: Header, body: fuse.Forget) -> Answer:
-        self._changes.forget(header.node)
+        self._changes.forget(header.node, body.lookup_count)
         return None
 
     def _forget_all(self, header: Header, body: fuse.BatchForget) -> Answer:
-        for node, _ in body.nodes:
-            self._changes.forget(node)
+        for node, count in body.nodes:
+            self._changes.forget(node, count)
         return None
 
     def _readlink(self, header: Header, body: fuse.Empty) -> Answer:
@@ -616,19 +620,29 @@ class Writable:
             overlay = self._changes.known_overlay(folder)
             pieces: list[bytes] = []
             room = body.size
-            for piece in self._dirents(folder, overlay, body.offset, plus):
+            for piece, inode in self._dirents(folder, overlay, body.offset, plus):
                 room -= len(piece)
                 if room < 0:
                     break
                 pieces.append(piece)
+                if plus and inode is not None:
+                    inode.lookup_count += 1
+            if overlay is not None:
+                overlay.listed_ns = now_ns() if pieces else 0
             return b"".join(pieces)
 
-    def _dirents(self, folder: Folder, overlay: Overlay | None, offset: int, plus: bool) -> Iterator[bytes]:
+    def _dirents(
+        self, folder: Folder, overlay: Overlay | None, offset: int, plus: bool
+    ) -> Iterator[tuple[bytes, Inode | None]]:
+        """Yield names with the inodes that the kernel is told of by them, as far as they are counted."""
         if offset < NEW_OFFSET:
-            yield from self._still.dots(folder, offset, plus)
-            row = max(0, offset - 2)
+            for dot in self._still.dots(folder, offset, plus):
+                yield dot, None
+        # Positions of a directory that was settled meanwhile: rather all names twice than one never.
+        row = max(0, offset - 2) if offset < NEW_OFFSET else 0
+        if (offset < NEW_OFFSET or overlay is None) and folder.content:
             changes = overlay.changes if overlay is not None else {}
-            for entry in self._listings.iterate(folder.content, row) if folder.content else ():
+            for entry in self._listings.iterate(folder.content, row):
                 if entry.name not in changes:
                     node, shown = self._still.resolve_row(folder, row, entry)
                     yield self._dirent(node, entry.name, row + 3, plus, shown)
@@ -640,21 +654,25 @@ class Writable:
             if name is not None and overlay.positions.get(name) == position:
                 child = overlay.changes[name]
                 assert child is not None
+                if child == STORED:
+                    child = self._changes.revive(folder, overlay, name).node
                 yield self._dirent(child, name, NEW_OFFSET + position + 1, plus, None)
 
-    def _dirent(self, node: int, name: bytes, offset: int, plus: bool, entry: Entry | None) -> bytes:
+    def _dirent(
+        self, node: int, name: bytes, offset: int, plus: bool, entry: Entry | None
+    ) -> tuple[bytes, Inode | None]:
         """Return one name; `entry` is what the base says of it."""
         inode = self._changes.hot.get(node)
         kind = inode.kind if inode is not None else entry.kind if entry is not None else SOCKET
         if kind == objects.ENTRY_MOUNT:
             dirent = Dirent(node, offset, stat.S_IFDIR >> 12, name)
-            return encode_name(dirent, plus)
+            return encode_name(dirent, plus), None
         attr = self._attr(node) if inode is not None else self._still.attr(node, entry, self._layer)
         dirent = Dirent(attr.ino, offset, stat.S_IFMT(attr.mode) >> 12, name)
         if not plus:
-            return fuse.encode_dirent(dirent)
+            return fuse.encode_dirent(dirent), None
         reply = EntryReply(node, 0, FOREVER_NS, FOREVER_NS, attr)
-        return fuse.encode_dirent_plus(reply, dirent)
+        return fuse.encode_dirent_plus(reply, dirent), inode
 
     # Mount points
 
