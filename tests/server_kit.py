@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from dalsegno.formats.join import Join, parse_join
 from dalsegno.replicas.remote import RemoteSite
 
 STOP_SECONDS = 60
+_MAIN = "import sys; from dalsegno.cli.main import main; sys.exit(main())"
 
 
 @dataclass
@@ -104,11 +106,19 @@ def start_server(
     tls: bool = False,
     listen: str = "127.0.0.1:0",
     prefix: tuple[str, ...] = (),
+    limits: dict[str, float] | None = None,
     **environment: str,
 ) -> Server:
-    """Start `dal serve` over a user's pool and return it when it answers. `prefix`: `ip netns exec ...` and the like."""
+    """Start `dal serve` over a user's pool and return it when it answers.
+
+    `prefix`: `ip netns exec ...` and the like. `limits`: other values for names in server/limits.py.
+    """
     log_path = user.home / f"serve-{name}.log"
-    command = [*prefix, *user.command(), "--json", "serve", "--listen", listen, "--name", name]
+    begin = user.command()
+    if limits:
+        settings = "; ".join(f"limits.{key} = {value}" for key, value in limits.items())
+        begin = [sys.executable, "-c", f"from dalsegno.server import limits; {settings}; {_MAIN}"]
+    command = [*prefix, *begin, "--json", "serve", "--listen", listen, "--name", name]
     command += [] if tls else ["--no-tls"]
     with open(log_path, "ab") as log:
         process = subprocess.Popen(

@@ -477,6 +477,10 @@ class RemoteSite:
         )
         return messages.decode(answer.read(ANSWER_BYTES_MAX), wire.Size).size
 
+    def drop_dump(self, dump_id: bytes) -> None:
+        """Have an uploaded dump forgotten."""
+        self._ask_value("DELETE", f"/v1/dumps/{dump_id.hex()}", wire.Done)
+
     def load(self, volume: str, dumps: Sequence[bytes]) -> VolumeState:
         """Make a volume of uploaded dumps, or bring one forward by increments."""
         return self._ask_value("POST", self._volume(volume, "load"), VolumeState, wire.Load(dumps=list(dumps)))
