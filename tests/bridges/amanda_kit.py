@@ -19,6 +19,9 @@ RULE = Path("/etc/sudoers.d/amdalsegno")
 LOCK = "/var/tmp/dalsegno-test-amanda.lock"
 ENVIRONMENT = {"HOME": "/var/backups", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 TAPES = 9
+PROGRAM_SECONDS_MAX = 300
+TEST_SECONDS_MAX = 1200
+"""With the wait for other tests of Amanda on this host, and on a busy one."""
 
 
 def why_not() -> str:
@@ -39,7 +42,7 @@ def as_backup(*words: str | Path, code: int | None = 0, **streams: object) -> su
     streams.setdefault("stdout", subprocess.PIPE)
     streams.setdefault("stderr", subprocess.PIPE)
     command = ["runuser", "-u", "backup", "--", "env", "-i", *(f"{k}={v}" for k, v in ENVIRONMENT.items()), *words]
-    done = subprocess.run(command, cwd="/", timeout=200, **streams)  # type: ignore[call-overload]
+    done = subprocess.run(command, cwd="/", timeout=PROGRAM_SECONDS_MAX, **streams)  # type: ignore[call-overload]
     if code is not None:
         assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
     return done
@@ -144,7 +147,7 @@ class Site:
             input=text.encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=100,
+            timeout=PROGRAM_SECONDS_MAX,
         )
         return done.stdout.decode(errors="replace")
 

@@ -6,11 +6,14 @@ import subprocess
 import sys
 
 import pytest
-from amanda_kit import Site, amanda_site, as_backup, why_not
+from amanda_kit import TEST_SECONDS_MAX, Site, amanda_site, as_backup, why_not
 
 from cli_kit import SOURCE
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"!!! Amanda does not run here: {why_not()}")
+pytestmark = [
+    pytest.mark.skipif(bool(why_not()), reason=f"!!! Amanda does not run here: {why_not()}"),
+    pytest.mark.timeout(TEST_SECONDS_MAX),
+]
 
 GUIDE = SOURCE.parent / "docs" / "guides" / "amanda.md"
 
@@ -42,7 +45,7 @@ def shell(site: Site, script: str, stdin: str = "") -> str:
         stderr=subprocess.STDOUT,
         cwd=site.root,
         env={"HOME": str(site.user.home), "PATH": f"{program.parent}:/usr/sbin:/usr/bin:/sbin:/bin"},
-        timeout=200,
+        timeout=300,
     )
     assert done.returncode == 0, (script, done.stdout)
     return done.stdout.decode(errors="replace")

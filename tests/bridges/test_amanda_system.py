@@ -9,12 +9,15 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from amanda_kit import Site, amanda_site, as_backup, code_after_retry, descendants, facts, why_not
+from amanda_kit import TEST_SECONDS_MAX, Site, amanda_site, as_backup, code_after_retry, descendants, facts, why_not
 
 from dalsegno.assembly import open_pool
 from dalsegno.dumps.plan import forget_dump
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"!!! Amanda does not run here: {why_not()}")
+pytestmark = [
+    pytest.mark.skipif(bool(why_not()), reason=f"!!! Amanda does not run here: {why_not()}"),
+    pytest.mark.timeout(TEST_SECONDS_MAX),
+]
 
 VOLUMES = ("home", "photos")
 
@@ -217,7 +220,7 @@ def test_pruned_base_full_holding_disk_and_killed_amandad_leave_nothing_recorded
                 os.kill(number, signal.SIGKILL)
         for number in [*mine, *(n for n, words in others.items() if "sudo" in words)]:  # sudo stops with its child
             os.kill(number, signal.SIGCONT)
-        night.wait(100)
+        night.wait(300)
     finally:
         night.kill()
     after = site.state("photos").dumps
