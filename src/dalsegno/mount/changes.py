@@ -151,7 +151,7 @@ class Changes:
             above, _ = self._still.place(node)
             if self._layer.links is not None and above is self._layer.links:
                 inode.linked, inode.places = True, None
-                inode.link_count = self._layer.link_count(entry.node)
+                inode.link_count = self._layer.link_counts.count(entry.node, exact=True)
             else:
                 inode.places = {(above.number, entry.name)}
         self.hot[node] = inode

@@ -18,6 +18,8 @@ from dalsegno.world.workers import Workers, new_lock
 ENTRIES_KEPT_MAX: Final = 32 * 1024
 PAYLOAD_BYTES_KEPT_MAX: Final = 16 * MIB
 CHUNK_BYTES_KEPT_MAX: Final = 32 * MIB
+LINK_ENTRIES_A_STEP: Final = 10_000
+"""How far the walk that counts hard links goes for one question: some 10 ms."""
 
 
 class KindSource(Protocol):
@@ -169,21 +171,38 @@ class Listings:
             return len(node.entries)
         return sum(child.entry_count for child in node.children)
 
-    def count_links(self, identity: bytes) -> dict[int, int]:
-        """Return for every hard-linked file below a directory how many names it has there: one walk of everything."""
-        counts: dict[int, int] = {}
-        stack = [identity]
-        while stack:
-            node = objects.decode_directory(self.source.get(ObjectId(stack.pop())))
-            if isinstance(node, DirectoryList):
-                stack += [child.id for child in node.children]
-                continue
-            for entry in node.entries:
-                if entry.kind == objects.ENTRY_DIRECTORY:
-                    stack.append(entry.content)
-                elif entry.kind == objects.ENTRY_LINK:
-                    counts[entry.link] = counts.get(entry.link, 0) + 1
-        return counts
+
+class LinkCounts:
+    """How many names each hard-linked file of a tree has: one walk of everything, made in steps by those who ask."""
+
+    def __init__(self, source: Kept, tree: bytes) -> None:
+        self.is_complete = False
+        self._source = source
+        self._pending = [tree] if tree else []
+        self._counts: dict[int, int] = {}
+        self._lock = new_lock()
+
+    def count(self, link: int, *, exact: bool) -> int:
+        """Return how many names a file has; before the walk is complete, and unless `exact`, at least two."""
+        with self._lock:
+            entries_left = LINK_ENTRIES_A_STEP
+            while self._pending and (exact or entries_left > 0):
+                entries_left -= self._count_node(self._pending.pop())
+            self.is_complete = not self._pending
+            found = self._counts.get(link, 0)
+        return max(found, 1 if self.is_complete else 2)
+
+    def _count_node(self, identity: bytes) -> int:
+        node = objects.decode_directory(self._source.get(ObjectId(identity)))
+        if isinstance(node, DirectoryList):
+            self._pending += [child.id for child in node.children]
+            return len(node.children)
+        for entry in node.entries:
+            if entry.kind == objects.ENTRY_DIRECTORY:
+                self._pending.append(entry.content)
+            elif entry.kind == objects.ENTRY_LINK:
+                self._counts[entry.link] = self._counts.get(entry.link, 0) + 1
+        return max(1, len(node.entries))
 
 
 def _item_count(node: DirectoryLeaf | DirectoryList) -> int:

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from dalsegno.formats import fuse, objects
 from dalsegno.formats.fuse import Attr, Dirent, EntryReply, Header, StatfsReply
 from dalsegno.formats.objects import Entry
-from dalsegno.mount.listing import Kept, Listings
+from dalsegno.mount.listing import Kept, LinkCounts, Listings
 from dalsegno.mount.session import Answer, Method
 from dalsegno.terms.errors import DalError, Damaged, NotFound
 from dalsegno.terms.ids import ObjectId
@@ -134,22 +134,14 @@ class Owners:
 class Layer:
     """One picture in use: what all its folders share."""
 
-    __slots__ = ("_counts", "_lock", "links", "listings", "picture", "salt")
+    __slots__ = ("link_counts", "links", "listings", "picture", "salt")
 
     def __init__(self, picture: Picture, *, salted: bool) -> None:
         self.picture = picture
         self.listings = picture.listings
         self.salt = int.from_bytes(picture.identity[:8], "big") >> 1 if salted else 0
         self.links: Folder | None = None
-        self._counts: dict[int, int] | None = None
-        self._lock = new_lock()
-
-    def link_count(self, link: int) -> int:
-        """Return how many names a hard-linked file has; the first question walks the whole tree."""
-        with self._lock:
-            if self._counts is None:
-                self._counts = self.listings.count_links(self.picture.tree)
-            return max(1, self._counts.get(link, 1))
+        self.link_counts = LinkCounts(picture.listings.source, picture.tree)
 
 
 class Folder:
@@ -365,7 +357,7 @@ class ReadOnly:
                 return shown
             form, size, permissions = stat.S_IFLNK, len(entry.content) + 1, 0o777
         if self._is_linked(node, layer):
-            link_count = layer.link_count(entry.node)
+            link_count = layer.link_counts.count(entry.node, exact=False)
         mode, uid, gid = self._owners.show(form | permissions, entry.uid, entry.gid)
         mtime_ns = entry.mtime_ns
         return Attr(
@@ -381,6 +373,12 @@ class ReadOnly:
             gid,
             entry.device & 0xFFFFFFFF,
         )
+
+    def valid_ns(self, node: int, layer: Layer | None) -> int:
+        """Return how long the kernel may remember what `attr` said of a node."""
+        if layer is None:
+            return SHELF_NS
+        return SHELF_NS if self._is_linked(node, layer) and not layer.link_counts.is_complete else FOREVER_NS
 
     def _is_linked(self, node: int, layer: Layer) -> bool:
         return layer.links is not None and node >> ROW_BITS == layer.links.number
@@ -419,7 +417,8 @@ class ReadOnly:
         if found is None:
             return self.find_clones(folder) if name == CLONES_NAME else NOT_THERE
         child, entry = self.resolve_row(folder, *found)
-        return EntryReply(child, 0, FOREVER_NS, FOREVER_NS, self.attr(child, entry, folder.layer))
+        attr = self.attr(child, entry, folder.layer)
+        return EntryReply(child, 0, FOREVER_NS, self.valid_ns(child, folder.layer), attr)
 
     def find_clones(self, folder: Folder) -> EntryReply:
         """Return the hidden shelf of clones as a name in a folder, where it has one."""
@@ -464,8 +463,8 @@ class ReadOnly:
 
     def _getattr(self, header: Header, body: fuse.GetAttr) -> Answer:
         entry, layer = self.entry(header.node)
-        valid_ns = FOREVER_NS if entry is not None else SHELF_NS
-        return fuse.encode_attr_reply(valid_ns, self.attr(header.node, entry, layer))
+        attr = self.attr(header.node, entry, layer)
+        return fuse.encode_attr_reply(self.valid_ns(header.node, layer if entry is not None else None), attr)
 
     def _readlink(self, header: Header, body: fuse.Empty) -> Answer:
         entry, _ = self.entry(header.node)
@@ -594,8 +593,8 @@ class ReadOnly:
         dirent = Dirent(_ino(shown.node or node, layer.salt), row + 3, form, entry.name)
         if not plus or shown.kind == objects.ENTRY_MOUNT:
             return encode_name(dirent, plus)
-        reply = EntryReply(node, 0, FOREVER_NS, FOREVER_NS, self.attr(node, shown, layer))
-        return fuse.encode_dirent_plus(reply, dirent)
+        attr = self.attr(node, shown, layer)
+        return fuse.encode_dirent_plus(EntryReply(node, 0, FOREVER_NS, self.valid_ns(node, layer), attr), dirent)
 
     def _shelf_dirents(self, folder: Folder, offset: int, plus: bool) -> Iterator[bytes]:
         assert folder.shelf is not None

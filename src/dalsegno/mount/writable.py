@@ -180,7 +180,11 @@ class Writable:
         inode = self._changes.hot.get(node)
         if inode is not None:
             inode.lookup_count += 1
-        return EntryReply(node, 0, FOREVER_NS, FOREVER_NS, self._attr(node))
+        attr = self._attr(node)
+        return EntryReply(node, 0, FOREVER_NS, self._valid_ns(node), attr)
+
+    def _valid_ns(self, node: int) -> int:
+        return FOREVER_NS if node in self._changes.hot else self._still.valid_ns(node, self._layer)
 
     def _lookup(self, header: Header, body: fuse.Name) -> Answer:
         name = body.name
@@ -212,7 +216,8 @@ class Writable:
 
     def _getattr(self, header: Header, body: fuse.GetAttr) -> Answer:
         with self._changes.lock:
-            return fuse.encode_attr_reply(FOREVER_NS, self._attr(header.node))
+            attr = self._attr(header.node)
+            return fuse.encode_attr_reply(self._valid_ns(header.node), attr)
 
     def _forget(self, header: Header, body: fuse.Forget) -> Answer:
         self._changes.forget(header.node, body.lookup_count)
@@ -671,7 +676,7 @@ class Writable:
         dirent = Dirent(attr.ino, offset, stat.S_IFMT(attr.mode) >> 12, name)
         if not plus:
             return fuse.encode_dirent(dirent), None
-        reply = EntryReply(node, 0, FOREVER_NS, FOREVER_NS, attr)
+        reply = EntryReply(node, 0, FOREVER_NS, self._valid_ns(node), attr)
         return fuse.encode_dirent_plus(reply, dirent), inode
 
     # Mount points
