@@ -14,7 +14,8 @@ from dalsegno.world.workers import Workers
 WORKERS_MAX = 8
 
 
-def _cache_dir(pool: Pool) -> Path:
+def cache_dir(pool: Pool) -> Path:
+    """Return where the scan caches and mounts of a pool are."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base) / "dalsegno" / pool.pool_id.hex()
 
@@ -23,7 +24,7 @@ def _house(pool: Pool, report: Report) -> House:
     return House(
         pool=pool,
         volumes=Volumes(pool),
-        cache_dir=_cache_dir(pool),
+        cache_dir=cache_dir(pool),
         report=report,
         workers=Workers(max(1, min(WORKERS_MAX, len(os.sched_getaffinity(0))))),
     )

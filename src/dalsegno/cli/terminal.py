@@ -116,7 +116,7 @@ class Terminal:
         if isinstance(event, Note):
             if event.severity == "error":
                 self.error_count += 1
-            if event.severity == "error" or self.verbose:
+            if event.severity == "error" or self.verbose or (event.severity == "notice" and not self.quiet):
                 self._say(event)
         elif self._draws:
             self._draw(event)

@@ -15,7 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,7 @@ from dalsegno.pool.keys import (
 )
 from dalsegno.pool.pack_read import PackReader, apply_delta, split_records, view_record
 from dalsegno.pool.pack_write import ROWS_IN_MEMORY_MAX, PackWriter, new_header
-from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Damaged, NotFound, Refused
+from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Damaged, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, PackId, hex_short
 from dalsegno.terms.sizes import MIB
 from dalsegno.world.files import FileLock, make_directory, write_durable
@@ -57,6 +57,8 @@ REFS: Final = "refs/"
 CONDEMNED: Final = "condemned"
 DEAD_OBJECTS: Final = "condemned/objects"
 WRITERS_LOCK: Final = "writers.lock"
+COLLECT_LOCK: Final = "collect.lock"
+"""Held by whoever collects, or changes the list of dead objects."""
 
 SortedIds = npt.NDArray[np.bytes_]
 """Ids as `S32`, sorted. Only compared as columns: taking one out as bytes would strip trailing zeros."""
@@ -87,6 +89,14 @@ def member_mask(column: SortedIds, ids: npt.NDArray[np.bytes_]) -> npt.NDArray[n
     return mask
 
 
+class Elsewhere(Protocol):
+    """Another place with objects of the realm."""
+
+    def get_kind(self, identity: bytes, /) -> tuple[int, bytes]:
+        """Return kind and payload of an object, checked by its id; NotFound, or Unavailable: it may be there."""
+        ...
+
+
 class Pool:
     """Objects by id and refs by name, in one directory. May be used from several threads and processes at once."""
 
@@ -97,6 +107,8 @@ class Pool:
         self.encryption = settings.encryption
         self.key_path = key_path
         self.backend = LocalBackend(path)
+        self.elsewhere: Elsewhere | None = None
+        """Where an object is read from that is not here: of a pool that is only a part of others."""
         self.damaged_packs: dict[PackId, DalError] = {}
         """Packs whose index could not be read when the pool was opened: the rest stays usable."""
         self._lock = new_lock()
@@ -252,10 +264,19 @@ class Pool:
         """Return the same without a copy: a view keeps its whole block in memory, so it is not for keeping."""
         try:
             return self._view(identity, 0)
-        except NotFound:
-            # Another process may have added the pack, or moved the object when it collected the old one.
-            self.refresh()
+        except NotFound as error:
+            absent: DalError = error
+        if self.elsewhere is not None:
+            try:
+                return self.elsewhere.get_kind(identity)
+            except (NotFound, Unavailable) as error:
+                absent = error
+        # Another process may have added the pack, or moved the object when it collected the old one.
+        self.refresh()
+        try:
             return self._view(identity, 0)
+        except NotFound:
+            raise absent from None
 
     def _view(self, identity: bytes, depth: int) -> tuple[int, bytes | memoryview]:
         if depth > DELTA_DEPTH_MAX:

@@ -14,9 +14,10 @@ import msgspec
 from dalsegno.formats.objects import UNREADABLE
 from dalsegno.pool.pool import Pool
 from dalsegno.replicas.contract import Site
-from dalsegno.replicas.directory import Placed, RealmView, Server, SqlDirectory, check_realm_name
+from dalsegno.replicas.directory import SqlDirectory
 from dalsegno.replicas.servers import Servers
 from dalsegno.replicas.tokens import ADMINISTER, Token, new_token, split_token
+from dalsegno.replicas.view import Placed, RealmView, Server, check_realm_name
 from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, NotFound, Unavailable
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.world.clock import now_ns, ticks_ns
@@ -66,6 +67,13 @@ def write_membership(pool: Pool, change: Callable[[Membership | None], Membershi
             return
 
 
+def remember_directory(pool: Pool, *, url: str) -> None:
+    """Note which directory the server of a pool belongs to, before it has a name."""
+    write_membership(
+        pool, lambda known: known if known is not None and known.url == url else Membership(url=url, name="")
+    )
+
+
 class Member:
     """A server's part in its realm. Threads may share it."""
 
@@ -87,10 +95,12 @@ class Member:
     def open(cls, pool: Pool, *, url: str | None = None, name: str | None = None) -> "Member | None":
         """Return the server's part in the realm at `url`, or in that which its pool remembers; None without one.
 
+        None, too, for a server that has no name yet.
+
         NotFound, Refused or BadInput when there is no such realm, or it is another one than the pool's.
         """
         known = read_membership(pool)
-        if url is None and known is None:
+        if (url is None and known is None) or not (name or (known is not None and known.name)):
             return None
         url = url if url is not None else known.url if known is not None else ""
         name = check_realm_name(name or (known.name if known is not None else ""))

@@ -96,6 +96,13 @@ class Nearness:
             self._known.setdefault(name, Measured()).failed_ns = self._clock()
             self._changed = True
 
+    def lives(self, name: str) -> None:
+        """Note that a server answered, however long that took."""
+        with self._lock:
+            known = self._known.get(name)
+            if known is not None and known.failed_ns:
+                known.failed_ns, self._changed = 0, True
+
     def save(self) -> None:
         """Remember for the next command."""
         with self._lock:
@@ -118,14 +125,13 @@ class NearestSource:
         site: Callable[[str], Site],
         nearness: Nearness,
         ticks: Callable[[], int],
-        first: str = "",
     ) -> None:
-        """`site` returns a server by name. `first` is asked before all others, however far it is."""
+        """`site` returns a server by name."""
         self._realm = realm
         self._site = site
         self._nearness = nearness
         self._ticks = ticks
-        self._first = first
+        self._first = ""
         self._lock = new_lock()
         self._places: dict[str, tuple[str, ...]] = {}
         """Volume: the servers that have it; the volume that was opened last comes first."""
@@ -133,9 +139,10 @@ class NearestSource:
         self._size = 0
         self.bytes_crossed = 0
 
-    def place(self, volume: str, servers: Iterable[str]) -> None:
-        """Say which servers have a volume."""
+    def place(self, volume: str, servers: Iterable[str], *, first: str = "") -> None:
+        """Say which servers have a volume, and which of them is asked first, however far it is."""
         with self._lock:
+            self._first = first or self._first
             others = {name: places for name, places in self._places.items() if name != volume}
             self._places = {volume: tuple(servers), **others}
 

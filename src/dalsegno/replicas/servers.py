@@ -6,13 +6,14 @@ from typing import Final, Protocol, Self
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.replicas.contract import Site
-from dalsegno.replicas.directory import Placed, RealmView, Server
+from dalsegno.replicas.view import Placed, RealmView, Server
 from dalsegno.terms.errors import DalError, Moved, NoAccess, NotFound, Refused, Unavailable
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.volumes.state import ReplicaSet, VolumeState
 from dalsegno.world.clock import pause, ticks_ns
-from dalsegno.world.workers import new_lock
+from dalsegno.world.workers import Workers, new_lock
 
+CALLERS: Final = 8
 VIEW_NS: Final = 5 * SECOND_NS
 """So long a view of the directory is not asked for again, unless something in it was wrong."""
 
@@ -55,6 +56,8 @@ class Servers:
         self.realm = realm
         self.owner = owner
         self.here = here
+        self.workers = Workers(CALLERS)
+        """Threads that ask several servers at once."""
         self._connect = connect
         self._local = local
         self._lock = new_lock()
@@ -71,7 +74,8 @@ class Servers:
         self.close()
 
     def close(self) -> None:
-        """Give back connections."""
+        """Give back threads and connections."""
+        self.workers.__exit__(None, None, None)
         with self._lock:
             sites, self._sites = self._sites, {}
         for _, site in sites.values():

@@ -12,6 +12,7 @@
       TooNew        4   written by a newer version than this one reads
       NoAccess      8   key, passphrase or rights
       Unavailable   9   try later
+        Unacknowledged 9  it is kept here and will be brought to its servers: nothing is lost, nothing is promised
       Full         10   no space
 
 A message says what, where, and what to do next, in one line. `code` is stable and meant for programs.
@@ -90,6 +91,16 @@ class NoAccess(DalError):
 class Unavailable(DalError):
     code = "unavailable"
     exit_code = 9
+
+
+class Unacknowledged(Unavailable):
+    """A commit is kept on this machine, and too few of its volume's servers have it yet."""
+
+    code = "unacknowledged"
+
+    def __init__(self, message: str, *, revision: bytes = b"") -> None:
+        super().__init__(message)
+        self.revision = revision
 
 
 class Full(DalError):

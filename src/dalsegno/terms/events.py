@@ -22,7 +22,7 @@ class Note:
     """One thing that a person should know about one path: unreadable, changed while read, skipped."""
 
     severity: str
-    """`error` (a file is missing or wrong in the result: exit code 3) or `note` (information)."""
+    """`error` (a file is missing or wrong in the result: exit code 3), `notice` (what a person must know) or `note`."""
     path: bytes
     text: str
 

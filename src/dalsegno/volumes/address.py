@@ -1,4 +1,4 @@
-"""Addresses: `VOLUME[@CLONE|@#REVISION-PREFIX|@TIME][:/PATH]`, `@latest` the default (docs/terms.md, "address")."""
+"""Addresses: `[//SERVER/]VOLUME[@CLONE|@#REVISION-PREFIX|@TIME][:/PATH]`, `@latest` the default (docs/terms.md)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ class Address:
     """An address in its parts; `selector` is empty for the newest state."""
 
     volume: str
+    """A name, or `//SERVER/NAME`: who opens volumes by name knows both, or says that it does not."""
     selector: str = ""
     path: bytes = b""
 
@@ -31,12 +32,14 @@ class Resolved:
 
 def parse_address(text: str) -> Address:
     """Return the parts of an address. Old names like `u.hmpierce.backup` are told apart when it is resolved."""
-    if text.startswith("//"):
-        raise BadInput(f"{text}: servers are not supported yet; give VOLUME[@CLONE][:/PATH]")
     head, colon, path = text.partition(":/")
     volume, _, selector = head.partition("@")
     if not volume:
         raise BadInput(f"address {text!r}: expected VOLUME[@CLONE][:/PATH]")
+    if volume.startswith("//"):
+        server, slash, name = volume[2:].partition("/")
+        if not (server and slash and name) or "/" in name:
+            raise BadInput(f"address {text!r}: expected //SERVER/VOLUME[@CLONE][:/PATH]")
     inside = path.strip("/").encode(errors="surrogateescape") if colon else b""
     return Address(volume=volume, selector=selector, path=inside)
 

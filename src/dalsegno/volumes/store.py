@@ -41,6 +41,9 @@ def check_clone_name(name: str) -> None:
 class Volumes:
     """The volumes of one pool."""
 
+    merges = False
+    """Whether commits of others are merged with one's own, so that a mount goes on with its own line."""
+
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
@@ -89,6 +92,8 @@ class Volumes:
 
     def get(self, name: str) -> VolumeState:
         """Return the volume called `name`."""
+        if name.startswith("//"):
+            raise BadInput(f"{name}: is on a server, not in {self._pool.path}: leave --pool away, or the server")
         volume_id = self._pool.get_ref(self._name_ref(name))
         state = self.get_by_id(volume_id) if volume_id else None
         if state is None or state.name != name:

@@ -1,0 +1,696 @@
+"""The cache house: a realm's volumes as if they lay in a pool of one's own.
+
+Its pool holds what this client wrote, and nothing else needs to be in it: what is not there is read from the nearest
+server (replicas/nearest.py). So the pool does not promise what others do, that with a directory all below it is there;
+nothing here counts on that, and servers check every commit themselves.
+
+    refs/volumes/   the volumes' states as the servers had them last: a mirror, for when no server answers
+    refs/unsent/    revisions that were committed here and not acknowledged: they are brought in at the next occasion
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, TypeVar
+
+import msgspec
+
+from dalsegno.actions.house import House
+from dalsegno.formats import objects
+from dalsegno.formats.objects import Revision
+from dalsegno.pool.copy import PoolMarks
+from dalsegno.pool.pool import Pool, PoolWriter
+from dalsegno.replicas.contract import Site
+from dalsegno.replicas.group import CaughtUp, Cloned, Group, Pushed, list_errors, side_by_side, writers_needed
+from dalsegno.replicas.heads import Merge
+from dalsegno.replicas.keeper import Keeper
+from dalsegno.replicas.nearest import NearestSource, Nearness
+from dalsegno.replicas.servers import Servers
+from dalsegno.terms.errors import (
+    AlreadyThere,
+    BadInput,
+    Conflict,
+    DalError,
+    Moved,
+    NoAccess,
+    NotFound,
+    Refused,
+    Unacknowledged,
+    Unavailable,
+)
+from dalsegno.terms.events import Note, Report
+from dalsegno.terms.ids import OBJECT_ID_BYTES, hex_short
+from dalsegno.terms.times import SECOND_NS, format_time
+from dalsegno.volumes.ancestry import find_revision, is_ancestor
+from dalsegno.volumes.state import (
+    ANY,
+    NATIVE,
+    READER,
+    STANDBY,
+    WRITER,
+    Clone,
+    ReplicaSet,
+    VolumeState,
+    decode_state,
+    encode_state,
+)
+from dalsegno.volumes.store import SWAP_TRIES_MAX, Volumes, check_clone_name, check_volume_name
+from dalsegno.world.chance import random_bytes
+from dalsegno.world.clock import now_ns, ticks_ns
+from dalsegno.world.workers import Workers, new_lock
+
+LOOK_NS: Final = 2 * SECOND_NS
+"""So long a volume's state counts before its servers are asked again."""
+UNSENT: Final = "unsent/"
+T = TypeVar("T")
+
+
+def split_place(text: str) -> tuple[str, str]:
+    """Return server and volume of `//SERVER/VOLUME`; a name alone has no server."""
+    if not text.startswith("//"):
+        return "", text
+    server, slash, volume = text[2:].partition("/")
+    if not server or not slash or not volume:
+        raise BadInput(f"{text}: expected //SERVER/VOLUME")
+    return server, volume
+
+
+class LocalCommits(Keeper):
+    """This client's own commits as a Site that a Group reads from: what they name and is not here is read elsewhere."""
+
+    def _fitting(self, target: bytes, known: Mapping[bytes, Revision]) -> bytes | None:
+        # No tree needs to be here: the comparison reads what it wants from the servers.
+        fit = [(is_ancestor(self.pool, base, target), each.created_ns, base) for base, each in known.items()]
+        return max(fit)[2] if fit else None
+
+    def objects(self, volume: str, ids: bytes) -> Iterator[bytes]:
+        """Return a pack of these objects."""
+        marks = PoolMarks(self.pool)
+        marks.add_many(ids)
+        return self._pack(marks)
+
+
+class RealmVolumes(Volumes):
+    """The volumes of a realm, through its servers: what is changed here is acknowledged by them, or not at all."""
+
+    merges = True
+
+    def __init__(
+        self,
+        pool: Pool,
+        servers: Servers,
+        source: NearestSource,
+        nearness: Nearness,
+        *,
+        realm_name: str,
+        merge: Merge,
+        workers: Workers,
+        report: Report,
+    ) -> None:
+        super().__init__(pool)
+        self.servers = servers
+        self.realm_name = realm_name
+        self.cloned: Cloned | None = None
+        """How the last clone went."""
+        self.pushed: Pushed | None = None
+        """How the last commit went."""
+        self._mirror = Volumes(pool)
+        self._source = source
+        self._nearness = nearness
+        self._merge = merge
+        self._report = report
+        self._callers = servers.workers
+        self._local = LocalCommits(
+            "this client", pool, self._mirror, workers=workers, clock=now_ns, scratch=pool.path / "uploads"
+        )
+        self._lock = new_lock()
+        self._turns = {"": new_lock()}
+        self._groups: dict[str, Group] = {}
+        self._servers_of: dict[str, list[str]] = {}
+        """Volume: the servers that its group knows."""
+        self._looked: dict[str, int] = {}
+        self._shown: dict[bytes, tuple[str, VolumeState]] = {}
+        """Volumes of which one server's own state was asked for: that server, and its state."""
+        self._behind: set[str] = set()
+        """Volumes with servers that lack more than the last commit."""
+        self._told: set[str] = set()
+
+    def close(self, *, settle: bool) -> None:
+        """Bring servers that were found behind up to date (with `settle`), and give back threads."""
+        try:
+            for name in sorted(self._behind) if settle else ():
+                try:
+                    self.bring_together(name)
+                except DalError as error:
+                    self._tell(name, f"not all servers are up to date: {error}")
+        finally:
+            self._nearness.save()
+            self.servers.close()
+
+    def _tell(self, volume: str, text: str) -> None:
+        """Say something once."""
+        with self._lock:
+            if (line := f"{volume}: {text}") in self._told:
+                return
+            self._told.add(line)
+        self._report(Note(severity="notice", path=volume.encode(errors="surrogateescape"), text=text))
+
+    def _ask(self, names: Iterable[str], question: Callable[[Site], T]) -> tuple[dict[str, T], dict[str, DalError]]:
+        """Ask several servers at once; return what each answered, and what each said no with."""
+        answers: dict[str, T] = {}
+        errors: dict[str, DalError] = {}
+
+        def ask(name: str) -> T:
+            return question(self.servers.site(name))
+
+        asked = [(name, self._callers.submit(ask, name)) for name in names]
+        for name, future in asked:
+            try:
+                answers[name] = future.result()
+                self._nearness.lives(name)
+            except DalError as error:
+                errors[name] = error
+                if isinstance(error, Unavailable):
+                    self._nearness.failed(name)
+        return answers, errors
+
+    # Groups
+
+    @contextmanager
+    def _turn(self, name: str) -> Iterator[None]:
+        """Let one thread at a time work with a volume's servers."""
+        with self._lock:
+            turn = self._turns.setdefault(name, new_lock())
+        with turn:
+            yield
+
+    def group(self, name: str) -> Group:
+        """Return a volume's servers as one; NotFound when no server that answers has the volume."""
+        known = self._groups.get(name)
+        if known is not None:
+            return known
+        placed = self.servers.placed(name)
+        mirrored = self._mirrored(name)
+        replicas, volume_id = (placed.replicas, placed.id) if placed is not None else (None, b"")
+        seen = mirrored.replicas if mirrored is not None and volume_id in (b"", mirrored.id) else None
+        if mirrored is not None and seen is not None and (replicas is None or seen.version > replicas.version):
+            replicas, volume_id = seen, mirrored.id
+        names = self.servers.names()
+        if replicas is None:
+            names, volume_id, replicas = self._find(name, names)
+        return self._make_group(name, names, replicas, volume_id)
+
+    def _make_group(self, name: str, names: Sequence[str], replicas: ReplicaSet | None, volume_id: bytes) -> Group:
+        group = Group(
+            name,
+            {each: self.servers.site(each) for each in names},
+            owner=self.servers.owner,
+            realm=self._pool.realm,
+            merge=self._merge,
+            local=self._local,
+            replicas=replicas,
+            volume_id=volume_id,
+            parallel=side_by_side(self._callers),
+            publish=lambda new: self.servers.publish(name, new, volume_id=volume_id),
+            report=self._report,
+        )
+        self._groups[name] = group
+        self._servers_of[name] = list(names)
+        return group
+
+    def _find(self, name: str, names: Sequence[str]) -> tuple[list[str], bytes, ReplicaSet | None]:
+        """Ask all servers for a volume that the directory does not know."""
+        found, errors = self._ask(names, lambda site: site.state(name))
+        if not found:
+            away = {each: error for each, error in errors.items() if not isinstance(error, NotFound)}
+            if away:
+                kind = NoAccess if all(isinstance(error, NoAccess) for error in away.values()) else Unavailable
+                raise kind(f"volume {name!r} is on no server that answers: {list_errors(away)}")
+            raise NotFound(f"no volume {name!r} in realm {self.realm_name}: `dal realm status` shows what there is")
+        if len({state.id for state in found.values()}) > 1:
+            where = ", ".join(f"//{each}/{name}" for each in sorted(found))
+            raise Conflict(f"volume {name!r} is another one on each server: say which: {where}")
+        sets = [state.replicas for state in found.values() if state.replicas is not None]
+        replicas = max(sets, key=lambda each: each.version, default=None)
+        return (list(names) if replicas is not None else sorted(found)), next(iter(found.values())).id, replicas
+
+    def bring_together(self, name: str) -> CaughtUp:
+        """Bring all servers of a volume that answer to one head and one set of clones."""
+        with self._turn(name):
+            return self._bring(name)
+
+    def _bring(self, name: str) -> CaughtUp:
+        group = self.group(name)
+        mirrored = self._mirrored(name)
+        unsent = self._unsent(mirrored.id) if mirrored is not None else []
+        caught = group.catch_up()
+        for head in unsent:
+            caught = group.catch_up(head=head)
+            if len(caught.reached) >= writers_needed(caught.replicas):
+                self._drop_unsent(caught.state.id, head)
+                self._tell(name, f"brought in commit {hex_short(head)}, which was kept here")
+        self._behind.discard(name)
+        self._note_answers(name, caught.reached, caught.missing)
+        for each, done in sorted(caught.brought.items()):
+            self._tell(name, f"{each} was behind: it got {done.objects:,} objects")
+        for merged in caught.merged:
+            self._tell(name, f"its replicas had diverged: merged as #{hex_short(merged)}")
+        self._show(name, caught.state)
+        return caught
+
+    def _note_answers(self, name: str, reached: Iterable[str], missing: Mapping[str, DalError]) -> None:
+        for each in reached:
+            self._nearness.lives(each)
+        for each, error in sorted(missing.items()):
+            if isinstance(error, Unavailable):
+                self._nearness.failed(each)
+            self._tell(name, f"without {each}: {error}")
+
+    def _show(self, name: str, state: VolumeState, *, first: str = "") -> None:
+        """Keep a state that all servers agree on, and read from them from now on."""
+        self._store_mirror(state)
+        self._looked[name] = ticks_ns()
+        self._place(name, state, first=first)
+
+    def _place(self, name: str, state: VolumeState, *, first: str = "") -> None:
+        replicas = state.replicas
+        servers = self._servers_of.get(name, [])
+        if replicas is not None:
+            servers = [*replicas.writers, *replicas.standbys, *replicas.readers]
+        self._source.place(name, dict.fromkeys([*([first] if first else []), *servers]), first=first)
+
+    # The mirror
+
+    def _mirrored(self, name: str) -> VolumeState | None:
+        try:
+            return self._mirror.get(name)
+        except NotFound:
+            return None
+
+    def _store_mirror(self, state: VolumeState) -> None:
+        """Take a state as the servers have it."""
+        self._set_ref(self._state_ref(state.id), encode_state(state))
+        self._set_ref(self._name_ref(state.name), state.id)
+
+    def _set_ref(self, ref: str, value: bytes | None) -> None:
+        for _ in range(SWAP_TRIES_MAX):
+            known = self._pool.get_ref(ref)
+            if known == value or self._pool.swap_ref(ref, known, value):
+                return
+        raise Conflict(f"{self._pool.path}: {ref} changes too fast: try again")
+
+    def _unsent(self, volume_id: bytes) -> list[bytes]:
+        joined = self._pool.get_ref(UNSENT + volume_id.hex()) or b""
+        return [joined[start : start + OBJECT_ID_BYTES] for start in range(0, len(joined), OBJECT_ID_BYTES)]
+
+    def _change_unsent(self, volume_id: bytes, change: Callable[[list[bytes]], list[bytes]]) -> None:
+        ref = UNSENT + volume_id.hex()
+        for _ in range(SWAP_TRIES_MAX):
+            known = self._pool.get_ref(ref)
+            wanted = b"".join(change(self._unsent(volume_id))) or None
+            if wanted == known or self._pool.swap_ref(ref, known, wanted):
+                return
+        raise Conflict(f"{self._pool.path}: {ref} changes too fast: try again")
+
+    def _add_unsent(self, volume_id: bytes, revision: bytes, parents: Iterable[bytes]) -> None:
+        behind = set(parents)
+        self._change_unsent(
+            volume_id, lambda known: [*(each for each in known if each not in behind | {revision}), revision]
+        )
+
+    def _drop_unsent(self, volume_id: bytes, revision: bytes) -> None:
+        self._change_unsent(volume_id, lambda known: [each for each in known if each != revision])
+
+    # What Volumes does
+
+    def get(self, name: str) -> VolumeState:
+        """Return a volume by name, or as one server has it by `//SERVER/NAME`."""
+        server, volume = split_place(name)
+        if server and server != self.realm_name:
+            return self._get_at(server, volume)
+        return self._fresh(volume)
+
+    def _fresh(self, name: str) -> VolumeState:
+        """Return a volume as its writers have it now; those that were away are brought up to date on the way."""
+        mirrored = self._mirrored(name)
+        if mirrored is not None and name in self._looked and ticks_ns() - self._looked[name] < LOOK_NS:
+            return mirrored
+        with self._turn(name):
+            try:
+                return self._bring(name).state
+            except Unavailable as error:
+                return self._without_writers(name, error)
+            except NoAccess:
+                return self._only_look(name)
+
+    def _only_look(self, name: str) -> VolumeState:
+        """Return the newest state that a server has: who may only read brings nobody up to date."""
+        look = self.group(name).look()
+        if not look.states:
+            raise Unavailable(f"volume {name!r}: {list_errors(look.errors)}")
+        state = max(look.states.values(), key=lambda each: (self._time_of(each.head, look.states), each.head))
+        self._show(name, state)
+        return state
+
+    def _time_of(self, head: bytes, states: Mapping[str, VolumeState]) -> int:
+        self._place("", next(iter(states.values())))
+        revision = find_revision(self._pool, head) if head else None
+        return revision.created_ns if revision is not None else 0
+
+    def _without_writers(self, name: str, error: Unavailable) -> VolumeState:
+        """Return what standbys or readers have, or what was seen last."""
+        mirrored = self._mirrored(name)
+        placed = self.servers.placed(name)
+        sets = [each.replicas for each in (placed, mirrored) if each is not None and each.replicas is not None]
+        replicas = max(sets, key=lambda each: each.version, default=None)
+        others = [*replicas.standbys, *replicas.readers] if replicas is not None else []
+        answers, _ = self._ask(others, lambda site: site.state(name))
+        if answers:
+            best = max(answers, key=lambda each: (answers[each].role == STANDBY, _released(answers[each]), each))
+            self._tell(name, f"no writer answers: this is what {best} has")
+            self._place(name, answers[best], first=best)
+            return answers[best]
+        if mirrored is None:
+            raise error
+        seen = f"no server answers ({error}): this is what was seen last"
+        unsent = self._unsent(mirrored.id)
+        self._tell(name, seen + (", with what was committed here since" if unsent else ""))
+        self._place(name, mirrored)
+        return msgspec.structs.replace(mirrored, head=unsent[-1]) if unsent else mirrored
+
+    def _get_at(self, server: str, name: str) -> VolumeState:
+        """Return a volume as one server shows it; for a writer that is what all of them have."""
+        try:
+            state = self.servers.site(server).state(name)
+        except Moved as moved:
+            self._tell(name, f"has moved from {server} to {moved.server or 'another server'}")
+            return self._fresh(name)
+        except Unavailable as error:
+            return self._get_instead(server, name, error)
+        self._nearness.lives(server)
+        if state.role in (READER, STANDBY):
+            self._shown[state.id] = server, state
+            self._place(name, state, first=server)
+            return state
+        if state.replicas is None and name not in self._groups:
+            self._make_group(name, [server], None, state.id)
+        self._place(name, state, first=server)
+        return self._fresh(name)
+
+    def _get_instead(self, server: str, name: str, error: Unavailable) -> VolumeState:
+        self._nearness.failed(server)
+        placed = self.servers.placed(name)
+        if placed is None:
+            raise error
+        if server in placed.replicas.readers:
+            answers, _ = self._ask(placed.replicas.readers, lambda site: site.state(name))
+            if answers:
+                best = max(answers, key=lambda each: (_released(answers[each]), each))
+                self._tell(name, f"{server} does not answer: this is what {best} shows")
+                self._shown[answers[best].id] = best, answers[best]
+                self._place(name, answers[best], first=best)
+                return answers[best]
+        self._tell(name, f"{server} does not answer: {error}")
+        return self._fresh(name)
+
+    def get_by_id(self, volume_id: bytes) -> VolumeState | None:
+        """Return a volume that was opened before."""
+        shown = self._shown.get(volume_id)
+        if shown is not None:
+            server, state = shown
+            with suppress(Unavailable, NotFound):
+                state = self.servers.site(server).state(state.name)
+                self._shown[volume_id] = server, state
+            return state
+        mirrored = self._mirror.get_by_id(volume_id)
+        if mirrored is None:
+            return None
+        try:
+            state = self._fresh(mirrored.name)
+        except NotFound:
+            return None
+        except Unavailable:
+            return mirrored
+        return state if state.id == volume_id else None
+
+    def known(self, volume_id: bytes) -> VolumeState:
+        """Return a volume as it was seen last, without asking anybody."""
+        data = self._pool.get_ref(self._state_ref(volume_id))
+        if data is None:
+            raise NotFound("the volume was removed meanwhile")
+        return decode_state(data)
+
+    def create(
+        self,
+        name: str,
+        *,
+        kind: str,
+        now_ns: int,
+        source: bytes = b"",
+        volume_id: bytes = b"",
+        settings: dict[str, str | int | bool | list[str]] | None = None,
+    ) -> VolumeState:
+        """Make an empty volume on the server of `//SERVER/NAME`, or on the realm's only one."""
+        server, volume = split_place(name)
+        names = self.servers.names()
+        if server == self.realm_name and server not in names:
+            server = ""
+        if not server and len(names) != 1:
+            raise Refused(f"volume {volume!r}: say where: `dal volume create {volume} --replicas {','.join(names)}`")
+        if kind != NATIVE:
+            raise Refused(
+                f"volume {volume!r}: a server's volume follows no directory of this host: `dal import` fills it"
+            )
+        return self.create_replicated(
+            volume, [server or names[0]], now_ns=now_ns, volume_id=volume_id, settings=settings
+        )
+
+    def create_replicated(
+        self,
+        name: str,
+        writers: Sequence[str],
+        *,
+        rule: str = ANY,
+        now_ns: int,
+        volume_id: bytes = b"",
+        settings: dict[str, str | int | bool | list[str]] | None = None,
+    ) -> VolumeState:
+        """Make an empty volume on several servers: first its place in the directory, then itself."""
+        check_volume_name(name)
+        if len(set(writers)) != len(writers):
+            raise BadInput(f"volume {name!r}: a server stands twice in {','.join(writers)}")
+        sites = {each: self.servers.site(each) for each in writers}
+        found, _ = self._ask(self.servers.names(), lambda site: site.state(name))
+        if found or self.servers.placed(name, anew=True) is not None:
+            raise AlreadyThere(f"volume {name!r} exists already in realm {self.realm_name}: choose another name")
+        state = VolumeState(
+            id=volume_id or random_bytes(16),
+            name=name,
+            kind=NATIVE,
+            source=b"",
+            created_ns=now_ns,
+            settings=settings or {},
+            role=WRITER,
+            replicas=ReplicaSet(version=1, writers=list(writers), rule=rule),
+        )
+        assert state.replicas is not None
+        with self._turn(name):
+            self._groups.pop(name, None)
+            self.servers.publish(name, state.replicas, volume_id=state.id)
+            group = self._make_group(name, list(sites), state.replicas, state.id)
+            try:
+                missing = group.create(state)
+            except DalError:
+                self._groups.pop(name, None)
+                with suppress(DalError):
+                    self.servers.desk.forget(name)
+                raise
+            self._note_answers(name, (), missing)
+            self._show(name, state)
+        return state
+
+    def update(self, volume_id: bytes, change: Callable[[VolumeState], VolumeState]) -> VolumeState:
+        """Refuse: a volume's settings and dump records are its server's."""
+        state = self.known(volume_id)
+        if change(state) == state:
+            return state
+        raise Refused(f"volume {state.name!r} is on servers: its settings and dumps are recorded there, not from here")
+
+    def rename(self, old: str, new: str) -> VolumeState:
+        """Refuse: a name is what its servers know a volume by."""
+        raise Refused(f"volume {old!r} is on servers, which know it by its name: move its content to a new volume")
+
+    def remove(self, name: str, *, force: bool = False) -> VolumeState:
+        """Forget a volume on all its servers, which must all answer, unless `force`."""
+        volume = split_place(name)[1]
+        state = self.get(name)
+        held = [clone_name for clone_name, clone in state.clones.items() if clone.held]
+        if held and not force:
+            raise Refused(f"volume {volume!r}: clone {held[0]!r} is held: `dal unclone --force` it first")
+        replicas = state.replicas
+        with self._turn(volume):
+            self.group(volume)
+            names = self._servers_of[volume]
+            if replicas is not None:
+                names = [*replicas.writers, *replicas.standbys, *replicas.readers]
+            there, errors = self._ask(names, lambda site: site.state(volume))
+            away = {each: error for each, error in errors.items() if not isinstance(error, NotFound)}
+            if away and not force:
+                raise Unavailable(f"volume {volume!r}: nothing was removed: {list_errors(away)}")
+            if self.servers.view().directory:
+                self.servers.desk.forget(volume)
+            _, failed = self._ask(there, lambda site: site.remove(volume))
+            self._groups.pop(volume, None)
+            self._set_ref(self._state_ref(state.id), None)
+            self._set_ref(self._name_ref(volume), None)
+            self._set_ref(UNSENT + state.id.hex(), None)
+            if failed:
+                raise Unavailable(f"volume {volume!r}: not removed everywhere, run again: {list_errors(failed)}")
+        return state
+
+    def commit_revision(self, writer: PoolWriter, state: VolumeState, revision: Revision) -> tuple[VolumeState, bytes]:
+        """Make `revision` part of the volume on all its writers that answer.
+
+        Unacknowledged when those are fewer than its rule asks for: the commit is kept, and brought in later.
+        """
+        if state.id in self._shown:
+            raise Refused(f"volume {state.name!r} is read-only on {self._shown[state.id][0]}: name it without a server")
+        parents = [find_revision(self._pool, parent) for parent in revision.parents]
+        newest_ns = max((parent.created_ns for parent in parents if parent is not None), default=0)
+        revision = msgspec.structs.replace(revision, created_ns=max(revision.created_ns, newest_ns + 1))
+        identity = bytes(writer.put(objects.KIND_REVISION, objects.encode(revision)))
+        writer.flush()
+        writer.commit_guard()
+        name = state.name
+        with self._turn(name):
+            self._add_unsent(state.id, identity, revision.parents)
+            group = self.group(name)
+            try:
+                pushed = group.push(identity)
+            except (Unavailable, Conflict) as error:
+                raise Unacknowledged(
+                    f"{error}; the commit is kept in {self._pool.path} and goes on when they answer", revision=identity
+                ) from None
+            except (NoAccess, Refused, BadInput):
+                self._drop_unsent(state.id, identity)
+                raise
+            self._drop_unsent(state.id, identity)
+            self.pushed = pushed
+            self._note_answers(name, pushed.acknowledged, pushed.missing)
+            if pushed.behind:
+                self._behind.add(name)
+            self._show(name, pushed.state)
+        return pushed.state, identity
+
+    def add_clone(self, name: str, clone_name: str | None, *, now_ns: int, revision: bytes = b"") -> tuple[str, Clone]:
+        """Name the head, of one moment on all writers, or `revision`."""
+        if revision and revision != self._fresh(name).head:
+            return self._clone_older(name, clone_name, now_ns=now_ns, revision=revision)
+        with self._turn(name):
+            group = self.group(name)
+            self.cloned = cloned = group.freeze_and_clone(clone_name)
+            self._note_answers(name, cloned.cloned, cloned.missing)
+            self._look_again(name, group)
+        return cloned.name, cloned.clone
+
+    def _look_again(self, name: str, group: Group) -> None:
+        look = group.look()
+        if look.states:
+            self._show(name, next(iter(look.states.values())))
+
+    def _clone_older(self, name: str, clone_name: str | None, *, now_ns: int, revision: bytes) -> tuple[str, Clone]:
+        with self._turn(name):
+            group = self.group(name)
+            look = group.look()
+            taken = {each for state in look.states.values() for each in state.clones}
+            wanted = clone_name or format_time(now_ns)
+            check_clone_name(wanted)
+            if wanted in taken:
+                raise AlreadyThere(f"clone {name}@{wanted} exists already: choose another name, or unclone it first")
+            if len(look.states) < look.needed:
+                raise Unavailable(f"volume {name!r}: nothing was cloned: {list_errors(look.errors)}")
+            clone = Clone(revision=revision, created_ns=now_ns)
+            done, errors = self._ask(look.states, lambda site: site.clone(name, wanted, clone))
+            if not done:
+                raise next(iter(errors.values()))
+            self._note_answers(name, done, {**look.errors, **errors})
+            self._show(name, next(iter(done.values())))
+        return wanted, clone
+
+    def unclone(self, name: str, clone_name: str) -> Clone:
+        """Forget a clone on all writers."""
+        self.get(name)
+        name = split_place(name)[1]
+        with self._turn(name):
+            group = self.group(name)
+            clone, missing = group.unclone(clone_name)
+            self._note_answers(name, (), missing)
+            self._look_again(name, group)
+        return clone
+
+    def set_held(self, name: str, clone_name: str, *, held: bool) -> Clone:
+        """Hold or unhold a clone on all writers."""
+        self.get(name)
+        name = split_place(name)[1]
+        with self._turn(name):
+            group = self.group(name)
+            clone, missing = group.set_held(clone_name, held=held)
+            self._note_answers(name, (), missing)
+            self._look_again(name, group)
+        return clone
+
+    def list(self) -> list[VolumeState]:
+        """Return all volumes of the realm by name, as the servers that answer have them."""
+        answers, errors = self._ask(self.servers.names(), lambda site: site.states())
+        if not answers and errors:
+            for error in errors.values():
+                if not isinstance(error, Unavailable):
+                    raise error
+            self._tell(self.realm_name, f"no server answers: these are the volumes seen last: {list_errors(errors)}")
+            return self._mirror.list()
+        best: dict[str, VolumeState] = {}
+        for name in self._nearness.order(answers):
+            for state in answers[name]:
+                known = best.get(state.name)
+                if known is None or _rank(state) > _rank(known):
+                    best[state.name] = state
+        return [best[name] for name in sorted(best)]
+
+
+def list_unsent(pool: Pool) -> list[tuple[bytes, str, bytes]]:
+    """Return the commits that wait in a cache pool: volume's id, its name, revision."""
+    mirror = Volumes(pool)
+    found = []
+    for ref in pool.list_refs(UNSENT):
+        volume_id = bytes.fromhex(ref.removeprefix(UNSENT))
+        state = mirror.get_by_id(volume_id)
+        joined = pool.get_ref(ref) or b""
+        for start in range(0, len(joined), OBJECT_ID_BYTES):
+            name = state.name if state is not None else volume_id.hex()
+            found.append((volume_id, name, joined[start : start + OBJECT_ID_BYTES]))
+    return found
+
+
+def _released(state: VolumeState) -> int:
+    return state.released.number if state.released is not None else 0
+
+
+def _rank(state: VolumeState) -> tuple[bool, int, int]:
+    return state.role in (WRITER, ""), state.replicas.version if state.replicas is not None else 0, _released(state)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteHouse(House):
+    """The open cache house of a realm."""
+
+    realm_name: str
+    realm_volumes: RealmVolumes
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.realm_volumes.close(settle=kind is None)
+        finally:
+            House.__exit__(self, kind, error, trace)

@@ -1,0 +1,169 @@
+"""From a realm's profile to its open cache house: the other half of assembly.py, loaded only for realms."""
+
+import os
+from importlib import import_module
+from typing import Any, Final
+
+from dalsegno.actions.house import House, author
+from dalsegno.actions.remote import RealmVolumes, RemoteHouse
+from dalsegno.assembly import WORKERS_MAX, cache_dir
+from dalsegno.chunks.realm import Realm
+from dalsegno.formats import messages
+from dalsegno.pool.contract import Sink, Source
+from dalsegno.pool.keys import SETTINGS_NAME
+from dalsegno.pool.pool import Pool
+from dalsegno.replicas.contract import Site
+from dalsegno.replicas.nearest import NearestSource, Nearness
+from dalsegno.replicas.profile import (
+    Profile,
+    cache_directory,
+    key_path_of,
+    read_profile,
+    read_profile_realm,
+    write_profile,
+)
+from dalsegno.replicas.remote import CONNECT_SECONDS, RemoteSite
+from dalsegno.replicas.servers import DirectorySite, ServerDesk, Servers
+from dalsegno.replicas.view import Placed, RealmView, Server
+from dalsegno.terms.errors import AlreadyThere, Refused
+from dalsegno.terms.events import Report, silent
+from dalsegno.world.chance import random_bytes
+from dalsegno.world.clock import now_ns, ticks_ns
+from dalsegno.world.files import make_directory
+from dalsegno.world.workers import Workers
+
+CONNECT_AGAIN_SECONDS: Final = 1.0
+"""How long a server that did not answer lately is waited for."""
+
+
+class RemoteDirectory:
+    """A server, asked for its realm's directory."""
+
+    def __init__(self, site: RemoteSite) -> None:
+        self._site = site
+
+    def view(self) -> RealmView:
+        """Return the directory as the server knows it."""
+        return messages.from_plain(self._site.realm(), RealmView)
+
+    def publish(self, placed: Placed) -> None:
+        """Replace where a volume is."""
+        self._site.publish(placed)
+
+    def forget(self, volume: str) -> None:
+        """Forget where a volume is."""
+        self._site.forget(volume)
+
+    def remove_server(self, name: str) -> None:
+        """Forget a server that holds nothing."""
+        self._site.remove_server(name)
+
+
+def lease_owner() -> str:
+    """Return what leases of this process are called: nobody else's are."""
+    return f"{author()}:{os.getpid()}:{random_bytes(4).hex()}"
+
+
+def open_nearness(name: str) -> Nearness:
+    """Return what is remembered of how near a realm's servers are."""
+    directory = cache_directory(name)
+    make_directory(directory)
+    return Nearness(directory / "nearness.json", clock=now_ns)
+
+
+def remote_site(server: Server, token: str, nearness: Nearness) -> RemoteSite:
+    """Return the way to a server; one that did not answer lately is not waited for as long."""
+    seconds = CONNECT_AGAIN_SECONDS if nearness.has_failed(server.name) else CONNECT_SECONDS
+    return RemoteSite(server.url, token, name=server.name, fingerprint=server.fingerprint, connect_seconds=seconds)
+
+
+def client_servers(profile: Profile, nearness: Nearness, *, realm: Realm | None = None) -> Servers:
+    """Return a realm's servers as a client that joined it sees them."""
+
+    def connect(server: Server) -> Site:
+        return remote_site(server, profile.token, nearness)
+
+    def connect_directory(server: Server) -> DirectorySite:
+        return RemoteDirectory(remote_site(server, profile.token, nearness))
+
+    def remember(view: RealmView) -> None:
+        known = read_profile(profile.name)
+        lasting = [(server.name, server.url, server.fingerprint) for server in view.servers]
+        if lasting != [(server.name, server.url, server.fingerprint) for server in known.view.servers] or (
+            view.volumes != known.view.volumes
+        ):
+            write_profile(Profile(name=known.name, token=known.token, view=view))
+
+    desk = ServerDesk(
+        profile.view, connect=connect_directory, order=nearness.order, failed=nearness.failed, changed=remember
+    )
+    return Servers(desk, realm or read_profile_realm(profile), connect=connect, owner=lease_owner())
+
+
+def open_cache_pool(profile: Profile, realm: Realm) -> Pool:
+    """Open the pool of a realm's cache house, which is made on first use."""
+    path = cache_directory(profile.name) / "pool"
+    make_directory(path.parent)
+    if not (path / SETTINGS_NAME).exists():
+        try:
+            return Pool.create(path, encryption="keyfile", key_path=key_path_of(profile.name), realm=realm)
+        except (AlreadyThere, Refused):
+            pass  # somebody else makes it at this moment
+    pool = Pool.open(path, key_path=key_path_of(profile.name))
+    if pool.realm.realm_id != realm.realm_id:
+        pool.close()
+        raise Refused(f"{path}: is the cache of another realm: remove it when no commit waits in it")
+    return pool
+
+
+def open_realm(name: str, *, report: Report = silent) -> RemoteHouse:
+    """Open the cache house of a realm that was joined."""
+    profile = read_profile(name)
+    realm = read_profile_realm(profile)
+    nearness = open_nearness(name)
+    servers = client_servers(profile, nearness, realm=realm)
+    pool = open_cache_pool(profile, realm)
+    source = NearestSource(realm, site=servers.site, nearness=nearness, ticks=ticks_ns)
+    pool.elsewhere = source
+    workers = Workers(max(1, min(WORKERS_MAX, len(os.sched_getaffinity(0)))))
+    volumes = RealmVolumes(
+        pool,
+        servers,
+        source,
+        nearness,
+        realm_name=name,
+        merge=merge_heads,
+        workers=workers,
+        report=report,
+    )
+    return RemoteHouse(
+        pool=pool,
+        volumes=volumes,
+        cache_dir=cache_dir(pool),
+        report=report,
+        workers=workers,
+        realm_name=name,
+        realm_volumes=volumes,
+    )
+
+
+def open_member(house: House, *, url: str | None = None, name: str | None = None) -> Any:
+    """Return the part (a Member) that the server over a house's pool has in its realm, or None."""
+    # A client never loads what speaks to databases.
+    return import_module("dalsegno.replicas.member").Member.open(house.pool, url=url, name=name)
+
+
+def member_servers(member: Any, *, local: Site | None) -> Servers:
+    """Return a realm's servers as one of them sees them; `local` is itself."""
+
+    def connect(server: Server, token: str) -> Site:
+        return RemoteSite(server.url, token, name=server.name, fingerprint=server.fingerprint)
+
+    servers: Servers = member.servers(connect=connect, owner=lease_owner(), local=local)
+    return servers
+
+
+def merge_heads(source: Source, sink: Sink, a: bytes, b: bytes) -> bytes:
+    """Merge two heads; only who finds replicas that diverged loads what does it."""
+    merged: bytes = import_module("dalsegno.volumes.resolve").merge_heads(source, sink, a, b)
+    return merged
