@@ -71,6 +71,27 @@ def _see_history(house: House, seen: PoolMarks, visit: Callable[[int, bytes], bo
             visit_reachable(house.pool, [(KIND_REVISION, revision)], visit)
         elif house.pool.has(ObjectId(revision)):
             seen.add(revision)
+            for identity in _find_whole(house, seen, revision):
+                seen.add(identity)
+
+
+def _find_whole(house: House, seen: PoolMarks, revision: bytes) -> set[bytes]:
+    """Return what must be marked beside `seen` to keep a revision's tree; nothing when it is not all here."""
+    found: set[bytes] = set()
+
+    def visit(kind: int, identity: bytes) -> bool:
+        if identity in found or (identity in seen and kind != KIND_REVISION):
+            return False
+        if not house.pool.has(ObjectId(identity)):
+            raise NotFound(f"object {hex_short(identity)}")
+        found.add(identity)
+        return True
+
+    try:
+        visit_reachable(house.pool, [(KIND_REVISION, revision)], visit)
+    except NotFound:
+        return set()
+    return found
 
 
 def verify_pool(house: House) -> Iterator[Finding]:

@@ -25,11 +25,21 @@ from dalsegno.pool.copy import copy_marked
 from dalsegno.pool.index import Ids, Segment, Values
 from dalsegno.pool.pack_read import OFFSET_MASK, PackReader, file_order
 from dalsegno.pool.pack_write import PackWriter, new_header
-from dalsegno.pool.pool import PACK_OBJECTS_MAX, Pool, PoolWriter, SortedIds, as_sorted_ids, member_mask, pack_name
+from dalsegno.pool.pool import (
+    COLLECT_LOCK,
+    DEAD_OBJECTS,
+    PACK_OBJECTS_MAX,
+    Pool,
+    PoolWriter,
+    SortedIds,
+    as_sorted_ids,
+    member_mask,
+    pack_name,
+)
 from dalsegno.terms.errors import Conflict, Damaged, NoAccess, NotFound, Refused, TooNew
 from dalsegno.terms.ids import OBJECT_ID_BYTES, PackId, hex_short
 from dalsegno.terms.sizes import MIB
-from dalsegno.world.files import UploadFile, make_directory
+from dalsegno.world.files import FileLock, UploadFile, make_directory, write_durable
 from dalsegno.world.workers import Workers
 
 UPLOADS: Final = "uploads"
@@ -320,6 +330,19 @@ class Adopter(PoolWriter):
             raise Damaged(f"revision {hex_short(identity)} names an object that is of another kind")
         return objects.decode_revision(payload)
 
+    def commit_guard(self) -> None:
+        """Make sure that everything stored or relied on will stay; dead objects that were stored again live again."""
+        super().commit_guard()
+        again = self._rescued.intersection(_split(self._dead_data)) if self._rescued else None
+        if not again:
+            return
+        with FileLock(self.pool.path / COLLECT_LOCK) as lock:
+            # A collection that is running decides by itself; until the next one they are only stored more than once.
+            if lock.acquire(wait=False):
+                dead = [identity for identity in _split(self.pool.read_dead_objects()) if identity not in again]
+                write_durable(self.pool.path / DEAD_OBJECTS, b"".join(dead))
+                self._read_shunned()
+
     def adopt(self, files: Sequence[tuple[PackId, UploadFile]]) -> None:
         """Check packs that lie beside the pool, whose locks the caller holds, and make them part of it.
 
@@ -427,6 +450,10 @@ class Adopter(PoolWriter):
         for each in group:
             each.file.remove()
         return (pack_id, *(summary.columns or self.pool._read_columns(pack_id)))
+
+
+def _split(ids: bytes) -> list[bytes]:
+    return [ids[at : at + OBJECT_ID_BYTES] for at in range(0, len(ids), OBJECT_ID_BYTES)]
 
 
 def _nobody(copied: int) -> None:

@@ -31,6 +31,7 @@ from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.index import Ids, Values
 from dalsegno.pool.pack_read import PackReader, read_record
 from dalsegno.pool.pool import (
+    COLLECT_LOCK,
     CONDEMNED,
     DEAD_OBJECTS,
     PACKS,
@@ -49,7 +50,6 @@ from dalsegno.world.files import PARTIAL_SUFFIX, FileLock, make_directory, remov
 
 SECOND_NS: Final = 1_000_000_000
 LIVE_PERCENT_MIN: Final = 70
-COLLECT_LOCK: Final = "collect.lock"
 GRACE_SECONDS_DEFAULT: Final = 24 * 3600
 PARTIAL_GRACE_NS: Final = 24 * 3600 * SECOND_NS
 NOBODY: Final = -1

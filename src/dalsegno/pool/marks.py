@@ -72,6 +72,9 @@ class Marks:
         self.elsewhere.add(identity)
         return True
 
+    def __contains__(self, identity: bytes) -> bool:
+        return bool(self.holds(np.frombuffer(identity, np.uint8).reshape(1, -1))[0])
+
     def add_later(self, identity: bytes) -> None:
         """Mark an object of which nobody needs to know whether it was marked before; `settle` ends it."""
         self._later += identity

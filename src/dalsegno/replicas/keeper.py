@@ -125,6 +125,8 @@ class Keeper:
         """Return the rows of what `targets` have and `bases` have not; NotFound at once, not on the way."""
         self.volumes.get(volume)
         self.pool.refresh()
+        bases = [base for base in bases if base]  # the head of a volume that is empty yet
+        self._check_revisions(*targets, *bases)
         try:
             marks = self._mark(targets, bases)
         except NotFound:
@@ -207,17 +209,41 @@ class Keeper:
         if len(ids) % OBJECT_ID_BYTES or len(ids) > BATCH_IDS_MAX * OBJECT_ID_BYTES:
             raise BadInput(f"{len(ids)} bytes of ids: expected at most {BATCH_IDS_MAX} ids of {OBJECT_ID_BYTES} bytes")
 
+    def _check_revisions(self, *identities: bytes) -> None:
+        """Refuse what cannot be the id of a revision; it need not be here."""
+        for identity in identities:
+            if len(identity) != OBJECT_ID_BYTES:
+                raise BadInput(f"revision id of {len(identity)} bytes: expected {OBJECT_ID_BYTES}")
+            location = self.pool.index.lookup(identity)
+            if location is not None and location.kind != KIND_REVISION:
+                raise Refused(f"object {hex_short(identity)} is no revision")
+
     def _upload_path(self, state: VolumeState, upload: bytes) -> Path:
         if len(upload) != UUID_BYTES:
             raise BadInput(f"upload id of {len(upload)} bytes: expected {UUID_BYTES}")
         return self._uploads / state.id.hex() / (upload.hex() + PARTIAL_SUFFIX)
 
     def upload_size(self, volume: str, upload: bytes) -> int:
-        """Return how many bytes of an upload are there."""
+        """Return how many bytes of an upload are there: all, when it was adopted already."""
+        path = self._upload_path(self.volumes.get(volume), upload)
+        adopted = self._adopted_size(path, upload)
+        if adopted is not None:
+            return adopted
         try:
-            return self._upload_path(self.volumes.get(volume), upload).stat().st_size
+            return path.stat().st_size
         except FileNotFoundError:
             return 0
+
+    def _adopted_size(self, path: Path, upload: bytes) -> int | None:
+        """Return the size of an upload that is part of the pool, or None."""
+        try:
+            return self.pool.pack_path(upload).stat().st_size
+        except FileNotFoundError:
+            pass
+        try:
+            return int(self._joined_path(path).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
 
     def upload(self, volume: str, upload: bytes, offset: int, pieces: Iterable[bytes]) -> int:
         """Add bytes to an upload. Conflict when there are fewer than `offset`, or when it was adopted meanwhile."""
@@ -225,6 +251,9 @@ class Keeper:
 
     def _upload(self, state: VolumeState, upload: bytes, offset: int, pieces: Iterable[bytes], *, sync: bool) -> int:
         path = self._upload_path(state, upload)
+        adopted = self._adopted_size(path, upload)
+        if adopted is not None:
+            return adopted
         make_directory(path.parent)
         there = path.stat().st_size if path.exists() else 0
         if not 0 <= offset <= there:
@@ -265,7 +294,7 @@ class Keeper:
                 adopter.adopt(files)
             for upload, file in files:
                 if not self.pool.pack_path(upload).exists():
-                    write_durable(self._joined_path(file.path), b"", sync=False)
+                    write_durable(self._joined_path(file.path), b"%d" % file.size_bytes, sync=False)
 
     def _open_upload(self, path: Path, upload: bytes) -> UploadFile | None:
         """Return an upload, its lock held, or None when it was adopted before."""
@@ -277,7 +306,7 @@ class Keeper:
             if file.lock():
                 return file
             file.close()
-        if self.pool.pack_path(upload).exists() or self._joined_path(path).exists():
+        if self._adopted_size(path, upload) is not None:
             return None
         raise NotFound(f"upload {hex_short(upload)} is not here: send it again")
 
@@ -358,6 +387,7 @@ class Keeper:
         """Move the head forward."""
         state = self.volumes.get(volume)
         _require_moving(state)
+        self._check_revisions(revision)
         if is_behind(self.pool, revision, state.head):
             return state
         with Adopter(self.pool, refresh=not self.pool.has(ObjectId(revision))) as adopter:
@@ -401,6 +431,9 @@ class Keeper:
         self._agree(self.volumes.get(volume), revision, uncloned)
 
     def _agree(self, state: VolumeState, revision: bytes, uncloned: Mapping[str, Sequence[Clone]]) -> VolumeState:
+        if revision:
+            self._check_revisions(revision)
+
         def change(current: VolumeState) -> VolumeState:
             common = current.common
             if revision and revision != common:
@@ -440,6 +473,7 @@ class Keeper:
     def clone(self, volume: str, name: str, clone: Clone) -> VolumeState:
         """Name a revision."""
         check_clone_name(name)
+        self._check_revisions(clone.revision)
         state = self.volumes.get(volume)
         _require_here(state)
         if self._cloned(state, name, clone) is state:
@@ -505,6 +539,7 @@ class Keeper:
     def switch(self, volume: str, release: Release) -> VolumeState:
         """Show a release on a READER, note it elsewhere. Of two with one number the larger revision id counts."""
         state = self.volumes.get(volume)
+        self._check_revisions(release.revision)
         if state.role != READER:
             return self.volumes.update(state.id, lambda current: _switched(current, release))
         if _switched(state, release) is state:
