@@ -4,16 +4,12 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from amanda_kit import TEST_SECONDS_MAX, Site, amanda_site, as_backup, why_not
 
-from cli_kit import SOURCE
-
-pytestmark = [
-    pytest.mark.skipif(bool(why_not()), reason=f"!!! Amanda does not run here: {why_not()}"),
-    pytest.mark.timeout(TEST_SECONDS_MAX),
-]
+from cli_kit import SOURCE, tree
 
 GUIDE = SOURCE.parent / "docs" / "guides" / "amanda.md"
 
@@ -31,26 +27,33 @@ def blocks(site: Site) -> list[str]:
     return code.replace("daily", site.name).split("\x00")
 
 
+def program(home: Path) -> Path:
+    """Return a directory with a `dal` that starts anywhere."""
+    dal = home / "bin" / "dal"
+    if not dal.exists():
+        dal.parent.mkdir()
+        dal.write_text(f'#!/bin/sh\nexec env PYTHONPATH={SOURCE} {sys.executable} -m dalsegno.cli.main "$@"\n')
+        dal.chmod(0o755)
+    return dal.parent
+
+
 def shell(site: Site, script: str, stdin: str = "") -> str:
     """Run commands as root in one shell; return what they print. Every one must succeed."""
-    program = site.root / "bin" / "dal"
-    if not program.exists():
-        program.parent.mkdir()
-        program.write_text(f'#!/bin/sh\nexec env PYTHONPATH={SOURCE} {sys.executable} -m dalsegno.cli.main "$@"\n')
-        program.chmod(0o755)
     done = subprocess.run(
         ["bash", "-e", "-c", 'asb() { runuser -u backup -- "$@"; }\n' + script],
         input=stdin.encode(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=site.root,
-        env={"HOME": str(site.user.home), "PATH": f"{program.parent}:/usr/sbin:/usr/bin:/sbin:/bin"},
+        env={"HOME": str(site.user.home), "PATH": f"{program(site.root)}:/usr/sbin:/usr/bin:/sbin:/bin"},
         timeout=300,
     )
     assert done.returncode == 0, (script, done.stdout)
     return done.stdout.decode(errors="replace")
 
 
+@pytest.mark.skipif(bool(why_not()), reason=f"!!! Amanda does not run here: {why_not()}")
+@pytest.mark.timeout(TEST_SECONDS_MAX)
 def test_guide_leads_from_nothing_to_a_restored_file() -> None:
     with amanda_site() as site:
         create, conf, prepare, first, second, recover, session, fetch = blocks(site)
@@ -85,3 +88,37 @@ def test_guide_leads_from_nothing_to_a_restored_file() -> None:
         assert [path.read_text() for path in files] == before
         assert {path.owner() for path in files} == {"backup"}
         as_backup("amcheck", "-c", site.name)
+
+
+def test_bpipe_reader_and_writer_carry_dumps_that_merge(tmp_path: Path) -> None:
+    text = GUIDE.read_text()
+    text = text[text.index("## Bacula") :]
+    reader, writer = re.findall(r"^```sh\n(#!.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    for name, script in (("dal-out", reader.replace("/root/.dal/bin", str(program(tmp_path)))), ("dal-in", writer)):
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    # What Bacula starts, without a shell: the second and third part of bpipe:FILE:READER:WRITER.
+    line = re.search(r'"bpipe:/DAL/home.0.dump:/usr/local/sbin/(.*):/usr/local/sbin/(.*)"', text)
+    assert line is not None
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    dal = tmp_path / "bin" / "dal"
+
+    def run(*words: str | Path, code: int = 0, stdin: bytes = b"") -> bytes:
+        done = subprocess.run(words, input=stdin, capture_output=True, env=environment, cwd=tmp_path)
+        assert done.returncode == code, (words, done.stderr)
+        return done.stdout
+
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "kept").write_bytes(os.urandom(50_000))
+    run(dal, "init")
+    run(dal, "volume", "create", "home", "--source", home)
+    for level in range(2):
+        (home / "new").write_text(f"level {level}")
+        out, back = (part.replace("home 0", f"home {level}").replace(".0.", f".{level}.") for part in line.groups())
+        image = run(*f"{tmp_path}/{out}".split())
+        run(*f"{tmp_path}/{back}".replace("/var/tmp", str(tmp_path)).split(), stdin=image)
+    run(dal, "merge", "-o", "home.dump", "home.0.dump", "home.1.dump")
+    run(dal, "restore", "home.dump", "--to", "back")
+    assert tree(tmp_path / "back") == tree(home)
+    assert run(tmp_path / "dal-out", "nobody", "0", code=6) == b""
