@@ -1,14 +1,15 @@
-"""Measure mounts beside ext4, `restic mount` and `borg mount`; prints JSON: medians in seconds, and ratios.
+"""Measure mounts beside ext4, `restic mount` and `borg mount`; prints JSON: seconds by step and tool, and figures.
 
-Root only: caches are dropped between steps. `bench/run.py` may run it with the interpreter that has dalsegno.
+Root only: caches are dropped between steps. Before each cold reading the bytes below (the file, the archive, the pool)
+are read once and the page cache is dropped, so that a virtual disk's own cache helps every side alike. `bench/run.py`
+runs it with the interpreter that has dalsegno.
 
-usage: mounts.py DIRECTORY FILES MEGABYTES [RUNS]
+usage: mounts.py DIRECTORY FILES MEGABYTES RUNS MANY
 """
 
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -16,9 +17,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dalsegno.assembly import open_pool
+from dalsegno.formats import objects
+from dalsegno.formats.objects import Entry, Revision
+from dalsegno.trees.build import store_directory
+
 FILES_A_DIRECTORY = 100
 SMALL_FILES_READ = 5_000
 SMALL_FILES_WRITTEN = 10_000
+SYSTEM_PLACES = ("/usr/lib", "/usr/share", "/usr/bin", "/usr/local")
+MANY_A_DIRECTORY = 200
 
 
 class Bench:
@@ -34,7 +42,8 @@ class Bench:
             "BORG_BASE_DIR": str(home / "borg"),
             "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
         }
-        self.seconds: dict[str, list[float]] = {}
+        self.seconds: dict[str, dict[str, list[float]]] = {}
+        self.figures: dict[str, float] = {}
 
     def run(self, *words: str | Path) -> bytes:
         done = subprocess.run([str(word) for word in words], env=self.env, cwd=self.home, capture_output=True)
@@ -45,10 +54,14 @@ class Bench:
     def dal(self, *words: str | Path) -> bytes:
         return self.run(sys.executable, "-m", "dalsegno.cli.main", *words)
 
-    def time(self, step: str, act: Callable[[], object]) -> None:
+    def time(self, step: str, tool: str, act: Callable[[], object]) -> None:
         started = time.perf_counter()
         act()
-        self.seconds.setdefault(step, []).append(time.perf_counter() - started)
+        self.seconds.setdefault(step, {}).setdefault(tool, []).append(time.perf_counter() - started)
+
+    @property
+    def pool(self) -> Path:
+        return self.home / ".local" / "share" / "dalsegno" / "pool"
 
     def shell(self, script: str, *words: str | Path) -> None:
         self.run("sh", "-c", script, "sh", *words)
@@ -58,15 +71,21 @@ class Bench:
         path = self.home / "mnt"
         path.mkdir(exist_ok=True)
         begin(path)
-        try:
+        with self.unmounting(path):
             deadline = time.monotonic() + 60
             while not os.path.ismount(path) and time.monotonic() < deadline:
                 time.sleep(0.05)
             yield path
+
+    @contextmanager
+    def unmounting(self, path: Path) -> Iterator[None]:
+        try:
+            yield
         finally:
             words = [sys.executable, "-m", "dalsegno.cli.main", "umount", str(path)]
             subprocess.run(words, env=self.env, capture_output=True)
-            subprocess.run(["umount", "-l", path], capture_output=True)
+            if os.path.ismount(path):
+                subprocess.run(["umount", "-l", path], capture_output=True)
 
 
 def drop_caches() -> None:
@@ -82,12 +101,63 @@ def make_tree(root: Path, count: int) -> None:
             (directory / f"file-{each:03}.txt").write_bytes(b"%d %d some text\n" % (number, each) * 20)
 
 
-def make_large(path: Path, megabytes: int) -> None:
-    """Write text that compresses to a half, as files do: a line of words and a line of chance."""
+def make_system(path: Path, megabytes: int) -> None:
+    """Write the system's own files one behind the other, which is what large files are like on the whole."""
+    script = 'tar cf - "$@" 2>/dev/null | head -c "$size" > "$target"'
+    env = {**os.environ, "size": str(megabytes << 20), "target": str(path)}
+    subprocess.run(["sh", "-c", script, "sh", *(each for each in SYSTEM_PLACES if os.path.isdir(each))], env=env)
+
+
+def make_noise(path: Path, megabytes: int) -> None:
+    """Write noise, and as much that is nearly all repetition: an unpacker has next to nothing to do but copy."""
     with open(path, "wb") as file:
         for _ in range(megabytes):
             noise = os.urandom(1 << 19)
             file.write(noise + b"".join(noise[at : at + 64] * 2 for at in range(0, 1 << 18, 64)))
+
+
+def make_many(bench: Bench, count: int) -> None:
+    """Store a native volume of many small files straight into a pool of its own."""
+    pool = bench.home / "many-pool"
+    bench.dal("--pool", pool, "init", "--encryption", "none")
+    bench.dal("--pool", pool, "volume", "create", "many")
+    number = 0
+
+    def entry(name: bytes, **more: object) -> Entry:
+        nonlocal number
+        number += 1
+        return Entry(name=name, owner=b"root", group=b"root", mtime_ns=number, node=number, **more)  # type: ignore[arg-type]
+
+    with open_pool(pool) as house, house.pool.writer() as writer:
+        directory = {"kind": objects.ENTRY_DIRECTORY, "mode": 0o755, "content_kind": objects.CONTENT_DIRECTORY}
+        file = {"kind": objects.ENTRY_FILE, "mode": 0o644, "content_kind": objects.CONTENT_INLINE}
+        tops = []
+        for top in range(count // MANY_A_DIRECTORY):
+            names = [
+                entry(b"some-file-name-%04d" % each, size=50, content=b"%050d" % number, **file)
+                for each in range(MANY_A_DIRECTORY)
+            ]
+            tops.append(entry(b"directory-%06d" % top, content=store_directory(writer, names), **directory))
+        root = entry(b"", content=store_directory(writer, tops), **directory)
+        state = house.volumes.get("many")
+        revision = Revision(
+            volume=state.id,
+            parents=[],
+            root=root,
+            links=b"",
+            created_ns=1,
+            author="bench",
+            message="",
+            entry_count=number - 1,
+            total_bytes=50 * count,
+        )
+        house.volumes.commit_revision(writer, state, revision)
+
+
+def warm_disk(*places: Path) -> None:
+    """Read what lies below once, then drop the page cache."""
+    subprocess.run(["sh", "-c", 'find "$@" -type f -exec cat {} + > /dev/null', "sh", *map(str, places)])
+    drop_caches()
 
 
 def measure_walks(bench: Bench, tree: Path) -> None:
@@ -96,9 +166,9 @@ def measure_walks(bench: Bench, tree: Path) -> None:
 
     def look(tool: str, top: Path) -> None:
         drop_caches()
-        bench.time(f"{tool} find", lambda: bench.shell('find "$1" -ls | wc -l', top))
+        bench.time("find -ls", tool, lambda: bench.shell('find "$1" -ls | wc -l', top))
         directories = sorted(top.iterdir())[:part]
-        bench.time(f"{tool} tar", lambda: bench.shell('tar cf - "$@" | wc -c', *directories))
+        bench.time("tar of small files", tool, lambda: bench.shell('tar cf - "$@" | wc -c', *directories))
 
     look("ext4", tree)
     with bench.mounted(lambda path: bench.dal("mount", f"{tree.name}@latest", path)) as path:
@@ -114,53 +184,74 @@ def measure_walks(bench: Bench, tree: Path) -> None:
             look("restic", path / "snapshots" / "latest" / str(tree).lstrip("/"))
 
 
-def measure_large(bench: Bench, large: Path) -> None:
-    """Read one large file cold and again, and write one."""
+def measure_reads(bench: Bench, large: Path, step: str) -> None:
+    """Read one large file cold and again."""
 
     def read(path: Path) -> Callable[[], object]:
         return lambda: bench.shell('dd if="$1" of=/dev/null bs=1M', path)
 
-    drop_caches()
-    bench.time("ext4 read cold", read(large))
-    bench.shell('zstd -q -1 -f -k "$1" -o "$2"', large, bench.home / "large.zst")
-    drop_caches()
-    bench.time("zstd -dc", lambda: bench.shell('zstd -dc "$1" > /dev/null', bench.home / "large.zst"))
+    packed = bench.home / f"{large.name}.zst"
+    if not packed.exists():
+        bench.shell('zstd -q -1 -f -k "$1" -o "$2"', large, packed)
+    warm_disk(large)
+    bench.time(f"{step}, cold", "ext4", read(large))
+    warm_disk(packed)
+    bench.time(f"{step}, cold", "zstd -dc", lambda: bench.shell('zstd -dc "$1" > /dev/null', packed))
+    warm_disk(bench.pool)
     with bench.mounted(lambda path: bench.dal("mount", f"{large.parent.name}@latest", path)) as path:
         drop_caches()
-        bench.time("dal read cold", read(path / large.name))
+        bench.time(f"{step}, cold", "dal", read(path / large.name))
         Path("/proc/sys/vm/drop_caches").write_text("1")
-        bench.time("dal read again", read(path / large.name))
+        bench.time(f"{step}, again", "dal", read(path / large.name))
+
+
+def measure_writes(bench: Bench, large: Path, small: Path) -> None:
+    """Write one large file, and copy small ones, warm."""
     write = 'dd if="$1" of="$2" bs=1M conv=fsync'
-    bench.shell('cat "$1" > /dev/null', large)
-    bench.time("ext4 write", lambda: bench.shell(write, large, bench.home / "copy"))
+    copy = 'cp -r "$1" "$2"'
+    target = bench.home / "copied"
+    for warmed in (large, small):
+        subprocess.run(["sh", "-c", 'find "$1" -type f -exec cat {} + > /dev/null', "sh", str(warmed)])
+    bench.time("write with fsync", "ext4", lambda: bench.shell(write, large, bench.home / "copy"))
     (bench.home / "copy").unlink()
+    os.sync()
+    bench.time("cp -r of small files", "ext4", lambda: bench.shell(copy, small, target))
+    shutil.rmtree(target)
+    os.sync()
     with bench.mounted(lambda path: bench.dal("mount", "work", path)) as path:
-        bench.time("dal write", lambda: bench.shell(write, large, path / "copy"))
+        bench.time("cp -r of small files", "dal", lambda: bench.shell(copy, small, path / "copied"))
+        shutil.rmtree(path / "copied")
+        bench.time("write with fsync", "dal", lambda: bench.shell(write, large, path / "copy"))
         (path / "copy").unlink()
 
 
-def measure_small_writes(bench: Bench, small: Path) -> None:
-    """Copy small files, warm."""
-    target = bench.home / "copied"
-    bench.shell('cp -r "$1" "$2" && rm -r "$2"', small, target)
-    bench.time("ext4 cp -r", lambda: bench.shell('cp -r "$1" "$2"', small, target))
-    shutil.rmtree(target)
-    with bench.mounted(lambda path: bench.dal("mount", "work", path)) as path:
-        bench.time("dal cp -r", lambda: bench.shell('cp -r "$1" "$2"', small, path / "copied"))
-        shutil.rmtree(path / "copied")
+def measure_many(bench: Bench) -> None:
+    """Mount a very large volume, cold, look into it, then walk all of it."""
+    path = bench.home / "mnt"
+    path.mkdir(exist_ok=True)
+    drop_caches()
+    done: list[bytes] = []
+    words = ("--json", "--pool", bench.home / "many-pool", "mount", "many@latest", path)
+    with bench.unmounting(path):
+        step = "very large volume: mount to first ls"
+        bench.time(step, "dal", lambda: (done.append(bench.dal(*words)), os.listdir(path)))
+        bench.time("very large volume: find -ls", "dal", lambda: bench.shell('find "$1" -ls | wc -l', path))
+        status = Path(f"/proc/{json.loads(done[0])['process']}/status").read_text()
+        bench.figures["mount_peak_mib"] = int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def main() -> None:
-    directory, files, megabytes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    runs = int(sys.argv[4]) if len(sys.argv) > 4 else 3
+    directory, files, megabytes, runs, many = Path(sys.argv[1]), *map(int, sys.argv[2:6])
     bench = Bench(directory.resolve())
-    tree, small, large = bench.home / "tree", bench.home / "small", bench.home / "large" / "one"
-    large.parent.mkdir(parents=True)
+    tree, small = bench.home / "tree", bench.home / "small"
+    system, noise = bench.home / "system" / "one", bench.home / "noise" / "half"
     make_tree(tree, files)
     make_tree(small, SMALL_FILES_WRITTEN)
-    make_large(large, megabytes)
+    for path, make in ((system, make_system), (noise, make_noise)):
+        path.parent.mkdir(parents=True)
+        make(path, megabytes)
+        bench.dal("backup", path.parent)
     bench.dal("backup", tree)
-    bench.dal("backup", large.parent)
     bench.dal("volume", "create", "work")
     if shutil.which("borg"):
         bench.run("borg", "init", "-e", "none", bench.home / "borg-repo")
@@ -170,22 +261,13 @@ def main() -> None:
         bench.run("restic", "-q", "-r", bench.home / "restic-repo", "backup", tree)
     for _ in range(runs):
         measure_walks(bench, tree)
-        measure_large(bench, large)
-        measure_small_writes(bench, small)
-    seconds = {step: round(statistics.median(each), 3) for step, each in bench.seconds.items()}
-    others = [seconds[f"{tool} find"] for tool in ("borg", "restic") if f"{tool} find" in seconds]
-    others_tar = [seconds[f"{tool} tar"] for tool in ("borg", "restic") if f"{tool} tar" in seconds]
-    ratios = {
-        "read again, of ext4's speed (0.5 or more)": seconds["ext4 read cold"] / seconds["dal read again"],
-        "read cold, of zstd -dc's speed (0.5 or more)": seconds["zstd -dc"] / seconds["dal read cold"],
-        "cp -r, of ext4's time (6 or less)": seconds["dal cp -r"] / seconds["ext4 cp -r"],
-        "write, of ext4's speed (0.4 or more)": seconds["ext4 write"] / seconds["dal write"],
-    }
-    if others:
-        ratios["find, of the fastest other's time (0.5 or less)"] = seconds["dal find"] / min(others)
-        ratios["tar, of the fastest other's time (0.3 or less)"] = seconds["dal tar"] / min(others_tar)
-    rounded = {name: round(value, 2) for name, value in ratios.items()}
-    print(json.dumps({"seconds": seconds, "ratios": rounded}, indent=1))
+        measure_reads(bench, system, "read")
+        measure_reads(bench, noise, "read of half noise")
+        measure_writes(bench, system, small)
+    if many:
+        make_many(bench, many)
+        measure_many(bench)
+    print(json.dumps({"seconds": bench.seconds, "figures": bench.figures}))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ TREE_SOURCES = ("/usr/share", "/usr/lib", "/usr/include", "/usr/local")
 WORK_BYTES_MIN = 12_000_000_000
 SECTIONS = ("results", "results-with-large-files")
 """Marks on the page: the tree as promised, and one with the large files of the system left in."""
+MOUNTS_SECTION = "results-mounts"
 MEMORY_MIB_MAX = 300
 INDEX_BYTES_MAX = 64
 
@@ -592,6 +593,24 @@ def bench_cycle(results: Results, dal: Dal, python: str, disk: Path, volumes: in
     remove(disk / "cycle")
 
 
+def bench_mounts(results: Results, env: dict[str, str], python: str, disk: Path, *, runs: int, quick: bool) -> None:
+    """Walk, read and write through mounts of every tool that has them, on the real disk."""
+    files, megabytes, many = (2_000, 32, 20_000) if quick else (TREE_FILES_MIN, 1024, 1_000_000)
+    say(f"mounts: {files:,} files, {megabytes} MiB")
+    place = disk / "mounts"
+    place.mkdir()
+    words = [str(place), str(files), str(megabytes), str(runs), str(many)]
+    run = execute([python, str(ROOT / "bench/mounts.py"), *words], env=env, keep=True)
+    found = json.loads(run.output)
+    for step, tools in found["seconds"].items():
+        for tool, seconds in tools.items():
+            for each in seconds:
+                results.add(step, tool, Run(each, 0.0))
+    results.figures.update(found["figures"])
+    results.facts["mounted"] = f"{files:,} files of 100 in a directory; {megabytes} MiB in one file; {many:,} files"
+    remove(place)
+
+
 def read_back_ratio(results: Results) -> float | None:
     """Return what archiving costs beyond the copy, over one read."""
     figures = results.figures
@@ -692,6 +711,46 @@ def targets(million: int) -> list[Target]:
     ]
 
 
+def fastest(step: str) -> Callable[[Results], float | None]:
+    """Return a measure: dal's seconds over those of the faster of `borg mount` and `restic mount`."""
+
+    def measure(results: Results) -> float | None:
+        others = [found for tool in ("borg", "restic") if (found := results.median(step, tool)) is not None]
+        ours = results.median(step, "dal")
+        return ours / min(others) if ours and others else None
+
+    return measure
+
+
+def again(results: Results) -> float | None:
+    """Return dal's second reading over ext4's with the page cache dropped."""
+    ours, theirs = results.median("read, again", "dal"), results.median("read, cold", "ext4")
+    return ours / theirs if ours and theirs else None
+
+
+def mount_targets() -> list[Target]:
+    """Return the promises of mounts; what was promised as a part of another's speed is its inverse in time."""
+    return [
+        Target("read cold, time over `zstd -dc`", 2.0, ratio("read, cold", "zstd -dc")),
+        Target("read cold of half noise, time over `zstd -dc`", 2.0, ratio("read of half noise, cold", "zstd -dc")),
+        Target("read again, time over ext4's cold", 2.0, again),
+        Target("`find -ls`, time over the faster other mount", 0.5, fastest("find -ls")),
+        Target("tar of 5,000 small files, time over the faster other mount", 0.3, fastest("tar of small files")),
+        Target("`cp -r` of 10,000 small files, time over ext4's", 6.0, ratio("cp -r of small files", "ext4")),
+        Target("write with fsync, time over ext4's", 2.5, ratio("write with fsync", "ext4")),
+        Target(
+            "very large volume: mount to first ls, s",
+            1.0,
+            lambda results: results.median("very large volume: mount to first ls", "dal"),
+        ),
+        Target(
+            "very large volume: peak memory after walking all of it, MiB",
+            MEMORY_MIB_MAX,
+            lambda results: results.figures.get("mount_peak_mib"),
+        ),
+    ]
+
+
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
     """Return a markdown table."""
     return [
@@ -707,13 +766,13 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def render(results: Results, *, million: int, runs: int) -> str:
+def render(results: Results, promises: list[Target], *, runs: int) -> str:
     """Return the results as markdown, lost targets as plainly as those that were met."""
     lines = [f"Measured {time.strftime('%Y-%m-%d', time.gmtime())}; medians of {runs}.", ""]
     lines += table(["", ""], [[cell(key), cell(value)] for key, value in results.facts.items()])
     lines += ["### Targets", ""]
     rows, lost = [], []
-    for target in targets(million):
+    for target in promises:
         value = target.measure(results)
         verdict = "not measured" if value is None else "met" if value <= target.limit else "**missed**"
         if value is not None and value > target.limit:
@@ -741,16 +800,18 @@ def render(results: Results, *, million: int, runs: int) -> str:
         shown = [step]
         for name in common:
             median = results.median(step, name)
-            shown.append("" if median is None else f"{median:.2f} ({results.peak_mib[step][name]:.0f})")
+            peak = results.peak_mib[step].get(name)
+            shown.append("" if median is None else f"{median:.2f}" + (f" ({peak:.0f})" if peak else ""))
         extra = [f"{cell(name)}: {results.median(step, name):.3f} s" for name in others if name in tools]
         rows.append([*shown, "; ".join(extra)])
     lines += table(["step", *(cell(name) for name in common), "beside it"], rows)
-    lines += ["### Stored bytes", ""]
-    rows = [
-        [step, "; ".join(f"{cell(name)} {size:,} ({size / MIB:.1f} MiB)" for name, size in sizes.items())]
-        for step, sizes in results.sizes.items()
-    ]
-    lines += table(["what", "bytes"], rows)
+    if results.sizes:
+        lines += ["### Stored bytes", ""]
+        rows = [
+            [step, "; ".join(f"{cell(name)} {size:,} ({size / MIB:.1f} MiB)" for name, size in sizes.items())]
+            for step, sizes in results.sizes.items()
+        ]
+        lines += table(["what", "bytes"], rows)
     if results.notes:
         lines += ["### Notes of this run", "", *(f"* {cell(' '.join(note.split()))}" for note in results.notes), ""]
     return "\n".join(lines)
@@ -825,6 +886,21 @@ def choose_work(quick: bool) -> Path:
     return Path(f"/tmp/dal-bench-{os.getpid()}")
 
 
+def publish(
+    results: Results, promises: list[Target], options: argparse.Namespace, *, section: str, runs: int
+) -> None:
+    """Write results into the page; a quick run prints them."""
+    if options.quick:
+        results.note("a quick run on a small tree: it checks the bench, its figures mean nothing")
+    text = render(results, promises, runs=runs)
+    page = options.out or (None if options.quick else ROOT / "docs/benchmarks.md")
+    if page is None:
+        say("\n" + text)
+    else:
+        write_page(page, text, section=section)
+        say(f"written: {page}")
+
+
 def read_arguments() -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -856,6 +932,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--catalog", type=int, help="dumps in the large catalog, 0 for none (default 1000000, with --quick 20000)"
     )
+    parser.add_argument("--mounts", choices=("with", "alone", "without"), default="with", help="default: with the rest")
     parser.add_argument("--only", help="tools, by comma: dal,restic,borg,tar")
     parser.add_argument("--no-cold", action="store_true", help="leave the machine's caches alone")
     parser.add_argument("--quick", action="store_true", help="a small tree, once; prints instead of writing the page")
@@ -886,6 +963,17 @@ def main() -> int:
         env = base_env(work)
         dal = Dal(dal_command, work, env)
         describe(results, dal_command, work, disk)
+        if options.mounts != "without":
+            mounts = Results()
+            describe(mounts, dal_command, disk, disk)
+            mounts.facts["places"] = filesystem_of(disk)
+            try:
+                bench_mounts(mounts, dal.env, python, disk, runs=runs, quick=quick)
+            except (Failed, OSError) as error:
+                mounts.note(f"mounts: FAILED: {error}")
+            publish(mounts, mount_targets(), options, section=MOUNTS_SECTION, runs=runs)
+            if options.mounts == "alone":
+                return 0
         wanted: list[tuple[str, Tool]] = [("restic", Restic(work, env)), ("borg", Borg(work, env)), ("dal", dal)]
         tools: list[Tool] = []
         for program, tool in wanted:
@@ -932,15 +1020,7 @@ def main() -> int:
         if not options.keep:
             remove(work)
         remove(disk)
-    if quick:
-        results.note("a quick run on a small tree: it checks the bench, its figures mean nothing")
-    text = render(results, million=million, runs=runs)
-    page = options.out or (None if quick else ROOT / "docs/benchmarks.md")
-    if page is None:
-        say("\n" + text)
-    else:
-        write_page(page, text, section=SECTIONS[options.with_large])
-        say(f"written: {page}")
+    publish(results, targets(million), options, section=SECTIONS[options.with_large], runs=runs)
     if options.json:
         options.json.write_text(
             json.dumps(
