@@ -242,6 +242,30 @@ def test_base_whose_revision_the_pool_has_lost_makes_amanda_force_a_full(client:
     assert client.backup(0).code == 0 and client.backup(1).code == 0
 
 
+def test_pool_with_a_passphrase_is_opened_by_a_file_that_holds_it(tmp_path: Path) -> None:
+    client = Client(User(tmp_path))
+    (tmp_path / "doc").mkdir()
+    (tmp_path / "doc" / "plan").write_text("plan")
+    client.user.environment["DAL_PASSPHRASE"] = "four words are better"
+    client.user.quick("init", "--encryption", "passphrase")
+    client.user.quick("volume", "create", "doc", "--source", str(tmp_path / "doc"))
+    client.user.quick("key", "export", "exported.key")
+    secret = tmp_path / "secret"
+    secret.write_text("four words are worse\n")
+    told = client.backup(0, key=str(secret))
+    assert told.code == 2 and len(told.messages) == 1 and not told.out and "passphrase" in told.messages[0]
+    secret.write_text("four words are better\n")
+    told = client.backup(0, key=str(secret))
+    assert told.code == 0 and told.out
+    client.pool.rename(tmp_path / "burned")
+    back = tmp_path / "back"
+    back.mkdir()
+    words = ("restore", "--disk", "doc", "--level", "0", ".")
+    assert client.call(*words, stdin=told.out, cwd=back, key=str(secret)).code != 0
+    assert client.call(*words, stdin=told.out, cwd=back, key=str(tmp_path / "exported.key")).code == 0
+    assert tree(back) == tree(tmp_path / "doc")
+
+
 def test_frozen_volume_is_tried_again_later_and_its_lease_stays(client: Client) -> None:
     client.user.quick("backup", "doc")
     with open_pool(client.pool, key_path=client.key) as house:
