@@ -17,6 +17,7 @@ from dalsegno.terms.errors import Conflict, DalError, Damaged, NotFound, Unavail
 from dalsegno.terms.events import Progress, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES, hex_short
 from dalsegno.terms.times import format_time
+from dalsegno.volumes import leases
 from dalsegno.volumes.state import Clone, VolumeState
 
 # What a finding is about.
@@ -51,7 +52,7 @@ class Checked:
 def check_replicas(group: Group, *, deep: bool = False, report: Report = silent) -> Checked:
     """Compare the writers of a volume and change nothing; `deep` reads every object of heads and clones everywhere."""
     look = group.look(arrange=False)
-    found = [*_compare_answers(look), *_compare_heads(group, look), *_compare_clones(look)]
+    found = [*_compare_answers(look, now_ns=group.clock()), *_compare_heads(group, look), *_compare_clones(look)]
     counts = [0, 0]
     if deep:
         for name in look.states:
@@ -64,7 +65,7 @@ def check_replicas(group: Group, *, deep: bool = False, report: Report = silent)
     )
 
 
-def _compare_answers(look: Look) -> Iterator[Difference]:
+def _compare_answers(look: Look, *, now_ns: int) -> Iterator[Difference]:
     for name, error in look.errors.items():
         text = str(error).removeprefix(f"{name}: ")
         if isinstance(error, NotFound):
@@ -79,12 +80,10 @@ def _compare_answers(look: Look) -> Iterator[Difference]:
                 about=REPLICAS,
                 text=f"has replica set {version}, the newest is {look.replicas.version}",
             )
-        if state.lease is not None:
-            yield Difference(
-                server=name,
-                about=FROZEN,
-                text=f"frozen by {state.lease.owner} until {format_time(state.lease.until_ns)}",
-            )
+        lease = leases.held(state, now_ns=now_ns)
+        if lease is not None:
+            text = f"frozen by {lease.owner} until {format_time(lease.until_ns)}"
+            yield Difference(server=name, about=FROZEN, text=text)
 
 
 def _compare_heads(group: Group, look: Look) -> Iterator[Difference]:

@@ -7,7 +7,7 @@ behind, or a lease that ends by itself, and whoever comes next goes on.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 import msgspec
@@ -17,7 +17,16 @@ from dalsegno.formats import objects
 from dalsegno.replicas.bring import newest_set
 from dalsegno.replicas.clones import bring_clones, identity, plan_clones
 from dalsegno.replicas.contract import BATCH_IDS_MAX, LEASE_SECONDS, Site
-from dalsegno.replicas.heads import HeadPlan, Merge, bring_head, newest_heads, plan_heads, unreadable_heads
+from dalsegno.replicas.heads import (
+    HeadPlan,
+    Merge,
+    bring_head,
+    bring_line,
+    newest_heads,
+    plan_heads,
+    strangers,
+    unreadable_heads,
+)
 from dalsegno.replicas.histories import kept, parse_patterns
 from dalsegno.replicas.sources import SitesSource
 from dalsegno.replicas.transfer import Spool, Transferred, copy, fetch, read_rows, row_ids, row_lengths
@@ -33,9 +42,10 @@ from dalsegno.terms.errors import (
     Unavailable,
 )
 from dalsegno.terms.events import Note, Report, silent
-from dalsegno.terms.ids import ObjectId
+from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.terms.sizes import MIB
 from dalsegno.terms.times import SECOND_NS, format_time
+from dalsegno.trees.read import read_revision
 from dalsegno.volumes.ancestry import is_ancestor
 from dalsegno.volumes.state import ANY, MAJORITY, STANDBY, WRITER, Clone, ReplicaSet, VolumeState
 from dalsegno.volumes.store import check_clone_name
@@ -220,7 +230,7 @@ class Group:
         self._replicas = replicas
         self._volume_id = volume_id
         self._parallel = parallel
-        self._clock = clock
+        self.clock = clock
         self._ticks = ticks
         self._pause = pause
         self._chance = chance
@@ -349,11 +359,13 @@ class Group:
 
     # Catching up
 
-    def catch_up(self, *, head: bytes = b"", owner: str = "") -> CaughtUp:
+    def catch_up(self, *, head: bytes = b"", owner: str = "", joining: Mapping[str, str] | None = None) -> CaughtUp:
         """Bring every writer that answers to one head and one set of clones.
 
-        `head`, a revision at `local`, is brought in, too. One writer that fails does not hold up the others.
+        `head`, a revision at `local`, is brought in, too; so are servers that are `joining`, with the patterns of the
+        clones that they keep. One server that fails does not hold up the others.
         """
+        joining = joining or {}
         tally = _Tally()
         until = self._ticks() + FROZEN_SECONDS_MAX * SECOND_NS
         rounds = 0
@@ -361,13 +373,17 @@ class Group:
             rounds += 1
             look = self.look()
             self._require_some(look, tally.failed)
-            states = {name: state for name, state in look.states.items() if name not in tally.failed}
+            joined, away = self._each(
+                sorted(joining.keys() - tally.failed.keys()), lambda site: site.state(self.volume)
+            )
+            tally.failed.update(away)
+            states = {name: state for name, state in {**look.states, **joined}.items() if name not in tally.failed}
             tally.frozen = None
             try:
                 moved = self._bring_heads(states, head, owner, tally)
             except Unavailable:
                 moved = True  # a server went away while its history was read: the next look tells
-            if not moved and not self._bring_clones(look, states, tally):
+            if not moved and not self._bring_clones({**look.replicas.clones, **joining}, states, tally):
                 break
             if tally.frozen is not None:
                 if self._ticks() > until:
@@ -405,6 +421,7 @@ class Group:
             tally.failed.update((name, error) for name, state in states.items() if state.head == unreadable)
             if unreadable == extra:
                 raise error
+        self._put_strangers_aside(source, states, heads, extra, tally)
         if tally.failed.keys() & states.keys():
             return True
         plan = plan_heads(source, self.realm, heads, self._merge)
@@ -427,10 +444,38 @@ class Group:
                     report=self._report,
                 ),
             )
+            for name in [name for name, refusal in errors.items() if isinstance(refusal, Diverged)]:
+                try:
+                    tally.add(name, bring_line(self.volume, plan, to=self.site(name), state=states[name], owner=owner))
+                    del errors[name]
+                except DalError as again:
+                    errors[name] = again
         for name, (_, done) in results.items():
             tally.add(name, done)
         self._sort_errors(errors, tally)
         return True
+
+    def _put_strangers_aside(
+        self, source: SitesSource, states: Mapping[str, VolumeState], heads: set[bytes], extra: bytes, tally: _Tally
+    ) -> None:
+        """Leave alone whoever has no past in common with the others: who is right is for a person to say."""
+        tops = newest_heads(source, heads)
+        if len(tops) < 2:
+            return
+        counts = {top: sum(state.head == top for state in states.values()) for top in tops}
+        main = max(tops, key=lambda top: (counts[top], read_revision(source, top).created_ns, top))
+        alone = strangers(source, tops, to=main)
+        for top in alone:
+            error = Refused(
+                f"its state {hex_short(top)} and the others' have no past in common on the servers that answer: "
+                "bring all of them up; if this one was away for longer than they keep the past, or came from an old "
+                "copy of its disk, remove this replica by force and add it again"
+            )
+            if top == extra:
+                raise error
+            for name, state in states.items():
+                if state.head and is_ancestor(source, state.head, top):
+                    tally.failed[name] = error
 
     def _holders(self, plan: HeadPlan, states: Mapping[str, VolumeState], extra: bytes) -> dict[bytes, list[Site]]:
         """Return who has each top whole; this client's own copy, which may lack what others have, comes last."""
@@ -459,9 +504,9 @@ class Group:
             else:
                 tally.failed[name] = error
 
-    def _bring_clones(self, look: Look, states: Mapping[str, VolumeState], tally: _Tally) -> bool:
+    def _bring_clones(self, patterns: Mapping[str, str], states: Mapping[str, VolumeState], tally: _Tally) -> bool:
         """Take one step towards one set of clones; return False when all have it."""
-        plan = plan_clones(states, patterns=look.replicas.clones)
+        plan = plan_clones(states, patterns=patterns)
         if not plan.steps:
             return False
         for entry in plan.renamed:
@@ -638,7 +683,7 @@ class Group:
     def _settle_clone(self, look: Look, name: str | None, created_ns: int | None) -> tuple[str, int]:
         if not any(state.head for state in look.states.values()):
             raise Refused(f"volume {self.volume!r} is empty: import or back up something first")
-        created_ns = self._clock() if created_ns is None else created_ns
+        created_ns = self.clock() if created_ns is None else created_ns
         taken = {taken for state in look.states.values() for taken in state.clones}
         if name is not None:
             if name in taken:
@@ -807,7 +852,8 @@ class Group:
     def add_replica(self, name: str, *, clones: str = "") -> CaughtUp:
         """Make one more server a writer: first it gets everything, clones too, and only then commits are sent to it.
 
-        `clones` are the patterns of the clones that it keeps; it keeps all without.
+        `clones` are the patterns of the clones that it keeps; it keeps all without. What the server has of the volume
+        already, from dumps say, does not cross. Until it has all it is a standby, also when this is never finished.
         """
         if clones:
             parse_patterns(clones)
@@ -815,9 +861,18 @@ class Group:
         replicas = caught.replicas
         if name in replicas.writers:
             return caught
-        site = self.site(name)
-        state = self._join(site, caught.state, replicas)
-        state = self._fill(site, state, clones)
+        if name not in replicas.standbys:
+            replicas = msgspec.structs.replace(
+                replicas,
+                version=replicas.version + 1,
+                standbys=[*replicas.standbys, name],
+                readers=[each for each in replicas.readers if each != name],
+            )
+            self.arrange(replicas)
+        self._join(self.site(name), caught.state, replicas)
+        filled = self.catch_up(joining={name: clones})
+        if name in filled.missing:
+            raise filled.missing[name]
         patterns = {each: text for each, text in replicas.clones.items() if each != name}
         if clones:
             patterns[name] = clones
@@ -827,44 +882,26 @@ class Group:
                 version=replicas.version + 1,
                 writers=[*replicas.writers, name],
                 standbys=[each for each in replicas.standbys if each != name],
-                readers=[each for each in replicas.readers if each != name],
                 clones=patterns,
             )
         )
-        return self.catch_up()
+        last = self.catch_up()
+        brought = {**filled.brought}
+        for each, done in last.brought.items():
+            brought[each] = brought.get(each, Transferred()) + done
+        return replace(last, brought=brought)
 
-    def _join(self, site: Site, state: VolumeState, replicas: ReplicaSet) -> VolumeState:
+    def _join(self, site: Site, state: VolumeState, replicas: ReplicaSet) -> None:
         try:
             there = site.state(self.volume)
         except NotFound:
-            return site.create(empty_state(state, replicas=replicas, role=STANDBY))
+            site.create(empty_state(state, replicas=replicas, role=STANDBY))
+            return
         if there.id != state.id:
             raise AlreadyThere(
                 f"{site.name}: there is another volume called {self.volume!r}: rename or remove it there"
             )
-        return there
-
-    def _fill(self, site: Site, state: VolumeState, pattern: str) -> VolumeState:
-        """Bring a server that takes no commits yet to the writers' head and clones."""
-        look = self._last or self.look()
-        sources = [(self.site(name), each) for name, each in look.states.items()]
-        self._require_some(look, {})
-        origin = sources[0][1]
-        own = {state.head, *(clone.revision for clone in state.clones.values())} - {b""}
-        if origin.head and origin.head != state.head:
-            copy(sources[0][0], site, self.volume, [origin.head], sorted(own), report=self._report)
-            state = site.advance(self.volume, origin.head)
-        both = {each.name: each_state for each, each_state in sources} | {site.name: state}
-        plan = plan_clones(both, patterns={site.name: pattern} if pattern else {})
-        bring_clones(
-            self.volume,
-            plan.steps.get(site.name, ()),
-            to=site,
-            bases=[base for base in (state.head, *own) if base],
-            sources=sources,
-            report=self._report,
-        )
-        return site.state(self.volume)
+        site.arrange(self.volume, replicas)
 
     def remove_replica(self, name: str, *, force: bool = False) -> dict[str, DalError]:
         """Take a writer out of the volume, then remove its copy; return who did not hear of it.
@@ -900,7 +937,7 @@ class Group:
             # Commits that it took until it heard of this.
             site = self.site(name)
             last = site.state(self.volume)
-            if last.head != caught.head:
+            if last.head != caught.head and name not in caught.missing:
                 keeping = Group(
                     self.volume,
                     self._sites,

@@ -7,13 +7,13 @@ from dalsegno.chunks.realm import Realm
 from dalsegno.formats.objects import Reference
 from dalsegno.pool.contract import Sink, Source
 from dalsegno.replicas.bring import bring
-from dalsegno.replicas.contract import Site
+from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
 from dalsegno.replicas.sources import SitesSource, Workbench
 from dalsegno.replicas.transfer import Spool, Transferred, send
-from dalsegno.terms.errors import Damaged, NotFound
+from dalsegno.terms.errors import Damaged, Diverged, NotFound
 from dalsegno.terms.events import Report
 from dalsegno.terms.ids import ObjectId
-from dalsegno.volumes.ancestry import is_ancestor, merge_bases
+from dalsegno.volumes.ancestry import between, find_revision, is_ancestor, merge_bases
 from dalsegno.volumes.state import VolumeState
 
 Merge = Callable[[Source, Sink, bytes, bytes], bytes]
@@ -61,6 +61,28 @@ def unreadable_heads(source: Source, heads: Iterable[bytes]) -> dict[bytes, NotF
         except (NotFound, Damaged) as error:
             found[head] = error
     return found
+
+
+def strangers(source: Source, tops: Sequence[bytes], *, to: bytes) -> set[bytes]:
+    """Return the tops that have no state in common with `to` any more, because what they came from is gone.
+
+    Merged all the same, everything that differs would look like a conflict, and deleted files would come back. Two that
+    both began with an empty volume are no strangers.
+    """
+    return {
+        top
+        for top in tops
+        if top != to and not merge_bases(source, top, to) and (_is_cut_off(source, top) or _is_cut_off(source, to))
+    }
+
+
+def _is_cut_off(source: Source, head: bytes) -> bool:
+    """Tell whether something that lies behind `head` is not here any more."""
+    for identity in between(source, head, ()):
+        revision = find_revision(source, identity)
+        if revision is None or any(find_revision(source, parent) is None for parent in revision.parents):
+            return True
+    return False
 
 
 def plan_heads(source: SitesSource, realm: Realm, heads: Iterable[bytes], merge: Merge) -> HeadPlan:
@@ -120,3 +142,22 @@ def bring_head(
             done += Transferred(bytes_crossed=with_below.size_bytes)
             to.adopt(volume, [send(to, volume, with_below)])
         return to.commit(volume, plan.target, spool.pack_id(), spool.pieces(), owner=owner), done
+
+
+def bring_line(volume: str, plan: HeadPlan, *, to: Site, state: VolumeState, owner: str) -> Transferred:
+    """Bring the revisions between a server's head and the target, without their trees, and advance it.
+
+    Who holds the target may have it without its past, which is on other servers: what was copied from there alone then
+    looks as if both had diverged. Diverged when they have.
+    """
+    if to.state(volume).head != state.head:
+        raise Diverged(f"{to.name}: its head moved meanwhile")
+    done = Transferred()
+    line = [each for each in between(plan.bench, plan.target, [state.head]) if find_revision(plan.bench, each)]
+    for start in range(0, len(line), BATCH_IDS_MAX):
+        batch = line[start : start + BATCH_IDS_MAX]
+        with plan.bench.write_pack(batch) as spool:
+            to.adopt(volume, [send(to, volume, spool)])
+            done += Transferred(objects=len(batch), bytes_crossed=spool.size_bytes)
+    to.advance(volume, plan.target, owner=owner)
+    return done

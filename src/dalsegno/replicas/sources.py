@@ -158,9 +158,10 @@ class Workbench:
 
         wanted: dict[bytes, None] = {}
         visit_reachable(self, [(objects.KIND_REVISION, top) for top in tops], visit)
-        return self._write(list(wanted)), list(outside)
+        return self.write_pack(list(wanted)), list(outside)
 
-    def _write(self, ids: Sequence[bytes]) -> Spool:
+    def write_pack(self, ids: Sequence[bytes]) -> Spool:
+        """Return a pack of these objects, wherever they are."""
         spool = Spool()
         header = new_header(self._realm, kind=pack.PACK_POOL, sealed=True)
         with PackWriter(spool.write, realm=self._realm, header=header) as writer:
@@ -193,7 +194,7 @@ class Workbench:
                         payload = self.get(ObjectId(identity))
                         below.update((reference, None) for reference in references(kind, payload))
             level = list(below)
-        return self._write(list(wanted)) if wanted else None
+        return self.write_pack(list(wanted)) if wanted else None
 
     def close(self) -> None:
         """Give the room back."""
