@@ -75,7 +75,7 @@ def test_volume_moves_with_its_clones_and_the_old_server_sends_its_users_on(worl
     files = head_files(world, "s1")
     directory = Directory()
     done = do_move(world, directory)
-    assert done.replicas.writers == ["s2"] and done.replicas.readers == ["s3"] and done.replicas.version == 4
+    assert done.replicas.writers == ["s2"] and done.replicas.readers == ["s3"] and done.replicas.version == 5
     assert directory.replicas == done.replicas
     state = world.sites["s2"].state(VOLUME)
     assert state.role == WRITER and set(state.clones) == {"monday"} and head_files(world, "s2") == files
@@ -248,7 +248,7 @@ def test_change_of_the_set_at_the_same_time_counts_too(world: Any) -> None:
 
     world.faulty["s2"].fail["arrange"] = meanwhile
     done = do_move(world, directory)
-    assert done.replicas.version == 5 and done.replicas.standbys == ["s9"] and done.replicas.writers == ["s2"]
+    assert done.replicas.version == 6 and done.replicas.standbys == ["s9"] and done.replicas.writers == ["s2"]
     assert world.sites["s2"].state(VOLUME).replicas == done.replicas and is_writable(world, "s2")
 
 

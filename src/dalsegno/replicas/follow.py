@@ -234,7 +234,15 @@ def _newest_clones(state: VolumeState) -> list[bytes]:
 def standby_state(origin: VolumeState) -> VolumeState:
     """Return the volume that a standby makes before it first follows."""
     return msgspec.structs.replace(
-        origin, head=b"", clones={}, lease=None, role=STANDBY, common=b"", uncloned={}, released=None
+        origin,
+        head=b"",
+        clones={},
+        lease=None,
+        role=STANDBY,
+        common=b"",
+        uncloned={},
+        released=None,
+        replicas=newest_set((origin,)),
     )
 
 
@@ -407,10 +415,12 @@ def promote(
             replicas = promoted(current, target.name)
             deaf.append(DIRECTORY)
         here = target.arrange(volume, replicas)
-        deaf += spread(volume, replicas, [site for site in others if site.name in roles(replicas)])
+        deaf += spread(volume, replicas, live)
         pause_ns = clock() - begun_ns if live else 0
     finally:
         thaw(volume, live, owner)
+    others = [site for site in others if site.name in roles(replicas) and site not in live]
+    deaf += spread(volume, replicas, others)
     return Promotion(
         replicas=replicas,
         state=here,

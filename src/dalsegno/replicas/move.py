@@ -6,7 +6,7 @@ Until this last step the original is what it was: whoever moves may die, be stop
 on the new server then is no replica; the next run goes on with it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +19,7 @@ from dalsegno.replicas.transfer import Transferred
 from dalsegno.terms.errors import AlreadyThere, Moved, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Note, Report, silent
 from dalsegno.terms.times import SECOND_NS
-from dalsegno.volumes.state import WRITER, ReplicaSet, VolumeState
+from dalsegno.volumes.state import ReplicaSet, VolumeState
 
 ROUND_NS_SMALL: Final = 250_000_000
 """A round that took no longer leaves little enough for the pause."""
@@ -27,6 +27,8 @@ ROUNDS_MAX: Final = 12
 FROZEN_ROUND_NS_MAX: Final = LEASE_SECONDS * SECOND_NS // 3
 """Rounds that take longer, to the end, say that users write faster than can be moved."""
 FLIP_TRIES_MAX: Final = 3
+STEPS_OF_A_FLIP: Final = 2
+"""Versions that a move adds to a replica set: the new server takes over, the old one leaves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +62,8 @@ def move(
     there = source.state(volume)
     if there.replicas is not None and there.replicas.moved_to:
         return _finish(volume, there.replicas.moved_to, source, target, others, publish=publish, report=report)
-    begun = _look_at_target(volume, there, target, known)
+    current = _require_writer(volume, source, target, there, answers(look(volume, others)), known)
+    begun = _look_at_target(volume, there, target, source, current)
     # Without a replica set: it takes what is brought, and nobody takes it for a replica.
     here = target.create(msgspec.structs.replace(standby_state(there), replicas=None)) if begun is None else begun
     try:
@@ -70,10 +73,11 @@ def move(
         here, more = catch_up(volume, frozen, here, origin=source, to=target, merge=refuse_to_merge)
         transferred = transferred + more
         _still_frozen(volume, source, here, owner=owner, too_long=clock() - begun_ns > FROZEN_ROUND_NS_MAX)
-        states = answers(look(volume, others))
-        current = newest_set((frozen, *states.values()), known) or first_set(source)
-        replicas = moved(_at_least(current, here.replicas), source=source.name, target=target.name)
-        here = target.arrange(volume, replicas)
+        current = _require_writer(volume, source, target, frozen, {}, current)
+        # Whoever hears of this half of it knows that the old server has to be caught up with.
+        taken_over = moved(_at_least(current, here.replicas), source=source.name, target=target.name)
+        here = target.arrange(volume, taken_over)
+        replicas = without(taken_over, source.name)
         _flip(volume, source, target, replicas)
         pause_ns = clock() - begun_ns
     except BaseException:
@@ -89,32 +93,58 @@ def first_set(source: Site) -> ReplicaSet:
 
 
 def moved(replicas: ReplicaSet, *, source: str, target: str) -> ReplicaSet:
-    """Return the set in which `target` stands in the place of `source`."""
-    if source not in replicas.writers:
-        return replicas
-
-    def turned(names: list[str]) -> list[str]:
-        return list(dict.fromkeys(target if name == source else name for name in names))
-
+    """Return the set in which `target` writes in the place of `source`, which follows."""
+    writers = list(dict.fromkeys(target if name == source else name for name in replicas.writers))
+    standbys = [name for name in replicas.standbys if name not in (source, target)]
+    clones = dict(replicas.clones)
+    if source in clones:
+        clones[target] = clones[source]
     return msgspec.structs.replace(
         replicas,
         version=replicas.version + 1,
-        writers=turned(replicas.writers),
-        standbys=[name for name in replicas.standbys if name not in (source, target)],
-        clones={target if name == source else name: pattern for name, pattern in replicas.clones.items()},
+        writers=writers,
+        standbys=[*standbys, source],
+        clones=clones,
         moved_to="",
     )
 
 
-def _look_at_target(volume: str, there: VolumeState, target: Site, known: ReplicaSet | None) -> VolumeState | None:
-    """Return what an earlier run left at the target, or None; refuse what cannot be moved."""
-    if there.role not in ("", WRITER):
+def without(replicas: ReplicaSet, name: str) -> ReplicaSet:
+    """Return the set without a server that follows."""
+    return msgspec.structs.replace(
+        replicas,
+        version=replicas.version + 1,
+        standbys=[each for each in replicas.standbys if each != name],
+        clones={each: pattern for each, pattern in replicas.clones.items() if each != name},
+    )
+
+
+def _require_writer(
+    volume: str,
+    source: Site,
+    target: Site,
+    there: VolumeState,
+    others: Mapping[str, VolumeState],
+    known: ReplicaSet | None,
+) -> ReplicaSet:
+    """Return the newest set that anybody knows, in which `source` writes, or has been taken over from by `target`."""
+    replicas = newest_set((there, *others.values()), known) or first_set(source)
+    if source.name in replicas.writers or (source.name in replicas.standbys and target.name in replicas.writers):
+        return replicas
+    spread(volume, replicas, [source])
+    if source.name in roles(replicas):
         raise Refused(
-            f"{volume}: the replica there is a {there.role}, not a writer: add one at {target.name}, remove this one "
+            f"{source.name} is no writer of {volume}: add a replica at the other server and remove this one "
             "(`dal replica add`, `dal replica remove`)"
         )
-    replicas = newest_set((there,), known)
-    if replicas is not None and target.name in roles(replicas):
+    raise Refused(f"{source.name} holds {volume} no longer: `dal replica list {volume}` shows who does")
+
+
+def _look_at_target(
+    volume: str, there: VolumeState, target: Site, source: Site, replicas: ReplicaSet
+) -> VolumeState | None:
+    """Return what an earlier run left at the target, or None; refuse a target that holds a replica."""
+    if target.name in roles(replicas) and source.name in replicas.writers:
         raise Refused(f"{target.name} holds a replica of {volume} already: `dal replica list {volume}`")
     try:
         begun = target.state(volume)
@@ -128,9 +158,8 @@ def _look_at_target(volume: str, there: VolumeState, target: Site, known: Replic
     return begun
 
 
-def _with_follower(replicas: ReplicaSet | None, begun: ReplicaSet, name: str) -> ReplicaSet:
+def _with_follower(current: ReplicaSet, begun: ReplicaSet, name: str) -> ReplicaSet:
     """Return a set, only for the server `name`, by which it takes what is brought."""
-    current = replicas or begun
     return msgspec.structs.replace(
         current,
         version=max(current.version, begun.version) + 1,
@@ -209,10 +238,14 @@ def _publish(
     """Tell the directory and the other replicas where the volume is now."""
 
     def change(latest: ReplicaSet) -> ReplicaSet:
-        if latest.version < replicas.version:
+        if latest.version <= replicas.version - STEPS_OF_A_FLIP or latest.version == replicas.version:
             return replicas
         # Somebody changed the set at the same time: both changes count.
-        return moved(latest, source=source.name, target=target.name)
+        if source.name in latest.writers:
+            latest = moved(latest, source=source.name, target=target.name)
+        if source.name in latest.standbys:
+            latest = without(latest, source.name)
+        return msgspec.structs.replace(latest, version=max(latest.version, replicas.version + 1))
 
     deaf = []
     final = replicas
@@ -239,9 +272,10 @@ def _finish(
     if moved_to != target.name:
         raise Moved(f"{volume} is not at {source.name} any more: it moved to {moved_to}", server=moved_to)
     here = target.state(volume)
-    if here.replicas is None or target.name not in here.replicas.writers:
+    replicas = newest_set((source.state(volume), here))
+    if replicas is None or target.name not in replicas.writers:
         raise Refused(f"{volume} moved to {target.name} once, which holds it no longer: `dal replica list {volume}`")
-    final, deaf = _publish(volume, source, target, others, here.replicas, publish=publish, report=report)
+    final, deaf = _publish(volume, source, target, others, replicas, publish=publish, report=report)
     return Move(replicas=final, state=None, rounds=0, transferred=NOTHING, pause_ns=0, deaf=tuple(deaf))
 
 
