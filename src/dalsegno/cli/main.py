@@ -50,6 +50,10 @@ COMMANDS: Final = {
     "serve": ("serve", "serve the pool to other machines over HTTP", "dal serve --listen 0.0.0.0:8420 --name s1"),
     "token": ("serve", "make, list and revoke what a server asks for", "dal token add --right read --volume 'home*'"),
     "key": ("pool", "show or export the pool's key", "dal key export /media/usb/pool.key"),
+    "release": ("release", "show a clone on the read-only sites of a volume", "dal release home@monday --to ro1,ro2"),
+    "follow": ("follow", "keep a standby of a volume seconds behind", "dal follow home --to s2"),
+    "promote": ("follow", "make a standby the writer", "dal promote home --server s2"),
+    "move": ("move", "move a volume to another server while it is used", "dal move home s1 s2"),
     "completion": ("completion", "print a shell's completion script", 'eval "$(dal completion bash)"'),
 }
 

@@ -1,0 +1,142 @@
+"""`dal follow` and `dal promote`."""
+
+import argparse
+import json
+from typing import Any
+
+from dalsegno.actions import follow as actions
+from dalsegno.assembly_remote import merge_heads
+from dalsegno.cli.realm import open_servers
+from dalsegno.cli.terminal import Terminal, format_duration
+from dalsegno.cli.words import Parser
+from dalsegno.replicas.follow import DISMISSED, PROMOTED, Step
+from dalsegno.replicas.servers import Servers
+from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput
+from dalsegno.terms.sizes import format_size
+
+_ENDS = {
+    PROMOTED: "{name} is the writer of {volume} now: there is nothing to follow",
+    DISMISSED: "{name} is no standby of {volume} any more",
+}
+
+
+def add_follow(parser: Parser) -> None:
+    """Say what `dal follow` understands."""
+    parser.add_argument("volume", metavar="VOLUME")
+    parser.add_argument("--from", dest="origin", metavar="SERVER", default="", help="this writer only (default: any)")
+    parser.add_argument("--to", metavar="SERVER", default="", help="the standby; a new one is made one")
+    parser.add_argument("--once", action="store_true", help="end as soon as the standby has everything")
+    parser.add_argument("--anew", action="store_true", help="begin again from nothing: its own past is lost")
+    parser.add_argument("--status", action="store_true", help="only tell how far each standby is behind")
+    parser.set_defaults(run=_follow)
+
+
+def add_promote(parser: Parser) -> None:
+    """Say what `dal promote` understands."""
+    parser.add_argument("volume", metavar="VOLUME")
+    parser.add_argument("--server", metavar="SERVER", default="", help="the standby that is to be the writer")
+    parser.set_defaults(run=_promote)
+
+
+def _step_value(step: Step) -> dict[str, Any]:
+    return {
+        "origin": step.origin,
+        "head": step.here.head.hex(),
+        "news": step.news,
+        "objects": step.transferred.objects,
+        "bytes": step.transferred.bytes_crossed,
+        "lag_seconds": step.lag_ns / 1e9,
+    }
+
+
+def _follow(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    if arguments.status and (arguments.once or arguments.anew or arguments.to or arguments.origin):
+        raise BadInput("--status tells about all standbys: leave the other options away")
+    with open_servers(arguments, terminal) as servers:
+        if arguments.status:
+            return _status(servers, arguments.volume, terminal)
+        reached = False
+
+        def stepped(step: Step) -> None:
+            nonlocal reached
+            reached = not step.ended and not step.news
+            if not step.news:
+                return
+            if terminal.json:
+                print(json.dumps(_step_value(step)), flush=True)
+            elif terminal.verbose:
+                terminal.note(
+                    f"{step.here.head.hex()[:12]} from {step.origin}: {step.transferred.objects:,} objects, "
+                    f"{format_size(step.transferred.bytes_crossed)}, {format_duration(step.lag_ns)}"
+                )
+
+        name, reason = actions.follow_volume(
+            servers,
+            arguments.volume,
+            merge=merge_heads,
+            origin=arguments.origin,
+            to=arguments.to,
+            anew=arguments.anew,
+            once=arguments.once,
+            ended=lambda: arguments.once and reached,
+            stepped=stepped,
+            report=terminal.report,
+        )
+    text = _ENDS.get(reason, "{name} has all of {volume}").format(name=name, volume=arguments.volume)
+    value = {"volume": arguments.volume, "server": name, "ended": reason or "done"}
+    if terminal.json:
+        print(json.dumps(value), flush=True)
+    else:
+        terminal.result(value, [] if terminal.quiet else [text])
+    return EXIT_DONE
+
+
+def _status(servers: Servers, volume: str, terminal: Terminal) -> int:
+    found = actions.standby_status(servers, volume)
+    values = [
+        {
+            "server": each.server,
+            "origin": each.origin or None,
+            "revisions_behind": each.lag.revisions if each.lag is not None else None,
+            "seconds_behind": each.lag.seconds if each.lag is not None else None,
+            "error": {"code": each.error.code, "message": str(each.error)} if each.error is not None else None,
+        }
+        for each in found
+    ]
+    rows = [["STANDBY", "OF", "REVISIONS BEHIND", "SECONDS BEHIND", ""]]
+    for each in found:
+        behind = [str(each.lag.revisions), f"{each.lag.seconds:.1f}"] if each.lag is not None else ["?", "?"]
+        rows.append([each.server, each.origin or "-", *behind, str(each.error) if each.error is not None else ""])
+    lines = terminal.table(rows, right=(2, 3)) if found else [f"{volume} has no standbys"]
+    terminal.result({"volume": volume, "standbys": values}, lines)
+    return EXIT_PARTIAL if any(each.error is not None for each in found) else EXIT_DONE
+
+
+def _promote(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_servers(arguments, terminal) as servers:
+        name, done = actions.promote_standby(
+            servers, arguments.volume, name=arguments.server, merge=merge_heads, report=terminal.report
+        )
+    value = {
+        "volume": arguments.volume,
+        "writer": name,
+        "standbys": done.replicas.standbys,
+        "replicas_version": done.replicas.version,
+        "head": done.state.head.hex(),
+        "reached": list(done.reached),
+        "away": list(done.away),
+        "kept": done.kept or None,
+        "pause_seconds": done.pause_ns / 1e9,
+        "not_told": list(done.deaf),
+    }
+    lines = [f"{name} is the writer of {arguments.volume} now"]
+    if done.reached:
+        lines.append(f"  it has all that {', '.join(done.reached)} had; users waited {done.pause_ns / 1e6:.0f} ms")
+    if done.away:
+        lines.append(f"  {', '.join(done.away)} did not answer: what only it has is merged when it comes back")
+    if done.kept:
+        lines.append(f"  clone {arguments.volume}@{done.kept} keeps what that merge begins from: remove it afterwards")
+    if done.deaf:
+        lines.append(f"  {', '.join(done.deaf)} did not hear of it yet, and will find out")
+    terminal.result(value, [] if terminal.quiet else lines)
+    return EXIT_DONE
