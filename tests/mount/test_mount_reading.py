@@ -148,6 +148,7 @@ def test_chain_of_dumps_is_mounted_without_the_pool(user: User, doc: Path) -> No
     with mounted(user, "full.dump+incr.dump") as mount:
         assert looked(mount.path) == looked(doc)
     os.rename(user.home / "pool", user.home / "pool-away")
+    assert "--key FILE" in user.quick("mount", "full.dump", "mnt", code=6).error
     with mounted(user, "full.dump+incr.dump", "--key", "exported.key") as mount:
         assert looked(mount.path) == looked(doc)
     with mounted(user, "full.dump", "--key", "exported.key") as mount:

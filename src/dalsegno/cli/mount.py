@@ -9,13 +9,13 @@ from typing import Any
 
 from dalsegno.actions import mount as actions
 from dalsegno.actions.view import split_dumps
-from dalsegno.cli.door import open_house
+from dalsegno.cli.door import open_volumes
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser, key_path, pool_path
 from dalsegno.mount import kernel, service
 from dalsegno.mount.gallery import HouseGallery, dumps_picture
 from dalsegno.mount.service import Wishes
-from dalsegno.terms.errors import EXIT_DONE, BadInput, DalError, Refused, Unavailable, error_kinds
+from dalsegno.terms.errors import EXIT_DONE, BadInput, DalError, NotFound, Refused, Unavailable, error_kinds
 from dalsegno.volumes.address import parse_address
 from dalsegno.world.background import run_in_background
 from dalsegno.world.clock import pause
@@ -107,14 +107,16 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal, ready: Callable[[]
     wishes = Wishes(allow_other=arguments.allow_other, as_user=arguments.as_user, devices=arguments.devices)
     dumps = split_dumps(arguments.what) if arguments.what is not None else None
     key = key_path(arguments)
-    if dumps is not None and key is not None and not (pool_path(arguments) / "pool.toml").exists():
+    if dumps is not None and not (pool_path(arguments) / "pool.toml").exists():
         paths, clone, inner = dumps
+        if key is None:
+            raise NotFound(f"{paths[0]}: no pool here to read it with: give the exported key, --key FILE")
         with actions.open_shown_dumps(paths, key, clone=clone, path=inner) as view:
             service.show_read_only(
                 dumps_picture(view), None, arguments.directory, wishes=wishes, label=view.label, own=paths, ready=ready
             )
         return
-    with open_house(arguments, terminal) as house:
+    with open_volumes(arguments, terminal, *([arguments.what] if arguments.what is not None else [])) as house:
         gallery = HouseGallery(house)
         own = [*service.own_places(house), *(dumps[0] if dumps is not None else [])]
         if arguments.all:
