@@ -53,7 +53,7 @@ class Upkeep:
         self._merge = merge
         self._crew = crew
         self._ended = ended
-        self._report = report
+        self._report: Report = lambda event: report(event) if isinstance(event, Note) else None
         self._stepped = stepped
         self._busy: dict[str, Future[None]] = {}
         self._settled_ns: dict[str, int] = {}
