@@ -41,7 +41,7 @@ def test_backup_call_is_taken_apart_as_sendbackup_puts_it_together() -> None:
     )
     assert (call.timestamp, call.level, call.index, call.records) == ("20261121020000", 2, True, True)
     assert call.clone_age_seconds == 1800 and call.unknown == () and call.volume == "u.one"
-    assert call.keeper == "amanda:daily:h:vol.one"
+    assert call.recorder == "amanda:daily:h:vol.one"
 
 
 def test_estimate_call_names_several_levels_and_restore_its_paths() -> None:

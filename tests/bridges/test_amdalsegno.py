@@ -200,12 +200,12 @@ def test_dump_by_hand_builds_on_no_dump_that_amanda_has(client: Client) -> None:
     (client.user.home / "doc" / "new").write_text("new")
     assert client.user.quick("backup", "doc").code == 0
     refused = client.user.quick("dump", "doc", "--level", "1", "-o", "1.dump", code=4).error
-    assert "no recorded dump below level 1 (those kept by amanda:daily:h:doc do not count)" in refused, refused
+    assert "no recorded dump below level 1 (those recorded by amanda:daily:h:doc do not count)" in refused, refused
     assert client.user.value("estimate", "doc", "--level", "1")
     client.user.quick("dump", "doc", "-o", "0.dump")  # no level named: as if Amanda had none
     client.user.quick("dump", "doc", "--level", "1", "-o", "1.dump")
     client.user.quick("restore", "0.dump+1.dump", "--to", "back")
-    assert [record.keeper for record in client.state().dumps] == ["amanda:daily:h:doc", "", ""]
+    assert [record.recorder for record in client.state().dumps] == ["amanda:daily:h:doc", "", ""]
 
 
 def test_increment_builds_only_on_what_the_same_configuration_recorded(client: Client) -> None:

@@ -130,13 +130,13 @@ def _named(state: VolumeState, clone_name: str, *, now_ns: int) -> VolumeState:
 
 
 def without_higher(state: VolumeState, made: DumpRecord) -> VolumeState:
-    """Return `state` with `made` recorded, and without those of its keeper that it takes the place of."""
-    dumps = [record for record in state.dumps if record.keeper != made.keeper or record.level <= made.level]
+    """Return `state` with `made` recorded, and without those of its recorder that it takes the place of."""
+    dumps = [record for record in state.dumps if record.recorder != made.recorder or record.level <= made.level]
     return record_dump(msgspec.structs.replace(state, dumps=dumps), made)
 
 
 def estimate(
-    house: House, volume: str, revision: bytes, levels: Sequence[int], *, keeper: str
+    house: House, volume: str, revision: bytes, levels: Sequence[int], *, recorder: str
 ) -> list[Estimate | None]:
     """Return one estimate per level from the comparison of trees; None for one that has no base."""
     state = house.volumes.get(volume)
@@ -145,7 +145,7 @@ def estimate(
         location = house.pool.index.lookup(identity)
         return location.length if location is not None else 0
 
-    possible = [level for level in levels if _has_base(house, state, revision, level, keeper)]
+    possible = [level for level in levels if _has_base(house, state, revision, level, recorder)]
     made = estimate_levels(
         house.pool,
         state,
@@ -153,25 +153,25 @@ def estimate(
         levels=possible,
         new_marks=lambda: PoolMarks(house.pool),
         object_bytes=object_bytes,
-        keeper=keeper,
+        recorder=recorder,
     )
     by_level = {each.level: each for each in made}
     return [by_level.get(level) for level in levels]
 
 
-def _has_base(house: House, state: VolumeState, revision: bytes, level: int, keeper: str) -> bool:
+def _has_base(house: House, state: VolumeState, revision: bytes, level: int, recorder: str) -> bool:
     try:
-        plan_dump(house.pool, state, targets=[("", revision)], level=level, now_ns=now_ns(), keeper=keeper)
+        plan_dump(house.pool, state, targets=[("", revision)], level=level, now_ns=now_ns(), recorder=recorder)
     except (Refused, BadInput):
         return False
     return True
 
 
-def plan(house: House, volume: str, clone_name: str, clone: Clone, *, level: int, keeper: str) -> DumpPlan:
+def plan(house: House, volume: str, clone_name: str, clone: Clone, *, level: int, recorder: str) -> DumpPlan:
     """Return the plan of a dump of the clone. Refused when the level has no base, or its base was pruned."""
     state = house.volumes.get(volume)
     targets = [(clone_name, clone.revision)]
-    return plan_dump(house.pool, state, targets=targets, level=level, now_ns=now_ns(), keeper=keeper)
+    return plan_dump(house.pool, state, targets=targets, level=level, now_ns=now_ns(), recorder=recorder)
 
 
 def write(house: House, chosen: DumpPlan, write_bytes: Callable[[bytes], object]) -> PackSummary:
@@ -207,17 +207,17 @@ def _everything(source: Source, revision: Revision) -> Iterator[tuple[bytes, boo
         yield path, entry.kind == ENTRY_DIRECTORY
 
 
-def record(house: House, chosen: DumpPlan, summary: PackSummary, *, keeper: str, timestamp: str) -> None:
-    """Let later dumps of the same keeper build on this one. What is recorded above its level is of no more use."""
+def record(house: House, chosen: DumpPlan, summary: PackSummary, *, recorder: str, timestamp: str) -> None:
+    """Let later dumps of the same recorder build on this one. What is recorded above its level is of no more use."""
     made = DumpRecord(
         dump_id=summary.pack_id,
         level=chosen.note.level,
         revision=chosen.target,
         base_dump=chosen.note.base_dump,
         taken_at_ns=chosen.note.taken_at_ns,
-        path=f"{keeper} {timestamp}",
+        path=f"{recorder} {timestamp}",
         size_bytes=summary.size_bytes,
-        keeper=keeper,
+        recorder=recorder,
     )
     house.volumes.update(chosen.note.volume, lambda state: without_higher(state, made))
 

@@ -110,7 +110,7 @@ class Call:
         return self.record and _YES[text]
 
     @property
-    def keeper(self) -> str:
+    def recorder(self) -> str:
         """Whose increments these are: a dump builds only on what the same DLE of the same configuration recorded."""
         return f"amanda:{self.config}:{self.host}:{self.disk}"
 

@@ -100,7 +100,7 @@ def estimate(call: Call, line: Line, doors: Doors) -> int:
         volume = amanda.check_volume(call)
         with doors.house(call) as house:
             revision = _revision_to_estimate(house, volume, call)
-            found = actions.estimate(house, volume, revision, levels, keeper=call.keeper)
+            found = actions.estimate(house, volume, revision, levels, recorder=call.recorder)
     except DalError as error:
         line.say(amanda.check_line(False, error))
         for level in levels:
@@ -147,7 +147,7 @@ def _backup(call: Call, line: Line, doors: Doors) -> int:
             line.tell(amanda.retry_line(error, delay_seconds=amanda.RETRY_SECONDS))
             return RETRY
         try:
-            plan = actions.plan(house, volume, call.clone_name, fresh.clone, level=call.level, keeper=call.keeper)
+            plan = actions.plan(house, volume, call.clone_name, fresh.clone, level=call.level, recorder=call.recorder)
         except Refused as error:
             line.tell(amanda.retry_line(error, delay_seconds=1, level=0))
             return RETRY
@@ -160,7 +160,7 @@ def _backup(call: Call, line: Line, doors: Doors) -> int:
         line.tell(amanda.chatter_line(_describe(volume, fresh.clone, call, summary.object_count)))
         line.tell(amanda.size_line(summary.size_bytes))
         if records:
-            actions.record(house, plan, summary, keeper=call.keeper, timestamp=call.timestamp)
+            actions.record(house, plan, summary, recorder=call.recorder, timestamp=call.timestamp)
     return 0
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dalsegno.dumps.plan import choose_base, kept_by
+from dalsegno.dumps.plan import choose_base, recorded_by
 from dalsegno.pool.contract import Source
 from dalsegno.pool.marks import Marks
 from dalsegno.trees.closure import new_objects
@@ -29,13 +29,13 @@ def estimate_levels(
     levels: Sequence[int],
     new_marks: Callable[[], Marks],
     object_bytes: Callable[[bytes], int],
-    keeper: str = "",
+    recorder: str = "",
 ) -> list[Estimate]:
     """Return one estimate per level; levels with the same base share one comparison."""
     counted: dict[bytes | None, tuple[int, int]] = {}
     estimates = []
     for level in levels:
-        base = choose_base(kept_by(state.dumps, keeper), level=level)
+        base = choose_base(recorded_by(state.dumps, recorder), level=level)
         if level > 0 and base is None:
             estimates.append(Estimate(level=level, base_dump=b"", object_count=0, raw_bytes=0, possible=False))
             continue

@@ -1,7 +1,7 @@
 """Levels and lineage: which revisions a dump carries, and which earlier dump it starts from.
 
 Level 0 holds the whole volume; level n holds what changed since the newest recorded dump of a lower level of the same
-keeper: what Amanda has on tape is no base of a file made by hand, nor the other way round.
+recorder: what Amanda has on tape is no base of a file made by hand, nor the other way round.
 """
 
 from collections.abc import Sequence
@@ -34,9 +34,9 @@ class DumpPlan:
         return self.note.targets[-1].revision
 
 
-def kept_by(history: Sequence[DumpRecord], keeper: str) -> list[DumpRecord]:
-    """Return the records of one keeper; empty: those that are files."""
-    return [record for record in history if record.keeper == keeper]
+def recorded_by(history: Sequence[DumpRecord], recorder: str) -> list[DumpRecord]:
+    """Return the records of one recorder; empty: those that are files."""
+    return [record for record in history if record.recorder == recorder]
 
 
 def choose_base(history: Sequence[DumpRecord], *, level: int) -> DumpRecord | None:
@@ -61,16 +61,16 @@ def plan_dump(
     targets: Sequence[tuple[str, bytes]],
     level: int | None,
     now_ns: int,
-    keeper: str = "",
+    recorder: str = "",
 ) -> DumpPlan:
     """Return the plan of a dump of `targets` (clone name or empty, revision; oldest first). Refused without a base."""
     assert targets
-    history = kept_by(state.dumps, keeper)
+    history = recorded_by(state.dumps, recorder)
     level = choose_level(history) if level is None else level
     base = choose_base(history, level=level)
     if level > 0 and base is None:
-        others = sorted({record.keeper or "dal" for record in state.dumps if record.keeper != keeper})
-        but = f" (those kept by {', '.join(others)} do not count)" if others else ""
+        others = sorted({record.recorder or "dal" for record in state.dumps if record.recorder != recorder})
+        but = f" (those recorded by {', '.join(others)} do not count)" if others else ""
         raise Refused(f"volume {state.name!r}: no recorded dump below level {level}{but}; make a level 0 dump first")
     if base is not None:
         try:

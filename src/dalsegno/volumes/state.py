@@ -42,8 +42,8 @@ class DumpRecord(msgspec.Struct, frozen=True, kw_only=True):
     taken_at_ns: int
     path: str
     size_bytes: int
-    keeper: str = ""
-    """Who alone gives the dump back, `PROGRAM:...`, because it is on that program's media; empty: a file of dal's."""
+    recorder: str = ""
+    """Whose dump it is, `PROGRAM:...`, when only that program gives it back, from its media; empty: a file of dal's."""
 
 
 class ReplicaSet(msgspec.Struct, frozen=True, kw_only=True):
