@@ -8,7 +8,6 @@ from dalsegno.actions.house import House, author
 from dalsegno.actions.remote import RealmVolumes, RemoteHouse
 from dalsegno.assembly import WORKERS_MAX, cache_dir
 from dalsegno.chunks.realm import Realm
-from dalsegno.formats import messages
 from dalsegno.pool.contract import Sink, Source
 from dalsegno.pool.keys import SETTINGS_NAME
 from dalsegno.pool.pool import Pool
@@ -24,7 +23,7 @@ from dalsegno.replicas.profile import (
 )
 from dalsegno.replicas.remote import CONNECT_SECONDS, RemoteSite
 from dalsegno.replicas.servers import DirectorySite, ServerDesk, Servers
-from dalsegno.replicas.view import Placed, RealmView, Server
+from dalsegno.replicas.view import RealmView, Server
 from dalsegno.terms.errors import AlreadyThere, Refused
 from dalsegno.terms.events import Report, silent
 from dalsegno.world.chance import random_bytes
@@ -34,29 +33,6 @@ from dalsegno.world.workers import Workers
 
 CONNECT_AGAIN_SECONDS: Final = 1.0
 """How long a server that did not answer lately is waited for."""
-
-
-class RemoteDirectory:
-    """A server, asked for its realm's directory."""
-
-    def __init__(self, site: RemoteSite) -> None:
-        self._site = site
-
-    def view(self) -> RealmView:
-        """Return the directory as the server knows it."""
-        return messages.from_plain(self._site.realm(), RealmView)
-
-    def publish(self, placed: Placed) -> None:
-        """Replace where a volume is."""
-        self._site.publish(placed)
-
-    def forget(self, volume: str) -> None:
-        """Forget where a volume is."""
-        self._site.forget(volume)
-
-    def remove_server(self, name: str) -> None:
-        """Forget a server that holds nothing."""
-        self._site.remove_server(name)
 
 
 def lease_owner() -> str:
@@ -84,7 +60,7 @@ def client_servers(profile: Profile, nearness: Nearness, *, realm: Realm | None 
         return remote_site(server, profile.token, nearness)
 
     def connect_directory(server: Server) -> DirectorySite:
-        return RemoteDirectory(remote_site(server, profile.token, nearness))
+        return remote_site(server, profile.token, nearness)
 
     def remember(view: RealmView) -> None:
         known = read_profile(profile.name)

@@ -13,12 +13,13 @@ from dalsegno.dumps.chain import DumpChain
 from dalsegno.formats.objects import Entry, Revision
 from dalsegno.pool.contract import Sink
 from dalsegno.pool.keys import read_realm
+from dalsegno.pool.pool import PoolWriter
 from dalsegno.terms.errors import BadInput, Conflict, DalError, Full, NoAccess, NotFound, error_kinds
 from dalsegno.terms.times import SECOND_NS, format_time
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.address import parse_address
 from dalsegno.volumes.leases import held
-from dalsegno.volumes.state import NATIVE, VolumeState
+from dalsegno.volumes.state import NATIVE, READER, STANDBY, VolumeState
 from dalsegno.volumes.store import PIN_SECONDS_MAX
 from dalsegno.world.chance import random_node
 from dalsegno.world.clock import now_ns
@@ -201,7 +202,7 @@ def writable_volume(house: House, text: str) -> VolumeState | None:
         state = house.volumes.get(address.volume)
     except NotFound:
         return None
-    return state if state.kind == NATIVE else None
+    return state if state.kind == NATIVE and state.role not in (READER, STANDBY) else None
 
 
 def open_point(house: House, point: bytes) -> View:
@@ -245,6 +246,8 @@ def commit_tree(
     displaced = ""
     with house.pool.writer(house.workers, refresh=refresh) as writer:
         tree = build(writer)
+        if house.volumes.merges:
+            return _commit_line(house, volume_id, tree, writer, head=head)
         for _ in range(COMMIT_TRIES_MAX):
             state = volume_by_id(house, volume_id)
             if state.head not in (head, b""):
@@ -271,6 +274,24 @@ def commit_tree(
                 continue
             return Committed(revision=bytes(identity), bytes_stored=writer.bytes_stored, displaced=displaced)
     raise Conflict("the volume changes too fast: try again")
+
+
+def _commit_line(house: House, volume_id: bytes, tree: Tree, writer: PoolWriter, *, head: bytes) -> Committed:
+    """Continue the mount's own line; the volume's servers merge it with what others commit."""
+    state = house.volumes.known(volume_id)
+    revision = Revision(
+        volume=volume_id,
+        parents=[head] if head else [],
+        root=tree.root,
+        links=tree.links,
+        created_ns=now_ns(),
+        author=author(),
+        message=AUTOMATIC,
+        entry_count=tree.entry_count,
+        total_bytes=tree.total_bytes,
+    )
+    _, identity = house.volumes.commit_revision(writer, state, revision)
+    return Committed(revision=bytes(identity), bytes_stored=writer.bytes_stored, displaced="")
 
 
 def _parents(house: House, state: VolumeState, head: bytes) -> list[bytes]:

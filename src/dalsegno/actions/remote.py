@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -50,9 +50,9 @@ from dalsegno.volumes.state import (
     STANDBY,
     WRITER,
     Clone,
+    DumpRecord,
     ReplicaSet,
     VolumeState,
-    decode_state,
     encode_state,
 )
 from dalsegno.volumes.store import SWAP_TRIES_MAX, Volumes, check_clone_name, check_volume_name
@@ -434,13 +434,6 @@ class RealmVolumes(Volumes):
             return mirrored
         return state if state.id == volume_id else None
 
-    def known(self, volume_id: bytes) -> VolumeState:
-        """Return a volume as it was seen last, without asking anybody."""
-        data = self._pool.get_ref(self._state_ref(volume_id))
-        if data is None:
-            raise NotFound("the volume was removed meanwhile")
-        return decode_state(data)
-
     def create(
         self,
         name: str,
@@ -618,6 +611,22 @@ class RealmVolumes(Volumes):
             self._show(name, next(iter(done.values())))
         return wanted, clone
 
+    def servers_of(self, state: VolumeState) -> Sequence[str]:
+        """Return the servers that hold a volume as it is, the nearest first."""
+        replicas = state.replicas
+        names = self._servers_of.get(state.name, []) if replicas is None else [*replicas.writers, *replicas.standbys]
+        if state.id in self._shown:
+            names = [self._shown[state.id][0]]
+        return self._nearness.order(names)
+
+    def record_dump(self, state: VolumeState, record: DumpRecord) -> None:
+        """Have the volume's servers note a durable dump as a base of later ones."""
+        done, errors = self._ask(self.servers_of(state), lambda site: _recorder(site).record(state.name, record))
+        if not done:
+            raise Unavailable(f"volume {state.name!r}: the dump is not recorded: {list_errors(errors)}")
+        for each, error in errors.items():
+            self._tell(state.name, f"the dump is not recorded on {each}: {error}")
+
     def unclone(self, name: str, clone_name: str) -> Clone:
         """Forget a clone on all writers."""
         self.get(name)
@@ -670,6 +679,20 @@ def list_unsent(pool: Pool) -> list[tuple[bytes, str, bytes]]:
             name = state.name if state is not None else volume_id.hex()
             found.append((volume_id, name, joined[start : start + OBJECT_ID_BYTES]))
     return found
+
+
+class Recorder(Protocol):
+    """A server that notes dumps."""
+
+    def record(self, volume: str, record: DumpRecord) -> VolumeState:
+        """Note a durable dump as a base of later ones; again changes nothing."""
+        ...
+
+
+def _recorder(site: Site) -> Recorder:
+    if not hasattr(site, "record"):
+        raise Refused(f"{site.name}: notes no dumps")
+    return cast(Recorder, site)
 
 
 def _released(state: VolumeState) -> int:

@@ -9,12 +9,12 @@ import msgspec
 from dalsegno.actions.house import House
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.load import load_chain
-from dalsegno.dumps.plan import plan_dump
+from dalsegno.dumps.plan import plan_dump, record_dump
 from dalsegno.dumps.write import write_dump
 from dalsegno.terms.errors import BadInput, NotFound, Refused
-from dalsegno.terms.ids import hex_short
+from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.volumes.address import Address, resolve
-from dalsegno.volumes.state import VolumeState
+from dalsegno.volumes.state import DumpRecord, VolumeState
 from dalsegno.world.clock import SECOND_NS, now_ns
 from dalsegno.world.files import ResumedFile, file_errors, make_directory, remove_durable
 
@@ -55,6 +55,16 @@ def stream_dump(
         sealed=house.pool.encryption != "none",
         workers=house.workers,
     )
+
+
+def record(house: House, volume: str, made: DumpRecord) -> VolumeState:
+    """Note that a dump of a volume is durable, wherever it is."""
+    state = house.volumes.get(volume)
+    if not house.pool.has(ObjectId(made.revision)):
+        raise Refused(f"volume {volume!r}: revision {hex_short(made.revision)} of the dump is not here")
+    if made.base_dump and all(known.dump_id != made.base_dump for known in state.dumps):
+        raise Refused(f"volume {volume!r}: dump {hex_short(made.base_dump)}, which it builds on, is not recorded here")
+    return house.volumes.update(state.id, lambda current: record_dump(current, made))
 
 
 def incoming_path(house: House, owner: str, dump_id: bytes) -> Path:

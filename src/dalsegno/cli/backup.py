@@ -9,7 +9,7 @@ from typing import Any
 from dalsegno.actions.backup import BackupResult, TakeResult, backup, import_directory
 from dalsegno.actions.house import House
 from dalsegno.assembly import create_pool
-from dalsegno.cli.door import open_house
+from dalsegno.cli.door import open_house, open_volumes
 from dalsegno.cli.terminal import Terminal, format_duration, show
 from dalsegno.cli.words import Parser, key_path, pool_path
 from dalsegno.host.ignore import Rules
@@ -168,7 +168,7 @@ def backup_lines(result: BackupResult) -> list[str]:
 
 
 def _import(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    with open_house(arguments, terminal) as house:
+    with open_volumes(arguments, terminal, arguments.volume) as house:
         taken, created = import_directory(house, arguments.volume, arguments.directory)
     lines = [f"made volume {arguments.volume}"] if created else []
     lines += [f"{arguments.volume}  imported {arguments.directory}", *take_lines(taken)]

@@ -11,7 +11,7 @@ from typing import Any
 from dalsegno.actions import browse as actions
 from dalsegno.actions.browse import Found, Histories, Row, Version, changed_parts
 from dalsegno.actions.house import House
-from dalsegno.cli.door import open_house
+from dalsegno.cli.door import open_volumes
 from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import Parser
 from dalsegno.formats import objects
@@ -105,7 +105,7 @@ def _ls(arguments: argparse.Namespace, terminal: Terminal) -> int:
             return entry_line(row.path, row.entry)
         return show(row.path) + ("/" if row.entry.kind == objects.ENTRY_DIRECTORY else "")
 
-    with open_house(arguments, terminal) as house:
+    with open_volumes(arguments, terminal, *([arguments.address] if arguments.address is not None else [])) as house:
         if arguments.address is None:
             names = [state.name for state in house.volumes.list()]
             terminal.result(names, names)
@@ -116,7 +116,7 @@ def _ls(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _cat(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    with open_house(arguments, terminal) as house:
+    with open_volumes(arguments, terminal, *arguments.addresses) as house:
         for address in arguments.addresses:
             for data in actions.iterate_file(house, address):
                 if terminal.json:
@@ -161,7 +161,11 @@ def _find(arguments: argparse.Namespace, terminal: Terminal) -> int:
         size = "" if found.entry.kind == objects.ENTRY_DIRECTORY else f"  {format_size(found.entry.size)}"
         return address + (size if size else "/")
 
-    with open_house(arguments, terminal) as house, _histories(arguments, terminal, house) as histories:
+    places = [arguments.address] if arguments.address is not None else []
+    with (
+        open_volumes(arguments, terminal, *places) as house,
+        _histories(arguments, terminal, house) as histories,
+    ):
         found = actions.find(house, arguments.pattern, arguments.address, histories=histories)
         terminal.stream(found, value=value, line=line)
     return EXIT_DONE
@@ -187,7 +191,7 @@ def _diff(arguments: argparse.Namespace, terminal: Terminal) -> int:
         parts = f"  ({', '.join(changed_parts(change))})" if sign(change) == "M" else ""
         return f"{sign(change)} {show(change.path)}{slash}{parts}"
 
-    with open_house(arguments, terminal) as house:
+    with open_volumes(arguments, terminal, arguments.old, *([arguments.new] if arguments.new else [])) as house:
         changes = actions.diff(house, arguments.old, arguments.new)
         terminal.stream(changes, value=value, line=line)
     return EXIT_DONE
@@ -199,7 +203,10 @@ def _versions(arguments: argparse.Namespace, terminal: Terminal) -> int:
         clones = {"first": version.first, "last": version.last, "clones": version.clone_count}
         return {**clones, "present": entry is not None, **(entry_value(entry) if entry is not None else {})}
 
-    with open_house(arguments, terminal) as house, _histories(arguments, terminal, house) as histories:
+    with (
+        open_volumes(arguments, terminal, arguments.address) as house,
+        _histories(arguments, terminal, house) as histories,
+    ):
         found = actions.versions(house, arguments.address, histories=histories)
     rows = []
     for version in found:

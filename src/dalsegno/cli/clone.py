@@ -7,7 +7,7 @@ from typing import Any
 from dalsegno.actions import clone as actions
 from dalsegno.actions.browse import ordered_clones
 from dalsegno.cli.backup import take_lines, take_value
-from dalsegno.cli.door import open_house
+from dalsegno.cli.door import open_volumes
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL
@@ -77,7 +77,7 @@ def clone_value(volume: str, name: str, clone: Clone) -> dict[str, Any]:
 
 
 def _clone(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    with open_house(arguments, terminal) as house:
+    with open_volumes(arguments, terminal, arguments.volume) as house:
         result = actions.clone(house, arguments.volume, arguments.name, scan=not arguments.no_scan)
     value = clone_value(result.volume, result.clone_name, result.clone)
     lines = [f"{result.volume}@{result.clone_name}"]
@@ -89,7 +89,7 @@ def _clone(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _clones(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    with open_house(arguments, terminal) as house:
+    with open_volumes(arguments, terminal, arguments.volume) as house:
         state = house.volumes.get(arguments.volume)
         values, rows = [], []
         for name, clone in ordered_clones(state):
@@ -116,7 +116,7 @@ def _clones(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _unclone(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    with open_house(arguments, terminal) as house:
+    with open_volumes(arguments, terminal, *arguments.clones) as house:
         removed = [actions.unclone(house, text) for text in arguments.clones]
     lines = [f"forgot {volume}@{name}" for volume, name, _ in removed]
     terminal.result([clone_value(*each) for each in removed], lines)
@@ -124,7 +124,7 @@ def _unclone(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _log(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    with open_house(arguments, terminal) as house:
+    with open_volumes(arguments, terminal, arguments.volume) as house:
         state = house.volumes.get(arguments.volume)
         names: dict[bytes, list[str]] = {}
         for name, clone in ordered_clones(state):
@@ -160,7 +160,7 @@ def _log(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _hold(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    with open_house(arguments, terminal) as house:
+    with open_volumes(arguments, terminal, arguments.clone) as house:
         volume, name, clone = actions.set_held(house, arguments.clone, held=arguments.held)
     terminal.result(clone_value(volume, name, clone), [f"{volume}@{name} is {'held' if clone.held else 'not held'}"])
     return EXIT_DONE

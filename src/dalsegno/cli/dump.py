@@ -2,11 +2,12 @@
 
 import argparse
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from dalsegno.actions import dump as actions
-from dalsegno.cli.door import open_house
+from dalsegno.cli.door import open_house, open_volumes
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.volume import dump_value
 from dalsegno.cli.words import Parser
@@ -86,7 +87,10 @@ def _dump(arguments: argparse.Namespace, terminal: Terminal) -> int:
         output = binary_output(terminal)
     elif arguments.output is not None:
         output = Path(arguments.output)
-    with open_house(arguments, terminal) as house:
+    with open_volumes(arguments, terminal, arguments.address) as house:
+        if house.volumes.merges:
+            code: int = import_module("dalsegno.cli.replica").dump_from_server(arguments, terminal, house, output)
+            return code
         result = actions.dump(
             house, arguments.address, level=arguments.level, output=output, record=not arguments.no_record
         )
@@ -122,7 +126,7 @@ def _mark(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _estimate(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    with open_house(arguments, terminal) as house:
+    with open_volumes(arguments, terminal, arguments.address) as house:
         estimates = actions.estimate(house, arguments.address, levels=arguments.level or range(LEVEL_MAX + 1))
     values, rows = [], []
     for one in estimates:

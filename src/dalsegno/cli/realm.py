@@ -10,7 +10,6 @@ from typing import Any
 
 from dalsegno.actions.remote import RemoteHouse, list_unsent, split_place
 from dalsegno.assembly_remote import (
-    RemoteDirectory,
     client_servers,
     member_servers,
     open_cache_pool,
@@ -199,7 +198,7 @@ def _join(arguments: argparse.Namespace, terminal: Terminal) -> int:
             raise Refused(f"{join.url}: its key is not that of its realm")
         first = Server(name=join.name or info.name, url=join.url, fingerprint=join.fingerprint, seen_ns=now_ns())
         try:
-            view = RemoteDirectory(site).view()
+            view = site.view()
         except NotFound:
             view = RealmView(
                 name=arguments.name or first.name,

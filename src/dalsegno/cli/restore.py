@@ -8,7 +8,7 @@ from typing import Any
 from dalsegno.actions import restore as actions
 from dalsegno.actions.house import House
 from dalsegno.actions.view import split_dumps
-from dalsegno.cli.door import open_house
+from dalsegno.cli.door import open_house, open_volumes
 from dalsegno.cli.terminal import Terminal, format_duration, show
 from dalsegno.cli.volume import volume_value
 from dalsegno.cli.words import Parser, path_bytes
@@ -24,6 +24,10 @@ def add_restore(parser: Parser) -> None:
     parser.add_argument("what", nargs="*", metavar="ADDRESS|DUMPS", help="DUMPS: FULL.dump+INCR.dump... or a list")
     parser.add_argument("--to", type=Path, metavar="DIR", help="write files there; only what differs is written")
     parser.add_argument("--volume", metavar="NAME", help="make a living volume of dumps instead")
+    parser.add_argument(
+        "--server", action="append", default=[], metavar="S,...", help="with --volume: on these servers"
+    )
+    parser.add_argument("--rule", choices=("any", "majority"), help="with --server: how many acknowledge a commit")
     parser.add_argument("--path", action="append", default=[], metavar="P", help="only this file or directory")
     parser.add_argument("--delete", action="store_true", help="remove what is in DIR and not in the backup")
     parser.add_argument("--compare", action="store_true", help="read files that look equal; else size and time tell")
@@ -82,7 +86,7 @@ def _restore(arguments: argparse.Namespace, terminal: Terminal) -> int:
         return _restore_volume(arguments, terminal, what)
     owners = _owners(arguments.owners)
     more: dict[str, Any] = {}
-    with open_house(arguments, terminal) as house:
+    with open_volumes(arguments, terminal, what) as house:
         dated = _restore_dated(arguments, terminal, house, what, owners)
         if dated is not None:
             outcome, more = dated
@@ -126,17 +130,28 @@ def _restore(arguments: argparse.Namespace, terminal: Terminal) -> int:
     return EXIT_PARTIAL if result.failed else EXIT_DONE
 
 
+def _whole_dumps(what: str) -> list[Path]:
+    dumps = split_dumps(what)
+    if dumps is None:
+        raise BadInput(f"{what}: not a dump file; a volume is made of dumps (`dal dump` writes them)")
+    paths, clone, inner = dumps
+    if clone or inner:
+        raise BadInput(f"{what}: a volume is made of whole dumps, without @CLONE or :/PATH")
+    return paths
+
+
+def _restore_on_servers(arguments: argparse.Namespace, terminal: Terminal, what: str) -> int:
+    code: int = import_module("dalsegno.cli.replica").restore_on_servers(arguments, terminal, _whole_dumps(what))
+    return code
+
+
 def _restore_volume(arguments: argparse.Namespace, terminal: Terminal, what: str) -> int:
     if arguments.path or arguments.delete or arguments.dry_run or arguments.compare:
         raise BadInput("--path, --delete, --compare and --dry-run belong to --to DIR, not to --volume")
+    if arguments.server:
+        return _restore_on_servers(arguments, terminal, what)
     with open_house(arguments, terminal) as house:
-        dumps = split_dumps(what)
-        if dumps is None:
-            raise BadInput(f"{what}: not a dump file; a volume is made of dumps (`dal dump` writes them)")
-        paths, clone, inner = dumps
-        if clone or inner:
-            raise BadInput(f"{what}: a volume is made of whole dumps, without @CLONE or :/PATH")
-        state = actions.restore_volume(house, paths, arguments.volume)
+        state = actions.restore_volume(house, _whole_dumps(what), arguments.volume)
     lines = [f"volume {state.name} holds what {what} carries: {len(state.clones)} clones"]
     terminal.result(volume_value(state), [] if terminal.quiet else lines)
     return EXIT_DONE

@@ -4,6 +4,8 @@ import argparse
 import os
 import ssl
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,15 +22,18 @@ from dalsegno.cli.words import Parser
 from dalsegno.formats.join import PORT, Join, format_join
 from dalsegno.formats.objects import UNREADABLE
 from dalsegno.replicas.tokens import RIGHTS, PoolTokens, Token, TokenStore, new_token
-from dalsegno.terms.errors import EXIT_DONE, BadInput, Conflict, Damaged, Unavailable
+from dalsegno.terms.errors import EXIT_DONE, BadInput, Conflict, DalError, Damaged, Unavailable
 from dalsegno.terms.times import format_time, parse_duration_seconds
 from dalsegno.world.clock import SECOND_NS, now_ns
 from dalsegno.world.files import FileLock, write_durable
-from dalsegno.world.service import notify
+from dalsegno.world.service import notify, share_arenas
+from dalsegno.world.workers import Workers, new_event
 
 LISTEN = f"127.0.0.1:{PORT}"
 SERVE_LOCK = "serve.lock"
 ADDRESS_REF = "server/address"
+REALM_REF = "realm"
+SEEN_SECONDS = 30
 STOP_SECONDS = 20
 
 
@@ -38,6 +43,7 @@ def add_serve(parser: Parser) -> None:
     parser.add_argument(
         "--name", metavar="NAME", help="the server's name in its realm (default: as before, or the host's)"
     )
+    parser.add_argument("--realm", metavar="URL", help="the directory of its realm (`dal realm init`); remembered")
     parser.add_argument("--advertise", metavar="HOST[:PORT]", help="what clients are told to connect to")
     parser.add_argument("--tls", choices=["self-signed"], help="the default: a certificate of its own, to be pinned")
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="a certificate (with its chain), as PEM")
@@ -185,6 +191,7 @@ def _certificate(
 def _serve(arguments: argparse.Namespace, terminal: Terminal) -> int:
     listen, app_module, routes, log_module = (_import_server(name) for name in ("listen", "app", "routes", "log"))
     host, port = split_place(arguments.listen, option="--listen")
+    share_arenas()
     with open_house(arguments, terminal) as house, FileLock(house.pool.path / SERVE_LOCK) as lock:
         if not lock.acquire(wait=False):
             raise Conflict(f"{house.pool.path}: another `dal serve` serves this pool already: stop it first")
@@ -203,7 +210,8 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal) -> int:
             _write_address(house, address)
         drop_old_dumps(house)
         join = _join(address, "")
-        tokens: list[TokenStore] = [PoolTokens(house.pool)]
+        member = _open_member(arguments, house, name)
+        tokens: list[TokenStore] = [*([member.tokens] if member is not None else []), PoolTokens(house.pool)]
         log = log_module.Log(quiet=terminal.quiet)
 
         def ready() -> None:
@@ -229,7 +237,8 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal) -> int:
             name=name, version=__version__, site=open_site(house, name), house=house, tokens=tokens
         )
         with app_module.App(service, log=log, **({"rate": arguments.rate} if arguments.rate else {})) as app:
-            whole = listen.run(app, [sock], tls=context, stop_seconds=arguments.stop_seconds, ready=ready)
+            with _keeping_up(member, service.site, address, log):
+                whole = listen.run(app, [sock], tls=context, stop_seconds=arguments.stop_seconds, ready=ready)
             notify("STOPPING=1")
             log.line("stopped", whole=whole)
             if not whole:
@@ -237,6 +246,58 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal) -> int:
                 sys.stdout.flush()
                 os._exit(EXIT_DONE)
     return EXIT_DONE
+
+
+def _open_member(arguments: argparse.Namespace, house: House, name: str) -> Any:
+    """Return what the server is in its realm (a Member), or None."""
+    if arguments.realm is None and house.pool.get_ref(REALM_REF) is None:
+        return None
+    # Only the server of a realm with a directory loads what speaks to databases.
+    return import_module("dalsegno.assembly_remote").open_member(house, url=arguments.realm, name=name)
+
+
+@contextmanager
+def _keeping_up(member: Any, site: Any, address: Address, log: Any) -> Iterator[None]:
+    """Say in the realm that the server is there, and do what its volumes' roles ask for, while the block lasts."""
+    if member is None:
+        yield
+        return
+    remote = import_module("dalsegno.assembly_remote")
+    standby = import_module("dalsegno.actions.standby")
+    ended = new_event()
+
+    def tell(note: Any) -> None:
+        log.line("upkeep", volume=os.fsdecode(note.path), text=note.text)
+
+    def register() -> None:
+        told = ""
+        while not ended.is_set():
+            try:
+                member.register(_join(address, "").url, address.fingerprint)
+                told = ""
+            except DalError as error:
+                if str(error) != told:
+                    told = str(error)
+                    log.line("unregistered", error=error.code, text=told)
+            ended.wait(SEEN_SECONDS)
+
+    with remote.member_servers(member, local=site) as servers, Workers(2) as crew, Workers(8) as followers:
+        upkeep = standby.Upkeep(
+            servers,
+            site,
+            merge=remote.merge_heads,
+            crew=followers,
+            ended=ended.is_set,
+            report=tell,
+        )
+        try:
+            crew.submit(register)
+            running = crew.submit(upkeep.run)
+            yield
+        finally:
+            ended.set()
+            running.exception()
+            member.close()
 
 
 def open_site(house: House, name: str) -> Any:

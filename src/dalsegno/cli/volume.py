@@ -1,12 +1,13 @@
 """`dal volume create|list|show|rename|remove`."""
 
 import argparse
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from dalsegno.actions.backup import create_volume
 from dalsegno.cli.backup import add_rules, read_rules
-from dalsegno.cli.door import open_house
+from dalsegno.cli.door import open_house, open_volumes
 from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import Parser
 from dalsegno.terms.errors import EXIT_DONE, Refused
@@ -22,6 +23,8 @@ def add_volume(parser: Parser) -> None:
     create = verbs.add_parser("create", help="make a volume", epilog="example: dal volume create home --source /home")
     create.add_argument("name")
     create.add_argument("--source", type=Path, metavar="DIR", help="the host directory that it follows")
+    create.add_argument("--replicas", metavar="SERVER,...", help="make it on these servers of a realm")
+    create.add_argument("--rule", choices=("any", "majority"), help="with --replicas: how many acknowledge a commit")
     add_rules(create)
     create.set_defaults(run=_create)
     verbs.add_parser("list", help="list all volumes", epilog="example: dal volume list").set_defaults(run=_list)
@@ -70,6 +73,8 @@ def volume_value(state: VolumeState) -> dict[str, Any]:
         "clones": len(state.clones),
         "dumps": [dump_value(record) for record in state.dumps],
         "settings": state.settings,
+        "role": state.role or None,
+        "replicas": state.replicas.writers if state.replicas is not None else None,
     }
 
 
@@ -106,14 +111,18 @@ def volume_lines(state: VolumeState, terminal: Terminal) -> list[str]:
 
 def _create(arguments: argparse.Namespace, terminal: Terminal) -> int:
     rules = read_rules(arguments)
-    with open_house(arguments, terminal) as house:
+    if arguments.replicas is not None:
+        code: int = import_module("dalsegno.cli.replica").create_replicated(arguments, terminal)
+        return code
+    places = [arguments.name] if arguments.name.startswith("//") else []
+    with open_volumes(arguments, terminal, *places) if places else open_house(arguments, terminal) as house:
         state = create_volume(house, arguments.name, source=arguments.source, rules=rules)
     terminal.result(volume_value(state), [f"made {state.kind} volume {state.name}"])
     return EXIT_DONE
 
 
 def _list(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    with open_house(arguments, terminal) as house:
+    with open_volumes(arguments, terminal) as house:
         states = house.volumes.list()
     rows = [[s.name, s.kind, f"{len(s.clones)} clones", f"{len(s.dumps)} dumps", show(s.source)] for s in states]
     terminal.result([volume_value(state) for state in states], terminal.table(rows, right=(2, 3)))
@@ -121,21 +130,21 @@ def _list(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _show(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    with open_house(arguments, terminal) as house:
+    with open_volumes(arguments, terminal, arguments.name) as house:
         state = house.volumes.get(arguments.name)
     terminal.result(volume_value(state), volume_lines(state, terminal))
     return EXIT_DONE
 
 
 def _rename(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    with open_house(arguments, terminal) as house:
+    with open_volumes(arguments, terminal, arguments.name) as house:
         state = house.volumes.rename(arguments.name, arguments.new_name)
     terminal.result(volume_value(state), [f"{arguments.name} is now {state.name}"])
     return EXIT_DONE
 
 
 def _remove(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    with open_house(arguments, terminal) as house:
+    with open_volumes(arguments, terminal, arguments.name) as house:
         state = house.volumes.get(arguments.name)
         if state.clones and not arguments.yes:
             raise Refused(f"volume {state.name!r} has {len(state.clones)} clones: say --yes to forget them all")

@@ -12,18 +12,19 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 from dalsegno.formats import messages
 from dalsegno.formats.join import FINGERPRINT_PREFIX, PORT, Join, check_fingerprint
 from dalsegno.replicas import wire
 from dalsegno.replicas.contract import LEASE_SECONDS, ROW_BYTES, Record
+from dalsegno.replicas.view import Placed, RealmView
 from dalsegno.replicas.wire import PROTOCOL, PROTOCOL_HEADER
 from dalsegno.terms.errors import BadInput, DalError, Moved, NoAccess, Unavailable, error_kinds
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.sizes import KIB, MIB
-from dalsegno.volumes.state import Clone, Release, ReplicaSet, VolumeState
+from dalsegno.volumes.state import Clone, DumpRecord, Release, ReplicaSet, VolumeState
 from dalsegno.world.clock import pause
 from dalsegno.world.workers import new_lock
 
@@ -442,10 +443,21 @@ class RemoteSite:
         """Return the realm's secret, which the server's members share."""
         return self._ask_value("GET", "/v1/key", wire.RealmKey).secret
 
-    def realm(self) -> dict[str, Any]:
-        """Return the realm's directory as the server knows it."""
-        data = self._request("GET", "/v1/realm").read(ANSWER_BYTES_MAX)
-        return messages.decode_map(data)
+    def view(self) -> RealmView:
+        """Return the realm's directory as the server knows it; NotFound when it has none."""
+        return self._ask_value("GET", "/v1/realm", RealmView)
+
+    def publish(self, placed: Placed) -> None:
+        """Have the directory say where a volume is."""
+        self._ask_value("PUT", f"/v1/realm/volumes/{quote(placed.name, safe='')}", wire.Done, placed)
+
+    def forget(self, volume: str) -> None:
+        """Have the directory forget where a volume is."""
+        self._ask_value("DELETE", f"/v1/realm/volumes/{quote(volume, safe='')}", wire.Done)
+
+    def remove_server(self, name: str) -> None:
+        """Have the directory forget a server that holds nothing."""
+        self._ask_value("DELETE", f"/v1/realm/servers/{quote(name, safe='')}", wire.Done)
 
     def tokens(self) -> list[wire.TokenView]:
         """Return the server's tokens."""
@@ -464,6 +476,10 @@ class RemoteSite:
         query = {"clone": clone, "level": "" if level is None else str(level), "base": base}
         query = {key: value for key, value in query.items() if value}
         return self._request("GET", self._volume(volume, "dump"), query=query).pieces(PIECE_BYTES)
+
+    def record(self, volume: str, record: DumpRecord) -> VolumeState:
+        """Have a durable dump noted as a base of later ones."""
+        return self._ask_value("POST", self._volume(volume, "record"), VolumeState, record)
 
     def dump_size(self, dump_id: bytes) -> int:
         """Return how many bytes of an uploaded dump are there."""

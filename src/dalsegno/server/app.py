@@ -17,6 +17,7 @@ from starlette.routing import Route, Router
 from dalsegno.formats import messages
 from dalsegno.replicas import wire
 from dalsegno.replicas.tokens import USED_STEP_NS, Token, TokenStore, check_token
+from dalsegno.replicas.view import check_realm_name
 from dalsegno.server import limits, metrics
 from dalsegno.server.bodies import Body, Gone, Outlet, TooLarge, TooSlow, feed, pulled
 from dalsegno.server.calls import ANY_RIGHT, CALLS, JSON, NO_TOKEN, OCTETS, Call
@@ -207,6 +208,7 @@ class App:
         self._rate = RateLimit(rate, burst=rate * limits.BURST_SECONDS)
         self._stranger_rate = RateLimit(limits.STRANGER_RATE, burst=limits.STRANGER_RATE * limits.BURST_SECONDS)
         self._used: dict[str, int] = {}
+        self._streams = asyncio.Semaphore(limits.STREAMS_AT_ONCE)
         self._calls = Workers(limits.CALL_THREADS)
         self._bodies = Workers(limits.BODY_THREADS)
         self._watches = Workers(limits.WATCHES_AT_ONCE)
@@ -380,6 +382,20 @@ class App:
             self.metrics.connections = self.connection_count()
             await exchange.answer(self.metrics.text(extra, now_ns=now_ns()).encode(), metrics.MEDIA)
             return
+        if not call.answer_streams:
+            await self._route(exchange, call, ask)
+            return
+        try:
+            async with asyncio.timeout(limits.STREAM_WAIT_SECONDS):
+                await self._streams.acquire()
+        except TimeoutError:
+            raise Unavailable("the server sends to as many as it can: try again") from None
+        try:
+            await self._route(exchange, call, ask)
+        finally:
+            self._streams.release()
+
+    async def _route(self, exchange: _Exchange, call: Call, ask: Ask) -> None:
         route = ROUTES[call.name]
         if call.body_streams:
 
@@ -526,6 +542,8 @@ class _Endpoint:
                 raise BadInput(f"upload: expected {2 * UUID_BYTES} hexadecimal digits")
             ask.upload = messages.parse_hex(digits, "upload")
         ask.token_id = words.get("token_id", "")
+        if "server" in words:
+            ask.server = check_realm_name(words["server"])
 
     async def _redirect(self, volume: str, error: Refused) -> None:
         try:

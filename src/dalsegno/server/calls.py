@@ -52,6 +52,8 @@ class Call:
     body_streams: bool = False
     answer: str = "Done"
     """The name of a JSON message, OCTETS, TEXT, or JSON for any other."""
+    answer_streams: bool = False
+    """Its answer takes memory for as long as it is sent: only so many at once."""
     errors: tuple[int, ...] = field(default=(404, 409, 422))
     """Beyond those that every call can have."""
 
@@ -133,8 +135,33 @@ CALLS: Final = (
         method="GET",
         path="/v1/realm",
         what="The realm's directory, as this server knows it.",
-        answer=JSON,
+        answer="RealmView",
         errors=(404,),
+    ),
+    Call(
+        name="publish",
+        method="PUT",
+        path="/v1/realm/volumes/{volume}",
+        right=ADMINISTER,
+        what="Put into the directory where a volume is: taken when its version is larger than the one there.",
+        body="Placed",
+        errors=(404, 409, 422),
+    ),
+    Call(
+        name="forget",
+        method="DELETE",
+        path="/v1/realm/volumes/{volume}",
+        right=ADMINISTER,
+        what="Forget in the directory where a volume is.",
+        errors=(404, 409),
+    ),
+    Call(
+        name="remove_server",
+        method="DELETE",
+        path="/v1/realm/servers/{server}",
+        right=ADMINISTER,
+        what="Forget a server that holds no volume.",
+        errors=(404, 409),
     ),
     Call(name="states", method="GET", path="/v1/states", what="The volumes.", answer="States", errors=()),
     Call(
@@ -212,6 +239,7 @@ CALLS: Final = (
         "Rows of 36 bytes (id, then u32: payload length | kind << 28) of what `targets` reach and `bases` do not.",
         body="Missing",
         answer=OCTETS,
+        answer_streams=True,
     ),
     _volume(
         "objects",
@@ -221,6 +249,7 @@ CALLS: Final = (
         body=OCTETS,
         body_bytes_max=BATCH_IDS_MAX * OBJECT_ID_BYTES,
         answer=OCTETS,
+        answer_streams=True,
     ),
     _volume(
         "have",
@@ -328,6 +357,15 @@ CALLS: Final = (
             _optional_hex("base", UUID_BYTES, HEX_UPLOAD_PATTERN),
         ),
         answer=OCTETS,
+        answer_streams=True,
+    ),
+    _volume(
+        "record",
+        "POST",
+        WRITE,
+        "Note that a dump is durable: later ones may build on it. Its revision must be here.",
+        body="DumpRecord",
+        answer="VolumeState",
     ),
     _volume(
         "load",

@@ -5,8 +5,9 @@ from typing import Any, Final
 
 from dalsegno.formats.messages import schemas
 from dalsegno.replicas import wire
+from dalsegno.replicas.view import Placed, RealmView
 from dalsegno.server.calls import CALLS, HEX_UPLOAD_PATTERN, JSON, NO_TOKEN, OCTETS, TEXT, Call
-from dalsegno.volumes.state import Release, ReplicaSet, VolumeState
+from dalsegno.volumes.state import DumpRecord, Release, ReplicaSet, VolumeState
 
 MESSAGES: Final[dict[str, type]] = {
     kind.__name__: kind
@@ -34,6 +35,9 @@ MESSAGES: Final[dict[str, type]] = {
         VolumeState,
         ReplicaSet,
         Release,
+        DumpRecord,
+        Placed,
+        RealmView,
     )
 }
 REASONS: Final = {
@@ -56,6 +60,7 @@ ALWAYS: Final = (400, 401, 403, 413, 426, 429, 500, 503)
 PATH_PARAMETERS: Final[dict[str, dict[str, Any]]] = {
     "volume": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[^/@:]+$"},
     "upload": {"type": "string", "pattern": HEX_UPLOAD_PATTERN},
+    "server": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"},
     "token_id": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
 }
 

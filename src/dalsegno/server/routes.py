@@ -10,7 +10,9 @@ from dalsegno.actions import serve as actions
 from dalsegno.actions.house import House
 from dalsegno.replicas import wire
 from dalsegno.replicas.contract import Site
+from dalsegno.replicas.servers import Desk
 from dalsegno.replicas.tokens import ADMINISTER, WRITE, Token, TokenStore, new_token
+from dalsegno.replicas.view import Placed, RealmView
 from dalsegno.server.bodies import Outlet
 from dalsegno.server.calls import CALLS
 from dalsegno.terms.errors import BadInput, NoAccess, NotFound, Unavailable
@@ -33,7 +35,7 @@ class Service:
     house: House
     tokens: Sequence[TokenStore]
     """Looked into one after the other; new ones go into the first."""
-    realm_view: Callable[[], dict[str, Any]] | None = None
+    desk: Desk | None = None
     """The realm's directory as this server knows it."""
     place_of: Callable[[str], str] = field(default=lambda name: "")
     """The URL of another server of the realm; empty when it is not known."""
@@ -48,6 +50,7 @@ class Ask:
     volume: str = ""
     upload: bytes = b""
     token_id: str = ""
+    server: str = ""
     query: dict[str, Any]
     body: Any = None
     """A message, bytes, or, where the body streams, an iterator over it."""
@@ -84,10 +87,34 @@ def _key(service: Service, ask: Ask) -> wire.RealmKey:
     return wire.RealmKey(realm=realm.realm_id, secret=realm.secret)
 
 
-def _realm(service: Service, ask: Ask) -> dict[str, Any]:
-    if service.realm_view is None:
+def _desk(service: Service) -> Desk:
+    if service.desk is None:
         raise NotFound("this server belongs to no realm with a directory: `dal realm init` makes one")
-    return service.realm_view()
+    return service.desk
+
+
+def _realm(service: Service, ask: Ask) -> RealmView:
+    view = _desk(service).view()
+    return msgspec.structs.replace(view, volumes=[each for each in view.volumes if ask.token.covers(each.name)])
+
+
+def _publish(service: Service, ask: Ask) -> wire.Done:
+    placed: Placed = ask.body
+    if placed.name != ask.volume:
+        raise BadInput(f"the body is of volume {placed.name!r}, the path of {ask.volume!r}")
+    _desk(service).publish(placed)
+    return wire.Done()
+
+
+def _forget(service: Service, ask: Ask) -> wire.Done:
+    _desk(service).forget(ask.volume)
+    return wire.Done()
+
+
+def _remove_server(service: Service, ask: Ask) -> wire.Done:
+    _require_everywhere(ask)
+    _desk(service).remove_server(ask.server)
+    return wire.Done()
 
 
 def _states(service: Service, ask: Ask) -> wire.States:
@@ -165,6 +192,10 @@ def _dump(service: Service, ask: Ask) -> Written:
         )
 
     return Written(work)
+
+
+def _record(service: Service, ask: Ask) -> VolumeState:
+    return actions.record(service.house, ask.volume, ask.body)
 
 
 def _load(service: Service, ask: Ask) -> VolumeState:
@@ -282,6 +313,9 @@ ROUTES: Final[dict[str, Route]] = {
     "server": _server,
     "key": _key,
     "realm": _realm,
+    "publish": _publish,
+    "forget": _forget,
+    "remove_server": _remove_server,
     "states": _states,
     "tokens": _tokens,
     "add_token": _add_token,
@@ -290,6 +324,7 @@ ROUTES: Final[dict[str, Route]] = {
     "send_dump": _send_dump,
     "drop_dump": _drop_dump,
     "dump": _dump,
+    "record": _record,
     "load": _load,
     "state": _state,
     "block": _block,

@@ -105,6 +105,13 @@ class Volumes:
         data = self._pool.get_ref(self._state_ref(volume_id))
         return decode_state(data) if data is not None else None
 
+    def known(self, volume_id: bytes) -> VolumeState:
+        """Return a volume as it is here, without asking anybody else."""
+        data = self._pool.get_ref(self._state_ref(volume_id))
+        if data is None:
+            raise NotFound("the volume was removed meanwhile")
+        return decode_state(data)
+
     def list(self) -> list[VolumeState]:
         """Return all volumes by name."""
         states = []

@@ -71,3 +71,8 @@ class Lane:
 def new_lock() -> threading.Lock:
     """Return a lock for a value that several of a crew's threads share."""
     return threading.Lock()
+
+
+def new_event() -> threading.Event:
+    """Return a flag that one thread sets and others wait for."""
+    return threading.Event()

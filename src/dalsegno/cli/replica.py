@@ -1,0 +1,299 @@
+"""`dal replica add|remove|list|check|resolve`, and what `dal volume`, `dal dump` and `dal restore` do on servers."""
+
+import argparse
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dalsegno.actions.remote import RemoteHouse
+from dalsegno.actions.replicated import dump_remote, restore_replicated
+from dalsegno.actions.seed import seed_replica
+from dalsegno.assembly_remote import open_realm
+from dalsegno.cli.realm import add_globals, chosen_realm, open_volume
+from dalsegno.cli.terminal import Terminal
+from dalsegno.cli.volume import volume_value
+from dalsegno.cli.words import Parser
+from dalsegno.replicas.check import check_replicas
+from dalsegno.replicas.group import CaughtUp, Group, empty_state
+from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, DalError, NotFound
+from dalsegno.terms.ids import hex_short
+from dalsegno.terms.sizes import format_size
+from dalsegno.volumes.state import STANDBY, VolumeState
+from dalsegno.world.clock import now_ns
+
+
+def add_replica(parser: Parser) -> None:
+    """Say what `dal replica` understands."""
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="add|remove|list|check|resolve")
+    add = verbs.add_parser("add", help="make one more server a writer", epilog="example: dal replica add home s4")
+    add.add_argument("volume", metavar="VOLUME")
+    add.add_argument("server", metavar="SERVER")
+    add.add_argument("--clones", default="", metavar="PATTERN[@lastN],...", help="keep only these clones there")
+    add.add_argument("--seed", metavar="DUMPS|DIR", help="fill it first from FULL.dump+INCR.dump... carried by hand")
+    add.set_defaults(run=_add)
+    remove = verbs.add_parser("remove", help="take a writer out", epilog="example: dal replica remove home s2")
+    remove.add_argument("volume", metavar="VOLUME")
+    remove.add_argument("server", metavar="SERVER")
+    remove.add_argument("--force", action="store_true", help="also when it does not answer: what only it has is lost")
+    remove.set_defaults(run=_remove)
+    shown = verbs.add_parser("list", help="show a volume's servers", epilog="example: dal replica list home")
+    shown.add_argument("volume", metavar="VOLUME")
+    shown.set_defaults(run=_list)
+    check = verbs.add_parser(
+        "check", help="compare the replicas; exit code 3 when they differ", epilog="example: dal replica check home"
+    )
+    check.add_argument("volumes", nargs="*", metavar="VOLUME", help="(default: all replicated ones)")
+    check.add_argument("--deep", action="store_true", help="read every object on every server")
+    check.set_defaults(run=_check)
+    resolve = verbs.add_parser(
+        "resolve", help="bring the replicas together, merging what diverged", epilog="example: dal replica resolve home"
+    )
+    resolve.add_argument("volumes", nargs="*", metavar="VOLUME", help="(default: all replicated ones)")
+    resolve.set_defaults(run=_resolve)
+    for verb in verbs.choices.values():
+        add_globals(verb)
+
+
+def _errors_value(errors: dict[str, DalError]) -> list[dict[str, Any]]:
+    return [{"server": name, "code": error.code, "message": str(error)} for name, error in sorted(errors.items())]
+
+
+def _caught_value(volume: str, caught: CaughtUp) -> dict[str, Any]:
+    return {
+        "volume": volume,
+        "head": caught.head.hex() or None,
+        "writers": caught.replicas.writers,
+        "reached": list(caught.reached),
+        "missing": _errors_value(caught.missing),
+        "brought": {
+            name: {"objects": done.objects, "bytes": done.bytes_crossed}
+            for name, done in sorted(caught.brought.items())
+        },
+        "merged": [revision.hex() for revision in caught.merged],
+        "renamed": [{"clone": old, "new_name": new} for old, new, _ in caught.renamed],
+    }
+
+
+def _caught_lines(volume: str, caught: CaughtUp) -> list[str]:
+    head = f"#{hex_short(caught.head)}" if caught.head else "empty"
+    lines = [f"{volume}: {', '.join(caught.reached)} at {head}"]
+    for name, done in sorted(caught.brought.items()):
+        lines.append(f"  {name} got {done.objects:,} objects, {format_size(done.bytes_crossed)}")
+    lines += [f"  merged what had diverged: #{hex_short(revision)}" for revision in caught.merged]
+    lines += [f"  clone {old} meant two states: the later one is {new} now" for old, new, _ in caught.renamed]
+    lines += [f"  without {name}: {error}" for name, error in sorted(caught.missing.items())]
+    return lines
+
+
+def _add(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    house, name = open_volume(terminal, arguments.volume)
+    with house:
+        volumes = house.realm_volumes
+        state = house.volumes.get(name)
+        group = volumes.group(name)
+        seeded: dict[str, Any] | None = None
+        lines: list[str] = []
+        if arguments.seed is not None:
+            seeded, lines = _seed(arguments, terminal, house, group, state)
+        caught = group.add_replica(arguments.server, clones=arguments.clones)
+    value = {**_caught_value(name, caught), "seeded": seeded}
+    crossed = caught.brought.get(arguments.server)
+    lines += [f"{arguments.server} is a writer of {name} now"]
+    if crossed is not None:
+        lines.append(f"  {crossed.objects:,} objects, {format_size(crossed.bytes_crossed)} came over the network")
+    terminal.result(value, [] if terminal.quiet else lines)
+    return EXIT_PARTIAL if caught.missing else EXIT_DONE
+
+
+def _seed(
+    arguments: argparse.Namespace, terminal: Terminal, house: RemoteHouse, group: Group, state: VolumeState
+) -> tuple[dict[str, Any], list[str]]:
+    """Fill a server that holds nothing of the volume yet from dumps."""
+    site = house.realm_volumes.servers.site(arguments.server)
+    look = group.look()
+    try:
+        site.state(state.name)
+    except NotFound:
+        site.create(empty_state(state, replicas=look.replicas, role=STANDBY))
+    done = seed_replica(
+        arguments.seed,
+        there=state,
+        to=site,
+        realm=house.pool.realm,
+        workers=house.workers,
+        report=terminal.report,
+    )
+    value = {
+        "dumps": [str(path) for path in done.dumps],
+        "media_bytes": done.media_bytes,
+        "objects": done.objects,
+        "sent_bytes": done.sent_bytes,
+    }
+    line = (
+        f"seeded {arguments.server} from {len(done.dumps)} dumps: {done.objects:,} objects, "
+        f"{format_size(done.sent_bytes)} of {format_size(done.media_bytes)}"
+    )
+    return value, [line]
+
+
+def _remove(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    house, name = open_volume(terminal, arguments.volume)
+    with house:
+        deaf = house.realm_volumes.group(name).remove_replica(arguments.server, force=arguments.force)
+    value = {"volume": name, "server": arguments.server, "missing": _errors_value(deaf)}
+    lines = [f"{arguments.server} holds {name} no longer"]
+    lines += [f"  {each} has not heard of it yet: {error}" for each, error in sorted(deaf.items())]
+    terminal.result(value, [] if terminal.quiet else lines)
+    return EXIT_DONE
+
+
+def _list(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    house, name = open_volume(terminal, arguments.volume)
+    with house:
+        house.volumes.get(name)
+        look = house.realm_volumes.group(name).look()
+        replicas = look.replicas
+        others = {}
+        for each in (*replicas.standbys, *replicas.readers):
+            others.update(house.realm_volumes.servers.states(name, [each]))
+    values, rows = [], [["SERVER", "ROLE", "HEAD", "CLONES", "KEEPS", ""]]
+    roles = [(each, "writer") for each in replicas.writers]
+    roles += [(each, "standby") for each in replicas.standbys] + [(each, "reader") for each in replicas.readers]
+    for each, role in roles:
+        state = look.states.get(each) or others.get(each)
+        error = look.errors.get(each)
+        keeps = replicas.clones.get(each, "all")
+        values.append(
+            {
+                "server": each,
+                "role": role,
+                "alive": state is not None,
+                "head": state.head.hex() or None if state is not None else None,
+                "clones": len(state.clones) if state is not None else None,
+                "keeps": keeps,
+                "error": str(error) if error is not None else None,
+            }
+        )
+        head = "#" + hex_short(state.head) if state is not None and state.head else "empty" if state else ""
+        count = str(len(state.clones)) if state is not None else ""
+        rows.append([each, role, head, count, keeps, "" if state is not None else f"AWAY {error or ''}".strip()])
+    value = {"volume": name, "rule": replicas.rule, "version": replicas.version, "servers": values}
+    terminal.result(value, terminal.table(rows, right=(3,)))
+    return EXIT_DONE
+
+
+def _named(house: RemoteHouse, words: list[str]) -> list[str]:
+    if words:
+        return words
+    return [state.name for state in house.volumes.list() if state.replicas is not None]
+
+
+def _house_of(terminal: Terminal, words: list[str]) -> tuple[RemoteHouse, list[str]]:
+    if not words:
+        return open_realm(chosen_realm(), report=terminal.report), []
+    house, first = open_volume(terminal, words[0])
+    return house, [first, *words[1:]]
+
+
+def _check(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    house, names = _house_of(terminal, arguments.volumes)
+    values: list[dict[str, Any]] = []
+    lines: list[str] = []
+    with house:
+        for name in _named(house, names):
+            checked = check_replicas(house.realm_volumes.group(name), deep=arguments.deep, report=terminal.report)
+            values.append(
+                {
+                    "volume": name,
+                    "servers": list(checked.servers),
+                    "objects": checked.objects,
+                    "bytes": checked.payload_bytes,
+                    "differences": [
+                        {"server": each.server, "about": each.about, "text": each.text} for each in checked.differences
+                    ],
+                }
+            )
+            read = f", {checked.objects:,} objects read" if arguments.deep else ""
+            found = f"{len(checked.differences)} differences" if checked.differences else "all alike"
+            lines.append(f"{name}: {', '.join(checked.servers)}: {found}{read}")
+            lines += [f"  {each.server}: {each.text}" for each in checked.differences]
+    differ = any(value["differences"] for value in values)
+    terminal.result(values, lines if differ or not terminal.quiet else [])
+    return EXIT_PARTIAL if differ else EXIT_DONE
+
+
+def _resolve(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    house, names = _house_of(terminal, arguments.volumes)
+    values: list[dict[str, Any]] = []
+    lines: list[str] = []
+    missing = False
+    with house:
+        for name in _named(house, names):
+            caught = house.realm_volumes.bring_together(name)
+            missing = missing or bool(caught.missing)
+            values.append(_caught_value(name, caught))
+            lines += _caught_lines(name, caught)
+    terminal.result(values, [] if terminal.quiet else lines)
+    return EXIT_PARTIAL if missing else EXIT_DONE
+
+
+# Parts of other commands
+
+
+def create_replicated(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    """Make a volume on the servers of `--replicas`."""
+    servers = [name for name in arguments.replicas.split(",") if name]
+    if not servers:
+        raise BadInput("--replicas: name servers, like s1,s2,s3: `dal realm status` shows them")
+    if arguments.source is not None:
+        raise BadInput("--source: a replicated volume follows no directory of this host: `dal import` fills it")
+    house, name = open_volume(terminal, arguments.name)
+    with house:
+        state = house.realm_volumes.create_replicated(name, servers, rule=arguments.rule or "any", now_ns=now_ns())
+    value = {**volume_value(state), "writers": servers, "rule": arguments.rule or "any"}
+    terminal.result(value, [f"made volume {name} on {', '.join(servers)}, rule {arguments.rule or 'any'}"])
+    return EXIT_DONE
+
+
+def restore_on_servers(arguments: argparse.Namespace, terminal: Terminal, paths: list[Path]) -> int:
+    """Make a replicated volume of dumps."""
+    servers = [name for word in arguments.server for name in word.split(",") if name]
+    with open_realm(chosen_realm(), report=terminal.report) as house:
+        done = restore_replicated(house, paths, arguments.volume, servers, rule=arguments.rule or "any")
+    state = done.state
+    value = {
+        **volume_value(state),
+        "servers": list(done.servers),
+        "missing": _errors_value(done.missing),
+        "media_bytes": done.media_bytes,
+        "sent_bytes": done.sent_bytes,
+    }
+    lines = [f"volume {state.name} lives on {', '.join(done.servers)}: {len(state.clones)} clones"]
+    lines += [f"  without {name}: {error}" for name, error in sorted(done.missing.items())]
+    terminal.result(value, [] if terminal.quiet else lines)
+    return EXIT_PARTIAL if done.missing else EXIT_DONE
+
+
+def dump_from_server(
+    arguments: argparse.Namespace, terminal: Terminal, house: RemoteHouse, output: Path | BinaryIO | None
+) -> int:
+    """Have a server write a dump."""
+    done = dump_remote(house, arguments.address, level=arguments.level, output=output, record=not arguments.no_record)
+    if done.path == "-":
+        terminal.note(f"level {done.level} of {done.volume}, written by {done.server}, not recorded")
+        return EXIT_DONE
+    value = {
+        "path": done.path,
+        "dump": done.dump_id.hex(),
+        "bytes": done.size_bytes,
+        "level": done.level,
+        "volume": done.volume,
+        "server": done.server,
+        "recorded": not arguments.no_record,
+    }
+    lines = [
+        done.path,
+        f"  level {done.level} of {done.volume} from {done.server}; dump {hex_short(done.dump_id)}, "
+        f"{format_size(done.size_bytes)}",
+    ]
+    terminal.result(value, [] if terminal.quiet else lines)
+    return EXIT_DONE
