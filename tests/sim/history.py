@@ -6,6 +6,7 @@ clones are the same everywhere, no lease is left, and every object that anything
 """
 
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -390,6 +391,14 @@ class History(World):
             self.start(server)
         self.time_ns += 60 * SECOND_NS
         self.say("peace")
+        if self.rule == MAJORITY and self.chance.random() < 0.3:
+            # What a majority has acknowledged outlives the loss of any one server.
+            lost = self.servers[self.chance.choice(WRITERS)]
+            self.kill(lost)
+            shutil.rmtree(lost.path)
+            Pool.create(lost.path, encryption="none", realm=self.realm).close()
+            self.start(lost)
+            self.say(f"{lost.name} is replaced by an empty one")
 
     def _check(self) -> None:
         client = Client(self, "eve", self.base / "eve")
