@@ -2,21 +2,41 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
 from dalsegno.actions.release import change_set, require_set
 from dalsegno.replicas.bring import answers, look, roles, spread
 from dalsegno.replicas.contract import Site
-from dalsegno.replicas.follow import WATCH_SECONDS, Lag, Promotion, Step, begin_anew, follow, measure_lag, promote
+from dalsegno.replicas.follow import (
+    DISMISSED,
+    PROMOTED,
+    WATCH_SECONDS,
+    Lag,
+    Promotion,
+    Step,
+    begin_anew,
+    follow,
+    measure_lag,
+    promote,
+    standby_state,
+)
 from dalsegno.replicas.heads import Merge as MergeHeads
+from dalsegno.replicas.histories import kept
+from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.meet import meeting
 from dalsegno.replicas.servers import Servers
-from dalsegno.terms.errors import BadInput, DalError, Refused
+from dalsegno.terms.errors import BadInput, DalError, Refused, Unavailable
 from dalsegno.terms.events import Report, silent
-from dalsegno.volumes.state import ReplicaSet
+from dalsegno.volumes.state import ReplicaSet, VolumeState
 from dalsegno.world.chance import random_bytes
 from dalsegno.world.clock import now_ns
+from dalsegno.world.files import FileLock
+
+MONITOR_SECONDS: Final = 0.5
+SERVE_LOCK: Final = "serve.lock"
+"""Held in a pool by its server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +48,8 @@ class StandbyStatus:
     """The writer that it was compared with; empty when none answered."""
     lag: Lag | None
     """None when it cannot be told: `error` says why."""
+    clones_missing: int = 0
+    """Clones of the writer that it keeps and has not yet."""
     error: DalError | None = None
 
 
@@ -50,44 +72,67 @@ def with_standby(replicas: ReplicaSet, name: str) -> ReplicaSet:
     return msgspec.structs.replace(replicas, version=replicas.version + 1, standbys=[*replicas.standbys, name])
 
 
-def follow_volume(
-    servers: Servers,
-    volume: str,
-    *,
-    merge: MergeHeads,
-    origin: str = "",
-    to: str = "",
-    anew: bool = False,
-    once: bool = False,
-    ended: Callable[[], bool],
-    stepped: Callable[[Step], None] = lambda step: None,
-    report: Report = silent,
-) -> tuple[str, str]:
-    """Keep a standby of a volume until `ended`, or until it is none any more; return its server, and why it ended.
-
-    A server that is no replica of the volume yet becomes a standby. Without `origin` any writer that answers will do.
-    """
+def make_standby(servers: Servers, volume: str, *, to: str = "", origin: str = "") -> tuple[str, ReplicaSet]:
+    """Make a server a standby of a volume, if it is none yet; return its name and the volume's replica set."""
     replicas = require_set(servers, volume)
     name = choose_standby(servers, replicas, volume, to)
     if name in (*replicas.writers, *replicas.readers):
         raise Refused(f"{name} holds {volume} already, as a {'writer' if name in replicas.writers else 'reader'}")
     if origin and origin not in replicas.writers:
         raise Refused(f"{origin} is no writer of {volume}: {', '.join(replicas.writers)} can be followed")
-    if name not in replicas.standbys:
-        replicas = change_set(servers, volume, lambda latest: with_standby(latest, name))
-        spread(volume, replicas, [servers.site(each) for each in replicas.writers])
     standby = servers.site(name)
+    if name in replicas.standbys:
+        return name, replicas
+    # Asked first, so that a server that is away, or has another volume of this name, is not in the set for nothing.
+    there = _first_state(servers, volume, [origin] if origin else replicas.writers)
+    standby.create(msgspec.structs.replace(standby_state(there), replicas=None))
+    replicas = change_set(servers, volume, lambda latest: with_standby(latest, name))
+    spread(volume, replicas, [standby, *(servers.site(each) for each in replicas.writers)])
+    return name, replicas
+
+
+def _first_state(servers: Servers, volume: str, names: Sequence[str]) -> VolumeState:
+    failure: DalError = Unavailable(f"{volume}: no writer is known")
+    for name in names:
+        try:
+            return servers.site(name).state(volume)
+        except DalError as error:
+            failure = error
+    raise failure
+
+
+def keeps_up_by_itself(site: Site) -> bool:
+    """Return whether a standby's server runs, and so follows by itself; of others we only see their servers."""
+    if not isinstance(site, Keeper):
+        return True
+    with FileLock(site.pool.path / SERVE_LOCK) as lock:
+        return not lock.acquire(wait=False)
+
+
+def follow_here(
+    servers: Servers,
+    volume: str,
+    name: str,
+    *,
+    merge: MergeHeads,
+    origin: str = "",
+    once: bool = False,
+    ended: Callable[[], bool],
+    stepped: Callable[[Step], None] = lambda step: None,
+    report: Report = silent,
+) -> str:
+    """Bring what a standby lacks there, in this process, until `ended` or until it is no standby; return why.
+
+    Without `origin` any writer that answers will do.
+    """
 
     def origins() -> Sequence[Site]:
-        known = servers.replica_set(volume) or replicas
-        names = [origin] if origin in known.writers else known.writers
-        return [servers.site(each) for each in names]
+        known = require_set(servers, volume)
+        return [servers.site(each) for each in ([origin] if origin in known.writers else known.writers)]
 
-    if anew:
-        begin_anew(volume, origins()[0], standby, report=report)
-    reason = follow(
+    return follow(
         volume,
-        standby,
+        servers.site(name),
         origins,
         clock=now_ns,
         pause=servers.pause,
@@ -98,19 +143,48 @@ def follow_volume(
         report=report,
         seconds=0.0 if once else WATCH_SECONDS,
     )
-    return name, reason
 
 
-def standby_status(servers: Servers, volume: str) -> list[StandbyStatus]:
-    """Tell of every standby how far it is behind a writer that answers."""
+def watch_standby(
+    servers: Servers,
+    volume: str,
+    name: str,
+    *,
+    ended: Callable[[], bool],
+    told: Callable[[StandbyStatus], None],
+) -> str:
+    """Tell how far a standby is behind, whose server follows by itself, until it is none or `ended`; return why."""
+    while not ended():
+        replicas = require_set(servers, volume)
+        if name in replicas.writers:
+            return PROMOTED
+        if name not in replicas.standbys:
+            return DISMISSED
+        told(next(each for each in standby_status(servers, volume, [name])))
+        if not ended():
+            servers.pause(MONITOR_SECONDS)
+    return ""
+
+
+def begin_standby_anew(servers: Servers, volume: str, name: str, *, report: Report = silent) -> None:
+    """Make a standby a copy of a writer although it has another past, which is lost."""
     replicas = require_set(servers, volume)
-    sites = [servers.site(name) for name in (*replicas.writers, *replicas.standbys)]
+    if name not in replicas.standbys:
+        raise Refused(f"{name} is no standby of {volume}: `dal replica list {volume}`")
+    begin_anew(volume, servers.site(replicas.writers[0]), servers.site(name), report=report)
+
+
+def standby_status(servers: Servers, volume: str, only: Sequence[str] = ()) -> list[StandbyStatus]:
+    """Tell of every standby, or of those named, how far it is behind a writer that answers."""
+    replicas = require_set(servers, volume)
+    standbys = [name for name in replicas.standbys if not only or name in only]
+    sites = [servers.site(name) for name in (*replicas.writers, *standbys)]
     looked = look(volume, sites)
     states = answers(looked)
     by_name = {site.name: site for site in sites}
     live = [name for name in replicas.writers if name in states]
     found = []
-    for name in replicas.standbys:
+    for name in standbys:
         here = looked[name]
         missing = here if isinstance(here, DalError) else None
         if missing is None and not live:
@@ -121,7 +195,9 @@ def standby_status(servers: Servers, volume: str) -> list[StandbyStatus]:
         origin = max(live, key=lambda each: states[each].head == here.head)
         try:
             lag = measure_lag(volume, by_name[origin], states[origin], here, realm=servers.realm, now_ns=now_ns())
-            found.append(StandbyStatus(server=name, origin=origin, lag=lag))
+            kept_there = kept(replicas.clones.get(name), states[origin].clones)
+            missing_clones = sum(each not in here.clones for each in kept_there)
+            found.append(StandbyStatus(server=name, origin=origin, lag=lag, clones_missing=missing_clones))
         except DalError as error:
             found.append(StandbyStatus(server=name, origin=origin, lag=None, error=error))
     return found

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from dalsegno.actions import follow as actions
+from dalsegno.actions.follow import StandbyStatus
 from dalsegno.assembly_remote import merge_heads
 from dalsegno.cli.realm import open_servers
 from dalsegno.cli.terminal import Terminal, format_duration
@@ -52,38 +53,30 @@ def _step_value(step: Step) -> dict[str, Any]:
 def _follow(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if arguments.status and (arguments.once or arguments.anew or arguments.to or arguments.origin):
         raise BadInput("--status tells about all standbys: leave the other options away")
+    volume = arguments.volume
     with open_servers(arguments, terminal) as servers:
         if arguments.status:
-            return _status(servers, arguments.volume, terminal)
-        reached = False
-
-        def stepped(step: Step) -> None:
-            nonlocal reached
-            reached = not step.ended and not step.news
-            if not step.news:
-                return
-            if terminal.json:
-                print(json.dumps(_step_value(step)), flush=True)
-            elif terminal.verbose:
-                terminal.note(
-                    f"{step.here.head.hex()[:12]} from {step.origin}: {step.transferred.objects:,} objects, "
-                    f"{format_size(step.transferred.bytes_crossed)}, {format_duration(step.lag_ns)}"
-                )
-
-        name, reason = actions.follow_volume(
-            servers,
-            arguments.volume,
-            merge=merge_heads,
-            origin=arguments.origin,
-            to=arguments.to,
-            anew=arguments.anew,
-            once=arguments.once,
-            ended=lambda: arguments.once and reached,
-            stepped=stepped,
-            report=terminal.report,
-        )
-    text = _ENDS.get(reason, "{name} has all of {volume}").format(name=name, volume=arguments.volume)
-    value = {"volume": arguments.volume, "server": name, "ended": reason or "done"}
+            return _status(servers, volume, terminal)
+        name, _ = actions.make_standby(servers, volume, to=arguments.to, origin=arguments.origin)
+        if arguments.anew:
+            actions.begin_standby_anew(servers, volume, name, report=terminal.report)
+        tell = _Teller(volume, name, once=arguments.once, terminal=terminal)
+        if arguments.origin or not actions.keeps_up_by_itself(servers.site(name)):
+            reason = actions.follow_here(
+                servers,
+                volume,
+                name,
+                merge=merge_heads,
+                origin=arguments.origin,
+                once=arguments.once,
+                ended=tell.is_enough,
+                stepped=tell.step,
+                report=terminal.report,
+            )
+        else:
+            reason = actions.watch_standby(servers, volume, name, ended=tell.is_enough, told=tell.status)
+    text = _ENDS.get(reason, "{name} has all of {volume}").format(name=name, volume=volume)
+    value = {"volume": volume, "server": name, "ended": reason or "done"}
     if terminal.json:
         print(json.dumps(value), flush=True)
     else:
@@ -91,23 +84,73 @@ def _follow(arguments: argparse.Namespace, terminal: Terminal) -> int:
     return EXIT_DONE
 
 
+class _Teller:
+    """Says how a standby comes on: to programs a line of JSON for each change, to people when there is something."""
+
+    def __init__(self, volume: str, name: str, *, once: bool, terminal: Terminal) -> None:
+        self._volume = volume
+        self._name = name
+        self._once = once
+        self._terminal = terminal
+        self._reached = False
+        self._last: dict[str, Any] = {}
+
+    def is_enough(self) -> bool:
+        """Return whether what was asked for is reached."""
+        return self._once and self._reached
+
+    def step(self, step: Step) -> None:
+        """Tell of a step that was done here."""
+        self._reached = not step.ended and not step.news
+        if not step.news:
+            return
+        if self._terminal.json:
+            print(json.dumps(_step_value(step)), flush=True)
+        elif self._terminal.verbose:
+            self._terminal.note(
+                f"{step.here.head.hex()[:12]} from {step.origin}: {step.transferred.objects:,} objects, "
+                f"{format_size(step.transferred.bytes_crossed)}, {format_duration(step.lag_ns)}"
+            )
+
+    def status(self, status: StandbyStatus) -> None:
+        """Tell how far a standby is that its server keeps up."""
+        self._reached = status.lag is not None and not status.lag.revisions and not status.clones_missing
+        value = _status_value(status)
+        changed = {**value, "seconds_behind": 0} != {**self._last, "seconds_behind": 0}
+        self._last = value
+        if not changed:
+            return
+        if self._terminal.json:
+            print(json.dumps(value), flush=True)
+        elif status.error is not None:
+            self._terminal.note(f"{self._name}: {status.error}")
+        elif status.lag is not None:
+            behind = f"{status.lag.revisions:,} revisions, {status.lag.seconds:.1f} s behind {status.origin}"
+            self._terminal.note(
+                f"{self._name}: {behind if status.lag.revisions else f'at the state of {status.origin}'}"
+            )
+
+
+def _status_value(status: StandbyStatus) -> dict[str, Any]:
+    return {
+        "server": status.server,
+        "origin": status.origin or None,
+        "revisions_behind": status.lag.revisions if status.lag is not None else None,
+        "seconds_behind": status.lag.seconds if status.lag is not None else None,
+        "clones_missing": status.clones_missing,
+        "error": {"code": status.error.code, "message": str(status.error)} if status.error is not None else None,
+    }
+
+
 def _status(servers: Servers, volume: str, terminal: Terminal) -> int:
     found = actions.standby_status(servers, volume)
-    values = [
-        {
-            "server": each.server,
-            "origin": each.origin or None,
-            "revisions_behind": each.lag.revisions if each.lag is not None else None,
-            "seconds_behind": each.lag.seconds if each.lag is not None else None,
-            "error": {"code": each.error.code, "message": str(each.error)} if each.error is not None else None,
-        }
-        for each in found
-    ]
-    rows = [["STANDBY", "OF", "REVISIONS BEHIND", "SECONDS BEHIND", ""]]
+    values = [_status_value(each) for each in found]
+    rows = [["STANDBY", "OF", "REVISIONS BEHIND", "SECONDS BEHIND", "CLONES MISSING", ""]]
     for each in found:
         behind = [str(each.lag.revisions), f"{each.lag.seconds:.1f}"] if each.lag is not None else ["?", "?"]
+        behind.append(str(each.clones_missing) if each.lag is not None else "?")
         rows.append([each.server, each.origin or "-", *behind, str(each.error) if each.error is not None else ""])
-    lines = terminal.table(rows, right=(2, 3)) if found else [f"{volume} has no standbys"]
+    lines = terminal.table(rows, right=(2, 3, 4)) if found else [f"{volume} has no standbys"]
     terminal.result({"volume": volume, "standbys": values}, lines)
     return EXIT_PARTIAL if any(each.error is not None for each in found) else EXIT_DONE
 
