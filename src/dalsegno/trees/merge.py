@@ -61,8 +61,10 @@ def merge_trees(
 ) -> Merged:
     """Merge `a` and `b`, which both come from `base`; `names` tell the sides of a conflict apart.
 
-    `source` must read what `sink` stored, too.
+    `source` must read what `sink` stored, too. The sides are taken in the order of their names.
     """
+    if names[1] < names[0]:
+        a, b, names = b, a, (names[1], names[0])
     return _Merge(source, sink, names).run(base, a, b)
 
 
