@@ -234,8 +234,10 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal) -> int:
             notify("READY=1")
 
         service = routes.Service(
-            name=name, version=__version__, site=open_site(house, name), house=house, tokens=tokens
+            name=name, version=__version__, site=open_site(house, name), house=house, tokens=tokens, desk=member
         )
+        if member is not None:
+            service.place_of = member.place_of
         with app_module.App(service, log=log, **({"rate": arguments.rate} if arguments.rate else {})) as app:
             with _keeping_up(member, service.site, address, log):
                 whole = listen.run(app, [sock], tls=context, stop_seconds=arguments.stop_seconds, ready=ready)
@@ -330,6 +332,24 @@ def _token_value(token: Token) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def token_stores(house: House) -> Iterator[list[TokenStore]]:
+    """Give the places where the tokens of a pool's server are; new ones go into the first."""
+    if house.pool.get_ref(REALM_REF) is None:
+        yield [PoolTokens(house.pool)]
+        return
+    member = import_module("dalsegno.assembly_remote").open_member(house)
+    try:
+        yield [*([member.tokens] if member is not None else []), PoolTokens(house.pool)]
+    finally:
+        if member is not None:
+            member.close()
+
+
+def _store_of(stores: list[TokenStore], token_id: str) -> TokenStore:
+    return next((store for store in stores if store.find(token_id) is not None), stores[-1])
+
+
 def _token_add(arguments: argparse.Namespace, terminal: Terminal) -> int:
     now = now_ns()
     expires_ns = now + parse_duration_seconds(arguments.expires) * SECOND_NS if arguments.expires else 0
@@ -341,7 +361,8 @@ def _token_add(arguments: argparse.Namespace, terminal: Terminal) -> int:
         expires_ns=expires_ns,
     )
     with open_house(arguments, terminal) as house:
-        PoolTokens(house.pool).add(token)
+        with token_stores(house) as stores:
+            stores[0].add(token)
         address = read_address(house)
     join = format_join(_join(address, text)) if address is not None else None
     value = {**_token_value(token), "token": text, "join": join}
@@ -354,8 +375,8 @@ def _token_add(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _token_list(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    with open_house(arguments, terminal) as house:
-        tokens = PoolTokens(house.pool).all()
+    with open_house(arguments, terminal) as house, token_stores(house) as stores:
+        tokens = [token for store in stores for token in store.all()]
     now = now_ns()
     rows = []
     for token in tokens:
@@ -376,8 +397,7 @@ def _token_list(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _token_revoke(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    with open_house(arguments, terminal) as house:
-        store = PoolTokens(house.pool)
-        revoked = [store.revoke(token_id) for token_id in arguments.ids]
+    with open_house(arguments, terminal) as house, token_stores(house) as stores:
+        revoked = [_store_of(stores, token_id).revoke(token_id) for token_id in arguments.ids]
     terminal.result([_token_value(token) for token in revoked], [f"revoked {token.id}" for token in revoked])
     return EXIT_DONE
