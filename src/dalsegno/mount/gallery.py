@@ -53,8 +53,8 @@ class HouseGallery:
         return self.picture(view)
 
     def head(self, state: VolumeState) -> Picture:
-        """Return a volume's newest state."""
-        return self.picture(actions.open_clone(self.house, state.id, "latest"))
+        """Return a volume's newest state, which the caller keeps."""
+        return make_picture(actions.open_clone(self.house, state.id, "latest"), self.listings)
 
     def picture(self, view: View) -> Picture:
         """Return what one state of a volume shows; it is kept as long as this mount lives."""
