@@ -11,11 +11,13 @@ from typing import Final
 
 import msgspec
 
+from dalsegno.replicas.bring import GIVES_UP_ON, bring
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.histories import kept
-from dalsegno.replicas.transfer import Transferred, copy
-from dalsegno.terms.errors import NotFound
+from dalsegno.replicas.transfer import Transferred
+from dalsegno.terms.errors import NotFound, Unavailable
 from dalsegno.terms.events import Report, silent
+from dalsegno.terms.ids import hex_short
 from dalsegno.volumes.state import Clone, VolumeState
 
 UNCLONED_KEPT_MAX: Final = 64
@@ -214,8 +216,8 @@ def bring_clones(
     if wanted:
         answer = to.have(volume, b"".join(wanted))
         lacking = [revision for revision, there in zip(wanted, answer, strict=True) if not there]
-        for site, revisions in _share_out(lacking, sources, to=to):
-            done += copy(site, to, volume, revisions, bases, report=report)
+        for holders, revisions in _share_out(lacking, sources, to=to):
+            done += bring_from_any(volume, revisions, bases, sources=holders, to=to, report=report)
     for step in steps:
         if isinstance(step, Keep):
             to.clone(volume, step.name, step.clone)
@@ -226,17 +228,40 @@ def bring_clones(
 
 def _share_out(
     revisions: Sequence[bytes], sources: Sequence[tuple[Site, VolumeState]], *, to: Site
-) -> list[tuple[Site, list[bytes]]]:
-    shares: list[tuple[Site, list[bytes]]] = []
-    waiting = list(revisions)
-    for site, state in sources:
-        if site.name == to.name or not waiting:
-            continue
-        own = {clone.revision for clone in state.clones.values()} | {state.head}
-        taken = [revision for revision in waiting if revision in own]
-        if taken:
-            shares.append((site, taken))
-            waiting = [revision for revision in waiting if revision not in own]
-    if waiting:
-        raise NotFound(f"clone of revision {waiting[0].hex()[:12]}: no server that answers has the clone")
-    return shares
+) -> list[tuple[list[Site], list[bytes]]]:
+    """Return which servers have which revisions whole."""
+    shares: dict[tuple[str, ...], tuple[list[Site], list[bytes]]] = {}
+    for revision in revisions:
+        holders = [
+            site
+            for site, state in sources
+            if site.name != to.name
+            and (revision == state.head or any(clone.revision == revision for clone in state.clones.values()))
+        ]
+        if not holders:
+            raise NotFound(f"clone of revision {hex_short(revision)}: no server that answers has the clone")
+        shares.setdefault(tuple(site.name for site in holders), (holders, []))[1].append(revision)
+    return list(shares.values())
+
+
+class NoSource(Unavailable):
+    """None of the servers that hold a revision could give it; the cause says why. Who wanted it is well."""
+
+    code = "no-source"
+
+
+def bring_from_any(
+    volume: str,
+    targets: Sequence[bytes],
+    bases: Sequence[bytes],
+    *,
+    sources: Sequence[Site],
+    to: Site,
+    report: Report,
+) -> Transferred:
+    """Make `targets` whole at `to` from whichever source can; NoSource when none of them can."""
+    try:
+        return bring(volume, targets, bases, sources=sources, to=to, report=report)
+    except GIVES_UP_ON as error:
+        to.state(volume)  # raises when it is the target that is away
+        raise NoSource(str(error)) from error

@@ -15,7 +15,7 @@ import msgspec
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import objects
 from dalsegno.replicas.bring import newest_set
-from dalsegno.replicas.clones import bring_clones, identity, plan_clones
+from dalsegno.replicas.clones import NoSource, bring_clones, identity, plan_clones
 from dalsegno.replicas.contract import BATCH_IDS_MAX, LEASE_SECONDS, Site
 from dalsegno.replicas.heads import (
     HeadPlan,
@@ -60,6 +60,8 @@ FROZEN_PAUSE_SECONDS: Final = 0.1
 FROZEN_SECONDS_MAX: Final = LEASE_SECONDS + 10
 """How long a volume that somebody else has frozen is waited for: a lease ends by itself."""
 FREEZE_TRIES_MAX: Final = 20
+SOURCE_TRIES_MAX: Final = 3
+"""How often sources that went away are looked for again."""
 AWAY_NS: Final = 10 * SECOND_NS
 """How long a server that did not answer a push is not asked again while the rule is met without it."""
 COMMIT_BYTES_MAX: Final = 32 * MIB
@@ -174,6 +176,8 @@ class _Tally:
     merged: list[bytes] = field(default_factory=list)
     renamed: list[tuple[str, str, Clone]] = field(default_factory=list)
     frozen: DalError | None = None
+    unserved: dict[str, int] = field(default_factory=dict)
+    """How often nobody could give a server what it lacks."""
 
     def add(self, name: str, done: Transferred) -> None:
         self.brought[name] = self.brought.get(name, Transferred()) + done
@@ -501,6 +505,11 @@ class Group:
                 continue  # somebody else was here meanwhile
             if isinstance(error, Conflict):
                 tally.frozen = error
+            elif isinstance(error, NoSource):
+                # The next look may find another source, or that there is none.
+                tally.unserved[name] = tally.unserved.get(name, 0) + 1
+                if tally.unserved[name] >= SOURCE_TRIES_MAX:
+                    tally.failed[name] = error
             else:
                 tally.failed[name] = error
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats.objects import Reference
 from dalsegno.pool.contract import Sink, Source
-from dalsegno.replicas.bring import bring
+from dalsegno.replicas.clones import bring_from_any
 from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
 from dalsegno.replicas.sources import SitesSource, Workbench
 from dalsegno.replicas.transfer import Spool, Transferred, send
@@ -126,7 +126,7 @@ def bring_head(
         if top != state.head:
             bases = [*plan.bases.get((state.head, top), ()), *own]
             bases = [base for base in dict.fromkeys(bases) if base]
-            done += bring(volume, [top], bases, sources=holders[top], to=to, report=report)
+            done += bring_from_any(volume, [top], bases, sources=holders[top], to=to, report=report)
     if plan.merged is None:
         return to.advance(volume, plan.target, owner=owner), done
     spool = plan.merged
