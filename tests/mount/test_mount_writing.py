@@ -1,5 +1,6 @@
 """A volume mounted for writing: what is durable when, what is stored, and programs that people run on it."""
 
+import fcntl
 import mmap
 import os
 import random
@@ -766,3 +767,51 @@ def test_large_directory_is_listed_whole_while_it_changes(home: User) -> None:
         assert len(left) == 3_000 and "new-0" in left
         mount.end()
     assert {each["path"] for each in home.value("ls", "v")} == left
+
+
+def test_locks_hold_between_processes(home: User) -> None:
+    code = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    for lock in (lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB), lambda: fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 10, 5)):
+        try:
+            lock()
+            print("got")
+        except BlockingIOError:
+            print("refused")
+"""
+    with mounted(home, "v") as mount:
+        path = mount.path / "file"
+        path.write_bytes(bytes(100))
+        with open(path, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            assert run(sys.executable, "-c", code, path) == "refused\ngot\n"
+            fcntl.flock(file, fcntl.LOCK_UN)
+            fcntl.lockf(file, fcntl.LOCK_EX, 20, 0)
+            assert run(sys.executable, "-c", code, path) == "got\nrefused\n"
+        assert run(sys.executable, "-c", code, path) == "got\ngot\n"
+
+
+def test_holes_are_found_in_what_was_written_and_in_what_was_stored(home: User) -> None:
+    with mounted(home, "v") as mount, open(mount.path / "file", "w+b", buffering=0) as file:
+        descriptor = file.fileno()
+        os.pwrite(descriptor, b"a" * 4096, 0)
+        os.pwrite(descriptor, b"b" * 4096, MIB)
+        os.ftruncate(descriptor, 3 * MIB)
+        for _ in range(2):
+            assert os.lseek(descriptor, 0, os.SEEK_HOLE) == 4096
+            assert os.lseek(descriptor, 4096, os.SEEK_DATA) == MIB
+            assert os.lseek(descriptor, MIB, os.SEEK_HOLE) == MIB + 4096
+            with pytest.raises(OSError, match="No such device or address"):
+                os.lseek(descriptor, MIB + 4096, os.SEEK_DATA)
+            assert os.lseek(descriptor, MIB + 4096, os.SEEK_HOLE) == MIB + 4096
+            os.fsync(descriptor)
+        os.pwrite(descriptor, b"c", 2 * MIB)
+        assert os.lseek(descriptor, MIB + 4096, os.SEEK_DATA) <= 2 * MIB
+
+
+def test_room_shown_is_that_of_the_pool(home: User) -> None:
+    with mounted(home, "v") as mount:
+        shown, real = os.statvfs(mount.path), os.statvfs(home.home / "pool")
+        assert shown.f_blocks == real.f_blocks and shown.f_namemax == 255
+        assert 0 < shown.f_bavail <= shown.f_blocks
