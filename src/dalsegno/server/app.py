@@ -19,7 +19,7 @@ from dalsegno.replicas import wire
 from dalsegno.replicas.tokens import USED_STEP_NS, Token, TokenStore, check_token
 from dalsegno.replicas.view import check_realm_name
 from dalsegno.server import limits, metrics
-from dalsegno.server.bodies import Body, Gone, Outlet, TooLarge, TooSlow, feed, pulled
+from dalsegno.server.bodies import Body, Gone, Outlet, Shares, TooLarge, TooSlow, feed, pulled
 from dalsegno.server.calls import ANY_RIGHT, CALLS, JSON, NO_TOKEN, OCTETS, Call
 from dalsegno.server.limits import RateLimit
 from dalsegno.server.log import Log
@@ -208,7 +208,7 @@ class App:
         self._rate = RateLimit(rate, burst=rate * limits.BURST_SECONDS)
         self._stranger_rate = RateLimit(limits.STRANGER_RATE, burst=limits.STRANGER_RATE * limits.BURST_SECONDS)
         self._used: dict[str, int] = {}
-        self._streams = asyncio.Semaphore(limits.STREAMS_AT_ONCE)
+        self._streams = Shares(limits.STREAM_SHARES)
         self._calls = Workers(limits.CALL_THREADS)
         self._bodies = Workers(limits.BODY_THREADS)
         self._watches = Workers(limits.WATCHES_AT_ONCE)
@@ -382,18 +382,8 @@ class App:
             self.metrics.connections = self.connection_count()
             await exchange.answer(self.metrics.text(extra, now_ns=now_ns()).encode(), metrics.MEDIA)
             return
-        if not call.answer_streams:
+        async with self._streams.taken(call.answer_shares):
             await self._route(exchange, call, ask)
-            return
-        try:
-            async with asyncio.timeout(limits.STREAM_WAIT_SECONDS):
-                await self._streams.acquire()
-        except TimeoutError:
-            raise Unavailable("the server sends to as many as it can: try again") from None
-        try:
-            await self._route(exchange, call, ask)
-        finally:
-            self._streams.release()
 
     async def _route(self, exchange: _Exchange, call: Call, ask: Ask) -> None:
         route = ROUTES[call.name]

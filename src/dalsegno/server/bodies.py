@@ -3,11 +3,13 @@
     Inlet    the loop fills it with a request's body; a thread iterates over it
     Outlet   a thread writes into it; the loop iterates over it
     pulled   the loop iterates over what a thread's generator yields
+    Shares   how many such answers there may be at once
 
 Each holds a few pieces; whoever is faster waits. When one side ends early the other is told.
 """
 
 import asyncio
+import contextlib
 import queue
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from typing import Any, Final
@@ -17,6 +19,7 @@ from dalsegno.server.limits import (
     BODY_RATE_MIN,
     LEFTOVER_BYTES_MAX,
     LEFTOVER_SECONDS,
+    STREAM_WAIT_SECONDS,
 )
 from dalsegno.terms.errors import BadInput, Unavailable
 from dalsegno.terms.sizes import KIB, MIB
@@ -97,6 +100,36 @@ class Body:
         except TimeoutError:
             pass
         return self.is_complete
+
+
+class Shares:
+    """Memory for answers that stream, in shares: who comes first goes first."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._free = asyncio.Semaphore(count)
+        self._turn = asyncio.Lock()
+
+    @contextlib.asynccontextmanager
+    async def taken(self, count: int) -> AsyncIterator[None]:
+        """Take some shares, when there are so many; Unavailable after waiting long."""
+        assert count <= self._count
+        if not count:
+            yield
+            return
+        held = 0
+        try:
+            try:
+                async with asyncio.timeout(STREAM_WAIT_SECONDS), self._turn:
+                    while held < count:
+                        await self._free.acquire()
+                        held += 1
+            except TimeoutError:
+                raise Unavailable("the server sends to as many as it can: try again") from None
+            yield
+        finally:
+            for _ in range(held):
+                self._free.release()
 
 
 class Inlet:

@@ -52,8 +52,8 @@ class Call:
     body_streams: bool = False
     answer: str = "Done"
     """The name of a JSON message, OCTETS, TEXT, or JSON for any other."""
-    answer_streams: bool = False
-    """Its answer takes memory for as long as it is sent: only so many at once."""
+    answer_shares: int = 0
+    """Of the memory for answers that stream (limits.STREAM_SHARES), for as long as it is sent."""
     errors: tuple[int, ...] = field(default=(404, 409, 422))
     """Beyond those that every call can have."""
 
@@ -239,7 +239,7 @@ CALLS: Final = (
         "Rows of 36 bytes (id, then u32: payload length | kind << 28) of what `targets` reach and `bases` do not.",
         body="Missing",
         answer=OCTETS,
-        answer_streams=True,
+        answer_shares=1,
     ),
     _volume(
         "objects",
@@ -249,7 +249,7 @@ CALLS: Final = (
         body=OCTETS,
         body_bytes_max=BATCH_IDS_MAX * OBJECT_ID_BYTES,
         answer=OCTETS,
-        answer_streams=True,
+        answer_shares=1,
     ),
     _volume(
         "have",
@@ -357,7 +357,7 @@ CALLS: Final = (
             _optional_hex("base", UUID_BYTES, HEX_UPLOAD_PATTERN),
         ),
         answer=OCTETS,
-        answer_streams=True,
+        answer_shares=2,
     ),
     _volume(
         "record",

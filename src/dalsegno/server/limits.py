@@ -33,6 +33,9 @@ UPLOAD_BYTES_MAX: Final = 256 * MIB
 CALLS_AT_ONCE: Final = 256
 WATCHES_AT_ONCE: Final = 512
 CONNECTIONS_MAX: Final = 2048
+STREAM_SHARES: Final = 5
+"""For answers of `missing`, `objects` and `dump`: they hold some 40 MiB of blocks a share while a client takes them."""
+STREAM_WAIT_SECONDS: Final = 60
 CALL_THREADS: Final = 16
 BODY_THREADS: Final = 32
 
