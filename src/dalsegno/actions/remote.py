@@ -265,7 +265,7 @@ class RealmVolumes(Volumes):
         for each, error in sorted(missing.items()):
             if isinstance(error, Unavailable):
                 self._nearness.failed(each)
-            self._tell(name, f"without {each}: {error}")
+            self._tell(name, f"without {str(error).removeprefix(f'{each}: ')}")
 
     def _show(self, name: str, state: VolumeState, *, first: str = "") -> None:
         """Keep a state that all servers agree on, and read from them from now on."""
