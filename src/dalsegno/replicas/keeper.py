@@ -65,6 +65,8 @@ UPLOADS_AT_ONCE_MAX: Final = 256
 """Packs in one `adopt` call: each is an open file."""
 UNCLONED_MAX: Final = 1000
 """Removed clones remembered under one name, and names with removed clones."""
+REFRESH_NS: Final = SECOND_NS
+"""How long the index is taken to be that of the disk, where a mistake costs only another try."""
 POLL_SECONDS: Final = 0.25
 """How soon `watch` sees what another process did."""
 FOLLOWERS_MAX: Final = 1000
@@ -99,6 +101,7 @@ class Keeper:
         self._uploads = scratch
         self._bell = Bell()
         self._lock = new_lock()
+        self._refreshed_ns = 0
         self._followers: dict[bytes, Followers] = {}
         self._pinned: dict[tuple[bytes, str], int] = {}
 
@@ -124,7 +127,7 @@ class Keeper:
     def missing(self, volume: str, targets: Sequence[bytes], bases: Sequence[bytes]) -> Iterator[bytes]:
         """Return the rows of what `targets` have and `bases` have not; NotFound at once, not on the way."""
         self.volumes.get(volume)
-        self.pool.refresh()
+        self._refresh()
         bases = [base for base in bases if base]  # the head of a volume that is empty yet
         self._check_revisions(*targets, *bases)
         try:
@@ -197,13 +200,20 @@ class Keeper:
         """Return 1 for each object that stands, and for a revision when what it names stands, too."""
         self.volumes.get(volume)
         self._check_ids(ids)
-        self.pool.refresh()
+        self._refresh()
         standing = Standing(self.pool)
         kinds = standing.kinds(as_ids(ids))
         for row in np.flatnonzero(kinds == KIND_REVISION).tolist():
             if not standing.is_whole(ids[row * OBJECT_ID_BYTES : (row + 1) * OBJECT_ID_BYTES]):
                 kinds[row] = 0
         return bytes((kinds != 0).astype(np.uint8))
+
+    def _refresh(self) -> None:
+        """See what other processes did until a moment ago. What is seen too late is found before a head moves."""
+        now = self._clock()
+        if not 0 <= now - self._refreshed_ns < REFRESH_NS:
+            self.pool.refresh()
+            self._refreshed_ns = now
 
     def _check_ids(self, ids: bytes) -> None:
         if len(ids) % OBJECT_ID_BYTES or len(ids) > BATCH_IDS_MAX * OBJECT_ID_BYTES:
@@ -258,7 +268,7 @@ class Keeper:
         there = path.stat().st_size if path.exists() else 0
         if not 0 <= offset <= there:
             raise Conflict(f"upload {hex_short(upload)}: goes on at {there}, not at {offset}")
-        with UploadFile(path, create=True) as file:
+        with UploadFile(path, create=True, sync=sync) as file:
             for piece in pieces:
                 if offset + len(piece) > ADOPTED_BYTES_MAX:
                     raise Refused(f"upload {hex_short(upload)}: more than {format_size(ADOPTED_BYTES_MAX)}; send less")
@@ -290,11 +300,19 @@ class Keeper:
                     files.append((PackId(upload), stack.enter_context(file)))
             if not files:
                 return
-            with Adopter(self.pool, workers=self._workers) as adopter:
-                adopter.adopt(files)
+            try:
+                self._adopt_files(files)
+            except (NotFound, Conflict):
+                # Another process may have added what is named, or collected what was counted on.
+                self.pool.refresh()
+                self._adopt_files(files)
             for upload, file in files:
                 if not self.pool.pack_path(upload).exists():
                     write_durable(self._joined_path(file.path), b"%d" % file.size_bytes, sync=False)
+
+    def _adopt_files(self, files: list[tuple[PackId, UploadFile]]) -> None:
+        with Adopter(self.pool, workers=self._workers, refresh=False) as adopter:
+            adopter.adopt(files)
 
     def _open_upload(self, path: Path, upload: bytes) -> UploadFile | None:
         """Return an upload, its lock held, or None when it was adopted before."""
@@ -330,10 +348,7 @@ class Keeper:
         if upload:
             self._upload(state, upload, 0, pieces, sync=False)
             self._adopt(state, [upload])
-        state = self.advance(volume, revision, owner=owner)
-        if common:
-            state = self._agree(state, common, {})
-        return state
+        return self._advance(volume, revision, owner=owner, common=common)
 
     # What moves
 
@@ -385,11 +400,16 @@ class Keeper:
 
     def advance(self, volume: str, revision: bytes, *, owner: str = "") -> VolumeState:
         """Move the head forward."""
+        return self._advance(volume, revision, owner=owner, common=b"")
+
+    def _advance(self, volume: str, revision: bytes, *, owner: str, common: bytes) -> VolumeState:
         state = self.volumes.get(volume)
         _require_moving(state)
         self._check_revisions(revision)
         if is_behind(self.pool, revision, state.head):
-            return state
+            if not common:
+                return state
+            return self.volumes.update(state.id, lambda current: self._agreed_if_behind(current, common))
         with Adopter(self.pool, refresh=not self.pool.has(ObjectId(revision))) as adopter:
             new = adopter.require_whole(revision)
             self._check_revision(state, revision, new)
@@ -397,14 +417,14 @@ class Keeper:
             def change(current: VolumeState) -> VolumeState:
                 _require_moving(current)
                 if is_behind(self.pool, revision, current.head):
-                    return current
+                    return self._agreed_if_behind(current, common)
                 if current.head and not is_ancestor(self.pool, current.head, revision):
                     raise Diverged(
                         f"volume {volume!r} on {self.name} is at revision {hex_short(current.head)}, "
                         f"which does not lie behind {hex_short(revision)}: merge them first"
                     )
                 _require_thawed(current, owner=owner, now_ns=self._clock())
-                return msgspec.structs.replace(current, head=bytes(revision))
+                return self._agreed_if_behind(msgspec.structs.replace(current, head=bytes(revision)), common)
 
             adopter.commit_guard()
             state = self.volumes.update(state.id, change)
@@ -431,24 +451,26 @@ class Keeper:
         self._agree(self.volumes.get(volume), revision, uncloned)
 
     def _agree(self, state: VolumeState, revision: bytes, uncloned: Mapping[str, Sequence[Clone]]) -> VolumeState:
-        if revision:
+        return self.volumes.update(state.id, lambda current: self._agreed(current, revision, uncloned))
+
+    def _agreed(self, state: VolumeState, revision: bytes, uncloned: Mapping[str, Sequence[Clone]]) -> VolumeState:
+        common = state.common
+        if revision and revision != common:
             self._check_revisions(revision)
+            if not is_behind(self.pool, revision, state.head):
+                raise Refused(f"volume {state.name!r}: revision {hex_short(revision)} is not behind the head")
+            if not common or not is_ancestor(self.pool, revision, common):
+                common = self._newer(common, revision)
+        remembered = {
+            name: left
+            for name, removed in state.uncloned.items()
+            if (left := [clone for clone in removed if not _is_among(clone, uncloned.get(name, ()))])
+        }
+        return msgspec.structs.replace(state, common=bytes(common), uncloned=remembered)
 
-        def change(current: VolumeState) -> VolumeState:
-            common = current.common
-            if revision and revision != common:
-                if not is_behind(self.pool, revision, current.head):
-                    raise Refused(f"volume {current.name!r}: revision {hex_short(revision)} is not behind the head")
-                if not common or not is_ancestor(self.pool, revision, common):
-                    common = self._newer(common, revision)
-            remembered = {
-                name: left
-                for name, removed in current.uncloned.items()
-                if (left := [clone for clone in removed if not _is_among(clone, uncloned.get(name, ()))])
-            }
-            return msgspec.structs.replace(current, common=bytes(common), uncloned=remembered)
-
-        return self.volumes.update(state.id, change)
+    def _agreed_if_behind(self, state: VolumeState, common: bytes) -> VolumeState:
+        """Return `state` with what a commit says of the past; where that is not known the commit stands all the same."""
+        return self._agreed(state, common, {}) if common and is_behind(self.pool, common, state.head) else state
 
     def _newer(self, a: bytes, b: bytes) -> bytes:
         """Return the later of two revisions, one of which may be empty or absent."""

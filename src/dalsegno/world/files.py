@@ -341,7 +341,8 @@ class UploadFile:
     that come late never reach a file that has become something else.
     """
 
-    def __init__(self, path: Path, *, create: bool) -> None:
+    def __init__(self, path: Path, *, create: bool, sync: bool = True) -> None:
+        """With `create` a new one is made if need be; without `sync` its name may be lost when the power fails."""
         self.path = path
         new = create and not path.exists()
         with file_errors(path):
@@ -351,7 +352,7 @@ class UploadFile:
             self.size_bytes = os.fstat(self._descriptor).st_size
             self.has_other_name = False
             """As of the last `lock`: taken, but killed before this name was dropped."""
-        if new:
+        if new and sync:
             fsync_directory(path.parent)
 
     def lock(self) -> bool:
@@ -418,8 +419,8 @@ class UploadFile:
         self.remove()
 
     def remove(self) -> None:
-        """Take the name away."""
-        remove_durable(self.path)
+        """Take the name away. When the power fails it may come back, as one more name of what the file became."""
+        remove_durable(self.path, sync=False)
 
     def close(self) -> None:
         """Give the descriptor back, and with it the lock."""
