@@ -13,24 +13,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-from dalsegno.volumes.resolve import merge_heads
 from sim_kit import SECOND_NS, START_NS, ClientDied, Faults, Server, World
 
 from dalsegno.actions.house import House
 from dalsegno.actions.keep import gc, verify_pool
+from dalsegno.actions.remote import LocalCommits
 from dalsegno.formats import objects
-from dalsegno.formats.objects import ENTRY_CONFLICT, ENTRY_DIRECTORY, ENTRY_FILE, Entry, Revision
+from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_FILE, Entry, Revision
 from dalsegno.pool.contract import Source
 from dalsegno.pool.pool import Pool
 from dalsegno.replicas.group import Group
-from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.release import release
+from dalsegno.replicas.sources import SitesSource
 from dalsegno.terms.errors import DalError, NotFound, Unavailable
 from dalsegno.terms.events import silent
 from dalsegno.trees.edit import edit_directory
 from dalsegno.trees.read import lookup, read_revision, resolve_path
 from dalsegno.trees.walk import walk
 from dalsegno.volumes.leases import held
+from dalsegno.volumes.resolve import merge_heads
 from dalsegno.volumes.state import ANY, MAJORITY, NATIVE, READER, WRITER, ReplicaSet, VolumeState
 from dalsegno.volumes.store import Volumes
 
@@ -82,7 +83,7 @@ class Client:
         self.volumes = Volumes(self.pool)
         if self.volumes.get_by_id(VOLUME_ID) is None:
             self.volumes.create(VOLUME, kind=NATIVE, now_ns=START_NS, volume_id=VOLUME_ID)
-        keeper = Keeper(
+        keeper = LocalCommits(
             self.name,
             self.pool,
             self.volumes,
@@ -106,6 +107,8 @@ class Client:
             pause=world.pause,
             chance=world.chance.random,
         )
+        # As in the cache house: what this client has not got it reads from the servers.
+        self.pool.elsewhere = SitesSource(VOLUME, [sites[name] for name in WRITERS], world.realm)
 
     def _in_any_order(self, steps: Sequence[Callable[[], None]]) -> None:
         chosen = list(steps)
@@ -137,7 +140,7 @@ class Client:
         world = self.world
         self.refresh()
         parent = self.head
-        source = self.group.source(WRITERS)
+        source = self.pool
         content = f"{self.name} {self.lives} {world.steps}".encode()
         if world.chance.random() < 0.5:
             name = b"shared-%d" % world.chance.randrange(SHARED_NAMES)
@@ -444,4 +447,4 @@ class History(World):
             if name:
                 assert resolve_path(source, revision, name).content == content, f"{text}: its file is gone"
         for path, entry in walk(source, revision):
-            assert entry.kind in (ENTRY_DIRECTORY, ENTRY_FILE, ENTRY_CONFLICT), f"seed {self.seed}: {path!r}"
+            assert entry.kind in (ENTRY_DIRECTORY, ENTRY_FILE), f"seed {self.seed}: {path!r}"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dalsegno.formats import objects
-from dalsegno.formats.objects import ENTRY_CONFLICT, ENTRY_DIRECTORY, ENTRY_FILE, ENTRY_LINK, Entry, Revision
+from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_FILE, ENTRY_LINK, Entry, Revision, is_conflict
 from dalsegno.trees.build import store_directory
 from dalsegno.trees.merge import merge_trees
 from dalsegno.trees.read import iterate_directory, links_key
@@ -77,9 +77,9 @@ def load(dag: DictStore, content: bytes) -> Model:
     model: Model = {}
     for entry in iterate_directory(dag, content):
         name = entry.name.decode()
-        if entry.kind == ENTRY_DIRECTORY:
+        if entry.kind == ENTRY_DIRECTORY and not is_conflict(entry):
             model[name] = load(dag, entry.content)
-        elif entry.kind == ENTRY_CONFLICT:
+        elif is_conflict(entry):
             model[name] = {"?": {e.name.decode(): _value(dag, e) for e in iterate_directory(dag, entry.content)}}
         else:
             model[name] = _value(dag, entry)
@@ -251,7 +251,7 @@ def linked_model(dag: DictStore, merged: object) -> dict[str, object]:
     for entry in iterate_directory(dag, merged.root.content):  # type: ignore[attr-defined]
         if entry.kind == ENTRY_LINK:
             found[entry.name.decode()] = files[links_key(entry.link)]
-        elif entry.kind == ENTRY_CONFLICT:
+        elif is_conflict(entry):
             found[entry.name.decode()] = {side.content for side in iterate_directory(dag, entry.content)}
         else:
             found[entry.name.decode()] = entry.content
@@ -350,7 +350,7 @@ def test_nothing_that_one_side_made_is_lost(seed: int) -> None:
     top = msgspec.structs.replace(before, root=merged.root, links=merged.links)
     there: set[bytes] = set()
     for _, entry in walk(dag, top):
-        if entry.kind == ENTRY_CONFLICT:
+        if is_conflict(entry):
             inner = msgspec.structs.replace(top, root=msgspec.structs.replace(entry, name=b"", kind=ENTRY_DIRECTORY))
             there |= {each.content for _, each in walk(dag, inner)}
         there.add(entry.content)
@@ -373,7 +373,7 @@ def test_nothing_that_one_side_made_is_lost(seed: int) -> None:
 def rebuild(dag: DictStore, content: bytes) -> bytes:
     entries = []
     for entry in iterate_directory(dag, content):
-        if entry.kind in (ENTRY_DIRECTORY, ENTRY_CONFLICT):
+        if entry.kind == ENTRY_DIRECTORY:
             entry = msgspec.structs.replace(entry, content=rebuild(dag, entry.content))
         entries.append(entry)
     return store_directory(dag, entries)

@@ -15,7 +15,7 @@ from dalsegno.cli.door import open_volumes
 from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import Parser
 from dalsegno.formats import objects
-from dalsegno.formats.objects import ENTRY_NAMES, Entry
+from dalsegno.formats.objects import Entry
 from dalsegno.terms.errors import EXIT_DONE, BadInput, NotFound
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time
@@ -70,7 +70,7 @@ def add_versions(parser: Parser) -> None:
 def entry_value(entry: Entry) -> dict[str, Any]:
     """Return what programs want to know about an entry."""
     value: dict[str, Any] = {
-        "kind": ENTRY_NAMES.get(entry.kind, str(entry.kind)),
+        "kind": objects.kind_name(entry),
         "mode": f"{entry.mode:04o}",
         "uid": entry.uid,
         "gid": entry.gid,
@@ -95,6 +95,8 @@ def entry_line(path: bytes, entry: Entry) -> str:
     group = show(entry.group) or str(entry.gid)
     mode = stat.filemode(_FORMS.get(entry.kind, 0) | entry.mode) + ("+" if entry.xattrs else " ")
     size = format_size(entry.size) if entry.kind in (objects.ENTRY_FILE, objects.ENTRY_SYMLINK) else "-"
+    if objects.is_conflict(entry):
+        size = "conflict"
     line = f"{mode} {owner:<8} {group:<8} {size:>10}  {format_time(entry.mtime_ns)}  {show(path)}"
     return f"{line} -> {show(entry.content)}" if entry.kind == objects.ENTRY_SYMLINK else line
 

@@ -47,6 +47,9 @@ ENTRY_NAMES: Final = {
     ENTRY_CONFLICT: "conflict",
 }
 
+CONFLICT_XATTR: Final = b"user.dalsegno.conflict"
+"""The mark of a directory that holds the sides of a conflict (ENTRY_CONFLICT itself is reserved and never written)."""
+
 # What `Entry.content` holds.
 CONTENT_NONE: Final = 0
 CONTENT_INLINE: Final = 1
@@ -226,6 +229,16 @@ def decode_revision(data: bytes) -> Revision:
     if not sizes_ok:
         raise Damaged("revision object: an id has the wrong size")
     return revision
+
+
+def is_conflict(entry: Entry) -> bool:
+    """Return whether an entry is a directory of the sides of a conflict."""
+    return entry.kind == ENTRY_DIRECTORY and CONFLICT_XATTR in entry.xattrs
+
+
+def kind_name(entry: Entry) -> str:
+    """Return what an entry is, for people and programs."""
+    return "conflict" if is_conflict(entry) else ENTRY_NAMES.get(entry.kind, str(entry.kind))
 
 
 def xattrs_reference(entry: Entry) -> ObjectId | None:

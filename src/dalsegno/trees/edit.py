@@ -9,13 +9,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from dalsegno.chunks.cut import CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX, WINDOW_BYTES, Cutter
 from dalsegno.formats import objects
 from dalsegno.formats.objects import DirectoryChild, DirectoryLeaf, DirectoryList, Entry
 from dalsegno.pool.contract import Sink, Source
+from dalsegno.terms.errors import NotFound
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.build import DirectoryBuilder, RecipeBuilder
 from dalsegno.trees.extents import Extent, iterate_extents, recipe_leaves
+from dalsegno.trees.read import lookup
 
 HOLE: Final = -1
 """The place of a piece that is zeros."""
@@ -50,6 +54,21 @@ def edit_directory(source: Source, sink: Sink, identity: bytes, changes: Mapping
         for entry in _merge([], names, changes):
             builder.add(entry)
     return builder.finish()
+
+
+def edit_path(source: Source, sink: Sink, root: bytes, path: bytes, entry: Entry | None) -> ObjectId:
+    """Store a tree with one path set (None: removed) and return its root directory's id.
+
+    NotFound when what is above the path is not there. `source` must read what `sink` stored before.
+    """
+    name, _, rest = path.partition(b"/")
+    if not rest:
+        return edit_directory(source, sink, root, {name: entry})
+    above = lookup(source, root, name)
+    if above is None or above.kind != objects.ENTRY_DIRECTORY:
+        raise NotFound(f"{name!r}: no such directory")
+    changed = msgspec.structs.replace(above, content=edit_path(source, sink, above.content, rest, entry))
+    return edit_directory(source, sink, root, {name: changed})
 
 
 def _leaves(source: Source, identity: bytes) -> Iterator[DirectoryChild]:

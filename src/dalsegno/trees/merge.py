@@ -15,15 +15,16 @@ from typing import Final
 import msgspec
 
 from dalsegno.formats import objects
-from dalsegno.formats.objects import ENTRY_CONFLICT, ENTRY_DIRECTORY, ENTRY_LINK, Entry, Revision
+from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_LINK, Entry, Revision, is_conflict
 from dalsegno.pool.contract import Sink, Source
 from dalsegno.trees.build import store_directory
 from dalsegno.trees.diff import diff_directories, differing_nodes
-from dalsegno.trees.edit import edit_directory
+from dalsegno.trees.edit import edit_directory, edit_path
 from dalsegno.trees.read import entry_xattrs, iterate_directory, links_key, lookup
 from dalsegno.trees.walk import walk
 
 CONFLICT_MODE: Final = 0o755
+CONFLICT_XATTRS: Final = b"\x01" + objects.encode_xattrs([(objects.CONFLICT_XATTR, b"1")])
 RENAMES_REFUSED_MAX: Final = 32
 """With more renames that cannot be done on the other side, none is: names are compared as they are."""
 
@@ -174,14 +175,7 @@ class _Merge:
         return entry
 
     def _put(self, root: bytes, path: bytes, entry: Entry | None) -> bytes:
-        """Return the tree with one name set or removed."""
-        name, _, rest = path.partition(b"/")
-        if not rest:
-            return edit_directory(self.source, self.sink, root, {name: entry})
-        above = lookup(self.source, root, name)
-        assert above is not None
-        changed = msgspec.structs.replace(above, content=self._put(above.content, rest, entry))
-        return edit_directory(self.source, self.sink, root, {name: changed})
+        return edit_path(self.source, self.sink, root, path, entry)
 
     def _join_split(self, content: bytes, one: bytes, other: bytes) -> bytes:
         """Put what both sides renamed, each to another name, under the first of these as a conflict."""
@@ -225,7 +219,7 @@ class _Merge:
             kept = b if a is None else a
             assert kept is not None and base is not None
             return self._keep_changed(base, kept, path)
-        if ENTRY_CONFLICT in (a.kind, b.kind):
+        if is_conflict(a) or is_conflict(b):
             return self._merge_conflicts(base, a, b, path)
         if a.kind == b.kind == ENTRY_DIRECTORY:
             before = base if base is not None and base.kind == ENTRY_DIRECTORY else None
@@ -318,7 +312,7 @@ class _Merge:
 
     def _add_sides(self, sides: dict[bytes, Entry], label: bytes, entry: Entry) -> None:
         """Add an entry as a side; those of a conflict one by one. What is there already under any name is not added."""
-        if entry.kind == ENTRY_CONFLICT:
+        if is_conflict(entry):
             for side in iterate_directory(self.source, entry.content):
                 self._add_sides(sides, side.name, side)
             return
@@ -332,7 +326,7 @@ class _Merge:
     def _conflict_of(self, name: bytes, sides: dict[bytes, Entry], a: Entry, b: Entry) -> Entry:
         return Entry(
             name=name,
-            kind=ENTRY_CONFLICT,
+            kind=ENTRY_DIRECTORY,
             mode=CONFLICT_MODE,
             uid=max(a.uid, b.uid),
             gid=max(a.gid, b.gid),
@@ -340,6 +334,7 @@ class _Merge:
             node=max(a.node, b.node),
             content_kind=objects.CONTENT_DIRECTORY,
             content=store_directory(self.sink, [sides[each] for each in sorted(sides)]),
+            xattrs=CONFLICT_XATTRS,
         )
 
     def _merge_conflicts(self, base: Entry | None, a: Entry, b: Entry, path: bytes) -> Entry | None:
@@ -368,7 +363,7 @@ class _Merge:
         """Return what an entry says, each side by what it is."""
         sides = (
             list(iterate_directory(self.source, entry.content))
-            if entry.kind == ENTRY_CONFLICT
+            if is_conflict(entry)
             else [msgspec.structs.replace(entry, name=label.encode() or entry.name)]
         )
         return {msgspec.msgpack.encode(msgspec.structs.replace(side, name=b"")): side for side in sides}
@@ -412,10 +407,6 @@ class _Merge:
         for path, entry in walk(self.source, tree):
             if entry.kind == ENTRY_LINK:
                 named.setdefault(entry.link, []).append(path)
-            elif entry.kind == ENTRY_CONFLICT:
-                for side in iterate_directory(self.source, entry.content):
-                    if side.kind == ENTRY_LINK:
-                        named.setdefault(side.link, [])
         table = {int(entry.name, 16): entry for entry in iterate_directory(self.source, links)} if links else {}
         changes: dict[bytes, Entry | None] = {}
         for link in named.keys() - table.keys():
