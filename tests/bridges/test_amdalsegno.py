@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -330,6 +331,38 @@ def test_server_that_goes_away_leaves_nothing_recorded(client: Client) -> None:
     assert process.wait(30) == 2
     assert messages.read_text() == "sendbackup: error [Amanda closed the pipe: nothing is recorded]\n"
     assert client.nothing_left()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_server_that_goes_away_before_it_reads_a_small_dump_leaves_nothing_recorded(client: Client, kind: str) -> None:
+    client.backup(0)
+    client.user.quick("unclone", "doc@amanda")
+    (client.user.home / "doc" / "new").write_text("small enough for the pipe")
+    messages = client.user.home / "messages"
+    ours: int | socket.socket
+    theirs: int | socket.socket
+    ours, theirs = os.pipe() if kind == "pipe" else socket.socketpair()
+    words = ["sh", "-c", 'exec 3>"$1" 4>/dev/null; shift; exec "$@"', "sh", str(messages)]
+    words += client.command("backup", "--disk", "doc", "--device", "doc", "--level", "1", "--index", "line", "--record")
+    process = subprocess.Popen(words, stdout=theirs, env=client.environ())
+    _close(theirs)
+    deadline = time.monotonic() + 60
+    while not messages.exists() or "sendbackup: size" not in messages.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.2)
+    assert process.poll() is None and client.nothing_left(records=1)  # written, and read by nobody
+    _close(ours)
+    assert process.wait(30) == 2
+    assert messages.read_text().endswith("sendbackup: error [Amanda closed the pipe: nothing is recorded]\n")
+    assert client.nothing_left(records=1)
+
+
+def _close(end: int | socket.socket) -> None:
+    if isinstance(end, int):
+        os.close(end)
+    else:
+        end.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -1,7 +1,12 @@
 """The Amanda application: each of Amanda's commands done to a house (words and lines: amanda.py)."""
 
+import fcntl
 import hashlib
 import os
+import select
+import stat
+import sys
+import termios
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +28,7 @@ RETRY = 1
 """Amanda has been told to try again; for a worse code sendbackup would add an error of its own."""
 IMAGES_SECONDS_MAX = 24 * 3600
 STRANGE_LINES_MAX = 100
+POLL_MILLISECONDS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +166,26 @@ def _backup(call: Call, line: Line, doors: Doors) -> int:
         line.tell(amanda.chatter_line(_describe(volume, fresh.clone, call, summary.object_count)))
         line.tell(amanda.size_line(summary.size_bytes))
         if records:
+            wait_until_read(line.output)
             actions.record(house, plan, summary, recorder=call.recorder, timestamp=call.timestamp)
     return 0
+
+
+def wait_until_read(stream: BinaryIO) -> None:
+    """Wait until who reads a pipe or socket has taken all of it; BrokenPipeError when it went away before.
+
+    What is small fits into the pipe, and is written without anybody there to read it.
+    """
+    number = stream.fileno()
+    mode = os.fstat(number).st_mode
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        return
+    question = termios.FIONREAD if stat.S_ISFIFO(mode) else termios.TIOCOUTQ
+    poll = select.poll()
+    poll.register(number, 0)  # an error is told in any case
+    while int.from_bytes(fcntl.ioctl(number, question, bytes(4)), sys.byteorder):
+        if poll.poll(POLL_MILLISECONDS):
+            raise BrokenPipeError
 
 
 def _write_index(stream: BinaryIO, listing: Iterable[tuple[bytes, bool]], *, level: int) -> None:
