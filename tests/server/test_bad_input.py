@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import http_kit
 import pytest
-import raw
-from raw import ask, connect, problem, read_all, split
+from http_kit import ask, connect, problem, read_all, split
+from served_kit import Served, make_user
 
-from conftest import Served, make_user
 from dalsegno.terms.errors import Damaged, NoAccess, NotFound
 from dalsegno.terms.sizes import MIB
 from server_kit import Server, start_server
@@ -452,7 +452,7 @@ def requests(server: Server) -> list[dict[str, Any]]:
 
 def wait_for(condition: Any) -> None:
     """Wait for what comes by itself."""
-    end = time.monotonic() + raw.PATIENCE_SECONDS
+    end = time.monotonic() + http_kit.PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.02)

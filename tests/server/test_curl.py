@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from served_kit import Served, make_user
 
 from cli_kit import User, tree
-from conftest import Served, make_user
 from dalsegno.terms.errors import NoAccess, NotFound, Refused
 from server_kit import start_server
 

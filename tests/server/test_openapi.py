@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from raw import ask
+from http_kit import ask
+from served_kit import Served, make_user
 
-from conftest import Served, make_user
 from dalsegno.replicas.contract import Site
 from dalsegno.server.calls import CALLS
 from server_kit import start_server

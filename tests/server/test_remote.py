@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from served_kit import Served
 
-from conftest import Served
 from dalsegno.replicas.remote import RemoteSite
 from dalsegno.terms.errors import (
     BadInput,

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from raw import ask
+from http_kit import ask
+from served_kit import Served, make_user
 
 from cli_kit import User
-from conftest import Served, make_user
 from dalsegno.formats.join import parse_join
 from dalsegno.pool.pool import Pool
 from dalsegno.replicas import wire
