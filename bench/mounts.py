@@ -9,6 +9,7 @@ usage: mounts.py DIRECTORY FILES MEGABYTES RUNS MANY
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -55,9 +56,26 @@ class Bench:
         return self.run(sys.executable, "-m", "dalsegno.cli.main", *words)
 
     def time(self, step: str, tool: str, act: Callable[[], object]) -> None:
+        """Keep the time that passed, and the processor time of what ran and of whoever serves the mount."""
+        busy = self.processor_seconds()
         started = time.perf_counter()
         act()
         self.seconds.setdefault(step, {}).setdefault(tool, []).append(time.perf_counter() - started)
+        spent = self.processor_seconds() - busy
+        self.seconds.setdefault(f"{step}: processor", {}).setdefault(tool, []).append(spent)
+
+    def processor_seconds(self) -> float:
+        own = resource.getrusage(resource.RUSAGE_CHILDREN)
+        total = own.ru_utime + own.ru_stime
+        mark = os.fsencode(self.home / "mnt")
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                if mark in (place / "cmdline").read_bytes():
+                    words = (place / "stat").read_text().rpartition(")")[2].split()
+                    total += (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+            except OSError:
+                continue
+        return total
 
     @property
     def pool(self) -> Path:
@@ -267,6 +285,7 @@ def main() -> None:
     if many:
         make_many(bench, many)
         measure_many(bench)
+    bench.figures["load"] = os.getloadavg()[0]
     print(json.dumps({"seconds": bench.seconds, "figures": bench.figures}))
 
 

@@ -607,6 +607,7 @@ def bench_mounts(results: Results, env: dict[str, str], python: str, disk: Path,
             for each in seconds:
                 results.add(step, tool, Run(each, 0.0))
     results.figures.update(found["figures"])
+    results.facts["load at the end"] = f"{results.figures['load']:.1f}, of which this run is about 1"
     results.facts["mounted"] = f"{files:,} files of 100 in a directory; {megabytes} MiB in one file; {many:,} files"
     remove(place)
 
