@@ -75,11 +75,11 @@ def release_to(
     readers = [servers.site(name) for name in dict.fromkeys(to or replicas.readers)]
     if not readers:
         raise BadInput(f"{volume} has no read-only sites: name the servers with --to")
-    if any(name not in replicas.readers for name in to):
-        replicas = change_set(servers, volume, lambda latest: with_readers(latest, to))
     writers = [servers.site(name) for name in replicas.writers]
     looked = look(volume, writers, crew=crew)
     clone, revision = find_state(volume, parsed.selector, looked, now_ns=now_ns())
+    if any(name not in replicas.readers for name in to):
+        replicas = change_set(servers, volume, lambda latest: with_readers(latest, to))
     return volume, release(
         volume,
         revision,
