@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "find": ("browse", "find names in one clone or all", "dal find '*.jpg'"),
     "diff": ("browse", "compare two clones, or a clone and its live source", "dal diff home@yesterday home@latest"),
     "versions": ("browse", "list the distinct versions of a file", "dal versions home:/doc/plan.txt"),
+    "repair": ("repair", "settle conflicts between replicas", "dal repair home:/plan.txt --keep 3f21bc0a9d11"),
     "restore": ("restore", "bring files or a volume back", "dal restore home@yesterday --to /tmp/back --path doc"),
     "mount": ("mount", "show an old version, a dump or a volume as a directory", "dal mount home@yesterday /mnt/old"),
     "umount": ("mount", "end a mount", "dal umount /mnt/old"),
