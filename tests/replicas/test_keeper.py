@@ -113,6 +113,7 @@ def files_of(chance: random.Random, count: int) -> dict[bytes, Any]:
 
 def assert_whole(keeper: Keeper, revision: bytes) -> int:
     """Read everything of a revision; return how many objects it has."""
+    keeper.pool.refresh()
     seen = set()
 
     def visit(kind: int, identity: bytes) -> bool:
@@ -844,3 +845,35 @@ def test_have_tells_what_the_definition_tells(pair: tuple[Keeper, Keeper]) -> No
     answer = np.frombuffer(b.have(VOLUME, b"".join(ids + ids)), np.uint8).tolist()
     assert answer == [int(identity in set(some)) for identity in ids] * 2
     assert b.have(VOLUME, b"") == b""
+
+
+def test_a_collection_by_another_process_makes_nobody_store_things_again(
+    pair: tuple[Keeper, Keeper], crew: Workers
+) -> None:
+    """What was moved to a new pack is looked for there before it is taken out of the old one."""
+    a, b = pair
+    chance = random.Random(SEED)
+    model = files_of(chance, 100)
+    first = commit(a, model)
+    copy(a, b, VOLUME, [first])
+    b.advance(VOLUME, first)
+    b.agree(VOLUME, first)
+    last = commit(a, {**model, **{b"%03d" % n: {b"new": b"%d" % n * 200} for n in range(60)}})
+    copy(a, b, VOLUME, [last], [first])
+    b.advance(VOLUME, last)
+    b.agree(VOLUME, last)
+    objects_before = b.pool.index.object_count
+    gc(b, crew, hours=2)  # most of the first pack is dead: the rest of it was written again
+    assert b.pool.read_condemned()
+    stored = b.pool.index.object_count
+    assert stored == objects_before  # it does not know yet
+    packs = len(b.pool.list_packs())
+    b.clone(VOLUME, "c", Clone(revision=last, created_ns=1))
+    side = {**model, **{b"%03d" % n: {b"new": b"%d" % n * 200} for n in range(60)}, b"one": b"more" * 100}
+    newest = commit(a, side)
+    rows = [identity for identity, _, _ in rows_of(a, [newest], [last])]
+    upload = send(b, VOLUME, spool_of(a, *rows))
+    b.adopt(VOLUME, [upload])
+    b.advance(VOLUME, newest)
+    assert len(b.pool.list_packs()) == packs + 1
+    assert_whole(b, newest)

@@ -301,6 +301,8 @@ class Adopter(PoolWriter):
 
     def save(self, ids: Sequence[bytes]) -> None:
         """Make objects stand, with all that they name, that are here but do not stand: store them once more."""
+        # Most likely another process collected, and what lay in a pack that is condemned lies in a new one, too.
+        self.pool.refresh()
         try:
             self._rescue(list(ids))
         except Conflict as error:

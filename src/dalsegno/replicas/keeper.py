@@ -469,7 +469,7 @@ class Keeper:
         return msgspec.structs.replace(state, common=bytes(common), uncloned=remembered)
 
     def _agreed_if_behind(self, state: VolumeState, common: bytes) -> VolumeState:
-        """Return `state` with what a commit says of the past; where that is not known the commit stands all the same."""
+        """Return `state` with what a commit says of the past; where that is not known, the commit stands."""
         return self._agreed(state, common, {}) if common and is_behind(self.pool, common, state.head) else state
 
     def _newer(self, a: bytes, b: bytes) -> bytes:
