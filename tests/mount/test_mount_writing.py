@@ -344,9 +344,12 @@ def test_collection_takes_nothing_that_a_read_only_mount_shows_until_it_ends(hom
             for name in os.listdir(third.path):
                 (third.path / name).unlink()
             third.end()
+        shown = {clone["revision"] for clone in home.value("clones", "v")}
         home.quick("unclone", "v@old")
         home.quick("unclone", "v@older")
         home.quick("gc", "--grace", "0s")
+        # The mount has its packs open still; who opens them anew must find them too.
+        assert all(pinned_is_whole(home, revision) for revision in shown)
         for number in range(200):
             assert (mount.path / f"f{number}").read_bytes() == b"%d" % number * 500
             with open(os.open(f"f{number}", os.O_RDONLY, dir_fd=inside), "rb") as file:
