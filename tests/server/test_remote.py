@@ -1,14 +1,16 @@
 """A RemoteSite before servers that die, lie, stall, and speak something else."""
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
-from served_kit import Served
+from served_kit import Served, make_user
 
 from dalsegno.replicas.remote import RemoteSite
 from dalsegno.terms.errors import (
@@ -24,6 +26,7 @@ from dalsegno.terms.errors import (
     Refused,
     Unavailable,
 )
+from server_kit import start_server
 
 HEADERS = "Content-Type: application/json\r\n"
 Behaviour = Callable[[socket.socket, bytes], None]
@@ -326,3 +329,29 @@ def test_a_volume_name_stays_one_part_of_the_path() -> None:
         for request in requests:
             line = request.split(b"\r\n")[0].decode()
             assert line.count("/") == 5 and line.count(" ") == 2, line
+
+
+def test_why_a_stream_was_cut_short_is_asked_for(tmp_path: Path) -> None:
+    user = make_user(tmp_path / "home")
+    (user.home / "source" / "picture").write_bytes(os.urandom(30_000_000))
+    user.quick("import", "home", str(user.home / "source"))
+    with start_server(user) as server:
+        site = server.site(server.token("read"))
+        head = site.state("home").head
+        rows = b"".join(site.missing("home", [head], []))
+        ids = b"".join(rows[start : start + 32] for start in range(0, len(rows), 36))
+        for path in (user.home / "pool" / "packs").rglob("*.pack"):
+            size = path.stat().st_size
+            if size > 20_000_000:
+                with open(path, "r+b") as file:
+                    file.seek(size * 3 // 4)
+                    file.write(b"damaged by a disk")
+        for call in (lambda: site.objects("home", ids), lambda: site.dump("home")):
+            with pytest.raises(Damaged, match=r"\.pack"):
+                list(call())
+        lines = [line for line in server.log() if line["event"] == "cut"]
+        assert lines
+        # Nobody else hears of it.
+        other = server.site(server.token("read"))
+        with pytest.raises(NotFound):
+            other._request("GET", f"/v1/failures/{lines[0]['request']}")

@@ -236,10 +236,12 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal) -> int:
         service = routes.Service(
             name=name, version=__version__, site=open_site(house, name), house=house, tokens=tokens, desk=member
         )
+        lags = _import_server("lags").Lags(service.site, house.pool)
+        service.extra_metrics = lags.rows
         if member is not None:
             service.place_of = member.place_of
         with app_module.App(service, log=log, **({"rate": arguments.rate} if arguments.rate else {})) as app:
-            with _keeping_up(member, service.site, address, log):
+            with _keeping_up(member, service.site, address, log, lags):
                 whole = listen.run(app, [sock], tls=context, stop_seconds=arguments.stop_seconds, ready=ready)
             notify("STOPPING=1")
             log.line("stopped", whole=whole)
@@ -259,7 +261,7 @@ def _open_member(arguments: argparse.Namespace, house: House, name: str) -> Any:
 
 
 @contextmanager
-def _keeping_up(member: Any, site: Any, address: Address, log: Any) -> Iterator[None]:
+def _keeping_up(member: Any, site: Any, address: Address, log: Any, lags: Any) -> Iterator[None]:
     """Say in the realm that the server is there, and do what its volumes' roles ask for, while the block lasts."""
     if member is None:
         yield
@@ -291,6 +293,7 @@ def _keeping_up(member: Any, site: Any, address: Address, log: Any) -> Iterator[
             crew=followers,
             ended=ended.is_set,
             report=tell,
+            stepped=lags.stepped,
         )
         try:
             crew.submit(register)

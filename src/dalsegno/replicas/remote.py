@@ -151,11 +151,14 @@ class _Answer:
         return data
 
     def pieces(self, piece_bytes: int) -> Iterator[bytes]:
-        """Yield the body in pieces of this size, but for the last."""
+        """Yield the body in pieces of this size, but for the last. What cut it short is raised, if the server says."""
         with self:
-            while data := self._read(piece_bytes):
-                yield data
-            self._finish()
+            try:
+                while data := self._read(piece_bytes):
+                    yield data
+                self._finish()
+            except Unavailable as error:
+                raise self._site.why_cut(self._response.headers.get(wire.REQUEST_HEADER, ""), error) from None
 
     def _read(self, count: int) -> bytes:
         try:
@@ -296,6 +299,17 @@ class RemoteSite:
         elif isinstance(error, http.client.HTTPException):
             reason = f"the answer was lost ({type(error).__name__})"
         return Unavailable(f"{self.label}: {' '.join(str(reason).split())}")
+
+    def why_cut(self, request_id: str, error: DalError) -> DalError:
+        """Return why the server cut an answer short, or `error` when it knows nothing of that, or is gone."""
+        if not request_id.isalnum():
+            return error
+        try:
+            failure = self._ask_value("GET", f"/v1/failures/{request_id}", wire.Problem).error
+        except DalError:
+            return error
+        kind = error_kinds().get(failure.code, DalError)
+        return kind(f"{self._name or self.url}: {failure.message}")
 
     # Requests
 

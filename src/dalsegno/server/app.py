@@ -5,6 +5,7 @@ Nothing here blocks: what reads a disk runs in one of three crews of threads (ca
 
 import asyncio
 import contextlib
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from types import TracebackType
 from typing import Any, Final, Self
@@ -208,6 +209,7 @@ class App:
         self._rate = RateLimit(rate, burst=rate * limits.BURST_SECONDS)
         self._stranger_rate = RateLimit(limits.STRANGER_RATE, burst=limits.STRANGER_RATE * limits.BURST_SECONDS)
         self._used: dict[str, int] = {}
+        self._failures: OrderedDict[str, tuple[str, wire.Failure]] = OrderedDict()
         self._streams = Shares(limits.STREAM_SHARES)
         self._calls = Workers(limits.CALL_THREADS)
         self._bodies = Workers(limits.BODY_THREADS)
@@ -271,14 +273,15 @@ class App:
         if exchange.has_begun:
             # In the middle of an answer only cutting it short says that it is not whole; the log says why.
             self.log.line("cut", request=exchange.id, call=exchange.call, code=error.code, message=str(error))
+            self._failures[exchange.id] = exchange.token.id, self._failure(exchange, error)
+            while len(self._failures) > limits.FAILURES_KEPT_MAX:
+                self._failures.popitem(last=False)
             return
         status = status_of(error, exchange.call)
-        code = "internal" if type(error) is DalError else error.code
         place = None
         if isinstance(error, Moved):
             place = wire.Place(name=error.server, url=self.service.place_of(error.server))
-        message = " ".join(str(error).split()).encode(errors="replace").decode()
-        problem = wire.Problem(error=wire.Failure(code=code, message=message, request=exchange.id), moved_to=place)
+        problem = wire.Problem(error=self._failure(exchange, error), moved_to=place)
         plain = messages.to_plain(problem)
         if place is None:
             del plain["moved_to"]
@@ -306,6 +309,11 @@ class App:
             await exchange.give(data, more=False)
         except Gone:
             pass
+
+    def _failure(self, exchange: _Exchange, error: DalError) -> wire.Failure:
+        code = "internal" if type(error) is DalError else error.code
+        message = " ".join(str(error).split()).encode(errors="replace").decode()
+        return wire.Failure(code=code, message=message, request=exchange.id)
 
     def _note(self, exchange: _Exchange) -> None:
         spent_ns = ticks_ns() - exchange.began_ns
@@ -377,8 +385,14 @@ class App:
         if call.name == "openapi":
             await exchange.answer(msgspec.json.encode(page(self.service.version)), JSON)
             return
+        if call.name == "failure":
+            token_id, failure = self._failures.get(ask.request_id, ("", wire.Failure(code="", message="")))
+            if token_id != ask.token.id:
+                raise NotFound("nothing is known of this request")
+            await self._answer_value(exchange, call, wire.Problem(error=failure))
+            return
         if call.name == "metrics":
-            extra = await self.in_thread(self.service.extra_metrics)
+            extra = await self.in_thread(self.service.extra_metrics, ask.token.covers)
             self.metrics.connections = self.connection_count()
             await exchange.answer(self.metrics.text(extra, now_ns=now_ns()).encode(), metrics.MEDIA)
             return
@@ -532,6 +546,7 @@ class _Endpoint:
                 raise BadInput(f"upload: expected {2 * UUID_BYTES} hexadecimal digits")
             ask.upload = messages.parse_hex(digits, "upload")
         ask.token_id = words.get("token_id", "")
+        ask.request_id = words.get("request_id", "")
         if "server" in words:
             ask.server = check_realm_name(words["server"])
 

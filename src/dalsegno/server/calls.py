@@ -163,6 +163,14 @@ CALLS: Final = (
         what="Forget a server that holds no volume.",
         errors=(404, 409),
     ),
+    Call(
+        name="failure",
+        method="GET",
+        path="/v1/failures/{request_id}",
+        what="Why the answer to an earlier request with this token ended before its end.",
+        answer="Problem",
+        errors=(404,),
+    ),
     Call(name="states", method="GET", path="/v1/states", what="The volumes.", answer="States", errors=()),
     Call(
         name="tokens", method="GET", path="/v1/tokens", right=ADMINISTER, what="The tokens.", answer="Tokens", errors=()

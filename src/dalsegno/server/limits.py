@@ -36,6 +36,8 @@ CONNECTIONS_MAX: Final = 2048
 STREAM_SHARES: Final = 5
 """For answers of `missing`, `objects` and `dump`: they hold some 40 MiB of blocks a share while a client takes them."""
 STREAM_WAIT_SECONDS: Final = 60
+FAILURES_KEPT_MAX: Final = 1000
+"""Answers that were cut short, and why."""
 CALL_THREADS: Final = 16
 BODY_THREADS: Final = 32
 

@@ -61,6 +61,7 @@ PATH_PARAMETERS: Final[dict[str, dict[str, Any]]] = {
     "volume": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[^/@:]+$"},
     "upload": {"type": "string", "pattern": HEX_UPLOAD_PATTERN},
     "server": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"},
+    "request_id": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
     "token_id": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
 }
 

@@ -39,7 +39,8 @@ class Service:
     """The realm's directory as this server knows it."""
     place_of: Callable[[str], str] = field(default=lambda name: "")
     """The URL of another server of the realm; empty when it is not known."""
-    extra_metrics: Callable[[], Sequence[str]] = field(default=lambda: ())
+    extra_metrics: Callable[[Callable[[str], bool]], Sequence[str]] = field(default=lambda covers: ())
+    """Further lines for Prometheus, about the volumes that the token covers."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,6 +51,7 @@ class Ask:
     volume: str = ""
     upload: bytes = b""
     token_id: str = ""
+    request_id: str = ""
     server: str = ""
     query: dict[str, Any]
     body: Any = None
@@ -346,6 +348,6 @@ ROUTES: Final[dict[str, Route]] = {
     "arrange": _arrange,
     "switch": _switch,
 }
-IN_THE_LOOP: Final = frozenset(("metrics", "openapi", "watch"))
+IN_THE_LOOP: Final = frozenset(("failure", "metrics", "openapi", "watch"))
 """What app.py answers itself, because it waits or counts."""
 assert ROUTES.keys() | IN_THE_LOOP == {call.name for call in CALLS}
