@@ -73,7 +73,7 @@ def test_guide_leads_from_nothing_to_a_restored_file() -> None:
         assert "0 problems found" in said and re.search(r"localhost +photos +0 ", said)
         (letters / "offer.txt").write_text("better offer\n")
         assert re.search(rf"localhost home +1 {site.name}", shell(site, second))
-        shell(site, recover, session.replace("extract\n", "extract\ny\ny\n"))
+        shell(site, f"export TMPDIR={site.root}\n{recover}", session.replace("extract\n", "extract\ny\ny\n"))
         assert (site.root / "tmp" / "back" / "letters" / "offer.txt").read_text() == "better offer\n"
         times = iter([timestamp for timestamp, _ in site.found("home")])
         shell(site, re.sub(r"\b2026112\d020000\b", lambda _: next(times), fetch))
