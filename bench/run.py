@@ -887,9 +887,7 @@ def choose_work(quick: bool) -> Path:
     return Path(f"/tmp/dal-bench-{os.getpid()}")
 
 
-def publish(
-    results: Results, promises: list[Target], options: argparse.Namespace, *, section: str, runs: int
-) -> None:
+def publish(results: Results, promises: list[Target], options: argparse.Namespace, *, section: str, runs: int) -> None:
     """Write results into the page; a quick run prints them."""
     if options.quick:
         results.note("a quick run on a small tree: it checks the bench, its figures mean nothing")

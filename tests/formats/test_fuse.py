@@ -152,26 +152,23 @@ def test_answers_carry_their_request_and_their_error() -> None:
 
 def test_notices_name_the_node_and_the_name() -> None:
     assert fuse.encode_inval_inode(5, -1, 0).hex() == (
-        "28000000" "02000000" "0000000000000000" "0500000000000000" "ffffffffffffffff" "0000000000000000"
+        "280000000200000000000000000000000500000000000000ffffffffffffffff0000000000000000"
     )
     assert fuse.encode_inval_entry(5, b"ab").hex() == (
-        "23000000" "03000000" "0000000000000000" "0500000000000000" "02000000" "00000000" "616200"
+        "2300000003000000000000000000000005000000000000000200000000000000616200"
     )
     assert fuse.encode_store_header(5, 4096, 3).hex() == (
-        "2b000000" "04000000" "0000000000000000" "0500000000000000" "0010000000000000" "03000000" "00000000"
+        "2b000000040000000000000000000000050000000000000000100000000000000300000000000000"
     )
     assert fuse.encode_prune([5, 6]).hex() == (
-        "30000000" "09000000" "0000000000000000" "02000000" "00000000" "0000000000000000"
-        "0500000000000000" "0600000000000000"
+        "300000000900000000000000000000000200000000000000000000000000000005000000000000000600000000000000"
     )
 
 
 def test_known_name_is_the_same_without_tuples() -> None:
     attr = fuse.Attr(9, 100, 1, 5_000_000_007, 5_000_000_007, 5_000_000_007, 0o100644, 1, 3, 4, 6)
     for name in (b"n", b"name-of-8", b"12345678"):
-        expected = fuse.encode_dirent_plus(
-            fuse.EntryReply(77, 0, 60 * 10**9, 60 * 10**9, attr), Dirent(9, 12, 8, name)
-        )
+        expected = fuse.encode_dirent_plus(fuse.EntryReply(77, 0, 60 * 10**9, 60 * 10**9, attr), Dirent(9, 12, 8, name))
         assert fuse.encode_known_name(77, 9, 12, name, 0o100644, 100, 1, 5_000_000_007, 3, 4, 6, 60) == expected
 
 

@@ -59,7 +59,16 @@ def looked(root: Path) -> dict[str, tuple[object, ...]]:
             xattrs = {} if path.is_symlink() else {key: os.getxattr(path, key) for key in os.listxattr(path)}
             size = 0 if path.is_dir() else stat.st_size
             links = 0 if path.is_dir() else stat.st_nlink
-            facts = (stat.st_mode, stat.st_uid, stat.st_gid, size, links, stat.st_mtime_ns, data, sorted(xattrs.items()))
+            facts = (
+                stat.st_mode,
+                stat.st_uid,
+                stat.st_gid,
+                size,
+                links,
+                stat.st_mtime_ns,
+                data,
+                sorted(xattrs.items()),
+            )
             found[str(path.relative_to(root))] = facts
     return found
 

@@ -492,7 +492,9 @@ for number in range(100000):
         with mounted(home, "v") as mount:
             database = sqlite3.connect(path)
             assert database.execute("pragma integrity_check").fetchone() == ("ok",)
-            assert database.execute("select max(id) from t").fetchone()[0] >= acknowledged + 1, "acknowledged is durable"
+            assert database.execute("select max(id) from t").fetchone()[0] >= acknowledged + 1, (
+                "acknowledged is durable"
+            )
             database.close()
 
 

@@ -437,9 +437,7 @@ def _decode_init(message: bytes | bytearray | memoryview) -> Init:
     return Init(major, minor, readahead, low | high << 32)
 
 
-def _decode_forgets(
-    count: int, message: bytes | bytearray | memoryview, at: int
-) -> tuple[tuple[int, int], ...]:
+def _decode_forgets(count: int, message: bytes | bytearray | memoryview, at: int) -> tuple[tuple[int, int], ...]:
     if len(message) - at < count * _FORGET_ONE.size:
         raise ProtocolError(f"BATCH_FORGET of {count} nodes in {len(message)} bytes")
     return tuple(_FORGET_ONE.iter_unpack(message[at : at + count * _FORGET_ONE.size]))

@@ -274,9 +274,7 @@ class Changes:
 
     def spooled(self, place: int, length: int) -> bytes:
         """Return written bytes."""
-        return (
-            self._lasting.read(place - LASTING, length) if place >= LASTING else self._spool.read(place, length)
-        )
+        return self._lasting.read(place - LASTING, length) if place >= LASTING else self._spool.read(place, length)
 
     @property
     def spooled_bytes(self) -> int:
@@ -355,9 +353,7 @@ class Changes:
             jobs.append(DirectoryJob(number, overlay.stored, drafts, depth))
         return jobs
 
-    def _draft(
-        self, folder: Folder, name: bytes, files: dict[int, FileJob], stored: Mapping[int, int]
-    ) -> Draft | None:
+    def _draft(self, folder: Folder, name: bytes, files: dict[int, FileJob], stored: Mapping[int, int]) -> Draft | None:
         node = self.child(folder, name)
         if node is None:
             return None

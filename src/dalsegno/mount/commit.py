@@ -83,9 +83,7 @@ class Committer:
         def build(sink: Sink) -> Tree:
             cutter = Cutter(self._house.pool.realm.chunk_seed)
             root, links = store(snapshot, source=changes.source, sink=sink, cutter=cutter, spooled=changes.spooled)
-            return Tree(
-                root=root, links=links, entry_count=snapshot.entry_count, total_bytes=snapshot.total_bytes
-            )
+            return Tree(root=root, links=links, entry_count=snapshot.entry_count, total_bytes=snapshot.total_bytes)
 
         refresh = now_ns() - self._refreshed_ns >= REFRESH_SECONDS * SECOND_NS
         try:

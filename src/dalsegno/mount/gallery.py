@@ -133,5 +133,3 @@ class AllVolumes:
         """Return a volume's clones and its newest state."""
         state = self._gallery.house.volumes.get(name.decode(errors="replace"))
         return Clones(self._gallery, state.id, latest=True)
-
-

@@ -670,4 +670,3 @@ def read_pieces(source: Kept, entry: Entry, *, offset: int, size: int) -> list[b
             raise Damaged(f"chunk {extent.id[:6].hex()}: its length and its file's word disagree")
         pieces.append(data if whole else memoryview(data)[low - extent.offset : high - extent.offset])
     return pieces if len(pieces) <= PIECES_MAX else [b"".join(pieces)]
-

@@ -219,5 +219,3 @@ def _is_long(message: memoryview) -> bool:
 def log_to_stderr(text: str) -> None:
     """Write one line of the log."""
     print(f"dal: mount: {text}", file=sys.stderr, flush=True)
-
-

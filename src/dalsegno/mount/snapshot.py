@@ -98,9 +98,7 @@ def store(snapshot: Snapshot, *, source: Kept, sink: Sink, cutter: Cutter, spool
     return root, links
 
 
-def _frozen_bytes(
-    source: Kept, spooled: Spooled, base: Entry, patches: Patches, offset: int, length: int
-) -> bytes:
+def _frozen_bytes(source: Kept, spooled: Spooled, base: Entry, patches: Patches, offset: int, length: int) -> bytes:
     parts: list[bytes | memoryview] = []
     for piece in patches.pieces(offset, offset + length):
         size = piece.end - piece.start

@@ -717,8 +717,10 @@ class Writable:
                 raise fail(errno.ENOENT)
             inode = self._changes.hot.get(node)
             base = self._listings.find(folder.content, name) if folder.content else None
-            is_point = inode.kind == objects.ENTRY_MOUNT if inode is not None else (
-                base is not None and base[1].kind == objects.ENTRY_MOUNT
+            is_point = (
+                inode.kind == objects.ENTRY_MOUNT
+                if inode is not None
+                else (base is not None and base[1].kind == objects.ENTRY_MOUNT)
             )
             if not is_point:
                 raise fail(errno.EINVAL)

@@ -41,9 +41,7 @@ def iterate_extents(source: Source, entry: Entry, *, start: int = 0, end: int | 
         raise Damaged(f"{entry.name!r}: no content, the entry says {entry.size} bytes")
 
 
-def _iterate_node(
-    source: Source, node: RecipeLeaf | RecipeList, base: int, start: int, end: int
-) -> Iterator[Extent]:
+def _iterate_node(source: Source, node: RecipeLeaf | RecipeList, base: int, start: int, end: int) -> Iterator[Extent]:
     ends = node.ends
     for row in range(bisect_right(ends, start - base) if start > base else 0, len(ends)):
         item_start = base + (ends[row - 1] if row else 0)
