@@ -252,6 +252,29 @@ def test_volume_moves_while_a_writer_runs_and_movers_are_killed(realm: Realm) ->
     realm.do("move", "home", "s2", "s3", code=4)
 
 
+def test_new_replica_is_seeded_from_dumps_and_only_the_rest_crosses_the_network(realm: Realm) -> None:
+    realm.do("volume", "create", "home", "--replicas", "s1")
+    for number in range(10):
+        realm.write(f"f{number}")
+    realm.do("clone", "home", "full")
+    place = realm.home / "media"
+    place.mkdir()
+    realm.do("dump", "home@full", "--level", "0", "-o", str(place / "full.dump"))
+    realm.write("incremental")
+    realm.do("clone", "home", "incr")
+    realm.do("dump", "home@incr", "--level", "1", "-o", str(place / "incr.dump"))
+    realm.write("rest")
+    added = realm.value("replica", "add", "home", "s2", "--seed", str(place))
+    seeded = added["seeded"]
+    assert [Path(path).name for path in seeded["dumps"]] == ["full.dump", "incr.dump"]
+    assert seeded["media_bytes"] > 11 * FILE_BYTES
+    # The rest comes with the command, or the server, a standby until it has all, was quicker.
+    assert added["brought"].get("s2", {"bytes": 0})["bytes"] < 3 * FILE_BYTES
+    assert set(realm.site("s2").state("home").clones) == {"full", "incr"}
+    assert realm.names("s2") == realm.names("s1")
+    realm.do("replica", "check", "home", "--deep")
+
+
 def test_words_that_are_wrong(realm: Realm) -> None:
     realm.do("follow", "nothing", code=4)
     realm.do("promote", "nothing", code=4)
