@@ -279,6 +279,8 @@ def commit_tree(
 def _commit_line(house: House, volume_id: bytes, tree: Tree, writer: PoolWriter, *, head: bytes) -> Committed:
     """Continue the mount's own line; the volume's servers merge it with what others commit."""
     state = house.volumes.known(volume_id)
+    # One that was not acknowledged may be on some servers already: what follows continues it.
+    head = house.volumes.continued(volume_id, head)
     revision = Revision(
         volume=volume_id,
         parents=[head] if head else [],

@@ -32,6 +32,7 @@ from dalsegno.terms.errors import (
     BadInput,
     Conflict,
     DalError,
+    Full,
     Moved,
     NoAccess,
     NotFound,
@@ -561,10 +562,8 @@ class RealmVolumes(Volumes):
             group = self.group(name)
             try:
                 pushed = group.push(identity)
-            except (Unavailable, Conflict) as error:
-                raise Unacknowledged(
-                    f"{error}; the commit is kept in {self._pool.path} and goes on when they answer", revision=identity
-                ) from None
+            except (Unavailable, Conflict, Full) as error:
+                raise Unacknowledged(f"{error}; the commit waits in {self._pool.path}") from None
             except (NoAccess, Refused, BadInput):
                 self._drop_unsent(state.id, identity)
                 raise
@@ -610,6 +609,13 @@ class RealmVolumes(Volumes):
             self._note_answers(name, done, {**look.errors, **errors})
             self._show(name, next(iter(done.values())))
         return wanted, clone
+
+    def continued(self, volume_id: bytes, head: bytes) -> bytes:
+        """Return the newest commit that waits here and continues `head`, or that."""
+        for waiting in reversed(self._unsent(volume_id)):
+            if head == waiting or not head or is_ancestor(self._pool, head, waiting):
+                return waiting
+        return head
 
     def servers_of(self, state: VolumeState) -> Sequence[str]:
         """Return the servers that hold a volume as it is, the nearest first."""

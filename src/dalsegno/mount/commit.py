@@ -13,7 +13,7 @@ from dalsegno.mount.changes import Changes
 from dalsegno.mount.session import Answer, Log, Method
 from dalsegno.mount.snapshot import store
 from dalsegno.pool.contract import Sink
-from dalsegno.terms.errors import Conflict, DalError, Unacknowledged
+from dalsegno.terms.errors import Conflict, DalError
 from dalsegno.terms.sizes import MIB
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.world.clock import now_ns, pause
@@ -88,11 +88,6 @@ class Committer:
         refresh = now_ns() - self._refreshed_ns >= REFRESH_SECONDS * SECOND_NS
         try:
             done = actions.commit_tree(self._house, self._volume_id, build, head=self.head, refresh=refresh)
-        except Unacknowledged as error:
-            # It may be on some servers already: what follows continues it.
-            self.head = error.revision
-            changes.restore(snapshot)
-            raise
         except BaseException:
             changes.restore(snapshot)
             raise

