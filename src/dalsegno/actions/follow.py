@@ -34,7 +34,7 @@ from dalsegno.world.chance import random_bytes
 from dalsegno.world.clock import now_ns
 from dalsegno.world.files import FileLock
 
-MONITOR_SECONDS: Final = 0.5
+MONITOR_SECONDS: Final = 0.25
 SERVE_LOCK: Final = "serve.lock"
 """Held in a pool by its server."""
 

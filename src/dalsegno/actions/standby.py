@@ -22,7 +22,7 @@ from dalsegno.world.chance import random_bytes
 from dalsegno.world.clock import now_ns, ticks_ns
 from dalsegno.world.workers import Workers
 
-LOOK_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 0.5
 """How soon a volume that is new here, or has another role, is taken up."""
 WATCH_SECONDS: Final = 5.0
 """How long an origin lets us wait, and a stop of this server with us."""
