@@ -244,6 +244,26 @@ def test_with_a_majority_rule_a_minority_acknowledges_nothing() -> None:
     assert cell.head() == revision
 
 
+def test_who_is_away_is_asked_once_more_before_a_commit_is_given_up_and_not_for_ever() -> None:
+    cell = Cell(rule=MAJORITY)
+    client = cell.client("c1")
+    client.add(a=b"one")
+    client.push()
+    asked: list[str] = []
+    for name in ("s2", "s3"):
+        client.links[name].fail = {
+            "commit": lambda: _unavailable(),
+            "state": lambda: asked.append("state") or _unavailable(),
+        }
+    client.add(b=b"two")
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="1 of 3 writers"):
+            client.push()
+    assert 2 <= len(asked) <= 8
+    client.links["s2"].fail = client.links["s3"].fail = {}
+    assert client.push().acknowledged == NAMES, "asked at once, however short ago it was away"
+
+
 def test_a_retry_after_a_lost_answer_makes_one_commit(cell: Cell) -> None:
     client = cell.client("c1")
     client.add(a=b"one")

@@ -571,6 +571,7 @@ class Group:
         total = Transferred()
         merged: tuple[bytes, ...] = ()
         for _ in range(TRIES_MAX):
+            passed_over = bool(self._away)
             sending = _Sending(self, self._look_for_push(), revision)
             with closing(sending):
                 sending.run()
@@ -608,10 +609,10 @@ class Group:
                     transferred=total,
                     merged=merged,
                 )
-            if not self._away:
+            self._last = None
+            if not passed_over:
                 break
             self._away.clear()  # all are asked once more before the commit is given up
-            self._last = None
         raise Unavailable(
             f"volume {self.volume!r}: {len(acknowledged)} of {len(look.replicas.writers)} writers have the commit, "
             f"{look.replicas.rule!r} asks for {look.needed}: {list_errors(missing)}"
@@ -1017,17 +1018,18 @@ class _Sending:
             head = self.look.states[name].head
             if head in self._packs or head in self._lines:
                 continue
-            if head in parents or not (head or parents):
-                self._packs[head] = group.increment(self._revision, head)
-            elif not head:
+            is_next = head in parents or not (head or parents)
+            if not is_next and head and not self._comes_from(source, head):
+                continue
+            try:
+                # More than this commit may be missing there; what is small goes with it.
+                spool = group.increment(self._revision, head) if head or is_next else None
+            except (NotFound, Unavailable):
+                is_next, spool = False, None  # this client's own pool cannot tell: let servers bring one another up
+            if spool is not None or is_next:
+                self._packs[head] = spool
+            else:
                 self._lines.add(head)
-            elif self._comes_from(source, head):
-                # More than this commit is missing there; what is small goes with it.
-                spool = group.increment(self._revision, head)
-                if spool is None:
-                    self._lines.add(head)
-                else:
-                    self._packs[head] = spool
         following = [name for name in waiting if self.look.states[name].head in self._packs]
         self.behind.update(name for name in waiting if self.look.states[name].head in self._lines)
         self.diverged = len(following) + len(self.behind) < len(waiting)

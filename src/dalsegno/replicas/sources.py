@@ -16,6 +16,7 @@ from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.terms.sizes import MIB
 from dalsegno.trees.closure import visit_reachable
 from dalsegno.volumes.state import VolumeState
+from dalsegno.world.workers import new_lock
 
 RECORDS_CACHED_BYTES_MAX: Final = 32 * MIB
 STEPS_ALONE_MAX: Final = 24
@@ -29,6 +30,7 @@ class SitesSource:
         self._volume = volume
         self._sites = list(sites)
         self._realm = realm
+        self._lock = new_lock()
         self._records: OrderedDict[bytes, tuple[int, bytes]] = OrderedDict()
         self._size = 0
         self._revisions: dict[bytes, bytes] = {}
@@ -46,11 +48,12 @@ class SitesSource:
         known = self._revisions.get(identity)
         if known is not None:
             return objects.KIND_REVISION, known
-        record = self._records.get(identity)
-        if record is not None:
-            self._records.move_to_end(identity)
-            if self._realm.identify(*record) == identity:
-                return record
+        with self._lock:
+            record = self._records.get(identity)
+            if record is not None:
+                self._records.move_to_end(identity)
+        if record is not None and self._realm.identify(*record) == identity:
+            return record
         return self._read(identity)
 
     def _read(self, identity: bytes) -> tuple[int, bytes]:
@@ -86,10 +89,11 @@ class SitesSource:
         if kind == objects.KIND_REVISION and self._realm.identify(kind, payload) == identity:
             self._revisions[identity] = payload
             return
-        self._size += len(payload) - len(self._records.pop(identity, (0, b""))[1])
-        self._records[identity] = kind, payload
-        while self._size > RECORDS_CACHED_BYTES_MAX and len(self._records) > 1:
-            self._size -= len(self._records.popitem(last=False)[1][1])
+        with self._lock:
+            self._size += len(payload) - len(self._records.pop(identity, (0, b""))[1])
+            self._records[identity] = kind, payload
+            while self._size > RECORDS_CACHED_BYTES_MAX and len(self._records) > 1:
+                self._size -= len(self._records.popitem(last=False)[1][1])
 
     def load_revisions(self, site: Site, state: VolumeState) -> None:
         """Fetch at once the revisions between a site's head and what all writers have in common."""
