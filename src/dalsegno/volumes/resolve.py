@@ -1,15 +1,16 @@
 """Merge two heads of a volume into one revision, the same one whoever does it (docs/decisions/007)."""
 
+from collections.abc import Iterator
 from typing import Final
 
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Revision
 from dalsegno.pool.contract import Sink, Source
 from dalsegno.terms.errors import NotFound
-from dalsegno.terms.ids import hex_short
+from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.trees.merge import Merged, merge_trees
 from dalsegno.trees.read import read_revision
-from dalsegno.volumes.ancestry import merge_bases
+from dalsegno.volumes.ancestry import find_revision, merge_bases
 
 MERGE_AUTHOR: Final = "resolve"
 BASES_DEPTH_MAX: Final = 8
@@ -19,8 +20,8 @@ BASES_DEPTH_MAX: Final = 8
 def merge_heads(source: Source, sink: Sink, a: bytes, b: bytes) -> bytes:
     """Store the merge of two revisions and return its id. `source` must read what `sink` stored, too.
 
-    What both come from decides who changed what. Where they come from several states, these are merged first; where
-    none can be read any more, all that differs is a conflict.
+    What both come from decides who changed what. Where they come from several states, these are merged first; one whose
+    tree is not here any more is passed over, and without any all that differs is a conflict.
     """
     return _merge(source, sink, a, b, depth=0)
 
@@ -28,14 +29,7 @@ def merge_heads(source: Source, sink: Sink, a: bytes, b: bytes) -> bytes:
 def _merge(source: Source, sink: Sink, a: bytes, b: bytes, *, depth: int) -> bytes:
     a, b = sorted((a, b))
     one, other = read_revision(source, a), read_revision(source, b)
-    base = _common_base(source, sink, a, b, depth)
-    try:
-        merged = _merge_trees(source, sink, base, (a, one), (b, other))
-    except NotFound:
-        if base is None:
-            raise
-        base = None  # its tree is not whole any more
-        merged = _merge_trees(source, sink, None, (a, one), (b, other))
+    base, merged = _merge_from(source, sink, (a, one), (b, other), depth)
     revision = Revision(
         volume=one.volume,
         parents=[a, b],
@@ -62,19 +56,40 @@ def _sum(name: str, one: Revision, other: Revision, base: Revision | None) -> in
     return total
 
 
-def _common_base(source: Source, sink: Sink, a: bytes, b: bytes, depth: int) -> Revision | None:
-    bases = sorted(merge_bases(source, a, b))
-    readable: list[tuple[bytes, Revision]] = []
-    for identity in bases:
+def _merge_from(
+    source: Source, sink: Sink, a: tuple[bytes, Revision], b: tuple[bytes, Revision], depth: int
+) -> tuple[Revision | None, Merged]:
+    """Merge from the best base whose tree is here, and return that base, too."""
+    for base in _bases(source, sink, a[0], b[0], depth):
         try:
-            readable.append((identity, read_revision(source, identity)))
+            return base, _merge_trees(source, sink, base, a, b)
         except NotFound:
-            continue
-    if not readable:
-        return None
-    if len(readable) == 1 or depth >= BASES_DEPTH_MAX:
-        return max(readable, key=lambda each: (each[1].created_ns, each[0]))[1]
-    folded = readable[0][0]
-    for identity, _ in readable[1:]:
-        folded = _merge(source, sink, folded, identity, depth=depth + 1)
-    return read_revision(source, folded)
+            continue  # its tree is not whole any more
+    return None, _merge_trees(source, sink, None, a, b)
+
+
+def _bases(source: Source, sink: Sink, a: bytes, b: bytes, depth: int) -> Iterator[Revision]:
+    """Yield what two revisions come from: several states merged into one, then each of them, the newest first."""
+    there: list[tuple[int, bytes, Revision]] = []
+    for identity in merge_bases(source, a, b):
+        revision = find_revision(source, identity)
+        if revision is not None and _is_readable(source, revision):
+            there.append((revision.created_ns, identity, revision))
+    if len(there) > 1 and depth < BASES_DEPTH_MAX:
+        folded = b""
+        for identity in sorted(each[1] for each in there):
+            try:
+                folded = _merge(source, sink, folded, identity, depth=depth + 1) if folded else identity
+            except NotFound:
+                continue
+        yield read_revision(source, folded)
+    for _, _, revision in sorted(there, key=lambda each: each[:2], reverse=True):
+        yield revision
+
+
+def _is_readable(source: Source, revision: Revision) -> bool:
+    try:
+        source.get(ObjectId(revision.root.content))
+    except NotFound:
+        return False
+    return True
