@@ -275,8 +275,9 @@ class History(World):
     def _look(self) -> None:
         for name in WRITERS:
             keeper = self.servers[name].keeper
-            if keeper is not None:
-                self._learn(keeper.pool, keeper.state(VOLUME).head)
+            state = keeper.volumes.get_by_id(VOLUME_ID) if keeper is not None else None
+            if keeper is not None and state is not None:
+                self._learn(keeper.pool, state.head)
         for name in READERS:
             keeper = self.servers[name].keeper
             if keeper is not None:
