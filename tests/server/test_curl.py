@@ -9,6 +9,7 @@ import pytest
 from served_kit import Served, make_user
 
 from cli_kit import User, tree
+from dalsegno.replicas.remote import RemoteSite
 from dalsegno.terms.errors import NoAccess, NotFound, Refused
 from server_kit import start_server
 
@@ -119,3 +120,25 @@ def test_loading_needs_its_rights_and_bytes_that_are_a_dump(served: Served) -> N
     with pytest.raises(Refused):
         administrator.send_dump(dump_id, 5000, [b"x"])
     assert "new" not in [state.name for state in administrator.states()]
+
+
+def test_curl_trusts_the_exported_certificate_and_no_other(tmp_path: Path) -> None:
+    user = make_user(tmp_path / "home")
+    with start_server(user, "--export-cert", "backup1.pem", tls=True) as server:
+        there = Served(server, server.token("read"))
+        url = f"{server.url}/v1/volumes/home/dump"
+        assert curl(there, "--cacert", "backup1.pem", url)[:8] == b"DALSEGNO"
+        curl(there, url, code=60)
+
+
+def test_ipv6(tmp_path: Path) -> None:
+    user = make_user(tmp_path / "home")
+    try:
+        server = start_server(user, tls=True, listen="[::1]:0")
+    except AssertionError:
+        pytest.skip("no IPv6 here")
+    with server:
+        assert server.url.startswith("https://[::1]:")
+        site = RemoteSite(server.url, server.token("read"), fingerprint=server.fingerprint)
+        assert site.state("home").name == "home"
+        site.close()

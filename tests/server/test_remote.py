@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from served_kit import Served, make_user
 
+from dalsegno.replicas import wire
 from dalsegno.replicas.remote import RemoteSite
 from dalsegno.terms.errors import (
     BadInput,
@@ -355,3 +356,12 @@ def test_why_a_stream_was_cut_short_is_asked_for(tmp_path: Path) -> None:
         other = server.site(server.token("read"))
         with pytest.raises(NotFound):
             other._request("GET", f"/v1/failures/{lines[0]['request']}")
+
+
+def test_what_would_do_more_when_done_again_is_not_asked_again() -> None:
+    with server_that(GOOD, says(b""), GOOD) as (url, requests):
+        site = RemoteSite(url, "x")
+        site.server()
+        with pytest.raises(Unavailable):
+            site.add_token(wire.NewToken(rights=["read"], volumes=["*"]))
+        assert len(requests) == 2
