@@ -276,7 +276,7 @@ def test_a_retry_after_a_lost_answer_makes_one_commit(cell: Cell) -> None:
 
         def __call__(self) -> None:
             self.link.fail = {}
-            spool = client.group.increment(revision, cell.servers["s1"].state(VOLUME).head)
+            spool = client.group._pusher.increment(revision, cell.servers["s1"].state(VOLUME).head)
             assert spool is not None
             self.link.site.commit(VOLUME, revision, spool.pack_id(), spool.pieces())
             raise Unavailable("answer lost")
@@ -403,7 +403,7 @@ def test_a_server_whose_volume_of_that_name_is_another_one_is_left_alone(cell: C
     other = msgspec.structs.replace(empty_volume(NAMES), id=bytes(16), replicas=None)
     cell.servers["s3"].volumes[VOLUME] = other
     client.add(b=b"two")
-    client.group._last = None
+    client.group.reach.last = None
     pushed = client.push()
     assert isinstance(pushed.missing["s3"], Refused)
     assert cell.servers["s3"].state(VOLUME) == other
@@ -778,7 +778,7 @@ def test_a_name_that_means_two_revisions_keeps_both_and_says_so(cell: Cell) -> N
     right = other.group.freeze_and_clone("monday", 200)
     one.links["s3"].down = False
     notes: list[Any] = []
-    one.group._report = notes.append
+    one.group.reach.report = notes.append
     caught = one.group.catch_up()
     renamed = f"monday-{right.clone.revision.hex()[:8]}"
     assert cell.clones() == {"monday": left.clone, renamed: right.clone}

@@ -14,7 +14,8 @@ from dalsegno.formats.objects import KIND_REVISION
 from dalsegno.pool.adopt import Standing
 from dalsegno.pool.collect import collect
 from dalsegno.replicas.check import check_replicas
-from dalsegno.replicas.group import Group, side_by_side
+from dalsegno.replicas.group import Group
+from dalsegno.replicas.reach import side_by_side
 from dalsegno.replicas.transfer import copy
 from dalsegno.terms.errors import DalError, Refused, Unavailable
 from dalsegno.terms.events import silent

@@ -21,11 +21,15 @@ from dalsegno.formats import objects
 from dalsegno.formats.objects import Revision
 from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pool import Pool, PoolWriter
+from dalsegno.replicas.catchup import CaughtUp
 from dalsegno.replicas.contract import Site
-from dalsegno.replicas.group import CaughtUp, Cloned, Group, Pushed, list_errors, side_by_side, writers_needed
+from dalsegno.replicas.freezing import Cloned
+from dalsegno.replicas.group import Group
 from dalsegno.replicas.heads import Merge
 from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.nearest import NearestSource, Nearness
+from dalsegno.replicas.pushing import Pushed
+from dalsegno.replicas.reach import list_errors, side_by_side, writers_needed
 from dalsegno.replicas.servers import Servers
 from dalsegno.terms.errors import (
     AlreadyThere,

@@ -12,8 +12,10 @@ from dalsegno.cli.realm import add_globals, chosen_realm, open_volume
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.volume import volume_value
 from dalsegno.cli.words import Parser
+from dalsegno.replicas.catchup import CaughtUp
 from dalsegno.replicas.check import check_replicas
-from dalsegno.replicas.group import CaughtUp, Group, empty_state
+from dalsegno.replicas.group import Group
+from dalsegno.replicas.reach import empty_state
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, DalError, NotFound
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size

@@ -9,8 +9,9 @@ from dalsegno.formats.objects import KIND_REVISION
 from dalsegno.replicas.clones import identity as identity_of
 from dalsegno.replicas.clones import plan_clones
 from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
-from dalsegno.replicas.group import Group, Look
+from dalsegno.replicas.group import Group
 from dalsegno.replicas.histories import kept
+from dalsegno.replicas.reach import Look, Reach
 from dalsegno.replicas.sources import unpack
 from dalsegno.replicas.transfer import cut_groups, fetch, read_rows, row_ids, row_kinds, row_lengths
 from dalsegno.terms.errors import Conflict, DalError, Damaged, NotFound, Unavailable
@@ -51,12 +52,13 @@ class Checked:
 
 def check_replicas(group: Group, *, deep: bool = False, report: Report = silent) -> Checked:
     """Compare the writers of a volume and change nothing; `deep` reads every object of heads and clones everywhere."""
-    look = group.look(arrange=False)
-    found = [*_compare_answers(look, now_ns=group.clock()), *_compare_heads(group, look), *_compare_clones(look)]
+    reach = group.reach
+    look = reach.look(arrange=False)
+    found = [*_compare_answers(look, now_ns=reach.clock()), *_compare_heads(reach, look), *_compare_clones(look)]
     counts = [0, 0]
     if deep:
         for name in look.states:
-            found += _read_all(group, look, name, counts, report)
+            found += _read_all(reach, look, name, counts, report)
     return Checked(
         differences=tuple(sorted(set(found), key=lambda each: (each.server, each.about, each.text))),
         servers=tuple(look.replicas.writers),
@@ -86,11 +88,11 @@ def _compare_answers(look: Look, *, now_ns: int) -> Iterator[Difference]:
             yield Difference(server=name, about=FROZEN, text=text)
 
 
-def _compare_heads(group: Group, look: Look) -> Iterator[Difference]:
+def _compare_heads(reach: Reach, look: Look) -> Iterator[Difference]:
     if len(look.heads) <= 1:
         return
     try:
-        newest = group.newest(look)
+        newest = reach.newest(look)
     except DalError as error:
         for name, state in look.states.items():
             yield Difference(
@@ -131,27 +133,27 @@ def _short(head: bytes) -> str:
     return hex_short(head) if head else "nothing"
 
 
-def _read_all(group: Group, look: Look, name: str, counts: list[int], report: Report) -> Iterator[Difference]:
+def _read_all(reach: Reach, look: Look, name: str, counts: list[int], report: Report) -> Iterator[Difference]:
     """Read what one server's head and clones reach; then ask the others whether they have it."""
-    site, state = group.site(name), look.states[name]
+    site, state = reach.site(name), look.states[name]
     targets = [state.head, *(clone.revision for clone in state.clones.values())]
     targets = [target for target in dict.fromkeys(targets) if target]
     if not targets:
         return
-    others = [group.site(each) for each in look.states if each != name and _holds(look.states[each], targets)]
+    others = [reach.site(each) for each in look.states if each != name and _holds(look.states[each], targets)]
     try:
         for other in others:
-            yield from _ask(group.volume, other, targets)
-        rows = read_rows(site.missing(group.volume, targets, []), of=name)
+            yield from _ask(reach.volume, other, targets)
+        rows = read_rows(site.missing(reach.volume, targets, []), of=name)
         for part in cut_groups(rows):
             ids = row_ids(part)
-            yield from _read_group(group, site, ids, group.realm)
+            yield from _read_group(reach, site, ids, reach.realm)
             counts[0] += len(part)
             counts[1] += int(row_lengths(part).sum())
             # A revision of the past may be somewhere without its tree.
             below = _ids(row_ids(part[row_kinds(part) != KIND_REVISION]))
             for other in others:
-                yield from _ask(group.volume, other, below)
+                yield from _ask(reach.volume, other, below)
             report(Progress(phase=f"check {name}", done_count=counts[0], done_bytes=counts[1]))
     except (NotFound, Damaged, Unavailable, Conflict) as error:
         yield Difference(server=name, about=OBJECT, text=str(error))
@@ -162,23 +164,23 @@ def _holds(state: VolumeState, targets: Sequence[bytes]) -> bool:
     return own.issuperset(targets)
 
 
-def _read_group(group: Group, site: Site, ids: bytes, realm: Realm) -> Iterator[Difference]:
+def _read_group(reach: Reach, site: Site, ids: bytes, realm: Realm) -> Iterator[Difference]:
     wanted = set(_ids(ids))
     try:
-        with fetch(site, group.volume, ids) as spool:
+        with fetch(site, reach.volume, ids) as spool:
             for name, kind, payload in unpack(spool, realm):
                 wanted.discard(name)
                 if realm.identify(kind, payload) != name:
                     text = f"object {hex_short(name)}: its content and its id disagree"
                     yield Difference(server=site.name, about=OBJECT, text=text)
     except (NotFound, Damaged) as error:
-        yield from _read_each(group, site, sorted(wanted), error)
+        yield from _read_each(reach, site, sorted(wanted), error)
         return
     for name in sorted(wanted):
         yield Difference(server=site.name, about=OBJECT, text=f"object {hex_short(name)} was not sent")
 
 
-def _read_each(group: Group, site: Site, ids: Sequence[bytes], error: DalError) -> Iterator[Difference]:
+def _read_each(reach: Reach, site: Site, ids: Sequence[bytes], error: DalError) -> Iterator[Difference]:
     """Find out which objects of a group are damaged or gone: halve it until it is one."""
     if len(ids) == 1:
         text = str(error).removeprefix(f"{site.name}: ")
@@ -186,11 +188,11 @@ def _read_each(group: Group, site: Site, ids: Sequence[bytes], error: DalError) 
         return
     for half in (ids[: len(ids) // 2], ids[len(ids) // 2 :]):
         try:
-            with fetch(site, group.volume, b"".join(half)) as spool:
-                for _ in unpack(spool, group.realm):
+            with fetch(site, reach.volume, b"".join(half)) as spool:
+                for _ in unpack(spool, reach.realm):
                     pass
         except (NotFound, Damaged) as below:
-            yield from _read_each(group, site, half, below)
+            yield from _read_each(reach, site, half, below)
 
 
 def _ids(joined: bytes) -> list[bytes]:

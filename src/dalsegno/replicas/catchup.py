@@ -1,0 +1,269 @@
+"""Bring all servers of a volume that answer to one head and one set of clones."""
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Final
+
+from dalsegno.replicas.clones import NoSource, bring_clones, plan_clones
+from dalsegno.replicas.contract import LEASE_SECONDS, Site
+from dalsegno.replicas.heads import (
+    HeadPlan,
+    bring_head,
+    bring_line,
+    newest_heads,
+    plan_heads,
+    strangers,
+    unreadable_heads,
+)
+from dalsegno.replicas.reach import Look, Reach
+from dalsegno.replicas.sources import SitesSource
+from dalsegno.replicas.transfer import Transferred
+from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Diverged, Refused, Unavailable
+from dalsegno.terms.events import Note
+from dalsegno.terms.ids import hex_short
+from dalsegno.terms.times import SECOND_NS
+from dalsegno.trees.read import read_revision
+from dalsegno.volumes.ancestry import is_ancestor
+from dalsegno.volumes.state import Clone, ReplicaSet, VolumeState
+
+ROUNDS_MAX: Final = 20
+"""How often is looked again at what moved meanwhile."""
+FROZEN_PAUSE_SECONDS: Final = 0.1
+FROZEN_SECONDS_MAX: Final = LEASE_SECONDS + 10
+"""How long a volume that somebody else has frozen is waited for: a lease ends by itself."""
+SOURCE_TRIES_MAX: Final = 3
+"""How often sources that went away are looked for again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaughtUp:
+    """What `catch_up` found and did."""
+
+    head: bytes
+    state: VolumeState
+    """The volume as all that answered have it now."""
+    replicas: ReplicaSet
+    reached: tuple[str, ...]
+    """Writers that have `head` and all clones."""
+    missing: dict[str, DalError]
+    """Writers that could not be brought there, and why."""
+    brought: dict[str, Transferred]
+    """What crossed to each writer that was behind."""
+    merged: tuple[bytes, ...]
+    """Merges that were made."""
+    renamed: tuple[tuple[str, str, Clone], ...]
+    """Clones that shared a name with an older one: (name, new name, clone)."""
+    rounds: int
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a catch-up has done so far."""
+
+    failed: dict[str, DalError] = field(default_factory=dict)
+    brought: dict[str, Transferred] = field(default_factory=dict)
+    merged: list[bytes] = field(default_factory=list)
+    renamed: list[tuple[str, str, Clone]] = field(default_factory=list)
+    frozen: DalError | None = None
+    unserved: dict[str, int] = field(default_factory=dict)
+    """How often nobody could give a server what it lacks."""
+
+    def add(self, name: str, done: Transferred) -> None:
+        self.brought[name] = self.brought.get(name, Transferred()) + done
+
+
+def catch_up(reach: Reach, *, head: bytes = b"", joining: Mapping[str, str] | None = None) -> CaughtUp:
+    """Bring every writer that answers to one head and one set of clones.
+
+    `head`, a revision at `local`, is brought in, too; so are servers that are `joining`, with the patterns of the
+    clones that they keep. One server that fails does not hold up the others.
+    """
+    joining = joining or {}
+    tally = Tally()
+    until = reach.ticks() + FROZEN_SECONDS_MAX * SECOND_NS
+    rounds = 0
+    while True:
+        rounds += 1
+        look = reach.look()
+        reach.require_some(look, tally.failed)
+        joined, away = reach.each(sorted(joining.keys() - tally.failed.keys()), lambda site: site.state(reach.volume))
+        tally.failed.update(away)
+        states = {name: state for name, state in {**look.states, **joined}.items() if name not in tally.failed}
+        tally.frozen = None
+        try:
+            moved = bring_heads(reach, states, head, tally)
+        except Unavailable:
+            moved = True  # a server went away while its history was read: the next look tells
+        if not moved and not _bring_clones(reach, {**look.replicas.clones, **joining}, states, tally):
+            break
+        if tally.frozen is not None:
+            if reach.ticks() > until:
+                raise tally.frozen
+            rounds -= 1
+            reach.pause(FROZEN_PAUSE_SECONDS)
+        if rounds >= ROUNDS_MAX:
+            raise Conflict(f"volume {reach.volume!r}: its replicas change faster than they are brought together")
+    target = next(iter(states.values()))
+    missing = {**look.errors, **tally.failed}
+    if not missing:
+        _agree(reach, look)
+    reach.last = look
+    return CaughtUp(
+        head=target.head,
+        state=target,
+        replicas=look.replicas,
+        reached=tuple(sorted(states)),
+        missing=missing,
+        brought=tally.brought,
+        merged=tuple(tally.merged),
+        renamed=tuple(tally.renamed),
+        rounds=rounds,
+    )
+
+
+def bring_heads(
+    reach: Reach, states: Mapping[str, VolumeState], extra: bytes, tally: Tally, *, owner: str = ""
+) -> bool:
+    """Take one step towards one head; return False when all are there."""
+    heads = {state.head for state in states.values() if state.head} | ({extra} if extra else set())
+    if not heads or (len(heads) == 1 and all(state.head for state in states.values())):
+        return False
+    source = reach.source(states)
+    source.load_more = lambda: reach.load_revisions(source, states)
+    for unreadable, error in unreadable_heads(source, heads).items():
+        heads.discard(unreadable)
+        tally.failed.update((name, error) for name, state in states.items() if state.head == unreadable)
+        if unreadable == extra:
+            raise error
+    _put_strangers_aside(reach, source, states, heads, extra, tally)
+    if tally.failed.keys() & states.keys():
+        return True
+    plan = plan_heads(source, reach.realm, heads, reach.merge)
+    with closing(plan):
+        waiting = sorted(name for name, state in states.items() if state.head != plan.target)
+        if not waiting:
+            return False
+        if plan.merged is not None:
+            tally.merged.append(plan.target)
+        holders = _holders(reach, plan, states, extra)
+        results, errors = reach.each(
+            waiting,
+            lambda site: bring_head(
+                reach.volume,
+                plan,
+                to=site,
+                state=states[site.name],
+                holders=holders,
+                owner=owner,
+                report=reach.report,
+            ),
+        )
+        for name in [name for name, refusal in errors.items() if isinstance(refusal, Diverged)]:
+            try:
+                tally.add(name, bring_line(reach.volume, plan, to=reach.site(name), state=states[name], owner=owner))
+                del errors[name]
+            except DalError as again:
+                errors[name] = again
+    for name, (_, done) in results.items():
+        tally.add(name, done)
+    _sort_errors(errors, tally)
+    return True
+
+
+def _put_strangers_aside(
+    reach: Reach, source: SitesSource, states: Mapping[str, VolumeState], heads: set[bytes], extra: bytes, tally: Tally
+) -> None:
+    """Leave alone whoever has no past in common with the others: who is right is for a person to say."""
+    tops = newest_heads(source, heads)
+    if len(tops) < 2:
+        return
+    counts = {top: sum(state.head == top for state in states.values()) for top in tops}
+    main = max(tops, key=lambda top: (counts[top], read_revision(source, top).created_ns, top))
+    alone = strangers(source, tops, to=main)
+    for top in alone:
+        error = Refused(
+            f"its state {hex_short(top)} and the others' have no past in common on the servers that answer: "
+            "bring all of them up; if this one was away for longer than they keep the past, or came from an old "
+            "copy of its disk, remove this replica by force and add it again"
+        )
+        if top == extra:
+            raise error
+        for name, state in states.items():
+            if state.head and is_ancestor(source, state.head, top):
+                tally.failed[name] = error
+
+
+def _holders(reach: Reach, plan: HeadPlan, states: Mapping[str, VolumeState], extra: bytes) -> dict[bytes, list[Site]]:
+    """Return who has each top whole; this client's own copy, which may lack what others have, comes last."""
+    holders = {}
+    for top in plan.tops:
+        sites = [reach.site(name) for name, state in states.items() if state.head == top]
+        if top == extra and reach.local is not None:
+            sites.append(reach.local)
+        holders[top] = sites
+    return holders
+
+
+def _sort_errors(errors: Mapping[str, DalError], tally: Tally) -> None:
+    """Tell who failed from who only has to be looked at again."""
+    for name, error in errors.items():
+        if isinstance(error, (Diverged, AlreadyThere)):
+            continue  # somebody else was here meanwhile
+        if isinstance(error, Conflict):
+            tally.frozen = error
+        elif isinstance(error, NoSource):
+            # The next look may find another source, or that there is none.
+            tally.unserved[name] = tally.unserved.get(name, 0) + 1
+            if tally.unserved[name] >= SOURCE_TRIES_MAX:
+                tally.failed[name] = error
+        else:
+            tally.failed[name] = error
+
+
+def _bring_clones(reach: Reach, patterns: Mapping[str, str], states: Mapping[str, VolumeState], tally: Tally) -> bool:
+    """Take one step towards one set of clones; return False when all have it."""
+    plan = plan_clones(states, patterns=patterns)
+    if not plan.steps:
+        return False
+    for entry in plan.renamed:
+        if entry not in tally.renamed:
+            tally.renamed.append(entry)
+            reach.report(
+                Note(
+                    severity="note",
+                    path=reach.volume.encode(errors="surrogateescape"),
+                    text=f"clone {reach.volume}@{entry[0]} means two states: the later one is now @{entry[1]}",
+                )
+            )
+    sources = [(reach.site(name), state) for name, state in states.items()]
+
+    def bring(site: Site) -> Transferred:
+        state = states[site.name]
+        own = [state.head, state.common, *(clone.revision for clone in state.clones.values())]
+        return bring_clones(
+            reach.volume,
+            plan.steps[site.name],
+            to=site,
+            bases=[base for base in dict.fromkeys(own) if base],
+            sources=sources,
+            report=reach.report,
+        )
+
+    results, errors = reach.each(sorted(plan.steps), bring)
+    for name, done in results.items():
+        tally.add(name, done)
+    _sort_errors(errors, tally)
+    return True
+
+
+def _agree(reach: Reach, look: Look) -> None:
+    """Tell all writers, who all answered and have one head, that they have."""
+    if len(look.heads) != 1:
+        return
+    head = next(iter(look.heads))
+    forget = plan_clones(look.states, patterns=look.replicas.clones).forget
+    behind = sorted(name for name, state in look.states.items() if forget or state.common != head)
+    if behind and look.replicas.version:
+        # Nothing is lost by a server that does not hear it: it keeps more than it needs to until the next time.
+        reach.each(behind, lambda site: site.agree(reach.volume, head, uncloned=forget))

@@ -1,0 +1,154 @@
+"""Clone a replicated volume as one: freeze all writers, bring them to one head, name it on each, let them go on."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from dalsegno.replicas.catchup import FROZEN_PAUSE_SECONDS, ROUNDS_MAX, Tally, bring_heads, catch_up
+from dalsegno.replicas.histories import kept
+from dalsegno.replicas.reach import Look, Reach, list_errors
+from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Refused, Unavailable
+from dalsegno.terms.times import format_time
+from dalsegno.volumes.state import Clone, VolumeState
+from dalsegno.volumes.store import check_clone_name
+
+FREEZE_TRIES_MAX: Final = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cloned:
+    """A clone of one revision on several writers."""
+
+    name: str
+    clone: Clone
+    cloned: tuple[str, ...]
+    missing: dict[str, DalError]
+    rule: str
+    needed: int
+    pause_ns: int
+    """From the first freeze to the last thaw: how long writers may have waited."""
+
+
+def freeze_and_clone(reach: Reach, name: str | None = None, created_ns: int | None = None) -> Cloned:
+    """Name one revision on all writers that answer, which are frozen meanwhile.
+
+    Unavailable, and nothing is cloned, when fewer answer than the volume's rule asks for; Conflict when somebody
+    else has the volume frozen for long. Whatever happens the volume thaws, at the latest when the leases end.
+    """
+    if name is not None:
+        check_clone_name(name)
+    look = reach.look()
+    reach.require_rule(look)
+    if len(look.heads) > 1:
+        catch_up(reach)  # the long part, while everybody goes on writing
+        look = reach.last or reach.look()
+    name, created_ns = _settle_clone(reach, look, name, created_ns)
+    tried: set[str] = set()
+    started = reach.ticks()
+    ended = started
+    try:
+        frozen, errors, started = _freeze(reach, look, tried)
+        clone = _clone_frozen(reach, name, created_ns, frozen, errors, look)
+    finally:
+        if tried:
+            reach.each(sorted(tried), lambda site: site.thaw(reach.volume, owner=reach.owner))
+            ended = reach.ticks()
+        reach.last = None
+    cloned, missing = clone[1], clone[2]
+    return Cloned(
+        name=name,
+        clone=clone[0],
+        cloned=tuple(sorted(cloned)),
+        missing=missing,
+        rule=look.replicas.rule,
+        needed=look.needed,
+        pause_ns=ended - started,
+    )
+
+
+def _settle_clone(reach: Reach, look: Look, name: str | None, created_ns: int | None) -> tuple[str, int]:
+    if not any(state.head for state in look.states.values()):
+        raise Refused(f"volume {reach.volume!r} is empty: import or back up something first")
+    created_ns = reach.clock() if created_ns is None else created_ns
+    taken = {taken for state in look.states.values() for taken in state.clones}
+    if name is not None:
+        if name in taken:
+            raise AlreadyThere(f"clone {reach.volume}@{name} exists already: choose another name, or unclone it first")
+        # A clone is told from an earlier one of its name by its time.
+        for state in look.states.values():
+            for earlier in state.uncloned.get(name, ()):
+                created_ns = max(created_ns, earlier.created_ns + 1)
+        return name, created_ns
+    wanted = format_time(created_ns)
+    free, number = wanted, 2
+    while free in taken:
+        free, number = f"{wanted}-{number}", number + 1
+    return free, created_ns
+
+
+def _freeze(reach: Reach, look: Look, tried: set[str]) -> tuple[dict[str, VolumeState], dict[str, DalError], int]:
+    """Freeze all writers that answer, the first by name before the others: who has it goes on, others wait."""
+    holder: DalError | None = None
+    for _ in range(FREEZE_TRIES_MAX):
+        names = sorted(look.states)
+        started = reach.ticks()
+        frozen: dict[str, VolumeState] = {}
+        errors: dict[str, DalError] = dict(look.errors)
+        busy: DalError | None = None
+        for part in (names[:1], names[1:]):
+            tried.update(part)
+            found, failed = reach.each(part, lambda site: site.freeze(reach.volume, owner=reach.owner))
+            frozen.update(found)
+            errors.update(failed)
+            busy = next((error for error in failed.values() if isinstance(error, Conflict)), None)
+            if busy is not None:
+                break
+        if busy is None:
+            return frozen, errors, started
+        holder = busy
+        reach.each(sorted(tried), lambda site: site.thaw(reach.volume, owner=reach.owner))
+        tried.clear()
+        reach.pause(FROZEN_PAUSE_SECONDS * (0.5 + 2 * reach.chance()))
+    assert holder is not None
+    raise holder
+
+
+def _clone_frozen(
+    reach: Reach,
+    name: str,
+    created_ns: int,
+    frozen: dict[str, VolumeState],
+    errors: dict[str, DalError],
+    look: Look,
+) -> tuple[Clone, set[str], dict[str, DalError]]:
+    names = set(frozen)
+    if len({state.head for state in frozen.values()}) > 1:
+        tally = Tally()
+        for _ in range(ROUNDS_MAX):
+            if not bring_heads(reach, {each: frozen[each] for each in names}, b"", tally, owner=reach.owner):
+                break
+            names -= tally.failed.keys()
+            found, failed = reach.each(sorted(names), lambda site: site.state(reach.volume))
+            frozen.update(found)
+            tally.failed.update(failed)
+            names -= failed.keys()
+        errors.update(tally.failed)
+    heads = {frozen[each].head for each in names}
+    if len(names) < look.needed or len(heads) != 1:
+        raise Unavailable(
+            f"volume {reach.volume!r}: {len(names)} of {len(look.replicas.writers)} writers could be frozen at one "
+            f"state, {look.replicas.rule!r} asks for {look.needed}; nothing was cloned: {list_errors(errors)}"
+        )
+    clone = Clone(revision=heads.pop(), created_ns=created_ns)
+    patterns = look.replicas.clones
+    keeping = {each for each in names if name in kept(patterns.get(each), {**frozen[each].clones, name: clone})}
+    keeping = keeping or names
+    done, failed = reach.each(sorted(keeping), lambda site: site.clone(reach.volume, name, clone))
+    errors.update(failed)
+    if len(done) + len(names - keeping) < look.needed or not done:
+        # Also where no answer came: it may have been done, and must not come back.
+        reach.each(sorted(keeping), lambda site: site.unclone(reach.volume, name, clone))
+        raise Unavailable(
+            f"volume {reach.volume!r}: {len(done)} of {len(look.replicas.writers)} writers cloned, "
+            f"{look.replicas.rule!r} asks for {look.needed}; nothing was cloned: {list_errors(errors)}"
+        )
+    return clone, set(done), errors

@@ -1,0 +1,289 @@
+"""The servers of a replicated volume: who answers, with what, and what the newest replica set is."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from dalsegno.chunks.realm import Realm
+from dalsegno.replicas.bring import newest_set
+from dalsegno.replicas.contract import Site
+from dalsegno.replicas.heads import Merge, newest_heads
+from dalsegno.replicas.sources import SitesSource
+from dalsegno.terms.errors import BadInput, DalError, NotFound, Refused, Unavailable
+from dalsegno.terms.events import Report, silent
+from dalsegno.volumes.state import ANY, MAJORITY, WRITER, ReplicaSet, VolumeState
+from dalsegno.world.clock import now_ns, pause, ticks_ns
+from dalsegno.world.workers import Workers
+
+T = TypeVar("T")
+Parallel = Callable[[Sequence[Callable[[], None]]], None]
+"""Run all of some steps, in any order or at once; return when all have ended."""
+
+
+def in_turn(steps: Sequence[Callable[[], None]]) -> None:
+    """Run steps one after the other."""
+    for step in steps:
+        step()
+
+
+def side_by_side(workers: Workers) -> Parallel:
+    """Return what runs steps on a crew, the first one here."""
+
+    def run(steps: Sequence[Callable[[], None]]) -> None:
+        futures = [workers.submit(step) for step in steps[1:]]
+        try:
+            if steps:
+                steps[0]()
+        finally:
+            for future in futures:
+                future.exception()
+        for future in futures:
+            future.result()
+
+    return run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What the writers of a volume answered."""
+
+    replicas: ReplicaSet
+    states: dict[str, VolumeState]
+    """Writers that answered."""
+    errors: dict[str, DalError]
+    """Writers that did not, and why."""
+
+    @property
+    def needed(self) -> int:
+        """How many writers must have a commit before it is acknowledged."""
+        return writers_needed(self.replicas)
+
+    @property
+    def heads(self) -> set[bytes]:
+        """The heads of those that answered."""
+        return {state.head for state in self.states.values()}
+
+
+def writers_needed(replicas: ReplicaSet) -> int:
+    """Return how many writers the rule of a replica set asks for."""
+    if replicas.rule not in (ANY, MAJORITY):
+        raise BadInput(f"rule {replicas.rule!r}: expected {ANY} or {MAJORITY}")
+    return 1 if replicas.rule == ANY else len(replicas.writers) // 2 + 1
+
+
+def list_errors(errors: Mapping[str, DalError]) -> str:
+    """Return who is missing and why, in one line."""
+    return "; ".join(
+        text if text.startswith(f"{name}:") else f"{name}: {text}"
+        for name, text in sorted((name, str(error)) for name, error in errors.items())
+    )
+
+
+class Reach:
+    """The servers of one volume as one client reaches them; what they said last is only kept to save questions."""
+
+    def __init__(
+        self,
+        volume: str,
+        sites: Mapping[str, Site],
+        *,
+        owner: str,
+        realm: Realm,
+        merge: Merge,
+        local: Site | None = None,
+        replicas: ReplicaSet | None = None,
+        volume_id: bytes = b"",
+        parallel: Parallel = in_turn,
+        clock: Callable[[], int] = now_ns,
+        ticks: Callable[[], int] = ticks_ns,
+        pause: Callable[[float], None] = pause,
+        chance: Callable[[], float] = lambda: 0.5,
+        publish: Callable[[ReplicaSet], None] = lambda replicas: None,
+        report: Report = silent,
+    ) -> None:
+        """See `volume` through `sites`; this client's own commits are at `local`, which is only read.
+
+        `owner` names this client in leases and is nobody else's. `publish` tells the realm of a new replica set before
+        any server hears of it, and raises when somebody else was first. `chance` gives numbers between 0 and 1.
+        """
+        self.volume = volume
+        self.owner = owner
+        self.sites = dict(sites)
+        self.local = local
+        self.realm = realm
+        self.merge = merge
+        self.replicas = replicas
+        self.volume_id = volume_id
+        self.parallel = parallel
+        self.clock = clock
+        self.ticks = ticks
+        self.pause = pause
+        self.chance = chance
+        self.publish = publish
+        self.report = report
+        self.last: Look | None = None
+
+    def site(self, name: str) -> Site:
+        """Return a server by name."""
+        site = self.sites.get(name)
+        if site is None:
+            raise Unavailable(f"{name}: no address known for this server")
+        return site
+
+    def each(self, names: Iterable[str], call: Callable[[Site], T]) -> tuple[dict[str, T], dict[str, DalError]]:
+        """Do something at several servers at once; return what each answered and what each refused with."""
+        results: dict[str, T] = {}
+        errors: dict[str, DalError] = {}
+
+        def step(name: str) -> Callable[[], None]:
+            def run() -> None:
+                try:
+                    results[name] = call(self.site(name))
+                except DalError as error:
+                    errors[name] = error
+
+            return run
+
+        self.parallel([step(name) for name in names])
+        return results, errors
+
+    def look(self, *, arrange: bool = True) -> Look:
+        """Ask all writers for their state. Those with an older replica set are told the newest.
+
+        Without `arrange` nothing is changed anywhere.
+        """
+        known = self.replicas
+        states: dict[str, VolumeState] = {}
+        errors: dict[str, DalError] = {}
+        waiting = set(known.writers if known is not None else self.sites)
+        others_asked = known is None
+        while waiting:
+            asked = sorted(waiting)
+            found, failed = self.each(asked, lambda site: site.state(self.volume))
+            states.update(found)
+            errors.update(failed)
+            known = self._newest_set(states.values(), known)
+            answered = sum(name in states for name in known.writers)
+            waiting = set(known.writers)
+            if answered < writers_needed(known) and not others_asked:
+                # The writers may be others by now: who else holds the volume knows.
+                others_asked = True
+                waiting |= set(self.sites)
+            waiting -= states.keys() | errors.keys()
+        assert known is not None
+        self.replicas = known
+        self._refuse_foreign(states, errors)
+        if arrange:
+            self._create_absent(known, states, errors)
+        stale = [name for name, state in states.items() if state.replicas is None or set_version(state) < known.version]
+        if stale and known.version and arrange:
+            arranged, deaf = self.each(sorted(stale), lambda site: site.arrange(self.volume, known))
+            states.update(arranged)
+            for name, error in deaf.items():
+                errors[name] = error
+                del states[name]
+        writers = set(known.writers)
+        self.last = Look(
+            replicas=known,
+            states={name: states[name] for name in sorted(writers & states.keys())},
+            errors={name: errors[name] for name in sorted(writers & errors.keys())},
+        )
+        return self.last
+
+    def _newest_set(self, states: Iterable[VolumeState], known: ReplicaSet | None) -> ReplicaSet:
+        newest = newest_set(states, known)
+        return newest if newest is not None else ReplicaSet(version=0, writers=sorted(self.sites))
+
+    def _refuse_foreign(self, states: dict[str, VolumeState], errors: dict[str, DalError]) -> None:
+        """Put aside servers on which the volume's name means another volume."""
+        if not self.volume_id and states:
+            newest = max(states.values(), key=lambda state: (set_version(state), state.created_ns, state.id))
+            self.volume_id = newest.id
+        for name in [name for name, state in states.items() if state.id != self.volume_id]:
+            del states[name]
+            errors[name] = Refused(
+                f"{name}: its volume {self.volume!r} is another one, not a replica: rename or remove it there"
+            )
+
+    def _create_absent(self, replicas: ReplicaSet, states: dict[str, VolumeState], errors: dict[str, DalError]) -> None:
+        """Make the empty volume at writers that answer and have none: they were replaced, or have just been added."""
+        absent = sorted(name for name in replicas.writers if isinstance(errors.get(name), NotFound))
+        if not absent or not states or not replicas.version:
+            return
+        empty = empty_state(next(iter(states.values())), replicas=replicas, role=WRITER)
+        made, failed = self.each(absent, lambda site: site.create(empty))
+        for name, state in made.items():
+            states[name] = state
+            del errors[name]
+        errors.update(failed)
+
+    def require_some(self, look: Look, failed: Mapping[str, DalError]) -> None:
+        """Raise what all writers answered when none is left to work with."""
+        if not look.states.keys() - failed.keys():
+            errors = {**look.errors, **failed}
+            kinds = {type(error) for error in errors.values()}
+            if len(kinds) == 1 and not kinds & {Unavailable}:
+                raise kinds.pop()(list_errors(errors))
+            raise Unavailable(f"volume {self.volume!r}: no writer answers: {list_errors(errors)}")
+
+    def source(self, names: Iterable[str]) -> SitesSource:
+        """Return a Source that reads from whichever of these servers has an object, this client's own pool first."""
+        sites = [self.site(name) for name in sorted(names)]
+        return SitesSource(self.volume, [*([self.local] if self.local is not None else []), *sites], self.realm)
+
+    def newest(self, look: Look) -> list[bytes]:
+        """Return the heads of those that answered which lie behind none of the others."""
+        source = self.source(look.states)
+        source.load_more = lambda: self.load_revisions(source, look.states)
+        return newest_heads(source, look.heads - {b""})
+
+    def require_rule(self, look: Look) -> None:
+        """Refuse to begin what fewer writers would do than the volume's rule asks for."""
+        if len(look.states) < look.needed:
+            raise Unavailable(
+                f"volume {self.volume!r}: {len(look.states)} of {len(look.replicas.writers)} writers answer, "
+                f"{look.replicas.rule!r} asks for {look.needed}: {list_errors(look.errors)}"
+            )
+
+    def load_revisions(self, source: SitesSource, states: Mapping[str, VolumeState]) -> None:
+        """Fetch at once what lies between the heads and what all writers have in common."""
+        for name, state in states.items():
+            try:
+                source.load_revisions(self.site(name), state)
+            except (Unavailable, NotFound):
+                continue  # what could not be fetched at once is asked for one by one
+
+    def arrange(self, replicas: ReplicaSet, *, also: Iterable[str] = ()) -> dict[str, DalError]:
+        """Make `replicas` the volume's replica set on all its servers; return those that did not hear it.
+
+        They find out from the others: the larger version counts.
+        """
+        writers_needed(replicas)
+        self.publish(replicas)
+        self.replicas, self.last = replicas, None
+        names = {*replicas.writers, *replicas.readers, *replicas.standbys, *also} & self.sites.keys()
+        _, errors = self.each(sorted(names), lambda site: site.arrange(self.volume, replicas))
+        if not set(replicas.writers) - errors.keys():
+            return errors
+        if set(replicas.writers) <= errors.keys():
+            raise Unavailable(f"volume {self.volume!r}: no writer heard of its new replica set: {list_errors(errors)}")
+        return errors
+
+
+def empty_state(state: VolumeState, *, replicas: ReplicaSet, role: str) -> VolumeState:
+    """Return the same volume as one more replica begins: with nothing in it."""
+    return VolumeState(
+        id=state.id,
+        name=state.name,
+        kind=state.kind,
+        source=state.source,
+        created_ns=state.created_ns,
+        settings=state.settings,
+        role=role,
+        replicas=replicas,
+    )
+
+
+def set_version(state: VolumeState) -> int:
+    """Return the version of the replica set that a server has; 0 without one."""
+    return state.replicas.version if state.replicas is not None else 0
