@@ -684,6 +684,24 @@ def test_a_killed_client_leaves_the_volume_locked_for_half_a_minute_at_most(cell
     assert other.group.freeze_and_clone("tuesday").cloned == NAMES
 
 
+def test_one_server_that_stays_frozen_does_not_hold_up_the_others(cell: Cell) -> None:
+    client = cell.client("c1")
+    client.add(a=b"one")
+    client.push()
+    client.links["s2"].down = client.links["s3"].down = True
+    revision = client.add(b=b"two")
+    client.push()
+    client.links["s2"].down = client.links["s3"].down = False
+
+    def frozen() -> None:
+        raise Conflict("s2: frozen by somebody who renews his lease")
+
+    client.links["s2"].fail = {"advance": frozen, "commit": frozen}
+    caught = client.new_group().catch_up()
+    assert set(caught.missing) == {"s2"} and caught.reached == ("s1", "s3")
+    assert cell.servers["s3"].state(VOLUME).head == revision
+
+
 def test_the_volume_thaws_after_every_error(cell: Cell) -> None:
     client = cell.client("c1")
     client.add(a=b"one")

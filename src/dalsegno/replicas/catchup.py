@@ -65,7 +65,8 @@ class Tally:
     brought: dict[str, Transferred] = field(default_factory=dict)
     merged: list[bytes] = field(default_factory=list)
     renamed: list[tuple[str, str, Clone]] = field(default_factory=list)
-    frozen: DalError | None = None
+    frozen: dict[str, DalError] = field(default_factory=dict)
+    """Who has to be asked again, because somebody else has the volume frozen there."""
     unserved: dict[str, int] = field(default_factory=dict)
     """How often nobody could give a server what it lacks."""
 
@@ -82,6 +83,7 @@ def catch_up(reach: Reach, *, head: bytes = b"", joining: Mapping[str, str] | No
     joining = joining or {}
     tally = Tally()
     until = reach.ticks() + FROZEN_SECONDS_MAX * SECOND_NS
+    trouble: DalError = Conflict(f"volume {reach.volume!r}: its replicas change faster than they are brought together")
     rounds = 0
     while True:
         rounds += 1
@@ -90,20 +92,20 @@ def catch_up(reach: Reach, *, head: bytes = b"", joining: Mapping[str, str] | No
         joined, away = reach.each(sorted(joining.keys() - tally.failed.keys()), lambda site: site.state(reach.volume))
         tally.failed.update(away)
         states = {name: state for name, state in {**look.states, **joined}.items() if name not in tally.failed}
-        tally.frozen = None
+        tally.frozen.clear()
         try:
             moved = bring_heads(reach, states, head, tally)
-        except Unavailable:
-            moved = True  # a server went away while its history was read: the next look tells
+        except Unavailable as error:
+            moved, trouble = True, error  # a server went away while its history was read: the next look tells
         if not moved and not _bring_clones(reach, {**look.replicas.clones, **joining}, states, tally):
             break
-        if tally.frozen is not None:
+        if tally.frozen:
             if reach.ticks() > until:
-                raise tally.frozen
+                tally.failed.update(tally.frozen)
             rounds -= 1
             reach.pause(FROZEN_PAUSE_SECONDS)
         if rounds >= ROUNDS_MAX:
-            raise Conflict(f"volume {reach.volume!r}: its replicas change faster than they are brought together")
+            raise trouble
     target = next(iter(states.values()))
     missing = {**look.errors, **tally.failed}
     if not missing:
@@ -211,7 +213,7 @@ def _sort_errors(errors: Mapping[str, DalError], tally: Tally) -> None:
         if isinstance(error, (Diverged, AlreadyThere)):
             continue  # somebody else was here meanwhile
         if isinstance(error, Conflict):
-            tally.frozen = error
+            tally.frozen[name] = error
         elif isinstance(error, NoSource):
             # The next look may find another source, or that there is none.
             tally.unserved[name] = tally.unserved.get(name, 0) + 1
