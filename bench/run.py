@@ -32,6 +32,9 @@ WORK_BYTES_MIN = 12_000_000_000
 SECTIONS = ("results", "results-with-large-files")
 """Marks on the page: the tree as promised, and one with the large files of the system left in."""
 MOUNTS_SECTION = "results-mounts"
+REPLICATION_SECTION = "results-replication"
+REPLICATION_MANY = 1_000_000
+FEED_SECONDS = 60
 MEMORY_MIB_MAX = 300
 INDEX_BYTES_MAX = 64
 
@@ -612,6 +615,33 @@ def bench_mounts(results: Results, env: dict[str, str], python: str, disk: Path,
     remove(place)
 
 
+def bench_replication(
+    results: Results, env: dict[str, str], python: str, place: Path, *, runs: int, quick: bool, many: int
+) -> None:
+    """Follow, move and commit between real servers on loopback, beside rsync's daemon."""
+    files, size, seconds = (3000, 30_000_000, 5) if quick else (TREE_FILES_MIN, TREE_BYTES_MIN, FEED_SECONDS)
+    say(f"replication: {files:,} files; {many:,} files; {seconds} s of commits")
+    words = [str(place), str(files), str(size), str(many), str(runs), str(seconds)]
+    run = execute([python, str(ROOT / "bench/replication.py"), *words], env=env, keep=True)
+    found = json.loads(run.output)
+    for step, tools in found["seconds"].items():
+        for tool, each in tools.items():
+            for value in each:
+                results.add(step, tool, Run(value, 0.0))
+    results.figures.update(found["figures"])
+    results.figures["servers_peak_mib"] = max(found["peak_mib"].values())
+    for note in found["notes"]:
+        results.note(note)
+    results.facts["servers"] = "peak MiB: " + ", ".join(
+        f"{name} {value:.0f}" for name, value in sorted(found["peak_mib"].items())
+    )
+    results.facts["feed"] = (
+        f"{found['figures']['feed_commits_a_second']:.1f} commits a second; the standby was behind by "
+        f"{1000 * found['figures']['feed_lag_p50_seconds']:.0f} ms (median)"
+    )
+    remove(place)
+
+
 def read_back_ratio(results: Results) -> float | None:
     """Return what archiving costs beyond the copy, over one read."""
     figures = results.figures
@@ -749,6 +779,31 @@ def mount_targets() -> list[Target]:
             MEMORY_MIB_MAX,
             lambda results: results.figures.get("mount_peak_mib"),
         ),
+    ]
+
+
+def replication_targets(many: int) -> list[Target]:
+    """Return the promises of replication."""
+
+    def figure(name: str) -> Callable[[Results], float | None]:
+        return lambda results: results.figures.get(name)
+
+    return [
+        Target("initial transfer of the tree, time over `rsync -a`", 1.5, ratio("initial transfer", "rsync -a")),
+        Target(
+            f"100 changed of {many:,} files, time over `rsync -a`",
+            0.1,
+            ratio(f"{many:,} files: 100 changed", "rsync -a"),
+        ),
+        Target("standby at 20 commits a second: behind, 99th percentile, s", 1.0, figure("feed_lag_p99_seconds")),
+        Target("clone on two writers: users wait, s", 0.5, figure("clone_pause_seconds")),
+        Target("move of the tree: users wait, s", 0.5, figure("move_pause_seconds")),
+        Target(
+            "commit of one small file to 3 servers over 1",
+            4.0,
+            ratio("commit of one small file", "dal, servers: 1", tool="dal, servers: 3"),
+        ),
+        Target("servers: peak memory, MiB", MEMORY_MIB_MAX, figure("servers_peak_mib")),
     ]
 
 
@@ -932,6 +987,9 @@ def read_arguments() -> argparse.Namespace:
         "--catalog", type=int, help="dumps in the large catalog, 0 for none (default 1000000, with --quick 20000)"
     )
     parser.add_argument("--mounts", choices=("with", "alone", "without"), default="with", help="default: with the rest")
+    parser.add_argument(
+        "--replication", choices=("with", "alone", "without"), default="with", help="default: with the rest"
+    )
     parser.add_argument("--only", help="tools, by comma: dal,restic,borg,tar")
     parser.add_argument("--no-cold", action="store_true", help="leave the machine's caches alone")
     parser.add_argument("--quick", action="store_true", help="a small tree, once; prints instead of writing the page")
@@ -962,7 +1020,7 @@ def main() -> int:
         env = base_env(work)
         dal = Dal(dal_command, work, env)
         describe(results, dal_command, work, disk)
-        if options.mounts != "without":
+        if options.mounts != "without" and options.replication != "alone":
             mounts = Results()
             describe(mounts, dal_command, disk, disk)
             mounts.facts["places"] = filesystem_of(disk)
@@ -972,6 +1030,19 @@ def main() -> int:
                 mounts.note(f"mounts: FAILED: {error}")
             publish(mounts, mount_targets(), options, section=MOUNTS_SECTION, runs=runs)
             if options.mounts == "alone":
+                return 0
+        if options.replication != "without":
+            between = Results()
+            describe(between, dal_command, work, disk)
+            between.facts["places"] = filesystem_of(work)
+            many = options.million if options.million is not None else (20_000 if quick else REPLICATION_MANY)
+            try:
+                place = work / "between"
+                bench_replication(between, dal.env, python, place, runs=runs, quick=quick, many=many)
+            except (Failed, OSError) as error:
+                between.note(f"replication: FAILED: {error}")
+            publish(between, replication_targets(many), options, section=REPLICATION_SECTION, runs=runs)
+            if options.replication == "alone":
                 return 0
         wanted: list[tuple[str, Tool]] = [("restic", Restic(work, env)), ("borg", Borg(work, env)), ("dal", dal)]
         tools: list[Tool] = []
