@@ -441,6 +441,34 @@ def test_a_server_with_an_older_replica_set_is_told_the_newest(cell: Cell) -> No
     assert client.push().acknowledged == ("s1", "s2")
 
 
+def test_a_commit_that_meets_a_newer_replica_set_goes_to_its_writers(cell: Cell) -> None:
+    client = cell.client("c1")
+    client.add(a=b"one")
+    client.push()
+    newer = ReplicaSet(version=2, writers=["s2", "s3"], standbys=["s1"], rule=MAJORITY)
+    for site in cell.servers.values():
+        site.arrange(VOLUME, newer)
+    client.links["s3"].down = True
+    client.add(b=b"two")
+    with pytest.raises(Unavailable, match="1 of 2 writers"):
+        client.push()
+    client.links["s3"].down = False
+    assert client.push().acknowledged == ("s2", "s3"), "a standby's answer does not count"
+
+
+def test_a_server_that_is_no_writer_any_more_acknowledges_nothing(cell: Cell) -> None:
+    client = cell.client("c1")
+    client.add(a=b"one")
+    client.push()
+    newer = ReplicaSet(version=2, writers=["s2", "s3"])
+    for site in cell.servers.values():
+        site.arrange(VOLUME, newer)
+    client.links["s2"].down = client.links["s3"].down = True
+    client.add(b=b"two")
+    with pytest.raises((Unavailable, Refused)):
+        client.push()
+
+
 def test_a_client_that_knows_only_old_writers_asks_who_they_are_now() -> None:
     cell = Cell(("s1", "s2", "s3", "s4"))
     client = cell.client("c1", replicas=ReplicaSet(version=1, writers=["s1"]))

@@ -196,10 +196,10 @@ class Reach:
 
     def _refuse_foreign(self, states: dict[str, VolumeState], errors: dict[str, DalError]) -> None:
         """Put aside servers on which the volume's name means another volume."""
-        if not self.volume_id and states:
-            newest = max(states.values(), key=lambda state: (set_version(state), state.created_ns, state.id))
-            self.volume_id = newest.id
-        for name in [name for name, state in states.items() if state.id != self.volume_id]:
+        right = self.volume_id
+        if not right and states:
+            right = max(states.values(), key=lambda state: (set_version(state), state.created_ns, state.id)).id
+        for name in [name for name, state in states.items() if state.id != right]:
             del states[name]
             errors[name] = Refused(
                 f"{name}: its volume {self.volume!r} is another one, not a replica: rename or remove it there"
