@@ -441,6 +441,24 @@ def test_a_server_with_an_older_replica_set_is_told_the_newest(cell: Cell) -> No
     assert client.push().acknowledged == ("s1", "s2")
 
 
+def test_the_first_push_after_all_servers_were_away_succeeds(cell: Cell) -> None:
+    client, other = cell.client("c1"), cell.client("c2")
+    client.add(a=b"one")
+    client.push()
+    other.mirror(cell.head())
+    other.add(b=b"two")
+    other.push()
+    for link in client.links.values():
+        link.fail = {"state": _unavailable}
+    client.add(c=b"three")
+    with pytest.raises(Unavailable):
+        client.push()
+    for link in client.links.values():
+        link.fail = {}
+    assert client.push().acknowledged == NAMES
+    assert cell.files().keys() == {b"a", b"b", b"c"}
+
+
 def test_a_commit_that_meets_a_newer_replica_set_goes_to_its_writers(cell: Cell) -> None:
     client = cell.client("c1")
     client.add(a=b"one")

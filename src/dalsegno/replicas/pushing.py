@@ -111,14 +111,14 @@ class Pusher:
 
     def _look_for_push(self) -> Look:
         now = self.reach.ticks()
+        last = self.reach.last
         for name in [name for name, (until, _) in self.away.items() if until <= now]:
             del self.away[name]
-            self.reach.last = None
-        if self.reach.last is None:
-            look = self.reach.look()
-            self._note_away(look.errors)
-            return look
-        return self.reach.last
+            last = None
+        if last is None or len(last.states) < last.needed:
+            last = self.reach.look()
+            self._note_away(last.errors)
+        return last
 
     def _note_away(self, errors: Mapping[str, DalError]) -> None:
         for name, error in errors.items():
