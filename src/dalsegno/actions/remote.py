@@ -270,7 +270,8 @@ class RealmVolumes(Volumes):
         for each, error in sorted(missing.items()):
             if isinstance(error, Unavailable):
                 self._nearness.failed(each)
-            self._tell(name, f"without {str(error).removeprefix(f'{each}: ')}")
+            told = str(error)
+            self._tell(name, "without " + (told if told.startswith(each) else f"{each}: {told}"))
 
     def _show(self, name: str, state: VolumeState, *, first: str = "") -> None:
         """Keep a state that all servers agree on, and read from them from now on."""
