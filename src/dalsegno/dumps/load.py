@@ -1,16 +1,18 @@
 """Load dumps into a pool: a living, writable volume again, whose next increments continue the old lineage."""
 
+from collections.abc import Iterator
+
 import msgspec
 
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.plan import describe, record_dump
 from dalsegno.formats import objects
+from dalsegno.formats.objects import Reference
 from dalsegno.pool.marks import Marks
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import AlreadyThere, Conflict, Damaged, NotFound, Refused
 from dalsegno.terms.events import Progress, Report, silent
 from dalsegno.terms.ids import ObjectId, hex_short
-from dalsegno.trees.closure import visit_reachable
 from dalsegno.volumes.state import NATIVE, Clone, DumpRecord, VolumeState
 from dalsegno.volumes.store import Volumes
 from dalsegno.world.workers import Workers
@@ -84,29 +86,48 @@ def _volume_to_continue(chain: DumpChain, pool: Pool, volumes: Volumes, name: st
 
 
 def transfer(chain: DumpChain, pool: Pool, *, workers: Workers | None, report: Report = silent) -> None:
-    """Copy every object of the chain's targets into the pool, each id computed anew before it is believed."""
+    """Copy every object of the chain's targets into the pool, each id computed anew before it is believed.
+
+    What an object names is stored before it, so that a load that is killed leaves nothing that seems whole and is not.
+    """
     seen = Marks(reversed(chain.readers))
     done = 0
     total = sum(reader.object_count for reader in chain.readers)
     outside_allowed = bool(chain.bases)
+    entered: list[tuple[int, bytes, bytes, Iterator[Reference]]] = []
     with pool.writer(workers) as writer:
 
-        def visit(kind: int, identity: bytes) -> bool:
-            nonlocal done
+        def enter(kind: int, identity: bytes) -> None:
             if not seen.add(identity):
-                return False
+                return
             try:
                 payload = chain.get(ObjectId(identity))
             except NotFound as error:
                 if outside_allowed and writer.has(ObjectId(identity)):
-                    return False
+                    return
                 raise Damaged(str(error)) from None
-            if writer.put(kind, payload) != identity:
+            if pool.realm.identify(kind, payload) != identity:
                 raise Damaged(f"object {hex_short(identity)}: its content and its id disagree; verify the dump")
+            if kind == objects.KIND_CHUNK:
+                store(kind, identity, payload)
+            else:
+                entered.append((kind, identity, payload, objects.references(kind, payload)))
+
+        def store(kind: int, identity: bytes, payload: bytes) -> None:
+            nonlocal done
+            writer.put_known(kind, ObjectId(identity), payload)
             done += 1
             report(Progress(phase="load", done_count=done, total_count=total))
-            return True
 
-        visit_reachable(chain, [(objects.KIND_REVISION, target.revision) for target in chain.targets()], visit)
+        for target in chain.targets():
+            enter(objects.KIND_REVISION, target.revision)
+            while entered:
+                kind, identity, payload, below = entered[-1]
+                reference = next(below, None)
+                if reference is not None:
+                    enter(*reference)
+                else:
+                    entered.pop()
+                    store(kind, identity, payload)
         writer.flush()
         writer.commit_guard()

@@ -128,7 +128,10 @@ class Standing:
         """Return whether a revision stands with its tree."""
         if self.kinds(as_ids(identity))[0] != objects.KIND_REVISION:
             return False
-        below = list(objects.references(*self._pool.get_kind(identity)))
+        try:
+            below = list(objects.references(*self._pool.get_kind(identity)))
+        except (NotFound, Damaged):  # collected since the index was looked at, or nothing to be relied on
+            return False
         wanted = np.array([kind for kind, _ in below], np.uint8)
         return bool((self.kinds(as_ids(b"".join(each for _, each in below))) == wanted).all())
 

@@ -403,8 +403,9 @@ class Pool:
 class PoolWriter:
     """Stores objects that are not there yet. Durable after `flush`, safe to name in a ref after `commit_guard`.
 
-    A writer shares the pool with collections. It remembers what it did not store because it was there: if a
-    collection condemned that meanwhile, `commit_guard` stores it again, with everything below it.
+    What an object names is put before it, so that an object in the pool has all that it names beside it, whoever was
+    killed (adopt.py). A writer shares the pool with collections. It remembers what it did not store because it was
+    there: if a collection condemned that meanwhile, `commit_guard` stores it again, with everything below it.
     """
 
     def __init__(
