@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import Final
 
 from dalsegno.replicas.contract import Site
-from dalsegno.replicas.follow import Step, follow
+from dalsegno.replicas.follow import Step, backoff, follow
 from dalsegno.replicas.heads import Merge
 from dalsegno.replicas.meet import meeting
 from dalsegno.replicas.release import pull
@@ -58,6 +58,8 @@ class Upkeep:
         self._busy: dict[str, Future[None]] = {}
         self._settled_ns: dict[str, int] = {}
         self._pulled_ns: dict[str, int] = {}
+        self._failures: dict[str, int] = {}
+        self._not_before_ns: dict[str, int] = {}
 
     def run(self) -> None:
         """Look after the volumes until the end; return when nothing goes on any more."""
@@ -76,11 +78,15 @@ class Upkeep:
             if state.replicas is None or state.replicas.moved_to:
                 continue
             busy = self._busy.get(state.name)
+            if busy is not None and busy.done():
+                busy.result()  # what is no DalError is ours, and must not be passed over
             if (busy is None or busy.done()) and self._is_due(state):
                 self._busy[state.name] = self._crew.submit(self._attend, state)
 
     def _is_due(self, state: VolumeState) -> bool:
         now = ticks_ns()
+        if now < self._not_before_ns.get(state.name, now):
+            return False
         if state.role == STANDBY or now - self._settled_ns.get(state.name, now - SETTLE_NS) >= SETTLE_NS:
             return True
         return state.role == READER and now - self._pulled_ns.get(state.name, now - PULL_NS) >= PULL_NS
@@ -94,7 +100,10 @@ class Upkeep:
                 self._pull(state)
         except DalError as error:
             self._tell(state.name, error)
-            self._servers.pause(LOOK_SECONDS)
+            failures = self._failures[state.name] = self._failures.get(state.name, 0) + 1
+            self._not_before_ns[state.name] = ticks_ns() + int(backoff(failures, 1.0) * SECOND_NS)
+        else:
+            self._failures.pop(state.name, None)
 
     def _settle(self, state: VolumeState) -> VolumeState:
         """Take the newest replica set that the directory or another server has."""
