@@ -513,3 +513,11 @@ def test_secrets_are_in_no_log_and_no_file(served: Served) -> None:
             assert secret.encode() not in path.read_bytes()
     realm_secret = json.loads(ask(served.server, "GET", "/v1/key", token=served.token)[2])["secret"]
     assert realm_secret not in text
+
+
+def test_a_tls_client_that_never_shakes_hands_is_cut_off(tmp_path: Path) -> None:
+    user = make_user(tmp_path / "home")
+    with start_server(user, tls=True, limits={"HANDSHAKE_SECONDS": 1}) as server:
+        for begin in (b"", b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/1.1\r\n\r\n"):
+            drip(server, begin, b"", count=4)
+        assert server.site(server.token("read")).state("home").name == "home"
