@@ -18,7 +18,7 @@ from dalsegno.replicas.follow import Follower, promote
 from dalsegno.replicas.move import move
 from dalsegno.replicas.release import pull, release
 from dalsegno.terms.errors import DalError, Moved, NotFound, Unavailable
-from dalsegno.volumes.state import READER, STANDBY, WRITER, Clone, ReplicaSet
+from dalsegno.volumes.state import READER, STANDBY, WRITER, Clone, ReplicaSet, VolumeState
 
 SECOND_NS = 10**9
 HOLDERS = ("s1", "s2", "s3")
@@ -29,9 +29,9 @@ STEPS = 60
 class Life:
     """One history."""
 
-    def __init__(self, seed: int, path: Path) -> None:
+    def __init__(self, seed: int, path: Path, kind: str = "memory") -> None:
         self.chance = random.Random(seed)
-        self.world = WORLDS["memory"](path)
+        self.world = WORLDS[kind](path)
         for name in (*HOLDERS, *SITES):
             self.world.add(name)
             self.world.faulty[name]._chance = self.chance
@@ -49,6 +49,13 @@ class Life:
         if self.chance.random() < 0.05:
             raise Unavailable("directory: no answer (lost)")
         return self.directory
+
+    def state(self, name: str) -> VolumeState | None:
+        """Return what a server has of the volume."""
+        try:
+            return self.world.sites[name].state(VOLUME)
+        except NotFound:
+            return None
 
     def sites(self, names: Any) -> list[Any]:
         return [self.world.faulty[name] for name in names]
@@ -85,9 +92,9 @@ class Life:
     def step(self) -> None:
         standby = self.chance.choice(HOLDERS)
         origin = self.chance.choice(HOLDERS)
-        volumes = self.world.sites[standby].volumes
-        is_standby = volumes[VOLUME].role == STANDBY if VOLUME in volumes else standby in self.directory.standbys
-        if standby != origin and is_standby and VOLUME in self.world.sites[origin].volumes:
+        state = self.state(standby)
+        is_standby = state.role == STANDBY if state is not None else standby in self.directory.standbys
+        if standby != origin and is_standby and self.state(origin) is not None:
             follower = Follower(VOLUME, self.world.faulty[standby], clock=self.world.clock, merge=merge)
             follower.step(self.world.faulty[origin], seconds=0)
 
@@ -119,9 +126,9 @@ class Life:
         )
 
     def release(self) -> None:
-        writer = self.world.sites[self.directory.writers[0]]
-        if writer.volumes.get(VOLUME) and writer.state(VOLUME).head:
-            head = writer.state(VOLUME).head
+        state = self.state(self.directory.writers[0])
+        if state is not None and state.head:
+            head = state.head
             self.released.add(head)
             release(
                 VOLUME,
@@ -144,23 +151,22 @@ class Life:
         )
 
     def clone(self) -> None:
-        site = self.world.sites[self.directory.writers[0]]
-        if site.volumes.get(VOLUME) and site.state(VOLUME).head:
-            clone = Clone(revision=site.state(VOLUME).head, created_ns=self.world.clock.now_ns)
-            self.world.faulty[site.name].clone(VOLUME, f"c{len(self.log)}", clone)
+        name = self.directory.writers[0]
+        state = self.state(name)
+        if state is not None and state.head:
+            clone = Clone(revision=state.head, created_ns=self.world.clock.now_ns)
+            self.world.faulty[name].clone(VOLUME, f"c{len(self.log)}", clone)
 
     def check(self) -> None:
         """Check what must hold at every moment."""
         for name in SITES:
-            if not self.world.sites[name].volumes.get(VOLUME):
-                continue
-            state = self.world.sites[name].state(VOLUME)
-            if state.head:
+            state = self.state(name)
+            if state is not None and state.head:
                 assert state.role == READER and state.head in self.released, name
                 self.world.files(name, state.head)
         for name in HOLDERS:
-            if self.world.sites[name].volumes.get(VOLUME):
-                state = self.world.sites[name].state(VOLUME)
+            state = self.state(name)
+            if state is not None:
                 for revision in [state.head, *(clone.revision for clone in state.clones.values())]:
                     if revision:
                         self.world.files(name, revision)
@@ -196,23 +202,27 @@ class Life:
         self.directory_away = False
         self.world.clock.now_ns += 100 * SECOND_NS
         for _ in range(6):
-            states = [site.volumes[VOLUME] for site in self.world.sites.values() if VOLUME in site.volumes]
+            states = [state for name in self.world.sites if (state := self.state(name)) is not None]
             newest = max((state.replicas for state in states if state.replicas), key=lambda each: each.version)
             newest = max(newest, self.directory, key=lambda each: each.version)
             newest = msgspec.structs.replace(newest, moved_to="")
             self.directory = newest
             for name in (*newest.writers, *newest.standbys):
-                site = self.world.sites[name]
-                if VOLUME in site.volumes:
-                    site.arrange(VOLUME, newest)
+                if self.state(name) is not None:
+                    self.world.sites[name].arrange(VOLUME, newest)
             for name in newest.standbys:
                 follower = Follower(VOLUME, self.world.faulty[name], clock=self.world.clock, merge=merge)
                 follower.step(self.world.faulty[newest.writers[0]], seconds=0)
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("DAL_SITES_LIVES", "60"))))
-def test_nothing_acknowledged_is_lost_and_readers_show_only_releases(tmp_path: Path, seed: int) -> None:
-    life = Life(seed, tmp_path)
+SEEDS = int(os.environ.get("DAL_SITES_LIVES", "60"))
+
+
+@pytest.mark.parametrize(
+    "seed, kind", [*((seed, "memory") for seed in range(SEEDS)), *((seed, "keeper") for seed in range(SEEDS // 15))]
+)
+def test_nothing_acknowledged_is_lost_and_readers_show_only_releases(tmp_path: Path, seed: int, kind: str) -> None:
+    life = Life(seed, tmp_path, kind)
     try:
         life.live()
         life.heal()
