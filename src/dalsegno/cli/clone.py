@@ -79,8 +79,15 @@ def clone_value(volume: str, name: str, clone: Clone) -> dict[str, Any]:
 def _clone(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_volumes(arguments, terminal, arguments.volume) as house:
         result = actions.clone(house, arguments.volume, arguments.name, scan=not arguments.no_scan)
+        spread = getattr(house.volumes, "cloned", None)
     value = clone_value(result.volume, result.clone_name, result.clone)
     lines = [f"{result.volume}@{result.clone_name}"]
+    if spread is not None:
+        value["servers"] = list(spread.cloned)
+        value["missing"] = sorted(spread.missing)
+        value["pause_seconds"] = spread.pause_ns / 1e9
+        pause = f"writers waited {spread.pause_ns / 1e6:.0f} ms"
+        lines += [] if terminal.quiet else [f"  on {', '.join(spread.cloned)}; {pause}"]
     if result.taken is not None:
         value["taken"] = take_value(result.taken)
         lines += [] if terminal.quiet else take_lines(result.taken)

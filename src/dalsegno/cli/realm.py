@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
 
+from dalsegno import __version__
 from dalsegno.actions.remote import RemoteHouse, list_unsent, split_place
 from dalsegno.assembly_remote import (
     client_servers,
@@ -16,7 +17,6 @@ from dalsegno.assembly_remote import (
     open_member,
     open_nearness,
     open_realm,
-    remote_site,
 )
 from dalsegno.chunks.realm import Realm
 from dalsegno.cli.door import joined_realms, open_house, volume_of
@@ -24,7 +24,6 @@ from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser, pool_path
 from dalsegno.formats.join import parse_join
 from dalsegno.pool.keys import SETTINGS_NAME
-from dalsegno.replicas.nearest import Nearness
 from dalsegno.replicas.profile import (
     Profile,
     cache_directory,
@@ -37,7 +36,16 @@ from dalsegno.replicas.profile import (
 from dalsegno.replicas.remote import RemoteSite
 from dalsegno.replicas.servers import Servers
 from dalsegno.replicas.view import RealmView, Server, check_realm_name
-from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, AlreadyThere, BadInput, DalError, NotFound, Refused
+from dalsegno.terms.errors import (
+    EXIT_DONE,
+    EXIT_PARTIAL,
+    AlreadyThere,
+    BadInput,
+    DalError,
+    NotFound,
+    Refused,
+    Unavailable,
+)
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.times import format_time
 from dalsegno.volumes.state import VolumeState
@@ -251,17 +259,18 @@ def _state_value(state: VolumeState, name: str) -> dict[str, Any]:
 
 
 def _status(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    realm = chosen_realm(arguments.name)
-    profile = read_profile(realm)
-    nearness = open_nearness(realm)
-    with client_servers(profile, nearness) as servers:
+    if arguments.name is not None:
+        check_realm_name(arguments.name)
+        os.environ["DAL_REALM"] = arguments.name
+    with open_servers(arguments, terminal) as servers:
         view = servers.view()
-        asked = {
-            server.name: servers.workers.submit(_ask_server, server, profile.token, nearness) for server in view.servers
-        }
+        asked = {server.name: servers.workers.submit(_ask_server, servers, server) for server in view.servers}
         answers = {name: future.result() for name, future in asked.items()}
-    nearness.save()
-    waiting = _waiting(realm)
+        realm = view.name if servers.here else chosen_realm()
+    waiting: list[tuple[bytes, str, bytes]] = []
+    if not servers.here:
+        _remember(realm, {name: value for name, (value, _) in answers.items()})
+        waiting = _waiting(realm)
     volumes = _by_volume(view, {name: states for name, (_, states) in answers.items() if states is not None})
     behind = any(volume["differ"] for volume in volumes)
     away = [name for name, (value, _) in answers.items() if not value["alive"]]
@@ -278,24 +287,32 @@ def _status(arguments: argparse.Namespace, terminal: Terminal) -> int:
     return EXIT_PARTIAL if away or behind or waiting else EXIT_DONE
 
 
-def _ask_server(server: Server, token: str, nearness: Nearness) -> tuple[dict[str, Any], list[VolumeState] | None]:
+def _ask_server(servers: Servers, server: Server) -> tuple[dict[str, Any], list[VolumeState] | None]:
     value: dict[str, Any] = {"server": server.name, "url": server.url, "alive": False}
-    site = remote_site(server, token, nearness)
     try:
-        info = site.server()
+        site = servers.site(server.name)
+        more: dict[str, Any] = {"version": __version__, "clock_seconds": 0.0}
+        if isinstance(site, RemoteSite):
+            info = site.server()
+            more = {"version": info.version, "clock_seconds": round((info.now_ns - now_ns()) / 1e9, 1)}
         began = ticks_ns()
         states = site.states()
         spent = ticks_ns() - began
     except DalError as error:
-        nearness.failed(server.name)
         seen = format_time(server.seen_ns) if server.seen_ns else None
         return {**value, "error": {"code": error.code, "message": str(error)}, "seen": seen}, None
-    finally:
-        site.close()
-    nearness.answered(server.name, ticks_ns=spent)
-    clock = (info.now_ns - now_ns()) / 1e9
-    more = {"alive": True, "version": info.version, "latency_ms": spent / 1e6, "clock_seconds": round(clock, 1)}
-    return {**value, **more}, states
+    return {**value, **more, "alive": True, "latency_ms": spent / 1e6}, states
+
+
+def _remember(realm: str, answers: dict[str, dict[str, Any]]) -> None:
+    """Remember how near the servers were."""
+    nearness = open_nearness(realm)
+    for name, value in answers.items():
+        if value["alive"]:
+            nearness.answered(name, ticks_ns=int(value["latency_ms"] * 1e6))
+        elif value["error"]["code"] == Unavailable.code:
+            nearness.failed(name)
+    nearness.save()
 
 
 def _by_volume(view: RealmView, answers: dict[str, list[VolumeState]]) -> list[dict[str, Any]]:
