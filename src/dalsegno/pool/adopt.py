@@ -357,10 +357,12 @@ class Adopter(PoolWriter):
         checked = []
         for pack_id, file in files:
             try:
-                checked.append(check_pack(file, self.pool, pack_id, self._workers))
+                each = check_pack(file, self.pool, pack_id, self._workers)
+                self._drop_standing(each)
             except (Damaged, Refused, TooNew, NoAccess):
                 file.remove()
                 raise
+            checked.append(each)
         wanted = [each for each in checked if bool((self.stand(each.ids) == NOTHING).any())]
         self._find_named(wanted)
         # What is relied on must be there until the packs have their names; the guard after that is for good.
@@ -381,6 +383,19 @@ class Adopter(PoolWriter):
             if each not in wanted:
                 each.file.remove()
 
+    def _drop_standing(self, checked: _Checked) -> None:
+        """Rely on what stands of all that a pack names, and remember only the rest: most of a large volume stands."""
+        found = self.stand(checked.named)
+        self._require_kinds(checked, found, found != NOTHING)
+        left = found == NOTHING
+        checked.named, checked.named_kinds = checked.named[left], checked.named_kinds[left]
+
+    def _require_kinds(self, checked: _Checked, found: Kinds, known: Mask) -> None:
+        wrong = np.flatnonzero(known & (found != checked.named_kinds)).tolist()
+        if wrong:
+            name = hex_short(checked.named[wrong[0]].tobytes())
+            raise Damaged(f"{checked.file.path}: an object in it names {name}, which is of another kind")
+
     def _find_named(self, checked: list[_Checked]) -> None:
         """Check that everything named comes along or stands, as what it is named as."""
         if not checked:
@@ -393,7 +408,6 @@ class Adopter(PoolWriter):
             here = rows >= 0
             found = np.zeros(len(rows), np.uint8)
             found[here] = kinds[rows[here]]
-            found[~here] = self.stand(each.named[~here])
             lacking = np.flatnonzero(found == NOTHING).tolist()
             if lacking:
                 # Here, perhaps, but condemned or among the dead: storing it again shows whether it is whole.
@@ -403,11 +417,11 @@ class Adopter(PoolWriter):
                     raise NotFound(f"{each.file.path} names what is neither sent nor here: {error}") from None
                 self.flush()
                 found[lacking] = self.stand(each.named[lacking])
-            wrong = np.flatnonzero(found != each.named_kinds).tolist()
-            if wrong:
+            try:
+                self._require_kinds(each, found, np.ones(len(found), np.bool_))
+            except Damaged:
                 each.file.remove()
-                text = f"{each.file.path}: an object in it names {hex_short(each.named[wrong[0]].tobytes())}"
-                raise Damaged(f"{text}, which is of another kind")
+                raise
 
     def _fits(self, each: _Checked) -> bool:
         """Tell whether a pack can be taken as it is: sealed as this pool's are, and under its own name."""
