@@ -22,7 +22,6 @@ from typing import Any
 import pytest
 
 from cli_kit import Done, User
-from dalsegno.formats.join import format_join
 from server_kit import Server, end_all, start_server
 
 WAIT_TRIES = 600
@@ -115,9 +114,11 @@ class Realm:
             shutil.rmtree(self.users.pop(name).home)
 
     def join_string(self, *rights: str, volumes: tuple[str, ...] = ("*",)) -> str:
+        """Return what a client joins with, made on a server that runs."""
         server = next(server for server in self.servers.values() if server.is_running())
-        join = server.join(server.token(*(rights or ("administer",)), volumes=volumes))
-        return format_join(join)
+        words = [word for right in rights or ("administer",) for word in ("--right", right)]
+        words += [word for pattern in volumes for word in ("--volume", pattern)]
+        return str(self.users[server.name].ask("token", "add", *words)["join"])
 
     def client(self, name: str, *rights: str, volumes: tuple[str, ...] = ("*",)) -> Person:
         """Return a client who has joined."""
