@@ -96,7 +96,7 @@ WRONG: list[tuple[str, int]] = [
     ("ls doc:/nothing", 6),
     ("ls doc:/note/below", 6),
     ("ls @c0", 2),
-    ("ls //server/doc", 2),
+    ("ls //server/doc", 6),
     ("ls \udcff\udcfe", 6),
     ("ls doc@\udcff", 6),
     ("ls plain.txt", 5),
