@@ -58,9 +58,7 @@ def gc(house: House, *, grace_seconds: int, dry_run: bool = False) -> CollectRes
 
     if not dry_run:
         house.volumes.drop_ended_pins(now_ns=now_ns())
-    return collect(
-        house.pool, live, grace_seconds=grace_seconds, now_ns=now_ns(), dry_run=dry_run, report=house.report
-    )
+    return collect(house.pool, live, grace_seconds=grace_seconds, now_ns=now_ns(), dry_run=dry_run, report=house.report)
 
 
 def _see_history(house: House, seen: PoolMarks, visit: Callable[[int, bytes], bool]) -> None:

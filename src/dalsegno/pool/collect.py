@@ -356,7 +356,6 @@ class _Collection:
                 if old or (self.grace_ns == 0 and folder == PACKS):
                     remove_durable(partial, sync=False)
 
-
     def _left_behind(self, folder: str) -> Iterator[Path]:
         for suffix in (PARTIAL_SUFFIX, JOINED_SUFFIX) if folder == UPLOADS else (PARTIAL_SUFFIX,):
             yield from (self.pool.path / folder).rglob("*" + suffix)
