@@ -154,7 +154,67 @@ CASES = {
         {"x": (7, b"1")},
         {"y": (7, b"1")},
         {"z": (7, b"2")},
-        {"y": both(b"1", b"2")},
+        {"y": {"?": {f"{NAMES[0]}.y": b"2", f"{NAMES[1]}.z": b"2"}}},
+    ),
+    "renamed by both, changed by none": (
+        {"x": (7, b"1")},
+        {"d": {"#": 4, "y": (7, b"1")}},
+        {"z": (7, b"1")},
+        {"d": {"y": {"?": {f"{NAMES[0]}.y": b"1", f"{NAMES[1]}.z": b"1"}}}},
+    ),
+    "renamed and changed by both": (
+        {"x": (7, b"1")},
+        {"y": (7, b"2")},
+        {"z": (7, b"3")},
+        {"y": both(b"2", b"3")},
+    ),
+    "directory renamed by both, changed inside": (
+        {"d": {"#": 5, "x": (7, b"1")}},
+        {"e": {"#": 5, "x": (7, b"2")}},
+        {"f": {"#": 5, "x": (7, b"1"), "y": (8, b"y")}},
+        {"e": {"?": {f"{NAMES[0]}.e": {"x": b"2", "y": b"y"}, f"{NAMES[1]}.f": {"x": b"2", "y": b"y"}}}},
+    ),
+    "saved by an editor and renamed": (
+        {"x": (7, b"1")},
+        {"x": (99, b"2")},
+        {"y": (7, b"1")},
+        {"y": b"2"},
+    ),
+    "renamed directory deleted": (
+        {"d": {"#": 5, "x": (7, b"1"), "y": (8, b"1")}},
+        {"e": {"#": 5, "x": (7, b"1"), "y": (8, b"1")}},
+        {},
+        {"e": {"x": b"1", "y": b"1"}},
+    ),
+    "moved out of a directory that was deleted": (
+        {"d": {"#": 5, "e": {"#": 6, "x": (7, b"1"), "y": (8, b"1")}}},
+        {"x": (7, b"1")},
+        {"d": {"#": 5, "e": {"#": 6, "x": (7, b"2"), "y": (8, b"1")}}},
+        {"x": b"2"},
+    ),
+    "moved by both into new directories of one name": (
+        {"x": (7, b"1")},
+        {"n": {"#": 50, "x": (7, b"2"), "a": b"a"}},
+        {"n": {"#": 60, "x": (7, b"1"), "b": b"b"}},
+        {"n": {"x": b"2", "a": b"a", "b": b"b"}},
+    ),
+    "directory replaced by a file, changed inside": (
+        {"d": {"#": 5, "x": (7, b"1"), "y": (8, b"1")}},
+        {"d": (9, b"file")},
+        {"d": {"#": 5, "x": (7, b"2"), "y": (8, b"1")}},
+        {"d": both(b"file", {"x": b"2", "y": b"1"})},
+    ),
+    "file moved over one that was changed": (
+        {"x": (7, b"1"), "t": (8, b"t")},
+        {"x": (8, b"t")},
+        {"x": (7, b"2"), "t": (8, b"t")},
+        {"x": both(b"t", b"2")},
+    ),
+    "three in a circle": (
+        {"a": {"#": 1}, "b": {"#": 2}, "c": {"#": 3, "f": (9, b"f")}},
+        {"b": {"#": 2, "a": {"#": 1}}, "c": {"#": 3, "f": (9, b"f")}},
+        {"a": {"#": 1, "c": {"#": 3, "f": (9, b"f"), "b": {"#": 2}}}},
+        {"a": {"c": {"b": {}, "f": b"f"}}},  # the first of them stays where it was
     ),
     "renamed over what the other added": (
         {"x": (7, b"1")},
@@ -167,7 +227,7 @@ CASES = {
         {"d": {"#": 5, "f": (1, b"f")}, "e": {"#": 6, "g": (2, b"g")}},
         {"e": {"#": 6, "g": (2, b"g"), "d": {"#": 5, "f": (1, b"f")}}},
         {"d": {"#": 5, "f": (1, b"f"), "e": {"#": 6, "g": (2, b"g")}}},
-        {"e": {"d": {"f": b"f", "e": {"g": b"g"}}}},  # one of them twice: neither may be above itself
+        {"d": {"f": b"f", "e": {"g": b"g"}}},  # the first of them stays where it was
     ),
     "names exchanged, contents changed": (
         {"x": (1, b"1"), "y": (2, b"2")},

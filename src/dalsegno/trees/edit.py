@@ -61,14 +61,20 @@ def edit_path(source: Source, sink: Sink, root: bytes, path: bytes, entry: Entry
 
     NotFound when what is above the path is not there. `source` must read what `sink` stored before.
     """
-    name, _, rest = path.partition(b"/")
-    if not rest:
-        return edit_directory(source, sink, root, {name: entry})
-    above = lookup(source, root, name)
-    if above is None or above.kind != objects.ENTRY_DIRECTORY:
-        raise NotFound(f"{name!r}: no such directory")
-    changed = msgspec.structs.replace(above, content=edit_path(source, sink, above.content, rest, entry))
-    return edit_directory(source, sink, root, {name: changed})
+    *above, name = path.split(b"/")
+    directories = [root]
+    entries: list[Entry] = []
+    for part in above:
+        found = lookup(source, directories[-1], part)
+        if found is None or found.kind != objects.ENTRY_DIRECTORY:
+            raise NotFound(f"{part!r}: no such directory")
+        directories.append(found.content)
+        entries.append(found)
+    content = edit_directory(source, sink, directories.pop(), {name: entry})
+    while entries:
+        changed = msgspec.structs.replace(entries.pop(), content=content)
+        content = edit_directory(source, sink, directories.pop(), {changed.name: changed})
+    return content
 
 
 def _leaves(source: Source, identity: bytes) -> Iterator[DirectoryChild]:

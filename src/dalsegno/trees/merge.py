@@ -1,43 +1,35 @@
 """Three-way merge of trees: what one side changed wins, what both changed becomes a conflict that keeps both.
 
-Two steps. First the renames: where one side gave a file or a directory another name, base and the other side are given
-it, too, unless they say otherwise; the number of the node tells. Then names are compared, in the directories that both
-sides changed and in no others, so the cost follows the changes.
+Three steps. Each side is followed from the base, so that it is known what it did to every file and directory, whatever
+it is called now. Then it is decided where each of these comes to stand. Then directories are written, the deepest
+first; one in which a side has exactly what comes out is taken from there. Nothing is looked at that neither side
+changed, so the cost follows the changes.
 
 Nothing goes into the result but the three trees and the names of the sides: everybody who merges the same trees makes
 the same one, in whichever order they are given (docs/formats/objects.md, "Merges").
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
 
 import msgspec
 
 from dalsegno.formats import objects
-from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_LINK, Entry, Revision, is_conflict
+from dalsegno.formats.objects import ENTRY_LINK, Entry, Revision, is_conflict
 from dalsegno.pool.contract import Sink, Source
-from dalsegno.trees.build import store_directory
-from dalsegno.trees.diff import diff_directories, differing_nodes
-from dalsegno.trees.edit import edit_directory, edit_path
-from dalsegno.trees.read import entry_xattrs, iterate_directory, links_key, lookup
-from dalsegno.trees.walk import walk
-
-CONFLICT_MODE: Final = 0o755
-CONFLICT_XATTRS: Final = b"\x01" + objects.encode_xattrs([(objects.CONFLICT_XATTR, b"1")])
-RENAMES_REFUSED_MAX: Final = 32
-"""With more renames that cannot be done on the other side, none is: names are compared as they are."""
-
-# Fields of an entry that change together: who changed one of a group is taken to have changed the group.
-_FIELDS: Final = (
-    ("content_kind", "content", "size", "link", "device"),
-    ("mode",),
-    ("uid", "owner"),
-    ("gid", "group"),
-    ("flags",),
-    ("node",),
-    ("btime_ns",),
+from dalsegno.trees.diff import differing_nodes
+from dalsegno.trees.edit import edit_directory
+from dalsegno.trees.follow import GONE, KEPT, SAME, Follower, Item, Placed, is_plain_directory
+from dalsegno.trees.merge_entry import (
+    Side,
+    make_conflict,
+    merge_attributes,
+    merge_fields,
+    merge_sides,
+    side_name,
 )
+from dalsegno.trees.merge_links import LinksMerge
+
+BASE_LABEL = b"base"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +42,6 @@ class Merged:
     """Paths at which both sides are kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Move:
-    node: int
-    old: bytes
-    new: bytes
-
-
 def merge_trees(
     source: Source, sink: Sink, base: Revision | None, a: Revision, b: Revision, *, names: tuple[str, str]
 ) -> Merged:
@@ -66,451 +51,335 @@ def merge_trees(
     """
     if names[1] < names[0]:
         a, b, names = b, a, (names[1], names[0])
-    return _Merge(source, sink, names).run(base, a, b)
+    return _Merge(source, sink, base, (a, b), (names[0].encode(), names[1].encode())).run()
 
 
-@dataclass(slots=True)
 class _Merge:
-    source: Source
-    sink: Sink
-    names: tuple[str, str]
-    conflicts: set[bytes] = field(default_factory=set)
+    def __init__(
+        self,
+        source: Source,
+        sink: Sink,
+        base: Revision | None,
+        sides: tuple[Revision, Revision],
+        labels: tuple[bytes, bytes],
+    ) -> None:
+        self.source = source
+        self.sink = sink
+        self.base = base
+        self.sides = sides
+        self.labels = labels
+        self.conflicts: set[bytes] = set()
+        self.items: list[Item] = []
+        nothing = msgspec.structs.replace(sides[0].root, content=b"", content_kind=objects.CONTENT_NONE)
+        self.root = Item(None, b"", base.root if base is not None else nothing, is_directory=True)
+        self.root.now = [Placed(None, b"", side.root) for side in sides]
+        self.placed: list[dict[Item, dict[bytes, Item]]] = []
+        self.same_as: dict[Item, Item] = {}
+        """New directories of the second side that are at the place of one of the first."""
+        self.claims: dict[Item, dict[bytes, list[Item]]] = {}
 
-    def run(self, base: Revision | None, a: Revision, b: Revision) -> Merged:
-        nothing = msgspec.structs.replace(a.root, content=b"", content_kind=objects.CONTENT_NONE)
-        roots = [base.root.content if base else b"", a.root.content, b.root.content]
-        split: list[tuple[bytes, bytes]] = []
-        if base is not None and len(set(roots)) == 3:
-            roots, split = self._follow_renames(roots)
-        content = self._merge_contents(roots[0], roots[1], roots[2], b"")
-        for one, other in split:
-            content = self._join_split(content, one, other)
-        content, links = self._merge_links(content, base, a, b)
-        root = self._merge_attributes(base.root if base else nothing, a.root, b.root)
-        root = msgspec.structs.replace(root, content=content, content_kind=objects.CONTENT_DIRECTORY)
+    def run(self) -> Merged:
+        followers = [Follower(self.source, side, self.root, self.items) for side in (0, 1)]
+        for follower, side in zip(followers, self.sides, strict=True):
+            follower.follow(side.root.content)
+            self.placed.append(follower.placed)
+        self.links = LinksMerge(self.source, self.sink, self.base, self.sides, followers, self.labels)
+        self._keep_moved()
+        self._join_new_directories()
+        for item in self.items:
+            self._choose_place(item)
+        for item in list(self.items):
+            if item.place is not None:
+                self._revive(item.place[0])
+        self._break_cycles()
+        for item in self.items:
+            if item.place is not None:
+                self.claims.setdefault(item.place[0], {}).setdefault(item.place[1], []).append(item)
+        for item in self._deepest_first():
+            item.content = self._content(item)
+        content, links = self.links.finish(self.root.content, self.conflicts)
+        root = self._attributes(self.root)
+        root = msgspec.structs.replace(root, name=b"", content=content, content_kind=objects.CONTENT_DIRECTORY)
         return Merged(root=root, links=links, conflicts=tuple(sorted(self.conflicts)))
 
-    # Renames
+    # Where things come to stand
 
-    def _follow_renames(self, roots: list[bytes]) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
-        """Return base, a and b under the names that either side gave, and the names that both gave to one node."""
-        base, a, b = roots
-        of_a, of_b = (_find_moves(self.source, base, side) for side in (a, b))
-        agreed = [move for node, move in of_a.items() if of_b.get(node) == move]
-        split = [
-            (move.new, of_b[node].new) for node, move in of_a.items() if node in of_b and of_b[node].new != move.new
-        ]
-        only_a = [move for node, move in of_a.items() if node not in of_b]
-        only_b = [move for node, move in of_b.items() if node not in of_a]
-        moved, _ = self._move_all([base], agreed, parents_of=a)
-        base = moved[0]
-        done = list(agreed)
-        (base, b), now_done = self._move_all([base, b], _rewritten(only_a, agreed), parents_of=a)
-        done += [move for move in only_a if move.node in {each.node for each in now_done}]
-        (base, a), _ = self._move_all([base, a], _rewritten(only_b, done), parents_of=b)
-        return [base, a, b], sorted(split)
+    def _keep_moved(self) -> None:
+        """What one side removed and the other moved stays, with all that is in it."""
+        kept = []
+        for item in self.items:
+            for side in (0, 1):
+                if item.base is not None and self._is_moved(item, side) and item.state(1 - side) is GONE:
+                    kept.append((item, 1 - side))
+        for item, side in kept:
+            item.now[side] = KEPT
+            self.links.unsure = True
 
-    def _move_all(
-        self, roots: list[bytes], moves: list[_Move], *, parents_of: bytes
-    ) -> tuple[list[bytes], list[_Move]]:
-        """Do those renames in all of some trees that can be done in all of them."""
-        moves = list(moves)
-        for _ in range(RENAMES_REFUSED_MAX):
-            if not moves:
-                break
-            results = []
-            bad: _Move | None = None
-            for root in roots:
-                moved = self._move_in_one(root, moves, parents_of)
-                if isinstance(moved, _Move):
-                    bad = moved
-                    break
-                results.append(moved)
-            if bad is None:
-                return results, moves
-            moves.remove(bad)
-        return roots, []
+    @staticmethod
+    def _is_moved(item: Item, side: int) -> bool:
+        now = item.now[side]
+        return isinstance(now, Placed) and (now.above, now.name) != (item.above, item.name)
 
-    def _move_in_one(self, root: bytes, moves: list[_Move], parents_of: bytes) -> bytes | _Move:
-        """Return the tree after all renames, or the one that cannot be done in it."""
-        taken: dict[int, Entry] = {}
-        for move in sorted(moves, key=lambda move: (-move.old.count(b"/"), move.old)):
-            entry = self._find(root, move.old)
-            if entry is None or entry.node != move.node:
-                return move
-            taken[move.node] = entry
-            root = self._put(root, move.old, None)
-        for move in sorted(moves, key=lambda move: (move.new.count(b"/"), move.new)):
-            parent, _, name = move.new.rpartition(b"/")
-            made = self._make_parents(root, parent, parents_of)
-            if made is None or self._find(made, move.new) is not None:
-                return move
-            root = self._put(made, move.new, msgspec.structs.replace(taken[move.node], name=name))
-        return root
+    def _join_new_directories(self) -> None:
+        for item in self.items:
+            now = item.now[1]
+            if item.base is None and item.is_directory and isinstance(now, Placed):
+                above, name = self._same_place((now.above, now.name))
+                other = self.placed[0].get(above, {}).get(name)
+                if other is not None and other.base is None and other.is_directory:
+                    self.same_as[item] = other
 
-    def _make_parents(self, root: bytes, path: bytes, like: bytes) -> bytes | None:
-        """Return the tree with directories, empty ones, on the way to `path`; None where something else is."""
-        so_far = b""
-        for name in path.split(b"/") if path else []:
-            so_far = so_far + b"/" + name if so_far else name
-            entry = self._find(root, so_far)
-            if entry is None:
-                model = self._find(like, so_far)
-                if model is None or model.kind != ENTRY_DIRECTORY:
-                    return None
-                empty = msgspec.structs.replace(model, content=store_directory(self.sink, []))
-                root = self._put(root, so_far, empty)
-            elif entry.kind != ENTRY_DIRECTORY:
-                return None
-        return root
+    def _same_place(self, place: tuple[Item | None, bytes] | None) -> tuple[Item, bytes]:
+        assert place is not None and place[0] is not None
+        return self.same_as.get(place[0], place[0]), place[1]
 
-    def _find(self, root: bytes, path: bytes) -> Entry | None:
-        content = root
-        entry: Entry | None = None
-        for name in path.split(b"/"):
-            entry = lookup(self.source, content, name) if content else None
-            if entry is None:
-                return None
-            content = entry.content if entry.kind == ENTRY_DIRECTORY else b""
-        return entry
-
-    def _put(self, root: bytes, path: bytes, entry: Entry | None) -> bytes:
-        return edit_path(self.source, self.sink, root, path, entry)
-
-    def _join_split(self, content: bytes, one: bytes, other: bytes) -> bytes:
-        """Put what both sides renamed, each to another name, under the first of these as a conflict."""
-        entries = [self._find(content, path) for path in (one, other)]
-        if entries[0] is None or entries[1] is None or entries[0].node != entries[1].node:
-            return content
-        path, dropped = (one, other) if one < other else (other, one)
-        conflict = self._conflict(path.rpartition(b"/")[2], entries[0], entries[1])
-        self.conflicts.add(path)
-        return self._put(self._put(content, path, conflict), dropped, None)
-
-    # Names
-
-    def _merge_contents(self, base: bytes, a: bytes, b: bytes, path: bytes) -> bytes:
-        """Merge what three directories hold; empty ids are directories that are not there."""
-        if a == b or b == base:
-            return a
-        if a == base:
-            return b
-        before_a, after_a = self._differing(base, a)
-        before_b, after_b = self._differing(base, b)
-        changes: dict[bytes, Entry | None] = {}
-        for name in sorted(before_b.keys() | after_b.keys()):
-            old, theirs = before_b.get(name), after_b.get(name)
-            ours = after_a.get(name) if name in before_a or name in after_a else old
-            merged = self._merge_entry(old, ours, theirs, path + b"/" + name if path else name)
-            if merged != ours:
-                changes[name] = merged
-        return edit_directory(self.source, self.sink, a, changes) if changes else a
-
-    def _differing(self, old: bytes, new: bytes) -> tuple[dict[bytes, Entry], dict[bytes, Entry]]:
-        _, before, after = differing_nodes(self.source, old, new)
-        return before, after
-
-    def _merge_entry(self, base: Entry | None, a: Entry | None, b: Entry | None, path: bytes) -> Entry | None:
-        if a == b or b == base:
-            return a
-        if a == base:
-            return b
-        if a is None or b is None:
-            kept = b if a is None else a
-            assert kept is not None and base is not None
-            return self._keep_changed(base, kept, path)
-        if is_conflict(a) or is_conflict(b):
-            return self._merge_conflicts(base, a, b, path)
-        if a.kind == b.kind == ENTRY_DIRECTORY:
-            before = base if base is not None and base.kind == ENTRY_DIRECTORY else None
-            content = self._merge_contents(before.content if before else b"", a.content, b.content, path)
-            merged = self._merge_attributes(before, a, b)
-            return msgspec.structs.replace(merged, content=content)
-        if a.kind == b.kind:
-            merged_file = self._merge_file(base if base is not None and base.kind == a.kind else None, a, b)
-            if merged_file is not None:
-                return merged_file
-        self.conflicts.add(path)
-        return self._conflict(a.name, a, b)
-
-    def _keep_changed(self, base: Entry, kept: Entry, path: bytes) -> Entry | None:
-        """Return what stays of an entry that one side removed and the other changed."""
-        if base.kind != ENTRY_DIRECTORY or kept.kind != ENTRY_DIRECTORY:
-            return kept
-        content = self._merge_contents(base.content, b"", kept.content, path)
-        if not content or next(iterate_directory(self.source, content), None) is None:
-            return None
-        return msgspec.structs.replace(kept, content=content)
-
-    def _merge_file(self, base: Entry | None, a: Entry, b: Entry) -> Entry | None:
-        """Merge two entries of one kind field by field; None when both changed one field, each in its way."""
-        chosen: dict[str, object] = {}
-        for fields in _FIELDS:
-            values = [tuple(getattr(entry, name) for name in fields) if entry else None for entry in (base, a, b)]
-            if values[1] == values[2] or values[2] == values[0]:
-                winner = values[1]
-            elif values[1] == values[0]:
-                winner = values[2]
-            elif fields[0] in ("node", "btime_ns"):
-                winner = min(each for each in values[1:] if each is not None)
-            else:
-                return None
-            assert winner is not None
-            chosen.update(zip(fields, winner, strict=True))
-        xattrs = self._merge_xattrs(base, a, b)
-        if xattrs is None:
-            return None
-        if base is None or (a.mtime_ns != base.mtime_ns and b.mtime_ns != base.mtime_ns):
-            mtime_ns = max(a.mtime_ns, b.mtime_ns)
+    def _choose_place(self, item: Item) -> None:
+        live = [side for side in (0, 1) if item.state(side) is not GONE]
+        if not live:
+            return
+        places = [self._same_place(item.place_on(side)) for side in live]
+        if item.base is None:
+            item.place = places[0]
+        elif len(live) == 1:
+            # A directory that the other side removed stays for what is in it alone.
+            if isinstance(item.state(live[0]), Placed) and not item.is_directory:
+                item.place = places[0]
         else:
-            mtime_ns = b.mtime_ns if a.mtime_ns == base.mtime_ns else a.mtime_ns
-        return msgspec.structs.replace(a, **chosen, xattrs=xattrs, mtime_ns=mtime_ns)
-
-    def _merge_attributes(self, base: Entry | None, a: Entry, b: Entry) -> Entry:
-        """Merge what is said about two directories: where both changed a field the later one wins, never a conflict."""
-        plain = [
-            entry and msgspec.structs.replace(entry, content=b"", content_kind=objects.CONTENT_DIRECTORY, mtime_ns=0)
-            for entry in (base, a, b)
-        ]
-        later = max((a, b), key=lambda entry: (entry.mtime_ns, msgspec.msgpack.encode(_without_content(entry))))
-        assert plain[1] is not None and plain[2] is not None
-        merged = self._merge_file(plain[0], plain[1], plain[2])
-        if merged is None:
-            merged = later
-        return msgspec.structs.replace(
-            merged, content=a.content, content_kind=objects.CONTENT_DIRECTORY, mtime_ns=max(a.mtime_ns, b.mtime_ns)
-        )
-
-    def _merge_xattrs(self, base: Entry | None, a: Entry, b: Entry) -> bytes | None:
-        old = base.xattrs if base else None
-        if a.xattrs == b.xattrs or b.xattrs == old:
-            return a.xattrs
-        if a.xattrs == old:
-            return b.xattrs
-        tables = [dict(entry_xattrs(self.source, entry)) if entry else {} for entry in (base, a, b)]
-        merged: dict[bytes, bytes] = {}
-        for key in sorted(tables[1].keys() | tables[2].keys()):
-            before, ours, theirs = (table.get(key) for table in tables)
-            if ours == theirs or theirs == before:
-                value = ours
-            elif ours == before:
-                value = theirs
+            assert item.above is not None
+            before = (item.above, item.name)
+            if places[0] == places[1] or places[1] == before:
+                item.place = places[0]
+            elif places[0] == before:
+                item.place = places[1]
             else:
-                return None
-            if value is not None:
-                merged[key] = value
-        return _store_xattrs(self.sink, merged)
+                item.place = min((place[1], side, place) for side, place in enumerate(places))[2]
+                item.split = True
 
-    # Conflicts
+    def _revive(self, item: Item) -> None:
+        """Give a directory in which something stands a place, and all those above it."""
+        while item.place is None and item is not self.root:
+            sides = [side for side in (0, 1) if item.state(side) is not GONE]
+            place = item.place_on(sides[0]) if sides else None
+            item.place = self._same_place(place or (item.above, item.name))
+            item.revived = True
+            item = item.place[0]
 
-    def _conflict(self, name: bytes, a: Entry, b: Entry) -> Entry:
-        """Return an entry that keeps both sides."""
-        sides: dict[bytes, Entry] = {}
-        for label, entry in zip(self.names, (a, b), strict=True):
-            self._add_sides(sides, label.encode(), entry)
-        return self._conflict_of(name, sides, a, b)
+    def _break_cycles(self) -> None:
+        """Where each side moved a directory into what the other moved, let one of them stay where it was."""
+        done: set[Item] = {self.root}
+        for start in [item for item in self.items if item.place is not None]:
+            while start not in done:
+                path: dict[Item, None] = {}
+                item = start
+                while item not in done and item not in path:
+                    path[item] = None
+                    assert item.place is not None
+                    item = item.place[0]
+                if item in done:
+                    done.update(path)
+                    break
+                circle = list(path)[list(path).index(item) :]
+                moved = [each for each in circle if each.base is not None and each.place != (each.above, each.name)]
+                back = min(moved, key=lambda each: each.base_path())
+                assert back.above is not None
+                back.place, back.split = (back.above, back.name), False
+                self._revive(back.above)
 
-    def _add_sides(self, sides: dict[bytes, Entry], label: bytes, entry: Entry) -> None:
-        """Add an entry as a side; those of a conflict one by one. What is there already under any name is not added."""
-        if is_conflict(entry):
-            for side in iterate_directory(self.source, entry.content):
-                self._add_sides(sides, side.name, side)
-            return
-        if any(msgspec.structs.replace(each, name=entry.name) == entry for each in sides.values()):
-            return
-        name, number = label, 2
-        while name in sides:
-            name, number = b"%s-%d" % (label, number), number + 1
-        sides[name] = msgspec.structs.replace(entry, name=name)
+    def _deepest_first(self) -> list[Item]:
+        depths: dict[Item, int] = {self.root: 0}
+        directories = [item for item in self.items if item.is_directory and item.place is not None]
+        for item in directories:
+            chain = []
+            while item not in depths:
+                chain.append(item)
+                assert item.place is not None
+                item = item.place[0]
+            depth = depths[item]
+            for each in reversed(chain):
+                depth += 1
+                depths[each] = depth
+        return [*sorted(directories, key=lambda item: -depths[item]), self.root]
 
-    def _conflict_of(self, name: bytes, sides: dict[bytes, Entry], a: Entry, b: Entry) -> Entry:
-        return Entry(
-            name=name,
-            kind=ENTRY_DIRECTORY,
-            mode=CONFLICT_MODE,
-            uid=max(a.uid, b.uid),
-            gid=max(a.gid, b.gid),
-            mtime_ns=max(a.mtime_ns, b.mtime_ns),
-            node=max(a.node, b.node),
-            content_kind=objects.CONTENT_DIRECTORY,
-            content=store_directory(self.sink, [sides[each] for each in sorted(sides)]),
-            xattrs=CONFLICT_XATTRS,
-        )
+    def _path(self, item: Item, name: bytes) -> bytes:
+        names = [name]
+        while item.place is not None:
+            names.append(item.place[1])
+            item = item.place[0]
+        return b"/".join(reversed(names))
 
-    def _merge_conflicts(self, base: Entry | None, a: Entry, b: Entry, path: bytes) -> Entry | None:
-        """Merge where one entry at least is a conflict: sides are united, what was repaired stays repaired."""
-        old, ours, theirs = (
-            {} if each is None else self._sides_of(each, label)
-            for each, label in ((base, ""), (a, self.names[0]), (b, self.names[1]))
-        )
-        kept: dict[bytes, Entry] = {}
-        for identity in sorted(ours.keys() | theirs.keys()):
-            in_ours, in_theirs = identity in ours, identity in theirs
-            if identity in old and not (in_ours and in_theirs):
-                continue  # one side took it away
-            side = ours.get(identity) or theirs[identity]
-            self._add_sides(kept, side.name, side)
-        if not kept:
-            kept = {}
-            for each in (*ours.values(), *theirs.values()):
-                self._add_sides(kept, each.name, each)
-        if len(kept) == 1:
-            return msgspec.structs.replace(next(iter(kept.values())), name=a.name)
+    # What comes to stand there
+
+    def _content(self, item: Item) -> bytes:
+        """Store what a directory holds, from what is the least to change."""
+        claims = self.claims.get(item, {})
+        names = {*claims, *item.inside, *self.placed[0].get(item, {}), *self.placed[1].get(item, {})}
+        found = {name: self._entry_at(item, name, claims[name]) if name in claims else None for name in names}
+        starts: list[tuple[bytes, dict[bytes, Entry | None]]] = []
+        for side in (0, 1):
+            entry = item.entry(side)
+            if entry is not None and not item.revived and item.stands(side):
+                changes = {name: new for name, new in found.items() if new != self._there(item, name, side)}
+                starts.append((entry.content, changes))
+        if not starts:
+            starts.append((b"", found))
+        content, changes = min(starts, key=lambda start: len(start[1]))
+        if content and not changes:
+            return content
+        return edit_directory(self.source, self.sink, content, changes)
+
+    def _there(self, item: Item, name: bytes, side: int) -> Entry | None:
+        """Return what one side has in a directory under a name that somebody touched."""
+        placed = self.placed[side].get(item, {}).get(name)
+        if placed is not None:
+            return placed.entry(side)
+        child = item.inside.get(name)
+        return child.base if child is not None and child.state(side) is SAME else None
+
+    def _entry_at(self, above: Item, name: bytes, items: list[Item]) -> Entry:
+        """Return what stands under one name: one item, or what several come to."""
+        items = sorted(items, key=lambda item: (self._label(item), item.base_path()))
+        found = [(item, self._versions(item)) for item in items]
+        versions = [version for _, each in found for version in each]
+        if len(versions) == 1:
+            return msgspec.structs.replace(versions[0][1], name=name)
+        path = self._path(above, name)
+        if len(versions) == 2 and len(items) == 2:
+            united = self._unite(path, versions[0], versions[1])
+            if united is not None:
+                return msgspec.structs.replace(united, name=name)
+        sides: list[Side] = []
+        for item, each in found:
+            sides += [self._whole_side(path, item, each[0])] if item.revived else each
         self.conflicts.add(path)
-        return self._conflict_of(a.name, kept, a, b)
-
-    def _sides_of(self, entry: Entry, label: str) -> dict[bytes, Entry]:
-        """Return what an entry says, each side by what it is."""
-        sides = (
-            list(iterate_directory(self.source, entry.content))
-            if is_conflict(entry)
-            else [msgspec.structs.replace(entry, name=label.encode() or entry.name)]
+        return make_conflict(
+            self.source,
+            self.sink,
+            name,
+            sides,
+            node=max(self._node(item) for item in items),
+            all_sides=any(item.split for item in items),
         )
-        return {msgspec.msgpack.encode(msgspec.structs.replace(side, name=b"")): side for side in sides}
 
-    # Hard links
+    def _whole_side(self, path: bytes, item: Item, side: Side) -> Side:
+        """Return a directory that shall be seen beside what took its place: with all that was in it."""
+        whole = next((entry for entry in (item.entry(0), item.entry(1)) if entry is not None), None)
+        if whole is None:
+            return side
+        self.links.unsure = True
+        united = self._unite(path, (side[0], whole), side)
+        assert united is not None
+        return side[0], united
 
-    def _merge_links(self, root: bytes, base: Revision | None, a: Revision, b: Revision) -> tuple[bytes, bytes]:
-        """Merge the tables of hard-linked files; names whose file both sides changed become conflicts."""
-        old = base.links if base else b""
-        if a.links == b.links or (not a.links and not b.links):
-            return root, a.links
-        before_a, after_a = self._differing(old, a.links)
-        before_b, after_b = self._differing(old, b.links)
-        changes: dict[bytes, Entry | None] = {}
-        clashes: dict[int, tuple[Entry, Entry]] = {}
-        for key in sorted(before_b.keys() | after_b.keys()):
-            was, theirs = before_b.get(key), after_b.get(key)
-            ours = after_a.get(key) if key in before_a or key in after_a else was
-            if ours == theirs or theirs == was:
-                continue
-            if ours is not None and theirs is not None and ours != was:
-                merged = self._merge_file(was, ours, theirs)
-                if merged is None:
-                    clashes[int(key, 16)] = (ours, theirs)
-                    merged = max(ours, theirs, key=msgspec.msgpack.encode)
-                changes[key] = merged
-            elif theirs is not None:
-                changes[key] = theirs
-        links = edit_directory(self.source, self.sink, a.links, changes) if changes else a.links
-        removed = (before_a.keys() - after_a.keys()) | (before_b.keys() - after_b.keys())
-        if not removed and not clashes:
-            return root, links
-        return self._settle_links(root, links, a, b, clashes)
+    @staticmethod
+    def _node(item: Item) -> int:
+        return max(entry.node for entry in (item.base, item.entry(0), item.entry(1)) if entry is not None)
 
-    def _settle_links(
-        self, root: bytes, links: bytes, a: Revision, b: Revision, clashes: dict[int, tuple[Entry, Entry]]
-    ) -> tuple[bytes, bytes]:
-        """Let every link lead to a file and every file have a name; found by a walk, when files lost links or clash."""
-        named: dict[int, list[bytes]] = {}
-        tree = _as_revision(a, root)
-        for path, entry in walk(self.source, tree):
-            if entry.kind == ENTRY_LINK:
-                named.setdefault(entry.link, []).append(path)
-        table = {int(entry.name, 16): entry for entry in iterate_directory(self.source, links)} if links else {}
-        changes: dict[bytes, Entry | None] = {}
-        for link in named.keys() - table.keys():
-            for revision in (a, b):
-                found = lookup(self.source, revision.links, links_key(link)) if revision.links else None
-                if found is not None:
-                    changes[links_key(link)] = found
-        for link in table.keys() - named.keys():
-            back = self._lost_names(link, table[link], a, b)
-            for path, entry in back:
-                parents = self._make_parents(root, path.rpartition(b"/")[0], a.root.content) or self._make_parents(
-                    root, path.rpartition(b"/")[0], b.root.content
-                )
-                if parents is not None and self._find(parents, path) is None:
-                    root = self._put(parents, path, entry)
-                    named.setdefault(link, []).append(path)
-            if link not in named:
-                changes[links_key(link)] = None
-        for link, (ours, theirs) in clashes.items():
-            for path in named.get(link, []):
-                name = path.rpartition(b"/")[2]
-                sides = [msgspec.structs.replace(each, name=name) for each in (ours, theirs)]
-                root = self._put(root, path, self._conflict(name, sides[0], sides[1]))
-                self.conflicts.add(path)
-            changes[links_key(link)] = None
-        if changes:
-            links = edit_directory(self.source, self.sink, links, changes)
-        if links and next(iterate_directory(self.source, links), None) is None:
-            links = b""
-        return root, links
+    def _label(self, item: Item) -> bytes:
+        """Return which side an item stands where it does for."""
+        there = [
+            side
+            for side in (0, 1)
+            if item.state(side) is not GONE and self._same_place(item.place_on(side)) == item.place
+        ]
+        return self.labels[there[0]] if len(there) == 1 else BASE_LABEL
 
-    def _lost_names(self, link: int, now: Entry, a: Revision, b: Revision) -> Iterator[tuple[bytes, Entry]]:
-        """Yield the names of a linked file that one side changed while the other removed all of them."""
-        for side, other in ((a, b), (b, a)):
-            there = lookup(self.source, side.links, links_key(link)) if side.links else None
-            elsewhere = lookup(self.source, other.links, links_key(link)) if other.links else None
-            if there == now and elsewhere is None:
-                for path, entry in walk(self.source, side):
-                    if entry.kind == ENTRY_LINK and entry.link == link:
-                        yield path, entry
+    def _versions(self, item: Item) -> list[Side]:
+        """Return what an item is: one entry, or more in conflict."""
+        if item.is_directory:
+            entry = self._attributes(item)
+            content = msgspec.structs.replace(entry, content=item.content, content_kind=objects.CONTENT_DIRECTORY)
+            versions: list[Side] = [(self._label(item), content)]
+        else:
+            versions = self._leaf_versions(item)
+        if item.split and len(versions) == 1:
+            names = [item.place_on(side) for side in (0, 1)]
+            return [
+                (side_name(label, place[1]), versions[0][1])
+                for label, place in zip(self.labels, names, strict=True)
+                if place is not None
+            ]
+        return versions
 
+    def _attributes(self, item: Item) -> Entry:
+        a, b = item.entry(0), item.entry(1)
+        if a is None or b is None:
+            found = a or b or item.base
+            assert found is not None
+            return found
+        return merge_attributes(self.source, self.sink, item.base if self._has_base(item) else None, a, b)
 
-def _find_moves(source: Source, base: bytes, side: bytes) -> dict[int, _Move]:
-    """Return what has another path than in the base, by its node; what moved with its directory is not told again."""
-    gone: dict[int, bytes | None] = {}
-    come: dict[int, bytes | None] = {}
-    for change in diff_directories(source, base, side):
-        before, after = change.old, change.new
-        if before is not None and after is not None and before.node == after.node:
-            continue
-        if before is not None and before.node:
-            gone[before.node] = None if before.node in gone else change.path
-        if after is not None and after.node:
-            come[after.node] = None if after.node in come else change.path
-    paths: dict[int, _Move] = {}
-    for node, old in gone.items():
-        new = come.get(node)
-        if old is not None and new is not None:
-            paths[node] = _Move(node, old, new)
-    moved = {move.old: move.new for move in paths.values()}
-    kept: dict[int, _Move] = {}
-    for node, move in paths.items():
-        parent, _, name = move.old.rpartition(b"/")
-        if parent in moved and moved[parent] + b"/" + name == move.new:
-            continue
-        kept[node] = move
-    return kept
+    def _has_base(self, item: Item) -> bool:
+        return item is not self.root or self.base is not None
 
+    def _leaf_versions(self, item: Item) -> list[Side]:
+        entries = [item.entry(side) for side in (0, 1)]
+        bare = [msgspec.structs.replace(each, name=b"") if each is not None else None for each in (item.base, *entries)]
+        base, a, b = bare
+        if a is None or b is None:
+            found = a or b
+            assert found is not None
+            return [(self._label(item), found)]
+        assert base is not None
+        linked = self.links.merge_name(base, a, b)
+        if linked is not None:
+            return [(self._label(item), linked)]
+        if a == b or b == base:
+            return [(self.labels[0], a)]
+        if a == base:
+            return [(self.labels[1], b)]
+        if is_conflict(a) or is_conflict(b):
+            sides = merge_sides(self.source, base, (self.labels[0], a), (self.labels[1], b))
+            if len(sides) > 1:
+                return sides
+            node = next(each.node for each in (a, b) if is_conflict(each))
+            only = sides[0][1]
+            return [(sides[0][0], only if only.kind == ENTRY_LINK else msgspec.structs.replace(only, node=node))]
+        if a.kind == b.kind:
+            merged = merge_fields(self.source, self.sink, base if base.kind == a.kind else None, a, b)
+            if merged is not None:
+                return [(self._label(item), merged)]
+        return [(self.labels[0], a), (self.labels[1], b)]
 
-def _rewritten(moves: Iterable[_Move], done: list[_Move]) -> list[_Move]:
-    """Return renames as they read in a tree in which others were done before."""
-    table = {move.old: move.new for move in done}
+    # Two that came to one name
 
-    def now(path: bytes) -> bytes:
-        stem, rest = path, b""
-        while stem:
-            if stem in table:
-                return table[stem] + rest
-            stem, slash, name = stem.rpartition(b"/")
-            rest = slash + name + rest
-            if not slash:
-                break
-        return path
+    def _unite(self, path: bytes, x: Side, y: Side) -> Entry | None:
+        """Return what two entries without a common past come to; None when both must be kept."""
+        if not (is_plain_directory(x[1]) and is_plain_directory(y[1])):
+            return self._unite_leaves(x[1], y[1])
+        pairs: list[tuple[bytes, Entry, Entry]] = [(path, x[1], y[1])]
+        below: list[tuple[dict[bytes, int], dict[bytes, Entry]]] = []
+        for here, one, other in pairs:
+            inner: dict[bytes, int] = {}
+            changes: dict[bytes, Entry] = {}
+            if one.content != other.content:
+                _, before, after = differing_nodes(self.source, one.content, other.content)
+                for name in sorted(after):
+                    ours, theirs = before.get(name), after[name]
+                    if ours is None:
+                        changes[name] = theirs
+                    elif is_plain_directory(ours) and is_plain_directory(theirs):
+                        inner[name] = len(pairs)
+                        pairs.append((here + b"/" + name, ours, theirs))
+                    else:
+                        changes[name] = self._unite_leaves(ours, theirs) or self._conflict_of_two(
+                            here + b"/" + name, (x[0], ours), (y[0], theirs)
+                        )
+            below.append((inner, changes))
+        results: list[Entry] = []
+        for (_, one, other), (inner, changes) in zip(reversed(pairs), reversed(below), strict=True):
+            whole = {**changes, **{name: results[len(pairs) - 1 - row] for name, row in inner.items()}}
+            content = edit_directory(self.source, self.sink, one.content, whole) if whole else one.content
+            merged = merge_attributes(self.source, self.sink, None, one, other)
+            results.append(msgspec.structs.replace(merged, name=one.name, content=content))
+        return results[-1]
 
-    rewritten = []
-    for move in moves:
-        parent, slash, name = move.new.rpartition(b"/")
-        rewritten.append(_Move(move.node, now(move.old), now(parent) + slash + name))
-    return rewritten
+    def _unite_leaves(self, x: Entry, y: Entry) -> Entry | None:
+        if is_conflict(x) and is_conflict(y) and x.content == y.content:
+            return x
+        if x.kind != y.kind or is_plain_directory(x) or is_conflict(x) or is_conflict(y):
+            return None
+        return merge_fields(self.source, self.sink, None, x, msgspec.structs.replace(y, name=x.name))
 
-
-def _without_content(entry: Entry) -> Entry:
-    return msgspec.structs.replace(entry, content=b"", content_kind=objects.CONTENT_NONE)
-
-
-def _as_revision(model: Revision, root: bytes) -> Revision:
-    top = msgspec.structs.replace(model.root, content=root, content_kind=objects.CONTENT_DIRECTORY)
-    return msgspec.structs.replace(model, root=top)
-
-
-def _store_xattrs(sink: Sink, xattrs: dict[bytes, bytes]) -> bytes:
-    if not xattrs:
-        return b""
-    encoded = objects.encode_xattrs(list(xattrs.items()))
-    if len(encoded) <= objects.XATTRS_INLINE_BYTES_MAX:
-        return b"\x01" + encoded
-    return b"\x02" + sink.put(objects.KIND_CHUNK, encoded)
+    def _conflict_of_two(self, path: bytes, x: Side, y: Side) -> Entry:
+        self.conflicts.add(path)
+        return make_conflict(self.source, self.sink, x[1].name, [x, y], node=max(x[1].node, y[1].node))
