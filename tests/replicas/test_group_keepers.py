@@ -129,7 +129,9 @@ def collect_all(site: Any) -> None:
         def visit(_: int, identity: bytes) -> bool:
             return identity not in seen and seen.setdefault(identity) is None
 
-        visit_reachable(site.pool, [(KIND_REVISION, top) for top in site.volumes.revisions_kept(now_ns=site._clock())], visit)
+        visit_reachable(
+            site.pool, [(KIND_REVISION, top) for top in site.volumes.revisions_kept(now_ns=site._clock())], visit
+        )
         for revision in site.volumes.history_kept():
             if Standing(site.pool).is_whole(revision):
                 visit_reachable(site.pool, [(KIND_REVISION, revision)], visit)
