@@ -104,7 +104,8 @@ class Pusher:
             if not passed_over:
                 break
             self.away.clear()  # all are asked once more before the commit is given up
-        raise Unavailable(
+        kind = NoAccess if {type(error) for error in missing.values()} == {NoAccess} else Unavailable
+        raise kind(
             f"volume {self.reach.volume!r}: {len(acknowledged)} of {len(look.replicas.writers)} writers have "
             f"the commit, {look.replicas.rule!r} asks for {look.needed}: {list_errors(missing)}"
         )
