@@ -124,20 +124,21 @@ class _Merge:
         for item in self.items:
             now = item.now[1]
             if item.base is None and item.is_directory and isinstance(now, Placed):
+                assert now.above is not None
                 above, name = self._same_place((now.above, now.name))
                 other = self.placed[0].get(above, {}).get(name)
                 if other is not None and other.base is None and other.is_directory:
                     self.same_as[item] = other
 
-    def _same_place(self, place: tuple[Item | None, bytes] | None) -> tuple[Item, bytes]:
-        assert place is not None and place[0] is not None
+    def _same_place(self, place: tuple[Item, bytes]) -> tuple[Item, bytes]:
+        """Return a place as it is called to compare it: what stands in a directory of the second side stays in that."""
         return self.same_as.get(place[0], place[0]), place[1]
 
     def _choose_place(self, item: Item) -> None:
         live = [side for side in (0, 1) if item.state(side) is not GONE]
         if not live:
             return
-        places = [self._same_place(item.place_on(side)) for side in live]
+        places = [place for side in live if (place := item.place_on(side)) is not None]
         if item.base is None:
             item.place = places[0]
         elif len(live) == 1:
@@ -147,7 +148,7 @@ class _Merge:
         else:
             assert item.above is not None
             before = (item.above, item.name)
-            if places[0] == places[1] or places[1] == before:
+            if self._same_place(places[0]) == self._same_place(places[1]) or places[1] == before:
                 item.place = places[0]
             elif places[0] == before:
                 item.place = places[1]
@@ -160,7 +161,8 @@ class _Merge:
         while item.place is None and item is not self.root:
             sides = [side for side in (0, 1) if item.state(side) is not GONE]
             place = item.place_on(sides[0]) if sides else None
-            item.place = self._same_place(place or (item.above, item.name))
+            assert item.above is not None
+            item.place = place or (item.above, item.name)
             item.revived = True
             item = item.place[0]
 
@@ -276,11 +278,10 @@ class _Merge:
 
     def _label(self, item: Item) -> bytes:
         """Return which side an item stands where it does for."""
-        there = [
-            side
-            for side in (0, 1)
-            if item.state(side) is not GONE and self._same_place(item.place_on(side)) == item.place
-        ]
+        assert item.place is not None
+        here = self._same_place(item.place)
+        places = [item.place_on(side) for side in (0, 1)]
+        there = [side for side, place in enumerate(places) if place is not None and self._same_place(place) == here]
         return self.labels[there[0]] if len(there) == 1 else BASE_LABEL
 
     def _versions(self, item: Item) -> list[Side]:

@@ -114,25 +114,36 @@ class LinksMerge:
             lost = [set(self._links(self._lost(side))) for side in (0, 1)]
             doubtful |= bool(lost[0] & lost[1])
             for side in (0, 1):
-                come = (item.entry(side) for item in self._followers[side].come)
-                doubtful |= bool(gone[1 - side]) and not gone[1 - side].isdisjoint(
-                    self._links(entry for entry in come if entry is not None)
-                )
+                removed = gone[1 - side]
+                doubtful |= bool(removed) and not removed.isdisjoint(self._links(self._come(side)))
         return links, clashes, doubtful
 
     def _lost(self, side: int) -> Iterator[Entry]:
-        """Yield what a side removed or replaced by something else."""
+        """Yield what a side removed, and links that it replaced."""
         for item in self._followers[side].gone:
             if item.base is not None:
                 yield item.base
+        for old, _ in self._replaced(side):
+            yield old
+
+    def _come(self, side: int) -> Iterator[Entry]:
+        """Yield what is new on a side, and what it put in the place of something else."""
+        for item in self._followers[side].come:
+            entry = item.entry(side)
+            if entry is not None:
+                yield entry
+        for _, new in self._replaced(side):
+            yield new
+
+    def _replaced(self, side: int) -> Iterator[tuple[Entry, Entry]]:
+        """Yield old and new of what is a link, or was, and is another now."""
         for names in self._followers[side].placed.values():
             for item in names.values():
-                now = item.entry(side)
-                base = item.base
-                if base is None or base.kind != ENTRY_LINK or now is None:
+                old, new = item.base, item.entry(side)
+                if old is None or new is None or ENTRY_LINK not in (old.kind, new.kind):
                     continue
-                if (now.kind, now.link) != (ENTRY_LINK, base.link):
-                    yield base
+                if (old.kind, old.link) != (new.kind, new.link):
+                    yield old, new
 
     def _links(self, entries: Iterator[Entry]) -> Iterator[int]:
         """Yield the links among entries and below them."""
