@@ -354,7 +354,8 @@ class RealmVolumes(Volumes):
         """Return the newest state that a server has: who may only read brings nobody up to date."""
         look = self.group(name).look()
         if not look.states:
-            raise Unavailable(f"volume {name!r}: {list_errors(look.errors)}")
+            kind = NoAccess if {type(error) for error in look.errors.values()} == {NoAccess} else Unavailable
+            raise kind(f"volume {name!r}: {list_errors(look.errors)}")
         state = max(look.states.values(), key=lambda each: (self._time_of(each.head, look.states), each.head))
         self._show(name, state)
         return state

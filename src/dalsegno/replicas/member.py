@@ -242,7 +242,7 @@ class Member:
 
     def remember_tokens(self, tokens: list[Token]) -> None:
         """Keep the tokens for when the directory is away."""
-        kept = _without_use(tokens)
+        kept = sorted(_without_use(tokens), key=lambda token: (token.created_ns, token.id))
         if kept != self.known_tokens():
             self._remember(lambda membership: msgspec.structs.replace(membership, tokens=kept))
 
@@ -282,6 +282,9 @@ class MemberTokens:
             if len(self._found) >= TOKENS_KNOWN_MAX:
                 self._found.clear()
             self._found[token_id] = ticks_ns() + TOKEN_NS, token
+        others = [each for each in member.known_tokens() if each.id != token_id]
+        if token is not None or len(others) < len(member.known_tokens()):
+            member.remember_tokens([*others, token] if token is not None else others)
         return token
 
     def all(self) -> list[Token]:
