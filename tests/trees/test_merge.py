@@ -1,6 +1,7 @@
 """Three-way merges: cases in both directions, and random trees and edits against what must never be lost."""
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 
 import msgspec
@@ -422,12 +423,25 @@ def test_nothing_that_one_side_made_is_lost(seed: int) -> None:
                 assert content in there, f"seed {seed}: {path} with {content!r} is lost"
             elif node in their_nodes and dict(value for _, value in files_of(theirs))[node] == content:
                 assert content in there, f"seed {seed}: {path}, which both have, is lost"
-    # Merging what one side did not change, and merging equal trees, changes nothing.
+    twice = [number for number, count in nodes_outside_conflicts(dag, merged.root.content).items() if count > 1]
+    assert not twice, f"seed {seed}: nodes {twice} are there twice"
+    # Merging what is merged already, what one side did not change, and merging equal trees, changes nothing.
     assert merge_trees(dag, dag, before, one, before, names=NAMES).root.content == one.root.content
     assert merge_trees(dag, dag, before, one, one, names=NAMES).root.content == one.root.content
+    assert merge_trees(dag, dag, one, top, one, names=NAMES).root == top.root
+    assert merge_trees(dag, dag, other, top, other, names=NAMES).root == top.root
     # The directories are those that building them anew would give.
     rebuilt = rebuild(dag, merged.root.content)
     assert rebuilt == merged.root.content
+
+
+def nodes_outside_conflicts(dag: DictStore, content: bytes) -> Counter[int]:
+    found: Counter[int] = Counter()
+    for entry in iterate_directory(dag, content):
+        found[entry.node] += 1
+        if entry.kind == ENTRY_DIRECTORY and not is_conflict(entry):
+            found += nodes_outside_conflicts(dag, entry.content)
+    return found
 
 
 def rebuild(dag: DictStore, content: bytes) -> bytes:
@@ -437,3 +451,77 @@ def rebuild(dag: DictStore, content: bytes) -> bytes:
             entry = msgspec.structs.replace(entry, content=rebuild(dag, entry.content))
         entries.append(entry)
     return store_directory(dag, entries)
+
+
+# Hard links against a model: names of numbered files
+
+PLACES = [directory + name for directory in ("", "d/", "e/") for name in "pqrs"]
+
+
+def linked_tree(dag: DictStore, names: dict[str, int], data: dict[int, bytes]) -> Revision:
+    count = Counter(names.values())
+    model: Model = {}
+    for path, number in names.items():
+        directory, _, name = path.rpartition("/")
+        target = model.setdefault(directory, {"#": ord(directory)}) if directory else model
+        target[name] = Entry(name=b"", kind=ENTRY_LINK, link=number) if count[number] > 1 else (number, data[number])
+    table = [
+        Entry(
+            name=links_key(number),
+            kind=ENTRY_FILE,
+            mode=0o644,
+            size=len(data[number]),
+            node=number,
+            content_kind=objects.CONTENT_INLINE,
+            content=data[number],
+        )
+        for number in sorted(count)
+        if count[number] > 1
+    ]
+    return revision(dag, model, store_directory(dag, table) if table else b"")
+
+
+def relinked(
+    names: dict[str, int], data: dict[int, bytes], chance: random.Random, mark: bytes
+) -> tuple[dict[str, int], dict[int, bytes]]:
+    names, data = dict(names), dict(data)
+    for step in range(chance.randrange(1, 5)):
+        action = chance.choice("llrruucn")
+        taken, free = sorted(names), [path for path in PLACES if path not in names]
+        if action == "n" and free:
+            number = chance.getrandbits(40)
+            names[chance.choice(free)], data[number] = number, b"%s new %d" % (mark, step)
+        elif taken and action == "l" and free:
+            names[chance.choice(free)] = names[chance.choice(taken)]
+        elif taken and action == "r" and free:
+            names[chance.choice(free)] = names.pop(chance.choice(taken))
+        elif taken and action == "u":
+            del names[chance.choice(taken)]
+        elif taken and action == "c":
+            data[names[chance.choice(taken)]] = b"%s %d" % (mark, step)
+    return names, data
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32))
+def test_every_link_leads_to_a_file_and_every_linked_file_has_a_name(seed: int) -> None:
+    chance = random.Random(seed)
+    data = {100 + number: b"base %d" % number for number in range(chance.randrange(1, 4))}
+    names = {path: number for number in data for path in chance.sample(PLACES, chance.randrange(1, 4))}
+    ours, theirs = relinked(names, data, chance, b"a"), relinked(names, data, chance, b"b")
+    dag = DictStore()
+    before, one, other = (linked_tree(dag, *each) for each in ((names, data), ours, theirs))
+    merged = merge_trees(dag, dag, before, one, other, names=NAMES)
+    assert merged == merge_trees(dag, dag, before, other, one, names=(NAMES[1], NAMES[0]))
+    table = {}
+    if merged.links:
+        table = {int(entry.name, 16): entry.content for entry in iterate_directory(dag, merged.links)}
+    found = [entry for _, entry in walk(dag, msgspec.structs.replace(before, root=merged.root, links=merged.links))]
+    assert {entry.link for entry in found if entry.kind == ENTRY_LINK} == table.keys(), f"seed {seed}"
+    there = {table.get(entry.link, entry.content) for entry in found}
+    old = {number: data[number] for number in names.values()}
+    now = [{number: each[1][number] for number in each[0].values()} for each in (ours, theirs)]
+    for mine, others in (now, now[::-1]):
+        for number, content in mine.items():
+            if old.get(number) != content or others.get(number) == content:
+                assert content in there, f"seed {seed}: {content!r} is lost"

@@ -281,8 +281,9 @@ class Follower:
                 self.gone.append(item)
         for spot in self._tops[1]:
             assert isinstance(spot.above, Item)
-            if spot.entry.name not in self.placed.get(spot.above, {}):
-                self.come.append(self._new_item(spot))
+            item = self._come(spot.above, spot.entry)
+            if item.base is None:
+                self.come.append(item)
 
     def _child(self, above: Item, entry: Entry) -> Item:
         found = above.inside.get(entry.name)
