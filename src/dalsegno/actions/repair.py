@@ -74,7 +74,9 @@ def repair(house: House, address: str, keep: str) -> Repaired:
         chosen = sides.get(os.fsencode(keep))
         if chosen is None:
             chosen = _from_file(house, writer, Path(keep), entry, sides)
-        placed = msgspec.structs.replace(chosen, name=entry.name)
+        # It is the file that the conflict was about again, for merges to come.
+        node = 0 if chosen.kind == objects.ENTRY_LINK else entry.node
+        placed = msgspec.structs.replace(chosen, name=entry.name, node=node)
         root = edit_path(house.pool, writer, before.root.content, path, placed)
         revision = Revision(
             volume=state.id,

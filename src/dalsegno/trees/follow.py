@@ -269,7 +269,8 @@ class Follower:
 
     def _settle(self) -> None:
         """Write down what was found, now that everything is known."""
-        for item, spot in self._pairs.items():
+        # What is in a directory that both have comes first: what was found deeper down may lie in one of these.
+        for item, spot in sorted(self._pairs.items(), key=lambda pair: isinstance(pair[1].above, _Spot)):
             above = self._new_item(spot.above) if isinstance(spot.above, _Spot) else spot.above
             names = self.placed.setdefault(above, {})
             here = names.setdefault(spot.entry.name, item) is item
