@@ -53,7 +53,7 @@ def _outcome_value(outcome: SiteOutcome) -> dict[str, Any]:
 def _outcome_row(outcome: SiteOutcome) -> list[str]:
     if outcome.error is not None:
         still = f"still shows {actions.describe_release(outcome.shows)}" if outcome.shows is not None else ""
-        return [outcome.site, _SAYS[outcome.outcome], still or "shows nothing yet", str(outcome.error)]
+        return [outcome.site, _SAYS[outcome.outcome], still or "shows what it showed", str(outcome.error)]
     size = format_size(outcome.transferred.bytes_crossed) if outcome.transferred.objects else ""
     return [outcome.site, _SAYS[outcome.outcome], size, format_duration(outcome.duration_ns)]
 

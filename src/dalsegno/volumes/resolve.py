@@ -37,7 +37,7 @@ def _merge(source: Source, sink: Sink, a: bytes, b: bytes, *, depth: int) -> byt
         links=merged.links,
         created_ns=max(one.created_ns, other.created_ns) + 1,
         author=MERGE_AUTHOR,
-        message=f"merge, {len(merged.conflicts)} conflicts" if merged.conflicts else "merge",
+        message=_message(len(merged.conflicts)),
         entry_count=max(one.entry_count, other.entry_count, _sum("entry_count", one, other, base)),
         total_bytes=max(one.total_bytes, other.total_bytes, _sum("total_bytes", one, other, base)),
     )
@@ -48,6 +48,12 @@ def _merge_trees(
     source: Source, sink: Sink, base: Revision | None, a: tuple[bytes, Revision], b: tuple[bytes, Revision]
 ) -> Merged:
     return merge_trees(source, sink, base, a[1], b[1], names=(hex_short(a[0]), hex_short(b[0])))
+
+
+def _message(conflicts: int) -> str:
+    if not conflicts:
+        return "merge"
+    return "merge, 1 conflict" if conflicts == 1 else f"merge, {conflicts} conflicts"
 
 
 def _sum(name: str, one: Revision, other: Revision, base: Revision | None) -> int:
