@@ -17,12 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dalsegno.chunks import realm
 from dalsegno.chunks.realm import Realm
+from dalsegno.pool import index, pack_write
 from dalsegno.pool.pool import Pool
 from dalsegno.replicas.keeper import Keeper
 from dalsegno.terms.errors import DalError, Unavailable
+from dalsegno.volumes import store
 from dalsegno.volumes.store import Volumes
-from dalsegno.world import files
+from dalsegno.world import chance, files
 from dalsegno.world.workers import Workers
 
 SECOND_NS = 1_000_000_000
@@ -31,6 +34,7 @@ CALL_NS_MAX = 40_000_000
 TIMEOUT_NS = 5 * SECOND_NS
 STEPS_MAX = 20_000
 """Calls in one history: more means that something goes round in circles."""
+RANDOM_IN = (realm, index, pack_write, store)
 STREAMED = {"missing", "objects"}
 CHANGING = {"advance", "agree", "freeze", "thaw", "clone", "unclone", "arrange", "switch", "adopt"}
 
@@ -148,10 +152,15 @@ class World:
         self.workers = Workers(1)
         self.errors: list[str] = []
         files.rehearse(self._durable_step)
+        # Ids of packs and names of files come from the seed, too, so that a history replays to the letter.
+        ids = random.Random(self.seed)
+        for module in RANDOM_IN:
+            vars(module)["random_bytes"] = ids.randbytes
 
     # Time and chance
 
     def say(self, text: str) -> None:
+        text = text.replace(str(self.base), "")
         at = (self.time_ns - START_NS) / SECOND_NS
         self.log.append(f"{at:10.3f} {self.baton.running or 'world':<8} {text}")
 
@@ -276,6 +285,8 @@ class World:
 
     def close(self) -> None:
         files.rehearse(None)
+        for module in RANDOM_IN:
+            vars(module)["random_bytes"] = chance.random_bytes
         for server in self.servers.values():
             if server.keeper is not None:
                 server.keeper.pool.close()
