@@ -1,8 +1,9 @@
 """Measure mounts beside ext4, `restic mount` and `borg mount`; prints JSON: seconds by step and tool, and figures.
 
 Root only: caches are dropped between steps. Before each cold reading the bytes below (the file, the archive, the pool)
-are read once and the page cache is dropped, so that a virtual disk's own cache helps every side alike. `bench/run.py`
-runs it with the interpreter that has dalsegno.
+are read once and the page cache is dropped, so that a virtual disk's own cache helps every side alike. Then memory is
+filled once and freed: a virtual machine gives free memory back to its host, and whoever fills the page cache first
+would wait for it. `bench/run.py` runs it with the interpreter that has dalsegno.
 
 usage: mounts.py DIRECTORY FILES MEGABYTES RUNS MANY
 """
@@ -28,6 +29,7 @@ SMALL_FILES_READ = 5_000
 SMALL_FILES_WRITTEN = 10_000
 SYSTEM_PLACES = ("/usr/lib", "/usr/share", "/usr/bin", "/usr/local")
 MANY_A_DIRECTORY = 200
+WARM_BYTES = 3 << 30
 
 
 class Bench:
@@ -106,9 +108,17 @@ class Bench:
                 subprocess.run(["umount", "-l", path], capture_output=True)
 
 
-def drop_caches() -> None:
+def drop_caches(what: int = 3) -> None:
+    """Drop the page cache (1), or names and inodes as well (3)."""
     os.sync()
-    Path("/proc/sys/vm/drop_caches").write_text("3")
+    Path("/proc/sys/vm/drop_caches").write_text(str(what))
+    warm_memory()
+
+
+def warm_memory() -> None:
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    touch = "import sys; room = bytearray(int(sys.argv[1])); room[::4096] = bytes([1]) * len(room[::4096])"
+    subprocess.run([sys.executable, "-c", touch, str(min(WARM_BYTES, free // 2))])
 
 
 def make_tree(root: Path, count: int) -> None:
@@ -219,7 +229,7 @@ def measure_reads(bench: Bench, large: Path, step: str) -> None:
     with bench.mounted(lambda path: bench.dal("mount", f"{large.parent.name}@latest", path)) as path:
         drop_caches()
         bench.time(f"{step}, cold", "dal", read(path / large.name))
-        Path("/proc/sys/vm/drop_caches").write_text("1")
+        drop_caches(1)
         bench.time(f"{step}, again", "dal", read(path / large.name))
 
 
@@ -230,12 +240,14 @@ def measure_writes(bench: Bench, large: Path, small: Path) -> None:
     target = bench.home / "copied"
     for warmed in (large, small):
         subprocess.run(["sh", "-c", 'find "$1" -type f -exec cat {} + > /dev/null', "sh", str(warmed)])
+    warm_memory()
     bench.time("write with fsync", "ext4", lambda: bench.shell(write, large, bench.home / "copy"))
     (bench.home / "copy").unlink()
     os.sync()
     bench.time("cp -r of small files", "ext4", lambda: bench.shell(copy, small, target))
     shutil.rmtree(target)
     os.sync()
+    warm_memory()
     with bench.mounted(lambda path: bench.dal("mount", "work", path)) as path:
         bench.time("cp -r of small files", "dal", lambda: bench.shell(copy, small, path / "copied"))
         shutil.rmtree(path / "copied")

@@ -31,6 +31,7 @@ from dalsegno.world.background import on_stop
 from dalsegno.world.chance import random_node
 from dalsegno.world.clock import now_ns, pause
 from dalsegno.world.files import FileLock, make_directory
+from dalsegno.world.memory import keep_freed_memory
 from dalsegno.world.talk import Listener, Words
 from dalsegno.world.workers import Workers
 
@@ -153,6 +154,7 @@ def _serve(
     for place in own:
         if os.path.realpath(place).startswith(path.rstrip("/") + "/"):
             raise Refused(f"{directory}: a mount there would hide {place}, which it needs: choose another directory")
+    keep_freed_memory()
     session = Session(kernel.mount(directory, options), file_system, log=log_to_stderr)
     try:
         session.negotiate()
