@@ -67,7 +67,7 @@ def drill(house: House, site: Site, chosen: Candidate, *, selector: str = "lates
             found = retrieve(
                 site, plan, in_place=file_count is not None, from_media=True, directory=dumps, report=listen
             )
-            with open_dumps(house, found.places, f"#{state.revision.hex()}", path=b"", label=name) as view:
+            with open_dumps(found.places, house.pool.realm, f"#{state.revision.hex()}", path=b"", label=name) as view:
                 paths = _choose(view, file_count, seed=started_ns)
                 outcome = restore_view(house, view, scratch / "files", paths=paths or ())
                 findings += [f"{os.fsdecode(path)}: {text}" for path, text in outcome.result.failed]

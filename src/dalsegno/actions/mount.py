@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from dalsegno.actions.house import House, author
-from dalsegno.actions.view import View, open_view
-from dalsegno.chunks.realm import Realm
-from dalsegno.dumps.chain import DumpChain
+from dalsegno.actions.view import View, open_dumps, open_view
 from dalsegno.formats.objects import Entry, Revision
 from dalsegno.pool.contract import Sink
 from dalsegno.pool.keys import read_realm
@@ -46,29 +44,7 @@ def open_shown(house: House, text: str) -> View:
 
 def open_shown_dumps(paths: list[Path], key_path: Path, *, clone: str, path: bytes) -> View:
     """Open dumps without their pool: the key alone is enough."""
-    return open_chain(paths, read_realm(key_path), clone=clone, path=path)
-
-
-def open_chain(paths: list[Path], realm: Realm, *, clone: str, path: bytes) -> View:
-    """Open a chain of dumps that begins with a full one."""
-    chain = DumpChain.open(paths, realm)
-    try:
-        chain.require_full()
-        target = chain.find_target(clone)
-        revision = read_revision(chain, target.revision)
-    except BaseException:
-        chain.close()
-        raise
-    return View(
-        source=chain,
-        revision_id=target.revision,
-        revision=revision,
-        path=path,
-        label="+".join(map(os.fspath, paths)),
-        clone=target.clone or None,
-        state=None,
-        chain=chain,
-    )
+    return open_dumps(paths, read_realm(key_path), clone, path=path, label="+".join(map(os.fspath, paths)))
 
 
 def mounts_directory(house: House) -> Path:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dalsegno.actions.house import House
+from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.formats.objects import Revision
 from dalsegno.pool.contract import Source
@@ -78,12 +79,12 @@ def open_view(house: House, text: str) -> View:
             chain=None,
         )
     paths, clone, path = dumps
-    return open_dumps(house, paths, clone, path=path, label="+".join(map(str, paths)))
+    return open_dumps(paths, house.pool.realm, clone, path=path, label="+".join(map(str, paths)))
 
 
-def open_dumps(house: House, places: Sequence[Path | PackFile], clone: str, *, path: bytes, label: str) -> View:
+def open_dumps(places: Sequence[Path | PackFile], realm: Realm, clone: str, *, path: bytes, label: str) -> View:
     """Open a state that a chain of dumps carries: a clone by name, `#` and a revision, or the newest."""
-    chain = DumpChain.open(places, house.pool.realm)
+    chain = DumpChain.open(places, realm)
     try:
         chain.require_full()
         target = chain.find_target(clone)

@@ -129,7 +129,7 @@ def restore_dated(
 
         def restore(in_place: bool) -> tuple[RestoreOutcome, Retrieved]:
             found = retrieve(site, plan, in_place=in_place, report=terminal.report)
-            with open_dumps(house, found.places, clone, path=address.path, label=label) as view:
+            with open_dumps(found.places, house.pool.realm, clone, path=address.path, label=label) as view:
                 made = restore_view(
                     house,
                     view,
