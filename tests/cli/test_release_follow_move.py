@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import threading
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,13 @@ from dalsegno.replicas.remote import RemoteSite
 from server_kit import Server, start_server
 
 FILE_BYTES = 20_000
+LARGE_BYTES = 3_000_000
+
+
+@dataclass(frozen=True)
+class Crossed:
+    sent: float
+    received: float
 
 
 class Realm:
@@ -75,6 +84,18 @@ class Realm:
 
     def value(self, *words: str, code: int | tuple[int, ...] = 0) -> Any:
         return json.loads(self.do("--json", *words, code=code).out)
+
+    def crossed(self, name: str) -> "Crossed":
+        """Return what went over the network to and from a server."""
+        bearer = {"Authorization": f"Bearer {self.token(name)}"}
+        with urllib.request.urlopen(
+            urllib.request.Request(self.servers[name].url + "/metrics", headers=bearer)
+        ) as answer:
+            text = answer.read().decode()
+        values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+        return Crossed(
+            sent=float(values["dalsegno_sent_bytes_total"]), received=float(values["dalsegno_received_bytes_total"])
+        )
 
     def names(self, name: str) -> set[str]:
         """Return the files of the volume as one server has it."""
@@ -252,6 +273,32 @@ def test_volume_moves_while_a_writer_runs_and_movers_are_killed(realm: Realm) ->
     realm.do("move", "home", "s2", "s3", code=4)
 
 
+def test_new_replica_fetches_the_volume_itself_and_all_crosses_the_network_once(realm: Realm) -> None:
+    """The command only looks on: nothing of the volume goes through the client, and nothing goes twice."""
+    realm.do("volume", "create", "home", "--replicas", "s1")
+    for number in range(2):
+        (realm.files / f"large{number}").write_bytes(os.urandom(LARGE_BYTES))
+        realm.write(f"f{number}")
+        realm.do("clone", "home", f"daily-{number}")
+    volume_bytes = 2 * (LARGE_BYTES + FILE_BYTES)
+    sent, received = (realm.crossed(name) for name in ("s1", "s2"))
+    added = realm.value("replica", "add", "home", "s2", "--clones", "daily-*@last1")
+    assert volume_bytes <= added["fetched"]["payload_bytes"] < 1.1 * volume_bytes
+    assert added["brought"].get("s2", {"bytes": 0})["bytes"] < FILE_BYTES
+    assert volume_bytes <= realm.crossed("s1").sent - sent.sent < 1.2 * volume_bytes
+    assert realm.crossed("s2").received - received.received < 0.1 * volume_bytes
+    assert set(realm.site("s2").state("home").clones) == {"daily-1"}
+    assert realm.site("s2").state("home").role == "writer"
+    realm.do("replica", "check", "home", "--deep")
+    # A reader that becomes a writer, and one that is a writer already.
+    realm.do("release", "home@daily-1", "--to", "s3")
+    sent = realm.crossed("s1")
+    assert realm.value("replica", "add", "home", "s3")["writers"] == ["s1", "s2", "s3"]
+    assert realm.crossed("s1").sent - sent.sent < 1.2 * volume_bytes
+    again = realm.value("replica", "add", "home", "s3")
+    assert again["fetched"] is None and not again["brought"]
+
+
 def test_new_replica_is_seeded_from_dumps_and_only_the_rest_crosses_the_network(realm: Realm) -> None:
     realm.do("volume", "create", "home", "--replicas", "s1")
     for number in range(10):
@@ -268,8 +315,9 @@ def test_new_replica_is_seeded_from_dumps_and_only_the_rest_crosses_the_network(
     seeded = added["seeded"]
     assert [Path(path).name for path in seeded["dumps"]] == ["full.dump", "incr.dump"]
     assert seeded["media_bytes"] > 11 * FILE_BYTES
-    # The rest comes with the command, or the server, a standby until it has all, was quicker.
-    assert added["brought"].get("s2", {"bytes": 0})["bytes"] < 3 * FILE_BYTES
+    # Its server fetches the rest.
+    assert added["fetched"]["payload_bytes"] < 3 * FILE_BYTES
+    assert added["brought"].get("s2", {"bytes": 0})["bytes"] < FILE_BYTES
     assert set(realm.site("s2").state("home").clones) == {"full", "incr"}
     assert realm.names("s2") == realm.names("s1")
     realm.do("replica", "check", "home", "--deep")

@@ -1,21 +1,26 @@
-"""What only replicated volumes have: made of dumps on several servers, dumped by one of them."""
+"""What only replicated volumes have: made of dumps on several servers, given one more, dumped by one of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from dalsegno.actions.follow import keeps_up_by_itself
 from dalsegno.actions.remote import RemoteHouse
+from dalsegno.actions.seed import Seeded, seed_replica
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.pool.pack_read import PackReader, open_note
+from dalsegno.replicas.catchup import CaughtUp
+from dalsegno.replicas.filling import Lacking, await_filled, survey
 from dalsegno.replicas.remote import RemoteSite
 from dalsegno.replicas.seed import PacksOrigin, seed
 from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, NotFound, Refused, Unavailable
+from dalsegno.terms.events import Note
 from dalsegno.terms.ids import hex_short
 from dalsegno.volumes.address import parse_address, resolve
 from dalsegno.volumes.state import ANY, NATIVE, WRITER, Clone, DumpRecord, ReplicaSet, VolumeState
 from dalsegno.volumes.store import check_volume_name
-from dalsegno.world.clock import now_ns
+from dalsegno.world.clock import now_ns, ticks_ns
 from dalsegno.world.files import PartialFile
 
 
@@ -106,6 +111,52 @@ def _state_of(chain: DumpChain, name: str, replicas: ReplicaSet) -> VolumeState:
         role=WRITER,
         replicas=replicas,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Added:
+    """One more writer of a volume."""
+
+    caught: CaughtUp
+    seeded: Seeded | None
+    fetched: Lacking | None
+    """What its server fetched by itself."""
+
+
+def add_replica(
+    house: RemoteHouse, volume: str, server: str, *, clones: str = "", seed_from: str | None = None
+) -> Added:
+    """Make one more server a writer of a volume: seeded from dumps, if there are any, it fetches the rest by itself.
+
+    What comes meanwhile, or all where that server cannot fetch, is sent to it from here.
+    """
+    servers = house.realm_volumes.servers
+    group = house.realm_volumes.group(volume)
+    site = servers.site(server)
+    before = group.catch_up()
+    seeded = fetched = None
+    if server not in before.replicas.writers:
+        group.join(server, before.state)
+        if seed_from is not None:
+            seeded = seed_replica(
+                seed_from,
+                there=before.state,
+                to=site,
+                realm=house.pool.realm,
+                workers=house.workers,
+                report=house.report,
+            )
+        if keeps_up_by_itself(site):
+            origin = servers.site(before.reached[0])
+            # Before it is a standby: from then on it fetches.
+            lacking = survey(volume, before.state, origin=origin, to=site, clones=clones)
+            group.add_standby(server, before.replicas, clones=clones)
+            if await_filled(volume, lacking, site=site, ticks=ticks_ns, pause=servers.pause, report=house.report):
+                fetched = lacking
+            else:
+                text = f"{server} does not fetch it from the other servers: sending it from here"
+                house.report(Note(severity="notice", path=volume.encode(), text=text))
+    return Added(caught=group.add_replica(server, clones=clones), seeded=seeded, fetched=fetched)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,9 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from dalsegno.actions import replicated as actions
 from dalsegno.actions.remote import RemoteHouse
-from dalsegno.actions.replicated import dump_remote, restore_replicated
-from dalsegno.actions.seed import seed_replica
 from dalsegno.assembly_remote import open_realm
 from dalsegno.cli.realm import add_globals, chosen_realm, open_volume
 from dalsegno.cli.terminal import Terminal
@@ -14,12 +13,9 @@ from dalsegno.cli.volume import volume_value
 from dalsegno.cli.words import Parser
 from dalsegno.replicas.catchup import CaughtUp
 from dalsegno.replicas.check import check_replicas
-from dalsegno.replicas.group import Group
-from dalsegno.replicas.reach import empty_state
-from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, DalError, NotFound
+from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, DalError
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
-from dalsegno.volumes.state import STANDBY, VolumeState
 from dalsegno.world.clock import now_ns
 
 
@@ -89,52 +85,32 @@ def _caught_lines(volume: str, caught: CaughtUp) -> list[str]:
 def _add(arguments: argparse.Namespace, terminal: Terminal) -> int:
     house, name = open_volume(terminal, arguments.volume)
     with house:
-        volumes = house.realm_volumes
-        state = house.volumes.get(name)
-        group = volumes.group(name)
-        seeded: dict[str, Any] | None = None
-        lines: list[str] = []
-        if arguments.seed is not None:
-            seeded, lines = _seed(arguments, terminal, house, group, state)
-        caught = group.add_replica(arguments.server, clones=arguments.clones)
-    value = {**_caught_value(name, caught), "seeded": seeded}
+        house.volumes.get(name)
+        done = actions.add_replica(house, name, arguments.server, clones=arguments.clones, seed_from=arguments.seed)
+    caught, seeded, fetched = done.caught, done.seeded, done.fetched
+    value = {**_caught_value(name, caught), "seeded": None, "fetched": None}
+    lines = []
+    if seeded is not None:
+        value["seeded"] = {
+            "dumps": [str(path) for path in seeded.dumps],
+            "media_bytes": seeded.media_bytes,
+            "objects": seeded.objects,
+            "sent_bytes": seeded.sent_bytes,
+        }
+        lines.append(
+            f"seeded {arguments.server} from {len(seeded.dumps)} dumps: {seeded.objects:,} objects, "
+            f"{format_size(seeded.sent_bytes)} of {format_size(seeded.media_bytes)}"
+        )
+    lines.append(f"{arguments.server} is a writer of {name} now")
+    if fetched is not None:
+        value["fetched"] = {"objects": fetched.objects, "payload_bytes": fetched.payload_bytes}
+        size = format_size(fetched.payload_bytes)
+        lines.append(f"  it fetched {fetched.objects:,} objects from the others, {size} before compression")
     crossed = caught.brought.get(arguments.server)
-    lines += [f"{arguments.server} is a writer of {name} now"]
     if crossed is not None:
-        lines.append(f"  {crossed.objects:,} objects, {format_size(crossed.bytes_crossed)} came over the network")
+        lines.append(f"  {crossed.objects:,} objects, {format_size(crossed.bytes_crossed)} were sent to it from here")
     terminal.result(value, [] if terminal.quiet else lines)
     return EXIT_PARTIAL if caught.missing else EXIT_DONE
-
-
-def _seed(
-    arguments: argparse.Namespace, terminal: Terminal, house: RemoteHouse, group: Group, state: VolumeState
-) -> tuple[dict[str, Any], list[str]]:
-    """Fill a server that holds nothing of the volume yet from dumps."""
-    site = house.realm_volumes.servers.site(arguments.server)
-    look = group.look()
-    try:
-        site.state(state.name)
-    except NotFound:
-        site.create(empty_state(state, replicas=look.replicas, role=STANDBY))
-    done = seed_replica(
-        arguments.seed,
-        there=state,
-        to=site,
-        realm=house.pool.realm,
-        workers=house.workers,
-        report=terminal.report,
-    )
-    value = {
-        "dumps": [str(path) for path in done.dumps],
-        "media_bytes": done.media_bytes,
-        "objects": done.objects,
-        "sent_bytes": done.sent_bytes,
-    }
-    line = (
-        f"seeded {arguments.server} from {len(done.dumps)} dumps: {done.objects:,} objects, "
-        f"{format_size(done.sent_bytes)} of {format_size(done.media_bytes)}"
-    )
-    return value, [line]
 
 
 def _remove(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -260,7 +236,7 @@ def restore_on_servers(arguments: argparse.Namespace, terminal: Terminal, paths:
     """Make a replicated volume of dumps."""
     servers = [name for word in arguments.server for name in word.split(",") if name]
     with open_realm(chosen_realm(), report=terminal.report) as house:
-        done = restore_replicated(house, paths, arguments.volume, servers, rule=arguments.rule or "any")
+        done = actions.restore_replicated(house, paths, arguments.volume, servers, rule=arguments.rule or "any")
     state = done.state
     value = {
         **volume_value(state),
@@ -279,7 +255,9 @@ def dump_from_server(
     arguments: argparse.Namespace, terminal: Terminal, house: RemoteHouse, output: Path | BinaryIO | None
 ) -> int:
     """Have a server write a dump."""
-    done = dump_remote(house, arguments.address, level=arguments.level, output=output, record=not arguments.no_record)
+    done = actions.dump_remote(
+        house, arguments.address, level=arguments.level, output=output, record=not arguments.no_record
+    )
     if done.path == "-":
         terminal.note(f"level {done.level} of {done.volume}, written by {done.server}, not recorded")
         return EXIT_DONE

@@ -191,31 +191,19 @@ class Group:
         if clones:
             parse_patterns(clones)
         caught = self.catch_up()
-        replicas = caught.replicas
-        if name in replicas.writers:
+        if name in caught.replicas.writers:
             return caught
-        if name not in replicas.standbys:
-            replicas = msgspec.structs.replace(
-                replicas,
-                version=replicas.version + 1,
-                standbys=[*replicas.standbys, name],
-                readers=[each for each in replicas.readers if each != name],
-            )
-            self.arrange(replicas)
-        self._join(self.reach.site(name), caught.state, replicas)
+        self.join(name, caught.state)
+        replicas = self.add_standby(name, caught.replicas, clones=clones)
         filled = catch_up(self.reach, joining={name: clones})
         if name in filled.missing:
             raise filled.missing[name]
-        patterns = {each: text for each, text in replicas.clones.items() if each != name}
-        if clones:
-            patterns[name] = clones
         self.arrange(
             msgspec.structs.replace(
                 replicas,
                 version=replicas.version + 1,
                 writers=[*replicas.writers, name],
                 standbys=[each for each in replicas.standbys if each != name],
-                clones=patterns,
             )
         )
         last = self.catch_up()
@@ -224,17 +212,36 @@ class Group:
             brought[each] = brought.get(each, Transferred()) + done
         return replace(last, brought=brought)
 
-    def _join(self, site: Site, state: VolumeState, replicas: ReplicaSet) -> None:
+    def join(self, name: str, state: VolumeState) -> None:
+        """Have the volume, still empty, on one more server. While no replica set names that, it fetches nothing."""
+        site = self.reach.site(name)
         try:
             there = site.state(self.reach.volume)
         except NotFound:
-            site.create(empty_state(state, replicas=replicas, role=STANDBY))
+            site.create(empty_state(state, replicas=None, role=STANDBY))
             return
         if there.id != state.id:
             raise AlreadyThere(
                 f"{site.name}: there is another volume called {self.reach.volume!r}: rename or remove it there"
             )
-        site.arrange(self.reach.volume, replicas)
+
+    def add_standby(self, name: str, replicas: ReplicaSet, *, clones: str = "") -> ReplicaSet:
+        """Make a server that joined a standby, which its own server fills if that runs; return the new replica set."""
+        patterns = {each: text for each, text in replicas.clones.items() if each != name}
+        if clones:
+            parse_patterns(clones)
+            patterns[name] = clones
+        if name not in replicas.standbys or patterns != replicas.clones:
+            replicas = msgspec.structs.replace(
+                replicas,
+                version=replicas.version + 1,
+                standbys=[*(each for each in replicas.standbys if each != name), name],
+                readers=[each for each in replicas.readers if each != name],
+                clones=patterns,
+            )
+            self.arrange(replicas)
+        self.reach.site(name).arrange(self.reach.volume, replicas)
+        return replicas
 
     def remove_replica(self, name: str, *, force: bool = False) -> dict[str, DalError]:
         """Take a writer out of the volume, then remove its copy; return who did not hear of it.

@@ -270,7 +270,7 @@ class Reach:
         return errors
 
 
-def empty_state(state: VolumeState, *, replicas: ReplicaSet, role: str) -> VolumeState:
+def empty_state(state: VolumeState, *, replicas: ReplicaSet | None, role: str) -> VolumeState:
     """Return the same volume as one more replica begins: with nothing in it."""
     return VolumeState(
         id=state.id,
