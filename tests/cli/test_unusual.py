@@ -53,6 +53,32 @@ def test_a_clone_name_given_again_names_the_newest_state_of_a_chain(person: Pers
     assert contents(person.home / "back") == contents(person.home / "doc")
 
 
+def test_a_dump_takes_the_place_of_none_that_it_may_need_and_of_nothing_else(person: Person) -> None:
+    person.run("backup", "doc")
+    person.run("dump", "doc", "--level", "0", "-o", "mon.dump")
+    (person.home / "doc" / "plan.txt").write_text("second plan\n")
+    person.run("backup", "doc")
+    (person.home / "thesis").write_text("years of work")
+    os.mkfifo(person.home / "pipe")
+    whole = (person.home / "mon.dump").read_bytes()
+    for name, why in (("mon.dump", b"holds another dump"), ("thesis", b"no whole dump"), ("pipe", b"no ordinary file")):
+        done = person.run("dump", "doc", "--level", "1", "-o", name, code=4)
+        assert why in done.stderr and done.stderr.count(b"\n") == 1
+    assert (person.home / "mon.dump").read_bytes() == whole
+    assert (person.home / "pipe").is_fifo()
+    person.run("dump", "doc", "--level", "1", "-o", "tue.dump")
+    person.run("merge", "-o", "thesis", "mon.dump", "tue.dump", code=4)
+    assert (person.home / "thesis").read_text() == "years of work"
+    assert not list(person.home.glob("*.partial"))
+
+    # A rotation is no mistake: the same level again, also through a symlink, which stays.
+    (person.home / "newest").symlink_to("tue.dump")
+    person.run("dump", "doc", "--level", "1", "-o", "newest")
+    assert (person.home / "newest").is_symlink()
+    person.run("dump", "doc", "--level", "0", "-o", "mon.dump")
+    person.run("verify", "mon.dump", "tue.dump")
+
+
 def test_a_change_behind_an_old_time_is_found_when_contents_are_compared(person: Person) -> None:
     plan = person.home / "doc" / "plan.txt"
     times = plan.stat()

@@ -1,10 +1,11 @@
 """Durable files: whole or not there; faults are injected at each step."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from dalsegno.terms.errors import AlreadyThere, Full
+from dalsegno.terms.errors import AlreadyThere, Full, Refused
 from dalsegno.world import chance, clock, files
 from dalsegno.world.workers import Workers
 
@@ -59,3 +60,12 @@ def test_crew_ends_with_its_block() -> None:
     with Workers(2) as crew:
         futures = [crew.submit(pow, 2, number) for number in range(10)]
     assert [future.result() for future in futures] == [2**number for number in range(10)]
+
+
+def test_a_file_never_takes_the_place_of_a_device_or_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(Refused, match="no ordinary file"):
+        files.PartialFile(tmp_path / "pipe")
+    with pytest.raises(Refused, match="no ordinary file"):
+        files.write_durable(tmp_path / "pipe", b"text")
+    assert os.listdir(tmp_path) == ["pipe"] and (tmp_path / "pipe").is_fifo()

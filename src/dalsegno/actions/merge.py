@@ -7,7 +7,8 @@ from typing import BinaryIO
 
 from dalsegno.actions.house import House
 from dalsegno.dumps.chain import DumpChain
-from dalsegno.dumps.merge import merge_dumps
+from dalsegno.dumps.merge import merge_dumps, merged_note
+from dalsegno.dumps.place import place_for
 from dalsegno.dumps.verify import Salvage, salvage_dump, verify_dump, verify_stream
 from dalsegno.formats.pack import DumpNote
 from dalsegno.terms.errors import Damaged, Refused
@@ -45,6 +46,8 @@ def merge(house: House, paths: Sequence[Path], output: Path | BinaryIO) -> tuple
             raise Refused(f"{output}: is a directory; name a file in it")
         if any(output.exists() and output.samefile(path) for path in paths):
             raise Refused(f"{output}: is one of the dumps to merge; write to another file")
+        made = merged_note(chain)
+        output = place_for(output, house.pool.realm, volume=made.volume, level=made.level)
         with PartialFile(output) as file:
             note, summary = merge_dumps(
                 chain, file.write, realm=house.pool.realm, sealed=sealed, workers=house.workers, report=house.report

@@ -9,6 +9,7 @@ from dalsegno.actions.follow import keeps_up_by_itself
 from dalsegno.actions.remote import RemoteHouse
 from dalsegno.actions.seed import Seeded, seed_replica
 from dalsegno.dumps.chain import DumpChain
+from dalsegno.dumps.place import place_for
 from dalsegno.pool.pack_read import PackReader, open_note
 from dalsegno.replicas.catchup import CaughtUp
 from dalsegno.replicas.filling import Lacking, await_filled, survey
@@ -194,6 +195,8 @@ def dump_remote(
             raise Refused(f"{output}: exists already; name another file with -o")
     if isinstance(output, Path) and output.is_dir():
         output = output / wanted
+    if isinstance(output, Path):
+        output = place_for(output, house.pool.realm, volume=state.id, level=level)
     errors: list[DalError] = []
     for name in house.realm_volumes.servers_of(state):
         site = house.realm_volumes.servers.site(name)

@@ -10,12 +10,13 @@ import fcntl
 import itertools
 import os
 import signal
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
-from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Full, NoAccess, NotFound, Unavailable
+from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Full, NoAccess, NotFound, Refused, Unavailable
 
 PARTIAL_SUFFIX = ".partial"
 READ_BYTES = 1024 * 1024
@@ -119,6 +120,14 @@ def _write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
         written += os.write(descriptor, view[written:])
 
 
+def _keep_special(path: Path) -> None:
+    """Refuse to put a file in the place of a device, a FIFO or a socket: a rename would take `/dev/null` away."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise Refused(f"{path}: is no ordinary file; name another")
+
+
 def write_durable(
     path: Path, data: bytes | bytearray | memoryview, *, mode: int = 0o666, replace: bool = True, sync: bool = True
 ) -> None:
@@ -129,6 +138,7 @@ def write_durable(
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{next(_temporary_counter)}{PARTIAL_SUFFIX}")
     with file_errors(path):
+        _keep_special(path)
         durable_step("write")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
@@ -171,9 +181,7 @@ def remove_durable(path: Path, *, sync: bool = True) -> bool:
     return True
 
 
-def iterate_bytes(
-    path: Path, *, offset: int = 0, length: int | None = None, fresh: bool = False
-) -> Iterator[bytes]:
+def iterate_bytes(path: Path, *, offset: int = 0, length: int | None = None, fresh: bool = False) -> Iterator[bytes]:
     """Yield a file's bytes, at most 1 MiB at a time; fewer than `length` when it ends before.
 
     `fresh`: what the system keeps of the file in memory is dropped first, so that the bytes come from the medium.
@@ -208,6 +216,7 @@ class PartialFile:
         self.offset = 0
         self._replace = replace
         with file_errors(self.partial_path):
+            _keep_special(path)
             durable_step("create")
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.partial_path)
