@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dalsegno.actions.browse import ordered_clones
-from dalsegno.actions.estimate import estimate as estimate_revision
 from dalsegno.actions.house import House
 from dalsegno.dumps.chain import DumpChain
-from dalsegno.dumps.estimate import Estimate
+from dalsegno.dumps.estimate import Estimate, estimate_levels
 from dalsegno.dumps.place import place_for
 from dalsegno.dumps.plan import DumpPlan, plan_dump, record_dump
 from dalsegno.dumps.write import write_dump
 from dalsegno.formats.pack import DumpNote
+from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pack_write import PackSummary
 from dalsegno.terms.errors import BadInput, NotFound, Refused
 from dalsegno.terms.ids import ObjectId, hex_short
@@ -150,4 +150,16 @@ def mark(house: House, path: Path) -> tuple[VolumeState, DumpRecord]:
 def estimate(house: House, address: str, *, levels: Sequence[int]) -> list[Estimate]:
     """Return one estimate per level, from the comparison of trees: no file data is read."""
     state, targets = _targets(house, address)
-    return estimate_revision(house, state, targets[-1][1], levels=levels)
+
+    def object_bytes(identity: bytes) -> int:
+        location = house.pool.index.lookup(identity)
+        return location.length if location is not None else 0
+
+    return estimate_levels(
+        house.pool,
+        state,
+        target=targets[-1][1],
+        levels=levels,
+        new_marks=lambda: PoolMarks(house.pool),
+        object_bytes=object_bytes,
+    )
