@@ -14,7 +14,7 @@ from dalsegno.actions.house import House
 from dalsegno.actions.mount import settle
 from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.chain import DumpChain
-from dalsegno.dumps.estimate import Estimate, estimate_levels
+from dalsegno.dumps.estimate import Estimate, count_in_pool, estimate_levels
 from dalsegno.dumps.plan import DumpPlan, plan_dump, record_dump
 from dalsegno.dumps.verify import verify_stream
 from dalsegno.dumps.write import write_dump
@@ -31,7 +31,6 @@ from dalsegno.formats.objects import (
 from dalsegno.formats.pack import DumpNote
 from dalsegno.host.restore import RestoreResult, restore_tree
 from dalsegno.pool.contract import Source
-from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pack_write import PackSummary
 from dalsegno.terms.errors import BadInput, Conflict, Damaged, NotFound, Refused
 from dalsegno.terms.ids import ObjectId
@@ -140,21 +139,8 @@ def estimate(
 ) -> list[Estimate | None]:
     """Return one estimate per level from the comparison of trees; None for one that has no base."""
     state = house.volumes.get(volume)
-
-    def object_bytes(identity: bytes) -> int:
-        location = house.pool.index.lookup(identity)
-        return location.length if location is not None else 0
-
     possible = [level for level in levels if _has_base(house, state, revision, level, recorder)]
-    made = estimate_levels(
-        house.pool,
-        state,
-        target=revision,
-        levels=possible,
-        new_marks=lambda: PoolMarks(house.pool),
-        object_bytes=object_bytes,
-        recorder=recorder,
-    )
+    made = estimate_levels(state, levels=possible, count=count_in_pool(house.pool, revision), recorder=recorder)
     by_level = {each.level: each for each in made}
     return [by_level.get(level) for level in levels]
 

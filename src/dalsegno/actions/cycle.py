@@ -36,13 +36,12 @@ from dalsegno.backup.risks import find_risks
 from dalsegno.backup.site import Site
 from dalsegno.backup.spool import DUMP_SUFFIX
 from dalsegno.dumps.chain import DumpChain
-from dalsegno.dumps.estimate import estimate_levels
+from dalsegno.dumps.estimate import count_in_pool, estimate_levels
 from dalsegno.dumps.plan import forget_dump, plan_dump, record_dump
 from dalsegno.dumps.verify import verify_dump
 from dalsegno.dumps.write import write_dump
 from dalsegno.formats.pack import DumpNote
 from dalsegno.host.ignore import Rules
-from dalsegno.pool.copy import PoolMarks
 from dalsegno.terms.errors import DalError, Damaged, NotFound, Refused
 from dalsegno.terms.events import Event, Report
 from dalsegno.terms.times import format_time
@@ -157,13 +156,7 @@ class HouseSteps:
             root = read_revision(pool, revision)
             return Choice(level=level, note=note, raw_bytes=root.total_bytes + ENTRY_BYTES_GUESS * root.entry_count)
 
-        def object_bytes(identity: bytes) -> int:
-            location = pool.index.lookup(identity)
-            return location.length if location is not None else 0
-
-        (estimate,) = estimate_levels(
-            pool, state, target=revision, levels=[level], new_marks=lambda: PoolMarks(pool), object_bytes=object_bytes
-        )
+        (estimate,) = estimate_levels(state, levels=[level], count=count_in_pool(pool, revision))
         return Choice(level=level, note=note, raw_bytes=estimate.raw_bytes)
 
     def dump(

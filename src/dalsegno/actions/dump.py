@@ -8,12 +8,11 @@ from typing import BinaryIO
 from dalsegno.actions.browse import ordered_clones
 from dalsegno.actions.house import House
 from dalsegno.dumps.chain import DumpChain
-from dalsegno.dumps.estimate import Estimate, estimate_levels
+from dalsegno.dumps.estimate import Estimate, count_in_pool, estimate_levels
 from dalsegno.dumps.place import place_for
 from dalsegno.dumps.plan import DumpPlan, plan_dump, record_dump
 from dalsegno.dumps.write import write_dump
 from dalsegno.formats.pack import DumpNote
-from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pack_write import PackSummary
 from dalsegno.terms.errors import BadInput, NotFound, Refused
 from dalsegno.terms.ids import ObjectId, hex_short
@@ -150,16 +149,4 @@ def mark(house: House, path: Path) -> tuple[VolumeState, DumpRecord]:
 def estimate(house: House, address: str, *, levels: Sequence[int]) -> list[Estimate]:
     """Return one estimate per level, from the comparison of trees: no file data is read."""
     state, targets = _targets(house, address)
-
-    def object_bytes(identity: bytes) -> int:
-        location = house.pool.index.lookup(identity)
-        return location.length if location is not None else 0
-
-    return estimate_levels(
-        house.pool,
-        state,
-        target=targets[-1][1],
-        levels=levels,
-        new_marks=lambda: PoolMarks(house.pool),
-        object_bytes=object_bytes,
-    )
+    return estimate_levels(state, levels=levels, count=count_in_pool(house.pool, targets[-1][1]))

@@ -4,10 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dalsegno.dumps.plan import choose_base, recorded_by
-from dalsegno.pool.contract import Source
-from dalsegno.pool.marks import Marks
+from dalsegno.pool.copy import PoolMarks
+from dalsegno.pool.pool import Pool
 from dalsegno.trees.closure import new_objects
 from dalsegno.volumes.state import VolumeState
+
+Count = Callable[[bytes | None], tuple[int, int]]
+"""Return how many objects of how many bytes a dump carries that builds on this revision; None: on nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,16 +24,7 @@ class Estimate:
     possible: bool = True
 
 
-def estimate_levels(
-    source: Source,
-    state: VolumeState,
-    *,
-    target: bytes,
-    levels: Sequence[int],
-    new_marks: Callable[[], Marks],
-    object_bytes: Callable[[bytes], int],
-    recorder: str = "",
-) -> list[Estimate]:
+def estimate_levels(state: VolumeState, *, levels: Sequence[int], count: Count, recorder: str = "") -> list[Estimate]:
     """Return one estimate per level; levels with the same base share one comparison."""
     counted: dict[bytes | None, tuple[int, int]] = {}
     estimates = []
@@ -41,24 +35,29 @@ def estimate_levels(
             continue
         key = base.revision if base else None
         if key not in counted:
-            counted[key] = _count(source, target, key, new_marks(), object_bytes)
-        count, raw_bytes = counted[key]
+            counted[key] = count(key)
+        object_count, raw_bytes = counted[key]
         dump_id = base.dump_id if base else b""
-        estimates.append(Estimate(level=level, base_dump=dump_id, object_count=count, raw_bytes=raw_bytes))
+        estimates.append(Estimate(level=level, base_dump=dump_id, object_count=object_count, raw_bytes=raw_bytes))
     return estimates
 
 
-def _count(
-    source: Source, target: bytes, base: bytes | None, seen: Marks, object_bytes: Callable[[bytes], int]
-) -> tuple[int, int]:
-    raw_bytes = 0
+def count_in_pool(pool: Pool, target: bytes) -> Count:
+    """Return what counts the objects that a dump of `target` would carry, all of which the pool has."""
 
-    def visit(kind: int, identity: bytes) -> bool:
-        nonlocal raw_bytes
-        if not seen.add(identity):
-            return False
-        raw_bytes += object_bytes(identity)
-        return True
+    def count(base: bytes | None) -> tuple[int, int]:
+        seen = PoolMarks(pool)
+        raw_bytes = 0
 
-    new_objects(source, target, base, visit=visit)
-    return seen.count, raw_bytes
+        def visit(kind: int, identity: bytes) -> bool:
+            nonlocal raw_bytes
+            if not seen.add(identity):
+                return False
+            location = pool.index.lookup(identity)
+            raw_bytes += location.length if location is not None else 0
+            return True
+
+        new_objects(pool, target, base, visit=visit)
+        return seen.count, raw_bytes
+
+    return count
