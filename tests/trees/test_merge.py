@@ -339,6 +339,17 @@ def test_hard_links(a: tuple, b: tuple, expected: dict) -> None:
     assert linked_model(dag, merged) == expected
 
 
+def test_a_linked_file_in_conflict_becomes_files_with_nodes_of_their_own() -> None:
+    """Two files of one node are one to `mv`, `cp` and `diff`: nobody could settle the conflict, or even see it."""
+    dag = DictStore()
+    base, one, other = (linked(dag, {"p": 1, "q": 1, "r": 1}, {1: data}) for data in (b"0", b"a", b"b"))
+    merged = merge_trees(dag, dag, base, one, other, names=NAMES)
+    conflicts = list(iterate_directory(dag, merged.root.content))
+    sides = [side.node for each in conflicts for side in iterate_directory(dag, each.content)]
+    assert len({*sides, *(each.node for each in conflicts)}) == 3 * 2 + 3
+    assert conflicts[0].node == 1
+
+
 # Against a model
 
 

@@ -183,7 +183,7 @@ def make_conflict(
             unique, number = label[: NAME_BYTES_MAX - len(ending)] + ending, number + 1
         was_side = entry.name == label
         chosen[unique] = msgspec.structs.replace(
-            entry, name=unique, node=entry.node if was_side else _side_node(entry.node, label)
+            entry, name=unique, node=entry.node if was_side else mix_node(entry.node, label)
         )
     user = max((entry for _, entry in flat), key=lambda entry: (entry.uid, entry.owner))
     group = max((entry for _, entry in flat), key=lambda entry: (entry.gid, entry.group))
@@ -203,8 +203,11 @@ def make_conflict(
     )
 
 
-def _side_node(node: int, label: bytes) -> int:
-    """Return the node of a side: that of the file, mixed with where the side comes from; none stays none."""
+def mix_node(node: int, label: bytes) -> int:
+    """Return a node for one of several things that a file became; none stays none.
+
+    Of a side it is mixed with where the side comes from, of a hard-linked file in conflict with one of its names.
+    """
     if not node:
         return 0
     mixed = blake2b(b"%d " % node + label, digest_size=8).digest()

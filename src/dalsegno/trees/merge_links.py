@@ -10,7 +10,7 @@ from dalsegno.trees.build import store_directory
 from dalsegno.trees.diff import differing_nodes
 from dalsegno.trees.edit import edit_directory, edit_path
 from dalsegno.trees.follow import Follower, is_plain_directory
-from dalsegno.trees.merge_entry import make_conflict, merge_fields
+from dalsegno.trees.merge_entry import make_conflict, merge_fields, mix_node
 from dalsegno.trees.read import iterate_directory, links_key, lookup
 from dalsegno.trees.walk import walk
 
@@ -177,13 +177,15 @@ class LinksMerge:
             if link not in named:
                 changes[links_key(link)] = None
         for link, both in sorted(clashes.items()):
-            for path in named.get(link, []):
+            for number, path in enumerate(named.get(link, [])):
                 name = path.rpartition(b"/")[2]
+                # From here on each name is a file of its own, and has to have a node of its own.
+                nodes = [mix_node(each.node, path) if number else each.node for each in both]
                 sides = [
-                    (label, msgspec.structs.replace(each, name=name))
-                    for label, each in zip(self._labels, both, strict=True)
+                    (label, msgspec.structs.replace(each, name=name, node=node))
+                    for label, each, node in zip(self._labels, both, nodes, strict=True)
                 ]
-                conflict = make_conflict(self._source, self._sink, name, sides, node=max(each.node for each in both))
+                conflict = make_conflict(self._source, self._sink, name, sides, node=max(nodes))
                 root = edit_path(self._source, self._sink, root, path, conflict)
                 conflicts.add(path)
             changes[links_key(link)] = None
