@@ -52,6 +52,13 @@ def test_estimate_call_names_several_levels_and_restore_its_paths() -> None:
     assert call.paths == ("./a/b", ".") and call.unknown == ("clone-aeg",)
 
 
+@pytest.mark.parametrize(("words", "dense"), [("", False), ("--compression fast", False), ("--compression BEST", True)])
+def test_compression_is_the_pools_own_or_a_better_one(words: str, dense: bool) -> None:
+    assert parse_call(["backup", *words.split()]).dense is dense
+    with pytest.raises(BadInput, match=r"property COMPRESSION 'zstd': expected fast .* or best"):
+        _ = parse_call(["backup", "--compression", "zstd"]).dense
+
+
 @pytest.mark.parametrize(
     ("words", "records"),
     [

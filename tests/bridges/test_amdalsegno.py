@@ -314,6 +314,25 @@ def test_selfcheck_tells_a_misspelt_property_and_a_restore_passes_over_it(client
     assert client.call("validate", "--disk", "doc", "--level", "0", "--clone-aeg", "4h", stdin=image).code == 0
 
 
+def test_best_compression_makes_a_smaller_dump_of_the_same_content(client: Client) -> None:
+    text = b"".join(path.read_bytes() for path in sorted((SOURCE / "dalsegno").rglob("*.py")))
+    (client.user.home / "doc" / "text").write_bytes(text)
+    (client.user.home / "doc" / "plan").unlink()
+    plain, fast, best = (
+        client.backup(0, *words).out for words in ((), ("--compression", "fast"), ("--compression", "best"))
+    )
+    assert len(fast) == len(plain) and len(best) < 0.9 * len(plain)
+    for name, image in (("fast.dump", fast), ("best.dump", best)):
+        (client.user.home / name).write_bytes(image)
+    client.user.quick("verify", "fast.dump", "best.dump")
+    client.user.quick("restore", "best.dump", "--to", "back")
+    assert tree(client.user.home / "back") == tree(client.user.home / "doc")
+    told = client.backup(0, "--compression", "gzip")
+    assert told.code == 2 and not told.out and "property COMPRESSION 'gzip'" in told.messages[0]
+    check = client.call("selfcheck", "--disk", "doc", "--device", "doc", "--compression", "none")
+    assert b"ERROR property COMPRESSION 'none': expected fast" in check.out
+
+
 def test_level_above_nine_is_an_error_and_not_a_dump(client: Client) -> None:
     told = client.backup(10)
     assert told.code == 2 and "expected 0 to 9" in told.messages[0] and not told.out and client.nothing_left()

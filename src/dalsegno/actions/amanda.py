@@ -160,14 +160,15 @@ def plan(house: House, volume: str, clone_name: str, clone: Clone, *, level: int
     return plan_dump(house.pool, state, targets=targets, level=level, now_ns=now_ns(), recorder=recorder)
 
 
-def write(house: House, chosen: DumpPlan, write_bytes: Callable[[bytes], object]) -> PackSummary:
-    """Write the dump in one stream."""
+def write(house: House, chosen: DumpPlan, write_bytes: Callable[[bytes], object], *, dense: bool) -> PackSummary:
+    """Write the dump in one stream; `dense` compresses it anew, slowly and well."""
     return write_dump(
         house.pool,
         chosen,
         write_bytes,
         realm=house.pool.realm,
         sealed=house.pool.encryption != "none",
+        dense=dense,
         workers=house.workers,
         report=house.report,
     )

@@ -57,7 +57,8 @@ AMANDAS: Final = frozenset(
         *("include-file", "include-list", "include-optional", "exclude-file", "exclude-list", "exclude-optional"),
     )
 )
-PROPERTIES: Final = frozenset(("pool", "key-file", "volumes", "clone", "clone-age", "record"))
+PROPERTIES: Final = frozenset(("pool", "key-file", "volumes", "clone", "clone-age", "compression", "record"))
+_DENSE: Final = {"fast": False, "best": True}
 _YES: Final = {"yes": True, "no": False, "true": True, "false": False, "on": True, "off": False}
 
 
@@ -108,6 +109,14 @@ class Call:
         if text not in _YES:
             raise BadInput(f"property RECORD {text!r}: expected yes or no")
         return self.record and _YES[text]
+
+    @property
+    def dense(self) -> bool:
+        """Whether blocks are compressed anew, not sent as the pool has them; property COMPRESSION."""
+        text = self.properties.get("compression", "fast").lower()
+        if text not in _DENSE:
+            raise BadInput(f"property COMPRESSION {text!r}: expected fast (as the pool stores it) or best (anew)")
+        return _DENSE[text]
 
     @property
     def recorder(self) -> str:

@@ -85,7 +85,7 @@ def selfcheck(call: Call, line: Line, doors: Doors) -> int:
         line.say(amanda.check_line(False, f"unknown property {name.upper()}: see docs/guides/amanda.md"))
     try:
         line.say(amanda.check_line(True, amanda.NAME))
-        call.clone_age_seconds, call.records  # noqa: B018 - both refuse what they cannot read
+        call.clone_age_seconds, call.records, call.dense  # noqa: B018 - each refuses what it cannot read
         volume = amanda.check_volume(call)
         with doors.house(call) as house:
             state = house.volumes.get(volume)
@@ -145,7 +145,7 @@ def backup(call: Call, line: Line, doors: Doors) -> int:
 
 def _backup(call: Call, line: Line, doors: Doors) -> int:
     volume = amanda.check_volume(call)
-    records = call.records
+    records, dense = call.records, call.dense
     with doors.house(call) as house:
         try:
             fresh = actions.fresh_clone(house, volume, call.clone_name, age_seconds=call.clone_age_seconds)
@@ -157,7 +157,7 @@ def _backup(call: Call, line: Line, doors: Doors) -> int:
         except Refused as error:
             line.tell(amanda.retry_line(error, delay_seconds=1, level=0))
             return RETRY
-        summary = actions.write(house, plan, line.output.write)
+        summary = actions.write(house, plan, line.output.write, dense=dense)
         line.output.flush()
         if line.index is not None:
             _write_index(line.index, actions.listing(house, plan), level=plan.note.level)

@@ -22,10 +22,14 @@ def write_dump(
     *,
     realm: Realm,
     sealed: bool,
+    dense: bool = False,
     workers: Workers | None = None,
     report: Report = silent,
 ) -> PackSummary:
-    """Write the dump that `plan` describes, in one stream, and return what was written. The caller makes it durable."""
+    """Write the dump that `plan` describes, in one stream, and return what was written. The caller makes it durable.
+
+    Blocks are copied as the pool has compressed them; `dense` compresses them anew, more slowly and smaller.
+    """
     wanted = PoolMarks(pool)
 
     met = 0
@@ -45,7 +49,7 @@ def write_dump(
         new_objects(pool, target.revision, base, visit=visit)
         base = target.revision
     header = new_header(realm, kind=pack.PACK_DUMP, sealed=sealed, note=pack.encode_struct(plan.note))
-    with PackWriter(write, realm=realm, header=header, workers=workers) as writer:
+    with PackWriter(write, realm=realm, header=header, workers=workers, dense=dense) as writer:
         wanted.copy(
             writer, lambda done, total: report(Progress(phase="dump", done_bytes=done, total_bytes=total))
         )

@@ -1,8 +1,8 @@
 """Copy marked objects from packs into a new pack: blocks wanted whole as they are, others record by record.
 
 Each block is opened with its tag checked before a byte of it is used. A block wanted whole is sealed again without
-compressing it anew; of another one the wanted records make a block of their own. Reading, opening and sealing is
-the workers' part.
+compressing it anew, unless the new pack is to be a dense one; of another one the wanted records make a block of their
+own. Reading, opening and sealing is the workers' part.
 """
 
 from array import array
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dalsegno.formats import pack
 from dalsegno.pool.index import Segment
 from dalsegno.pool.marks import Marks
-from dalsegno.pool.pack_read import OFFSET_MASK, PackReader, file_order
+from dalsegno.pool.pack_read import OFFSET_MASK, PackReader, decompress, file_order
 from dalsegno.pool.pack_write import BlockSealer, PackWriter
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import Damaged, NotFound
@@ -173,6 +173,9 @@ def _copy_block(
 ) -> None:
     def make(sealer: BlockSealer, new_number: int) -> bytes:
         body, raw_bytes, block_type = reader.block_body(number)
+        if sealer.dense:
+            raw = decompress(body, raw_bytes, offset=int(reader.offsets[number]))
+            body = min(body, sealer.compress(raw, block_type), key=len)
         return sealer.seal_compressed(body, raw_bytes, block_type, new_number)
 
     writer.put_made(
