@@ -11,7 +11,7 @@ BENCH  ?=
 
 # Back up, change, dump, merge, verify and restore a copy of a real directory: make try DIR=/some/dir
 try: $(VENV)/.installed
-	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/try.sh $(DIR)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/try.sh "$(DIR)"
 
 # Everything that must hold, from the bottom floor up.
 test: $(VENV)/.installed-test

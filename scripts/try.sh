@@ -4,6 +4,7 @@
 set -euo pipefail
 
 DIR=${1:-}
+DIR=${DIR/#\~\//$HOME/}  # not every shell does it in `make try DIR=~/src`
 COPY_MIB_MAX=200
 if [ -z "$DIR" ]; then
     for DIR in /usr/share/doc /usr/share /usr/lib/python3 /etc; do

@@ -163,7 +163,8 @@ def test_wrong_passphrase_is_no_access(user: User) -> None:
 
 def test_errors_are_one_line_with_their_code(user: User) -> None:
     user.run("ls", "doc", code=6)
-    user.run("backup", "doc")
+    user.run("backup", "doc", "--name", "first")
+    assert b"the oldest is doc@first" in user.run("ls", "doc@yesterday", code=6).stderr
     for words, code in [
         (["ls", "nothing"], 6),
         (["cat", "doc:/nothing"], 6),

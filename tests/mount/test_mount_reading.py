@@ -2,7 +2,9 @@
 
 import errno
 import os
+import pwd
 import shlex
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -279,6 +281,29 @@ def test_foreground_stays_until_it_is_asked_to_end(user: User, doc: Path) -> Non
         process.wait()
 
 
+def test_a_directory_shows_one_mount_of_ours_also_a_dead_one(user: User, doc: Path) -> None:
+    with mounted(user, "doc@latest") as mount:
+        error = user.quick("mount", "doc", str(mount.path), code=4).error
+        assert "doc@" in error and "dal umount" in error
+        os.kill(mount.process, signal.SIGKILL)
+        mount.wait()
+        assert "dal umount" in user.quick("mount", "doc", str(mount.path), code=4).error
+        user.quick("umount", "--lazy", str(mount.path))
+    with mounted(user, "doc@latest"):
+        pass
+
+
+@needs_program("getent")
+def test_fstab_helper_knows_the_home_of_whoever_mounts(tmp_path: Path) -> None:
+    (tmp_path / "dal").write_text('#!/bin/sh\necho "$HOME"\n')
+    (tmp_path / "dal").chmod(0o755)
+    helper = Path(__file__).resolve().parents[2] / "share" / "mount.dal"
+    done = subprocess.run(
+        ["sh", str(helper), "doc", "mnt"], env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True
+    )
+    assert done.stdout.decode().strip() == pwd.getpwuid(os.getuid()).pw_dir
+
+
 def test_fstab_helper_passes_options_on(user: User, doc: Path) -> None:
     mnt, programs = user.home / "mnt", user.home / "bin"
     mnt.mkdir()
@@ -317,6 +342,15 @@ def ordinary(user: User) -> Iterator[User]:
         yield found
     finally:
         os.chmod("/dev/fuse", mode)
+
+
+def test_a_pool_that_is_closed_to_the_user_is_no_access_also_in_the_background(ordinary: User) -> None:
+    for name in ("closed", "mnt"):
+        (ordinary.home / name).mkdir()
+    (ordinary.home / "full.dump").write_text("not looked at")
+    (ordinary.home / "closed").chmod(0)
+    error = ordinary.quick("mount", "full.dump", "mnt", code=8, DAL_POOL=str(ordinary.home / "closed")).error
+    assert "closed/pool.toml: Permission denied" in error and "Errno" not in error
 
 
 @needs_program("fusermount3")

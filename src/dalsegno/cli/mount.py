@@ -19,6 +19,7 @@ from dalsegno.terms.errors import EXIT_DONE, BadInput, DalError, NotFound, Refus
 from dalsegno.volumes.address import parse_address
 from dalsegno.world.background import run_in_background
 from dalsegno.world.clock import pause
+from dalsegno.world.files import raise_file_error
 from dalsegno.world.talk import Words
 
 END_SECONDS_MAX = 600
@@ -81,11 +82,18 @@ def _mount(arguments: argparse.Namespace, terminal: Terminal) -> int:
         arguments.directory, arguments.what = Path(arguments.what) if arguments.what else None, None
     if arguments.directory is None or (arguments.what is None and not arguments.all):
         raise BadInput("say what to mount and where: `dal mount home@yesterday DIR`")
+    at = os.path.realpath(arguments.directory)
+    for each in kernel.list_mounts():
+        if each.path == at:
+            # On top of it would do, but then the first `dal umount` would not free the directory.
+            raise Refused(
+                f"{arguments.directory}: shows {each.label} already: `dal umount {arguments.directory}` first"
+            )
     if not arguments.directory.is_dir():
         raise BadInput(f"{arguments.directory}: no such directory: make it first (mkdir)")
     shown = arguments.what or "all volumes"
     lines = [f"{shown} is at {arguments.directory}; `dal umount {arguments.directory}` ends it"]
-    value: dict[str, Any] = {"mounted": shown, "at": os.path.realpath(arguments.directory)}
+    value: dict[str, Any] = {"mounted": shown, "at": at}
 
     def tell() -> None:
         terminal.result(value, [] if terminal.quiet else lines)
@@ -142,6 +150,11 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal, ready: Callable[[]
 
 
 def _describe(error: BaseException) -> bytes:
+    if isinstance(error, OSError):
+        try:
+            raise_file_error(error, error.filename or "mount")
+        except DalError as known:
+            error = known
     code = error.code if isinstance(error, DalError) else "failed"
     return json.dumps({"code": code, "message": str(error) or type(error).__name__}).encode()
 

@@ -259,7 +259,9 @@ def open_pool_settings(
         try:
             secret = AESGCM(key).decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], settings.pool_id)
         except (InvalidTag, ValueError):
-            raise NoAccess(f"{pool_path}: wrong passphrase") from None
+            raise NoAccess(
+                f"{pool_path}: wrong passphrase (DAL_PASSPHRASE counts, else DAL_PASSPHRASE_FILE, else it is asked for)"
+            ) from None
     if len(secret) != SECRET_BYTES or (realm := Realm(secret)).realm_id != settings.realm_id:
         raise Damaged(f"{path}: its secret is not that of its realm: put back your copy of it")
     return settings, realm, used_path

@@ -65,7 +65,9 @@ def resolve(pool: Pool, volumes: Volumes, address: Address, *, now_ns: int) -> R
         raise NotFound(f"no clone {state.name}@{selector}: `dal clones {state.name}` shows what there is")
     older = [(clone.created_ns, name) for name, clone in state.clones.items() if clone.created_ns <= at_ns]
     if not older:
-        raise NotFound(f"{state.name}@{selector}: no clone at or before {format_time(at_ns)}")
+        oldest = min(((clone.created_ns, name) for name, clone in state.clones.items()), default=None)
+        what = f"the oldest is {state.name}@{oldest[1]}" if oldest else "it has no clones"
+        raise NotFound(f"{state.name}@{selector}: no clone at or before {format_time(at_ns)}; {what}")
     name = max(older)[1]
     return Resolved(state=state, revision=state.clones[name].revision, clone=name, path=address.path)
 
