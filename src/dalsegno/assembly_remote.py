@@ -4,6 +4,8 @@ import os
 from importlib import import_module
 from typing import Any, Final
 
+import msgspec
+
 from dalsegno.actions.house import House, author
 from dalsegno.actions.remote import RealmVolumes, RemoteHouse
 from dalsegno.assembly import WORKERS_MAX, cache_dir
@@ -68,7 +70,7 @@ def client_servers(profile: Profile, nearness: Nearness, *, realm: Realm | None 
         if lasting != [(server.name, server.url, server.fingerprint) for server in known.view.servers] or (
             view.volumes != known.view.volumes
         ):
-            write_profile(Profile(name=known.name, token=known.token, view=view))
+            write_profile(msgspec.structs.replace(known, view=view))
 
     desk = ServerDesk(
         profile.view, connect=connect_directory, order=nearness.order, failed=nearness.failed, changed=remember
@@ -111,6 +113,7 @@ def open_realm(name: str, *, report: Report = silent) -> RemoteHouse:
         merge=merge_heads,
         workers=workers,
         report=report,
+        cache_bytes_max=profile.cache_bytes_max,
     )
     return RemoteHouse(
         pool=pool,

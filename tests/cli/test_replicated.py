@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -146,6 +147,12 @@ def test_bad_words(realm: Realm) -> None:
     ):
         done = me.quick(*words, code=code)
         assert done.error
+    # Joined again with another size of the cache: what servers have does not stay.
+    me.quick("realm", "join", realm.join_string(), "--cache", "much", code=2)
+    me.quick("realm", "join", realm.join_string(), "--cache", "1K")
+    me.quick("realm", "join", realm.join_string())
+    me.quick("import", "home", files_of(me, a="text\n" * 1000, b=os.urandom(3000).hex()))
+    assert not list((me.home / ".cache/dalsegno/realms/site/pool/packs").rglob("*.pack"))
     wrong = realm.join_string().replace("tls=no", "")
     me.quick("realm", "join", wrong.rstrip("&"), code=(8, 9))
     me.quick("realm", "leave", "site")

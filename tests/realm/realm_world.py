@@ -14,6 +14,7 @@ from dalsegno.pool.pool import Pool
 from dalsegno.replicas.directory import SqlDirectory
 from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.nearest import NearestSource, Nearness
+from dalsegno.replicas.profile import CACHE_BYTES_MAX_DEFAULT
 from dalsegno.replicas.servers import Servers
 from dalsegno.replicas.view import Placed, RealmView, Server
 from dalsegno.terms.errors import Unavailable
@@ -101,7 +102,13 @@ class RealmWorld:
             self.notes.append(f"{event.path.decode()}: {event.text}")
 
     @contextmanager
-    def client(self, name: str = "c1", *, connect: Callable[[Server], object] | None = None) -> Iterator[RemoteHouse]:
+    def client(
+        self,
+        name: str = "c1",
+        *,
+        connect: Callable[[Server], object] | None = None,
+        cache_bytes_max: int = CACHE_BYTES_MAX_DEFAULT,
+    ) -> Iterator[RemoteHouse]:
         """Open a client's cache house, for one command."""
         path = self.path / name
         path.mkdir(exist_ok=True)
@@ -126,6 +133,7 @@ class RealmWorld:
             merge=merge_heads,
             workers=workers,
             report=self.report,
+            cache_bytes_max=cache_bytes_max,
         )
         with RemoteHouse(
             pool=pool,
@@ -142,13 +150,13 @@ class RealmWorld:
         with self.client() as house:
             house.realm_volumes.create_replicated(name, list(writers), rule=rule, now_ns=now_ns())
 
-    def write(self, client: str, **files: str) -> None:
+    def write(self, client: str, *, cache_bytes_max: int = CACHE_BYTES_MAX_DEFAULT, **files: str) -> None:
         """Change files in a client's directory and import it; the directory begins as the volume is."""
         directory = self.path / f"{client}-files"
         directory.mkdir(exist_ok=True)
         for name, text in files.items():
             (directory / name).write_text(text)
-        with self.client(client) as house:
+        with self.client(client, cache_bytes_max=cache_bytes_max) as house:
             import_directory(house, "home", directory)
 
     def read(self, client: str, address: str) -> str:

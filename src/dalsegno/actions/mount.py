@@ -220,6 +220,8 @@ def commit_tree(
     goes on showing what its users see.
     """
     displaced = ""
+    if refresh:
+        house.volumes.trim()
     with house.pool.writer(house.workers, refresh=refresh) as writer:
         tree = build(writer)
         if house.volumes.merges:

@@ -17,6 +17,7 @@ from typing import Final, Protocol, TypeVar, cast
 import msgspec
 
 from dalsegno.actions.house import House
+from dalsegno.actions.trim import trim
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Revision
 from dalsegno.pool.copy import PoolMarks
@@ -28,6 +29,7 @@ from dalsegno.replicas.group import Group
 from dalsegno.replicas.heads import Merge
 from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.nearest import NearestSource, Nearness
+from dalsegno.replicas.profile import CACHE_BYTES_MAX_DEFAULT
 from dalsegno.replicas.pushing import Pushed
 from dalsegno.replicas.reach import list_errors, side_by_side, writers_needed
 from dalsegno.replicas.servers import Servers
@@ -112,6 +114,7 @@ class RealmVolumes(Volumes):
         merge: Merge,
         workers: Workers,
         report: Report,
+        cache_bytes_max: int = CACHE_BYTES_MAX_DEFAULT,
     ) -> None:
         super().__init__(pool)
         self.servers = servers
@@ -125,6 +128,7 @@ class RealmVolumes(Volumes):
         self._nearness = nearness
         self._merge = merge
         self._report = report
+        self._cache_bytes_max = cache_bytes_max
         self._callers = servers.workers
         self._local = LocalCommits(
             "this client", pool, self._mirror, workers=workers, clock=now_ns, scratch=pool.path / "uploads"
@@ -149,9 +153,21 @@ class RealmVolumes(Volumes):
                     self.bring_together(name)
                 except DalError as error:
                     self._tell(name, f"not all servers are up to date: {error}")
+            if self.pushed is not None:
+                self.trim()
         finally:
             self._nearness.save()
             self.servers.close()
+
+    def trim(self) -> None:
+        """Let go of what the servers have, when the pool has become too large; not while somebody writes."""
+        waiting = [revision for _, _, revision in list_unsent(self._pool)]
+        try:
+            trim(self._pool, waiting, bytes_max=self._cache_bytes_max, report=self._report)
+        except Conflict:
+            return
+        except DalError as error:
+            self._tell(self.realm_name, f"the cache is larger than it should be: {error}")
 
     def _tell(self, volume: str, text: str) -> None:
         """Say something once."""

@@ -25,6 +25,7 @@ from dalsegno.cli.words import Parser, pool_path
 from dalsegno.formats.join import parse_join
 from dalsegno.pool.keys import SETTINGS_NAME
 from dalsegno.replicas.profile import (
+    CACHE_BYTES_MAX_DEFAULT,
     Profile,
     cache_directory,
     list_profiles,
@@ -47,6 +48,7 @@ from dalsegno.terms.errors import (
     Unavailable,
 )
 from dalsegno.terms.ids import hex_short
+from dalsegno.terms.sizes import format_size, parse_size
 from dalsegno.terms.times import format_time
 from dalsegno.volumes.state import VolumeState
 from dalsegno.world.clock import now_ns, ticks_ns
@@ -62,6 +64,8 @@ def add_realm(parser: Parser) -> None:
     join = verbs.add_parser("join", help="become a client of a realm", epilog="example: dal realm join 'dal://...'")
     join.add_argument("join", metavar="JOINSTRING", help="from `dal token add` on a server")
     join.add_argument("--name", metavar="REALM", help="what to call it here (default: its own name)")
+    size = format_size(CACHE_BYTES_MAX_DEFAULT)
+    join.add_argument("--cache", metavar="SIZE", help=f"what may be kept here of what servers have (default: {size})")
     join.set_defaults(run=_join)
     status = verbs.add_parser("status", help="show servers and volumes", epilog="example: dal realm status")
     status.add_argument("name", nargs="?", metavar="REALM", help="(default: DAL_REALM, or the only one)")
@@ -198,6 +202,7 @@ def _init(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def _join(arguments: argparse.Namespace, terminal: Terminal) -> int:
     join = parse_join(arguments.join)
+    cache_bytes_max = parse_size(arguments.cache) if arguments.cache is not None else None
     site = RemoteSite.from_join(join)
     try:
         info = site.server()
@@ -221,7 +226,8 @@ def _join(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if view.realm != realm.realm_id:
         raise Refused(f"{join.url}: its directory is of another realm than its key")
     name = check_realm_name(arguments.name or view.name)
-    if name in list_profiles() and read_profile(name).view.realm != realm.realm_id:
+    known = read_profile(name) if name in list_profiles() else None
+    if known is not None and known.view.realm != realm.realm_id:
         raise AlreadyThere(f"another realm was joined as {name!r}: choose --name, or `dal realm leave {name}`")
     if view.server(first.name) is None:
         view = RealmView(
@@ -232,7 +238,9 @@ def _join(arguments: argparse.Namespace, terminal: Terminal) -> int:
             as_of_ns=view.as_of_ns,
             directory=view.directory,
         )
-    write_profile(Profile(name=name, token=join.token, view=view), realm)
+    if cache_bytes_max is None:
+        cache_bytes_max = known.cache_bytes_max if known is not None else CACHE_BYTES_MAX_DEFAULT
+    write_profile(Profile(name=name, token=join.token, view=view, cache_bytes_max=cache_bytes_max), realm)
     value = {
         "realm": name,
         "id": realm.realm_id.hex(),

@@ -595,7 +595,8 @@ class PoolWriter:
             if identity in found or self._is_safe(identity):
                 continue
             found[identity] = None
-            stack.extend(below for _, below in references(*self._get_endangered(identity)))
+            if self.pool.elsewhere is None:  # else what is below may be there, too
+                stack.extend(below for _, below in references(*self._get_endangered(identity)))
         # Those found last first, which lie deepest: what a killed writer leaves should not name what is about to go.
         for identity in reversed(found):
             kind, payload = self._get_endangered(identity)

@@ -16,9 +16,12 @@ from dalsegno.formats import messages
 from dalsegno.pool.keys import read_key_file, write_key_file
 from dalsegno.replicas.view import RealmView, check_realm_name
 from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, NotFound
+from dalsegno.terms.sizes import GIB
 from dalsegno.world.files import file_errors, make_directory, remove_durable, write_durable
 
 VERSION: Final = 1
+CACHE_BYTES_MAX_DEFAULT: Final = 10 * GIB
+"""What a client's pool of a realm may take before it lets go of what the servers have."""
 SUFFIX: Final = ".json"
 KEY_SUFFIX: Final = ".key"
 
@@ -31,6 +34,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     view: RealmView
     """The servers and volumes as they were known last."""
+    cache_bytes_max: int = CACHE_BYTES_MAX_DEFAULT
 
 
 def profiles_directory() -> Path:

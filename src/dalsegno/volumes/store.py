@@ -116,6 +116,9 @@ class Volumes:
         """Return the newest revision of the line that `head` is in, where commits may wait to be acknowledged."""
         return head
 
+    def trim(self) -> None:
+        """Let go of what others have, too: nothing, where the pool is all that there is."""
+
     def list(self) -> list[VolumeState]:
         """Return all volumes by name."""
         states = []

@@ -1,0 +1,67 @@
+"""Trim: keep a client's pool of a realm small. What the servers have can be read from them.
+
+Only what is reachable here from commits that wait to be acknowledged stays, with their line of revisions. All else goes
+at once, so that what the pool promises does not change: beside what it holds it has all that was put here below it.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from dalsegno.formats.objects import KIND_CHUNK, KIND_REVISION
+from dalsegno.pool.collect import CollectResult, collect
+from dalsegno.pool.copy import PoolMarks
+from dalsegno.pool.pool import Pool
+from dalsegno.terms.events import Report
+from dalsegno.terms.ids import ObjectId
+from dalsegno.trees.closure import visit_reachable
+from dalsegno.trees.read import read_revision
+from dalsegno.world.clock import now_ns
+
+
+def trim(pool: Pool, waiting: Iterable[bytes], *, bytes_max: int, report: Report) -> CollectResult | None:
+    """Drop what no `waiting` revision needs from a pool larger than `bytes_max`; None when it is not.
+
+    Conflict while somebody writes: another time will do. Killed at any point it leaves a good pool.
+    """
+    if _pack_bytes(pool) <= bytes_max:
+        return None
+
+    def live() -> Iterator[bytes]:
+        pool.refresh()
+        seen = PoolMarks(pool)
+
+        def visit(kind: int, identity: bytes) -> bool:
+            if not pool.has(ObjectId(identity)):
+                return False  # on the servers, with all that it names
+            if kind == KIND_CHUNK:
+                seen.add_later(identity)
+                return False
+            return seen.add(identity)
+
+        visit_reachable(pool, [(KIND_REVISION, top) for top in waiting], visit)
+        for revision in _line(pool, waiting):
+            seen.add(revision)
+        yield from seen.ids()
+
+    return collect(pool, live, grace_seconds=0, now_ns=now_ns(), dry_run=False, report=report)
+
+
+def _pack_bytes(pool: Pool) -> int:
+    size = 0
+    for pack_id in pool.list_packs():
+        try:
+            size += pool.pack_path(pack_id).stat().st_size
+        except FileNotFoundError:
+            continue  # somebody else is trimming
+    return size
+
+
+def _line(pool: Pool, waiting: Iterable[bytes]) -> set[bytes]:
+    """Return these revisions and all behind them that are here."""
+    found: set[bytes] = set()
+    stack = list(waiting)
+    while stack:
+        revision = stack.pop()
+        if revision not in found and pool.has(ObjectId(revision)):
+            found.add(revision)
+            stack += read_revision(pool, revision).parents
+    return found
