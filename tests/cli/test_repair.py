@@ -8,6 +8,7 @@ import pytest
 
 from cli_kit import User
 from dalsegno.assembly import open_pool
+from dalsegno.trees.read import read_revision
 from dalsegno.volumes.resolve import merge_heads
 
 PLAN = "plan.txt"
@@ -88,6 +89,21 @@ def test_a_file_takes_the_place(user: User, size: int) -> None:
     user.quick("restore", "doc", "--to", "back")
     assert (user.home / "back/sub" / PLAN).read_bytes() == (user.home / "settled").read_bytes()
     assert user.value("verify", "--pool")["whole"]
+
+
+def test_what_is_repaired_says_exactly_what_it_holds(user: User) -> None:
+    def told() -> tuple[int, int]:
+        with open_pool(user.home / "pool") as house:
+            head = read_revision(house.pool, house.volumes.get("doc").head)
+            return head.entry_count, head.total_bytes
+
+    def found() -> tuple[int, int]:
+        rows = user.value("ls", "-R", "doc")
+        return len(rows), sum(row["size"] for row in rows if row["kind"] == "file")
+
+    assert told() == found()
+    user.quick("repair", f"doc:/sub/{PLAN}", "--keep", sides(user)["ann"])
+    assert told() == found() == (5, 20 * len("plan of ann\n") + len("same\n") + len("annbob"))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from dalsegno.formats import objects
 from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_FILE, ENTRY_LINK, Entry, Revision, is_conflict
 from dalsegno.trees.build import store_directory
-from dalsegno.trees.merge import merge_trees
+from dalsegno.trees.count import count_more
+from dalsegno.trees.merge import Merged, merge_trees
 from dalsegno.trees.read import iterate_directory, links_key
 from dalsegno.trees.walk import walk
 from kit import DictStore
@@ -419,6 +420,7 @@ def test_nothing_that_one_side_made_is_lost(seed: int) -> None:
     before, one, other = (revision(dag, model) for model in (base, a, b))
     merged = merge_trees(dag, dag, before, one, other, names=NAMES)
     assert merged == merge_trees(dag, dag, before, other, one, names=(NAMES[1], NAMES[0]))
+    check_counts(dag, merged, before, one, other)
     top = msgspec.structs.replace(before, root=merged.root, links=merged.links)
     there: set[bytes] = set()
     for _, entry in walk(dag, top):
@@ -453,6 +455,28 @@ def nodes_outside_conflicts(dag: DictStore, content: bytes) -> Counter[int]:
         if entry.kind == ENTRY_DIRECTORY and not is_conflict(entry):
             found += nodes_outside_conflicts(dag, entry.content)
     return found
+
+
+def holds(dag: DictStore, root: Entry, links: bytes) -> tuple[int, int]:
+    """Return how many entries and bytes of files a tree has, by a walk."""
+    count = size = 0
+    waiting = [root.content]
+    while waiting:
+        for entry in iterate_directory(dag, waiting.pop()):
+            count += 1
+            size += entry.size if entry.kind == ENTRY_FILE else 0
+            waiting += [entry.content] if entry.kind == ENTRY_DIRECTORY else []
+    if links:
+        size += sum(entry.size for entry in iterate_directory(dag, links))
+    return count, size
+
+
+def check_counts(dag: DictStore, merged: Merged, *from_: Revision) -> None:
+    entries, size = holds(dag, merged.root, merged.links)
+    for old in from_:
+        more = count_more(dag, old, root=merged.root, links=merged.links)
+        had = holds(dag, old.root, old.links)
+        assert (had[0] + more[0], had[1] + more[1]) == (entries, size)
 
 
 def rebuild(dag: DictStore, content: bytes) -> bytes:
@@ -524,6 +548,7 @@ def test_every_link_leads_to_a_file_and_every_linked_file_has_a_name(seed: int) 
     before, one, other = (linked_tree(dag, *each) for each in ((names, data), ours, theirs))
     merged = merge_trees(dag, dag, before, one, other, names=NAMES)
     assert merged == merge_trees(dag, dag, before, other, one, names=(NAMES[1], NAMES[0]))
+    check_counts(dag, merged, before, one, other)
     table = {}
     if merged.links:
         table = {int(entry.name, 16): entry.content for entry in iterate_directory(dag, merged.links)}

@@ -2,8 +2,10 @@
 
 from itertools import permutations
 
+import msgspec
 import pytest
 
+from dalsegno.formats import objects
 from dalsegno.formats.objects import is_conflict
 from dalsegno.terms.errors import NotFound
 from dalsegno.trees.read import iterate_directory, read_revision
@@ -53,6 +55,26 @@ def test_sides_are_named_after_the_revisions_that_they_come_from() -> None:
     assert is_conflict(conflict)
     names = {side.name.decode(): side.content for side in iterate_directory(store, conflict.content)}
     assert names == {a.hex()[:12]: b"2", b.hex()[:12]: b"3"}
+
+
+def test_a_merge_says_exactly_what_it_holds() -> None:
+    """Also where a conflict has both sides, and where both sides removed and added more than they left."""
+    store = DictStore()
+
+    def put(model: dict[bytes, bytes], *parents: bytes) -> bytes:
+        made = read_revision(store, store_revision(store, model, parents=parents, created_ns=10 * len(parents)))
+        size = sum(map(len, model.values()))
+        counted = msgspec.structs.replace(made, entry_count=len(model), total_bytes=size)
+        return bytes(store.put(objects.KIND_REVISION, objects.encode(counted)))
+
+    base = put({b"x": b"1" * 10, b"y": b"2" * 20, b"z": b"3" * 30})
+    for ours, theirs, expected in (
+        ({b"x": b"1" * 10}, {b"y": b"2" * 20}, (0, 0)),
+        ({b"x": b"a"}, {b"x": b"bb", b"n": b"c" * 100}, (4, 103)),
+        ({b"x": b"1" * 10, b"y": b"2" * 20, b"z": b"3" * 30}, {}, (0, 0)),
+    ):
+        revision = read_revision(store, merge(store, put(ours, base), put(theirs, base)))
+        assert (revision.entry_count, revision.total_bytes) == expected
 
 
 def test_three_heads_come_to_one_id_in_whichever_order_after_one_more_round() -> None:

@@ -15,6 +15,7 @@ from dalsegno.formats.objects import Entry, Revision, is_conflict
 from dalsegno.pool.contract import Sink
 from dalsegno.terms.errors import BadInput, NotFound, Refused
 from dalsegno.trees.build import store_data
+from dalsegno.trees.count import count_more_below
 from dalsegno.trees.edit import edit_path
 from dalsegno.trees.read import iterate_directory, read_revision, resolve_link, resolve_path
 from dalsegno.trees.walk import walk
@@ -78,6 +79,8 @@ def repair(house: House, address: str, keep: str) -> Repaired:
         node = 0 if chosen.kind == objects.ENTRY_LINK else entry.node
         placed = msgspec.structs.replace(chosen, name=entry.name, node=node)
         root = edit_path(house.pool, writer, before.root.content, path, placed)
+        below = placed.content if placed.kind == objects.ENTRY_DIRECTORY else b""
+        more_entries, more_bytes = count_more_below(house.pool, entry.content, below)
         revision = Revision(
             volume=state.id,
             parents=[state.head],
@@ -86,8 +89,8 @@ def repair(house: House, address: str, keep: str) -> Repaired:
             created_ns=max(now_ns(), before.created_ns + 1),
             author=author(),
             message=f"repair {os.fsdecode(path)}",
-            entry_count=before.entry_count,
-            total_bytes=before.total_bytes,
+            entry_count=before.entry_count + more_entries,
+            total_bytes=before.total_bytes + more_bytes + (placed.size if placed.kind == objects.ENTRY_FILE else 0),
         )
         state, identity = house.volumes.commit_revision(writer, state, revision)
     return Repaired(volume=state.name, path=path, kept=keep, revision=bytes(identity))

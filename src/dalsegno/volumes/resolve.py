@@ -8,6 +8,7 @@ from dalsegno.formats.objects import Revision
 from dalsegno.pool.contract import Sink, Source
 from dalsegno.terms.errors import NotFound
 from dalsegno.terms.ids import ObjectId, hex_short
+from dalsegno.trees.count import count_more
 from dalsegno.trees.merge import Merged, merge_trees
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.ancestry import find_revision, merge_bases
@@ -29,7 +30,8 @@ def merge_heads(source: Source, sink: Sink, a: bytes, b: bytes) -> bytes:
 def _merge(source: Source, sink: Sink, a: bytes, b: bytes, *, depth: int) -> bytes:
     a, b = sorted((a, b))
     one, other = read_revision(source, a), read_revision(source, b)
-    base, merged = _merge_from(source, sink, (a, one), (b, other), depth)
+    merged = _merge_from(source, sink, (a, one), (b, other), depth)
+    more_entries, more_bytes = count_more(source, one, root=merged.root, links=merged.links)
     revision = Revision(
         volume=one.volume,
         parents=[a, b],
@@ -38,8 +40,8 @@ def _merge(source: Source, sink: Sink, a: bytes, b: bytes, *, depth: int) -> byt
         created_ns=max(one.created_ns, other.created_ns) + 1,
         author=MERGE_AUTHOR,
         message=_message(len(merged.conflicts)),
-        entry_count=max(one.entry_count, other.entry_count, _sum("entry_count", one, other, base)),
-        total_bytes=max(one.total_bytes, other.total_bytes, _sum("total_bytes", one, other, base)),
+        entry_count=max(0, one.entry_count + more_entries),
+        total_bytes=max(0, one.total_bytes + more_bytes),
     )
     return bytes(sink.put(objects.KIND_REVISION, objects.encode(revision)))
 
@@ -56,22 +58,14 @@ def _message(conflicts: int) -> str:
     return "merge, 1 conflict" if conflicts == 1 else f"merge, {conflicts} conflicts"
 
 
-def _sum(name: str, one: Revision, other: Revision, base: Revision | None) -> int:
-    """Return about how much the merge holds: counting would mean to walk it."""
-    total: int = getattr(one, name) + getattr(other, name) - (getattr(base, name) if base is not None else 0)
-    return total
-
-
-def _merge_from(
-    source: Source, sink: Sink, a: tuple[bytes, Revision], b: tuple[bytes, Revision], depth: int
-) -> tuple[Revision | None, Merged]:
-    """Merge from the best base whose tree is here, and return that base, too."""
+def _merge_from(source: Source, sink: Sink, a: tuple[bytes, Revision], b: tuple[bytes, Revision], depth: int) -> Merged:
+    """Merge from the best base whose tree is here."""
     for base in _bases(source, sink, a[0], b[0], depth):
         try:
-            return base, _merge_trees(source, sink, base, a, b)
+            return _merge_trees(source, sink, base, a, b)
         except NotFound:
             continue  # its tree is not whole any more
-    return None, _merge_trees(source, sink, None, a, b)
+    return _merge_trees(source, sink, None, a, b)
 
 
 def _bases(source: Source, sink: Sink, a: bytes, b: bytes, depth: int) -> Iterator[Revision]:
