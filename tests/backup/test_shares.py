@@ -30,7 +30,9 @@ def shares(root: Path, *, k: int = 3, n: int = 5, labelled: bool = True) -> Shar
 
 
 def files(root: Path) -> list[str]:
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and "LABEL" not in path.name)
+    return sorted(
+        str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and "LABEL" not in path.name
+    )
 
 
 def lose(root: Path, number: int) -> None:
@@ -46,6 +48,8 @@ def test_any_k_shares_give_the_dump(tmp_path: Path, k: int, n: int, size: int) -
     data = (tmp_path / "home.dump").read_bytes()
     copies = target.store(tmp_path / "home.dump", entry, now_ns=3)
     assert [(copy.part, copy.parts, copy.needed) for copy in copies] == [(part, n, k) for part in range(n)]
+    taken = [(tmp_path / f"dir{copy.part}" / copy.place).stat().st_size for copy in copies]
+    assert all(0 < room - copy.size_bytes < 2000 for room, copy in zip(taken, copies, strict=True)), (taken, copies)
     chance = random.Random(1)
     for some in [copies[:k], copies[-k:], *(chance.sample(copies, k) for _ in range(10))]:
         target.fetch(some, entry, tmp_path / "back")

@@ -125,6 +125,11 @@ def test_what_was_lost_is_archived_again_from_what_is_left(site) -> None:
     assert all(each["copies"][0]["medium"] == "grid-new" for each in done)
     assert len(admin.value("archive")) == 4
     assert admin.text("archive") == "every dump is where it should be\n"
+    admin.run("media", "lost", "grid-new")
+    shutil.rmtree(admin.home / "g2")
+    (admin.home / "g2").mkdir()
+    admin.run("media", "label", "g2", "grid-newer", "--target", "grid")
+    assert admin.text("archive", "repair").count("grid: 1 of 3 shares made again") == 4
     for name in ("far", "g1"):
         shutil.rmtree(admin.home / name)
     admin.run("restore", f"home@{date(2)}", "--to", "back")
@@ -231,9 +236,7 @@ def test_another_disk_in_the_drive_is_refused_naming_both(site) -> None:
     admin, _ = site
     policy = (admin.home / "site.toml").read_text()
     start, end = policy.index("[targets.grid]"), policy.index("[sets.homes]")
-    (admin.home / "site.toml").write_text(
-        (policy[:start] + policy[end:]).replace('"disks", "grid", "far"', '"disks"')
-    )
+    (admin.home / "site.toml").write_text((policy[:start] + policy[end:]).replace('"disks", "grid", "far"', '"disks"'))
     (admin.home / "disk1").rename(admin.home / "shelf")
     for name in ("disk1", "disk2"):
         (admin.home / name).mkdir(exist_ok=True)
@@ -248,8 +251,13 @@ def test_the_whole_site_comes_back_from_media_and_key_alone(site, tmp_path: Path
     new.home.mkdir()
     media = [word for name in ("disk1", "g1", "g3") for word in ("--media", str(admin.home / name))]
     empty = {"DAL_POLICY": ""}
-    assert b"give the key" in new.run("--pool", "pool", "restore", "--site", "--state", "state", *media, code=2, **empty).stderr
-    done = new.run("--pool", "pool", "--key", admin.home / "site.key", "restore", "--site", "--state", "state", *media, **empty)
+    assert (
+        b"give the key"
+        in new.run("--pool", "pool", "restore", "--site", "--state", "state", *media, code=2, **empty).stderr
+    )
+    done = new.run(
+        "--pool", "pool", "--key", admin.home / "site.key", "restore", "--site", "--state", "state", *media, **empty
+    )
     assert b"1 volumes are back" in done.stdout and b"4 dumps" in done.stdout
     keyed = ("--pool", "pool", "--key", admin.home / "site.key")
     new.run(*keyed, "restore", "home", "--to", "back", **empty)

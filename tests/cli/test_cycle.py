@@ -171,7 +171,9 @@ def test_exit_code_is_not_0_when_every_volume_failed(site: Site) -> None:
     (site.home / "homes" / "ann").write_text("not a directory")
     shutil.rmtree(site.home / "homes" / "bob")
     text = (site.home / "site.toml").read_text()
-    (site.home / "site.toml").write_text(text.replace('sources = ["' + str(site.home) + '/homes/*"]', 'volumes = ["*"]'))
+    (site.home / "site.toml").write_text(
+        text.replace('sources = ["' + str(site.home) + '/homes/*"]', 'volumes = ["*"]')
+    )
     report = site.back_up(1, code=1)
     assert report["counts"]["failed"] == 2 and all("no such directory" in each["error"] for each in report["volumes"])
 
@@ -179,7 +181,9 @@ def test_exit_code_is_not_0_when_every_volume_failed(site: Site) -> None:
 def test_one_failed_volume_costs_the_others_nothing_and_exits_3(site: Site) -> None:
     site.back_up(0)
     text = (site.home / "site.toml").read_text()
-    (site.home / "site.toml").write_text(text.replace('sources = ["' + str(site.home) + '/homes/*"]', 'volumes = ["*"]'))
+    (site.home / "site.toml").write_text(
+        text.replace('sources = ["' + str(site.home) + '/homes/*"]', 'volumes = ["*"]')
+    )
     shutil.rmtree(site.home / "homes" / "ann")
     report = site.back_up(3, code=3)
     assert {each["volume"]: each["state"] for each in report["volumes"]} == {"ann": "failed", "bob": "done"}
@@ -265,7 +269,9 @@ def test_disk_that_is_away_leaves_the_dumps_in_the_spool_until_it_is_back(site: 
 
 
 def test_enough_copies_are_enough_although_one_target_is_away(site: Site) -> None:
-    text = (site.home / "site.toml").read_text().replace('targets = ["disks"]', 'targets = ["disks", "off"]\ncopies = 1')
+    text = (
+        (site.home / "site.toml").read_text().replace('targets = ["disks"]', 'targets = ["disks", "off"]\ncopies = 1')
+    )
     more = f'[targets.off]\nkind = "directory"\npaths = ["{site.home}/off"]\n'
     (site.home / "site.toml").write_text(text + more)
     report = site.back_up(0)
@@ -310,7 +316,9 @@ finally = ['echo finally $DAL_VOLUME >> {site.home}/log', 'exit 7']
     report = site.back_up(0, code=3)
     ann, bob = sorted(report["volumes"], key=lambda each: each["volume"])
     assert ann["state"] == "failed" and "hook before `test $DAL_VOLUME != ann`: exit code 1" in ann["error"]
-    assert ann["level"] == 0 and bob["error"] == "" and "hook finally" in bob["problems"][0] and "7" in bob["problems"][0]
+    assert (
+        ann["level"] == 0 and bob["error"] == "" and "hook finally" in bob["problems"][0] and "7" in bob["problems"][0]
+    )
     lines = (site.home / "log").read_text().splitlines()
     assert lines[:3] == ["before ann", f"failed ann: {ann['error']}", "finally ann"]
     assert lines[3:] == ["before bob", f"cloned bob {bob['clone_name']}", "after bob level 0", "finally bob"]
@@ -417,6 +425,15 @@ def test_plan_says_what_the_nights_then_do(site: Site) -> None:
     assert "Wed 25 Nov" in text and "retention removes by then: nothing" in text
 
 
+def test_plan_foresees_no_removal_of_what_coming_increments_rest_on(site: Site) -> None:
+    text = (site.home / "site.toml").read_text()
+    (site.home / "site.toml").write_text(text + "keep.archive = { last = 1 }\n")
+    site.back_up(0)
+    for days, gone in ((3, 0), (8, 2)):
+        plan = json.loads(site.quick("--json", "plan", "--days", str(days), DAL_NOW=night(1)).out)
+        assert len([each for each in plan["removals"] if each["what"] == "archive"]) == gone
+
+
 def test_webhook_and_mail_are_told_of_a_failure_and_not_of_success(site: Site) -> None:
     got: list[Any] = []
 
@@ -518,9 +535,7 @@ def test_disk_that_fills_up_at_any_step_costs_nothing_once_there_is_room(site: S
     step, failed = 0, True
     while failed:
         step += 6
-        done = site.quick(
-            "backup", "--set", "all", code=(0, 1, 3, 10), DAL_NOW=night(1), DAL_FAULT=f"full:{step}"
-        )
+        done = site.quick("backup", "--set", "all", code=(0, 1, 3, 10), DAL_NOW=night(1), DAL_FAULT=f"full:{step}")
         failed = done.code != 0
         assert not list((site.home / "state").rglob("*.partial")), step
         if failed:

@@ -167,7 +167,7 @@ def _doomed_dumps(
 ) -> list[Removal]:
     by_key = {entry.dump_id.hex(): entry for entry in entries}
     items = [_item(entry, copies.get(entry.dump_id, [])) for entry in entries]
-    gone = _dump_keys(items, coming, chosen.keep_archive, now_ns, zone)
+    gone = _dump_keys(items + _coming_items(entries, coming), chosen.keep_archive, now_ns, zone)
     removals = []
     for key in sorted(gone, key=lambda key: by_key[key].received_at_ns):
         removals.append(_dump_removal(ARCHIVE, by_key[key], tuple(copies.get(by_key[key].dump_id, [])), chosen))
@@ -182,22 +182,23 @@ def _doomed_dumps(
     alone = [item for item, _, _ in spooled]
     # Without rules nothing stays in the spool that is safe elsewhere.
     keep_none = chosen.keep_spool.everything
-    leaving = {item.key for item in alone} if keep_none else _dump_keys(alone, [], chosen.keep_spool, now_ns, zone)
+    leaving = {item.key for item in alone} if keep_none else _dump_keys(alone, chosen.keep_spool, now_ns, zone)
     for item, entry, own in spooled:
         if item.key in leaving:
             removals.append(_dump_removal(SPOOL, entry, tuple(own), chosen))
     return removals
 
 
-def _dump_keys(items: list[Item], coming: list[Coming], keep: Keep, now_ns: int, zone: ZoneInfo) -> set[str]:
-    found = apply_keep(items + _coming_items(coming), keep, now_ns=now_ns, zone=zone)
+def _dump_keys(items: list[Item], keep: Keep, now_ns: int, zone: ZoneInfo) -> set[str]:
+    found = apply_keep(items, keep, now_ns=now_ns, zone=zone)
     return {key for key in found.removed if not key.startswith("/")}
 
 
-def _coming_items(coming: list[Coming]) -> list[Item]:
-    """Return foreseen dumps with what they will rest on; an increment on a dump that exists already keeps it by age."""
+def _coming_items(entries: list[DumpEntry], coming: list[Coming]) -> list[Item]:
+    """Return foreseen dumps with what they will rest on: the newest of a lower level, which may be there already."""
     items: list[Item] = []
-    levels: list[tuple[int, str]] = []
+    made = sorted(entries, key=lambda entry: entry.taken_at_ns)
+    levels = [(entry.level, entry.dump_id.hex()) for entry in made]
     for each in coming:
         key = f"/{each.received_ns}"
         base = next((earlier for level, earlier in reversed(levels) if level < each.level), "")

@@ -16,12 +16,14 @@ from dalsegno.formats.media import (
     DIGEST_BYTES,
     HEAD_BYTES_MAX,
     PART_NOTE,
+    PART_SHARE,
     PART_SLICE,
     PREAMBLE,
     PartHeader,
     decode_part_header,
     encode_part_header,
     part_header_bytes,
+    stripe_count,
 )
 from dalsegno.terms.errors import Damaged
 from dalsegno.terms.events import Progress, Report
@@ -163,9 +165,7 @@ def check_whole(place: Path, digest: bytes, *, report: Report) -> None:
         raise Damaged(f"{place}: read back, and the bytes are not those that were written: the medium is failing")
 
 
-def write_slice(
-    source: Path, place: Path, header: PartHeader, *, hasher: blake3, report: Report, pace: Pace
-) -> blake3:
+def write_slice(source: Path, place: Path, header: PartHeader, *, hasher: blake3, report: Report, pace: Pace) -> blake3:
     """Write one slice of a dump, read it back, and return `hasher` (the dump so far) with the slice added."""
     assert header.kind == PART_SLICE
     whole, own = hasher.copy(), blake3()
@@ -218,11 +218,18 @@ def copy_of(header: PartHeader, *, target: str, medium: str, place: str, verdict
         needed=header.needed or (header.part + 1 if slices else 1),
         medium=medium,
         place=place,
-        size_bytes=header.length if slices else header.dump_bytes,
+        size_bytes=_part_bytes(header),
         written_at_ns=header.written_at_ns,
         checked_at_ns=checked_at_ns,
         verdict=verdict,
     )
+
+
+def _part_bytes(header: PartHeader) -> int:
+    """Return how much of the medium a part takes, without headers and tags."""
+    if header.kind == PART_SHARE:
+        return stripe_count(header) * header.length
+    return header.length if header.kind == PART_SLICE else header.dump_bytes
 
 
 class SlicedFile:
@@ -262,9 +269,7 @@ class SlicedFile:
             number = bisect_right(self._starts, offset) - 1
             slice_end = self._starts[number + 1] if number + 1 < len(self._starts) else self.size_bytes
             within = offset - self._starts[number]
-            data = os.pread(
-                self._descriptors[number], min(end, slice_end) - offset, self._payloads[number] + within
-            )
+            data = os.pread(self._descriptors[number], min(end, slice_end) - offset, self._payloads[number] + within)
             if not data:
                 break
             parts.append(data)

@@ -139,7 +139,11 @@ def _archived(results: list[Archived], terminal: Terminal) -> int:
     lines, code = [], EXIT_DONE
     for each in results:
         if each.copies:
-            lines.append(f"{_title(each.entry)}: now in {'; '.join(copies_text(each.copies))}")
+            first, count = each.copies[0], len(each.copies)
+            made = f"now in {'; '.join(copies_text(each.copies))}"
+            if first.needed < first.parts > count and not each.error:
+                made = f"{first.target}: {count} of {first.parts} shares made again"
+            lines.append(f"{_title(each.entry)}: {made}")
         if each.error:
             terminal.fail(f"{_title(each.entry)}: target {each.target}: {each.error}")
             code = each.error_code if len(results) == 1 else EXIT_PARTIAL
