@@ -32,6 +32,8 @@ LIST_SECONDS_MAX: Final = 60
 """How long somebody may take between two looks at a directory's list before its names are numbered anew."""
 LASTING: Final = 1 << 60
 """Places from here on are in the lasting spool."""
+TOTAL_BYTES_MAX: Final = (1 << 64) - 1
+"""What a revision can say; files with holes may have more."""
 
 
 def fail(code: int) -> OSError:
@@ -125,7 +127,8 @@ class Changes:
         self.hot[inode.node] = inode
         overlay.changes[name] = inode.node
         if inode.kind == objects.ENTRY_DIRECTORY:
-            self._still.add_folder(inode.node, Folder(folder, name, layer=self._layer, content=found[1].content))
+            made = Folder(folder, name, layer=self._layer, content=found[1].content, ino=found[1].node)
+            self._still.add_folder(inode.node, made)
         return inode
 
     def base_child(self, folder: Folder, name: bytes) -> int | None:
@@ -198,9 +201,16 @@ class Changes:
                 if not self._orphans and self._lasting.tail:
                     self._lasting.free(self._lasting.tail)
 
+    def set_name(self, folder: Folder, name: bytes, node: int) -> None:
+        """Let a name lead to a node."""
+        self.overlay(folder).set(name, node, in_base=self._has_row(folder, name))
+
     def drop_name(self, folder: Folder, name: bytes) -> None:
         """Let a name be gone."""
-        self.overlay(folder).remove(name, in_base=self.base_child(folder, name) is not None)
+        self.overlay(folder).remove(name, in_base=self._has_row(folder, name))
+
+    def _has_row(self, folder: Folder, name: bytes) -> bool:
+        return bool(folder.content) and self._listings.find(folder.content, name) is not None
 
     def drop_inode(self, inode: Inode, folder: Folder, name: bytes, at_ns: int) -> None:
         """Take one name from a file, and with the last one the file."""
@@ -228,7 +238,9 @@ class Changes:
             return False
         if not folder.content:
             return True
-        return all(entry.name in overlay.changes for entry in self._listings.iterate(folder.content, 0))
+        return all(
+            overlay.changes.get(entry.name, STORED) is None for entry in self._listings.iterate(folder.content, 0)
+        )
 
     def remove_directory(self, inode: Inode) -> None:
         """Let an empty directory be gone whose name was dropped."""
@@ -240,8 +252,8 @@ class Changes:
         self._orphans[inode.node] = inode
 
     def move(self, inode: Inode, source: Folder, name: bytes, target: Folder, new_name: bytes, at_ns: int) -> None:
-        """Let a name at `target` lead to an inode whose name at `source` was taken away."""
-        self.overlay(target).set(new_name, inode.node)
+        """Let a name at `target` lead to an inode that had a name at `source`."""
+        self.set_name(target, new_name, inode.node)
         if inode.places is not None:
             inode.places.discard((source.number, name))
             inode.places.add((target.number, new_name))
@@ -311,7 +323,7 @@ class Changes:
                 root_number=self._still.root.number,
                 root_before=self.overlay(self._still.root).stored,
                 entry_count=self.entry_count,
-                total_bytes=self.total_bytes,
+                total_bytes=min(self.total_bytes, TOTAL_BYTES_MAX),
                 spool_end=self._spool.tail,
                 began_ns=began_ns,
             )

@@ -1,5 +1,6 @@
 """When a writable mount's changes become a revision: on fsync, after a few seconds, when much waits, and when asked."""
 
+import traceback
 from collections.abc import Callable
 from typing import Final
 
@@ -115,5 +116,10 @@ class Committer:
             self.commit()
         except (DalError, OSError) as error:
             self._log(f"not committed, tried again in {RETRY_SECONDS} s: {error}")
+            return False
+        except Exception:
+            # To end here would end all commits to come, and nobody would know.
+            trace = traceback.format_exc()
+            self._log(f"not committed, tried again in {RETRY_SECONDS} s: internal error, please report it: {trace}")
             return False
         return True

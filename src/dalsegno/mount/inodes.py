@@ -10,7 +10,6 @@ from dalsegno.trees.edit import Patches
 
 SOCKET: Final = 0
 """The kind of a socket: it lives as long as the mount, and no tree holds it."""
-UNKNOWN_TIME: Final = -(1 << 62)
 STORED: Final = 0
 """In place of a node: the name is as the newest commit stored it, and the kernel knows nothing of it."""
 
@@ -56,7 +55,7 @@ class Inode:
         self.gid = entry.gid
         self.mtime_ns = entry.mtime_ns
         self.ctime_ns = entry.mtime_ns
-        self.atime_ns = UNKNOWN_TIME
+        self.atime_ns = entry.mtime_ns
         self.btime_ns = entry.btime_ns
         self.device = entry.device
         self.target = entry.content if entry.kind in (objects.ENTRY_SYMLINK, objects.ENTRY_MOUNT) else b""
@@ -118,7 +117,8 @@ class Overlay:
     """The names of one directory that are not as they were when the mount began.
 
     `changes` is for as long as the mount lasts, since the rows of the directory as it was stay the base of everything;
-    `dirty` are those that the next commit must store. New names have a position of their own behind all rows.
+    `dirty` are those that the next commit must store. Names that the directory had then keep their rows, whatever they
+    lead to now; all others have a position behind all rows.
     """
 
     __slots__ = ("changes", "dirty", "listed_ns", "order", "positions", "stored")
@@ -134,9 +134,9 @@ class Overlay:
         self.stored = stored
         """The directory as the newest commit stored it; empty before the first."""
 
-    def set(self, name: bytes, node: int) -> None:
-        """Let a name lead to a node."""
-        if self.changes.get(name) is None:
+    def set(self, name: bytes, node: int, *, in_base: bool) -> None:
+        """Let a name lead to a node; `in_base`: the directory had the name when the mount began, and it has a row."""
+        if not in_base and name not in self.positions:
             self.positions[name] = len(self.order)
             self.order.append(name)
         self.changes[name] = node

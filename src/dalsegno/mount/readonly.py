@@ -147,7 +147,19 @@ class Layer:
 class Folder:
     """A directory that was looked into. `content` is its object, or `shelf` gives its names."""
 
-    __slots__ = ("content", "entry", "layer", "name", "node", "number", "parent", "shelf", "shelf_names", "shelf_rows")
+    __slots__ = (
+        "content",
+        "entry",
+        "ino",
+        "layer",
+        "name",
+        "node",
+        "number",
+        "parent",
+        "shelf",
+        "shelf_names",
+        "shelf_rows",
+    )
 
     def __init__(
         self,
@@ -158,9 +170,12 @@ class Folder:
         content: bytes = b"",
         entry: Entry | None = None,
         shelf: Shelf | None = None,
+        ino: int = 0,
     ) -> None:
         self.number = 0
         self.node = 0
+        self.ino = ino
+        """Entry.node of the directory, or 0 when it has none."""
         self.parent = parent
         self.name = name
         self.layer = layer
@@ -245,8 +260,9 @@ class ReadOnly:
         self, node: int, parent: Folder | None, name: bytes, what: Picture | Shelf, *, salted: bool = True
     ) -> Folder:
         if isinstance(what, Picture):
-            layer = Layer(what, salted=salted)
-            return self.add_folder(node, Folder(parent, name, layer=layer, content=what.root.content, entry=what.root))
+            layer, root = Layer(what, salted=salted), what.root
+            folder = Folder(parent, name, layer=layer, content=root.content, entry=root, ino=root.node)
+            return self.add_folder(node, folder)
         return self.add_folder(node, Folder(parent, name, shelf=what))
 
     def folder(self, node: int) -> Folder:
@@ -264,7 +280,8 @@ class ReadOnly:
             return self._open_folder(node, above, entry.name, self._follow(entry.content))
         if entry.kind != objects.ENTRY_DIRECTORY:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        return self.add_folder(node, Folder(above, entry.name, layer=above.layer, content=entry.content))
+        folder = Folder(above, entry.name, layer=above.layer, content=entry.content, ino=entry.node)
+        return self.add_folder(node, folder)
 
     def place(self, node: int) -> tuple[Folder, int]:
         """Return the folder and the row that a node stands for."""
@@ -545,11 +562,12 @@ class ReadOnly:
             pieces.append(piece)
         return b"".join(pieces)
 
-    def dots(self, folder: Folder, offset: int, plus: bool) -> Iterator[bytes]:
-        """Yield `.` and `..`."""
+    def dots(self, folder: Folder, offset: int, plus: bool, *, begun: int = 0) -> Iterator[bytes]:
+        """Yield `.` and `..`; `begun` is added to what they say of where they stand."""
         for position, (name, at) in enumerate(((b".", folder), (b"..", folder.parent or folder))):
             if offset <= position:
-                yield encode_name(Dirent(at.node, position + 1, stat.S_IFDIR >> 12, name), plus)
+                ino = _ino(at.ino or at.node, at.layer.salt if at.layer is not None else 0)
+                yield encode_name(Dirent(ino, begun | (position + 1), stat.S_IFDIR >> 12, name), plus)
 
     def _dirents(self, folder: Folder, offset: int, plus: bool) -> Iterator[bytes]:
         yield from self.dots(folder, offset, plus)

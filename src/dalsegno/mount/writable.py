@@ -13,9 +13,10 @@ from typing import Any, Final
 from dalsegno.formats import fuse, objects
 from dalsegno.formats.fuse import Attr, Dirent, EntryReply, Header, StatfsReply
 from dalsegno.formats.objects import Entry
+from dalsegno.host.attributes import join_time_ns
 from dalsegno.mount import acl
 from dalsegno.mount.changes import Changes, fail
-from dalsegno.mount.inodes import SOCKET, STORED, UNKNOWN_TIME, Inode, Overlay
+from dalsegno.mount.inodes import SOCKET, STORED, Inode, Overlay
 from dalsegno.mount.readonly import (
     CLONES_NAME,
     DIRECTORY_BYTES,
@@ -39,8 +40,11 @@ from dalsegno.trees.read import entry_xattrs
 from dalsegno.world.chance import random_node
 from dalsegno.world.clock import now_ns
 
-NEW_OFFSET: Final = 1 << 40
+NEW_OFFSET: Final = 1 << 31
 """Where in a directory the positions of new names begin, behind all rows."""
+LIMIT_BITS: Final = 32
+"""An offset's upper part says how many positions there were when the list was begun: without it, who renames what it
+finds would find it again, and never come to the end."""
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
 FALLOC_KEEP_SIZE: Final = 1
@@ -60,6 +64,7 @@ SETS_SOMETHING: Final = (
     | fuse.SET_MTIME_NOW
 )
 CAPABILITY: Final = b"security.capability"
+XATTR_NAMESPACES: Final = frozenset((b"user.", b"trusted.", b"security."))
 _KINDS: Final = {
     stat.S_IFREG: objects.ENTRY_FILE,
     stat.S_IFIFO: objects.ENTRY_FIFO,
@@ -159,7 +164,7 @@ class Writable:
             inode.number or node,
             size,
             blocks,
-            inode.mtime_ns if inode.atime_ns == UNKNOWN_TIME else inode.atime_ns,
+            inode.atime_ns,
             inode.mtime_ns,
             inode.ctime_ns,
             _FORMS[inode.kind] | inode.mode,
@@ -292,8 +297,8 @@ class Writable:
             inode.places = {(folder.number, name)}
             self._changes.hot[node] = inode
             if kind == objects.ENTRY_DIRECTORY:
-                self._still.add_folder(node, Folder(folder, name, layer=self._layer, content=b""))
-            self._changes.overlay(folder).set(name, node)
+                self._still.add_folder(node, Folder(folder, name, layer=self._layer, content=b"", ino=entry.node))
+            self._changes.set_name(folder, name, node)
             self._changes.entry_count += kind != SOCKET
             self._changes.touch_directory(folder, at_ns)
             return fuse.encode_entry(self._entry_reply(node))
@@ -330,7 +335,7 @@ class Writable:
             inode.ctime_ns = at_ns
             if inode.places is not None:
                 inode.places.add((folder.number, body.name))
-            self._changes.overlay(folder).set(body.name, inode.node)
+            self._changes.set_name(folder, body.name, inode.node)
             self._changes.entry_count += 1
             self._changes.touched(inode)
             self._changes.touch_directory(folder, at_ns)
@@ -403,14 +408,15 @@ class Writable:
             displaced = self._movable(there) if there is not None else None
             if displaced is not None and not flags & RENAME_EXCHANGE:
                 self._check_replaceable(inode, displaced)
-                self._changes.drop_name(target, new_name)
                 if displaced.kind == objects.ENTRY_DIRECTORY:
                     self._changes.remove_directory(displaced)
                 else:
                     self._changes.drop_inode(displaced, target, new_name, at_ns)
-            self._changes.drop_name(source, name)
+            # A name that stays, whatever it leads to, keeps its place in the list: who reads the list now must find it.
             self._changes.move(inode, source, name, target, new_name, at_ns)
-            if displaced is not None and flags & RENAME_EXCHANGE:
+            if displaced is None or not flags & RENAME_EXCHANGE:
+                self._changes.drop_name(source, name)
+            else:
                 self._changes.move(displaced, target, new_name, source, name, at_ns)
             self._changes.touch_directory(source, at_ns)
             if target is not source:
@@ -438,20 +444,22 @@ class Writable:
             if valid & fuse.SET_MODE:
                 inode.mode = body.mode & 0o7777
                 acl.change_mode(inode.xattrs, inode.mode)
+            # A request that sets nothing is chown(-1, -1), by whomever, or comes before a write, which says it again.
+            sets_nothing = not valid & SETS_SOMETHING
+            chowns = (valid & (fuse.SET_UID | fuse.SET_GID) and not valid & fuse.SET_MODE) or (
+                sets_nothing and header.uid in (0, inode.uid)
+            )
+            if valid & fuse.SET_KILL_SUIDGID or chowns:
+                _kill_privileges(inode, header)
             if valid & (fuse.SET_UID | fuse.SET_GID):
                 inode.uid = body.uid if valid & fuse.SET_UID else inode.uid
                 inode.gid = body.gid if valid & fuse.SET_GID else inode.gid
-            # A request that sets nothing is chown(-1, -1), which clears them too.
-            if valid & fuse.SET_KILL_SUIDGID or (
-                (valid & (fuse.SET_UID | fuse.SET_GID) or not valid & SETS_SOMETHING) and not valid & fuse.SET_MODE
-            ):
-                _kill_privileges(inode)
             for flag, now_flag, field, seconds, rest in (
                 (fuse.SET_ATIME, fuse.SET_ATIME_NOW, "atime_ns", body.atime_seconds, body.atime_rest),
                 (fuse.SET_MTIME, fuse.SET_MTIME_NOW, "mtime_ns", body.mtime_seconds, body.mtime_rest),
             ):
                 if valid & (flag | now_flag):
-                    setattr(inode, field, at_ns if valid & now_flag else seconds * fuse.SECOND_NS + rest)
+                    setattr(inode, field, at_ns if valid & now_flag else join_time_ns(seconds, rest))
             inode.ctime_ns = at_ns
             self._changes.touched(inode)
             return fuse.encode_attr_reply(FOREVER_NS, self._attr(header.node))
@@ -467,6 +475,7 @@ class Writable:
 
     def _setxattr(self, header: Header, body: fuse.SetXattr) -> Answer:
         with self._changes.lock:
+            _check_xattr_name(body.name)
             inode = self._changes.inode(header.node)
             there = body.name in inode.xattrs
             if body.flags & XATTR_CREATE and there:
@@ -495,6 +504,7 @@ class Writable:
     def _getxattr(self, header: Header, body: fuse.GetXattr) -> Answer:
         value = self._xattrs(header.node).get(body.name)
         if value is None:
+            _check_xattr_name(body.name)
             raise fail(errno.ENODATA)
         return sized(value, body.size)
 
@@ -505,7 +515,10 @@ class Writable:
     def _removexattr(self, header: Header, body: fuse.Name) -> Answer:
         with self._changes.lock:
             inode = self._changes.inode(header.node)
-            if inode.xattrs.pop(body.name, None) is None and body.name not in (acl.ACCESS, acl.DEFAULT):
+            if inode.xattrs.pop(body.name, None) is None:
+                if body.name in (acl.ACCESS, acl.DEFAULT):
+                    return None
+                _check_xattr_name(body.name)
                 raise fail(errno.ENODATA)
             inode.ctime_ns = now_ns()
             self._changes.touched(inode)
@@ -567,7 +580,7 @@ class Writable:
                 self._changes.dirty_files[inode.node] = inode
             inode.xattrs.pop(CAPABILITY, None)
             if body.write_flags & fuse.WRITE_KILL_SUIDGID:
-                _kill_privileges(inode)
+                _kill_privileges(inode, header)
             inode.mtime_ns = inode.ctime_ns = now_ns()
             self._changes.touched(inode)
         return fuse.encode_size(len(body.data))
@@ -583,6 +596,9 @@ class Writable:
             end = body.offset + body.length
             if end > FILE_BYTES_MAX:
                 raise fail(errno.EFBIG)
+            if not mode & FALLOC_PUNCH_HOLE and body.length > self._free_bytes():
+                # Room is not set aside, but that there is none at all is said at once.
+                raise fail(errno.ENOSPC)
             patches = inode.edited()
             if mode & (FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
                 stop = end if not mode & FALLOC_KEEP_SIZE else min(end, patches.size)
@@ -591,9 +607,15 @@ class Writable:
             elif not mode & FALLOC_KEEP_SIZE and end > patches.size:
                 patches.truncate(end)
             self._changes.dirty_files[inode.node] = inode
+            if header.uid:
+                _kill_privileges(inode, header)
             inode.mtime_ns = inode.ctime_ns = now_ns()
             self._changes.touched(inode)
         return None
+
+    def _free_bytes(self) -> int:
+        disk = self._disk()
+        return disk.f_bavail * disk.f_frsize
 
     def _seek(self, header: Header, body: fuse.Seek) -> Answer:
         inode = self._changes.hot.get(header.node)
@@ -625,7 +647,10 @@ class Writable:
             overlay = self._changes.known_overlay(folder)
             pieces: list[bytes] = []
             room = body.size
-            for piece, inode in self._dirents(folder, overlay, body.offset, plus):
+            limit, offset = divmod(body.offset, 1 << LIMIT_BITS)
+            if not body.offset and overlay is not None:
+                limit = len(overlay.order)
+            for piece, inode in self._dirents(folder, overlay, offset, limit, plus):
                 room -= len(piece)
                 if room < 0:
                     break
@@ -637,31 +662,37 @@ class Writable:
             return b"".join(pieces)
 
     def _dirents(
-        self, folder: Folder, overlay: Overlay | None, offset: int, plus: bool
+        self, folder: Folder, overlay: Overlay | None, offset: int, limit: int, plus: bool
     ) -> Iterator[tuple[bytes, Inode | None]]:
         """Yield names with the inodes that the kernel is told of by them, as far as they are counted."""
+        begun = limit << LIMIT_BITS
         if offset < NEW_OFFSET:
-            for dot in self._still.dots(folder, offset, plus):
+            for dot in self._still.dots(folder, offset, plus, begun=begun):
                 yield dot, None
         # Positions of a directory that was settled meanwhile: rather all names twice than one never.
         row = max(0, offset - 2) if offset < NEW_OFFSET else 0
         if (offset < NEW_OFFSET or overlay is None) and folder.content:
             changes = overlay.changes if overlay is not None else {}
             for entry in self._listings.iterate(folder.content, row):
-                if entry.name not in changes:
-                    node, shown = self._still.resolve_row(folder, row, entry)
-                    yield self._dirent(node, entry.name, row + 3, plus, shown)
                 row += 1
+                if overlay is None or entry.name not in changes:
+                    node, shown = self._still.resolve_row(folder, row - 1, entry)
+                    yield self._dirent(node, entry.name, begun | (row + 2), plus, shown)
+                elif changes[entry.name] is not None:
+                    node = self._changed_child(folder, overlay, entry.name)
+                    yield self._dirent(node, entry.name, begun | (row + 2), plus, None)
         if overlay is None:
             return
-        for position in range(max(0, offset - NEW_OFFSET), len(overlay.order)):
+        for position in range(max(0, offset - NEW_OFFSET), min(limit, len(overlay.order))):
             name = overlay.order[position]
             if name is not None and overlay.positions.get(name) == position:
-                child = overlay.changes[name]
-                assert child is not None
-                if child == STORED:
-                    child = self._changes.revive(folder, overlay, name).node
-                yield self._dirent(child, name, NEW_OFFSET + position + 1, plus, None)
+                node = self._changed_child(folder, overlay, name)
+                yield self._dirent(node, name, begun | (NEW_OFFSET + position + 1), plus, None)
+
+    def _changed_child(self, folder: Folder, overlay: Overlay, name: bytes) -> int:
+        node = overlay.changes[name]
+        assert node is not None
+        return self._changes.revive(folder, overlay, name).node if node == STORED else node
 
     def _dirent(
         self, node: int, name: bytes, offset: int, plus: bool, entry: Entry | None
@@ -703,7 +734,7 @@ class Writable:
             inode = Inode(node, entry, xattrs={})
             inode.places = {(folder.number, name)}
             self._changes.hot[node] = inode
-            self._changes.overlay(folder).set(name, node)
+            self._changes.set_name(folder, name, node)
             self._changes.entry_count += 1
             self._changes.touch_directory(folder, at_ns)
             return folder.node, name
@@ -745,10 +776,21 @@ class Writable:
         return folder, name
 
 
-def _kill_privileges(inode: Inode) -> None:
+def _kill_privileges(inode: Inode, header: Header) -> None:
     """Clear what lets a program run with others' rights: its bytes or its owner changed."""
     inode.xattrs.pop(CAPABILITY, None)
     if inode.kind != objects.ENTRY_DIRECTORY:
         inode.mode &= ~stat.S_ISUID
-        if inode.mode & stat.S_IXGRP:
+        if inode.mode & stat.S_IXGRP or (header.uid and header.gid != inode.gid):
             inode.mode &= ~stat.S_ISGID
+
+
+def _check_xattr_name(name: bytes) -> None:
+    """Refuse names of attributes that no Linux file system keeps."""
+    if name in (acl.ACCESS, acl.DEFAULT):
+        return
+    namespace, dot, rest = name.partition(b".")
+    if namespace + dot not in XATTR_NAMESPACES:
+        raise fail(errno.EOPNOTSUPP)
+    if not rest:
+        raise fail(errno.EINVAL)
