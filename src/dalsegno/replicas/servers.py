@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Final, Protocol, Self
 
+import msgspec
+
 from dalsegno.chunks.realm import Realm
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.view import Placed, RealmView, Server
@@ -141,7 +143,8 @@ class Servers:
     def replica_set(self, volume: str) -> ReplicaSet | None:
         """Return a volume's newest replica set that is known, or None when it has none.
 
-        The directory's; that which a server has, when it is newer or there is no directory.
+        The directory's; that which a server has, when it is newer or there is no directory; of several that claim to be
+        the newest what `settle_claims` says.
         """
         view = self.view(anew=True)
         placed = view.placed(volume)
@@ -150,10 +153,8 @@ class Servers:
             names = [*known.writers, *known.standbys]
         else:
             names = [server.name for server in view.servers]
-        for state in self.states(volume, names).values():
-            if state.replicas is not None and (known is None or state.replicas.version > known.version):
-                known = state.replicas
-        return known
+        there = [state.replicas for state in self.states(volume, names).values() if state.replicas is not None]
+        return settle_claims([*([known] if known is not None else []), *there])
 
     def states(self, volume: str, names: Iterable[str]) -> dict[str, VolumeState]:
         """Return the volume's state at those of the servers that answer and have it."""
@@ -183,6 +184,24 @@ class Servers:
         finally:
             with self._lock:
                 self._view = None
+
+
+def settle_claims(sets: Iterable[ReplicaSet]) -> ReplicaSet | None:
+    """Return the replica set with the largest version, or None without any.
+
+    Several with that version were made by people who did not see one another: two standbys that were promoted while
+    the directory was away, say. One of them is chosen, the same one by whoever sees the same, and gets a version of
+    its own, so that it counts from now on; what writers took that are none any more is merged when they follow.
+    """
+    bare = [msgspec.structs.replace(each, moved_to="") for each in sets]
+    version = max((each.version for each in bare), default=0)
+    claims = [each for each in bare if each.version == version]
+    if not claims:
+        return None
+    chosen = max(claims, key=lambda each: msgspec.json.encode(each, order="deterministic"))
+    if all(each == chosen for each in claims):
+        return chosen
+    return msgspec.structs.replace(chosen, version=version + 1)
 
 
 class ServerDesk:
