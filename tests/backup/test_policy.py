@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dalsegno.backup.members import Known, find_members
 from dalsegno.backup.policy import Keep, Policy, Program
 from dalsegno.backup.policy_file import examine_policy, key_lines, load_policy
 from dalsegno.terms.errors import BadInput, NotFound
@@ -119,6 +120,10 @@ MISTAKES = [
     ('"Europe/Berlin"', '"Europe/Berlim"', 1, ["no such time zone"]),
     ('kind = "shares"', 'kind = "share"', 23, ["'share': expected directory or command or shares", "did you mean"]),
     ('volumes = "mail"', "", 55, ["holds nothing"]),
+    ('volumes = "mail"', 'volumes = "//s1/mail"', 2, ["'//s1/mail' is on a server", "leave `pool` away"]),
+    ('volumes = "mail"', 'volumes = "//s1/mail"', 37, ["follows no directory of this host", "dal import"]),
+    ('volumes = "mail"', 'volumes = "//s1/mail"', 52, ["write //SERVER/projects.*, or a policy for each"]),
+    ('volumes = "mail"', 'volumes = "//s1"', 56, ["'//s1': expected //SERVER/VOLUME"]),
     ("[spool]", "[spool", 5, ["column"]),
     ('timezone = "Europe/Berlin"', "timezone = 7", 1, ["expected a text in quotes, not 7"]),
 ]
@@ -144,6 +149,22 @@ def test_all_mistakes_are_found_at_once_and_the_first_is_raised(tmp_path: Path) 
         read(tmp_path, wrong)
     assert ":5: spol: unknown key; did you mean 'spool'?" in str(caught.value)
     assert "(2 more" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_volumes_of_servers_are_chosen_by_name_and_server(tmp_path: Path) -> None:
+    policy = read(
+        tmp_path, '[sets.a]\nvolumes = ["//s1/*"]\n[sets.b]\nvolumes = ["//site/home", "//s2/mail", "//s2/x"]\n'
+    )
+    known = [
+        Known(name="home", servers=("s2", "s3")),
+        Known(name="mail", servers=("s2",)),
+        Known(name="plain", servers=("s1",)),
+        Known(name="own"),  # of which only its server knows where it is
+    ]
+    found = find_members(policy, known, [])
+    chosen = [(member.set_name, member.volume) for member in found.members]
+    assert chosen == [("a", "own"), ("a", "plain"), ("b", "home"), ("b", "mail")]
+    assert found.empty == ("b: //s2/x",)
 
 
 def test_empty_policy_says_what_to_write(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def find_or_create(house: House, what: str, rules: Rules | None = None) -> tuple
         if found is None:
             return _create_tracked(house, real, rules or Rules()), True
         return _with_rules(house, found, rules), False
-    if os.sep in what:
+    if os.sep in what and not what.startswith("//"):
         raise NotFound(f"{what}: no such directory")
     try:
         state = house.volumes.get(what)

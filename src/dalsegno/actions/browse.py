@@ -156,6 +156,8 @@ def pool_histories(house: House, volume: str | None) -> Iterator[History]:
     """Yield the history of every volume in the pool, or of one."""
     states = house.volumes.list() if volume is None else [house.volumes.get(volume)]
     for state in states:
+        # Opened one by one: of a volume on servers only then is it known where to read it.
+        state = house.volumes.get_by_id(state.id) or state
         yield History(volume=state.name, steps=pool_steps(state), source=house.pool)
 
 

@@ -184,7 +184,7 @@ class HouseSteps:
                 report=report,
             )
             file.commit()
-        return _entry(plan.note, dump_id=summary.pack_id, size_bytes=summary.size_bytes, digest=hasher.digest())
+        return entry_of(plan.note, dump_id=summary.pack_id, size_bytes=summary.size_bytes, digest=hasher.digest())
 
     def read_back(self, path: Path, entry: DumpEntry | None, report: Report) -> DumpEntry:
         """Read a dump whole, from the disk, and return what it is. Damaged when it is not what `entry` says."""
@@ -196,7 +196,7 @@ class HouseSteps:
             raise Damaged(finding)
         with DumpChain.open([path], realm) as chain:
             reader = chain.readers[0]
-            return _entry(chain.notes[0], dump_id=reader.pack_id, size_bytes=reader.size_bytes, digest=digest)
+            return entry_of(chain.notes[0], dump_id=reader.pack_id, size_bytes=reader.size_bytes, digest=digest)
 
     def record(self, entry: DumpEntry, path: Path) -> None:
         """Let later dumps build on this one."""
@@ -227,7 +227,8 @@ class HouseSteps:
         return [f"retention: {removal_name(removal)}: {text}" for removal, text in result.failed]
 
 
-def _entry(note: DumpNote, *, dump_id: bytes, size_bytes: int, digest: bytes) -> DumpEntry:
+def entry_of(note: DumpNote, *, dump_id: bytes, size_bytes: int, digest: bytes) -> DumpEntry:
+    """Return what the catalog keeps of a dump."""
     target = note.targets[-1]
     return DumpEntry(
         dump_id=dump_id,
@@ -250,18 +251,18 @@ def _entry(note: DumpNote, *, dump_id: bytes, size_bytes: int, digest: bytes) ->
 
 
 def run_backup(
-    house: House, site: Site, *, set_names: Sequence[str], listener: Listener, due_only: bool = False
+    house: House, site: Site, *, steps: Steps, set_names: Sequence[str], listener: Listener, due_only: bool = False
 ) -> RunReport:
     """Back up sets: finish what was begun, give every volume that is due its turn, report. The caller holds the lock.
 
     `due_only` leaves out volumes that have a good dump of today.
     """
-    return _Cycle(house, site, set_names, listener, due_only).run()
+    return _Cycle(house, site, steps, set_names, listener, due_only).run()
 
 
 class _Cycle:
     def __init__(
-        self, house: House, site: Site, set_names: Sequence[str], listener: Listener, due_only: bool
+        self, house: House, site: Site, steps: Steps, set_names: Sequence[str], listener: Listener, due_only: bool
     ) -> None:
         self.house = house
         self.site = site
@@ -269,7 +270,7 @@ class _Cycle:
         self.listener = listener
         self.due_only = due_only
         self.shared = Shared(site)
-        self.steps: Steps = HouseSteps(house=house, site=site)
+        self.steps = steps
         self.started_ns = now_ns()
         self.day = local_day(self.started_ns, site.zone)
         self.results: list[TurnResult] = []

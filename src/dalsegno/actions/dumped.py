@@ -18,6 +18,7 @@ from dalsegno.terms.errors import DalError, NotFound
 from dalsegno.terms.events import Note, Report
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.terms.times import format_time
+from dalsegno.volumes.address import plain_name
 
 READERS_MAX = 500
 """Dumps of one volume that are open at once: the newest ones."""
@@ -64,12 +65,15 @@ class Dumped:
 
     def __call__(self, volume: str | None) -> Iterator[History]:
         """Yield the history of every volume in pool or catalog, or of one."""
+        volume = plain_name(volume) if volume is not None else None
         in_pool = {state.name: state for state in self._house.volumes.list()}
         dumped = {name: volume_id for volume_id, name in self._site.catalog.volumes()}
         names = sorted(in_pool.keys() | dumped.keys()) if volume is None else [volume]
         known_ids = {state.id for state in in_pool.values()}
         for name in names:
             state = in_pool.get(name)
+            if state is not None:
+                state = self._house.volumes.get_by_id(state.id) or state
             if state is None and name not in dumped:
                 raise NotFound(f"no volume {name!r} in pool or catalog: `dal volume list` and `dal history` show all")
             if state is None and dumped[name] in known_ids:

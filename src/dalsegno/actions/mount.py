@@ -182,9 +182,9 @@ def writable_volume(house: House, text: str) -> VolumeState | None:
 
 
 def open_point(house: House, point: bytes) -> View:
-    """Open what a mount point within a volume names: an address of this pool."""
+    """Open what a mount point within a volume names: an address of this pool, or on a server; never a file."""
     text = point.decode(errors="surrogateescape")
-    if os.sep in text.partition(":/")[0]:
+    if os.sep in text.partition(":/")[0] and not text.startswith("//"):
         raise BadInput(f"mount point to {text!r}: expected VOLUME[@CLONE]")
     return open_view(house, text)
 

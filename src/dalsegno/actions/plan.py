@@ -16,7 +16,7 @@ from dalsegno.backup.site import Site
 from dalsegno.terms.errors import DalError
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.trees.read import read_revision
-from dalsegno.volumes.state import VolumeState
+from dalsegno.volumes.state import VolumeState, holders
 
 RUNS_READ_MAX = 1000
 INCREMENTS_LOOKED_AT = 8
@@ -49,7 +49,9 @@ def find_directories(policy: Policy) -> list[str]:
 
 def membership(policy: Policy, states: Iterable[VolumeState]) -> Membership:
     """Return which volume belongs to which set now."""
-    known = [Known(name=state.name, source=os.fsdecode(state.source)) for state in states]
+    known = [
+        Known(name=state.name, source=os.fsdecode(state.source), servers=holders(state.replicas)) for state in states
+    ]
     return find_members(policy, known, find_directories(policy))
 
 
@@ -86,6 +88,7 @@ def _sizes(house: House, state: VolumeState | None, entries: list[DumpEntry]) ->
     full_bytes = fulls[-1] if fulls else 0
     if not fulls and state is not None and state.head:
         try:
+            state = house.volumes.get_by_id(state.id) or state
             full_bytes = read_revision(house.pool, state.head).total_bytes
         except DalError:
             full_bytes = 0

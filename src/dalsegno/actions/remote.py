@@ -10,7 +10,7 @@ nothing here counts on that, and servers check every commit themselves.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Protocol, TypeVar, cast
 
@@ -61,6 +61,7 @@ from dalsegno.volumes.state import (
     ReplicaSet,
     VolumeState,
     encode_state,
+    holders,
 )
 from dalsegno.volumes.store import SWAP_TRIES_MAX, Volumes, check_clone_name, check_volume_name
 from dalsegno.world.chance import random_bytes
@@ -141,6 +142,8 @@ class RealmVolumes(Volumes):
         self._looked: dict[str, int] = {}
         self._shown: dict[bytes, tuple[str, VolumeState]] = {}
         """Volumes of which one server's own state was asked for: that server, and its state."""
+        self._listed: dict[bytes, VolumeState] = {}
+        """Volumes as they were listed, by id."""
         self._behind: set[str] = set()
         """Volumes with servers that lack more than the last commit."""
         self._told: set[str] = set()
@@ -277,8 +280,25 @@ class RealmVolumes(Volumes):
             self._tell(name, f"{each} was behind: it got {done.objects:,} objects")
         for merged in caught.merged:
             self._tell(name, f"its replicas had diverged: merged as #{hex_short(merged)}")
-        self._show(name, caught.state)
-        return caught
+        look = group.reach.last
+        states = look.states.values() if look is not None else ()
+        state = self._with_all_dumps(caught.state, states, away=bool(caught.missing))
+        self._show(name, state)
+        return replace(caught, state=state)
+
+    def _with_all_dumps(self, state: VolumeState, others: Iterable[VolumeState], *, away: bool) -> VolumeState:
+        """Return a state with the dumps that any server has noted: one that was away has not heard of all.
+
+        `away`: not all servers were asked, so that those count, too, that are known here.
+        """
+        states = [state, *others]
+        mirrored = self._mirror.get_by_id(state.id)
+        if mirrored is not None and away:
+            states.append(mirrored)
+        records = {record.dump_id: record for each in states if each.id == state.id for record in each.dumps}
+        if len(records) == len(state.dumps):
+            return state
+        return msgspec.structs.replace(state, dumps=sorted(records.values(), key=lambda each: each.taken_at_ns))
 
     def _note_answers(self, name: str, reached: Iterable[str], missing: Mapping[str, DalError]) -> None:
         for each in reached:
@@ -438,7 +458,7 @@ class RealmVolumes(Volumes):
         return self._fresh(name)
 
     def get_by_id(self, volume_id: bytes) -> VolumeState | None:
-        """Return a volume that was opened before."""
+        """Return a volume that was opened or listed before."""
         shown = self._shown.get(volume_id)
         if shown is not None:
             server, state = shown
@@ -446,7 +466,7 @@ class RealmVolumes(Volumes):
                 state = self.servers.site(server).state(state.name)
                 self._shown[volume_id] = server, state
             return state
-        mirrored = self._mirror.get_by_id(volume_id)
+        mirrored = self._mirror.get_by_id(volume_id) or self._listed.get(volume_id)
         if mirrored is None:
             return None
         try:
@@ -527,11 +547,22 @@ class RealmVolumes(Volumes):
         return state
 
     def update(self, volume_id: bytes, change: Callable[[VolumeState], VolumeState]) -> VolumeState:
-        """Refuse: a volume's settings and dump records are its server's."""
-        state = self.known(volume_id)
-        if change(state) == state:
-            return state
-        raise Refused(f"volume {state.name!r} is on servers: its settings and dumps are recorded there, not from here")
+        """Have the servers record and forget dumps as `change` does; refuse all else, which is not a client's."""
+        state = self.get_by_id(volume_id)
+        if state is None:
+            raise NotFound("the volume was removed meanwhile")
+        changed = change(state)
+        if msgspec.structs.replace(changed, dumps=state.dumps) != state:
+            raise Refused(f"volume {state.name!r} is on servers: its settings are kept there and not changed from here")
+        before, after = ({record.dump_id for record in each.dumps} for each in (state, changed))
+        for record in changed.dumps:
+            if record.dump_id not in before:
+                self._record_dump(state, record)
+        for dump_id in before - after:
+            self._forget_dump(state, dump_id)
+        if changed != state and state.id not in self._shown:
+            self._store_mirror(msgspec.structs.replace(self.known(volume_id), dumps=changed.dumps))
+        return changed
 
     def rename(self, old: str, new: str) -> VolumeState:
         """Refuse: a name is what its servers know a volume by."""
@@ -540,10 +571,13 @@ class RealmVolumes(Volumes):
     def remove(self, name: str, *, force: bool = False) -> VolumeState:
         """Forget a volume on all its servers, which must all answer, unless `force`."""
         volume = split_place(name)[1]
-        state = self.get(name)
+        try:
+            state = self.get(name)
+        except NotFound:
+            return self._forget_place(volume)
         held = [clone_name for clone_name, clone in state.clones.items() if clone.held]
         if held and not force:
-            raise Refused(f"volume {volume!r}: clone {held[0]!r} is held: `dal unclone --force` it first")
+            raise Refused(f"volume {volume!r}: clone {held[0]!r} is held; `dal unhold {volume}@{held[0]}` first")
         replicas = state.replicas
         with self._turn(volume):
             self.group(volume)
@@ -564,6 +598,14 @@ class RealmVolumes(Volumes):
             if failed:
                 raise Unavailable(f"volume {volume!r}: not removed everywhere, run again: {list_errors(failed)}")
         return state
+
+    def _forget_place(self, volume: str) -> VolumeState:
+        """Forget a volume that no server has: whoever made it died before it was on one."""
+        placed = self.servers.placed(volume, anew=True)
+        if placed is None:
+            raise NotFound(f"no volume {volume!r} in realm {self.realm_name}: `dal realm status` shows what there is")
+        self.servers.desk.forget(volume)
+        return VolumeState(id=placed.id, name=volume, kind=NATIVE, source=b"", created_ns=0, replicas=placed.replicas)
 
     def commit_revision(self, writer: PoolWriter, state: VolumeState, revision: Revision) -> tuple[VolumeState, bytes]:
         """Make `revision` part of the volume on all its writers that answer.
@@ -594,7 +636,7 @@ class RealmVolumes(Volumes):
             self._note_answers(name, pushed.acknowledged, pushed.missing)
             if pushed.behind:
                 self._behind.add(name)
-            self._show(name, pushed.state)
+            self._show(name, self._with_all_dumps(pushed.state, (), away=True))
         return pushed.state, identity
 
     def add_clone(self, name: str, clone_name: str | None, *, now_ns: int, revision: bytes = b"") -> tuple[str, Clone]:
@@ -611,7 +653,8 @@ class RealmVolumes(Volumes):
     def _look_again(self, name: str, group: Group) -> None:
         look = group.look()
         if look.states:
-            self._show(name, next(iter(look.states.values())))
+            state = next(iter(look.states.values()))
+            self._show(name, self._with_all_dumps(state, look.states.values(), away=bool(look.errors)))
 
     def _clone_older(self, name: str, clone_name: str | None, *, now_ns: int, revision: bytes) -> tuple[str, Clone]:
         with self._turn(name):
@@ -629,7 +672,7 @@ class RealmVolumes(Volumes):
             if not done:
                 raise next(iter(errors.values()))
             self._note_answers(name, done, {**look.errors, **errors})
-            self._show(name, next(iter(done.values())))
+            self._show(name, self._with_all_dumps(next(iter(done.values())), done.values(), away=True))
         return wanted, clone
 
     def continued(self, volume_id: bytes, head: bytes) -> bytes:
@@ -647,13 +690,23 @@ class RealmVolumes(Volumes):
             names = [self._shown[state.id][0]]
         return self._nearness.order(names)
 
-    def record_dump(self, state: VolumeState, record: DumpRecord) -> None:
-        """Have the volume's servers note a durable dump as a base of later ones."""
-        done, errors = self._ask(self.servers_of(state), lambda site: _recorder(site).record(state.name, record))
+    def _record_dump(self, state: VolumeState, record: DumpRecord) -> None:
+        """Have the volume's servers note a durable dump as a base of later ones; those that are away hear it later."""
+        lineage = lineage_of(state.dumps, record)
+        done, errors = self._ask(self.servers_of(state), lambda site: record_lineage(site, state.name, lineage))
         if not done:
-            raise Unavailable(f"volume {state.name!r}: the dump is not recorded: {list_errors(errors)}")
-        for each, error in errors.items():
-            self._tell(state.name, f"the dump is not recorded on {each}: {error}")
+            kinds = {type(error) for error in errors.values()}
+            kind = kinds.pop() if len(kinds) == 1 else Unavailable
+            raise kind(f"volume {state.name!r}: the dump is not recorded: {list_errors(errors)}")
+        for each, error in sorted(errors.items()):
+            if not isinstance(error, Unavailable):
+                self._tell(state.name, f"the dump is not recorded on {each}: {error}")
+
+    def _forget_dump(self, state: VolumeState, dump_id: bytes) -> None:
+        """Have the volume's servers forget a dump that is gone."""
+        _, errors = self._ask(self.servers_of(state), lambda site: _recorder(site).forget_dump(state.name, dump_id))
+        for each, error in sorted(errors.items()):
+            self._tell(state.name, f"dump {hex_short(dump_id)} is gone, and not forgotten on {each}: {error}")
 
     def unclone(self, name: str, clone_name: str) -> Clone:
         """Forget a clone on all writers."""
@@ -680,19 +733,35 @@ class RealmVolumes(Volumes):
     def list(self) -> list[VolumeState]:
         """Return all volumes of the realm by name, as the servers that answer have them."""
         answers, errors = self._ask(self.servers.names(), lambda site: site.states())
-        if not answers and errors:
+        if not answers:
             for error in errors.values():
                 if not isinstance(error, Unavailable):
                     raise error
-            self._tell(self.realm_name, f"no server answers: these are the volumes seen last: {list_errors(errors)}")
-            return self._mirror.list()
         best: dict[str, VolumeState] = {}
         for name in self._nearness.order(answers):
             for state in answers[name]:
                 known = best.get(state.name)
                 if known is None or _rank(state) > _rank(known):
                     best[state.name] = state
+        errors = {name: error for name, error in errors.items() if isinstance(error, Unavailable)}
+        if errors:
+            best = {**self._seen_last(set(errors)), **best}
+            if not answers and not best:
+                raise Unavailable(f"realm {self.realm_name}: no server answers: {list_errors(errors)}")
+            what = "no server answers: these are the volumes seen last" if not answers else "not all servers answer"
+            self._tell(self.realm_name, f"{what}: {list_errors(errors)}")
+        self._listed = {state.id: state for state in best.values()}
         return [best[name] for name in sorted(best)]
+
+    def _seen_last(self, away: set[str]) -> dict[str, VolumeState]:
+        """Return the volumes of servers that do not answer, as far as they are known here or in the directory."""
+        found = {state.name: state for state in self._mirror.list()}
+        for placed in self.servers.view().volumes:
+            if placed.name not in found and away & set(holders(placed.replicas)):
+                found[placed.name] = VolumeState(
+                    id=placed.id, name=placed.name, kind=NATIVE, source=b"", created_ns=0, replicas=placed.replicas
+                )
+        return {name: state for name, state in found.items() if away & set(holders(state.replicas) or away)}
 
 
 def list_unsent(pool: Pool) -> list[tuple[bytes, str, bytes]]:
@@ -716,11 +785,30 @@ class Recorder(Protocol):
         """Note a durable dump as a base of later ones; again changes nothing."""
         ...
 
+    def forget_dump(self, volume: str, dump_id: bytes) -> VolumeState:
+        """Let no later dump build on this one; again changes nothing."""
+        ...
+
 
 def _recorder(site: Site) -> Recorder:
     if not hasattr(site, "record"):
         raise Refused(f"{site.name}: notes no dumps")
     return cast(Recorder, site)
+
+
+def lineage_of(records: Iterable[DumpRecord], record: DumpRecord) -> list[DumpRecord]:
+    """Return a dump with those that it builds on, as far as they are among `records`, the full one first."""
+    by_id = {each.dump_id: each for each in records}
+    lineage = [record]
+    while (base := by_id.pop(lineage[0].base_dump, None)) is not None:
+        lineage.insert(0, base)
+    return lineage
+
+
+def record_lineage(site: Site, volume: str, lineage: Iterable[DumpRecord]) -> None:
+    """Have a server note dumps, each of which builds on the one before; it may have been away when they were made."""
+    for record in lineage:
+        _recorder(site).record(volume, record)
 
 
 def _released(state: VolumeState) -> int:

@@ -1,28 +1,22 @@
-"""What only replicated volumes have: made of dumps on several servers, given one more, dumped by one of them."""
+"""What only replicated volumes have: made of dumps on several servers, given one more."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from dalsegno.actions.follow import keeps_up_by_itself
 from dalsegno.actions.remote import RemoteHouse
 from dalsegno.actions.seed import Seeded, seed_replica
 from dalsegno.dumps.chain import DumpChain
-from dalsegno.dumps.place import place_for
-from dalsegno.pool.pack_read import PackReader, open_note
 from dalsegno.replicas.catchup import CaughtUp
 from dalsegno.replicas.filling import Lacking, await_filled, survey
-from dalsegno.replicas.remote import RemoteSite
 from dalsegno.replicas.seed import PacksOrigin, seed
-from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, NotFound, Refused, Unavailable
+from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Unavailable
 from dalsegno.terms.events import Note
-from dalsegno.terms.ids import hex_short
-from dalsegno.volumes.address import parse_address, resolve
 from dalsegno.volumes.state import ANY, NATIVE, WRITER, Clone, DumpRecord, ReplicaSet, VolumeState
 from dalsegno.volumes.store import check_volume_name
-from dalsegno.world.clock import now_ns, ticks_ns
-from dalsegno.world.files import PartialFile
+from dalsegno.world.clock import ticks_ns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +50,12 @@ def restore_replicated(
         placed = realm_servers.placed(name, anew=True)
         if placed is not None and (placed.id != state.id or placed.replicas != state.replicas):
             raise AlreadyThere(f"volume {name!r} exists already in realm {house.realm_name}: choose another name")
+        twin = next((each.name for each in realm_servers.view().volumes if each.id == state.id), name)
+        if twin != name:
+            raise AlreadyThere(
+                f"volume {twin!r} of realm {house.realm_name} is the one that these dumps carry: "
+                f"restore files from them with --to, or `dal volume remove {twin}` first"
+            )
         realm_servers.publish(name, state.replicas, volume_id=state.id)
         origin = PacksOrigin(chain.readers, house.pool.realm, workers=house.workers)
         carried = [(target.clone, target.revision) for target in chain.targets()]
@@ -70,6 +70,11 @@ def restore_replicated(
                 site.advance(name, chain.target.revision)
             except Unavailable as error:
                 missing[each] = error
+            except AlreadyThere:
+                if placed is None:
+                    with suppress(DalError):
+                        realm_servers.desk.forget(name)
+                raise
         if len(missing) == len(sites):
             raise Unavailable(f"volume {name!r}: {'; '.join(map(str, missing.values()))}")
         caught = volumes.bring_together(name)
@@ -158,91 +163,3 @@ def add_replica(
                 text = f"{server} does not fetch it from the other servers: sending it from here"
                 house.report(Note(severity="notice", path=volume.encode(), text=text))
     return Added(caught=group.add_replica(server, clones=clones), seeded=seeded, fetched=fetched)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteDump:
-    """A dump that a server wrote."""
-
-    server: str
-    path: str
-    dump_id: bytes
-    size_bytes: int
-    level: int
-    volume: str
-
-
-def dump_remote(
-    house: RemoteHouse, address: str, *, level: int | None, output: Path | BinaryIO | None, record: bool
-) -> RemoteDump:
-    """Have the nearest server that can write a dump, and take it to a file or a stream.
-
-    With `record` the servers note a dump in a file, once it is durable, as a base of later ones.
-    """
-    if ".." in address.partition("@")[2]:
-        raise BadInput(f"{address}: a server's dump carries one state: expected VOLUME[@CLONE]")
-    resolved = resolve(house.pool, house.volumes, parse_address(address), now_ns=now_ns())
-    if resolved.path:
-        raise BadInput(f"{address}: a dump carries whole volumes; expected VOLUME[@CLONE]")
-    state = resolved.state
-    clone = resolved.clone or "#" + resolved.revision.hex()
-    if level is None:
-        level = 0 if not state.dumps else min(9, state.dumps[-1].level + 1)
-    wanted = f"{state.name}.{resolved.clone or hex_short(resolved.revision)}.{level}.dump"
-    if output is None:
-        output = Path(wanted)
-        if output.exists():
-            raise Refused(f"{output}: exists already; name another file with -o")
-    if isinstance(output, Path) and output.is_dir():
-        output = output / wanted
-    if isinstance(output, Path):
-        output = place_for(output, house.pool.realm, volume=state.id, level=level)
-    errors: list[DalError] = []
-    for name in house.realm_volumes.servers_of(state):
-        site = house.realm_volumes.servers.site(name)
-        assert isinstance(site, RemoteSite)
-        try:
-            if not isinstance(output, Path):
-                for piece in site.dump(state.name, clone=clone, level=level):
-                    output.write(piece)
-                output.flush()
-                return RemoteDump(server=name, path="-", dump_id=b"", size_bytes=0, level=level, volume=state.name)
-            size = 0
-            with PartialFile(output) as file:
-                for piece in site.dump(state.name, clone=clone, level=level):
-                    file.write(piece)
-                    size += len(piece)
-                file.commit()
-        except (Unavailable, NotFound, Refused) as error:
-            errors.append(error)
-            if not isinstance(output, Path):
-                raise
-            continue
-        made = _record_of(house, output)
-        if record:
-            house.realm_volumes.record_dump(state, made)
-        return RemoteDump(
-            server=name,
-            path=str(output.absolute()),
-            dump_id=made.dump_id,
-            size_bytes=size,
-            level=made.level,
-            volume=state.name,
-        )
-    if errors:
-        raise errors[-1]
-    raise Unavailable(f"volume {state.name!r}: none of its servers is known")
-
-
-def _record_of(house: RemoteHouse, path: Path) -> DumpRecord:
-    with PackReader.open(path, house.pool.realm) as reader:
-        note = open_note(reader.header, house.pool.realm)
-        return DumpRecord(
-            dump_id=reader.pack_id,
-            level=note.level,
-            revision=note.targets[-1].revision,
-            base_dump=note.base_dump,
-            taken_at_ns=note.taken_at_ns,
-            path=str(path.absolute()),
-            size_bytes=reader.size_bytes,
-        )

@@ -9,7 +9,7 @@ import msgspec
 from dalsegno.actions.house import House
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.load import load_chain
-from dalsegno.dumps.plan import plan_dump, record_dump
+from dalsegno.dumps.plan import forget_dump, plan_dump, record_dump
 from dalsegno.dumps.write import write_dump
 from dalsegno.terms.errors import BadInput, NotFound, Refused
 from dalsegno.terms.ids import ObjectId, hex_short
@@ -66,6 +66,12 @@ def record(house: House, volume: str, made: DumpRecord) -> VolumeState:
         raise Refused(f"volume {volume!r}: dump {hex_short(made.base_dump)}, which it builds on, is not recorded here")
     return house.volumes.update(state.id, lambda current: record_dump(current, made))
 
+
+
+def forget(house: House, volume: str, dump_id: bytes) -> VolumeState:
+    """Let no later dump build on this one: it is gone."""
+    state = house.volumes.get(volume)
+    return house.volumes.update(state.id, lambda current: forget_dump(current, dump_id))
 
 def incoming_path(house: House, owner: str, dump_id: bytes) -> Path:
     """Return where an uploaded dump waits; each owner has his own."""

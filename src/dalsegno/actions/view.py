@@ -41,6 +41,8 @@ class View:
 
 def split_dumps(text: str) -> tuple[list[Path], str, bytes] | None:
     """Return (files, clone, path) of `FULL+INCR...[@CLONE][:/PATH]`, or None when `text` names no dump files."""
+    if text.startswith("//"):
+        return None  # on a server, whatever file has that name here
     head, colon, path = text.partition(":/")
     attempts = [(text, "", b"")]
     if colon:

@@ -3,7 +3,7 @@
 import fnmatch
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -17,6 +17,8 @@ class Known:
 
     name: str
     source: str = ""
+    servers: tuple[str, ...] = ()
+    """The servers of its realm that hold it, as far as they are known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +68,13 @@ def find_members(policy: Policy, known: Iterable[Known], directories: Iterable[s
             )
 
     volumes = sorted(known, key=lambda volume: volume.name)
+    servers = {server for volume in volumes for server in volume.servers}
     tracked = {volume.source for volume in volumes if volume.source}
     for chosen in policy.sets.values():
         for volume in volumes:
             member = Member(set_name=chosen.name, volume=volume.name, source=volume.source)
             for word in chosen.volumes:
-                if fnmatch.fnmatchcase(volume.name, word):
+                if _names(word, volume, servers):
                     claim(member, word, volume.name)
             for word in chosen.sources:
                 if volume.source and path_matches(volume.source, word):
@@ -90,6 +93,16 @@ def find_members(policy: Policy, known: Iterable[Known], directories: Iterable[s
     ]
     ordered = sorted(owner.values(), key=lambda member: (list(policy.sets).index(member.set_name), member.volume))
     return Membership(members=tuple(ordered), empty=tuple(empty))
+
+
+def _names(word: str, volume: Known, servers: Collection[str]) -> bool:
+    """Tell whether a word of a policy means a volume: its name, a glob, or one of these with a server or realm."""
+    place, pattern = "", word
+    if word.startswith("//"):
+        place, _, pattern = word[2:].partition("/")
+    if not fnmatch.fnmatchcase(volume.name, pattern):
+        return False
+    return place not in servers or place in volume.servers or not volume.servers
 
 
 def path_matches(path: str, pattern: str) -> bool:

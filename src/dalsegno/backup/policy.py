@@ -163,3 +163,8 @@ class Policy:
     sets: dict[str, SetPolicy] = field(default_factory=dict)
     limits: Limits = Limits()
     notify: Notify = Notify()
+
+    @property
+    def server_volumes(self) -> tuple[str, ...]:
+        """The words `//SERVER/VOLUME` of its sets: with them, all of its volumes are a realm's."""
+        return tuple(word for each in self.sets.values() for word in each.volumes if word.startswith("//"))

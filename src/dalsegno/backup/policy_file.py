@@ -42,6 +42,7 @@ _KINDS = get_args(TargetKind)
 _NAME = re.compile(r"^\w[\w.+-]*$")
 _WORD = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
 _ASSIGNED = re.compile(rf"^\s*({_WORD}(?:\s*\.\s*{_WORD})*)\s*=")
+_SERVER_VOLUME = re.compile(r"^//[^/*?\[]+/[^/]+$")
 Key = tuple[str, ...]
 
 
@@ -296,6 +297,7 @@ def _read_policy(path: Path, values: dict[str, Any], problems: _Problems) -> Pol
     if not sets:
         problems.add(("sets",), 'no set: write a table [sets.NAME] with volumes = ["*"] or sources = ["/home/*"]')
     _check_overlap(policy, problems)
+    _check_servers(policy, problems)
     _check_places(policy, problems)
     return policy
 
@@ -505,6 +507,27 @@ def _check_overlap(policy: Policy, problems: _Problems) -> None:
 def _covers(first: str, second: str) -> bool:
     """Tell whether one of two patterns matches the other taken as a name."""
     return path_matches(second, first) or path_matches(first, second)
+
+
+def _check_servers(policy: Policy, problems: _Problems) -> None:
+    """Refuse a policy over two pools: its dumps would be of two realms, and no key opened all of them."""
+    if not policy.server_volumes:
+        return
+    text = f"{policy.server_volumes[0]!r} is on a server, and a policy is of one realm's servers or of one pool"
+    if policy.pool is not None:
+        problems.add(("pool",), f"{text}: leave `pool` away, or write a policy for each")
+    for each in policy.sets.values():
+        for word in each.volumes:
+            if word.startswith("//") and not _SERVER_VOLUME.match(word):
+                problems.add(("sets", each.name, "volumes"), f"{word!r}: expected //SERVER/VOLUME")
+        plain = [word for word in each.volumes if not word.startswith("//")]
+        if plain:
+            problems.add(("sets", each.name, "volumes"), f"{text}: write //SERVER/{plain[0]}, or a policy for each")
+        if each.sources:
+            problems.add(
+                ("sets", each.name, "sources"),
+                f"{text}: a server's volume follows no directory of this host, `dal import` fills it",
+            )
 
 
 def _check_places(policy: Policy, problems: _Problems) -> None:

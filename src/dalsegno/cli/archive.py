@@ -20,7 +20,7 @@ from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, Damaged, No
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time
-from dalsegno.volumes.address import parse_address
+from dalsegno.volumes.address import parse_address, plain_name
 
 DUMP_DIGITS_MIN = 6
 
@@ -203,7 +203,7 @@ def _retrieve(arguments: argparse.Namespace, terminal: Terminal) -> int:
             address = parse_address(arguments.what)
             if address.path:
                 raise BadInput(f"{arguments.what}: dumps are fetched whole: leave :/PATH away, or use `dal restore`")
-            plan = find_and_plan(site, address.volume, address.selector, report=terminal.report)
+            plan = find_and_plan(site, plain_name(address.volume), address.selector, report=terminal.report)
         lines = plan_lines(plan, terminal, title=arguments.what)
         value = plan_value(plan)
         if arguments.dry_run:
@@ -219,7 +219,7 @@ def _retrieve(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def _history(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with _site(arguments, terminal, create=False) as site:
-        entries = site.catalog.dumps(arguments.volume)
+        entries = site.catalog.dumps(plain_name(arguments.volume) if arguments.volume is not None else None)
         copies = site.catalog.copies_of(entry.dump_id for entry in entries)
     if not entries and arguments.volume is not None:
         raise NotFound(f"no dump of volume {arguments.volume!r} in the catalog: `dal history` shows all there are")

@@ -61,7 +61,9 @@ def add_import(parser: Parser) -> None:
 
 def _open_or_create(arguments: argparse.Namespace, terminal: Terminal) -> House:
     path = pool_path(arguments)
-    if (path / "pool.toml").exists() or not any(os.path.isdir(what) for what in arguments.what):
+    if arguments.what and not any(os.path.isdir(what) for what in arguments.what):
+        return open_volumes(arguments, terminal, *arguments.what)
+    if (path / "pool.toml").exists() or not arguments.what:
         return open_house(arguments, terminal)
     house = create_pool(path, key_path=key_path(arguments), report=terminal.report)
     terminal.note(f"made a pool in {path}")

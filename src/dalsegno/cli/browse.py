@@ -144,7 +144,7 @@ def _histories(arguments: argparse.Namespace, terminal: Terminal, house: House) 
         yield None
         return
     # Only now the catalog and all that belongs to it are loaded.
-    with import_module("dalsegno.cli.dated").open_dumped(terminal, house, policy_path) as histories:
+    with import_module("dalsegno.cli.dated").open_dumped(arguments, terminal, house, policy_path) as histories:
         yield histories
 
 

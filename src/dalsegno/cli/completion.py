@@ -17,7 +17,8 @@ VOLUMES = "dal ls 2>/dev/null </dev/null"
 # Commands whose words are volumes or files; others take files alone, or the verbs below.
 VOLUME_COMMANDS = (
     *("backup", "import", "clone", "clones", "unclone", "log", "hold", "unhold"),
-    *("ls", "find", "cat", "diff", "versions", "restore", "dump", "estimate"),
+    *("ls", "find", "cat", "diff", "versions", "restore", "dump", "estimate", "mount", "repair"),
+    *("release", "follow", "promote", "move"),
 )
 
 

@@ -4,10 +4,13 @@ import argparse
 import os
 import shutil
 import sys
+from importlib import import_module
 
-from dalsegno.actions.cycle import Listener, RunReport, report_value, run_backup
-from dalsegno.backup.cycle import TurnResult
+from dalsegno.actions.cycle import HouseSteps, Listener, RunReport, report_value, run_backup
+from dalsegno.actions.house import House
+from dalsegno.backup.cycle import Steps, TurnResult
 from dalsegno.backup.notify import is_wanted, send
+from dalsegno.backup.site import Site
 from dalsegno.cli.site import coordinator, open_all, read_policy
 from dalsegno.cli.terminal import REDRAW_NS_MIN, Terminal, format_duration, progress_line, show
 from dalsegno.terms.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL
@@ -123,7 +126,14 @@ def run_sets(arguments: argparse.Namespace, terminal: Terminal) -> int:
     listener = Listener(begin=board.begin, report=board.report, end=board.end)
     with coordinator(policy, wait=arguments.wait), open_all(arguments, terminal, policy) as (house, site):
         try:
-            report = run_backup(house, site, set_names=arguments.set, listener=listener, due_only=arguments.due)
+            report = run_backup(
+                house,
+                site,
+                steps=_steps(house, site),
+                set_names=arguments.set,
+                listener=listener,
+                due_only=arguments.due,
+            )
         finally:
             board.close()
     value = report_value(report)
@@ -137,6 +147,14 @@ def run_sets(arguments: argparse.Namespace, terminal: Terminal) -> int:
     for text in unsent:
         terminal.fail(f"nobody was told: {text}")
     return exit_code(report) or (EXIT_PARTIAL if unsent else EXIT_DONE)
+
+
+def _steps(house: House, site: Site) -> Steps:
+    here = HouseSteps(house=house, site=site)
+    if not house.volumes.merges:
+        return here
+    steps: Steps = import_module("dalsegno.actions.cycle_remote").RealmSteps(house=house, site=site, here=here)
+    return steps
 
 
 def exit_code(report: RunReport) -> int:

@@ -14,15 +14,16 @@ from dalsegno.actions.view import open_dumps
 from dalsegno.backup.chains import ChainPlan
 from dalsegno.backup.policy_file import load_policy
 from dalsegno.backup.site import Site, open_site
-from dalsegno.cli.site import asker, policy_if_any
+from dalsegno.cli.door import open_realm_house
+from dalsegno.cli.site import asker, policy_if_any, policy_realm
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import path_bytes
 from dalsegno.host.restore import OwnerMap
-from dalsegno.terms.errors import DalError, Damaged, NotFound
+from dalsegno.terms.errors import DalError, Damaged, NotFound, Unavailable
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time, parse_time_ns
-from dalsegno.volumes.address import Address, Resolved
+from dalsegno.volumes.address import Address, Resolved, plain_name
 from dalsegno.world.clock import now_ns
 
 
@@ -80,7 +81,8 @@ def newer_plan(
         chain = site.catalog.find_chain(in_pool.state.id, at_ns)
         if not chain or chain[-1].revision == in_pool.revision or chain[-1].cloned_at_ns <= clone.created_ns:
             return None
-    return find_and_plan(site, address.volume, address.selector, volume_id=volume_id, report=terminal.report)
+    name = plain_name(address.volume)
+    return find_and_plan(site, name, address.selector, volume_id=volume_id, report=terminal.report)
 
 
 def restore_dated(
@@ -97,7 +99,15 @@ def restore_dated(
     if policy_path is None:
         return None
     try:
-        opened = open_site(load_policy(policy_path), ask=asker(terminal), create=False)
+        policy = load_policy(policy_path)
+        realm = policy_realm(arguments, policy)
+        if realm is not None and not house.volumes.merges:
+            # The pool that was opened is not the one that these dumps were made of.
+            if in_pool is not None:
+                return None
+            with open_realm_house(realm, terminal) as other:
+                return restore_dated(arguments, terminal, other, address, None, owners=owners)
+        opened = open_site(policy, ask=asker(terminal), create=False)
     except NotFound:
         return None  # no catalog yet: the pool's word is the last one
     except DalError as error:
@@ -110,7 +120,7 @@ def restore_dated(
         if state is None:
             try:
                 state = house.volumes.get(address.volume)
-            except NotFound:
+            except (NotFound, Unavailable):
                 state = None
         plan = newer_plan(site, address, in_pool, terminal, volume_id=state.id if state else None)
         if plan is None:
@@ -152,13 +162,20 @@ def restore_dated(
 
 
 @contextmanager
-def open_dumped(terminal: Terminal, house: House, policy_path: Path) -> Iterator[Dumped | None]:
+def open_dumped(
+    arguments: argparse.Namespace, terminal: Terminal, house: House, policy_path: Path
+) -> Iterator[Dumped | None]:
     """Give the histories of pool and dumps together; afterwards tell what could not be looked into."""
     try:
-        site = open_site(load_policy(policy_path), create=False)
+        policy = load_policy(policy_path)
+        # Those of other volumes than the house's are sealed with another key.
+        fits = (policy_realm(arguments, policy) is not None) == house.volumes.merges
+        site = open_site(policy, create=False) if fits else None
     except DalError as error:
         if not isinstance(error, NotFound):
             terminal.note(f"dumps were left out of account: {error}")
+        site = None
+    if site is None:
         yield None
         return
     with site, Dumped(house, site, report=terminal.report) as histories:

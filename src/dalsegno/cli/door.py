@@ -9,8 +9,10 @@ from dalsegno.actions.house import House
 from dalsegno.assembly import open_pool
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import key_path, pool_path, read_passphrase
-from dalsegno.pool.keys import SETTINGS_NAME
-from dalsegno.terms.errors import NotFound
+from dalsegno.formats.pack import PREAMBLE, decode_header, decode_preamble
+from dalsegno.pool.keys import SETTINGS_NAME, decode_settings
+from dalsegno.terms.errors import Damaged, NotFound, TooNew
+from dalsegno.world.files import file_errors
 
 PROFILE_SUFFIX = ".json"
 
@@ -20,6 +22,12 @@ def open_house(arguments: argparse.Namespace, terminal: Terminal) -> House:
     place = pool_path(arguments)
     if not arguments.pool_path and not os.environ.get("DAL_POOL") and not (place / SETTINGS_NAME).exists():
         place = _policys_pool(arguments) or place
+        realms = joined_realms()
+        if realms and not (place / SETTINGS_NAME).exists():
+            raise NotFound(
+                f"{place}: no pool here, and this is about a pool: name it with --pool, or make one (`dal init`); "
+                f"what is on the servers of {', '.join(realms)} shows `dal realm status`"
+            )
     return open_pool(place, passphrase=read_passphrase, key_path=key_path(arguments), report=terminal.report)
 
 
@@ -29,20 +37,79 @@ def open_volumes(arguments: argparse.Namespace, terminal: Terminal, *words: str)
     That is a realm's cache house for `//SERVER/VOLUME`, and for a volume's name when DAL_REALM says so, or when the
     user's own pool has none of this name and the only realm that he joined has; else the user's own pool.
     """
-    realm = _realm_of_addresses([word for word in words if word.startswith("//")])
+    if words and all(map(_dump_file, words)):
+        return open_dumps_house(arguments, terminal, str(_dump_file(words[0])))
+    places = [word for word in words if word.startswith("//")]
+    realm = realm_of_addresses(places) if places else None
     if realm is None and not arguments.pool_path:
-        realm = os.environ.get("DAL_REALM") or None
-        profiles = [] if realm is not None else joined_realms()
-        if len(profiles) == 1:
-            if (pool_path(arguments) / SETTINGS_NAME).exists():
-                return _open_nearer(arguments, terminal, words, profiles[0])
-            realm = profiles[0]
+        realm = default_realm(arguments)
+        if realm is None and len(profiles := joined_realms()) == 1:
+            return _open_nearer(arguments, terminal, words, profiles[0])
     if realm is None:
         return open_house(arguments, terminal)
-    return _open_realm(realm, terminal)
+    return open_realm_house(realm, terminal)
 
 
-def _open_realm(realm: str, terminal: Terminal) -> House:
+def open_dumps_house(arguments: argparse.Namespace, terminal: Terminal, file: Path | str) -> House:
+    """Open the house that has the key of a dump: DAL_REALM or the user's own pool, else a realm that he joined."""
+    realm_id = _realm_of_dump(file) if not arguments.pool_path and joined_realms() else None
+    if realm_id is not None:
+        fitting = _realms_with_id(realm_id)
+        own = pool_path(arguments)
+        if os.environ.get("DAL_REALM") in fitting:
+            return open_realm_house(os.environ["DAL_REALM"], terminal)
+        if (own / SETTINGS_NAME).exists() and _realm_of_pool(own) == realm_id:
+            return open_house(arguments, terminal)
+        if fitting:
+            return open_realm_house(fitting[0], terminal)
+        if (own / SETTINGS_NAME).exists():
+            return open_house(arguments, terminal)
+    return open_volumes(arguments, terminal)
+
+
+def _dump_file(word: str) -> str | None:
+    """Return the first file of a dump or a chain of dumps, with a clone and a path behind it or without."""
+    if word.startswith("//"):
+        return None
+    head = word.partition(":/")[0]
+    for text in (word, head, head.rpartition("@")[0]):
+        for file in (text, text.partition("+")[0]):
+            if file and os.path.isfile(file) and _realm_of_dump(file) is not None:
+                return file
+    return None
+
+
+def _realm_of_dump(file: Path | str) -> bytes | None:
+    """Return the id of the realm that a dump belongs to, as its head says, or None for what is no dump."""
+    try:
+        with open(file, "rb") as stream:
+            return decode_header(stream.read(decode_preamble(stream.read(PREAMBLE.size)))).realm
+    except (OSError, Damaged, TooNew):
+        return None  # whoever reads the dump says what is wrong with it
+
+
+def _realm_of_pool(place: Path) -> bytes:
+    path = place / SETTINGS_NAME
+    with file_errors(path):
+        return decode_settings(path.read_bytes(), path).realm_id
+
+
+def _realms_with_id(realm_id: bytes) -> list[str]:
+    found: list[str] = import_module("dalsegno.cli.realm").realms_with_id(realm_id)
+    return found
+
+
+def default_realm(arguments: argparse.Namespace) -> str | None:
+    """Return the realm that DAL_REALM names, or the only one that was joined by somebody without a pool of his own."""
+    named = os.environ.get("DAL_REALM")
+    if named:
+        return named
+    profiles = joined_realms()
+    return profiles[0] if len(profiles) == 1 and not (pool_path(arguments) / SETTINGS_NAME).exists() else None
+
+
+def open_realm_house(realm: str, terminal: Terminal) -> House:
+    """Open the cache house of a realm."""
     # What belongs to realms takes long to load: only who uses one waits for it.
     house: House = import_module("dalsegno.assembly_remote").open_realm(realm, report=terminal.report)
     return house
@@ -58,9 +125,8 @@ def joined_realms() -> list[str]:
     return sorted(name.removesuffix(PROFILE_SUFFIX) for name in names if name.endswith(PROFILE_SUFFIX))
 
 
-def _realm_of_addresses(words: list[str]) -> str | None:
-    if not words:
-        return None
+def realm_of_addresses(words: list[str]) -> str:
+    """Return the joined realm that has the servers of these `//SERVER/VOLUME`."""
     realm: str = import_module("dalsegno.cli.realm").realm_of_addresses(words)
     return realm
 
@@ -74,7 +140,7 @@ def _open_nearer(arguments: argparse.Namespace, terminal: Terminal, words: tuple
     """Open the user's own pool, or the realm when only that has a volume of these names."""
     house = open_house(arguments, terminal)
     try:
-        names = {volume_of(word) for word in words if not os.path.exists(word)}
+        names = {volume_of(word) for word in words if _dump_file(word) is None}
         here = {state.name for state in house.volumes.list()} if names else set()
         if not names or names & here or not names <= _names_in(realm):
             return house
@@ -82,7 +148,7 @@ def _open_nearer(arguments: argparse.Namespace, terminal: Terminal, words: tuple
         house.__exit__(type(error), error, None)
         raise
     house.__exit__(None, None, None)
-    return _open_realm(realm, terminal)
+    return open_realm_house(realm, terminal)
 
 
 def _names_in(realm: str) -> set[str]:

@@ -13,7 +13,7 @@ from dalsegno.cli.words import Parser
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, DalError, Damaged, NotFound
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time
-from dalsegno.volumes.address import parse_address
+from dalsegno.volumes.address import parse_address, plain_name
 
 FILES_DEFAULT = 20
 FILES_MAX = 1_000_000
@@ -44,11 +44,10 @@ def _drill(arguments: argparse.Namespace, terminal: Terminal) -> int:
             chosen = []
             for text in arguments.volumes:
                 address = parse_address(text)
-                if address.volume not in known:
-                    raise NotFound(f"no dump of volume {address.volume!r} in the catalog: `dal history` shows all")
-                one = in_sets.get(address.volume) or Candidate(
-                    volume_id=known[address.volume], volume_name=address.volume, set_name="", last=None
-                )
+                name = plain_name(address.volume)
+                if name not in known:
+                    raise NotFound(f"no dump of volume {name!r} in the catalog: `dal history` shows all")
+                one = in_sets.get(name) or Candidate(volume_id=known[name], volume_name=name, set_name="", last=None)
                 chosen.append((one, address.selector or "latest"))
         else:
             chosen = [(one, "latest") for one in choose_volumes(candidates, count=arguments.count)]

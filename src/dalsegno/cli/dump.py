@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dalsegno.actions import dump as actions
-from dalsegno.cli.door import open_house, open_volumes
+from dalsegno.cli.door import open_dumps_house, open_volumes
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.volume import dump_value
 from dalsegno.cli.words import Parser
+from dalsegno.dumps.estimate import Estimate
 from dalsegno.dumps.plan import LEVEL_MAX
 from dalsegno.formats.pack import DumpNote
 from dalsegno.terms.errors import EXIT_DONE, BadInput
@@ -118,7 +119,7 @@ def _dump(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _mark(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    with open_house(arguments, terminal) as house:
+    with open_dumps_house(arguments, terminal, arguments.dump) as house:
         state, record = actions.mark(house, arguments.dump)
     lines = [f"recorded: level {record.level} of {state.name}, dump {hex_short(record.dump_id)}"]
     terminal.result({"volume": state.name, **dump_value(record)}, lines)
@@ -127,7 +128,12 @@ def _mark(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def _estimate(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_volumes(arguments, terminal, arguments.address) as house:
-        estimates = actions.estimate(house, arguments.address, levels=arguments.level or range(LEVEL_MAX + 1))
+        levels = arguments.level or range(LEVEL_MAX + 1)
+        if house.volumes.merges:
+            remote = import_module("dalsegno.actions.remote_dump")
+            estimates: list[Estimate] = remote.estimate_remote(house, arguments.address, levels=levels)
+        else:
+            estimates = actions.estimate(house, arguments.address, levels=levels)
     values, rows = [], []
     for one in estimates:
         values.append(

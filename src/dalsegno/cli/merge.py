@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from dalsegno.actions import keep
 from dalsegno.actions import merge as actions
-from dalsegno.cli.door import open_volumes
+from dalsegno.cli.door import open_dumps_house, open_house
 from dalsegno.cli.dump import binary_output, note_value
 from dalsegno.cli.terminal import Terminal, as_json, show
 from dalsegno.cli.words import Parser
@@ -60,7 +60,7 @@ def _merge(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if len(arguments.dumps) < 2:
         raise BadInput("nothing to merge: name a dump and the increments that continue it, oldest first")
     output: Path | BinaryIO = binary_output(terminal) if arguments.output == "-" else Path(arguments.output)
-    with open_volumes(arguments, terminal) as house:
+    with open_dumps_house(arguments, terminal, arguments.dumps[0]) as house:
         note, size_bytes = actions.merge(house, [Path(dump) for dump in arguments.dumps], output)
     if arguments.output == "-":
         return EXIT_DONE
@@ -73,7 +73,7 @@ def _merge(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def _inspect(arguments: argparse.Namespace, terminal: Terminal) -> int:
     values, lines = [], []
-    with open_volumes(arguments, terminal) as house:
+    with open_dumps_house(arguments, terminal, arguments.dumps[0]) as house:
         for path in arguments.dumps:
             facts = actions.inspect(house, path)
             note = facts.note
@@ -116,7 +116,7 @@ def _verify(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if not arguments.dumps:
         return _verify_pool(arguments, terminal)
     findings: dict[str, list[str]] = {}
-    with open_volumes(arguments, terminal) as house:
+    with open_dumps_house(arguments, terminal, arguments.dumps[0]) as house:
         for dump in arguments.dumps:
             findings[dump] = actions.verify(house, sys.stdin.buffer if dump == "-" else Path(dump))
     lines = []
@@ -128,7 +128,7 @@ def _verify(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _verify_pool(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    with open_volumes(arguments, terminal) as house:
+    with open_house(arguments, terminal) as house:
         findings = list(keep.verify_pool(house))
         path = house.pool.path
     damaged = any(finding.severity == "error" for finding in findings)
@@ -142,7 +142,7 @@ def _verify_pool(arguments: argparse.Namespace, terminal: Terminal) -> int:
 def _salvage(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if len(arguments.dumps) != 1 or arguments.dumps[0] == "-":
         raise BadInput("--salvage OUT: name the one damaged dump file")
-    with open_volumes(arguments, terminal) as house:
+    with open_dumps_house(arguments, terminal, arguments.dumps[0]) as house:
         saved = actions.salvage(house, Path(arguments.dumps[0]), Path(arguments.salvage))
     lines = [f"{arguments.salvage}: saved {saved.object_count:,} objects"]
     lines += [f"  lost: {text}" for text in saved.damaged]

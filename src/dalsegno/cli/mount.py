@@ -9,7 +9,7 @@ from typing import Any
 
 from dalsegno.actions import mount as actions
 from dalsegno.actions.view import split_dumps
-from dalsegno.cli.door import open_volumes
+from dalsegno.cli.door import joined_realms, open_volumes
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser, key_path, pool_path
 from dalsegno.mount import kernel, service
@@ -115,7 +115,8 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal, ready: Callable[[]
     wishes = Wishes(allow_other=arguments.allow_other, as_user=arguments.as_user, devices=arguments.devices)
     dumps = split_dumps(arguments.what) if arguments.what is not None else None
     key = key_path(arguments)
-    if dumps is not None and not (pool_path(arguments) / "pool.toml").exists():
+    alone = not (pool_path(arguments) / "pool.toml").exists() and (key is not None or not joined_realms())
+    if dumps is not None and alone:
         paths, clone, inner = dumps
         if key is None:
             raise NotFound(f"{paths[0]}: no pool here to read it with: give the exported key, --key FILE")

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dalsegno.actions import replicated as actions
-from dalsegno.actions.remote import RemoteHouse
+from dalsegno.actions.remote import RemoteHouse, split_place
+from dalsegno.actions.remote_dump import dump_remote
 from dalsegno.assembly_remote import open_realm
+from dalsegno.cli.dump import note_value
 from dalsegno.cli.realm import add_globals, chosen_realm, open_volume
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.volume import volume_value
@@ -235,8 +237,14 @@ def create_replicated(arguments: argparse.Namespace, terminal: Terminal) -> int:
 def restore_on_servers(arguments: argparse.Namespace, terminal: Terminal, paths: list[Path]) -> int:
     """Make a replicated volume of dumps."""
     servers = [name for word in arguments.server for name in word.split(",") if name]
-    with open_realm(chosen_realm(), report=terminal.report) as house:
-        done = actions.restore_replicated(house, paths, arguments.volume, servers, rule=arguments.rule or "any")
+    house, name = open_volume(terminal, arguments.volume)
+    with house:
+        place = split_place(arguments.volume)[0]
+        if place and place != house.realm_name:
+            servers = list(dict.fromkeys([place, *servers]))
+        if not servers:
+            raise BadInput(f"--volume {arguments.volume}: say on which servers: --server s1,s2")
+        done = actions.restore_replicated(house, paths, name, servers, rule=arguments.rule or "any")
     state = done.state
     value = {
         **volume_value(state),
@@ -255,25 +263,23 @@ def dump_from_server(
     arguments: argparse.Namespace, terminal: Terminal, house: RemoteHouse, output: Path | BinaryIO | None
 ) -> int:
     """Have a server write a dump."""
-    done = actions.dump_remote(
-        house, arguments.address, level=arguments.level, output=output, record=not arguments.no_record
-    )
+    done = dump_remote(house, arguments.address, level=arguments.level, output=output, record=not arguments.no_record)
+    note = done.note
     if done.path == "-":
-        terminal.note(f"level {done.level} of {done.volume}, written by {done.server}, not recorded")
+        terminal.note(f"level {note.level} of {note.volume_name} from {done.server}, {format_size(done.size_bytes)}")
         return EXIT_DONE
     value = {
         "path": done.path,
         "dump": done.dump_id.hex(),
         "bytes": done.size_bytes,
-        "level": done.level,
-        "volume": done.volume,
         "server": done.server,
         "recorded": not arguments.no_record,
+        **note_value(note),
     }
     lines = [
         done.path,
-        f"  level {done.level} of {done.volume} from {done.server}; dump {hex_short(done.dump_id)}, "
-        f"{format_size(done.size_bytes)}",
+        f"  level {note.level} of {note.volume_name} from {done.server}; dump {hex_short(done.dump_id)}, "
+        f"{format_size(done.size_bytes)}" + ("; not recorded, `dal mark` does it" if arguments.no_record else ""),
     ]
     terminal.result(value, [] if terminal.quiet else lines)
     return EXIT_DONE

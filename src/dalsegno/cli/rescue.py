@@ -13,7 +13,7 @@ from dalsegno.cli.site import asker, policy_if_any, policy_pool
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import key_path, pool_path, read_passphrase
 from dalsegno.pool.keys import SETTINGS_NAME
-from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput
+from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, Refused
 from dalsegno.terms.times import format_time
 
 
@@ -42,6 +42,11 @@ def _house(arguments: argparse.Namespace, terminal: Terminal, place: Path) -> Ho
 def restore_whole_site(arguments: argparse.Namespace, terminal: Terminal) -> int:
     """Run `dal restore --site`."""
     policy = _policy(arguments)
+    if policy.server_volumes:
+        raise Refused(
+            f"{policy.path}: its volumes are on servers ({policy.server_volumes[0]}): `dal catalog rebuild`, then for "
+            "each `dal retrieve VOLUME -o DIR` and `dal restore DUMPS --volume VOLUME --server s1,s2`"
+        )
     place = policy_pool(arguments, policy) if policy.pool is not None else pool_path(arguments)
     with _house(arguments, terminal, place) as house, open_site(policy, ask=asker(terminal)) as site:
         names = [medium.label for target in site.targets.values() for medium in target.present()]

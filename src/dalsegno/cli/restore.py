@@ -1,6 +1,7 @@
 """`dal restore`: into a directory, or dumps into a volume."""
 
 import argparse
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from dalsegno.cli.terminal import Terminal, format_duration, show
 from dalsegno.cli.volume import volume_value
 from dalsegno.cli.words import Parser, path_bytes
 from dalsegno.host.restore import OwnerMap
-from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, NotFound
+from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, NotFound, Unavailable
 from dalsegno.terms.sizes import format_size
 from dalsegno.volumes.address import parse_address, resolve
 from dalsegno.world.clock import now_ns
@@ -59,6 +60,8 @@ def _restore_dated(
         in_pool = resolve(house.pool, house.volumes, address, now_ns=now_ns())
     except NotFound:
         in_pool = None
+    except Unavailable as error:
+        return _dumps_instead(arguments, terminal, house, what, owners, error)
     if in_pool is not None and in_pool.clone in ("", None, address.selector):
         return None
     if in_pool is not None and address.selector in ("", "latest"):
@@ -69,6 +72,24 @@ def _restore_dated(
         arguments, terminal, house, address, in_pool, owners=owners
     )
     return result
+
+
+def _dumps_instead(
+    arguments: argparse.Namespace, terminal: Terminal, house: House, what: str, owners: OwnerMap, error: Unavailable
+) -> tuple[actions.RestoreOutcome | None, dict[str, Any]]:
+    """Restore from dumps what no server gives; its error when there are none either."""
+    if split_dumps(what) is not None:
+        raise error
+    dated = import_module("dalsegno.cli.dated")
+    found: tuple[actions.RestoreOutcome | None, dict[str, Any]] | None
+    try:
+        found = dated.restore_dated(arguments, terminal, house, parse_address(what), None, owners=owners)
+    except NotFound:
+        found = None
+    if found is None:
+        raise error
+    terminal.note(f"{what}: from dumps, because {error}")
+    return found
 
 
 def _restore(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -93,16 +114,22 @@ def _restore(arguments: argparse.Namespace, terminal: Terminal) -> int:
             if outcome is None:
                 return EXIT_DONE
         else:
-            outcome = actions.restore(
-                house,
-                what,
-                arguments.to,
-                paths=[path_bytes(path) for path in arguments.path],
-                owners=owners,
-                delete=arguments.delete,
-                dry_run=arguments.dry_run,
-                compare=arguments.compare,
-            )
+            try:
+                outcome = actions.restore(
+                    house,
+                    what,
+                    arguments.to,
+                    paths=[path_bytes(path) for path in arguments.path],
+                    owners=owners,
+                    delete=arguments.delete,
+                    dry_run=arguments.dry_run,
+                    compare=arguments.compare,
+                )
+            except Unavailable as error:
+                # No server that has it answers: what backups are for.
+                outcome, more = _dumps_instead(arguments, terminal, house, what, owners, error)
+                if outcome is None:
+                    return EXIT_DONE
     result = outcome.result
     value = {
         **more,
@@ -148,8 +175,10 @@ def _restore_on_servers(arguments: argparse.Namespace, terminal: Terminal, what:
 def _restore_volume(arguments: argparse.Namespace, terminal: Terminal, what: str) -> int:
     if arguments.path or arguments.delete or arguments.dry_run or arguments.compare:
         raise BadInput("--path, --delete, --compare and --dry-run belong to --to DIR, not to --volume")
-    if arguments.server:
+    if arguments.server or arguments.volume.startswith("//"):
         return _restore_on_servers(arguments, terminal, what)
+    if os.environ.get("DAL_REALM") and not arguments.pool_path:
+        raise BadInput(f"--volume {arguments.volume}: say on which servers: --server s1,s2 (or leave DAL_REALM away)")
     with open_house(arguments, terminal) as house:
         state = actions.restore_volume(house, _whole_dumps(what), arguments.volume)
     lines = [f"volume {state.name} holds what {what} carries: {len(state.clones)} clones"]

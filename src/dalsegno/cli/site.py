@@ -13,9 +13,10 @@ from dalsegno.backup.policy import Policy
 from dalsegno.backup.policy_file import find_policy, load_policy
 from dalsegno.backup.site import Site, open_site
 from dalsegno.backup.targets import Ask
+from dalsegno.cli.door import default_realm, open_realm_house, realm_of_addresses
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import key_path, pool_path, read_passphrase
-from dalsegno.terms.errors import Conflict, NotFound
+from dalsegno.terms.errors import BadInput, Conflict, NotFound
 from dalsegno.world.files import FileLock, make_directory
 
 
@@ -47,13 +48,32 @@ def policy_pool(arguments: argparse.Namespace, policy: Policy) -> Path:
 @contextmanager
 def open_all(arguments: argparse.Namespace, terminal: Terminal, policy: Policy) -> Iterator[tuple[House, Site]]:
     """Open the pool and the site that a policy names; closed again at the end of the `with` block."""
-    place = policy_pool(arguments, policy)
-    key = key_path(arguments)
-    with (
-        open_pool(place, passphrase=read_passphrase, key_path=key, report=terminal.report) as house,
-        open_site(policy, ask=asker(terminal)) as site,
-    ):
+    with _open_house(arguments, terminal, policy) as house, open_site(policy, ask=asker(terminal)) as site:
         yield house, site
+
+
+def _open_house(arguments: argparse.Namespace, terminal: Terminal, policy: Policy) -> House:
+    realm = policy_realm(arguments, policy)
+    if realm is not None:
+        return open_realm_house(realm, terminal)
+    place = policy_pool(arguments, policy)
+    return open_pool(place, passphrase=read_passphrase, key_path=key_path(arguments), report=terminal.report)
+
+
+def policy_realm(arguments: argparse.Namespace, policy: Policy) -> str | None:
+    """Return the realm whose volumes a policy is about, or None for a pool's.
+
+    Its words //SERVER/VOLUME say so. Without any, and where neither a pool nor a directory is named, it is as for
+    every command: DAL_REALM, or the only realm of who has no pool of his own.
+    """
+    words = policy.server_volumes
+    if words:
+        if arguments.pool_path:
+            raise BadInput(f"{policy.path}: its volumes are on servers ({words[0]}): leave --pool away")
+        return realm_of_addresses(list(words))
+    if policy.pool is not None or arguments.pool_path or any(each.sources for each in policy.sets.values()):
+        return None
+    return default_realm(arguments)
 
 
 def asker(terminal: Terminal) -> Ask | None:

@@ -1,6 +1,7 @@
 """`dal volume create|list|show|rename|remove`."""
 
 import argparse
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from dalsegno.cli.backup import add_rules, read_rules
 from dalsegno.cli.door import open_house, open_volumes
 from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import Parser
-from dalsegno.terms.errors import EXIT_DONE, Refused
+from dalsegno.terms.errors import EXIT_DONE, NotFound, Refused
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time
@@ -86,6 +87,7 @@ def volume_lines(state: VolumeState, terminal: Terminal) -> list[str]:
         ["kind", state.kind + (f", follows {show(state.source)}" if state.source else "")],
         ["created", format_time(state.created_ns)],
         ["head", "#" + hex_short(state.head) if state.head else "empty"],
+        *_replica_rows(state),
         ["clones", str(len(state.clones))],
         *[[key, ", ".join(value) if isinstance(value, list) else str(value)] for key, value in state.settings.items()],
     ]
@@ -107,6 +109,15 @@ def volume_lines(state: VolumeState, terminal: Terminal) -> list[str]:
             right=(3,),
         )
     return lines
+
+
+def _replica_rows(state: VolumeState) -> list[list[str]]:
+    replicas = state.replicas
+    if replicas is None:
+        return []
+    rows = [["writers", f"{', '.join(replicas.writers)}, rule {replicas.rule}"]]
+    others = (("standbys", replicas.standbys), ("readers", replicas.readers))
+    return rows + [[what, ", ".join(names)] for what, names in others if names]
 
 
 def _create(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -145,9 +156,10 @@ def _rename(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def _remove(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_volumes(arguments, terminal, arguments.name) as house:
-        state = house.volumes.get(arguments.name)
-        if state.clones and not arguments.yes:
-            raise Refused(f"volume {state.name!r} has {len(state.clones)} clones: say --yes to forget them all")
-        house.volumes.remove(arguments.name)
+        with suppress(NotFound):  # of a realm's volume that nobody has, the place is forgotten
+            state = house.volumes.get(arguments.name)
+            if state.clones and not arguments.yes:
+                raise Refused(f"volume {state.name!r} has {len(state.clones)} clones: say --yes to forget them all")
+        state = house.volumes.remove(arguments.name)
     terminal.result(volume_value(state), [f"forgot volume {state.name}; `dal gc` gives back its room"])
     return EXIT_DONE

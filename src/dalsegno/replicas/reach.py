@@ -74,7 +74,7 @@ def writers_needed(replicas: ReplicaSet) -> int:
 def list_errors(errors: Mapping[str, DalError]) -> str:
     """Return who is missing and why, in one line."""
     return "; ".join(
-        text if text.startswith(f"{name}:") else f"{name}: {text}"
+        text if text.startswith((f"{name}:", f"{name} (")) else f"{name}: {text}"
         for name, text in sorted((name, str(error)) for name, error in errors.items())
     )
 

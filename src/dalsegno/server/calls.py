@@ -107,6 +107,10 @@ REVISION: Final = Parameter(
     name="revision", schema={"type": "string", "pattern": HEX_ID_PATTERN}, read=_hex(OBJECT_ID_BYTES), required=True
 )
 
+DUMP: Final = Parameter(
+    name="dump", schema={"type": "string", "pattern": HEX_UPLOAD_PATTERN}, read=_hex(UUID_BYTES), required=True
+)
+
 
 def _optional_hex(name: str, bytes_count: int, pattern: str) -> Parameter:
     return Parameter(name=name, schema={"type": "string", "pattern": pattern}, read=_hex(bytes_count), default=b"")
@@ -373,6 +377,14 @@ CALLS: Final = (
         WRITE,
         "Note that a dump is durable: later ones may build on it. Its revision must be here.",
         body="DumpRecord",
+        answer="VolumeState",
+    ),
+    _volume(
+        "forget_dump",
+        "POST",
+        WRITE,
+        "Note that a dump is gone: later ones no longer build on it. One that is not recorded is no error.",
+        query=(DUMP,),
         answer="VolumeState",
     ),
     _volume(

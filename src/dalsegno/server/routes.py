@@ -203,6 +203,10 @@ def _record(service: Service, ask: Ask) -> VolumeState:
 def _load(service: Service, ask: Ask) -> VolumeState:
     return actions.load_dumps(
         service.house,
+def _forget_dump(service: Service, ask: Ask) -> VolumeState:
+    return actions.forget(service.house, ask.volume, ask.query["dump"])
+
+
         ask.token.id,
         ask.body.dumps,
         ask.volume,
@@ -335,6 +339,7 @@ ROUTES: Final[dict[str, Route]] = {
     "have": _have,
     "upload_size": _upload_size,
     "upload": _upload,
+    "forget_dump": _forget_dump,
     "adopt": _adopt,
     "commit": _commit,
     "advance": _advance,

@@ -44,6 +44,11 @@ def parse_address(text: str) -> Address:
     return Address(volume=volume, selector=selector, path=inside)
 
 
+def plain_name(volume: str) -> str:
+    """Return a volume's name without the server that was named with it."""
+    return volume[2:].partition("/")[2] if volume.startswith("//") else volume
+
+
 def resolve(pool: Pool, volumes: Volumes, address: Address, *, now_ns: int) -> Resolved:
     """Return the revision that `address` names; NotFound says what there is."""
     state, selector = _volume_of(volumes, address)

@@ -64,6 +64,11 @@ class ReplicaSet(msgspec.Struct, frozen=True, kw_only=True):
     """Set on a server that holds the volume no longer: where its clients are sent."""
 
 
+def holders(replicas: ReplicaSet | None) -> tuple[str, ...]:
+    """Return the servers that hold a volume; empty for one that is not replicated."""
+    return (*replicas.writers, *replicas.standbys, *replicas.readers) if replicas is not None else ()
+
+
 class Release(msgspec.Struct, frozen=True, kw_only=True):
     """What the read-only sites of a volume show. The larger number counts, so that a late message changes nothing."""
 

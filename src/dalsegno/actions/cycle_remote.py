@@ -1,0 +1,143 @@
+"""The steps of a turn for volumes that are on a realm's servers (backup/cycle.py: Steps).
+
+The clone is made on all of a volume's servers, of one moment; the dump is written by the nearest of them. What it
+builds on is chosen from the catalog's dumps, and the server told of them if it was away when they were made.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+from blake3 import blake3
+
+from dalsegno.actions.cycle import ENTRY_BYTES_GUESS, HouseSteps, entry_of
+from dalsegno.actions.mount import settle
+from dalsegno.actions.remote import RemoteHouse
+from dalsegno.actions.remote_dump import ask_dump, count_new, no_dump, servers_that_dump
+from dalsegno.backup.cycle import Choice, Cloned
+from dalsegno.backup.records import BAD, DumpEntry, usable_copies
+from dalsegno.backup.site import Site
+from dalsegno.dumps.chain import DumpChain
+from dalsegno.dumps.plan import choose_base
+from dalsegno.replicas.remote import RemoteSite
+from dalsegno.terms.errors import DalError, Damaged, NotFound, Refused, Unavailable
+from dalsegno.terms.events import Progress, Report
+from dalsegno.trees.read import read_revision
+from dalsegno.volumes.state import DumpRecord, VolumeState
+from dalsegno.world.clock import now_ns
+from dalsegno.world.files import PartialFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealmSteps:
+    """The steps of a turn, done to the volumes of a realm."""
+
+    house: RemoteHouse
+    site: Site
+    here: HouseSteps
+    """What is done alike to all volumes."""
+
+    def now_ns(self) -> int:
+        """Return the time."""
+        return now_ns()
+
+    def clone(self, volume_id: bytes, clone_name: str, report: Report) -> Cloned:
+        """Name the state of one moment on all servers of the volume. A clone of this name that is there is it."""
+        state = self._state(volume_id)
+        made = state.clones.get(clone_name)
+        if made is None:
+            settle(self.house, state)
+            _, made = self.house.volumes.add_clone(state.name, clone_name, now_ns=now_ns())
+        root = read_revision(self.house.pool, made.revision)
+        return Cloned(
+            revision=made.revision,
+            cloned_at_ns=made.created_ns,
+            total_bytes=root.total_bytes,
+            entry_count=root.entry_count,
+        )
+
+    def _state(self, volume_id: bytes) -> VolumeState:
+        """Return a volume with those of its dumps that the catalog knows, and has a copy of.
+
+        One that is lost may still be noted on a server that was away when that was found.
+        """
+        state = self.house.volumes.get_by_id(volume_id)
+        if state is None:
+            raise NotFound("the volume was removed meanwhile")
+        entries = [entry for entry in self.site.catalog.dumps(volume_id) if entry.verdict != BAD]
+        copies = self.site.catalog.copies_of(entry.dump_id for entry in entries)
+        known = {entry.dump_id for entry in entries if usable_copies(copies.get(entry.dump_id, []))}
+        return msgspec.structs.replace(state, dumps=[each for each in state.dumps if each.dump_id in known])
+
+    def choose(self, volume_id: bytes, revision: bytes, level: int) -> Choice:
+        """Estimate the dump of a level, or of 0 when that one has no base any more."""
+        state = self._state(volume_id)
+        base = choose_base(state.dumps, level=level)
+        note = f"level {level} has no base any more" if level and base is None else ""
+        if base is not None:
+            try:
+                _, raw_bytes = count_new(self.house, state, revision, base.revision)
+                return Choice(level=level, note="", raw_bytes=raw_bytes)
+            except (NotFound, Refused):
+                note = f"level {level} has no base any more"
+        root = read_revision(self.house.pool, revision)
+        return Choice(level=0, note=note, raw_bytes=root.total_bytes + ENTRY_BYTES_GUESS * root.entry_count)
+
+    def dump(
+        self, volume_id: bytes, clone_name: str, revision: bytes, level: int, path: Path, report: Report
+    ) -> DumpEntry:
+        """Have a server write a dump; durable under `path` when this returns, not there in any part when it fails."""
+        state = self._state(volume_id)
+        base = choose_base(state.dumps, level=level)
+        errors: dict[str, DalError] = {}
+        for server in servers_that_dump(self.house, state):
+            taken_at_ns = now_ns()
+            try:
+                digest = self._fetch(server, state, clone_name, level, base, path, report)
+            except (Unavailable, NotFound, Refused) as error:
+                errors[server.name] = error
+                continue
+            with DumpChain.open([path], self.house.pool.realm) as chain:
+                reader = chain.readers[0]
+                entry = entry_of(chain.notes[0], dump_id=reader.pack_id, size_bytes=reader.size_bytes, digest=digest)
+            wanted = volume_id, revision, level, base.dump_id if base is not None else b""
+            if (entry.volume_id, entry.revision, entry.level, entry.base_dump) != wanted:
+                raise Damaged(f"{server.name}: volume {state.name!r}: the dump that it sent is not the one asked for")
+            # By this clock: the server's may be another.
+            return replace(entry, taken_at_ns=taken_at_ns, received_at_ns=taken_at_ns)
+        raise no_dump(state, errors)
+
+    def _fetch(
+        self,
+        server: RemoteSite,
+        state: VolumeState,
+        clone_name: str,
+        level: int,
+        base: DumpRecord | None,
+        path: Path,
+        report: Report,
+    ) -> bytes:
+        hasher = blake3()
+        with PartialFile(path) as file:
+            for piece in ask_dump(server, state, clone=clone_name, level=level, base=base):
+                hasher.update(piece)
+                file.write(piece)
+                report(Progress(phase="dump", done_bytes=file.offset))
+            file.commit()
+        return hasher.digest()
+
+    def read_back(self, path: Path, entry: DumpEntry | None, report: Report) -> DumpEntry:
+        """Read a dump whole, from the disk, and return what it is. Damaged when it is not what `entry` says."""
+        return self.here.read_back(path, entry, report)
+
+    def record(self, entry: DumpEntry, path: Path) -> None:
+        """Let later dumps build on this one."""
+        self.here.record(entry, path)
+
+    def forget(self, entry: DumpEntry) -> None:
+        """Let no later dump build on this one: it is lost."""
+        self.here.forget(entry)
+
+    def retain(self, volume_id: bytes, set_name: str) -> list[str]:
+        """Apply a set's retention to a volume; return what went wrong."""
+        return self.here.retain(volume_id, set_name)

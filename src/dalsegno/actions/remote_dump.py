@@ -1,0 +1,194 @@
+"""Dumps of volumes that are on servers: one of these writes it and sends it; what it builds on is chosen here."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from struct import Struct
+from typing import BinaryIO, Final
+
+from dalsegno.actions.remote import RemoteHouse, lineage_of, record_lineage
+from dalsegno.dumps.estimate import Estimate, estimate_levels
+from dalsegno.dumps.place import place_for
+from dalsegno.dumps.plan import choose_base, choose_level, record_dump, recorded_by
+from dalsegno.formats.pack import DumpNote
+from dalsegno.pool.pack_read import open_note, read_opener
+from dalsegno.replicas.contract import ROW_BYTES, ROW_KIND_SHIFT
+from dalsegno.replicas.reach import list_errors
+from dalsegno.replicas.remote import RemoteSite
+from dalsegno.terms.errors import BadInput, Conflict, DalError, NotFound, Refused, Unavailable
+from dalsegno.terms.ids import hex_short
+from dalsegno.terms.sizes import KIB
+from dalsegno.volumes.address import parse_address, resolve
+from dalsegno.volumes.state import DumpRecord, VolumeState
+from dalsegno.world.clock import now_ns
+from dalsegno.world.files import PartialFile
+
+HEAD_BYTES_MAX: Final = 64 * KIB
+"""In so many bytes is the lineage of a dump that carries one state."""
+PAYLOAD_MASK: Final = (1 << ROW_KIND_SHIFT) - 1
+_ROW: Final = Struct("<32sI")
+assert _ROW.size == ROW_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteDump:
+    """A dump that a server wrote."""
+
+    server: str
+    path: str
+    dump_id: bytes
+    size_bytes: int
+    note: DumpNote
+
+
+def dump_remote(
+    house: RemoteHouse, address: str, *, level: int | None, output: Path | BinaryIO | None, record: bool
+) -> RemoteDump:
+    """Have the nearest server that can write a dump, and take it to a file or a stream.
+
+    With `record` the servers note it, once it is durable, as a base of later ones.
+    """
+    if ".." in address.partition("@")[2]:
+        raise BadInput(
+            f"{address}: a server's dump carries one state: dump the clones one after the other, each a level higher"
+        )
+    resolved = resolve(house.pool, house.volumes, parse_address(address), now_ns=now_ns())
+    if resolved.path:
+        raise BadInput(f"{address}: a dump carries whole volumes; expected VOLUME[@CLONE]")
+    state = resolved.state
+    history = recorded_by(state.dumps, "")
+    level = choose_level(history) if level is None else level
+    base = choose_base(history, level=level)
+    if level > 0 and base is None:
+        raise Refused(f"volume {state.name!r}: no recorded dump below level {level}; make a level 0 dump first")
+    wanted = f"{state.name}.{resolved.clone or hex_short(resolved.revision)}.{level}.dump"
+    if output is None:
+        output = Path(wanted)
+        if output.exists():
+            raise Refused(f"{output}: exists already; name another file with -o")
+    if isinstance(output, Path):
+        output = place_for(
+            output / wanted if output.is_dir() else output, house.pool.realm, volume=state.id, level=level
+        )
+    clone = resolved.clone or "#" + resolved.revision.hex()
+    made = _write(house, state, output, clone=clone, level=level, base=base)
+    if record:
+        noted = DumpRecord(
+            dump_id=made.dump_id,
+            level=made.note.level,
+            revision=made.note.targets[-1].revision,
+            base_dump=made.note.base_dump,
+            taken_at_ns=made.note.taken_at_ns,
+            path=made.path,
+            size_bytes=made.size_bytes,
+        )
+        house.volumes.update(state.id, lambda current: record_dump(current, noted))
+    return made
+
+
+def _write(
+    house: RemoteHouse,
+    state: VolumeState,
+    output: Path | BinaryIO,
+    *,
+    clone: str,
+    level: int,
+    base: DumpRecord | None,
+) -> RemoteDump:
+    """Take a dump from the first server that gives it; what a stream has got cannot be taken back."""
+    errors: dict[str, DalError] = {}
+    for site in servers_that_dump(house, state):
+        head, size = bytearray(), 0
+
+        def pieces(site: RemoteSite = site, head: bytearray = head) -> Iterator[bytes]:
+            for piece in ask_dump(site, state, clone=clone, level=level, base=base):
+                head += piece[: HEAD_BYTES_MAX - len(head)]
+                yield piece
+
+        try:
+            if isinstance(output, Path):
+                with PartialFile(output) as file:
+                    size = _copy(pieces(), file.write)
+                    file.commit()
+            else:
+                size = _copy(pieces(), output.write)
+                output.flush()
+        except (Unavailable, NotFound, Refused, Conflict) as error:
+            errors[site.name] = error
+            if head and not isinstance(output, Path):
+                raise
+            continue
+        opener, _ = read_opener(BytesIO(head).read, house.pool.realm)
+        return RemoteDump(
+            server=site.name,
+            path=str(output.absolute()) if isinstance(output, Path) else "-",
+            dump_id=opener.header.pack_id,
+            size_bytes=size,
+            note=open_note(opener.header, house.pool.realm),
+        )
+    raise no_dump(state, errors)
+
+
+def _copy(pieces: Iterator[bytes], write: Callable[[bytes], object]) -> int:
+    size = 0
+    for piece in pieces:
+        write(piece)
+        size += len(piece)
+    return size
+
+
+def servers_that_dump(house: RemoteHouse, state: VolumeState) -> Iterator[RemoteSite]:
+    """Yield the servers that have a volume, the nearest first."""
+    for name in house.realm_volumes.servers_of(state):
+        site = house.realm_volumes.servers.site(name)
+        assert isinstance(site, RemoteSite)
+        yield site
+
+
+def ask_dump(
+    site: RemoteSite, state: VolumeState, *, clone: str, level: int, base: DumpRecord | None
+) -> Iterator[bytes]:
+    """Have a server write a dump that builds on `base`, one of the state's records, and return its bytes."""
+    if base is None:
+        return site.dump(state.name, clone=clone, level=level)
+    try:
+        return site.dump(state.name, clone=clone, level=level, base=base.dump_id.hex())
+    except NotFound:
+        # It was away when that one was recorded.
+        record_lineage(site, state.name, lineage_of(state.dumps, base))
+        return site.dump(state.name, clone=clone, level=level, base=base.dump_id.hex())
+
+
+def count_new(house: RemoteHouse, state: VolumeState, target: bytes, base: bytes | None) -> tuple[int, int]:
+    """Have a server count the objects that `target` has and `base` has not, and their bytes."""
+    errors: dict[str, DalError] = {}
+    for site in servers_that_dump(house, state):
+        object_count = payload_bytes = 0
+        try:
+            for rows in site.missing(state.name, [target], [base] if base else []):
+                for _, packed in _ROW.iter_unpack(rows):
+                    object_count += 1
+                    payload_bytes += packed & PAYLOAD_MASK
+        except (Unavailable, NotFound, Refused) as error:
+            errors[site.name] = error
+            continue
+        return object_count, payload_bytes
+    raise no_dump(state, errors)
+
+
+def estimate_remote(house: RemoteHouse, address: str, *, levels: Sequence[int]) -> list[Estimate]:
+    """Return one estimate per level, as a server counts: this client need have nothing of the volume."""
+    resolved = resolve(house.pool, house.volumes, parse_address(address), now_ns=now_ns())
+    return estimate_levels(
+        resolved.state, levels=levels, count=partial(count_new, house, resolved.state, resolved.revision)
+    )
+
+
+def no_dump(state: VolumeState, errors: dict[str, DalError]) -> DalError:
+    """Return why no server gave a dump."""
+    if len({type(error) for error in errors.values()}) == 1:
+        return type(next(iter(errors.values())))(f"volume {state.name!r}: no dump: {list_errors(errors)}")
+    why = list_errors(errors) or "none of its servers is known"
+    return Unavailable(f"volume {state.name!r}: no dump: {why}")
