@@ -22,7 +22,7 @@ from dalsegno.pool.check import check_pool
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pool import Pool
 from dalsegno.replicas.contract import BATCH_IDS_MAX, ROW_BYTES, ROW_KIND_SHIFT
-from dalsegno.replicas.keeper import Keeper
+from dalsegno.replicas.keeper import FOLLOWERS_MAX, Keeper
 from dalsegno.replicas.transfer import Spool, copy, fetch, send
 from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, Damaged, Full, Moved, NotFound, Refused, TooNew
 from dalsegno.terms.events import silent
@@ -759,6 +759,27 @@ def test_what_a_follower_has_stays_whole_for_it(pair: tuple[Keeper, Keeper], cre
     gc(a, crew, grace=0, hours=8 * 24)
     a.pool.refresh()
     assert not Standing(a.pool).is_whole(first)
+
+
+def test_of_too_many_followers_those_unheard_longest_go(pair: tuple[Keeper, Keeper]) -> None:
+    a, _ = pair
+    first = commit(a, {b"f": b"1"})
+    a.watch(VOLUME, first, seconds=0, follower="gone")
+    for number in range(FOLLOWERS_MAX - 1):
+        a.watch(VOLUME, b"", seconds=0, follower=f"number {number}")
+    pins = list((a.pool.path / "refs" / "pins").iterdir())
+    assert "gone" in a.followers(VOLUME) and len(pins) == 1
+    a.watch(VOLUME, first, seconds=0, follower="standby")
+    assert a.followers(VOLUME).keys() >= {"standby", "number 0"} and "gone" not in a.followers(VOLUME)
+    assert len(a.followers(VOLUME)) == FOLLOWERS_MAX
+    assert list((a.pool.path / "refs" / "pins").iterdir()) not in ([], pins)
+
+
+def test_bases_that_are_many_cost_one_walk_and_the_newest_behind_counts(pair: tuple[Keeper, Keeper]) -> None:
+    a, _ = pair
+    line = [commit(a, {b"f%d" % number: b"x" for number in range(count)}) for count in range(1, 6)]
+    whole, step = (b"".join(a.missing(VOLUME, [line[4]], bases)) for bases in ([], line[:4]))
+    assert len(step) == len(b"".join(a.missing(VOLUME, [line[4]], [line[3]]))) < len(whole)
 
 
 def test_a_watch_sees_what_another_process_did(pair: tuple[Keeper, Keeper]) -> None:

@@ -2,6 +2,7 @@
 
 import random
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,7 +52,9 @@ def test_diff_is_the_difference_of_the_dicts(old, new):
     store = DictStore()
     changes = {c.path for c in diff_directories(store, store_model(store, old), store_model(store, new))}
     before, after = dict(flatten(old)), dict(flatten(new))
-    assert changes == {p for p in before.keys() | after.keys() if (p in before, before.get(p)) != (p in after, after.get(p))}
+    assert changes == {
+        p for p in before.keys() | after.keys() if (p in before, before.get(p)) != (p in after, after.get(p))
+    }
 
 
 @given(MODELS, MODELS)
@@ -141,6 +144,29 @@ def test_rename_of_a_directory_sends_no_content():
     sent = set()
     new_objects(store, target, base, visit=lambda kind, i: (i not in sent, sent.add(i))[0])
     assert all(store.objects[i][0] != objects.KIND_CHUNK for i in sent)
+
+
+def test_one_directory_at_very_many_places_is_compared_once():
+    store = DictStore()
+
+    def folder(name, content):
+        kind = objects.CONTENT_DIRECTORY
+        return Entry(name=name, kind=objects.ENTRY_DIRECTORY, content_kind=kind, content=content)
+
+    def put(model):
+        """Return a revision that has the model's directory at 2 to the 40th places."""
+        revision = read_revision(store, store_revision(store, model))
+        content = revision.root.content
+        for _ in range(40):
+            leaf = DirectoryLeaf([folder(b"a", content), folder(b"b", content)])
+            content = bytes(store.put(objects.KIND_DIRECTORY, objects.encode(leaf)))
+        revision = msgspec.structs.replace(revision, root=folder(b"", content))
+        return store.put(objects.KIND_REVISION, objects.encode(revision))
+
+    base, target = put({b"f": b"1"}), put({b"f": b"2"})
+    sent = set()
+    new_objects(store, target, base, visit=lambda kind, i: (i not in sent, sent.add(i))[0])
+    assert sent == closure(store, target) - closure(store, base)
 
 
 def test_a_directory_that_contains_itself_is_refused():

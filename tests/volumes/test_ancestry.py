@@ -6,7 +6,7 @@ import pytest
 
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry, Revision
-from dalsegno.volumes.ancestry import between, find_revision, is_ancestor, merge_bases
+from dalsegno.volumes.ancestry import behind_all, between, find_revision, is_ancestor, merge_bases
 from kit import DictStore
 
 
@@ -19,7 +19,7 @@ class Line:
         self.parents: list[set[int]] = []
 
     def add(self, *parents: int, created_ns: int = 0) -> int:
-        root = Entry(name=b"", kind=objects.ENTRY_DIRECTORY)
+        root = Entry(name=b"", kind=objects.ENTRY_DIRECTORY, content_kind=objects.CONTENT_DIRECTORY, content=bytes(32))
         revision = Revision(
             volume=bytes(16),
             parents=[self.ids[parent] for parent in parents],
@@ -66,6 +66,10 @@ def test_walks_agree_with_the_definition(seed):
             assert {line.number(each) for each in merge_bases(line.store, line.ids[a], line.ids[b])} == newest
             rest = [line.number(each) for each in between(line.store, line.ids[a], [line.ids[b]])]
             assert set(rest) == line.behind(a) - line.behind(b) and rest == sorted(rest, reverse=True)
+            ends = [line.number(each) for each in behind_all(line.store, line.ids[a:], [line.ids[b]])]
+            assert ends == sorted(
+                set().union(*map(line.behind, range(a, len(line.ids)))) - line.behind(b), reverse=True
+            )
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -114,3 +118,12 @@ def test_a_walk_reads_no_further_than_it_must():
     assert merge_bases(line.store, line.ids[498], line.ids[499]) == [line.ids[498]]
     assert not is_ancestor(line.store, line.ids[499], line.ids[3])
     assert line.store.gets < 50
+
+
+def test_many_ends_and_many_stops_cost_one_walk():
+    line = Line()
+    for number in range(2000):
+        line.add(*([number - 1] if number else []))
+    line.store.gets = 0
+    assert list(behind_all(line.store, line.ids[1::2], line.ids[:1000:2])) == line.ids[:998:-1]
+    assert line.store.gets < 2 * len(line.ids)

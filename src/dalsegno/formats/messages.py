@@ -18,6 +18,7 @@ from dalsegno.terms.errors import BadInput
 HEX_PATTERN: Final = "^([0-9a-f]{2})*$"
 _BASE64_LENGTHS: Final = {44: 32, 24: 16}
 """Lengths in base64 of the bytes that have a length of their own: ids of objects, and of volumes and packs."""
+_TOO_DEEP: Final = "not JSON that this program reads: nested too deeply"
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1
 
@@ -38,7 +39,7 @@ def decode(data: bytes | bytearray, kind: type[S]) -> S:
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
         raise BadInput(f"not JSON: {error}") from None
     except RecursionError:
-        raise BadInput("not JSON that this program reads: nested too deeply") from None
+        raise BadInput(_TOO_DEEP) from None
     return from_plain(plain, kind)
 
 
@@ -66,6 +67,8 @@ def from_plain(plain: Any, kind: type[S]) -> S:
         return msgspec.convert(_reader(cast(Hashable, kind))(plain, "$"), kind, builtin_types=(bytes,))
     except msgspec.ValidationError as error:
         raise BadInput(" ".join(str(error).split())) from None
+    except RecursionError:
+        raise BadInput(_TOO_DEEP) from None
 
 
 @cache

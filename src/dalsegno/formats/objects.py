@@ -5,11 +5,11 @@ a tree of nodes: a *leaf* holds the items, a *list* holds (last key, id) of its 
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
-from dalsegno.terms.errors import Damaged
+from dalsegno.terms.errors import Damaged, TooNew
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
 
 # The kind of an object: the first byte under its id. Append-only.
@@ -59,31 +59,36 @@ CONTENT_RECIPE: Final = 3
 CONTENT_DIRECTORY: Final = 4
 
 
+_Unsigned63 = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Unsigned32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+_Unsigned = Annotated[int, msgspec.Meta(ge=0)]
+
+
 class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """One name in a directory, with everything that Linux keeps about it except what only one host knows."""
 
     name: bytes
-    kind: int
-    mode: int = 0
+    kind: _Unsigned32
+    mode: Annotated[int, msgspec.Meta(ge=0, le=0o7777)] = 0
     """Permission bits and set-id bits (07777), without the file type."""
-    uid: int = 0
-    gid: int = 0
+    uid: _Unsigned32 = 0
+    gid: _Unsigned32 = 0
     owner: bytes = b""
     group: bytes = b""
     mtime_ns: int = 0
     btime_ns: int = 0
     """Birth time; 0 when unknown. Kept and shown; Linux cannot set it."""
-    size: int = 0
+    size: _Unsigned63 = 0
     """Bytes of a file or of a symlink's target; 0 for the rest."""
-    node: int = 0
+    node: _Unsigned63 = 0
     """A 63-bit number that stays with the file through renames."""
-    content_kind: int = CONTENT_NONE
+    content_kind: _Unsigned32 = CONTENT_NONE
     content: bytes = b""
-    device: int = 0
+    device: _Unsigned = 0
     """`st_rdev` of a device."""
-    flags: int = 0
+    flags: _Unsigned32 = 0
     """Inode flags as FS_IOC_GETFLAGS gives them, restricted to those that can be set."""
-    link: int = 0
+    link: _Unsigned63 = 0
     """For ENTRY_LINK: the key in the links table (the node number)."""
     xattrs: bytes = b""
     """Empty, or byte 1 + encoded Xattrs, or byte 2 + id of a chunk holding them."""
@@ -182,6 +187,9 @@ def decode_directory(data: bytes) -> Directory:
             name = entry.name
             if name <= previous or b"/" in name or b"\0" in name or name == b"." or name == b"..":
                 raise Damaged(f"directory object: bad or misplaced name {name!r}")
+            if (entry.kind == ENTRY_DIRECTORY) != (entry.content_kind == CONTENT_DIRECTORY):
+                # What it leads to would be read as one thing, and looked after as another.
+                raise Damaged(f"directory object: {name!r} is a directory without one, or no directory with one")
             previous = name
     else:
         assert type(node) is DirectoryList
@@ -225,9 +233,11 @@ def decode_revision(data: bytes) -> Revision:
         and all(len(parent) == OBJECT_ID_BYTES for parent in revision.parents)
         and len(revision.links) in (0, OBJECT_ID_BYTES)
         and revision.root.kind == ENTRY_DIRECTORY
+        and revision.root.content_kind == CONTENT_DIRECTORY
+        and len(revision.root.content) == OBJECT_ID_BYTES
     )
     if not sizes_ok:
-        raise Damaged("revision object: an id has the wrong size")
+        raise Damaged("revision object: an id has the wrong size, or its root is no directory")
     return revision
 
 
@@ -261,6 +271,9 @@ def entry_references(entry: Entry) -> Iterator[Reference]:
     kind = _CONTENT_KINDS.get(entry.content_kind)
     if kind is not None:
         yield kind, entry.content
+    elif entry.content_kind > CONTENT_INLINE:
+        # What cannot be seen cannot be looked after: neither sent, nor kept from a collection.
+        raise TooNew(f"{entry.name!r}: content of kind {entry.content_kind}, which a newer program wrote: install it")
     if entry.xattrs[:1] == b"\x02":
         yield KIND_CHUNK, entry.xattrs[1:]
 

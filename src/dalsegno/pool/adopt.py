@@ -51,6 +51,8 @@ ADOPTED_RAW_BYTES_MAX: Final = 512 * MIB
 TRAILER_RAW_BYTES_MAX: Final = 4 * MIB
 METADATA_BYTES_MAX: Final = 4 * MIB
 """A directory node, a recipe node or a revision; the largest that is written is a third of it."""
+NAMES_BYTES: Final = 16 * MIB
+"""What a pack names is looked through for repetitions whenever it has become so much more."""
 NOTHING: Final = 0
 """No kind of object: it does not stand."""
 
@@ -183,15 +185,14 @@ def check_pack(file: UploadFile, pool: Pool, pack_id: bytes, workers: Workers | 
     tasks = [(number, order[starts[number] : starts[number + 1]]) for number in range(count)]
     check = partial(_check_block, reader, ids, values)
     if workers is None:
-        found = list(map(check, tasks))
+        named, named_kinds = _gather(map(check, tasks))
         findings = reader.verify_digest()
     else:
         digest = workers.submit(reader.verify_digest)
-        found = list(workers.map_ordered(check, tasks))
+        named, named_kinds = _gather(workers.map_ordered(check, tasks))
         findings = digest.result()
     if findings:
         raise Damaged(findings[0])
-    named, named_kinds = _each_once(b"".join(each for each, _ in found), b"".join(kinds for _, kinds in found))
     kinds = (values[:, 1] >> np.uint32(pack.OFFSET_BITS)).astype(np.uint8)
     return _Checked(file=file, reader=reader, ids=ids, kinds=kinds, named=named, named_kinds=named_kinds)
 
@@ -222,8 +223,8 @@ def _check_layout(reader: PackReader) -> None:
         raise Damaged(f"{reader.path}: its blocks do not lie end to end")
 
 
-def _check_block(reader: PackReader, ids: Ids, values: Values, task: tuple[int, Rows]) -> tuple[bytes, bytes]:
-    """Check a block's records against the index and their ids; return the ids and the kinds that they name."""
+def _check_block(reader: PackReader, ids: Ids, values: Values, task: tuple[int, Rows]) -> bytes:
+    """Check a block's records against the index and their ids; return what they name, each an id and a kind."""
     number, rows = task
     where = f"{reader.path}: block {number}"
     raw = reader.read_block(number)
@@ -258,7 +259,7 @@ def _check_block(reader: PackReader, ids: Ids, values: Values, task: tuple[int, 
     if named != ids.tobytes():
         wrong = int(np.flatnonzero((as_ids(named) != ids).any(axis=1))[0])
         raise Damaged(f"{where}: object {hex_short(ids[wrong].tobytes())}: its content and its id disagree")
-    return (b"", b"") if is_data else _names_in(view, places, where)
+    return b"" if is_data else _names_in(view, places, where)
 
 
 _KINDS: Final = {
@@ -267,18 +268,34 @@ _KINDS: Final = {
 }
 
 
-def _names_in(view: memoryview, places: Sequence[tuple[int, int, int]], where: str) -> tuple[bytes, bytes]:
-    """Return the ids that the directories and recipes in a block name, and their kinds."""
-    names: list[bytes] = []
-    kinds = bytearray()
+def _names_in(view: memoryview, places: Sequence[tuple[int, int, int]], where: str) -> bytes:
+    """Return what the directories and recipes in a block name, each an id and a kind, and none twice."""
+    names: dict[bytes, None] = {}
     for kind, start, end in places:
-        below = list(objects.references(kind, bytes(view[start:end])))
-        if any(len(identity) != OBJECT_ID_BYTES for _, identity in below):
-            raise Damaged(f"{where}: an object names something by an id of another length")
-        if kind != objects.KIND_REVISION:
-            names += [identity for _, identity in below]
-            kinds += bytes([each for each, _ in below])
-    return b"".join(names), bytes(kinds)
+        for each, identity in objects.references(kind, bytes(view[start:end])):
+            if len(identity) != OBJECT_ID_BYTES:
+                raise Damaged(f"{where}: an object names something by an id of another length")
+            if kind != objects.KIND_REVISION:
+                names[identity + bytes((each,))] = None
+    return b"".join(names)
+
+
+def _gather(found: Iterable[bytes]) -> tuple[Ids, Kinds]:
+    """Return all pairs of id and kind, none twice, sorted by id. What is named again and again takes no room."""
+    joined = bytearray()
+    room = NAMES_BYTES
+    for pairs in found:
+        joined += pairs
+        if len(joined) > room:
+            joined = bytearray(_unique(joined))
+            room = max(NAMES_BYTES, 2 * len(joined))
+    rows = np.frombuffer(_unique(joined), np.uint8).reshape(-1, OBJECT_ID_BYTES + 1)
+    return np.ascontiguousarray(rows[:, :OBJECT_ID_BYTES]), rows[:, OBJECT_ID_BYTES].copy()
+
+
+def _unique(pairs: bytearray) -> bytes:
+    # The last byte is a kind and never zero: numpy would take zeros from the end.
+    return np.unique(np.frombuffer(bytes(pairs), f"S{OBJECT_ID_BYTES + 1}")).tobytes()
 
 
 def _each_once(ids: bytes, kinds: bytes) -> tuple[Ids, Kinds]:

@@ -41,7 +41,7 @@ from dalsegno.terms.times import SECOND_NS
 from dalsegno.trees.closure import new_objects
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes import leases
-from dalsegno.volumes.ancestry import between, find_revision, is_ancestor
+from dalsegno.volumes.ancestry import behind_all, between, find_revision, is_ancestor
 from dalsegno.volumes.state import (
     NATIVE,
     READER,
@@ -69,6 +69,9 @@ REFRESH_NS: Final = SECOND_NS
 """How long the index is taken to be that of the disk, where a mistake costs only another try."""
 POLL_SECONDS: Final = 0.25
 """How soon `watch` sees what another process did."""
+STATES_SEEN_MAX: Final = 100
+REVISION_NS_MAX: Final = 1 << 62
+"""In the year 2116. Each revision is later than its parents: one at the end of time would be the volume's last."""
 FOLLOWERS_MAX: Final = 1000
 PIN_SECONDS: Final = 60
 """A follower's revision is pinned anew so often at most; what was pinned before serves it nearly as well."""
@@ -103,6 +106,8 @@ class Keeper:
         self._lock = new_lock()
         self._refreshed_ns = 0
         self._followers: dict[bytes, Followers] = {}
+        self._states_seen: dict[str, tuple[int, int, VolumeState]] = {}
+        """Volume: count of the bell and time before the state was read."""
         self._pinned: dict[tuple[bytes, str], int] = {}
 
     # What is there
@@ -126,10 +131,12 @@ class Keeper:
 
     def missing(self, volume: str, targets: Sequence[bytes], bases: Sequence[bytes]) -> Iterator[bytes]:
         """Return the rows of what `targets` have and `bases` have not; NotFound at once, not on the way."""
-        self.volumes.get(volume)
+        state = self.volumes.get(volume)
         self._refresh()
         bases = [base for base in bases if base]  # the head of a volume that is empty yet
         self._check_revisions(*targets, *bases)
+        for target in targets:
+            self._require_own(state, target)
         try:
             marks = self._mark(targets, bases)
         except NotFound:
@@ -148,27 +155,32 @@ class Keeper:
 
         known = {base: revision for base in bases if (revision := find_revision(self.pool, base)) is not None}
         asked = {target: read_revision(self.pool, target) for target in targets if target not in known}
-        stops = list(bases)
         previous: bytes | None = None
         for target in sorted(asked, key=lambda target: (asked[target].created_ns, target)):
             if previous is None:
                 previous = self._fitting(target, known)
             new_objects(self.pool, target, previous, visit=visit)
             previous = target
-        for target in sorted(asked, key=lambda target: (-asked[target].created_ns, target)):
-            for identity in between(self.pool, target, stops):
-                marks.add(identity)
-            stops.append(target)
+        for identity in behind_all(self.pool, asked, bases):
+            marks.add(identity)
         return marks
 
     def _fitting(self, target: bytes, known: Mapping[bytes, Revision]) -> bytes | None:
         """Return the newest base whose tree is here; one that lies behind the target is better than any other."""
-        fit = [
-            (is_ancestor(self.pool, base, target), revision.created_ns, base)
+        fit = {
+            base: revision.created_ns
             for base, revision in known.items()
             if self.pool.has(ObjectId(revision.root.content))
-        ]
-        return max(fit)[2] if fit else None
+        }
+        if not fit:
+            return None
+        oldest_ns = min(fit.values())
+        for identity in between(self.pool, target, ()):
+            if identity in fit:
+                return identity
+            if read_revision(self.pool, identity).created_ns < oldest_ns:
+                break
+        return max(fit, key=lambda base: (fit[base], base))
 
     def objects(self, volume: str, ids: bytes) -> Iterator[bytes]:
         """Return a pack of these objects, block by block; NotFound at once when the index has not all of them."""
@@ -227,6 +239,16 @@ class Keeper:
             location = self.pool.index.lookup(identity)
             if location is not None and location.kind != KIND_REVISION:
                 raise Refused(f"object {hex_short(identity)} is no revision")
+
+    def _require_own(self, state: VolumeState, identity: bytes) -> None:
+        """Refuse a revision of another volume, which the caller may have no rights on; it need not be here."""
+        revision = find_revision(self.pool, identity)
+        if revision is None or revision.volume == state.id:
+            return
+        # What was restored beside the original keeps the original's id in the past that came with it.
+        named = {clone.revision for clone in state.clones.values()}
+        if identity not in named and not is_behind(self.pool, identity, state.head):
+            raise Refused(f"revision {hex_short(identity)} is of another volume than {state.name!r}")
 
     def _upload_path(self, state: VolumeState, upload: bytes) -> Path:
         if len(upload) != UUID_BYTES:
@@ -434,6 +456,8 @@ class Keeper:
     def _check_revision(self, state: VolumeState, identity: bytes, revision: Revision) -> None:
         if revision.volume != state.id:
             raise Refused(f"revision {hex_short(identity)} is of another volume than {state.name!r}")
+        if not 0 <= revision.created_ns < REVISION_NS_MAX:
+            raise Refused(f"revision {hex_short(identity)}: its time cannot be right: look at the clock of its maker")
         for parent in revision.parents:
             known = find_revision(self.pool, parent)
             if known is not None and known.created_ns >= revision.created_ns:
@@ -502,6 +526,7 @@ class Keeper:
             return state
         with Adopter(self.pool, refresh=not self.pool.has(ObjectId(clone.revision))) as adopter:
             adopter.require_whole(clone.revision)
+            self._require_own(state, clone.revision)
             adopter.commit_guard()
             return self.volumes.update(state.id, lambda current: self._cloned(current, name, clone))
 
@@ -568,6 +593,7 @@ class Keeper:
             return state
         with Adopter(self.pool, refresh=not self.pool.has(ObjectId(release.revision))) as adopter:
             adopter.require_whole(release.revision)
+            self._require_own(state, release.revision)
             adopter.commit_guard()
             state = self.volumes.update(state.id, lambda current: _switched(current, release))
         self._bell.ring()
@@ -577,7 +603,7 @@ class Keeper:
         """Wait for another head. What a follower has is kept whole for it as long as it asks now and then."""
         until_ns = ticks_ns() + int(seconds * SECOND_NS)
         count = self._bell.count
-        state = self.volumes.get(volume)
+        state = self.volumes.get(volume) if seconds <= 0 else self._seen(volume, count)
         if follower:
             self._note_follower(state, follower, head)
         while state.head == head:
@@ -586,7 +612,20 @@ class Keeper:
                 break
             self._bell.wait(count, min(left, POLL_SECONDS))
             count = self._bell.count
-            state = self.volumes.get(volume)
+            state = self._seen(volume, count)
+        return state
+
+    def _seen(self, volume: str, count: int) -> VolumeState:
+        """Return the state as it was a moment ago, and after the bell's `count`: read once for all who watch."""
+        now = ticks_ns()
+        known = self._states_seen.get(volume)
+        if known is not None and known[0] >= count and now - known[1] < POLL_SECONDS * SECOND_NS:
+            return known[2]
+        state = self.volumes.get(volume)
+        with self._lock:
+            if len(self._states_seen) >= STATES_SEEN_MAX:
+                self._states_seen.clear()
+            self._states_seen[volume] = count, now, state
         return state
 
     def followers(self, volume: str) -> Followers:
@@ -596,15 +635,22 @@ class Keeper:
 
     def _note_follower(self, state: VolumeState, follower: str, head: bytes) -> None:
         now_ns = self._clock()
+        unheard = ""
         with self._lock:
             known = self._followers.setdefault(state.id, {})
             if follower not in known and len(known) >= FOLLOWERS_MAX:
-                raise Refused(f"volume {state.name!r}: {FOLLOWERS_MAX} followers already")
+                unheard = min(known, key=lambda name: known[name][1])
+                del known[unheard]
+                self._pinned.pop((state.id, unheard), None)
             known[follower] = (head, now_ns)
             pinned_ns = self._pinned.get((state.id, follower))
-            if not head or (pinned_ns is not None and now_ns - pinned_ns < PIN_SECONDS * SECOND_NS):
-                return
-            self._pinned[state.id, follower] = now_ns
+            is_pinned = pinned_ns is not None and now_ns - pinned_ns < PIN_SECONDS * SECOND_NS
+            if head and not is_pinned:
+                self._pinned[state.id, follower] = now_ns
+        if unheard:
+            self.volumes.unpin(state.id, holder=f"follower {unheard}")
+        if not head or is_pinned:
+            return
         with suppress(DalError):  # without a pin the next increment is only found the long way
             if Standing(self.pool).is_whole(head):
                 until_ns = now_ns + FOLLOWER_SECONDS * SECOND_NS

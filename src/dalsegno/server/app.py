@@ -17,7 +17,7 @@ from starlette.routing import Route, Router
 
 from dalsegno.formats import messages
 from dalsegno.replicas import wire
-from dalsegno.replicas.tokens import USED_STEP_NS, Token, TokenStore, check_token
+from dalsegno.replicas.tokens import USED_STEP_NS, WRITE, Token, TokenStore, check_token
 from dalsegno.replicas.view import check_realm_name
 from dalsegno.server import limits, metrics
 from dalsegno.server.bodies import Body, Gone, Outlet, Shares, TooLarge, TooSlow, feed, pulled
@@ -439,7 +439,9 @@ class App:
     async def _watch(self, exchange: _Exchange, ask: Ask) -> VolumeState:
         """Wait for a new head in slices, so that a stop and a client that went away are noticed."""
         loop = asyncio.get_running_loop()
-        head, follower = ask.query["head"], ask.query["follower"]
+        head = ask.query["head"]
+        # What a follower has is kept for it: that is not for everybody to ask.
+        follower = ask.query["follower"] if ask.token.allows(WRITE, ask.volume) else ""
         end = loop.time() + ask.query["seconds"]
         if self.metrics.watching >= limits.WATCHES_AT_ONCE:
             raise TooMany("too many watch already: try again", seconds=RETRY_SECONDS)

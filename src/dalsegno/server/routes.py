@@ -11,10 +11,11 @@ from dalsegno.actions.house import House
 from dalsegno.replicas import wire
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.servers import Desk
-from dalsegno.replicas.tokens import ADMINISTER, WRITE, Token, TokenStore, new_token
+from dalsegno.replicas.tokens import ADMINISTER, READ, WRITE, Token, TokenStore, new_token
 from dalsegno.replicas.view import Placed, RealmView
 from dalsegno.server.bodies import Outlet
 from dalsegno.server.calls import CALLS
+from dalsegno.server.shown import Shown
 from dalsegno.terms.errors import BadInput, NoAccess, NotFound, Unavailable
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
 from dalsegno.volumes.state import VolumeState
@@ -41,6 +42,8 @@ class Service:
     """The URL of another server of the realm; empty when it is not known."""
     extra_metrics: Callable[[Callable[[str], bool]], Sequence[str]] = field(default=lambda covers: ())
     """Further lines for Prometheus, about the volumes that the token covers."""
+    shown: Shown = field(default_factory=Shown)
+    """What tokens that may not read all volumes were given."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -219,7 +222,12 @@ def _state(service: Service, ask: Ask) -> VolumeState:
 
 
 def _block(service: Service, ask: Ask) -> bytes:
-    return wire.encode_records(service.site.block(ask.volume, ObjectId(ask.query["id"])))
+    wanted = ask.query["id"]
+    records = service.site.block(ask.volume, ObjectId(wanted))
+    if not ask.token.allows_everywhere(READ):
+        # What lies beside may be of other volumes.
+        records = service.shown.choose(ask.token.id, wanted, records)
+    return wire.encode_records(records)
 
 
 def _missing(service: Service, ask: Ask) -> Iterator[bytes]:

@@ -22,9 +22,7 @@ def visit_reachable(source: Source, tops: Iterable[Reference], visit: Callable[[
         stack += [reference for reference in below if reference[0] != objects.KIND_CHUNK]
 
 
-def new_objects(
-    source: Source, target: bytes, base: bytes | None, *, visit: Callable[[int, bytes], bool]
-) -> None:
+def new_objects(source: Source, target: bytes, base: bytes | None, *, visit: Callable[[int, bytes], bool]) -> None:
     """Call `visit` for the objects that revision `target` has and revision `base` has not.
 
     Directories are compared by path, so the work follows the change; what was renamed is found among the names that
@@ -71,10 +69,12 @@ def _compare_directories(
     visit: Callable[[int, bytes], bool],
 ) -> None:
     stack = [(old, new)]
+    met: set[tuple[bytes, bytes]] = set()  # one directory may stand at very many places
     while stack:
-        old_id, new_id = stack.pop()
-        if old_id == new_id:
+        old_id, new_id = pair = stack.pop()
+        if old_id == new_id or pair in met:
             continue
+        met.add(pair)
         nodes, old_entries, new_entries = differing_nodes(source, old_id, new_id)
         for identity, _ in nodes:
             visit(objects.KIND_DIRECTORY, identity)

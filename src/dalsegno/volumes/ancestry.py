@@ -63,6 +63,8 @@ class _Walk:
         self._source = source
         self._heap: list[tuple[int, bytes, Revision]] = []
         self._times: dict[bytes, int] = {}
+        self._open: set[bytes] = set()
+        """Those in the heap that are not passed."""
         self.marks: dict[bytes, int] = {}
         self.absent: set[bytes] = set()
 
@@ -76,6 +78,8 @@ class _Walk:
             revision = None
         if child is not None and self._times[identity] >= child.created_ns:
             return
+        if marks & _PASSED:
+            self._open.discard(identity)
         if identity in self.marks:
             self.marks[identity] |= marks
             return
@@ -83,12 +87,15 @@ class _Walk:
         if identity not in self.absent:
             revision = revision or read_revision(self._source, identity)
             heappush(self._heap, (-revision.created_ns, identity, revision))
+            if not marks & _PASSED:
+                self._open.add(identity)
 
-    def next(self, *, unless_all: int) -> tuple[bytes, Revision] | None:
-        """Return the newest that was not returned yet; None when what is left all carries `unless_all`."""
-        if not any(not self.marks[identity] & unless_all for _, identity, _ in self._heap):
+    def next(self) -> tuple[bytes, Revision] | None:
+        """Return the newest that was not returned yet; None when all that is left is passed."""
+        if not self._open:
             return None
         _, identity, revision = heappop(self._heap)
+        self._open.discard(identity)
         return identity, revision
 
 
@@ -101,7 +108,7 @@ def merge_bases(source: Source, a: bytes, b: bytes) -> list[bytes]:
     walk.add(a, _OF_A)
     walk.add(b, _OF_B)
     found = []
-    while (met := walk.next(unless_all=_PASSED)) is not None:
+    while (met := walk.next()) is not None:
         identity, revision = met
         marks = walk.marks[identity]
         if marks & _OF_BOTH == _OF_BOTH:
@@ -116,11 +123,17 @@ def merge_bases(source: Source, a: bytes, b: bytes) -> list[bytes]:
 
 def between(source: Source, new: bytes, stops: Iterable[bytes]) -> Iterator[bytes]:
     """Yield `new` and what lies behind it, newest first, without the `stops` and what lies behind those."""
+    return behind_all(source, [new], stops)
+
+
+def behind_all(source: Source, news: Iterable[bytes], stops: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield all `news` and what lies behind them, newest first, without the `stops` and what lies behind those."""
     walk = _Walk(source)
     for stop in stops:
         walk.add(stop, _PASSED)
-    walk.add(new, 0)
-    while (met := walk.next(unless_all=_PASSED)) is not None:
+    for new in news:
+        walk.add(new, 0)
+    while (met := walk.next()) is not None:
         identity, revision = met
         marks = walk.marks[identity]
         if not marks:
