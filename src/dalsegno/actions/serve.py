@@ -67,11 +67,11 @@ def record(house: House, volume: str, made: DumpRecord) -> VolumeState:
     return house.volumes.update(state.id, lambda current: record_dump(current, made))
 
 
-
 def forget(house: House, volume: str, dump_id: bytes) -> VolumeState:
     """Let no later dump build on this one: it is gone."""
     state = house.volumes.get(volume)
     return house.volumes.update(state.id, lambda current: forget_dump(current, dump_id))
+
 
 def incoming_path(house: House, owner: str, dump_id: bytes) -> Path:
     """Return where an uploaded dump waits; each owner has his own."""

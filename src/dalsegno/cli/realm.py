@@ -134,12 +134,12 @@ def volumes_of_realm(realm: str) -> set[str]:
     return {placed.name for placed in read_profile(realm).view.volumes}
 
 
-def chosen_realm(given: str | None = None) -> str:
 def realms_with_id(realm_id: bytes) -> list[str]:
     """Return the realms with this id that were joined here."""
     return [name for name in list_profiles() if read_profile(name).view.realm == realm_id]
 
 
+def chosen_realm(given: str | None = None) -> str:
     """Return the realm that is meant: the one given, that of DAL_REALM, or the only one."""
     name = given or os.environ.get("DAL_REALM")
     if name:

@@ -499,6 +499,10 @@ class RemoteSite:
         """Have a durable dump noted as a base of later ones."""
         return self._ask_value("POST", self._volume(volume, "record"), VolumeState, record)
 
+    def forget_dump(self, volume: str, dump_id: bytes) -> VolumeState:
+        """Have a dump forgotten: later ones no longer build on it."""
+        return self._ask_value("POST", self._volume(volume, "forget_dump"), VolumeState, dump=dump_id.hex())
+
     def dump_size(self, dump_id: bytes) -> int:
         """Return how many bytes of an uploaded dump are there."""
         return self._ask_value("GET", f"/v1/dumps/{dump_id.hex()}", wire.Size).size
@@ -506,10 +510,6 @@ class RemoteSite:
     def send_dump(self, dump_id: bytes, offset: int, pieces: Iterable[bytes]) -> int:
         """Add bytes to an uploaded dump at `offset`, and return its size."""
         body, length = _sized(pieces)
-    def forget_dump(self, volume: str, dump_id: bytes) -> VolumeState:
-        """Have a dump forgotten: later ones no longer build on it."""
-        return self._ask_value("POST", self._volume(volume, "forget_dump"), VolumeState, dump=dump_id.hex())
-
         answer = self._request(
             "PUT", f"/v1/dumps/{dump_id.hex()}", query={"offset": str(offset)}, body=body, length=length
         )

@@ -203,13 +203,13 @@ def _record(service: Service, ask: Ask) -> VolumeState:
     return actions.record(service.house, ask.volume, ask.body)
 
 
-def _load(service: Service, ask: Ask) -> VolumeState:
-    return actions.load_dumps(
-        service.house,
 def _forget_dump(service: Service, ask: Ask) -> VolumeState:
     return actions.forget(service.house, ask.volume, ask.query["dump"])
 
 
+def _load(service: Service, ask: Ask) -> VolumeState:
+    return actions.load_dumps(
+        service.house,
         ask.token.id,
         ask.body.dumps,
         ask.volume,
@@ -339,6 +339,7 @@ ROUTES: Final[dict[str, Route]] = {
     "drop_dump": _drop_dump,
     "dump": _dump,
     "record": _record,
+    "forget_dump": _forget_dump,
     "load": _load,
     "state": _state,
     "block": _block,
@@ -347,7 +348,6 @@ ROUTES: Final[dict[str, Route]] = {
     "have": _have,
     "upload_size": _upload_size,
     "upload": _upload,
-    "forget_dump": _forget_dump,
     "adopt": _adopt,
     "commit": _commit,
     "advance": _advance,
