@@ -415,6 +415,15 @@ def test_times_and_sizes_beyond_what_a_tree_can_say_do_not_keep_the_rest_from_be
         assert (mount.path / "large2").stat().st_size == (1 << 63) - 1
 
 
+def test_sockets_are_not_counted_however_many_names_they_have(home: User) -> None:
+    with mounted(home, "v") as mount:
+        os.mknod(mount.path / "socket", stat.S_IFSOCK | 0o644)
+        os.link(mount.path / "socket", mount.path / "again")
+        (mount.path / "file").touch()
+        mount.end()
+    assert home.value("log", "v")[0]["entries"] == 1
+
+
 def test_more_room_than_the_pool_has_is_not_promised(home: User) -> None:
     with mounted(home, "v") as mount, opened(str(mount.path / "file"), os.O_RDWR | os.O_CREAT) as descriptor:
         room = os.statvfs(mount.path)

@@ -336,7 +336,7 @@ class Writable:
             if inode.places is not None:
                 inode.places.add((folder.number, body.name))
             self._changes.set_name(folder, body.name, inode.node)
-            self._changes.entry_count += 1
+            self._changes.entry_count += inode.kind != SOCKET
             self._changes.touched(inode)
             self._changes.touch_directory(folder, at_ns)
             return fuse.encode_entry(self._entry_reply(inode.node))
