@@ -7,17 +7,22 @@ import sys
 from pathlib import Path
 
 import pytest
-from amanda_kit import TEST_SECONDS_MAX, Site, amanda_site, as_backup, why_not
+from amanda_kit import TEST_SECONDS_MAX, Site, amanda_site, as_backup, facts, why_not
 
 from cli_kit import SOURCE, tree
+from realm_kit import Realm, running_realm
 
 GUIDE = SOURCE.parent / "docs" / "guides" / "amanda.md"
 
 
 def blocks(site: Site) -> list[str]:
-    """Return the code of the guide's numbered parts, with the places of `site` and without apt-get."""
+    """Return the code of the guide's numbered parts."""
     text = GUIDE.read_text()
-    text = text[text.index("## 1.") : text.index("## Properties")]
+    return code_of(site, text[text.index("## 1.") : text.index("## Properties")])
+
+
+def code_of(site: Site, text: str) -> list[str]:
+    """Return the code of a part of the guide, with the places of `site` and without apt-get."""
     found = re.findall(r"^```(?:sh)?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     code = "\x00".join(found)
     code = re.sub(r"^apt-get .*\n", "", code, flags=re.MULTILINE)
@@ -48,14 +53,14 @@ def shell(site: Site, script: str, stdin: str = "") -> str:
         env={"HOME": str(site.user.home), "PATH": f"{program(site.root)}:/usr/sbin:/usr/bin:/sbin:/bin"},
         timeout=300,
     )
-    assert done.returncode == 0, (script, done.stdout)
+    assert done.returncode == 0, script + done.stdout.decode(errors="replace")
     return done.stdout.decode(errors="replace")
 
 
 @pytest.mark.skipif(bool(why_not()), reason=f"!!! Amanda does not run here: {why_not()}")
 @pytest.mark.timeout(TEST_SECONDS_MAX)
-def test_guide_leads_from_nothing_to_a_restored_file() -> None:
-    with amanda_site() as site:
+def test_guide_leads_from_nothing_to_a_restored_file_and_takes_in_a_server() -> None:
+    with amanda_site() as site, running_realm(site.root / "realm", "s1") as realm:
         create, conf, prepare, first, second, recover, session, fetch = blocks(site)
         letters = site.root / "src" / "home" / "letters"
         card = site.root / "mnt" / "card"
@@ -69,9 +74,14 @@ def test_guide_leads_from_nothing_to_a_restored_file() -> None:
         said = shell(site, prepare)
         assert "tried as backup: it answers" in said and f"{site.config}/dalsegno.conf" in said
         assert (site.config / "disklist").read_text() == "localhost home dalsegno\nlocalhost photos dalsegno\n"
+        shared = add_server(site, realm)
         said = shell(site, first)
         assert "0 problems found" in said and re.search(r"localhost +photos +0 ", said)
         (letters / "offer.txt").write_text("better offer\n")
+        (shared / "new").write_bytes(os.urandom(20_000))
+        site.user.run("import", "//site/shared", str(shared))
+        site.user.run("unclone", "//site/shared@amanda")
+        as_backup("amadmin", site.name, "force-level-1", "localhost", "shared")
         assert re.search(rf"localhost home +1 {site.name}", shell(site, second))
         shell(site, f"export TMPDIR={site.root}\n{recover}", session.replace("extract\n", "extract\ny\ny\n"))
         assert (site.root / "tmp" / "back" / "letters" / "offer.txt").read_text() == "better offer\n"
@@ -81,13 +91,41 @@ def test_guide_leads_from_nothing_to_a_restored_file() -> None:
         assert (back / "letters" / "offer.txt").read_text() == "better offer\n"
         assert (back / "big").read_bytes() == (letters.parent / "big").read_bytes()
 
+        # What is on the server comes back alike.
+        assert [level for _, level in site.found("shared")] == [0, 1], site.logs()
+        for timestamp, level in site.found("shared"):
+            site.fetch("shared", timestamp, site.user.home / f"shared.{level}.dump")
+        site.user.run("restore", "shared.0.dump+shared.1.dump", "--to", "shared")
+        assert facts(site.user.home / "shared") == facts(shared)
+        said = site.recover(site.root / "all", "setdisk shared", "add .")
+        assert facts(site.root / "all") == facts(shared), said
+        realm.kill("s1")
+        assert b"1 problem found" in as_backup("amcheck", "-c", site.name, code=1).stdout
+
         # Installed again, it leaves what a person wrote there.
         files = [site.config / "amanda.conf", site.config / "dalsegno.conf"]
         before = [path.read_text() for path in files]
         shell(site, f"dal amanda install --config {site.name}")
         assert [path.read_text() for path in files] == before
         assert {path.owner() for path in files} == {"backup"}
-        as_backup("amcheck", "-c", site.name)
+
+
+def add_server(site: Site, realm: Realm) -> Path:
+    """Put a volume on a server of a realm, and take it in as the guide says; return what it was imported from."""
+    text = GUIDE.read_text()
+    (code,) = code_of(site, text[text.index("## Volumes on servers") : text.index("## When something")])
+    join, disklist, pattern = code.replace("dal://backup1:8420/?name=s1&...", realm.join_string()).partition(
+        "dal amanda disklist"
+    )
+    shell(site, join)
+    shared = site.root / "src" / "shared"
+    shared.mkdir()
+    (shared / "big").write_bytes(os.urandom(100_000))
+    site.user.run("volume", "create", "//site/shared", "--replicas", "s1")
+    site.user.run("import", "//site/shared", str(shared))
+    shell(site, disklist + pattern)
+    assert (site.config / "disklist").read_text().splitlines()[-1] == "localhost shared dalsegno-site"
+    return shared
 
 
 def test_bpipe_reader_and_writer_carry_dumps_that_merge(tmp_path: Path) -> None:

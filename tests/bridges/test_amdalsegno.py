@@ -6,114 +6,18 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import pytest
+from amdalsegno_kit import Client
 
 from cli_kit import SOURCE, User, tree
 from dalsegno.assembly import open_pool
 from dalsegno.dumps.plan import forget_dump
 from dalsegno.volumes.leases import freeze
-from dalsegno.volumes.state import VolumeState
 from dalsegno.world.clock import now_ns
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a call left behind."""
-
-    code: int
-    out: bytes
-    err: bytes
-    messages: list[str]
-    index: list[str]
-
-
-@dataclass
-class Client:
-    """A host with a pool and the application, and nobody but the test as its Amanda."""
-
-    user: User
-
-    @property
-    def pool(self) -> Path:
-        return self.user.home / "pool"
-
-    @property
-    def key(self) -> Path:
-        return self.user.home / "pool.key"
-
-    def command(self, command: str, *options: str, pool: str = "", key: str = "") -> list[str]:
-        words = [
-            sys.executable,
-            "-m",
-            "dalsegno.cli.amdalsegno",
-            pool or str(self.pool),
-            key or str(self.key),
-            "full",
-            command,
-        ]
-        return [*words, "--config", "daily", "--host", "h", *options]
-
-    def environ(self) -> dict[str, str]:
-        return {"PYTHONPATH": str(SOURCE), "TMPDIR": str(self.user.home), "HOME": str(self.user.home)}
-
-    def call(self, command: str, *options: str, stdin: bytes = b"", cwd: Path | None = None, **places: str) -> Told:
-        """Call the application with descriptors as sendbackup gives them."""
-        messages, index = self.user.home / "messages", self.user.home / "index"
-        shell = [  # "sh" puts the descriptors where they belong
-            "sh",
-            "-c",
-            'exec 3>"$1" 4>"$2"; shift 2; exec "$@"',
-            "sh",
-            str(messages),
-            str(index),
-        ]
-        done = subprocess.run(
-            [*shell, *self.command(command, *options, **places)],
-            input=stdin,
-            capture_output=True,
-            env=self.environ(),
-            cwd=cwd or self.user.home,
-        )
-        return Told(
-            done.returncode, done.stdout, done.stderr, messages.read_text().splitlines(), index.read_text().splitlines()
-        )
-
-    def backup(self, level: int, *options: str, volume: str = "doc", record: bool = True, **places: str) -> Told:
-        words = [
-            "--message",
-            "line",
-            "--timestamp",
-            "20261121",
-            "--disk",
-            volume,
-            "--device",
-            volume,
-            "--level",
-            str(level),
-            "--index",
-            "line",
-        ]
-        return self.call("backup", *words, *(["--record"] if record else []), *options, **places)
-
-    def estimate(self, *levels: int, options: tuple[str, ...] = (), volume: str = "doc", **places: str) -> list[str]:
-        words = [word for level in levels for word in ("--level", str(level))]
-        told = self.call("estimate", "--disk", volume, "--device", volume, *words, *options, **places)
-        assert told.code == 0 and not told.err
-        return told.out.decode().splitlines()
-
-    def state(self, volume: str = "doc") -> VolumeState:
-        with open_pool(self.pool, key_path=self.key) as house:
-            return house.volumes.get(volume)
-
-    def nothing_left(self, *, records: int = 0) -> bool:
-        state = self.state()
-        return len(state.dumps) == records and state.lease is None
 
 
 @pytest.fixture
@@ -170,6 +74,35 @@ def test_full_and_increment_restore_one_after_the_other_without_the_pool(client:
     )
     assert alone.code == 4 and b"it is an increment" in alone.err
     assert [path.name for path in (client.user.home / "doc" / "d").iterdir()] == ["inner"]
+
+
+def test_file_that_changed_in_one_place_comes_back_whole_or_not_at_all(client: Client) -> None:
+    big = client.user.home / "doc" / "big"
+    big.write_bytes(os.urandom(3_000_000))
+    full = client.backup(0).out
+    with open(big, "r+b") as file:
+        file.seek(1_500_000)
+        file.write(b"changed")
+    client.user.quick("unclone", "doc@amanda")
+    increment = client.backup(1).out
+    assert len(increment) < len(full) / 5
+
+    def restore(name: str, *steps: tuple[int, bytes, str]) -> tuple[list[int], bytes, dict[str, bytes]]:
+        target = client.user.home / name
+        target.mkdir()
+        words = ("restore", "--disk", "doc", "--level")
+        told = [client.call(*words, str(level), path, stdin=image, cwd=target) for level, image, path in steps]
+        files = {path.name: path.read_bytes() for path in target.iterdir()}
+        return [each.code for each in told], told[-1].out, files
+
+    assert restore("with", (1, increment, "./big")) == ([0], b"", {"big": big.read_bytes()})
+    client.pool.rename(client.user.home / "burned")
+    codes, said, files = restore("without", (1, increment, "./big"))
+    assert codes == [1] and said.startswith(b"big: object ") and said.count(b"\n") == 1 and not files
+    # Whatever was taken from the lower level into the same directory, that level's image is there.
+    assert restore("again", (0, full, "./big"), (1, increment, "./big"))[2] == {"big": big.read_bytes()}
+    codes, said, files = restore("other", (0, full, "./plan"), (1, increment, "./big"))
+    assert codes == [0, 0] and not said and files["big"] == big.read_bytes() and set(files) == {"big", "plan"}
 
 
 def test_clone_is_used_again_until_it_is_old(client: Client) -> None:

@@ -4,8 +4,10 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -31,7 +33,6 @@ from dalsegno.formats.objects import (
 from dalsegno.formats.pack import DumpNote
 from dalsegno.host.restore import RestoreResult, restore_tree
 from dalsegno.pool.contract import Source
-from dalsegno.pool.pack_write import PackSummary
 from dalsegno.terms.errors import BadInput, Conflict, Damaged, NotFound, Refused
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.times import SECOND_NS
@@ -58,6 +59,27 @@ class Fresh:
     unreadable: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """A dump that was written in one stream."""
+
+    dump_id: bytes
+    size_bytes: int
+
+
+def _on_servers() -> Any:
+    # Loaded only where volumes are on servers.
+    return import_module("dalsegno.actions.amanda_realm")
+
+
+def state_now(house: House, volume: str) -> VolumeState:
+    """Return a volume as it is now; of one on servers, Unavailable when none of them answers."""
+    if house.volumes.merges:
+        found: VolumeState = _on_servers().state_now(house, volume)
+        return found
+    return house.volumes.get(volume)
+
+
 def clone_in_use(state: VolumeState, clone_name: str, *, age_seconds: int, now_ns: int) -> Clone | None:
     """Return the clone to use again, or None when a new one is due."""
     clone = state.clones.get(clone_name)
@@ -72,18 +94,16 @@ def fresh_clone(house: House, volume: str, clone_name: str, *, age_seconds: int)
     Conflict while somebody else has the volume frozen.
     """
     check_clone_name(clone_name)
+    if house.volumes.merges:
+        fresh: Fresh = _on_servers().fresh_clone(house, volume, clone_name, age_seconds=age_seconds)
+        return fresh
     state = house.volumes.get(volume)
     now = now_ns()
     found = clone_in_use(state, clone_name, age_seconds=age_seconds, now_ns=now)
     if found is not None:
         return Fresh(clone=found, made=False, unreadable=_unreadable_of(house, state, found.revision))
-    lease = held(state, now_ns=now)
     owner = f"Amanda on {os.uname().nodename}"
-    if lease is not None and lease.owner != owner:
-        raise Conflict(f"volume {volume!r} is frozen by {lease.owner}")
-    old = state.clones.get(clone_name)
-    if old is not None and old.held:
-        raise Refused(f"clone {volume}@{clone_name} is held, so no newer one can take its place: `dal unhold` it")
+    check_replaceable(state, clone_name, owner=owner, now_ns=now)
     unreadable: tuple[str, ...] = ()
     if state.kind == TRACKED:
         taken = take(house, state, state.source, message="amanda")
@@ -99,6 +119,16 @@ def fresh_clone(house: House, volume: str, clone_name: str, *, age_seconds: int)
     finally:
         house.volumes.update(state.id, lambda current: thaw(current, owner=owner))
     return Fresh(clone=made.clones[clone_name], made=True, unreadable=unreadable)
+
+
+def check_replaceable(state: VolumeState, clone_name: str, *, owner: str, now_ns: int) -> None:
+    """Raise Conflict while somebody else than `owner` has the volume frozen, Refused when the clone is held."""
+    lease = held(state, now_ns=now_ns)
+    if lease is not None and lease.owner != owner:
+        raise Conflict(f"volume {state.name!r} is frozen by {lease.owner}")
+    old = state.clones.get(clone_name)
+    if old is not None and old.held:
+        raise Refused(f"clone {state.name}@{clone_name} is held, so no newer one can take its place: `dal unhold` it")
 
 
 def _unreadable_place(house: House, state: VolumeState) -> Path:
@@ -140,7 +170,10 @@ def estimate(
     """Return one estimate per level from the comparison of trees; None for one that has no base."""
     state = house.volumes.get(volume)
     possible = [level for level in levels if _has_base(house, state, revision, level, recorder)]
-    made = estimate_levels(state, levels=possible, count=count_in_pool(house.pool, revision), recorder=recorder)
+    count = count_in_pool(house.pool, revision)
+    if house.volumes.merges:
+        count = partial(import_module("dalsegno.actions.remote_dump").count_new, house, state, revision)
+    made = estimate_levels(state, levels=possible, count=count, recorder=recorder)
     by_level = {each.level: each for each in made}
     return [by_level.get(level) for level in levels]
 
@@ -160,9 +193,13 @@ def plan(house: House, volume: str, clone_name: str, clone: Clone, *, level: int
     return plan_dump(house.pool, state, targets=targets, level=level, now_ns=now_ns(), recorder=recorder)
 
 
-def write(house: House, chosen: DumpPlan, write_bytes: Callable[[bytes], object], *, dense: bool) -> PackSummary:
-    """Write the dump in one stream; `dense` compresses it anew, slowly and well."""
-    return write_dump(
+def write(house: House, chosen: DumpPlan, write_bytes: Callable[[bytes], object], *, dense: bool) -> Written:
+    """Write the dump in one stream; `dense` compresses it anew, slowly and well: in a pool, not on servers."""
+    if house.volumes.merges:
+        assert not dense
+        written: Written = _on_servers().write(house, chosen, write_bytes)
+        return written
+    summary = write_dump(
         house.pool,
         chosen,
         write_bytes,
@@ -172,6 +209,7 @@ def write(house: House, chosen: DumpPlan, write_bytes: Callable[[bytes], object]
         workers=house.workers,
         report=house.report,
     )
+    return Written(dump_id=summary.pack_id, size_bytes=summary.size_bytes)
 
 
 def listing(house: House, chosen: DumpPlan) -> Iterator[tuple[bytes, bool]]:
@@ -194,16 +232,16 @@ def _everything(source: Source, revision: Revision) -> Iterator[tuple[bytes, boo
         yield path, entry.kind == ENTRY_DIRECTORY
 
 
-def record(house: House, chosen: DumpPlan, summary: PackSummary, *, recorder: str, timestamp: str) -> None:
+def record(house: House, chosen: DumpPlan, written: Written, *, recorder: str, timestamp: str) -> None:
     """Let later dumps of the same recorder build on this one. What is recorded above its level is of no more use."""
     made = DumpRecord(
-        dump_id=summary.pack_id,
+        dump_id=written.dump_id,
         level=chosen.note.level,
         revision=chosen.target,
         base_dump=chosen.note.base_dump,
         taken_at_ns=chosen.note.taken_at_ns,
         path=f"{recorder} {timestamp}",
-        size_bytes=summary.size_bytes,
+        size_bytes=written.size_bytes,
         recorder=recorder,
     )
     house.volumes.update(chosen.note.volume, lambda state: without_higher(state, made))

@@ -37,16 +37,17 @@ def stream_dump(
 ) -> None:
     """Write a dump of a clone, or of the newest state, and do not record it; `base` names a recorded dump."""
     state = house.volumes.get(volume)
-    now = now_ns()
+    now, recorder = now_ns(), ""
     named = resolve(house.pool, house.volumes, Address(volume=state.name, selector=clone), now_ns=now)
     if base:
         found = [record for record in state.dumps if record.dump_id == base]
         if not found:
             raise NotFound(f"volume {volume!r}: no dump {hex_short(base)} is recorded: `dal volume show` lists them")
         # A base of one's own choice: the level is one above it, whatever was recorded since.
-        state = msgspec.structs.replace(state, dumps=found)
+        state, recorder = msgspec.structs.replace(state, dumps=found), found[0].recorder
         level = max(level, min(9, found[0].level + 1))
-    plan = plan_dump(house.pool, state, targets=[(named.clone or "", named.revision)], level=level, now_ns=now)
+    targets = [(named.clone or "", named.revision)]
+    plan = plan_dump(house.pool, state, targets=targets, level=level, now_ns=now, recorder=recorder)
     write_dump(
         house.pool,
         plan,

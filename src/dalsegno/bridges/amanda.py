@@ -57,7 +57,7 @@ AMANDAS: Final = frozenset(
         *("include-file", "include-list", "include-optional", "exclude-file", "exclude-list", "exclude-optional"),
     )
 )
-PROPERTIES: Final = frozenset(("pool", "key-file", "volumes", "clone", "clone-age", "compression", "record"))
+PROPERTIES: Final = frozenset(("pool", "server", "key-file", "volumes", "clone", "clone-age", "compression", "record"))
 _DENSE: Final = {"fast": False, "best": True}
 _YES: Final = {"yes": True, "no": False, "true": True, "false": False, "on": True, "off": False}
 
@@ -85,6 +85,11 @@ class Call:
     def volume(self) -> str:
         """The volume: the device of the disklist, or the diskname when that is all there is."""
         return self.device or self.disk
+
+    @property
+    def server(self) -> str:
+        """The realm, or server of one, that has the volumes; empty: they are in a pool. Property SERVER."""
+        return self.properties.get("server", "")
 
     @property
     def level(self) -> int:
@@ -178,7 +183,10 @@ def matching(names: Iterable[str], pattern: str) -> list[str]:
 
 
 def check_volume(call: Call) -> str:
-    """Return the volume that a call is about. BadInput when it is a pattern, or not one that this tool may back up."""
+    """Return the address of the volume that a call is about.
+
+    BadInput when it is a pattern, or not one that this tool may back up, or when properties contradict each other.
+    """
     volume = call.volume
     if not volume:
         raise BadInput("no volume: the disklist names it as diskname or diskdevice")
@@ -187,7 +195,16 @@ def check_volume(call: Call) -> str:
     allowed = call.properties.get("volumes")
     if allowed is not None and not matching([volume], allowed):
         raise BadInput(f"volume {volume!r} is not among those of property VOLUMES {allowed!r}")
-    return volume
+    if call.server and "pool" in call.properties:
+        raise BadInput("properties POOL and SERVER: the volumes are in one or on the other, so leave one away")
+    if call.server and call.dense:
+        raise BadInput("property COMPRESSION best: a server sends what it stores as it is: leave it away with SERVER")
+    return volume_address(call)
+
+
+def volume_address(call: Call) -> str:
+    """Return the address of a call's volume, whatever that is."""
+    return f"//{call.server}/{call.volume}" if call.server else call.volume
 
 
 # Lines. A line has no line end in it, whatever the text was.

@@ -18,6 +18,7 @@ from dalsegno.bridges import amanda
 from dalsegno.bridges.amanda import Call
 from dalsegno.chunks.realm import Realm
 from dalsegno.terms.errors import BadInput, Conflict, DalError, NoAccess, NotFound, Refused
+from dalsegno.terms.ids import hex_short
 from dalsegno.volumes.state import Clone
 from dalsegno.world.clock import SECOND_NS, now_ns
 from dalsegno.world.files import file_errors
@@ -88,12 +89,13 @@ def selfcheck(call: Call, line: Line, doors: Doors) -> int:
         call.clone_age_seconds, call.records, call.dense  # noqa: B018 - each refuses what it cannot read
         volume = amanda.check_volume(call)
         with doors.house(call) as house:
-            state = house.volumes.get(volume)
-            if state.source and not os.path.isdir(state.source):
+            state = actions.state_now(house, volume)
+            local = not house.volumes.merges
+            if local and state.source and not os.path.isdir(state.source):
                 raise NotFound(f"volume {volume!r}: its source {os.fsdecode(state.source)} is not there")
-            if not state.source and not state.head:
+            if not state.head and not (local and state.source):
                 raise Refused(f"volume {volume!r} is empty: import something first")
-            line.say(amanda.check_line(True, f"volume {volume} in {house.pool.path}"))
+            line.say(amanda.check_line(True, f"volume {volume}" + (f" in {house.pool.path}" if local else "")))
     except DalError as error:
         line.say(amanda.check_line(False, error))
     return 0
@@ -157,17 +159,17 @@ def _backup(call: Call, line: Line, doors: Doors) -> int:
         except Refused as error:
             line.tell(amanda.retry_line(error, delay_seconds=1, level=0))
             return RETRY
-        summary = actions.write(house, plan, line.output.write, dense=dense)
+        written = actions.write(house, plan, line.output.write, dense=dense)
         line.output.flush()
         if line.index is not None:
             _write_index(line.index, actions.listing(house, plan), level=plan.note.level)
             line.index.close()
         _tell_strange(line, fresh.unreadable)
-        line.tell(amanda.chatter_line(_describe(volume, fresh.clone, call, summary.object_count)))
-        line.tell(amanda.size_line(summary.size_bytes))
+        line.tell(amanda.chatter_line(_describe(volume, fresh.clone, call, written)))
+        line.tell(amanda.size_line(written.size_bytes))
         if records:
             wait_until_read(line.output)
-            actions.record(house, plan, summary, recorder=call.recorder, timestamp=call.timestamp)
+            actions.record(house, plan, written, recorder=call.recorder, timestamp=call.timestamp)
     return 0
 
 
@@ -201,9 +203,9 @@ def _tell_strange(line: Line, unreadable: Sequence[str]) -> None:
         line.tell(amanda.strange_line(f"and {len(unreadable) - STRANGE_LINES_MAX} more could not be read"))
 
 
-def _describe(volume: str, clone: Clone, call: Call, object_count: int) -> str:
-    revision = clone.revision.hex()[:12]
-    return f"level {call.level} of {volume}@{call.clone_name}, revision {revision}, {object_count} objects"
+def _describe(volume: str, clone: Clone, call: Call, written: actions.Written) -> str:
+    revision, dump = hex_short(clone.revision), hex_short(written.dump_id)
+    return f"level {call.level} of {volume}@{call.clone_name}, revision {revision}, dump {dump}"
 
 
 def restore(call: Call, line: Line, doors: Doors) -> int:
@@ -229,10 +231,18 @@ def restore(call: Call, line: Line, doors: Doors) -> int:
 
 
 def _house_if_there(call: Call, doors: Doors) -> House | None:
+    """Return the house with what an image has not; None when it is away, as servers are that do not answer."""
     try:
-        return doors.house(call)
+        house = doors.house(call)
     except DalError:
         return None
+    if house.volumes.merges:
+        try:
+            actions.state_now(house, amanda.volume_address(call))
+        except DalError as error:
+            house.__exit__(type(error), error, None)
+            return None
+    return house
 
 
 def _place_for(images: Path, target: Path, call: Call) -> Path:

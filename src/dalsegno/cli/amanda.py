@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 from dalsegno import __version__
+from dalsegno.actions.house import House
+from dalsegno.actions.remote import RemoteHouse, split_place
 from dalsegno.bridges.amanda import NAME, matching, support_lines
-from dalsegno.cli.door import open_house
+from dalsegno.cli.door import open_volumes
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser
+from dalsegno.replicas.profile import profile_path
 from dalsegno.terms.errors import EXIT_DONE, BadInput, DalError, NoAccess, NotFound, Refused
 from dalsegno.world.files import write_durable
 from dalsegno.world.programs import run_program
@@ -27,7 +30,7 @@ SECONDS_MAX = 60
 _SCRIPT = """\
 #!/bin/sh
 # {name}: an Amanda application, written by `dal amanda install` of dalsegno {version}; run that again to change it.
-# It works as {owner}, to whom the pool belongs; Amanda's own user gets neither pool nor key.
+# It works as {owner}, to whom the pool or the realm's profile belongs; Amanda's own user gets neither that nor a key.
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
 if [ "$1" = support ]; then
@@ -36,8 +39,10 @@ if [ "$1" = support ]; then
 fi
 right=full
 [ "$SUDO_USER" = {user} ] && right=guarded
+if [ "$(id -u)" = {uid} ]; then
+{settings}fi
 case $(id -u) in
-0|{uid}) exec {python} -I -W ignore -m dalsegno.cli.amdalsegno {pool} {key} $right "$@" ;;
+0|{uid}) exec {python} -I -W ignore -m dalsegno.cli.amdalsegno {place} {key} $right "$@" ;;
 esac
 {otherwise}
 """
@@ -81,7 +86,7 @@ def add_amanda(parser: Parser) -> None:
     install.add_argument("--dry-run", action="store_true", help="only tell what would be done")
     install.set_defaults(run=_install)
     disklist = verbs.add_parser("disklist", help="print a disklist line for every volume of a pattern")
-    disklist.add_argument("pattern", nargs="?", default="*", metavar="PATTERN")
+    disklist.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="or //SERVER/PATTERN")
     disklist.add_argument("--host", default="localhost", metavar="NAME", help="(localhost)")
     disklist.add_argument("--dumptype", default="dalsegno", metavar="NAME", help="(dalsegno)")
     disklist.set_defaults(run=_disklist)
@@ -96,7 +101,17 @@ def _amandas_user(given: str | None) -> str:
     raise NotFound(f"no user {given or 'backup or amandabackup'} on this host: install amanda-client, or give --user")
 
 
-def script_text(*, pool: Path, key: Path | None, owner: str, uid: int, user: str, script: Path, python: str) -> str:
+def script_text(
+    *,
+    place: str,
+    key: Path | None,
+    owner: str,
+    uid: int,
+    user: str,
+    script: Path,
+    python: str,
+    environment: dict[str, str],
+) -> str:
     """Return the application as Amanda starts it: it answers `support` at once and becomes the pool's owner."""
     become = f'exec {SUDO} -n -H -C {DESCRIPTORS_KEPT} -u {shlex.quote(owner)} -- {shlex.quote(os.fspath(script))} "$@"'
     refuse = f"echo '{NAME}: must be started by {user} or root' >&2; exit 1"
@@ -108,7 +123,8 @@ def script_text(*, pool: Path, key: Path | None, owner: str, uid: int, user: str
         uid=uid,
         user=shlex.quote(user),
         python=shlex.quote(python),
-        pool=shlex.quote(os.fspath(pool)),
+        place=shlex.quote(place),
+        settings="".join(f"    {name}={shlex.quote(text)}\n    export {name}\n" for name, text in environment.items()),
         key=shlex.quote(os.fspath(key) if key is not None else "-"),
         otherwise=refuse if user == owner else become,
     )
@@ -123,25 +139,29 @@ def _install(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if config is not None and not (config / "amanda.conf").is_file():
         raise NotFound(f"{config / 'amanda.conf'}: not there: docs/guides/amanda.md has one to begin with")
     user = _amandas_user(arguments.user)
-    with open_house(arguments, terminal) as house:
-        pool = Path(os.path.realpath(house.pool.path))
-        key = house.pool.key_path
-        if house.pool.encryption == "passphrase":
-            if arguments.secret is None:
-                raise BadInput("the pool has a passphrase, and Amanda has nobody to ask: give --secret FILE")
-            key = arguments.secret
-    key = Path(os.path.realpath(key)) if key is not None else None
-    uid = os.stat(pool).st_uid
+    with open_volumes(arguments, terminal) as house:
+        place, key, uid = _place(house, arguments.secret)
     owner = pwd.getpwuid(uid).pw_name
     script = arguments.applications / NAME
     rule = SUDOERS / NAME
-    done = [f"{script}: works on {pool}, key {key or 'none'}, as {owner}"]
+    done = [f"{script}: works on {place}, key {key or 'none'}, as {owner}"]
+    if place.startswith("//"):
+        done = [f"{script}: works on {place}, as {owner} joined it"]
     if user != owner:
         if not SUDO.exists() and not arguments.dry_run:
             raise Refused(f"the pool belongs to {owner}, and Amanda runs as {user}: `apt-get install sudo` first")
         done.append(f"{rule}: {user} may start it as {owner}, and nothing else")
     if not arguments.dry_run:
-        text = script_text(pool=pool, key=key, owner=owner, uid=uid, user=user, script=script, python=sys.executable)
+        text = script_text(
+            place=place,
+            key=key,
+            owner=owner,
+            uid=uid,
+            user=user,
+            script=script,
+            python=sys.executable,
+            environment=_environment(uid),
+        )
         if user != owner:
             _write_rule(rule, _RULE.format(user=user, owner=owner, script=script))
         write_durable(script, text.encode(errors="surrogateescape"), mode=0o755)
@@ -157,9 +177,30 @@ def _install(arguments: argparse.Namespace, terminal: Terminal) -> int:
         lines = [*done, "For amanda.conf (or give --config NAME):", *shown]
         lines.append("and for its disklist what `dal amanda disklist` prints")
     terminal.result(
-        {"script": script, "pool": pool, "key": key, "owner": owner, "user": user, "dry_run": arguments.dry_run}, lines
+        {"script": script, "pool": place, "key": key, "owner": owner, "user": user, "dry_run": arguments.dry_run}, lines
     )
     return EXIT_DONE
+
+
+def _place(house: House, secret: Path | None) -> tuple[str, Path | None, int]:
+    """Return the pool, or //REALM, its key if it has one that must be named, and the user id of its owner."""
+    if isinstance(house, RemoteHouse):
+        return f"//{house.realm_name}", None, os.stat(profile_path(house.realm_name)).st_uid
+    place = os.path.realpath(house.pool.path)
+    key = house.pool.key_path
+    if house.pool.encryption == "passphrase":
+        if secret is None:
+            raise BadInput("the pool has a passphrase, and Amanda has nobody to ask: give --secret FILE")
+        key = secret
+    return place, Path(os.path.realpath(key)) if key is not None else None, os.stat(place).st_uid
+
+
+def _environment(uid: int) -> dict[str, str]:
+    """Return where the owner's profiles of realms and caches are: Amanda and sudo keep that from the application."""
+    if os.getuid() != uid:
+        return {"HOME": pwd.getpwuid(uid).pw_dir}
+    named = {name: os.environ[name] for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME") if os.environ.get(name)}
+    return {"HOME": os.path.expanduser("~"), **named}
 
 
 def _define(config: Path, definitions: str, *, dry_run: bool) -> str:
@@ -207,8 +248,9 @@ def _try(script: Path, user: str) -> None:
 
 
 def _disklist(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    with open_house(arguments, terminal) as house:
-        names = matching([state.name for state in house.volumes.list()], arguments.pattern)
+    server, pattern = split_place(arguments.pattern)
+    with open_volumes(arguments, terminal, *([arguments.pattern] if server else [])) as house:
+        names = matching([state.name for state in house.volumes.list()], pattern)
     if not names:
         raise NotFound(f"no volume {arguments.pattern!r}: `dal volume list` shows what there is")
     lines = [f"{arguments.host} {_word(name)} {arguments.dumptype}" for name in names]

@@ -1,7 +1,8 @@
-"""The program behind the installed Amanda application: `amdalsegno POOL KEY|- full|guarded COMMAND ...`."""
+"""The program behind the installed Amanda application: `amdalsegno POOL|//SERVER KEY|- full|guarded COMMAND ...`."""
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from dalsegno.actions.house import House
@@ -19,7 +20,7 @@ IMAGES_BASE = "/var/tmp"
 
 
 class _Places:
-    """Pool and key: those that were installed, or those of the properties."""
+    """Pool and key, or a realm: those that were installed, or those of the properties."""
 
     def __init__(self, pool: str, key: str) -> None:
         self._pool = pool
@@ -31,19 +32,39 @@ class _Places:
         return Path(pool), Path(key) if key else None
 
     def house(self, call: Call) -> House:
-        """Open the pool."""
+        """Open the pool, or the realm in which the server is."""
+        if call.server:
+            house: House = import_module("dalsegno.assembly_remote").open_realm(_realm_name(call))
+            return house
         pool, key = self._of(call)
         return open_pool(pool, passphrase=lambda: _passphrase(key), key_path=key)
 
     def realm(self, call: Call) -> Realm:
         """Return the realm that images are of: of the pool, or when it is lost, of the key alone."""
         pool, key = self._of(call)
+        if call.server:
+            return _realm_key(call)
         try:
             return open_pool_settings(pool, passphrase=lambda: _passphrase(key), key_path=key)[1]
         except NotFound:
             if key is None:
                 raise
             return read_realm(key)
+
+
+def _realm_name(call: Call) -> str:
+    # What belongs to realms takes long to load: only who uses one waits for it.
+    found: str = import_module("dalsegno.cli.realm").realm_of_addresses([f"//{call.server}/{call.volume or '*'}"])
+    return found
+
+
+def _realm_key(call: Call) -> Realm:
+    key = call.properties.get("key-file")
+    if key is not None:
+        return read_realm(Path(key))
+    profile = import_module("dalsegno.replicas.profile")
+    found: Realm = profile.read_profile_realm(profile.read_profile(_realm_name(call)))
+    return found
 
 
 def _passphrase(key: Path | None) -> str:
@@ -67,6 +88,8 @@ def main() -> int:
         return 2
     pool, key, right, *words = sys.argv[1:]
     key = "" if key == "-" else key
+    if pool.startswith("//") and "--pool" not in words:
+        words[1:1] = ["--server", pool.removeprefix("//")]  # a property of this name comes later, and counts
     is_backup = words[0] == "backup"
     line = application.Line(
         input=sys.stdin.buffer,
