@@ -153,14 +153,23 @@ def watch_standby(
     ended: Callable[[], bool],
     told: Callable[[StandbyStatus], None],
 ) -> str:
-    """Tell how far a standby is behind, whose server follows by itself, until it is none or `ended`; return why."""
+    """Tell how far a standby is behind, whose server follows by itself, until it is none or `ended`; return why.
+
+    Measuring costs a list of all that it lacks: it is done when something has changed.
+    """
+    seen: dict[str, tuple[bytes, frozenset[str]]] | None = None
     while not ended():
         replicas = require_set(servers, volume)
         if name in replicas.writers:
             return PROMOTED
         if name not in replicas.standbys:
             return DISMISSED
-        told(next(each for each in standby_status(servers, volume, [name])))
+        states = servers.states(volume, [*replicas.writers, name])
+        now = {each: (state.head, frozenset(state.clones)) for each, state in states.items()}
+        if now != seen:
+            status = next(each for each in standby_status(servers, volume, [name]))
+            seen = now if status.error is None else None
+            told(status)
         if not ended():
             servers.pause(MONITOR_SECONDS)
     return ""
