@@ -670,11 +670,20 @@ def recipes(forger: Forger) -> Iterator[tuple[str, Entry]]:
     yield "a chunk of another size", a_file(b"f", content_kind=objects.CONTENT_CHUNK, content=chunk, size=10**15)
     yield "inline of another size", a_file(b"f", b"abc", size=10**15)
     yield "no content", a_file(b"f", content_kind=objects.CONTENT_NONE, content=b"", size=10**15)
-    yield "a size below nothing", a_file(b"f", b"", size=-1)
     yield "an object that is not there", a_file(b"f", content_kind=2, content=bytes(32), size=5)
     yield "an id cut short as content", a_file(b"f", content_kind=2, content=b"short", size=5)
     yield "a time beyond time", a_file(b"f", mtime_ns=2**63 - 1)
-    yield "a mode beyond modes", a_file(b"f", mode=2**40)
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"size": -1}, {"size": 2**63}, {"mode": 2**40}, {"mode": -1}, {"uid": 2**32}, {"device": -1}]
+)
+def test_numbers_that_no_file_has_make_their_directory_damaged(
+    user: User, forger: Forger, numbers: dict[str, int]
+) -> None:
+    forger.write(forger.tree(a_file(b"a"), a_file(b"f", **numbers)))
+    for words in READERS:
+        watched(user, *words, code=(3, 5))
 
 
 def test_a_recipe_with_wrong_lengths_fails_its_file_and_no_other(user: User, forger: Forger) -> None:
@@ -932,3 +941,8 @@ def test_what_a_user_may_not_read_is_listed_or_no_access(nobody: User) -> None:
     os.chown(home / "pool" / "pool.toml", 0, 0)
     (home / "pool" / "pool.toml").chmod(0o600)
     assert "pool.toml" in nobody.quick("ls", "doc", code=8).error
+
+
+def test_names_in_errors_move_no_cursor(made: Path) -> None:
+    error = User(made).quick("ls", "doc:/\x1b]0;title\x07\x1b[2J", code=6).error
+    assert error.isprintable() and "title" in error

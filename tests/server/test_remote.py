@@ -273,6 +273,41 @@ def test_a_server_that_is_busy_is_asked_again() -> None:
         assert len(requests) == 5
 
 
+@pytest.mark.parametrize("seconds", ["nan", "-1", "-inf", "1e400", "soon"])
+def test_a_time_to_wait_that_is_none_is_a_second(seconds: str) -> None:
+    busy = answers(429, fails("unavailable"), HEADERS + f"Retry-After: {seconds}\r\n")
+    with server_that(busy, GOOD) as (url, requests):
+        assert RemoteSite(url, "x").server().name == "s1"
+        assert len(requests) == 2
+
+
+def test_what_a_server_says_is_one_line_that_moves_no_cursor() -> None:
+    text = "\x1b]0;title\x07\x1b[2J\u202eover\nand out" + "!" * 50_000
+    body = json.dumps({"error": {"code": "refused", "message": text}}).encode()
+    with server_that(answers(422, body)) as (url, _), pytest.raises(Refused) as caught:
+        RemoteSite(url, "x").state("home")
+    assert str(caught.value).isprintable() and "over and out" in str(caught.value) and len(str(caught.value)) < 3000
+    strange = says(b"HTTP/1.1 599 \x1b[2Jbad\r\nContent-Length: 0\r\n\r\n")
+    with server_that(strange) as (url, _), pytest.raises(Unavailable) as lost:
+        RemoteSite(url, "x").state("home")
+    assert str(lost.value).isprintable()
+
+
+def test_answers_of_another_length_than_the_question_are_none() -> None:
+    with server_that(answers(200, b"\1")) as (url, _), pytest.raises(Unavailable):
+        RemoteSite(url, "x", name="s1").have("home", bytes(64))
+    key = b'{"realm": "", "secret": "00"}'
+    with server_that(answers(200, key)) as (url, _), pytest.raises(Unavailable):
+        RemoteSite(url, "x", name="s1").key()
+
+
+def test_a_fingerprint_is_never_left_uncompared() -> None:
+    with server_that(GOOD) as (url, requests):
+        with pytest.raises(BadInput, match="fingerprint"):
+            RemoteSite(url, "x", fingerprint="sha256:" + "0" * 64)
+        assert requests == []
+
+
 def test_a_refusal_in_the_middle_of_a_long_upload_is_heard() -> None:
     def refuse(sock: socket.socket, head: bytes) -> None:
         body = fails("full")

@@ -8,7 +8,7 @@ from dalsegno.actions import clone as actions
 from dalsegno.actions.browse import ordered_clones
 from dalsegno.cli.backup import take_lines, take_value
 from dalsegno.cli.door import open_volumes
-from dalsegno.cli.terminal import Terminal
+from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import Parser
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL
 from dalsegno.terms.ids import hex_short
@@ -157,8 +157,8 @@ def _log(arguments: argparse.Namespace, terminal: Terminal) -> int:
                     "#" + hex_short(identity),
                     format_time(revision.created_ns),
                     format_size(revision.total_bytes),
-                    revision.author,
-                    revision.message,
+                    show(revision.author),
+                    show(revision.message),
                     ", ".join(clones),
                 ]
             )

@@ -179,7 +179,9 @@ def _fail(words: list[str], code: str, message: str, exit_code: int) -> int:
 
         line = json.dumps({"error": {"code": code, "message": line, "exit_code": exit_code}})
     else:
-        line = f"dal: error: {line}"
+        from dalsegno.cli.terminal import show
+
+        line = f"dal: error: {show(line)}"  # names and servers have a say in it
     try:
         sys.stderr.buffer.write(line.encode(errors="surrogateescape") + b"\n")
         sys.stderr.flush()

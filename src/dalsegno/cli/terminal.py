@@ -103,13 +103,13 @@ class Terminal:
         """Tell a person something on the side."""
         if not self.quiet and not self.json:
             self.end_progress()
-            print(text, file=sys.stderr)
+            print(show(text), file=sys.stderr)
 
     def fail(self, text: str) -> None:
         """Tell of something that failed while the rest goes on; programs find it in the result."""
         self.end_progress()
         if not self.json:
-            print(f"dal: error: {' '.join(text.split())}", file=sys.stderr)
+            print(f"dal: error: {show(' '.join(text.split()))}", file=sys.stderr)
 
     def report(self, event: Event) -> None:
         """Draw progress and print notes about paths."""
@@ -126,7 +126,7 @@ class Terminal:
         if self.json:
             print(json.dumps({event.severity: as_json(event)}), file=sys.stderr)
         else:
-            print(f"dal: {event.severity}: {show(event.path)}: {event.text}", file=sys.stderr)
+            print(f"dal: {event.severity}: {show(event.path)}: {show(event.text)}", file=sys.stderr)
 
     def _draw(self, event: Progress) -> None:
         at_ns = now_ns()

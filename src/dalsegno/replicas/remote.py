@@ -7,6 +7,7 @@ What the server refuses becomes the error that it was there. Silence, a lost ans
 import hashlib
 import hmac
 import http.client
+import re
 import select
 import socket
 import ssl
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
+from dalsegno.chunks.realm import SECRET_BYTES
 from dalsegno.formats import messages
 from dalsegno.formats.join import FINGERPRINT_PREFIX, PORT, Join, check_fingerprint
 from dalsegno.replicas import wire
@@ -22,7 +24,7 @@ from dalsegno.replicas.contract import LEASE_SECONDS, ROW_BYTES, Record
 from dalsegno.replicas.view import Placed, RealmView
 from dalsegno.replicas.wire import PROTOCOL, PROTOCOL_HEADER
 from dalsegno.terms.errors import BadInput, DalError, Moved, NoAccess, Unavailable, error_kinds
-from dalsegno.terms.ids import ObjectId
+from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
 from dalsegno.terms.sizes import KIB, MIB
 from dalsegno.volumes.state import Clone, DumpRecord, Release, ReplicaSet, VolumeState
 from dalsegno.world.clock import pause
@@ -40,6 +42,7 @@ PIECE_BYTES: Final = MIB
 ROWS_BYTES: Final = ROW_BYTES * (MIB // ROW_BYTES)
 SEND_BYTES: Final = 256 * KIB
 ANSWER_BYTES_MAX: Final = 256 * MIB
+MESSAGE_CHARACTERS_MAX: Final = 2000
 ERROR_BYTES_MAX: Final = 64 * KIB
 IDLE_CONNECTIONS_MAX: Final = 16
 BUSY_TRIES_MAX: Final = 5
@@ -56,6 +59,7 @@ _STATUS_CODES: Final = {
     507: "full",
 }
 """For an answer without our own error in it: from something between us and the server."""
+_SECONDS: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 T = TypeVar("T")
 
 
@@ -209,6 +213,8 @@ class RemoteSite:
         self._host, self._port = host, port or PORT
         self._tls = parts.scheme == "https"
         self._fingerprint = check_fingerprint(fingerprint)
+        if self._fingerprint and not self._tls:
+            raise BadInput(f"server {url}: has a fingerprint, which only https can compare: nothing is sent there")
         self._context = (_pinned_context() if fingerprint else ssl.create_default_context()) if self._tls else None
         self._connect_seconds = connect_seconds
         self._answer_seconds = answer_seconds
@@ -309,7 +315,7 @@ class RemoteSite:
         except DalError:
             return error
         kind = error_kinds().get(failure.code, DalError)
-        return kind(f"{self._name or self.url}: {failure.message}")
+        return kind(f"{self._name or self.url}: {_one_line(failure.message)}")
 
     # Requests
 
@@ -420,18 +426,16 @@ class RemoteSite:
             connection.close()
         wait = None
         if status == 429:
-            try:
-                wait = float(response.headers.get("Retry-After", "1"))
-            except ValueError:
-                wait = 1.0
+            seconds = response.headers.get("Retry-After", "")
+            wait = float(seconds) if _SECONDS.fullmatch(seconds) else 1.0
         try:
             problem = messages.decode(data, wire.Problem)
         except BadInput:
             code = _STATUS_CODES.get(status, "unavailable")
             kind = error_kinds().get(code, Unavailable)
-            return kind(f"{self.label}: answered {status} {' '.join(response.reason.split())[:80]}"), wait
+            return kind(f"{self.label}: answered {status} {_one_line(response.reason)[:80]}"), wait
         kind = error_kinds().get(problem.error.code, DalError)
-        text = f"{self._name or self.url}: {problem.error.message}"
+        text = f"{self._name or self.url}: {_one_line(problem.error.message)}"
         if problem.moved_to is not None or kind is Moved:
             return Moved(text, server=problem.moved_to.name if problem.moved_to is not None else ""), None
         return kind(text), wait
@@ -456,7 +460,10 @@ class RemoteSite:
 
     def key(self) -> bytes:
         """Return the realm's secret, which the server's members share."""
-        return self._ask_value("GET", "/v1/key", wire.RealmKey).secret
+        secret = self._ask_value("GET", "/v1/key", wire.RealmKey).secret
+        if len(secret) != SECRET_BYTES:
+            raise Unavailable(f"{self.label}: the answer is not one of protocol {PROTOCOL}: a key of another length")
+        return secret
 
     def view(self) -> RealmView:
         """Return the realm's directory as the server knows it; NotFound when it has none."""
@@ -560,7 +567,11 @@ class RemoteSite:
 
     def have(self, volume: str, ids: bytes) -> bytes:
         """Return one byte for each of the joined ids: 1 when the object, with all that it names, is there to stay."""
-        return self._request("POST", self._volume(volume, "have"), body=bytes(ids)).read(len(ids))
+        count = len(ids) // OBJECT_ID_BYTES
+        there = self._request("POST", self._volume(volume, "have"), body=bytes(ids)).read(count)
+        if len(there) != count:
+            raise Unavailable(f"{self.label}: {len(there)} answers to {count} questions")
+        return there
 
     def upload_size(self, volume: str, upload: bytes) -> int:
         """Return how many bytes of an upload (named by its pack id) are there; 0 for one never begun."""
@@ -655,6 +666,12 @@ class RemoteSite:
             "GET", self._volume(volume, "watch"), query=query, wait_seconds=asked + WATCH_MARGIN_SECONDS
         )
         return messages.decode(answer.read(ANSWER_BYTES_MAX), VolumeState)
+
+
+def _one_line(text: str) -> str:
+    """Return what a server says fit to be shown: it may be anybody's."""
+    line = " ".join(text.split())[:MESSAGE_CHARACTERS_MAX]
+    return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def _sized(pieces: Iterable[bytes]) -> tuple[bytes | Iterable[bytes], int | None]:
