@@ -85,6 +85,21 @@ def test_what_was_put_is_got(path: Path) -> None:
             assert writer.objects_added == 0
 
 
+def test_a_pool_is_closed_to_others_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        for encryption in ("none", "keyfile"):
+            path = tmp_path / encryption
+            Pool.create(path, encryption=encryption, key_path=tmp_path / "key").close()
+            assert path.stat().st_mode & 0o7777 == 0o750
+        shared = tmp_path / "shared"
+        shared.mkdir(mode=0o2770)
+        Pool.create(shared, encryption="none").close()
+        assert shared.stat().st_mode & 0o777 == 0o770
+    finally:
+        os.umask(before)
+
+
 def test_aborted_writer_leaves_no_file(path: Path) -> None:
     with Pool.open(path) as pool:
         with pytest.raises(KeyError), pool.writer() as writer:

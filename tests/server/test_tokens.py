@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from http_kit import ask
 from served_kit import Served, make_user
 
 from cli_kit import User
-from dalsegno.formats.join import parse_join
+from dalsegno.formats.join import format_join, parse_join
 from dalsegno.pool.pool import Pool
 from dalsegno.replicas import wire
 from dalsegno.replicas.remote import RemoteSite
@@ -284,3 +285,15 @@ def test_authorization_is_read_as_the_standard_says(served: Served) -> None:
         ("Bearer \xff\xfe", 401),
     ):
         assert ask(served.server, "GET", "/v1/server", headers={"Authorization": line})[0] == status, line
+
+
+def test_a_join_string_is_read_where_others_do_not_see_it(tmp_path: Path) -> None:
+    user, client = make_user(tmp_path / "home"), User(tmp_path / "client")
+    with start_server(user) as server:
+        text = format_join(server.join(server.token("read")))
+        words = [*client.command(), "realm", "join", "-"]
+        done = subprocess.run(words, input=text.encode() + b"\n", env=client.environ({}), capture_output=True)
+        assert (done.returncode, done.stdout) == (0, b"joined realm s1: servers s1\n"), done.stderr
+        assert client.run("ls", "//s1/home", DAL_POOL="").out
+        done = subprocess.run(words, input=b"x" * 100_000, env=client.environ({}), capture_output=True)
+        assert done.returncode == 2 and len(done.stderr) < 500

@@ -3,6 +3,7 @@
 import argparse
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -22,7 +23,7 @@ from dalsegno.chunks.realm import Realm
 from dalsegno.cli.door import joined_realms, open_house, volume_of
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser, pool_path
-from dalsegno.formats.join import parse_join
+from dalsegno.formats.join import JOIN_BYTES_MAX, parse_join
 from dalsegno.pool.keys import SETTINGS_NAME
 from dalsegno.replicas.profile import (
     CACHE_BYTES_MAX_DEFAULT,
@@ -62,7 +63,7 @@ def add_realm(parser: Parser) -> None:
     init.add_argument("--name", required=True, metavar="REALM", help="what clients call it")
     init.set_defaults(run=_init)
     join = verbs.add_parser("join", help="become a client of a realm", epilog="example: dal realm join 'dal://...'")
-    join.add_argument("join", metavar="JOINSTRING", help="from `dal token add` on a server")
+    join.add_argument("join", metavar="JOINSTRING", help="from `dal token add` on a server; - reads standard input")
     join.add_argument("--name", metavar="REALM", help="what to call it here (default: its own name)")
     size = format_size(CACHE_BYTES_MAX_DEFAULT)
     join.add_argument("--cache", metavar="SIZE", help=f"what may be kept here of what servers have (default: {size})")
@@ -206,7 +207,9 @@ def _init(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _join(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    join = parse_join(arguments.join)
+    # A command's words are seen by everybody on this machine.
+    text = sys.stdin.readline(JOIN_BYTES_MAX + 1) if arguments.join == "-" else arguments.join
+    join = parse_join(text)
     cache_bytes_max = parse_size(arguments.cache) if arguments.cache is not None else None
     site = RemoteSite.from_join(join)
     try:

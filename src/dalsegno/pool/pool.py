@@ -150,7 +150,9 @@ class Pool:
             secret=realm.secret if realm is not None else None,
             cost=cost or KdfCost(),
         )
-        for name in ("", PACKS, "refs", "index", CONDEMNED):
+        # What others on this machine may do is not left to the umask; who made the directory has decided himself.
+        make_directory(path, mode=0o750)
+        for name in (PACKS, "refs", "index", CONDEMNED):
             make_directory(path / name)
         # Last, because a directory becomes a pool by it; the secret of an open pool is for its owner's group at most.
         mode = 0o640 if encryption == "none" else 0o644

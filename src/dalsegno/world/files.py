@@ -96,15 +96,15 @@ def fsync_directory(path: Path) -> None:
             os.close(descriptor)
 
 
-def make_directory(path: Path) -> None:
-    """Create a directory and its parents durably; one that exists is fine."""
+def make_directory(path: Path, *, mode: int = 0o777) -> None:
+    """Create a directory and its parents durably; one that exists is fine. `mode` is that of the last."""
     if path.is_dir():
         return
     if path.parent != path:
         make_directory(path.parent)
     with file_errors(path):
         durable_step("make-directory")
-        path.mkdir(exist_ok=True)
+        path.mkdir(mode=mode, exist_ok=True)
     fsync_directory(path.parent)
 
 
