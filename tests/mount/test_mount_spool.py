@@ -38,3 +38,15 @@ def test_freed_room_is_given_back_and_the_rest_stays(tmp_path: Path) -> None:
     spool.free(1)
     assert spool.read(0, 3) == b"new"
     spool.close()
+
+
+def test_room_in_the_middle_is_given_back_and_the_rest_stays(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    places = [spool.append(bytes([letter]) * FREE_BYTES_MIN) for letter in b"abcd"]
+    kept = [(place, place + FREE_BYTES_MIN) for place in (places[3], places[1])]
+    newest = spool.append(b"newest")
+    assert spool.trim(kept) and not spool.trim(kept)
+    assert spool.read(places[1], FREE_BYTES_MIN) == b"b" * FREE_BYTES_MIN
+    assert spool.read(places[3], FREE_BYTES_MIN) == b"d" * FREE_BYTES_MIN
+    assert spool.read(newest, 6) == b"newest"
+    spool.close()

@@ -753,6 +753,36 @@ def test_full_pool_fails_the_sync_and_loses_nothing_when_room_comes_back(home: U
         detach(disk)
 
 
+@as_root
+def test_what_is_removed_on_a_full_disk_makes_room_for_the_rest(home: User) -> None:
+    disk = home.home / "disk"
+    disk.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk)
+    try:
+        user = User(disk)
+        user.quick("init", "--encryption", "none")
+        user.quick("volume", "create", "v")
+        with mounted(user, "v", path=home.home / "mnt") as mount:
+            # Pool and spool are on one disk: what is written fills it before it is stored.
+            for _ in range(3):
+                with (
+                    open(mount.path / "large", "wb", buffering=0) as file,
+                    pytest.raises(OSError, match="No space left"),
+                ):
+                    while True:
+                        file.write(os.urandom(MIB))
+                (mount.path / "small").write_text("small")
+                with pytest.raises(OSError, match="No space left"):
+                    fsync(mount.path / "small")
+                (mount.path / "large").unlink()
+            fsync(mount.path / "small")
+            mount.kill()
+        with mounted(user, "v", path=home.home / "mnt") as mount:
+            assert os.listdir(mount.path) == ["small"] and (mount.path / "small").read_text() == "small"
+    finally:
+        detach(disk)
+
+
 def test_large_directory_is_listed_whole_while_it_changes(home: User) -> None:
     with mounted(home, "v") as mount:
         names = {f"name-{number:05d}" for number in range(3_000)}

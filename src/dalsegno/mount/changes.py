@@ -20,6 +20,7 @@ from dalsegno.mount.listing import Kept
 from dalsegno.mount.readonly import Folder, ReadOnly
 from dalsegno.mount.snapshot import DirectoryJob, Draft, FileJob, Snapshot
 from dalsegno.mount.spool import Spool
+from dalsegno.terms.errors import Full
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.trees.edit import BASE
 from dalsegno.trees.read import entry_xattrs, links_key
@@ -282,7 +283,27 @@ class Changes:
 
     def append(self, inode: Inode, data: bytes | memoryview) -> int:
         """Put bytes that are written to a file into the spool and return their place."""
-        return self._spool.append(data) if inode.link_count else self._lasting.append(data) + LASTING
+        if not inode.link_count:
+            return self._lasting.append(data) + LASTING
+        try:
+            return self._spool.append(data)
+        except Full:
+            if not self.trim_spool():
+                raise
+            return self._spool.append(data)
+
+    def trim_spool(self) -> bool:
+        """Give back written bytes that nobody needs any more, and tell whether there were any.
+
+        Mostly the next commit does so; but it needs room itself, and may wait for what they take.
+        """
+        if self._committing:
+            return False
+        kept = []
+        for inode in self.hot.values():
+            if inode.patches is not None:
+                kept += [(place, place + end - start) for start, end, place in inode.patches.places()]
+        return self._spool.trim(piece for piece in kept if piece[0] < LASTING)
 
     def spooled(self, place: int, length: int) -> bytes:
         """Return written bytes."""

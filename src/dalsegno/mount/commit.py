@@ -14,7 +14,7 @@ from dalsegno.mount.changes import Changes
 from dalsegno.mount.session import Answer, Log, Method
 from dalsegno.mount.snapshot import store
 from dalsegno.pool.contract import Sink
-from dalsegno.terms.errors import Conflict, DalError
+from dalsegno.terms.errors import Conflict, DalError, Full
 from dalsegno.terms.sizes import MIB
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.world.clock import now_ns, pause
@@ -73,6 +73,11 @@ class Committer:
                     return self._commit()
                 except Conflict:
                     pause(FROZEN_SECONDS)
+                except Full:
+                    with self._changes.lock:
+                        has_room = self._changes.trim_spool()
+                    if not has_room:
+                        raise
             return self._commit()
 
     def _commit(self) -> None:

@@ -6,6 +6,7 @@ what is written meanwhile never meet.
 
 import ctypes
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -98,6 +99,17 @@ class Spool:
             before = min(before, self._written)
             _fallocate(self._descriptor, _PUNCH_HOLE_KEEP_SIZE, self._head, before - self._head)
             self._head = before
+
+    def trim(self, kept: Iterable[tuple[int, int]]) -> bool:
+        """Give back all but the ranges (place, end) that are kept; tell whether that made any room."""
+        before = os.fstat(self._descriptor).st_blocks
+        at = self._head
+        for place, end in [*sorted(kept), (self._written, self._written)]:
+            gap_end = min(place, self._written)
+            if at < gap_end:
+                _fallocate(self._descriptor, _PUNCH_HOLE_KEEP_SIZE, at, gap_end - at)
+            at = max(at, end)
+        return os.fstat(self._descriptor).st_blocks < before
 
     def close(self) -> None:
         """End it."""
