@@ -19,12 +19,14 @@ from dalsegno.backup.records import BAD, DumpEntry, usable_copies
 from dalsegno.backup.site import Site
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.plan import choose_base
+from dalsegno.replicas.catchup import FROZEN_SECONDS_MAX
 from dalsegno.replicas.remote import RemoteSite
-from dalsegno.terms.errors import DalError, Damaged, NotFound, Refused, Unavailable
+from dalsegno.terms.errors import Conflict, DalError, Damaged, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Progress, Report
+from dalsegno.terms.times import SECOND_NS
 from dalsegno.trees.read import read_revision
-from dalsegno.volumes.state import DumpRecord, VolumeState
-from dalsegno.world.clock import now_ns
+from dalsegno.volumes.state import Clone, DumpRecord, VolumeState
+from dalsegno.world.clock import now_ns, ticks_ns
 from dalsegno.world.files import PartialFile
 
 
@@ -47,7 +49,7 @@ class RealmSteps:
         made = state.clones.get(clone_name)
         if made is None:
             settle(self.house, state)
-            _, made = self.house.volumes.add_clone(state.name, clone_name, now_ns=now_ns())
+            made = self._clone(state.name, clone_name)
         root = read_revision(self.house.pool, made.revision)
         return Cloned(
             revision=made.revision,
@@ -55,6 +57,16 @@ class RealmSteps:
             total_bytes=root.total_bytes,
             entry_count=root.entry_count,
         )
+
+    def _clone(self, volume: str, clone_name: str) -> Clone:
+        """Name a volume's state when nobody else has it frozen: a run that was killed has, until its lease ends."""
+        until = ticks_ns() + FROZEN_SECONDS_MAX * SECOND_NS
+        while True:
+            try:
+                return self.house.volumes.add_clone(volume, clone_name, now_ns=now_ns())[1]
+            except Conflict:
+                if ticks_ns() > until:
+                    raise
 
     def _state(self, volume_id: bytes) -> VolumeState:
         """Return a volume with those of its dumps that the catalog knows, and has a copy of.
