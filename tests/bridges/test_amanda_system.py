@@ -211,7 +211,7 @@ def test_pruned_base_full_holding_disk_and_killed_amandad_leave_nothing_recorded
                 if "dalsegno.cli.amdalsegno" in words and " backup " in words
             ]
             time.sleep(0.01)
-        assert mine
+        assert mine, (night.poll(), site.night_log(), site.logs())
         for number in mine:
             os.kill(number, signal.SIGSTOP)
         others = descendants(night.pid)
