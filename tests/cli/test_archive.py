@@ -247,7 +247,7 @@ def test_another_disk_in_the_drive_is_refused_naming_both(site) -> None:
 
 def test_the_whole_site_comes_back_from_media_and_key_alone(site, tmp_path: Path) -> None:
     admin, seen = site
-    new = Admin(tmp_path / "new machine", day=9)
+    new = Admin(tmp_path / "new machine", day=-300)  # whose clock is wrong: the newest is the newest all the same
     new.home.mkdir()
     media = [word for name in ("disk1", "g1", "g3") for word in ("--media", str(admin.home / name))]
     empty = {"DAL_POLICY": ""}
@@ -268,6 +268,7 @@ def test_the_whole_site_comes_back_from_media_and_key_alone(site, tmp_path: Path
         (admin.home / "site.toml").read_text().replace(f'state = "{admin.home}', f'state = "{new.home}')
     )
     new.run("catalog", "rebuild", *keyed)
+    new.run(*keyed, "retrieve", "home@9999-12-31", "-o", "got", "--dry-run")
     new.run(*keyed, "restore", f"home@{date(2)}", "--to", "back2")
     assert tree(new.home / "back2") == seen[2]
 

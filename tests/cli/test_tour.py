@@ -163,6 +163,7 @@ def test_wrong_passphrase_is_no_access(user: User) -> None:
 
 def test_errors_are_one_line_with_their_code(user: User) -> None:
     user.run("ls", "doc", code=6)
+    assert b"./nothing: no such directory" in user.run("backup", "./nothing", code=6).stderr
     user.run("backup", "doc", "--name", "first")
     assert b"the oldest is doc@first" in user.run("ls", "doc@yesterday", code=6).stderr
     for words, code in [

@@ -295,6 +295,20 @@ def test_backup_by_a_user_lists_what_it_could_not_read_and_exits_3(person: Perso
     assert b"closed/inner" in as_nobody("ls", "-R", "doc", code=0)
 
 
+def test_a_restore_takes_no_files_away_unless_it_is_told_to(person: Person) -> None:
+    person.run("backup", "doc")
+    mine = person.home / "back" / "plan.txt" / "mine"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("years of work")
+    for more in (["--dry-run"], []):
+        errors = person.run("restore", "doc", "--to", "back", *more, code=3).stderr
+        assert b"plan.txt: a directory that is not empty" in errors
+        assert mine.read_text() == "years of work"
+    assert contents(person.home / "back" / "sub") == contents(person.home / "doc" / "sub")
+    person.run("restore", "doc", "--to", "back", "--delete")
+    assert contents(person.home / "back") == contents(person.home / "doc")
+
+
 def test_dry_run_of_a_restore_touches_nothing(person: Person) -> None:
     person.run("backup", "doc")
     said = person.value("restore", "doc", "--to", "back", "--dry-run")

@@ -62,13 +62,14 @@ from dalsegno.backup.tables import (
 from dalsegno.terms.errors import BadInput, DalError, Damaged, Full, NoAccess, NotFound, TooNew, Unavailable
 from dalsegno.world.files import durable_step, file_errors, make_directory
 
+INSTANT_NS_MAX: Final = 2**63 - 1
+"""What a column holds."""
 VERSION: Final = 1
 BUSY_SECONDS_MAX: Final = 60
 CHAIN_DUMPS_MAX: Final = 64
 CANDIDATES_READ: Final = 16
 PARAMETERS_MAX: Final = 500
 """How many values go into one IN list."""
-
 
 
 class Catalog:
@@ -105,9 +106,7 @@ class Catalog:
         try:
             if backend == "sqlite":
                 # The driver neither begins nor ends transactions: _write does, and takes the lock at its beginning.
-                engine = create_engine(
-                    parsed, isolation_level="AUTOCOMMIT", connect_args={"timeout": BUSY_SECONDS_MAX}
-                )
+                engine = create_engine(parsed, isolation_level="AUTOCOMMIT", connect_args={"timeout": BUSY_SECONDS_MAX})
                 event.listen(engine, "connect", _tune_sqlite)
             else:
                 engine = create_engine(parsed, pool_pre_ping=True)
@@ -420,7 +419,7 @@ class Catalog:
         With `only_with_copies`, dumps without a usable copy do not count: another dump of the same state is taken, or
         an older state. Empty when there is none. docs/formats/catalog.md, "Chains".
         """
-        at_most = at_ns
+        at_most = max(-INSTANT_NS_MAX, min(INSTANT_NS_MAX, at_ns))
         skip: list[bytes] = []
         while True:
             tops = self._newest(volume, at_most, skip=skip)

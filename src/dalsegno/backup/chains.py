@@ -90,7 +90,9 @@ def find_state(catalog: Catalog, volume: str, selector: str, *, now_ns: int, vol
             f"{volume}@{selector}: dump {hex_short(entry.dump_id)} carries it, but it or a dump below it has no usable "
             "copy left: `dal catalog check` looks at the media again"
         )
-    at_ns = now_ns if selector in ("", "latest") else parse_time_ns(selector, now_ns=now_ns)
+    # The newest is the newest also by a clock that was set back: media come back on machines whose clocks are wrong.
+    newest = max((entry.cloned_at_ns for entry in catalog.dumps(key)), default=now_ns)
+    at_ns = max(now_ns, newest) if selector in ("", "latest") else parse_time_ns(selector, now_ns=now_ns)
     if at_ns is None:
         raise NotFound(f"no clone {volume}@{selector} in pool or catalog: `dal history {volume}` shows the dumps")
     chain = catalog.find_chain(key, at_ns)

@@ -62,6 +62,9 @@ def add_import(parser: Parser) -> None:
 def _open_or_create(arguments: argparse.Namespace, terminal: Terminal) -> House:
     path = pool_path(arguments)
     if arguments.what and not any(os.path.isdir(what) for what in arguments.what):
+        missing = arguments.what[0]
+        if os.sep in missing and not missing.startswith("//"):
+            raise NotFound(f"{missing}: no such directory")  # that is what is wrong, whether there is a pool or not
         return open_volumes(arguments, terminal, *arguments.what)
     if (path / "pool.toml").exists() or not arguments.what:
         return open_house(arguments, terminal)

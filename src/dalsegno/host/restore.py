@@ -575,6 +575,9 @@ class _Restore:
                 stat = os.stat(name, dir_fd=directory, follow_symlinks=False)
             except FileNotFoundError:
                 stat = None
+        if stat is not None and modes.S_ISDIR(stat.st_mode) and not self.delete and _holds_names(directory, name):
+            why = "a directory that is not empty stands there: move it away, or give --delete"
+            raise OSError(errno.ENOTEMPTY, why)
         if link:
             if link in self.links_failed:
                 raise Damaged("the file that this is a name of could not be restored")
@@ -863,6 +866,14 @@ def check_selection(source: Source, directory: bytes, selection: Selection, abov
             raise NotFound(f"{os.fsdecode(path)}: no such file in this revision")
         if below is not None:
             check_selection(source, entry.content, below, path)
+
+
+def _holds_names(directory: int, name: bytes) -> bool:
+    fd = os.open(name, DIRECTORY_FLAGS, dir_fd=directory)
+    try:
+        return bool(os.listdir(fd))
+    finally:
+        os.close(fd)
 
 
 def restore_tree(

@@ -241,7 +241,9 @@ def open_pool_settings(
         with file_errors(path), open(path, "rb") as file:
             data = file.read(SETTINGS_BYTES_MAX + 1)
     except NotFound:
-        raise NotFound(f"{pool_path}: no pool here (no {SETTINGS_NAME}); create one with 'dal init'") from None
+        raise NotFound(
+            f"{pool_path}: no pool here (no {SETTINGS_NAME}): `dal backup DIR` or `dal init` makes one"
+        ) from None
     if len(data) > SETTINGS_BYTES_MAX:
         raise Damaged(f"{path}: too large: put back your copy of it")
     settings = decode_settings(data, path)
