@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from forge_kit import Forge, folder, small_file
 from http_kit import ask, problem
-from served_kit import Served
+from served_kit import Served, make_user
 
 from cli_kit import User
 from dalsegno.formats import objects
@@ -15,6 +16,7 @@ from dalsegno.terms.errors import Damaged, NotFound, Refused, TooNew
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.sizes import MIB
 from dalsegno.volumes.state import Clone
+from dalsegno.world.workers import Workers
 from server_kit import Server, start_server
 
 SHARED = b"root:x:0:0:root:/root:/bin/bash\n" * 10
@@ -161,19 +163,37 @@ def test_who_may_only_read_is_no_follower(served: Served) -> None:
     assert pins == []
 
 
-def test_what_is_named_a_million_times_eats_no_memory(served: Served) -> None:
-    server = served.server
-    site = server.site(server.token("append"))
-    forge = Forge(site)
+def tedious(forge: Forge, count: int) -> tuple[bytes, bytes]:
+    """Return a small pack that takes long to check: directories that name one chunk again and again."""
     chunk = forge.put(objects.KIND_CHUNK, b"y" * 200)
     same = {"size": 200, "content_kind": objects.CONTENT_CHUNK, "content": chunk}
     entries = [small_file(b"%08d" % number, **same) for number in range(40_000)]
-    for number in range(40):
+    for number in range(count):
         entries[0] = small_file(b"%08d" % 0, node=number, **same)
         forge.directory(*entries)
-    upload, data = forge.pack()
+    return forge.pack()
+
+
+def test_what_is_named_a_million_times_eats_no_memory(served: Served) -> None:
+    server = served.server
+    site = server.site(server.token("append"))
+    upload, data = tedious(Forge(site), 40)
     assert len(data) < 2 * MIB
     before = server.memory_peak_bytes()
     site.upload("home", upload, 0, [data])
     site.adopt("home", [upload])
     assert server.memory_peak_bytes() < before + 100 * MIB
+
+
+def test_who_makes_the_server_check_for_long_keeps_nobody_waiting(tmp_path: Path) -> None:
+    with start_server(make_user(tmp_path / "home"), limits={"CALL_THREADS": 1, "LONG_CALL_THREADS": 1}) as server:
+        site = server.site(server.token("append"))
+        forge = Forge(site)
+        packs = [tedious(forge, 10) for _ in range(3)]
+        for upload, data in packs:
+            site.upload("home", upload, 0, [data])
+        with Workers(3) as crew:
+            checks = [crew.submit(site.adopt, "home", [upload]) for upload, _ in packs]
+            for _ in range(20):
+                assert site.state("home").name == "home" and ask(server, "GET", "/health")[0] == 200
+            assert not all(check.done() for check in checks)

@@ -502,6 +502,29 @@ def test_too_many_connections_are_refused_and_the_others_go_on(tmp_path: Path) -
             sock.close()
 
 
+def test_one_address_and_one_token_leave_room_for_others(tmp_path: Path) -> None:
+    user = make_user(tmp_path / "home")
+    few = {"CONNECTIONS_OF_ADDRESS_MAX": 10, "WATCHES_OF_TOKEN_MAX": 3}
+    with start_server(user, limits=few) as server:
+        mine, other = server.token("read"), server.site(server.token("read"))
+        head = other.state("home").head
+        watch = f"GET /v1/volumes/home/watch?seconds=60&head={head.hex()} HTTP/1.1\r\nHost: x\r\n"
+        socks = [connect(server) for _ in range(3)]
+        for sock in socks:
+            sock.sendall(f"{watch}Authorization: Bearer {mine}\r\n\r\n".encode())
+        wait_for(
+            lambda: ask(server, "GET", f"/v1/volumes/home/watch?seconds=0&head={head.hex()}", token=mine)[0] == 429
+        )
+        assert other.watch("home", head, seconds=0).head == head
+        other.close()
+        socks += [connect(server) for _ in range(7)]
+        answer = read_all(connect(server))
+        assert not answer or split(answer)[0] == 503
+        for sock in socks:
+            sock.close()
+        wait_for(lambda: ask(server, "GET", "/health")[0] == 200)
+
+
 def test_secrets_are_in_no_log_and_no_file(served: Served) -> None:
     secret = served.token.rpartition("_")[2]
     ask(served.server, "GET", f"/v1/states?token={served.token}", token=served.token)

@@ -1,11 +1,11 @@
 """From a request to an answer: which call it is, who asks, whether he may, whether it is too much, what went wrong.
 
-Nothing here blocks: what reads a disk runs in one of three crews of threads (calls, bodies, watches).
+Nothing here blocks: what reads a disk runs in one of four crews of threads (calls, long calls, bodies, watches).
 """
 
 import asyncio
 import contextlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from types import TracebackType
 from typing import Any, Final, Self
@@ -208,10 +208,15 @@ class App:
         self._stopped = False
         self._rate = RateLimit(rate, burst=rate * limits.BURST_SECONDS)
         self._stranger_rate = RateLimit(limits.STRANGER_RATE, burst=limits.STRANGER_RATE * limits.BURST_SECONDS)
+        self.addresses: Counter[str] = Counter()
+        """How many connections each address has; listen.py counts."""
+        self._watching: Counter[str] = Counter()
+        """How many watches each token has."""
         self._used: dict[str, int] = {}
         self._failures: OrderedDict[str, tuple[str, wire.Failure]] = OrderedDict()
         self._streams = Shares(limits.STREAM_SHARES)
         self._calls = Workers(limits.CALL_THREADS)
+        self._long_calls = Workers(limits.LONG_CALL_THREADS)
         self._bodies = Workers(limits.BODY_THREADS)
         self._watches = Workers(limits.WATCHES_AT_ONCE)
         by_path: dict[str, dict[str, Call]] = {}
@@ -229,7 +234,7 @@ class App:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for crew in (self._watches, self._bodies, self._calls):
+        for crew in (self._watches, self._bodies, self._long_calls, self._calls):
             crew.__exit__(kind, error, trace)
 
     def stop(self) -> None:
@@ -411,7 +416,8 @@ class App:
             assert exchange.body is not None
             value = await feed(work, exchange.body, self._bodies)
         else:
-            value = await self.in_thread(self._do, route, ask)
+            crew = self._long_calls if call.is_long else self._calls
+            value = await asyncio.wrap_future(crew.submit(self._do, route, ask))
         if isinstance(value, Written):
             await self._send_all(exchange, Outlet().run(value.work, self._bodies))
         elif isinstance(value, Iterator):
@@ -443,11 +449,15 @@ class App:
         # What a follower has is kept for it: that is not for everybody to ask.
         follower = ask.query["follower"] if ask.token.allows(WRITE, ask.volume) else ""
         end = loop.time() + ask.query["seconds"]
-        if self.metrics.watching >= limits.WATCHES_AT_ONCE:
+        if (
+            self.metrics.watching >= limits.WATCHES_AT_ONCE
+            or self._watching[ask.token.id] >= limits.WATCHES_OF_TOKEN_MAX
+        ):
             raise TooMany("too many watch already: try again", seconds=RETRY_SECONDS)
         stop = asyncio.ensure_future(self._stop_event().wait())
         gone = asyncio.ensure_future(_until_gone(exchange.receive))
         self.metrics.watching += 1
+        self._watching[ask.token.id] += 1
         self.metrics.running -= 1
         try:
             while True:
@@ -470,6 +480,9 @@ class App:
                     return state
         finally:
             self.metrics.watching -= 1
+            self._watching[ask.token.id] -= 1
+            if not self._watching[ask.token.id]:
+                del self._watching[ask.token.id]
             self.metrics.running += 1
             for task in (stop, gone):
                 task.cancel()

@@ -52,6 +52,8 @@ class Call:
     body_streams: bool = False
     answer: str = "Done"
     """The name of a JSON message, OCTETS, TEXT, or JSON for any other."""
+    is_long: bool = False
+    """It may take minutes: those that take no time do not wait for it."""
     answer_shares: int = 0
     """Of the memory for answers that stream (limits.STREAM_SHARES), for as long as it is sent."""
     errors: tuple[int, ...] = field(default=(404, 409, 422))
@@ -292,7 +294,7 @@ CALLS: Final = (
         body_streams=True,
         answer="Size",
     ),
-    _volume("adopt", "POST", APPEND, "Check whole uploads and keep what they hold.", body="Adopt"),
+    _volume("adopt", "POST", APPEND, "Check whole uploads and keep what they hold.", body="Adopt", is_long=True),
     _volume(
         "commit",
         "POST",
@@ -357,7 +359,7 @@ CALLS: Final = (
         "GET",
         READ,
         "A dump, written as it is sent and not recorded: of `clone` (else the head), at `level` (else 0), against the "
-        "recorded dump `base` (else the one that the level says).",
+        "recorded dump `base` (else the one that the level says). It says that it was taken at `taken` (else now).",
         query=(
             Parameter(name="clone", schema=_PRINTABLE, read=_line(200), default=""),
             Parameter(
@@ -367,6 +369,12 @@ CALLS: Final = (
                 default=0,
             ),
             _optional_hex("base", UUID_BYTES, HEX_UPLOAD_PATTERN),
+            Parameter(
+                name="taken",
+                schema={"type": "integer", "minimum": 0, "maximum": 2**62},
+                read=_whole(0, 2**62),
+                default=0,
+            ),
         ),
         answer=OCTETS,
         answer_shares=2,
@@ -393,6 +401,7 @@ CALLS: Final = (
         WRITE,
         "Make a volume of uploaded dumps (that needs the right to administer), or bring one forward by increments.",
         body="Load",
+        is_long=True,
         answer="VolumeState",
     ),
 )

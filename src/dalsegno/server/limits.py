@@ -32,13 +32,17 @@ UPLOAD_BYTES_MAX: Final = 256 * MIB
 
 CALLS_AT_ONCE: Final = 256
 WATCHES_AT_ONCE: Final = 512
+WATCHES_OF_TOKEN_MAX: Final = 256
+"""So that nobody takes them all."""
 CONNECTIONS_MAX: Final = 2048
+CONNECTIONS_OF_ADDRESS_MAX: Final = 1024
 STREAM_SHARES: Final = 5
 """For answers of `missing`, `objects` and `dump`: they hold some 40 MiB of blocks a share while a client takes them."""
 STREAM_WAIT_SECONDS: Final = 60
 FAILURES_KEPT_MAX: Final = 1000
 """Answers that were cut short, and why."""
 CALL_THREADS: Final = 16
+LONG_CALL_THREADS: Final = 8
 BODY_THREADS: Final = 32
 
 RATE: Final = 5000.0

@@ -53,12 +53,19 @@ class GuardedProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._fed_bytes = 0
         self._timer: TimerHandle | None = None
+        self._address = ""
         self._status = 400
 
     def connection_made(self, transport: Any) -> None:
         """Begin, unless there are too many."""
         super().connection_made(transport)
-        if len(self.connections) > limits.CONNECTIONS_MAX:
+        peer = transport.get_extra_info("peername")
+        self._address = str(peer[0]) if peer else ""
+        self._guarded_app.addresses[self._address] += 1
+        if (
+            len(self.connections) > limits.CONNECTIONS_MAX
+            or self._guarded_app.addresses[self._address] > limits.CONNECTIONS_OF_ADDRESS_MAX
+        ):
             self._cut(503)
             return
         self._arm()
@@ -66,6 +73,10 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._disarm()
+        addresses = self._guarded_app.addresses
+        addresses[self._address] -= 1
+        if not addresses[self._address]:
+            del addresses[self._address]
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
