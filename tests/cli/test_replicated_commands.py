@@ -10,6 +10,7 @@ import pytest
 
 from cli_kit import tree
 from realm_kit import Person, Realm, running_realm
+from server_kit import start_server
 
 HAS_FUSE = os.path.exists("/dev/fuse") and os.getuid() == 0
 POLICY = """
@@ -141,12 +142,16 @@ def test_a_server_that_was_away_builds_on_dumps_it_has_not_heard_of(realm: Realm
     me.quick("dump", "home", "-o", "0.dump")
     fill(me, "home", a="two\n")
     me.quick("dump", "home", "-o", "1.dump")
-    realm.start("s2")
+    # It comes back with another clock, too.
+    words = ("--realm", realm.database)
+    listen = f"127.0.0.1:{realm.servers['s2'].port}"
+    realm.servers["s2"] = start_server(realm.users["s2"], *words, name="s2", listen=listen, DAL_NOW="2020-01-01")
     fill(me, "home", a="three\n")
     me.quick("ls", "home")
     realm.kill("s1")
     made = me.ask("dump", "home", "-o", "2.dump")
     assert made["server"] == "s2" and made["level"] == 2
+    assert made["taken_ns"] > me.ask("inspect", "1.dump")["taken_ns"]
     assert me.quick("cat", "0.dump+1.dump+2.dump:/a").out == b"three\n"
 
 

@@ -4,7 +4,7 @@ The clone is made on all of a volume's servers, of one moment; the dump is writt
 builds on is chosen from the catalog's dumps, and the server told of them if it was away when they were made.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -103,7 +103,6 @@ class RealmSteps:
         base = choose_base(state.dumps, level=level)
         errors: dict[str, DalError] = {}
         for server in servers_that_dump(self.house, state):
-            taken_at_ns = now_ns()
             try:
                 digest = self._fetch(server, state, clone_name, level, base, path, report)
             except (Unavailable, NotFound, Refused) as error:
@@ -115,8 +114,7 @@ class RealmSteps:
             wanted = volume_id, revision, level, base.dump_id if base is not None else b""
             if (entry.volume_id, entry.revision, entry.level, entry.base_dump) != wanted:
                 raise Damaged(f"{server.name}: volume {state.name!r}: the dump that it sent is not the one asked for")
-            # By this clock: the server's may be another.
-            return replace(entry, taken_at_ns=taken_at_ns, received_at_ns=taken_at_ns)
+            return entry
         raise no_dump(state, errors)
 
     def _fetch(

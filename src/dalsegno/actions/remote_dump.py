@@ -150,15 +150,20 @@ def servers_that_dump(house: RemoteHouse, state: VolumeState) -> Iterator[Remote
 def ask_dump(
     site: RemoteSite, state: VolumeState, *, clone: str, level: int, base: DumpRecord | None
 ) -> Iterator[bytes]:
-    """Have a server write a dump that builds on `base`, one of the state's records, and return its bytes."""
+    """Have a server write a dump that builds on `base`, one of the state's records, and return its bytes.
+
+    It bears our time, not the server's: the next one may be written by another, and must be the later one.
+    """
+    now = now_ns()
     if base is None:
-        return site.dump(state.name, clone=clone, level=level)
+        return site.dump(state.name, clone=clone, level=level, taken_at_ns=now)
+    now, base_id = max(now, base.taken_at_ns + 1), base.dump_id.hex()
     try:
-        return site.dump(state.name, clone=clone, level=level, base=base.dump_id.hex())
+        return site.dump(state.name, clone=clone, level=level, base=base_id, taken_at_ns=now)
     except NotFound:
         # It was away when that one was recorded.
         record_lineage(site, state.name, lineage_of(state.dumps, base))
-        return site.dump(state.name, clone=clone, level=level, base=base.dump_id.hex())
+        return site.dump(state.name, clone=clone, level=level, base=base_id, taken_at_ns=now)
 
 
 def count_new(house: RemoteHouse, state: VolumeState, target: bytes, base: bytes | None) -> tuple[int, int]:

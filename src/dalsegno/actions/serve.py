@@ -33,9 +33,19 @@ class Output(Protocol):
 
 
 def stream_dump(
-    house: House, volume: str, output: Output | BinaryIO, *, clone: str = "", level: int = 0, base: bytes = b""
+    house: House,
+    volume: str,
+    output: Output | BinaryIO,
+    *,
+    clone: str = "",
+    level: int = 0,
+    base: bytes = b"",
+    taken_at_ns: int = 0,
 ) -> None:
-    """Write a dump of a clone, or of the newest state, and do not record it; `base` names a recorded dump."""
+    """Write a dump of a clone, or of the newest state, and do not record it; `base` names a recorded dump.
+
+    It bears the time `taken_at_ns`, or now: who asks several servers in turn has one clock for all.
+    """
     state = house.volumes.get(volume)
     now, recorder = now_ns(), ""
     named = resolve(house.pool, house.volumes, Address(volume=state.name, selector=clone), now_ns=now)
@@ -47,7 +57,7 @@ def stream_dump(
         state, recorder = msgspec.structs.replace(state, dumps=found), found[0].recorder
         level = max(level, min(9, found[0].level + 1))
     targets = [(named.clone or "", named.revision)]
-    plan = plan_dump(house.pool, state, targets=targets, level=level, now_ns=now, recorder=recorder)
+    plan = plan_dump(house.pool, state, targets=targets, level=level, now_ns=taken_at_ns or now, recorder=recorder)
     write_dump(
         house.pool,
         plan,

@@ -496,9 +496,12 @@ class RemoteSite:
         """Have a token revoked."""
         return self._ask_value("DELETE", f"/v1/tokens/{quote(token_id, safe='')}", wire.TokenView)
 
-    def dump(self, volume: str, *, clone: str = "", level: int | None = None, base: str = "") -> Iterator[bytes]:
+    def dump(
+        self, volume: str, *, clone: str = "", level: int | None = None, base: str = "", taken_at_ns: int = 0
+    ) -> Iterator[bytes]:
         """Yield the bytes of a dump that the server writes, and does not record."""
-        query = {"clone": clone, "level": "" if level is None else str(level), "base": base}
+        taken = str(taken_at_ns) if taken_at_ns else ""
+        query = {"clone": clone, "level": "" if level is None else str(level), "base": base, "taken": taken}
         query = {key: value for key, value in query.items() if value}
         return self._request("GET", self._volume(volume, "dump"), query=query).pieces(PIECE_BYTES)
 

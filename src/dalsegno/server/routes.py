@@ -193,7 +193,13 @@ def _dump(service: Service, ask: Ask) -> Written:
 
     def work(outlet: Outlet) -> None:
         actions.stream_dump(
-            service.house, ask.volume, outlet, clone=query["clone"], level=query["level"], base=query["base"]
+            service.house,
+            ask.volume,
+            outlet,
+            clone=query["clone"],
+            level=query["level"],
+            base=query["base"],
+            taken_at_ns=query["taken"],
         )
 
     return Written(work)
