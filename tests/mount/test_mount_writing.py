@@ -1,5 +1,6 @@
 """A volume mounted for writing: what is durable when, what is stored, and programs that people run on it."""
 
+import ctypes
 import fcntl
 import mmap
 import os
@@ -843,6 +844,31 @@ def test_holes_are_found_in_what_was_written_and_in_what_was_stored(home: User) 
             os.fsync(descriptor)
         os.pwrite(descriptor, b"c", 2 * MIB)
         assert os.lseek(descriptor, MIB + 4096, os.SEEK_DATA) <= 2 * MIB
+
+
+def test_every_other_page_that_is_punched_is_found_as_a_hole(home: User) -> None:
+    page, count = 4096, 300
+    with mounted(home, "v") as mount, open(mount.path / "file", "w+b", buffering=0) as file:
+        descriptor = file.fileno()
+        os.pwrite(descriptor, os.urandom(2 * page * count), 0)
+        os.fsync(descriptor)
+        for number in range(count):
+            libc_fallocate(descriptor, 3, 2 * page * number, page)
+        for _ in range(2):
+            at, found = 0, []
+            while at < 2 * page * count:
+                data = os.lseek(descriptor, at, os.SEEK_DATA)
+                at = os.lseek(descriptor, data, os.SEEK_HOLE)
+                found.append((data, at))
+            assert found == [(2 * page * number + page, 2 * page * (number + 1)) for number in range(count)]
+            with pytest.raises(OSError, match="No such device or address"):
+                os.lseek(descriptor, at, os.SEEK_DATA)
+            os.fsync(descriptor)
+
+
+def libc_fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.fallocate(descriptor, mode, ctypes.c_long(offset), ctypes.c_long(length)) == 0
 
 
 def test_room_shown_is_that_of_the_pool(home: User) -> None:

@@ -458,7 +458,7 @@ class RealmVolumes(Volumes):
         return self._fresh(name)
 
     def get_by_id(self, volume_id: bytes) -> VolumeState | None:
-        """Return a volume that was opened or listed before."""
+        """Return a volume by its id, if a server that answers or the directory knows it."""
         shown = self._shown.get(volume_id)
         if shown is not None:
             server, state = shown
@@ -467,6 +467,8 @@ class RealmVolumes(Volumes):
                 self._shown[volume_id] = server, state
             return state
         mirrored = self._mirror.get_by_id(volume_id) or self._listed.get(volume_id)
+        if mirrored is None:
+            mirrored = next((state for state in self.list() if state.id == volume_id), None)
         if mirrored is None:
             return None
         try:

@@ -8,6 +8,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Final
 
 from dalsegno.formats import fuse, objects
@@ -17,6 +18,7 @@ from dalsegno.host.attributes import join_time_ns
 from dalsegno.mount import acl
 from dalsegno.mount.changes import Changes, fail
 from dalsegno.mount.inodes import SOCKET, STORED, Inode, Overlay
+from dalsegno.mount.listing import Kept
 from dalsegno.mount.readonly import (
     CLONES_NAME,
     DIRECTORY_BYTES,
@@ -35,7 +37,7 @@ from dalsegno.mount.readonly import (
 from dalsegno.mount.session import Answer, Method
 from dalsegno.terms.errors import DalError
 from dalsegno.trees.edit import BASE, HOLE
-from dalsegno.trees.extents import find_data, find_hole
+from dalsegno.trees.extents import iterate_extents
 from dalsegno.trees.read import entry_xattrs
 from dalsegno.world.chance import random_node
 from dalsegno.world.clock import now_ns
@@ -52,6 +54,7 @@ FALLOC_PUNCH_HOLE: Final = 2
 FALLOC_ZERO_RANGE: Final = 0x10
 XATTR_CREATE: Final = 1
 XATTR_REPLACE: Final = 2
+SEEK_PIECES_MAX: Final = 64
 FILE_BYTES_MAX: Final = (1 << 63) - 1
 SETS_SOMETHING: Final = (
     fuse.SET_MODE
@@ -621,20 +624,22 @@ class Writable:
         inode = self._changes.hot.get(header.node)
         if inode is None:
             return self._still.methods[fuse.LSEEK](header, body)
-        with self._changes.lock:
-            size, base = inode.size, inode.base
-            if inode.kind != objects.ENTRY_FILE or body.offset >= size:
-                raise fail(errno.ENXIO)
-            pieces = list(self._changes.pieces(inode, body.offset, size))
         wants_hole = body.whence == os.SEEK_HOLE
-        for start, end, place in pieces:
-            if place == BASE:
-                source = self._listings.source
-                found = find_hole(source, base, start) if wants_hole else find_data(source, base, start)
-                if found is not None and found < end:
-                    return fuse.encode_offset(found)
-            elif (place == HOLE) == wants_hole:
-                return fuse.encode_offset(start)
+        at, size = body.offset, -1
+        while at != size:
+            with self._changes.lock:
+                size, base = inode.size, inode.base
+                if inode.kind != objects.ENTRY_FILE or at >= size:
+                    raise fail(errno.ENXIO)
+                # Some at a time: a file may have very many, and whoever copies it asks for each.
+                pieces = list(islice(self._changes.pieces(inode, at, size), SEEK_PIECES_MAX))
+            for start, at, place in pieces:
+                if place == BASE:
+                    found = _find_in_base(self._listings.source, base, start, at, wants_hole=wants_hole)
+                    if found is not None:
+                        return fuse.encode_offset(found)
+                elif (place == HOLE) == wants_hole:
+                    return fuse.encode_offset(start)
         if wants_hole:
             return fuse.encode_offset(size)
         raise fail(errno.ENXIO)
@@ -783,6 +788,16 @@ def _kill_privileges(inode: Inode, header: Header) -> None:
         inode.mode &= ~stat.S_ISUID
         if inode.mode & stat.S_IXGRP or (header.uid and header.gid != inode.gid):
             inode.mode &= ~stat.S_ISGID
+
+
+def _find_in_base(source: Kept, base: Entry, start: int, end: int, *, wants_hole: bool) -> int | None:
+    """Return where the first hole (else the first data) from `start` to `end` of stored content begins, or None."""
+    if base.content_kind != objects.CONTENT_RECIPE:
+        return None if wants_hole else start
+    for extent in iterate_extents(source, base, start=start, end=end):
+        if wants_hole == (not extent.id):
+            return max(start, extent.offset)
+    return None
 
 
 def _check_xattr_name(name: bytes) -> None:
