@@ -78,6 +78,26 @@ def do_promote(world: Any, name: str, directory: Directory, *, sites: Any = None
     )
 
 
+def test_the_first_step_waits_for_nothing(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A standby that is at the head may lack clones all the same."""
+    commit(world, "s1", {b"a": b"1"})
+    step(world)
+    clone(world, "s1", "monday")
+    waited: list[float] = []
+    watch = world.sites["s1"].watch
+
+    def watching(volume: str, head: bytes, *, seconds: float, follower: str = "") -> Any:
+        waited.append(seconds)
+        return watch(volume, head, seconds=seconds, follower=follower)
+
+    monkeypatch.setattr(world.sites["s1"], "watch", watching)
+    follower = new_follower(world)
+    for _ in range(2):
+        follower.step(world.faulty["s1"], seconds=0.1)
+        assert world.sites["s2"].state(VOLUME).clones.keys() == {"monday"}
+    assert waited == [0.0, 0.1]
+
+
 def test_first_step_brings_everything_with_its_history_and_the_next_what_is_new(world: Any) -> None:
     commit(world, "s1", {b"a": b"1" * 500})
     clone(world, "s1", "monday")

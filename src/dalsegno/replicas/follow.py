@@ -100,7 +100,9 @@ class Follower:
 
     def _step(self, origin: Site, seconds: float) -> Step:
         here = self._here or self._begin(origin)
-        there = origin.watch(self._volume, here.head, seconds=seconds, follower=self._standby.name)
+        # The first look waits for nothing: clones may be missing though the head is there.
+        wait = seconds if self._here is not None else 0.0
+        there = origin.watch(self._volume, here.head, seconds=wait, follower=self._standby.name)
         answered_ns = self._clock()
         here, ended = self._compare_sets(origin, there, here)
         news = False
