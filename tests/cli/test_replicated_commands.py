@@ -135,6 +135,20 @@ def test_a_volume_whose_maker_died_is_forgotten(realm: Realm) -> None:
     me.quick("volume", "create", "home", "--replicas", "s1,s2")
 
 
+def test_removing_a_volume_by_a_read_only_site_asks_for_all_that_there_is(realm: Realm) -> None:
+    me = realm.client("me")
+    me.quick("volume", "create", "home", "--replicas", "s1")
+    fill(me, "home", a="text\n")
+    me.quick("clone", "home", "one")
+    me.quick("release", "home@one", "--to", "s3")
+    assert "1 clones" in me.quick("volume", "remove", "//s3/home", code=4).error
+    me.quick("hold", "home@one")
+    assert "dal unhold" in me.quick("volume", "remove", "//s3/home", "--yes", code=4).error
+    me.quick("unhold", "home@one")
+    me.quick("volume", "remove", "//s3/home", "--yes")
+    me.quick("ls", "home", code=6)
+
+
 def test_a_server_that_was_away_builds_on_dumps_it_has_not_heard_of(realm: Realm) -> None:
     me = realm.client("me")
     me.quick("volume", "create", "home", "--replicas", "s1,s2")

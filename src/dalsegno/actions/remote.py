@@ -575,6 +575,8 @@ class RealmVolumes(Volumes):
         volume = split_place(name)[1]
         try:
             state = self.get(name)
+            if state.replicas is not None:
+                state = self._fresh(volume)
         except NotFound:
             return self._forget_place(volume)
         held = [clone_name for clone_name, clone in state.clones.items() if clone.held]

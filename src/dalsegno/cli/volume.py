@@ -158,6 +158,8 @@ def _remove(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_volumes(arguments, terminal, arguments.name) as house:
         with suppress(NotFound):  # of a realm's volume that nobody has, the place is forgotten
             state = house.volumes.get(arguments.name)
+            if state.replicas is not None:
+                state = house.volumes.get(state.name)  # all that there is of it, not what the named server shows
             if state.clones and not arguments.yes:
                 raise Refused(f"volume {state.name!r} has {len(state.clones)} clones: say --yes to forget them all")
         state = house.volumes.remove(arguments.name)
