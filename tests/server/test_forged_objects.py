@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from forge_kit import Forge, folder, small_file
 from http_kit import ask, problem
@@ -15,7 +16,7 @@ from dalsegno.formats.objects import DirectoryLeaf, Entry
 from dalsegno.terms.errors import Damaged, NotFound, Refused, TooNew
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.sizes import MIB
-from dalsegno.volumes.state import Clone
+from dalsegno.volumes.state import Clone, VolumeState
 from dalsegno.world.workers import Workers
 from server_kit import Server, start_server
 
@@ -141,6 +142,20 @@ def test_a_revision_at_the_end_of_time_would_be_the_last_and_is_refused(served: 
         with pytest.raises(Refused):
             site.commit("home", made, upload, [data])
     assert site.state("home") == before
+
+
+def test_a_volume_made_from_afar_follows_no_directory_of_the_server(two: Server) -> None:
+    site = two.site(two.token("administer", volumes=("evil*",)))
+    state = msgspec.structs.replace(
+        site.create(VolumeState(id=b"e" * 16, name="evil1", kind="native", source=b"", created_ns=1)),
+        id=b"f" * 16,
+        name="evil2",
+        kind="tracked",
+        source=b"/etc",
+    )
+    made = site.create(state)
+    assert (made.kind, made.source) == ("native", b"")
+    two.user.quick("clone", "evil2", code=4)  # empty: nothing was read
 
 
 def test_settings_nested_beyond_reason_are_refused(served: Served) -> None:

@@ -105,7 +105,10 @@ class Site(Protocol):
     # What moves
 
     def create(self, state: VolumeState) -> VolumeState:
-        """Make an empty volume with this id, name, kind, role, replica set and settings; the same again is no error."""
+        """Make an empty volume with this id, name, role, replica set and settings; the same again is no error.
+
+        It is a native one: what a tracked volume follows is on another machine.
+        """
         ...
 
     def remove(self, volume: str) -> None:

@@ -63,6 +63,8 @@ ROWS_AT_ONCE: Final = 8192
 BLOCK_ANSWER_BYTES_MAX: Final = 2 * MIB
 UPLOADS_AT_ONCE_MAX: Final = 256
 """Packs in one `adopt` call: each is an open file."""
+CLONES_MAX: Final = 20_000
+"""More than one each hour for two years. Every look at a volume reads the names of all its clones."""
 UNCLONED_MAX: Final = 1000
 """Removed clones remembered under one name, and names with removed clones."""
 REFRESH_NS: Final = SECOND_NS
@@ -388,8 +390,9 @@ class Keeper:
             new = VolumeState(
                 id=state.id,
                 name=state.name,
-                kind=state.kind,
-                source=state.source,
+                # What a tracked volume follows is a directory of another machine: this one's must never be read for it.
+                kind=NATIVE,
+                source=b"",
                 created_ns=state.created_ns,
                 settings=state.settings,
                 dumps=state.dumps,
@@ -524,6 +527,8 @@ class Keeper:
         _require_here(state)
         if self._cloned(state, name, clone) is state:
             return state
+        if len(state.clones) >= CLONES_MAX and name not in state.clones:
+            raise Refused(f"volume {volume!r} has {CLONES_MAX} clones: forget some first (`dal unclone`)")
         with Adopter(self.pool, refresh=not self.pool.has(ObjectId(clone.revision))) as adopter:
             adopter.require_whole(clone.revision)
             self._require_own(state, clone.revision)

@@ -616,7 +616,7 @@ class RemoteSite:
     # What moves
 
     def create(self, state: VolumeState) -> VolumeState:
-        """Make an empty volume with this id, name, kind, role, replica set and settings; the same again is no error."""
+        """Make an empty volume with this id, name, role, replica set and settings; the same again is no error."""
         return self._ask_value("POST", self._volume(state.name, "create"), VolumeState, state)
 
     def remove(self, volume: str) -> None:
