@@ -169,6 +169,21 @@ def test_dump_of_another_state_than_was_planned_is_not_passed_on(
     assert not written
 
 
+def test_token_that_may_only_read_is_enough_to_restore_and_not_to_dump(realm: Realm, client: Remote) -> None:
+    client.backup(0)
+    client.importing(new=b"new")
+    increment = client.backup(1, "--clone-age", "0s")
+    person = realm.client(f"client{len(realm.clients)}", "read")
+    reader = Remote(user=person, person=person)
+    told = reader.call("selfcheck", "--disk", "doc", "--device", "doc")
+    assert b"\nERROR s1" in told.out and b"does not give the right to write" in told.out, told.out
+    assert reader.estimate(0)[1:] == ["0 -1 -1"]
+    dumped = reader.backup(1)
+    assert not dumped.out and "right to write" in dumped.messages[0] and len(dumped.messages) == 1
+    (alone,) = reader.restore(person.home / "alone", increment.out)
+    assert alone.code == 0 and tree(person.home / "alone") == tree(client.user.home / "doc"), alone.err
+
+
 def test_servers_and_volumes_are_named_by_properties(client: Remote) -> None:
     client.place = "/nowhere"
     words = ("--disk", "doc", "--device", "doc")

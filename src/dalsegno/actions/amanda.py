@@ -72,10 +72,10 @@ def _on_servers() -> Any:
     return import_module("dalsegno.actions.amanda_realm")
 
 
-def state_now(house: House, volume: str) -> VolumeState:
-    """Return a volume as it is now; of one on servers, Unavailable when none of them answers."""
+def state_now(house: House, volume: str, *, to_dump: bool = True) -> VolumeState:
+    """Return a volume as it is now; of one on servers, Unavailable or NoAccess say why it could not be dumped."""
     if house.volumes.merges:
-        found: VolumeState = _on_servers().state_now(house, volume)
+        found: VolumeState = _on_servers().state_now(house, volume, to_dump=to_dump)
         return found
     return house.volumes.get(volume)
 

@@ -1,6 +1,7 @@
 """What Amanda needs of volumes on servers: the clone is made on all of them, the dump comes from the nearest."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 
 from dalsegno.actions.amanda import Fresh, Written, check_replaceable, clone_in_use
@@ -16,12 +17,19 @@ from dalsegno.volumes.state import READER, STANDBY, VolumeState
 from dalsegno.world.clock import now_ns
 
 
-def state_now(house: RemoteHouse, volume: str) -> VolumeState:
-    """Return a volume as its writers have it now; Unavailable when none of them answers: never what was seen last."""
+def state_now(house: RemoteHouse, volume: str, *, to_dump: bool = True) -> VolumeState:
+    """Return a volume as its writers have it now; Unavailable when none of them answers: never what was seen last.
+
+    NoAccess when it is `to_dump` and the token may not do what that needs.
+    """
     state = house.volumes.get(volume)
     if state.role in (READER, STANDBY):
         raise Refused(f"{volume}: a {state.role}, and clones are made elsewhere: name the realm, not the server")
-    return house.realm_volumes.bring_together(state.name).state
+    state = house.realm_volumes.bring_together(state.name).state
+    for site in servers_that_dump(house, state) if to_dump else ():
+        with suppress(Unavailable):
+            site.thaw(state.name, owner=house.realm_volumes.servers.owner)  # we froze nothing: this only asks
+    return state
 
 
 def fresh_clone(house: RemoteHouse, volume: str, clone_name: str, *, age_seconds: int) -> Fresh:

@@ -238,7 +238,7 @@ def _house_if_there(call: Call, doors: Doors) -> House | None:
         return None
     if house.volumes.merges:
         try:
-            actions.state_now(house, amanda.volume_address(call))
+            actions.state_now(house, amanda.volume_address(call), to_dump=False)
         except DalError as error:
             house.__exit__(type(error), error, None)
             return None
