@@ -840,6 +840,30 @@ def test_a_volume_made_again_is_the_same_and_takes_a_newer_set(pair: tuple[Keepe
     assert a.create(newer).head == b""
 
 
+def test_a_merge_is_not_taken_without_what_it_merged(pair: tuple[Keeper, Keeper], crew: Workers) -> None:
+    """Collected between two calls, one side's revisions would be nowhere, and who has only them a stranger."""
+    a, b = pair
+    model: dict[bytes, Any] = {b"f": b"1"}
+    first = commit(a, model)
+    copy(a, b, VOLUME, [first])
+    b.advance(VOLUME, first)
+    mine = commit(b, {**model, b"mine": b"m"})
+    theirs = commit(a, {**model, b"theirs": b"t"})
+    copy(b, a, VOLUME, [mine], [first])
+    merged = put(a, {**model, b"mine": b"m", b"theirs": b"t"}, *sorted([mine, theirs]))
+    copy(a, b, VOLUME, [theirs], [first])
+    gc(b, crew, grace=0)
+    with spool_of(a, *(row[0] for row in rows_of(a, [merged], [mine]) if row[0] != theirs)) as spool:
+        for _ in range(2):
+            with pytest.raises(NotFound, match="send it again"):
+                b.commit(VOLUME, merged, spool.pack_id(), spool.pieces())
+            assert b.state(VOLUME).head == mine
+        copy(a, b, VOLUME, [theirs], [first])
+        assert b.commit(VOLUME, merged, spool.pack_id(), spool.pieces()).head == merged
+    assert_whole(b, merged)
+    assert_good(b)
+
+
 def test_times_are_later_than_parents_whatever_the_clock_says(pair: tuple[Keeper, Keeper]) -> None:
     a, _ = pair
     ahead = commit(a, {b"f": b"1"}, at_ns=now_ns() + 10**15)

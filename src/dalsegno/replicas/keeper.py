@@ -372,7 +372,7 @@ class Keeper:
         if upload:
             self._upload(state, upload, 0, pieces, sync=False)
             self._adopt(state, [upload])
-        return self._advance(volume, revision, owner=owner, common=common)
+        return self._advance(volume, revision, owner=owner, common=common, sent=bool(upload))
 
     # What moves
 
@@ -427,7 +427,7 @@ class Keeper:
         """Move the head forward."""
         return self._advance(volume, revision, owner=owner, common=b"")
 
-    def _advance(self, volume: str, revision: bytes, *, owner: str, common: bytes) -> VolumeState:
+    def _advance(self, volume: str, revision: bytes, *, owner: str, common: bytes, sent: bool = False) -> VolumeState:
         state = self.volumes.get(volume)
         _require_moving(state)
         self._check_revisions(revision)
@@ -438,6 +438,8 @@ class Keeper:
         with Adopter(self.pool, refresh=not self.pool.has(ObjectId(revision))) as adopter:
             new = adopter.require_whole(revision)
             self._check_revision(state, revision, new)
+            if sent and state.role == WRITER and state.head:
+                self._require_merged(volume, new)
 
             def change(current: VolumeState) -> VolumeState:
                 _require_moving(current)
@@ -455,6 +457,16 @@ class Keeper:
             state = self.volumes.update(state.id, change)
         self._bell.ring()
         return state
+
+    def _require_merged(self, volume: str, revision: Revision) -> None:
+        """Refuse a new merge without what it merged: it was collected since it was sent, and nobody else may have it.
+
+        The head would stand without its past, and who has only that would be a stranger to it.
+        """
+        if len(revision.parents) > 1:
+            for parent in revision.parents:
+                if find_revision(self.pool, parent) is None:
+                    raise NotFound(f"volume {volume!r}: merged revision {hex_short(parent)} is not here: send it again")
 
     def _check_revision(self, state: VolumeState, identity: bytes, revision: Revision) -> None:
         if revision.volume != state.id:
