@@ -28,6 +28,25 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
+# -- odd names
+
+
+def test_every_directory_can_be_backed_up_and_restored_by_the_name_of_its_volume(person: Person) -> None:
+    for name in ("old.dump", "a..b", "my docs", "a@b", "a:b", "-x", ".hid", "...", "@", "\udcff", "n\nl", "x" * 255):
+        (person.home / name).mkdir()
+        (person.home / name / "f").write_text(name, errors="surrogateescape")
+        volume = person.value("backup", f"./{name}")["volume"]
+        (person.home / name).rename(person.home / "gone")
+        person.run("restore", volume, "--to", "back")
+        assert contents(person.home / "back") == contents(person.home / "gone")
+        person.run("dump", volume, "-o", "one.dump")
+        for path in ("back", "gone"):
+            shutil.rmtree(person.home / path)
+        (person.home / "one.dump").unlink()
+    for name in ("v.dump", "a..b"):
+        person.run("volume", "create", name, code=2)
+
+
 # -- clones in dumps
 
 

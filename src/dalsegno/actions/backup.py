@@ -96,9 +96,7 @@ def own_patterns(house: House, directory: bytes) -> tuple[str, ...]:
     return tuple(patterns)
 
 
-def create_volume(
-    house: House, name: str, *, source: Path | None = None, rules: Rules | None = None
-) -> VolumeState:
+def create_volume(house: House, name: str, *, source: Path | None = None, rules: Rules | None = None) -> VolumeState:
     """Make an empty volume: tracked when `source` is given, else native."""
     settings = rules_settings(rules or Rules())
     if source is None:
@@ -111,7 +109,7 @@ def create_volume(
 
 def _create_tracked(house: House, real: bytes, rules: Rules) -> VolumeState:
     stem = re.sub(r"[^\w .+,=-]", "_", os.fsdecode(os.path.basename(real)).strip(" .+,=-")) or "root"
-    stem = stem.encode(errors="replace").decode()[:80]
+    stem = re.sub(r"\.dump$", "_dump", stem.encode(errors="replace").decode()[:80].replace("..", "__"))
     settings = rules_settings(rules)
     for number in range(1, NAME_TRIES_MAX):
         name = stem if number == 1 else f"{stem}-{number}"
@@ -218,9 +216,7 @@ def backup(house: House, what: str, *, rules: Rules | None = None, clone_name: s
     if clone_name is not None and clone_name in state.clones:
         raise AlreadyThere(f"clone {state.name}@{clone_name} exists already: choose another name, or unclone it first")
     taken = take(house, state, state.source, message="backup")
-    name, clone = house.volumes.add_clone(
-        taken.state.name, clone_name, now_ns=now_ns(), revision=taken.revision
-    )
+    name, clone = house.volumes.add_clone(taken.state.name, clone_name, now_ns=now_ns(), revision=taken.revision)
     return BackupResult(
         volume=taken.state.name,
         source=state.source,

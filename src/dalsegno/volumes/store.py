@@ -28,8 +28,12 @@ _CLONE_NAME = re.compile(r"^[\w][\w :.+,=-]*$")
 
 def check_volume_name(name: str) -> None:
     """Refuse a name that could not be written in an address or a file name."""
-    if not _NAME.match(name) or len(name.encode()) > NAME_BYTES_MAX or name.endswith(" "):
-        raise BadInput(f"volume name {name!r}: use letters, digits and . _ - + , = (no / @ : +dump), at most 200 bytes")
+    # Where an address may stand, `x.dump` is a file, and `a..b` where a dump's targets stand is a range.
+    if ".." in name or name.endswith((" ", ".dump")) or not _NAME.match(name) or len(name.encode()) > NAME_BYTES_MAX:
+        raise BadInput(
+            f"volume name {name!r}: use letters, digits, spaces and . _ - + , = (no / @ : .. and no .dump at the end), "
+            "at most 200 bytes"
+        )
 
 
 def check_clone_name(name: str) -> None:
