@@ -751,7 +751,9 @@ def test_a_bomb_in_the_trailer_is_refused_in_bounded_memory(user: User, forger: 
     for size in (2048 * MIB, 256 * MIB, 255 * MIB):
         forger.write(forger.tree(a_file(b"a")), trailer=(zeros_frame(size), size))
         forger.records.clear()
-        assert "offset" in watched(user, "verify", "evil.dump", code=(5,))
+        said = watched(user, "verify", "evil.dump", code=(5,))
+        assert "offset" in said
+    assert "bytes for 2 blocks" in said  # the last would have been opened: 255 MiB for each who opens it at once
 
 
 def test_an_index_of_overlapping_records_does_not_multiply_them(user: User, forger: Forger) -> None:

@@ -209,7 +209,13 @@ class PackReader:
         # An id is 32 bytes that nothing compresses: a count that cannot be true is told before memory is asked for.
         if object_count * OBJECT_ID_BYTES > size:
             raise Damaged(f"pack footer damaged at offset {size - pack.FOOTER.size}: {object_count} objects do not fit")
-        raw = self._open_block(offset, length, block_count)[0]
+        body, raw_bytes, _ = self._open_body(offset, length, block_count)
+        if (
+            block_count * (pack.FRAME.size + pack.TAG_BYTES) > size
+            or raw_bytes > 8 + (pack.TRAILER_ROW_BYTES + OBJECT_ID_BYTES) * block_count
+        ):
+            raise Damaged(f"pack trailer damaged at offset {offset}: {raw_bytes} bytes for {block_count} blocks")
+        raw = decompress(body, raw_bytes, offset=offset)
         self.trailer_offset = int(offset)
         self.block_count = block_count
         self.object_count = object_count
@@ -476,7 +482,7 @@ def decode_trailer(
     raw: bytes, block_count: int, *, offset: int
 ) -> tuple[NDArray[numpy.uint64], NDArray[numpy.uint32], NDArray[numpy.uint32], NDArray[numpy.uint8], int]:
     """Return the table of blocks: offsets, stored bytes, raw bytes, types, and how many index blocks there are."""
-    columns_end = 4 + block_count * 17
+    columns_end = 4 + block_count * pack.TRAILER_ROW_BYTES
     if len(raw) < columns_end + 4 or int.from_bytes(raw[:4], "little") != block_count:
         raise Damaged(f"pack trailer damaged at offset {offset}")
     index_count = int.from_bytes(raw[columns_end : columns_end + 4], "little")
