@@ -11,6 +11,7 @@ import mmap
 import os
 import stat
 import struct
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -285,6 +286,22 @@ CALLS: dict[str, Callable[[], Any]] = {
 }
 
 
+ONLY_BESIDE_EXT4 = {
+    "symlink of 4095 bytes",
+    "rename over a full directory",
+    "rename exchange",
+    "truncate to the same",
+    "zero",
+    "removexattr of no access list",
+}
+"""In these btrfs, xfs and tmpfs differ from ext4, and from each other."""
+
+
+def is_ext4(place: Path) -> bool:
+    said = subprocess.run(["stat", "-f", "-c", "%T", place], capture_output=True, text=True, check=True).stdout
+    return said.startswith("ext")
+
+
 @as_root
 @pytest.mark.parametrize("uid", [0, STRANGER], ids=["root", "stranger"])
 def test_every_call_says_and_does_what_it_does_on_a_plain_directory(
@@ -293,12 +310,13 @@ def test_every_call_says_and_does_what_it_does_on_a_plain_directory(
     monkeypatch.chdir(home.home)
     plain = home.home / "plain"
     plain.mkdir()
+    calls = {name: act for name, act in CALLS.items() if name not in ONLY_BESIDE_EXT4 or is_ext4(plain)}
     differing = {}
     with mounted(home, "v", "--devices", "--allow-other") as mount:
         tops = (mount.path, plain)
-        before = {(top, name): prepare(top / str(number)) for top in tops for number, name in enumerate(CALLS)}
+        before = {(top, name): prepare(top / str(number)) for top in tops for number, name in enumerate(calls)}
         time.sleep(0.02)  # older kernels stamp files with a clock as coarse as that
-        for number, (name, act) in enumerate(CALLS.items()):
+        for number, (name, act) in enumerate(calls.items()):
             ours, theirs = (tried(top / str(number), act, uid, before[top, name]) for top in tops)
             if ours != theirs:
                 differing[name] = (ours, theirs)
