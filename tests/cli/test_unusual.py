@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from face_kit import COMMAND, Person, environment
+from face_kit import COMMAND, Person, environment, run_forked
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for owners and other users")
 
@@ -143,6 +143,19 @@ def test_a_bad_map_is_refused_before_anything_is_written(person: Person) -> None
 
 
 # -- pipes and damage
+
+
+def test_a_dump_that_could_not_be_recorded_is_said_to_be_whole(person: Person) -> None:
+    person.run("backup", "doc")
+    for step in range(1, 40):
+        variables = environment(person.home, DAL_FAULT=f"full:{step}")
+        done = run_forked(["dump", "doc", "--level", "0", "-o", "d.dump"], person.home, variables, b"")
+        if b"whole, but could not be recorded" in done.stderr:
+            break
+        (person.home / "d.dump").unlink(missing_ok=True)
+    assert done.returncode == 10 and b"dal mark" in done.stderr
+    person.run("mark", "d.dump")
+    person.run("dump", "doc", "--level", "1", "-o", "next.dump")
 
 
 def test_a_dump_is_verified_from_a_pipe(person: Person) -> None:

@@ -14,7 +14,7 @@ from dalsegno.dumps.plan import DumpPlan, plan_dump, record_dump
 from dalsegno.dumps.write import write_dump
 from dalsegno.formats.pack import DumpNote
 from dalsegno.pool.pack_write import PackSummary
-from dalsegno.terms.errors import BadInput, NotFound, Refused
+from dalsegno.terms.errors import BadInput, DalError, NotFound, Refused
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.volumes.address import parse_address, resolve
 from dalsegno.volumes.state import DumpRecord, VolumeState
@@ -102,7 +102,11 @@ def dump(
             path=path,
             size_bytes=summary.size_bytes,
         )
-        house.volumes.update(state.id, lambda current: record_dump(current, made))
+        try:
+            house.volumes.update(state.id, lambda current: record_dump(current, made))
+        except DalError as error:
+            then = "`dal mark` records it later, and with --no-record it is left to you"
+            raise type(error)(f"{path}: the dump is whole, but could not be recorded: {error}; {then}") from error
     return DumpResult(
         dump_id=summary.pack_id,
         note=plan.note,
