@@ -110,9 +110,7 @@ class Content:
             if piece.place == HOLE:
                 parts.append(bytes(piece.end - piece.start))
             elif piece.place == BASE:
-                parts.append(
-                    read_content(self.store, self.entry, offset=piece.start, length=piece.end - piece.start)
-                )
+                parts.append(read_content(self.store, self.entry, offset=piece.start, length=piece.end - piece.start))
             else:
                 parts.append(bytes(self.spool[piece.place : piece.place + piece.end - piece.start]))
         return b"".join(parts)
@@ -207,8 +205,11 @@ def test_large_file_is_edited_near_the_change_alone(chance: random.Random) -> No
         edited = edit_content(store, store, Cutter(REALM.chunk_seed), entry, patches, read_changed)
         assert store.gets < 30 and bytes_read < 8 * MIB
         anew = store_data(
-            DictStore(), Cutter(REALM.chunk_seed), lambda start, length, at=at: read(start, length, at),  # type: ignore[misc]
-            [(0, patches.size)], patches.size,
+            DictStore(),
+            Cutter(REALM.chunk_seed),
+            lambda start, length, at=at: read(start, length, at),  # type: ignore[misc]
+            [(0, patches.size)],
+            patches.size,
         )
         assert edited == anew
 

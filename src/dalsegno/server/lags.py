@@ -116,5 +116,5 @@ def _labels(**words: str) -> str:
 
 
 def _block(name: str, kind: str, what: str, rows: Iterable[tuple[str, float]]) -> list[str]:
-    lines = [f"dalsegno_{name}{labels} {value:g}" for labels, value in rows]
+    lines = [f"dalsegno_{name}{labels} {value}" for labels, value in rows]
     return [f"# HELP dalsegno_{name} {what}", f"# TYPE dalsegno_{name} {kind}", *lines] if lines else []

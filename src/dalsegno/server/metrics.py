@@ -35,7 +35,7 @@ class Metrics:
         def add(name: str, kind: str, what: str, rows: Iterable[tuple[str, float]]) -> None:
             lines.append(f"# HELP dalsegno_{name} {what}")
             lines.append(f"# TYPE dalsegno_{name} {kind}")
-            lines.extend(f"dalsegno_{name}{labels} {value:g}" for labels, value in rows)
+            lines.extend(f"dalsegno_{name}{labels} {value}" for labels, value in rows)
 
         requests = sorted(self.requests.items())
         add(
