@@ -11,6 +11,7 @@ from site_worlds import WORLDS, KeeperWorld, clone, commit, found
 
 from dalsegno.replicas.check import AWAY, CLONE, FROZEN, HEAD, OBJECT, REPLICAS, Checked, check_replicas
 from dalsegno.replicas.group import Group
+from dalsegno.replicas.reach import Reach
 from dalsegno.replicas.transfer import copy
 from dalsegno.terms.ids import hex_short
 from dalsegno.volumes.state import Clone, ReplicaSet
@@ -31,14 +32,16 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
 
 def group_of(world: Any) -> Group:
     return Group(
-        VOLUME,
-        world.faulty,
-        owner="check",
-        realm=REALM,
-        merge=merge_flat,
-        clock=world.clock,
-        ticks=world.clock,
-        pause=world.clock.pause,
+        Reach(
+            VOLUME,
+            world.faulty,
+            owner="check",
+            realm=REALM,
+            merge=merge_flat,
+            clock=world.clock,
+            ticks=world.clock,
+            pause=world.clock.pause,
+        )
     )
 
 

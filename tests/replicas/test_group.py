@@ -24,6 +24,7 @@ from dalsegno.formats import objects
 from dalsegno.replicas.clones import UNCLONED_KEPT_MAX
 from dalsegno.replicas.contract import LEASE_SECONDS
 from dalsegno.replicas.group import Group
+from dalsegno.replicas.reach import Reach
 from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.times import SECOND_NS
@@ -49,17 +50,19 @@ class Client:
 
     def new_group(self) -> Group:
         return Group(
-            VOLUME,
-            self.links,
-            owner=self.name,
-            realm=REALM,
-            merge=merge_flat,
-            local=self.local,
-            clock=self.clock,
-            ticks=self.clock,
-            pause=self.clock.pause,
-            chance=self.chance.random,
-            **self.how,
+            Reach(
+                VOLUME,
+                self.links,
+                owner=self.name,
+                realm=REALM,
+                merge=merge_flat,
+                local=self.local,
+                clock=self.clock,
+                ticks=self.clock,
+                pause=self.clock.pause,
+                chance=self.chance.random,
+                **self.how,
+            )
         )
 
     def mirror(self, head: bytes) -> None:

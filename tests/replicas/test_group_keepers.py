@@ -15,7 +15,7 @@ from dalsegno.pool.adopt import Standing
 from dalsegno.pool.collect import collect
 from dalsegno.replicas.check import check_replicas
 from dalsegno.replicas.group import Group
-from dalsegno.replicas.reach import side_by_side
+from dalsegno.replicas.reach import Reach, side_by_side
 from dalsegno.replicas.transfer import copy
 from dalsegno.terms.errors import DalError, Refused, Unavailable
 from dalsegno.terms.events import silent
@@ -45,17 +45,19 @@ class Client:
     def new_group(self) -> Group:
         clock = self.world.keepers.clock
         return Group(
-            VOLUME,
-            self.links,
-            owner=self.name,
-            realm=REALM,
-            merge=merge_flat,
-            local=self.local,
-            clock=clock,
-            ticks=clock,
-            pause=clock.pause,
-            chance=self.chance.random,
-            **self.how,
+            Reach(
+                VOLUME,
+                self.links,
+                owner=self.name,
+                realm=REALM,
+                merge=merge_flat,
+                local=self.local,
+                clock=clock,
+                ticks=clock,
+                pause=clock.pause,
+                chance=self.chance.random,
+                **self.how,
+            )
         )
 
     def mirror(self, head: bytes) -> None:

@@ -23,6 +23,7 @@ from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_FILE, Entry, Revisio
 from dalsegno.pool.contract import Source
 from dalsegno.pool.pool import Pool
 from dalsegno.replicas.group import Group
+from dalsegno.replicas.reach import Reach
 from dalsegno.replicas.release import release
 from dalsegno.replicas.sources import SitesSource
 from dalsegno.terms.errors import DalError, NotFound, Unavailable
@@ -94,18 +95,20 @@ class Client:
         sites = {name: world.link(self.name, name) for name in (*WRITERS, *READERS)}
         self.sites = sites
         self.group = Group(
-            VOLUME,
-            {name: sites[name] for name in WRITERS},
-            owner=f"{self.name}-{self.lives}",
-            realm=world.realm,
-            merge=merge_heads,
-            local=keeper,
-            volume_id=VOLUME_ID,
-            parallel=self._in_any_order,
-            clock=world.clock(world.skews[self.name]),
-            ticks=lambda: world.time_ns,
-            pause=world.pause,
-            chance=world.chance.random,
+            Reach(
+                VOLUME,
+                {name: sites[name] for name in WRITERS},
+                owner=f"{self.name}-{self.lives}",
+                realm=world.realm,
+                merge=merge_heads,
+                local=keeper,
+                volume_id=VOLUME_ID,
+                parallel=self._in_any_order,
+                clock=world.clock(world.skews[self.name]),
+                ticks=lambda: world.time_ns,
+                pause=world.pause,
+                chance=world.chance.random,
+            )
         )
         # As in the cache house: what this client has not got it reads from the servers.
         self.pool.elsewhere = SitesSource(VOLUME, [sites[name] for name in WRITERS], world.realm)

@@ -31,7 +31,7 @@ from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.nearest import NearestSource, Nearness
 from dalsegno.replicas.profile import CACHE_BYTES_MAX_DEFAULT
 from dalsegno.replicas.pushing import Pushed
-from dalsegno.replicas.reach import list_errors, side_by_side, writers_needed
+from dalsegno.replicas.reach import Reach, list_errors, side_by_side, writers_needed
 from dalsegno.replicas.servers import Servers
 from dalsegno.terms.errors import (
     AlreadyThere,
@@ -227,17 +227,19 @@ class RealmVolumes(Volumes):
 
     def _make_group(self, name: str, names: Sequence[str], replicas: ReplicaSet | None, volume_id: bytes) -> Group:
         group = Group(
-            name,
-            {each: self.servers.site(each) for each in names},
-            owner=self.servers.owner,
-            realm=self._pool.realm,
-            merge=self._merge,
-            local=self._local,
-            replicas=replicas,
-            volume_id=volume_id,
-            parallel=side_by_side(self._callers),
-            publish=lambda new: self.servers.publish(name, new, volume_id=volume_id),
-            report=self._report,
+            Reach(
+                name,
+                {each: self.servers.site(each) for each in names},
+                owner=self.servers.owner,
+                realm=self._pool.realm,
+                merge=self._merge,
+                local=self._local,
+                replicas=replicas,
+                volume_id=volume_id,
+                parallel=side_by_side(self._callers),
+                publish=lambda new: self.servers.publish(name, new, volume_id=volume_id),
+                report=self._report,
+            )
         )
         self._groups[name] = group
         self._servers_of[name] = list(names)

@@ -5,74 +5,31 @@ and clones all of them at once (freezing.py). Nothing is remembered between call
 point leaves replicas that are behind, or a lease that ends by itself, and whoever comes next goes on.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from copy import copy
 from dataclasses import replace
 
 import msgspec
 
-from dalsegno.chunks.realm import Realm
 from dalsegno.replicas.catchup import CaughtUp, catch_up
 from dalsegno.replicas.clones import identity
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.freezing import Cloned, freeze_and_clone
-from dalsegno.replicas.heads import Merge
 from dalsegno.replicas.histories import parse_patterns
 from dalsegno.replicas.pushing import Pushed, Pusher
-from dalsegno.replicas.reach import Look, Parallel, Reach, empty_state, in_turn, list_errors, writers_needed
+from dalsegno.replicas.reach import Look, Reach, empty_state, list_errors, writers_needed
 from dalsegno.replicas.sources import SitesSource
 from dalsegno.replicas.transfer import Transferred
 from dalsegno.terms.errors import AlreadyThere, DalError, NotFound, Refused, Unavailable
-from dalsegno.terms.events import Report, silent
 from dalsegno.volumes.state import STANDBY, WRITER, Clone, ReplicaSet, VolumeState
-from dalsegno.world.clock import now_ns, pause, ticks_ns
 
 
 class Group:
     """One volume on several servers."""
 
-    def __init__(
-        self,
-        volume: str,
-        sites: Mapping[str, Site],
-        *,
-        owner: str,
-        realm: Realm,
-        merge: Merge,
-        local: Site | None = None,
-        replicas: ReplicaSet | None = None,
-        volume_id: bytes = b"",
-        parallel: Parallel = in_turn,
-        clock: Callable[[], int] = now_ns,
-        ticks: Callable[[], int] = ticks_ns,
-        pause: Callable[[float], None] = pause,
-        chance: Callable[[], float] = lambda: 0.5,
-        publish: Callable[[ReplicaSet], None] = lambda replicas: None,
-        report: Report = silent,
-    ) -> None:
-        """See `volume` through `sites`; this client's own commits are at `local`, which is only read.
-
-        `owner` names this client in leases and is nobody else's. `publish` tells the realm of a new replica set before
-        any server hears of it, and raises when somebody else was first. `chance` gives numbers between 0 and 1.
-        """
-        self.reach = Reach(
-            volume,
-            sites,
-            owner=owner,
-            realm=realm,
-            merge=merge,
-            local=local,
-            replicas=replicas,
-            volume_id=volume_id,
-            parallel=parallel,
-            clock=clock,
-            ticks=ticks,
-            pause=pause,
-            chance=chance,
-            publish=publish,
-            report=report,
-        )
-        self._pusher = Pusher(self.reach)
+    def __init__(self, reach: Reach) -> None:
+        self.reach = reach
+        self._pusher = Pusher(reach)
 
     def look(self, *, arrange: bool = True) -> Look:
         """Ask all writers for their state. Without `arrange` nothing is changed anywhere."""
