@@ -158,6 +158,18 @@ def test_a_dump_that_could_not_be_recorded_is_said_to_be_whole(person: Person) -
     person.run("dump", "doc", "--level", "1", "-o", "next.dump")
 
 
+def test_increments_of_a_clock_that_was_set_back_follow_their_full_dump(person: Person) -> None:
+    person.run("backup", "doc")
+    person.run("dump", "doc", "--level", "0", "-o", "0.dump")
+    for level in (1, 2):
+        (person.home / "doc" / "plan.txt").write_text(f"plan {level}\n")
+        person.run("backup", "doc", DAL_NOW="2001-02-03T04:05:06Z")
+        person.run("dump", "doc", "--level", str(level), "-o", f"{level}.dump", DAL_NOW="2001-02-03T04:05:06Z")
+    person.run("restore", "0.dump+1.dump+2.dump", "--to", "back")
+    assert contents(person.home / "back") == contents(person.home / "doc")
+    person.run("merge", "-o", "all.dump", "0.dump", "1.dump", "2.dump")
+
+
 def test_a_dump_is_verified_from_a_pipe(person: Person) -> None:
     person.run("backup", "doc")
     person.run("dump", "doc", "-o", "0.dump")

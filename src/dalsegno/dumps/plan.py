@@ -100,7 +100,8 @@ def plan_dump(
         bases=[base.revision] if base else [],
         base_dump=base.dump_id if base else b"",
         merged=[],
-        taken_at_ns=now_ns,
+        # Behind its base also by a clock that was set back, or the chain would seem to be in the wrong order.
+        taken_at_ns=max(now_ns, base.taken_at_ns + 1) if base else now_ns,
     )
     return DumpPlan(note=note, base=base)
 
