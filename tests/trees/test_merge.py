@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dalsegno.formats import objects
 from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_FILE, ENTRY_LINK, Entry, Revision, is_conflict
+from dalsegno.terms.errors import Refused
 from dalsegno.trees.build import store_directory
 from dalsegno.trees.count import count_more
 from dalsegno.trees.merge import Merged, merge_trees
@@ -561,3 +562,28 @@ def test_every_link_leads_to_a_file_and_every_linked_file_has_a_name(seed: int) 
         for number, content in mine.items():
             if old.get(number) != content or others.get(number) == content:
                 assert content in there, f"seed {seed}: {content!r} is lost"
+
+
+@pytest.mark.parametrize("has_base", [True, False])
+def test_directories_that_hold_one_another_without_end_are_refused(has_base: bool) -> None:
+    dag = DictStore()
+
+    def deep(data: bytes) -> Revision:
+        """Return a revision that has one directory at 2 to the 30th places."""
+        top = store(dag, {"f": data})
+        for _ in range(30):
+            twice = [msgspec.structs.replace(top, name=name, node=node) for node, name in enumerate((b"a", b"b"), 1)]
+            top = msgspec.structs.replace(top, content=store_directory(dag, twice))
+        return msgspec.structs.replace(revision(dag, {}), root=top)
+
+    base = deep(b"0") if has_base else None
+    with pytest.raises(Refused, match="stands at more than"):
+        merge_trees(dag, dag, base, deep(b"1"), deep(b"2"), names=NAMES)
+
+
+def test_many_directories_that_came_to_be_empty_are_merged() -> None:
+    dag = DictStore()
+    full: Model = {f"d{number}": {"f": b"%d" % number} for number in range(10_500)}
+    empty: Model = {name: {} for name in full}
+    merged = merge_trees(dag, dag, revision(dag, full), revision(dag, empty), revision(dag, {}), names=NAMES)
+    assert load(dag, merged.root.content) == {} and not merged.conflicts

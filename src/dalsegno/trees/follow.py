@@ -12,6 +12,8 @@ from typing import Final
 
 from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_FILE, ENTRY_LINK, Entry, is_conflict
 from dalsegno.pool.contract import Source
+from dalsegno.terms.errors import Refused
+from dalsegno.terms.ids import hex_short
 from dalsegno.trees.diff import differing_nodes
 from dalsegno.trees.read import iterate_directory
 
@@ -26,6 +28,8 @@ class Fate(Enum):
     """It was removed, but the other side gave it a new place, which counts more."""
 
 
+PLACES_MAX: Final = 10_000
+"""Places at which one directory is compared with one other. Honest ones differ: every file has a node of its own."""
 SAME: Final = Fate.SAME
 GONE: Final = Fate.GONE
 KEPT: Final = Fate.KEPT
@@ -142,6 +146,22 @@ def _is_replacement(old: Entry, new: Entry) -> bool:
     return old.kind == new.kind or {old.kind, new.kind} == {ENTRY_FILE, ENTRY_LINK}
 
 
+class Visits:
+    """Counts how often the same was looked into: directories that hold one another twice and twice again never end."""
+
+    def __init__(self) -> None:
+        self._counts: dict[bytes, int] = {}
+
+    def note(self, what: bytes) -> None:
+        """Count `what`, the ids of one or two directories; Refused when it is too often."""
+        count = self._counts[what] = self._counts.get(what, 0) + 1
+        if count > PLACES_MAX:
+            raise Refused(
+                f"directory {hex_short(what)} stands at more than {PLACES_MAX:,} places, which is not merged: "
+                "remove it on one side"
+            )
+
+
 class Follower:
     """Follows everything from the base to one side; items of the base are shared with the follower of the other."""
 
@@ -156,6 +176,7 @@ class Follower:
         self._side = side
         self._root = root
         self._items = items
+        self._visits = Visits()
         self._queue: list[tuple[Item, bytes, bytes]] = []
         """Directories to compare."""
         self._pairs: dict[Item, _Spot] = {}
@@ -189,6 +210,7 @@ class Follower:
     def _compare(self, item: Item, old: bytes, new: bytes) -> None:
         if old == new:
             return
+        self._visits.note(old + new)
         _, before, after = differing_nodes(self._source, old, new)
         for name in sorted(before.keys() | after.keys()):
             was, now = before.get(name), after.get(name)
@@ -237,9 +259,13 @@ class Follower:
         spots = self._levels[which][:]
         self._levels[which].clear()
         for spot in spots:
-            if not spot.matched:
-                for entry in iterate_directory(self._source, spot.entry.content):
-                    self._note(which, _Spot(spot, entry))
+            if spot.matched:
+                continue
+            found = list(iterate_directory(self._source, spot.entry.content))
+            if found:
+                self._visits.note(spot.entry.content)
+            for entry in found:
+                self._note(which, _Spot(spot, entry))
 
     def _match_places(self) -> None:
         """Take what came to the place of something that is gone as the same thing: an editor saved a file."""

@@ -18,7 +18,7 @@ from dalsegno.formats.objects import ENTRY_LINK, Entry, Revision, is_conflict
 from dalsegno.pool.contract import Sink, Source
 from dalsegno.trees.diff import differing_nodes
 from dalsegno.trees.edit import edit_directory
-from dalsegno.trees.follow import GONE, KEPT, SAME, Follower, Item, Placed, is_plain_directory
+from dalsegno.trees.follow import GONE, KEPT, SAME, Follower, Item, Placed, Visits, is_plain_directory
 from dalsegno.trees.merge_entry import (
     Side,
     make_conflict,
@@ -69,6 +69,7 @@ class _Merge:
         self.sides = sides
         self.labels = labels
         self.conflicts: set[bytes] = set()
+        self.visits = Visits()
         self.items: list[Item] = []
         nothing = msgspec.structs.replace(sides[0].root, content=b"", content_kind=objects.CONTENT_NONE)
         self.root = Item(None, b"", base.root if base is not None else nothing, is_directory=True)
@@ -353,6 +354,7 @@ class _Merge:
             inner: dict[bytes, int] = {}
             changes: dict[bytes, Entry] = {}
             if one.content != other.content:
+                self.visits.note(one.content + other.content)
                 _, before, after = differing_nodes(self.source, one.content, other.content)
                 for name in sorted(after):
                     ours, theirs = before.get(name), after[name]
