@@ -179,7 +179,11 @@ SECOND_NS = 1_000_000_000
             10 * SECOND_NS,
             "dump  30.0 MiB of 120.0 MiB  3.0 MiB/s  25 %  30 s left",
         ),
-        (Progress(phase="dump", done_bytes=30 << 20, total_bytes=120 << 20), SECOND_NS, "dump  30.0 MiB of 120.0 MiB  25 %"),
+        (
+            Progress(phase="dump", done_bytes=30 << 20, total_bytes=120 << 20),
+            SECOND_NS,
+            "dump  30.0 MiB of 120.0 MiB  25 %",
+        ),
         (
             Progress(phase="scan", done_count=500, total_count=2000, done_bytes=0),
             60 * SECOND_NS,

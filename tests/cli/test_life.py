@@ -236,7 +236,9 @@ class Gardener:
         start = self.chance.randrange(size + 1) // 4096 * 4096
         length = self.chance.choice([4096, 8192, 65536, 300_000])
         subprocess.run(
-            ["fallocate", "-p", "-o", str(start), "-l", str(length), os.fsdecode(path)], capture_output=True, check=False
+            ["fallocate", "-p", "-o", str(start), "-l", str(length), os.fsdecode(path)],
+            capture_output=True,
+            check=False,
         )
 
     def sparse(self) -> None:
@@ -379,9 +381,7 @@ class Gardener:
     def chown(self) -> None:
         if IS_ROOT:
             numbers = [0, 1, 2, 65534, 54321, 12]
-            os.chown(
-                self.anything(), self.chance.choice(numbers), self.chance.choice(numbers), follow_symlinks=False
-            )
+            os.chown(self.anything(), self.chance.choice(numbers), self.chance.choice(numbers), follow_symlinks=False)
 
     def xattr(self) -> None:
         path = self.anything()
@@ -558,7 +558,9 @@ class Life:
         roll = self.chance.random()
         if roll > 0.25:
             return {}
-        return {"DAL_FAULT": f"{self.chance.choice(['kill', 'kill', 'full'])}:{self.chance.choice([1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 17, 25])}"}
+        return {
+            "DAL_FAULT": f"{self.chance.choice(['kill', 'kill', 'full'])}:{self.chance.choice([1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 17, 25])}"
+        }
 
     def both(self, one: list[str], other: list[str]) -> list[Done]:
         """Run two commands at once; exit codes are the caller's to check."""
@@ -1139,7 +1141,9 @@ class Life:
         self.unclone_some()
         if address not in {one for one, _ in self.sources()}:
             return
-        restore, gc = self.both(["restore", address, "--to", "check"], ["gc", "--grace", self.chance.choice(["0s", "1s"])])
+        restore, gc = self.both(
+            ["restore", address, "--to", "check"], ["gc", "--grace", self.chance.choice(["0s", "1s"])]
+        )
         restore.check(0)
         gc.check(0)
         self.check_directory(self.user.home / "check", self.states[revision], f"{address} restored beside gc")

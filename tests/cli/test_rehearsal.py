@@ -35,7 +35,9 @@ def facts(root: Path) -> dict[str, tuple[object, ...]]:
         key = (status.st_dev, status.st_ino)
         linked = first_name.setdefault(key, name) if status.st_nlink > 1 and not path.is_dir() else ""
         data = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
-        attributes = {each: os.getxattr(path, each, follow_symlinks=False) for each in os.listxattr(path, follow_symlinks=False)}
+        attributes = {
+            each: os.getxattr(path, each, follow_symlinks=False) for each in os.listxattr(path, follow_symlinks=False)
+        }
         found[name] = (
             status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, linked, sorted(attributes.items()), data
         )  # fmt: skip
@@ -55,7 +57,10 @@ class Disks:
         with image.open("wb") as file:
             file.truncate(DISK_MIB << 20)
         made = subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(image)], capture_output=True).returncode == 0
-        if made and subprocess.run(["mount", "-o", "loop", str(image), str(place)], capture_output=True).returncode == 0:
+        if (
+            made
+            and subprocess.run(["mount", "-o", "loop", str(image), str(place)], capture_output=True).returncode == 0
+        ):
             self.mounted.append(place)
         else:
             warnings.warn("!!! may not loop-mount here: the rehearsal's disks are PLAIN DIRECTORIES", stacklevel=2)
@@ -101,7 +106,11 @@ def real_data(home: Path) -> None:
     for project in ("sky", "sea"):
         shutil.copytree(source / ("cli" if project == "sky" else "backup"), home / "projects" / project)
     shutil.copytree(source / "formats", home / "mail")
-    for path in [*(home / "homes").rglob("__pycache__"), *(home / "projects").rglob("__pycache__"), *(home / "mail").rglob("__pycache__")]:
+    for path in [
+        *(home / "homes").rglob("__pycache__"),
+        *(home / "projects").rglob("__pycache__"),
+        *(home / "mail").rglob("__pycache__"),
+    ]:
         shutil.rmtree(path)
 
 
@@ -229,7 +238,9 @@ def test_site_from_nothing_to_fourteen_nights_lost_media_and_an_empty_machine(tm
     # And the nights go on where they were: new directories for the lost shares, a new disk.
     for number in (2, 4):
         (home / f"g{number}").mkdir()
-        site.quick("media", "label", str(home / f"g{number}"), f"grid-{number}-new", "--target", "grid", DAL_NOW=night(15))
+        site.quick(
+            "media", "label", str(home / f"g{number}"), f"grid-{number}-new", "--target", "grid", DAL_NOW=night(15)
+        )
     site.quick("media", "label", str(home / "disk-a"), "disk-c", "--target", "disks", DAL_NOW=night(15))
     site.quick("archive", "repair", "grid", DAL_NOW=night(15))
     live_a_day(home, 15)

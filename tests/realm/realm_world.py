@@ -1,6 +1,7 @@
 """A realm in one process: real Keepers over pools, a real directory, real cache houses, and a network that can fail."""
 
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,6 +157,7 @@ class RealmWorld:
         directory.mkdir(exist_ok=True)
         for name, text in files.items():
             (directory / name).write_text(text)
+        time.sleep(0.06)  # what was written just now would be read again by the next import, too
         with self.client(client, cache_bytes_max=cache_bytes_max) as house:
             import_directory(house, "home", directory)
 
