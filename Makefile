@@ -26,6 +26,7 @@ sim: $(VENV)/.installed-test
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check -q .
 
 types: $(VENV)/.installed-dev
 	@$(BIN)/mypy

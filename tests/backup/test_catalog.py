@@ -50,7 +50,9 @@ def catalog(url: str) -> Iterator[Catalog]:
         yield opened
 
 
-def dump(number: int, *, level: int = 0, base: int | None = None, at: int | None = None, **changes: object) -> DumpEntry:
+def dump(
+    number: int, *, level: int = 0, base: int | None = None, at: int | None = None, **changes: object
+) -> DumpEntry:
     entry = DumpEntry(
         dump_id=number.to_bytes(16, "big"),
         volume_id=b"volume of tests!",
@@ -121,7 +123,10 @@ def test_dumps_are_listed_by_volume_set_and_time(catalog: Catalog) -> None:
 def test_copies_and_media_follow_the_files(catalog: Catalog) -> None:
     put(catalog, dump(1), dump(2))
     catalog.put_copy(copy(1, verdict=MISSING))
-    assert catalog.copies_of([b"\0" * 15 + b"\1", b"\0" * 15 + b"\2"]).keys() == {b"\0" * 15 + b"\1", b"\0" * 15 + b"\2"}
+    assert catalog.copies_of([b"\0" * 15 + b"\1", b"\0" * 15 + b"\2"]).keys() == {
+        b"\0" * 15 + b"\1",
+        b"\0" * 15 + b"\2",
+    }
     assert [each.verdict for each in catalog.copies_on("disk-1")] == [MISSING, GOOD]
     catalog.remove_copy(copy(1))
     assert [each.dump_id for each in catalog.copies_on("disk-1")] == [b"\0" * 15 + b"\2"]

@@ -65,7 +65,7 @@ def test_a_program_that_fails_is_told_with_its_last_words(tmp_path: Path, store:
 
 def test_a_store_that_loses_bytes_is_found_before_it_is_recorded(tmp_path: Path) -> None:
     entry = make_dump(tmp_path / "home.dump", size_bytes=100_000)
-    target = copying(tmp_path, store=f"sh -c 'head -c 5000 \"$DAL_FILE\" > \"{tmp_path}/far away/$DAL_NAME\"'")
+    target = copying(tmp_path, store=f'sh -c \'head -c 5000 "$DAL_FILE" > "{tmp_path}/far away/$DAL_NAME"\'')
     with pytest.raises(Damaged, match="read back, and it is not what was stored"):
         target.store(tmp_path / "home.dump", entry, now_ns=5)
 
@@ -75,8 +75,8 @@ def test_tar_is_a_store_like_any_other(tmp_path: Path) -> None:
     archive = f"{tmp_path}/far away/$DAL_NAME.tar"
     target = copying(
         tmp_path,
-        store=f"sh -c 'tar -cPf \"{archive}\" --transform \"s,.*,$DAL_NAME,\" \"$DAL_FILE\"'",
-        fetch=f"sh -c 'tar -xOf \"{archive}\" > \"$DAL_FILE\"'",
+        store=f'sh -c \'tar -cPf "{archive}" --transform "s,.*,$DAL_NAME," "$DAL_FILE"\'',
+        fetch=f'sh -c \'tar -xOf "{archive}" > "$DAL_FILE"\'',
         list=f"sh -c 'cd \"{tmp_path}/far away\" && ls | sed s/.tar$//'",
     )
     (copy,) = target.store(tmp_path / "home.dump", entry, now_ns=5)

@@ -22,7 +22,9 @@ MIB = 1024 * 1024
 
 
 def files(root: Path) -> list[str]:
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and "LABEL" not in path.name)
+    return sorted(
+        str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and "LABEL" not in path.name
+    )
 
 
 def fetch(target: DirectoryTarget, copies: list[Copy], entry: DumpEntry, to: Path) -> bytes:
@@ -42,7 +44,14 @@ def rooms(*frees: int) -> list[Room]:
     [
         (4 * MIB, 0, (9 * MIB,), None, [("d0", 0, 4 * MIB, True)], 0),
         (4 * MIB, 0, (2 * MIB, 9 * MIB), None, [("d1", 0, 4 * MIB, True)], 0),
-        (4 * MIB, 0, (3 * MIB, 3 * MIB), None, [("d0", 0, 3 * MIB - 10, False), ("d1", 3 * MIB - 10, MIB + 10, False)], 0),
+        (
+            4 * MIB,
+            0,
+            (3 * MIB, 3 * MIB),
+            None,
+            [("d0", 0, 3 * MIB - 10, False), ("d1", 3 * MIB - 10, MIB + 10, False)],
+            0,
+        ),
         (4 * MIB, 3 * MIB, (9 * MIB,), None, [("d0", 3 * MIB, MIB, False)], 0),
         (4 * MIB, 0, (9 * MIB,), 3 * MIB, [("d0", 0, 3 * MIB, False), ("d0", 3 * MIB, MIB, False)], 0),
         (4 * MIB, 0, (3 * MIB,), None, [("d0", 0, 3 * MIB - 10, False)], MIB + 10),
@@ -55,9 +64,7 @@ def test_plan_keeps_a_dump_whole_where_it_can(
     size: int, offset: int, frees: tuple[int, ...], slice_bytes: int | None, planned: list, rest: int
 ) -> None:
     expected = [PlannedPart(label=label, offset=at, length=length, whole=whole) for label, at, length, whole in planned]
-    found = plan_parts(
-        size_bytes=size, offset=offset, rooms=rooms(*frees), slice_bytes=slice_bytes, overhead_bytes=10
-    )
+    found = plan_parts(size_bytes=size, offset=offset, rooms=rooms(*frees), slice_bytes=slice_bytes, overhead_bytes=10)
     assert found == (expected, rest)
 
 

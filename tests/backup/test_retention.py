@@ -86,7 +86,9 @@ def test_last_good_copy_and_what_it_needs_stay_behind_newer_bad_ones() -> None:
     assert "orphan" in found.removed and len(found.removed) == 9
 
 
-@pytest.mark.parametrize("keep", [Keep(last=7), Keep(daily=7, weekly=4), Keep(within_seconds=7 * 86400), Keep(hourly=9)])
+@pytest.mark.parametrize(
+    "keep", [Keep(last=7), Keep(daily=7, weekly=4), Keep(within_seconds=7 * 86400), Keep(hourly=9)]
+)
 def test_flood_of_bogus_clones_pushes_no_good_one_out(keep: Keep) -> None:
     good = daily(60)
     flood = [Item(key=f"x{n}", received_ns=NOW - n * HOUR // 4, trusted=False) for n in range(5000)]
@@ -165,7 +167,9 @@ KEEPS = st.builds(
 
 @given(ITEMS, KEEPS, st.data())
 @settings(max_examples=150, deadline=None)
-def test_whatever_comes_held_newest_last_good_and_bases_stay(items: list[Item], keep: Keep, data: st.DataObject) -> None:
+def test_whatever_comes_held_newest_last_good_and_bases_stay(
+    items: list[Item], keep: Keep, data: st.DataObject
+) -> None:
     ordered = sorted(items, key=lambda item: item.received_ns)
     chained = []
     for index, item in enumerate(ordered):

@@ -80,9 +80,7 @@ def drill(day: int, *findings: str) -> Drill:
 
 
 def judged(entries: list[DumpEntry], where: dict, *, day: int, last_drill: Drill | None = None) -> VolumeStatus:
-    return volume_status(
-        "home", entries, where, HOMES, last_drill=last_drill, day=EPOCH + day, next_day=None, zone=UTC
-    )
+    return volume_status("home", entries, where, HOMES, last_drill=last_drill, day=EPOCH + day, next_day=None, zone=UTC)
 
 
 def test_newest_good_needs_its_whole_chain() -> None:

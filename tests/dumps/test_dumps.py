@@ -218,13 +218,25 @@ def test_salvage_saves_what_is_whole(bench):
     assert len(result.damaged) == 1 and result.object_count > 150
     with DumpChain.open([saved], REALM) as chain:
         revision = read_revision(chain, chain.target.revision)
-        whole = [e for _, e in walk(chain, revision) if e.content_kind == objects.CONTENT_CHUNK and e.content in chain.readers[0]]
+        whole = [
+            e
+            for _, e in walk(chain, revision)
+            if e.content_kind == objects.CONTENT_CHUNK and e.content in chain.readers[0]
+        ]
         assert 150 < len(whole) < 200
 
 
 @pytest.mark.parametrize(
     ("levels", "level", "base"),
-    [([], 0, None), ([0], 1, 0), ([0, 1], 2, 1), ([0, 1, 2], 1, 0), ([0, 1, 2, 1], 2, 3), ([0, 5, 3], 9, 2), ([0], 0, None)],
+    [
+        ([], 0, None),
+        ([0], 1, 0),
+        ([0, 1], 2, 1),
+        ([0, 1, 2], 1, 0),
+        ([0, 1, 2, 1], 2, 3),
+        ([0, 5, 3], 9, 2),
+        ([0], 0, None),
+    ],
 )
 def test_the_base_is_the_newest_record_of_a_lower_level(levels, level, base):
     history = [

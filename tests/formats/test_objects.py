@@ -14,7 +14,9 @@ from dalsegno.formats.objects import (
 )
 from kit import REALM
 
-ROOT = Entry(name=b"", kind=objects.ENTRY_DIRECTORY, mode=0o755, content_kind=objects.CONTENT_DIRECTORY, content=bytes(32))
+ROOT = Entry(
+    name=b"", kind=objects.ENTRY_DIRECTORY, mode=0o755, content_kind=objects.CONTENT_DIRECTORY, content=bytes(32)
+)
 
 CASES = [
     (
@@ -23,9 +25,21 @@ CASES = [
         "92a16491dc0011c40261ff01cd09ed0102c4016fc40167fb00000000c400000000c400",
     ),
     (objects.KIND_DIRECTORY, DirectoryLeaf([]), "92a16490"),
-    (objects.KIND_DIRECTORY, DirectoryList(1, [DirectoryChild(b"z", 7, bytes(32))]), "93a144019193c4017a07c4200000000000000000000000000000000000000000000000000000000000000000"),
-    (objects.KIND_RECIPE, RecipeLeaf([5, 9], [bytes(32), b""]), "93a17292050992c4200000000000000000000000000000000000000000000000000000000000000000c400"),
-    (objects.KIND_RECIPE, RecipeList(2, [5], [bytes(32)]), "94a15202910591c4200000000000000000000000000000000000000000000000000000000000000000"),
+    (
+        objects.KIND_DIRECTORY,
+        DirectoryList(1, [DirectoryChild(b"z", 7, bytes(32))]),
+        "93a144019193c4017a07c4200000000000000000000000000000000000000000000000000000000000000000",
+    ),
+    (
+        objects.KIND_RECIPE,
+        RecipeLeaf([5, 9], [bytes(32), b""]),
+        "93a17292050992c4200000000000000000000000000000000000000000000000000000000000000000c400",
+    ),
+    (
+        objects.KIND_RECIPE,
+        RecipeList(2, [5], [bytes(32)]),
+        "94a15202910591c4200000000000000000000000000000000000000000000000000000000000000000",
+    ),
     (
         objects.KIND_REVISION,
         Revision(

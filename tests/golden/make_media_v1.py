@@ -20,7 +20,11 @@ from dalsegno.formats.media import (
 HERE = Path(__file__).parent
 DUMP = (HERE / "pack-v1-sealed.dump").read_bytes()
 LABEL = Label(
-    label='week "1"', target="disks", kind="directory", id="00112233445566778899aabbccddeeff", created="2026-11-21T08:00:00Z"
+    label='week "1"',
+    target="disks",
+    kind="directory",
+    id="00112233445566778899aabbccddeeff",
+    created="2026-11-21T08:00:00Z",
 )
 K, N, CHUNK, CUT = 2, 3, 300, 500
 
@@ -62,7 +66,9 @@ def slices() -> list[bytes]:
 
 def shares() -> list[bytes]:
     """Return N shares of the dump, any K of which give it."""
-    made = [encode_part_header(header(kind=PART_SHARE, part=part, needed=K, parts=N, length=CHUNK)) for part in range(N)]
+    made = [
+        encode_part_header(header(kind=PART_SHARE, part=part, needed=K, parts=N, length=CHUNK)) for part in range(N)
+    ]
     digests = [each[-HEADER_DIGEST_BYTES:] for each in made]
     for stripe, begin in enumerate(range(0, len(DUMP), K * CHUNK)):
         data = DUMP[begin : begin + K * CHUNK].ljust(K * CHUNK, b"\0")

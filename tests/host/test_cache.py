@@ -47,9 +47,7 @@ def test_pieces_set_aside_make_the_same_cache(
     assert kept(tmp_path / "kept", before, 300) == whole
 
 
-def test_without_room_to_set_aside_the_cache_is_kept_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_room_to_set_aside_the_cache_is_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = build(tmp_path / "whole", 300)
     monkeypatch.setattr(cache, "PIECE_BYTES_MAX", 500)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))

@@ -416,7 +416,6 @@ def test_full_target_is_full(machine: Machine, corpus: bytes, tmp_path: Path) ->
         subprocess.run(["umount", place], check=True)
 
 
-
 @as_root
 def test_immutable_files_come_back_and_can_be_updated(machine: Machine, tmp_path: Path) -> None:
     root, target = tmp_path / "root", tmp_path / "target"

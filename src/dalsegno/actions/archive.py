@@ -167,9 +167,7 @@ def archive_file(
             copies = site.target(name).store(path, entry, now_ns=at_ns, report=report)
         except Incomplete as error:
             site.catalog.put_copies(error.copies)
-            done.append(
-                Archived(entry=entry, target=name, copies=tuple(error.copies), error=str(error), error_code=9)
-            )
+            done.append(Archived(entry=entry, target=name, copies=tuple(error.copies), error=str(error), error_code=9))
             continue
         except DalError as error:
             done.append(Archived(entry=entry, target=name, error=str(error), error_code=error.exit_code))
@@ -283,4 +281,3 @@ def copies_text(copies: Iterable[Copy]) -> list[str]:
         else:
             words.append(f"{target}: {first.medium} ({first.verdict or 'not checked'})")
     return words
-

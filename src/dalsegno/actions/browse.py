@@ -231,9 +231,7 @@ def versions(house: House, address: str, *, histories: Histories | None = None) 
         name, identity = step.name, step.revision
         if identity not in seen:
             try:
-                seen[identity] = resolve_path(
-                    history.source, read_revision(history.source, identity), parsed.path
-                )
+                seen[identity] = resolve_path(history.source, read_revision(history.source, identity), parsed.path)
             except NotFound:
                 seen[identity] = None
         entry = seen[identity]

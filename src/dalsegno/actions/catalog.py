@@ -196,9 +196,7 @@ def rebuild(site: Site, realm: Realm, *, add: bool = False, report: Report = sil
     )
 
 
-def _with_known(
-    site: Site, items: list[Item], media: dict[str, Medium]
-) -> tuple[list[Item], dict[str, Medium]]:
+def _with_known(site: Site, items: list[Item], media: dict[str, Medium]) -> tuple[list[Item], dict[str, Medium]]:
     """Return what was found together with what the catalog knows of media that are away."""
     here = set(media) | {SPOOL_TARGET}
     found = {entry.dump_id: (entry, earlier, copies) for entry, earlier, copies in items}

@@ -103,8 +103,10 @@ def read_owner_map(path: Path) -> OwnerMap:
             raise BadInput(f"{path}, line {number}: expected 'user OLD NEW' or 'group OLD NEW'")
         kind, old, new = words
         try:
-            value = int(new) if new.isdecimal() else (
-                pwd.getpwnam(new).pw_uid if kind == "user" else grp.getgrnam(new).gr_gid
+            value = (
+                int(new)
+                if new.isdecimal()
+                else (pwd.getpwnam(new).pw_uid if kind == "user" else grp.getgrnam(new).gr_gid)
             )
         except KeyError:
             raise BadInput(f"{path}, line {number}: no {kind} {new!r} on this host") from None

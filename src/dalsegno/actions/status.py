@@ -120,7 +120,5 @@ def drill_candidates(site: Site, states: Iterable[VolumeState], *, sets: Iterabl
         if member.set_name in wanted and volume_id in with_dumps and not member.is_new:
             assert volume_id is not None
             last = site.catalog.last_drill(volume_id)
-            found.append(
-                Candidate(volume_id=volume_id, volume_name=member.volume, set_name=member.set_name, last=last)
-            )
+            found.append(Candidate(volume_id=volume_id, volume_name=member.volume, set_name=member.set_name, last=last))
     return found

@@ -160,9 +160,7 @@ class CommandTarget:
             remove_durable(scratch.with_name(scratch.name + PARTIAL_SUFFIX))
         return GOOD
 
-    def repair(
-        self, copies: Sequence[Copy], entry: DumpEntry, *, now_ns: int, report: Report = silent
-    ) -> list[Copy]:
+    def repair(self, copies: Sequence[Copy], entry: DumpEntry, *, now_ns: int, report: Report = silent) -> list[Copy]:
         """A program's store has nothing to rebuild from: the dump is archived anew from another copy instead."""
         return []
 

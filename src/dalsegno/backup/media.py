@@ -137,9 +137,7 @@ class DirectoryTarget:
     # Which media are here
 
     def _look(self) -> tuple[dict[str, Mounted], list[Mounted]]:
-        ours, strangers = look(
-            self._settings.paths, target=self.name, kind=self.kind, patterns=self._settings.labels
-        )
+        ours, strangers = look(self._settings.paths, target=self.name, kind=self.kind, patterns=self._settings.labels)
         return {each.label.label: each for each in ours}, strangers
 
     def _free_bytes(self, mounted: Mounted) -> int:
@@ -320,9 +318,7 @@ class DirectoryTarget:
             with contextlib.suppress(DalError):
                 remove_durable(directory / left)
 
-    def _find_copy(
-        self, entry: DumpEntry, number: int, *, taken: set[str], now_ns: int, report: Report
-    ) -> list[Copy]:
+    def _find_copy(self, entry: DumpEntry, number: int, *, taken: set[str], now_ns: int, report: Report) -> list[Copy]:
         """Return copy `number` when a killed run left it whole; what it left of a copy in parts is removed."""
         slices: list[tuple[Mounted, Path]] = []
         here = self._look()[0].values()
@@ -479,9 +475,7 @@ class DirectoryTarget:
         require_same(mounted)
         return verdict
 
-    def repair(
-        self, copies: Sequence[Copy], entry: DumpEntry, *, now_ns: int, report: Report = silent
-    ) -> list[Copy]:
+    def repair(self, copies: Sequence[Copy], entry: DumpEntry, *, now_ns: int, report: Report = silent) -> list[Copy]:
         """Disks have nothing to rebuild from: another copy of the dump is archived anew instead."""
         return []
 

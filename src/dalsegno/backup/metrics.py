@@ -41,9 +41,7 @@ def render(
         "When the newest state that can be restored was frozen",
         [(labels, last.taken_at_ns / SECOND_NS) for labels, last in lasts],
     )
-    lines += family(
-        "dalsegno_last_good_backup_level", "Its level", [(labels, last.level) for labels, last in lasts]
-    )
+    lines += family("dalsegno_last_good_backup_level", "Its level", [(labels, last.level) for labels, last in lasts])
     lines += family(
         "dalsegno_last_good_backup_bytes", "Size of its dump", [(labels, last.size_bytes) for labels, last in lasts]
     )

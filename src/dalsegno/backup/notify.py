@@ -56,7 +56,7 @@ def _mail(notify: Notify, subject: str, lines: list[str]) -> None:
         return
     program = shutil.which("sendmail", path=f"{os.environ.get('PATH', '')}:{SENDMAIL_PLACES}")
     if program is None:
-        raise NotFound("mail: no sendmail on this machine: install a mail program, or write smtp = \"HOST\"")
+        raise NotFound('mail: no sendmail on this machine: install a mail program, or write smtp = "HOST"')
     try:
         done = subprocess.run(
             [program, "-t", "-oi"], input=message.as_bytes(), capture_output=True, timeout=TIMEOUT_SECONDS, check=False

@@ -174,9 +174,7 @@ class SharesTarget:
         self._pace = pace
 
     def _look(self) -> list[Mounted]:
-        ours, strangers = look(
-            self._settings.paths, target=self.name, kind=self.kind, patterns=self._settings.labels
-        )
+        ours, strangers = look(self._settings.paths, target=self.name, kind=self.kind, patterns=self._settings.labels)
         if strangers and len(ours) < self._settings.k:
             raise wrong_medium(strangers, wanted=f"a directory of shares of target {self.name!r}")
         return ours
@@ -423,9 +421,7 @@ class SharesTarget:
         places = {number: by_path[path] for number, path in enumerate(self._settings.paths) if path in by_path}
         labels = {mounted.label.label for mounted in places.values()}
         whole = {
-            copy.part
-            for copy in copies
-            if copy.medium in labels and self.check(copy, entry, report=report) == GOOD
+            copy.part for copy in copies if copy.medium in labels and self.check(copy, entry, report=report) == GOOD
         }
         # A directory that holds a share already gets no other: losing it must cost one share.
         taken = {copy.medium for copy in copies if copy.part in whole}

@@ -65,6 +65,4 @@ def open_site(policy: Policy, *, ask: Ask | None = None, create: bool = True) ->
         name: open_target(target, scratch=policy.spool.path / "scratch", ask=ask, pace=pace)
         for name, target in policy.targets.items()
     }
-    return Site(
-        policy=policy, catalog=Catalog.open(policy.catalog_url, create=create), spool=spool, targets=targets
-    )
+    return Site(policy=policy, catalog=Catalog.open(policy.catalog_url, create=create), spool=spool, targets=targets)

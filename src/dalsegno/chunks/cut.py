@@ -18,9 +18,7 @@ class Cutter:
     """Cuts buffers at points that depend on content and realm only. Not thread-safe."""
 
     def __init__(self, seed: int) -> None:
-        self._cdc = FastCDC(
-            avg_size=CHUNK_BYTES_AVERAGE, min_size=CHUNK_BYTES_MIN, max_size=CHUNK_BYTES_MAX, seed=seed
-        )
+        self._cdc = FastCDC(avg_size=CHUNK_BYTES_AVERAGE, min_size=CHUNK_BYTES_MIN, max_size=CHUNK_BYTES_MAX, seed=seed)
 
     def cut(self, buffer: bytes | memoryview, *, final: bool) -> list[int]:
         """Return the ends of the chunks in `buffer`.

@@ -217,5 +217,3 @@ def _versions(arguments: argparse.Namespace, terminal: Terminal) -> int:
         rows.append([_clones_between(version.first, version.last), f"{version.clone_count} clones", *there])
     terminal.result([value(version) for version in found], terminal.table(rows, right=(1, 2)))
     return EXIT_DONE
-
-

@@ -45,9 +45,7 @@ def _plan(arguments: argparse.Namespace, terminal: Terminal) -> int:
 def _check(arguments: argparse.Namespace, terminal: Terminal) -> int:
     path = find_policy(arguments.policy)
     policy, problems = examine_policy(path)
-    value = [
-        {"file": str(each.path), "line": each.line, "key": each.key, "problem": each.text} for each in problems
-    ]
+    value = [{"file": str(each.path), "line": each.line, "key": each.key, "problem": each.text} for each in problems]
     lines = [str(each) for each in problems] or [f"{path}: no mistakes; {len(policy.sets) if policy else 0} sets"]
     terminal.result(value, lines)
     return EXIT_DONE if policy is not None else BadInput.exit_code

@@ -52,9 +52,7 @@ def _site_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
         found = status(site, house.volumes.list(), now_ns=at_ns, report=terminal.report)
         sets = [each for each in found.sets if each.name in wanted]
         if arguments.prometheus is not None:
-            text = render(
-                sets, last_run=found.last_run, media=found.media, here=found.media_here, now_ns=at_ns
-            )
+            text = render(sets, last_run=found.last_run, media=found.media, here=found.media_here, now_ns=at_ns)
             write_durable(arguments.prometheus, text.encode(), mode=0o644)
         if arguments.check:
             print(nagios_line(sets))

@@ -58,9 +58,7 @@ def merge_dumps(
         for number, reader in enumerate(chain.readers):
             ids, values = reader.objects()
             marked = wanted.mask(len(chain.readers) - 1 - number)
-            copy_marked(
-                reader, writer, ids=ids, values=values, marked=marked, fetch=chain.get_kind, progress=progress
-            )
+            copy_marked(reader, writer, ids=ids, values=values, marked=marked, fetch=chain.get_kind, progress=progress)
             writer.drain()
             reader.forget_objects()
             done += int(reader.raw.sum(dtype="u8"))

@@ -18,9 +18,7 @@ from dalsegno.terms.ids import hex_short
 from dalsegno.world.workers import Workers
 
 
-def verify_dump(
-    path: Path, realm: Realm, *, workers: Workers | None = None, report: Report = silent
-) -> Iterator[str]:
+def verify_dump(path: Path, realm: Realm, *, workers: Workers | None = None, report: Report = silent) -> Iterator[str]:
     """Yield a finding for everything that is wrong with a dump file; nothing when it is whole."""
     try:
         with DumpChain.open([path], realm) as chain:

@@ -50,7 +50,5 @@ def write_dump(
         base = target.revision
     header = new_header(realm, kind=pack.PACK_DUMP, sealed=sealed, note=pack.encode_struct(plan.note))
     with PackWriter(write, realm=realm, header=header, workers=workers, dense=dense) as writer:
-        wanted.copy(
-            writer, lambda done, total: report(Progress(phase="dump", done_bytes=done, total_bytes=total))
-        )
+        wanted.copy(writer, lambda done, total: report(Progress(phase="dump", done_bytes=done, total_bytes=total)))
         return writer.finish()

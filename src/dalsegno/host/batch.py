@@ -63,9 +63,7 @@ def write_batch(directory: int, temporary: bytes, batch: Batch, mode_unowned: in
     return result
 
 
-def _write(
-    directory: int, temporary: bytes, entry: Entry, data: bytes, uid: int, gid: int, mode_unowned: int
-) -> bool:
+def _write(directory: int, temporary: bytes, entry: Entry, data: bytes, uid: int, gid: int, mode_unowned: int) -> bool:
     """Write one file and return whether its owner could be set."""
     fd = os.open(temporary, _WRITE_FLAGS, 0o600, dir_fd=directory)
     try:

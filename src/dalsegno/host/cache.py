@@ -221,9 +221,7 @@ class CacheBuilder:
         self._kept_end = record[4] + length
 
     def _add_record(self, device: int, inode: int, names_hash: bytes, identity: bytes, length: int) -> None:
-        self._directories += DIRECTORY.pack(
-            device, inode, names_hash, identity, self._keys_bytes, length // KEY_BYTES
-        )
+        self._directories += DIRECTORY.pack(device, inode, names_hash, identity, self._keys_bytes, length // KEY_BYTES)
         self._keys_bytes += length
 
     def _end_kept(self) -> None:

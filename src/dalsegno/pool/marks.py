@@ -26,9 +26,7 @@ class Lookup(Protocol):
         """Return the rows of (n, 32) ids, -1 for those that are not there."""
 
 
-def find_rows(
-    prefixes: npt.NDArray[np.uint64], tails: Ids, ids: Ids, find: Callable[[bytes], int | None]
-) -> Rows:
+def find_rows(prefixes: npt.NDArray[np.uint64], tails: Ids, ids: Ids, find: Callable[[bytes], int | None]) -> Rows:
     """Return the rows of ids in an index whose sorted rows are a prefix (8 bytes) and a tail; -1 where it has none."""
     if not len(prefixes):
         return np.full(len(ids), -1, np.intp)
