@@ -11,6 +11,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -777,9 +778,19 @@ def test_what_is_removed_on_a_full_disk_makes_room_for_the_rest(home: User) -> N
                     fsync(mount.path / "small")
                 (mount.path / "large").unlink()
             fsync(mount.path / "small")
+            with open(mount.path / "large", "wb", buffering=0) as file:
+                with pytest.raises(OSError, match="No space left"):
+                    while True:
+                        file.write(os.urandom(MIB))
+                (mount.path / "large").unlink()
+                (mount.path / "small").write_text("another")
+                closing = threading.Timer(0.3, file.close)
+                closing.start()
+                fsync(mount.path / "small")
+                closing.join()
             mount.kill()
         with mounted(user, "v", path=home.home / "mnt") as mount:
-            assert os.listdir(mount.path) == ["small"] and (mount.path / "small").read_text() == "small"
+            assert os.listdir(mount.path) == ["small"] and (mount.path / "small").read_text() == "another"
     finally:
         detach(disk)
 

@@ -320,8 +320,8 @@ class Changes:
             if not self.dirty_since_ns:
                 return None
             began_ns = self.dirty_since_ns
-            self._committing = True
             self._save_orphans()
+            self._committing = True
             files: dict[int, FileJob] = {}
             for node, inode in self.dirty_files.items():
                 if inode.link_count == 0 or inode.patches is None:

@@ -29,6 +29,9 @@ REFRESH_SECONDS: Final = 60
 FROZEN_SECONDS: Final = 0.5
 FROZEN_TRIES_MAX: Final = 120
 """A volume is frozen while all its replicas are cloned: who syncs meanwhile waits, a minute at most."""
+FULL_SECONDS: Final = 0.1
+FULL_TRIES_MAX: Final = 10
+"""The kernel says a little later than the one who removed it that nobody uses a file any more."""
 SPOOL_BYTES_SOON: Final = 128 * MIB
 """From here on a commit begins at once."""
 SPOOL_BYTES_MAX: Final = 1024 * MIB
@@ -67,6 +70,7 @@ class Committer:
 
     def commit(self) -> None:
         """Make everything that was changed until now durable; raises what kept it from that, and nothing is lost."""
+        full_tries = 0
         with self._turn:
             for _ in range(FROZEN_TRIES_MAX):
                 try:
@@ -77,7 +81,10 @@ class Committer:
                     with self._changes.lock:
                         has_room = self._changes.trim_spool()
                     if not has_room:
-                        raise
+                        full_tries += 1
+                        if full_tries > FULL_TRIES_MAX:
+                            raise
+                        pause(FULL_SECONDS)
             return self._commit()
 
     def _commit(self) -> None:
