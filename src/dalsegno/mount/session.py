@@ -6,6 +6,7 @@ OSError its own, a damaged or missing object EIO with a line in the log, a bug E
 
 import errno
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from dalsegno.formats.fuse import Header, InitReply
 from dalsegno.mount.kernel import REQUEST_BYTES_MAX
 from dalsegno.terms.errors import DalError, Full, NoAccess
 from dalsegno.terms.sizes import KIB
+from dalsegno.world.clock import ticks_ns
 from dalsegno.world.workers import Workers, new_lock
 
 BUFFER_BYTES: Final = REQUEST_BYTES_MAX + 64 * KIB
@@ -25,6 +27,8 @@ NO_REPLY_OPCODES: Final = frozenset((fuse.FORGET, fuse.BATCH_FORGET, fuse.INTERR
 
 LONG_OPCODES: Final = frozenset((fuse.FSYNC, fuse.FSYNCDIR, fuse.SYNCFS))
 LONG_READ_BYTES: Final = 64 * KIB
+AWAKE_NS: Final = 60_000 if len(os.sched_getaffinity(0)) > 1 else 0
+"""How long it stays awake after a quick answer; not where whoever asks next needs the processor."""
 READ_SIZE_AT: Final = fuse.HEADER.size + 16
 """Where a READ says how much it wants."""
 
@@ -97,6 +101,7 @@ class Session:
 
     def serve(self, *, thread_count: int) -> None:
         """Answer until the mount is gone."""
+        os.set_blocking(self.descriptor, False)
         with Workers(thread_count) as crew:
             ends = [crew.submit(self._serve_one) for _ in range(thread_count)]
             for end in ends:
@@ -123,30 +128,40 @@ class Session:
         """Read and answer. One thread reads at a time, and answers what is quick before it reads on.
 
         With what takes longer it first lets the next thread read. To wake another thread for each request would cost
-        more than most requests do.
+        more than most requests do; so would waking this one, on a virtual machine above all, so it sleeps only when
+        nothing has come for a moment.
         """
         descriptor = self.descriptor
         buffer = bytearray(BUFFER_BYTES)
         room = [buffer]
         view = memoryview(buffer)
         readv = os.readv
+        waiting = select.poll()
+        waiting.register(descriptor, select.POLLIN)
         turn = self._turn
+        awake_until_ns = 0
         turn.acquire()
         try:
             while True:
                 try:
                     size = readv(descriptor, room)
+                except BlockingIOError:
+                    if ticks_ns() >= awake_until_ns:
+                        waiting.poll()
+                    continue
                 except OSError as error:
                     if error.errno in (errno.ENODEV, errno.EBADF):
                         return
-                    if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
+                    if error.errno in (errno.EINTR, errno.ENOENT):
                         continue
                     raise
                 message = view[:size]
                 if not _is_long(message):
                     if not self._answer(message):
                         return
+                    awake_until_ns = ticks_ns() + AWAKE_NS
                     continue
+                awake_until_ns = 0
                 turn.release()
                 try:
                     self._answer(message)
