@@ -28,6 +28,8 @@ def site() -> Iterator[Site]:
         source = site.root / "src" / "home"
         (source / "d").mkdir(parents=True)
         (source / "base").write_bytes(os.urandom(200_000))
+        # Enough that a full dump is larger than an increment, wherever the files that change are cut.
+        (source / "stays").write_bytes(os.urandom(300_000))
         (source / "d" / "inner").write_bytes(os.urandom(50_000))
         (source / "d" / "stays").write_text("stays\n")
         (source / "goes away").write_text("old")

@@ -16,6 +16,7 @@ from server_kit import start_server
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 EXAMPLES = int(os.environ.get("DAL_TEST_EXAMPLES", "25"))
+REFUSED = ["400", "401", "403", "404", "405", "406", "409", "413", "415", "422", "428", "429", "5xx"]
 
 
 def test_the_page_lists_every_call(served: Served) -> None:
@@ -34,10 +35,13 @@ def test_the_page_lists_every_call(served: Served) -> None:
 @pytest.mark.skipif(not SCHEMATHESIS.exists(), reason="no schemathesis")
 @pytest.mark.parametrize("volume", ["", "home"])
 def test_schemathesis_finds_nothing(tmp_path: Path, volume: str) -> None:
-    seed = int.from_bytes(os.urandom(4), "big")
+    seed = int(os.environ.get("DAL_TEST_SEED", int.from_bytes(os.urandom(4), "big")))
     user = make_user(tmp_path / "home")
+    # Its own list lacks 413: a list of more items than are allowed may be a body of more bytes, too.
+    settings = f"[checks]\nnegative_data_rejection.expected-statuses = {REFUSED}\n"
     if volume:
-        (tmp_path / "schemathesis.toml").write_text(f'[parameters]\n"path.volume" = "{volume}"\n')
+        settings += f'[parameters]\n"path.volume" = "{volume}"\n'
+    (tmp_path / "schemathesis.toml").write_text(settings)
     with start_server(user, "--rate", "1000000") as server:
         token = server.token("administer")
         words = [
@@ -51,6 +55,6 @@ def test_schemathesis_finds_nothing(tmp_path: Path, volume: str) -> None:
             *("--request-timeout", "30"),
         ]
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, f"seed {seed}\n{done.stdout[-6000:]}{done.stderr[-2000:]}"
+        assert done.returncode == 0, f"seed {seed}\n{done.stdout[:6000]}{done.stdout[-4000:]}{done.stderr[-2000:]}"
         assert not [line for line in server.log() if line["event"] in ("crash", "cut")]
         assert {line["status"] for line in server.log() if line["event"] == "request"} >= {200, 400, 401, 404, 405}
