@@ -506,15 +506,15 @@ def test_one_address_and_one_token_leave_room_for_others(tmp_path: Path) -> None
     user = make_user(tmp_path / "home")
     few = {"CONNECTIONS_OF_ADDRESS_MAX": 10, "WATCHES_OF_TOKEN_MAX": 3}
     with start_server(user, limits=few) as server:
-        mine, other = server.token("read"), server.site(server.token("read"))
+        mine, others = server.token("read"), server.token("read")
+        other = server.site(others)
         head = other.state("home").head
         watch = f"GET /v1/volumes/home/watch?seconds=60&head={head.hex()} HTTP/1.1\r\nHost: x\r\n"
         socks = [connect(server) for _ in range(3)]
         for sock in socks:
             sock.sendall(f"{watch}Authorization: Bearer {mine}\r\n\r\n".encode())
-        wait_for(
-            lambda: ask(server, "GET", f"/v1/volumes/home/watch?seconds=0&head={head.hex()}", token=mine)[0] == 429
-        )
+        wait_for(lambda: b"dalsegno_watches_running 3\n" in ask(server, "GET", "/metrics", token=others)[2])
+        assert ask(server, "GET", f"/v1/volumes/home/watch?seconds=0&head={head.hex()}", token=mine)[0] == 429
         assert other.watch("home", head, seconds=0).head == head
         other.close()
         socks += [connect(server) for _ in range(7)]
