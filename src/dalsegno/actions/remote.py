@@ -31,7 +31,7 @@ from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.nearest import NearestSource, Nearness
 from dalsegno.replicas.profile import CACHE_BYTES_MAX_DEFAULT
 from dalsegno.replicas.pushing import Pushed
-from dalsegno.replicas.reach import Reach, list_errors, side_by_side, writers_needed
+from dalsegno.replicas.reach import Reach, list_errors, shared_kind, side_by_side, writers_needed
 from dalsegno.replicas.servers import Servers
 from dalsegno.terms.errors import (
     AlreadyThere,
@@ -392,7 +392,7 @@ class RealmVolumes(Volumes):
         """Return the newest state that a server has: who may only read brings nobody up to date."""
         look = self.group(name).look()
         if not look.states:
-            kind = NoAccess if {type(error) for error in look.errors.values()} == {NoAccess} else Unavailable
+            kind = NoAccess if shared_kind(look.errors) is NoAccess else Unavailable
             raise kind(f"volume {name!r}: {list_errors(look.errors)}")
         state = max(look.states.values(), key=lambda each: (self._time_of(each.head, look.states), each.head))
         self._show(name, state)
@@ -701,9 +701,7 @@ class RealmVolumes(Volumes):
         lineage = lineage_of(state.dumps, record)
         done, errors = self._ask(self.servers_of(state), lambda site: record_lineage(site, state.name, lineage))
         if not done:
-            kinds = {type(error) for error in errors.values()}
-            kind = kinds.pop() if len(kinds) == 1 else Unavailable
-            raise kind(f"volume {state.name!r}: the dump is not recorded: {list_errors(errors)}")
+            raise shared_kind(errors)(f"volume {state.name!r}: the dump is not recorded: {list_errors(errors)}")
         for each, error in sorted(errors.items()):
             if not isinstance(error, Unavailable):
                 self._tell(state.name, f"the dump is not recorded on {each}: {error}")

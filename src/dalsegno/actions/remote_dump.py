@@ -15,7 +15,7 @@ from dalsegno.dumps.plan import choose_base, choose_level, record_dump, recorded
 from dalsegno.formats.pack import DumpNote
 from dalsegno.pool.pack_read import open_note, read_opener
 from dalsegno.replicas.contract import ROW_BYTES, ROW_KIND_SHIFT
-from dalsegno.replicas.reach import list_errors
+from dalsegno.replicas.reach import list_errors, shared_kind
 from dalsegno.replicas.remote import RemoteSite
 from dalsegno.terms.errors import BadInput, Conflict, DalError, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import hex_short
@@ -193,7 +193,5 @@ def estimate_remote(house: RemoteHouse, address: str, *, levels: Sequence[int]) 
 
 def no_dump(state: VolumeState, errors: dict[str, DalError]) -> DalError:
     """Return why no server gave a dump."""
-    if len({type(error) for error in errors.values()}) == 1:
-        return type(next(iter(errors.values())))(f"volume {state.name!r}: no dump: {list_errors(errors)}")
     why = list_errors(errors) or "none of its servers is known"
-    return Unavailable(f"volume {state.name!r}: no dump: {why}")
+    return shared_kind(errors)(f"volume {state.name!r}: no dump: {why}")

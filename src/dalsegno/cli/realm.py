@@ -161,10 +161,10 @@ def open_volume(terminal: Terminal, address: str) -> tuple[RemoteHouse, str]:
 
 
 @contextmanager
-def open_servers(arguments: argparse.Namespace, terminal: Terminal) -> Iterator[Servers]:
+def open_servers(arguments: argparse.Namespace, terminal: Terminal, *, realm: str | None = None) -> Iterator[Servers]:
     """Open the servers of the realm that is meant: one that was joined, or that of the server over this pool."""
     with ExitStack() as stack:
-        given = os.environ.get("DAL_REALM")
+        given = realm or os.environ.get("DAL_REALM")
         joined = joined_realms()
         has_pool = (pool_path(arguments) / SETTINGS_NAME).exists()
         if has_pool and (arguments.pool_path or (not given and len(joined) != 1)):
@@ -179,7 +179,7 @@ def open_servers(arguments: argparse.Namespace, terminal: Terminal) -> Iterator[
                 raise Refused(
                     f"{arguments.pool_path}: its server is in no realm: leave --pool away, or `dal realm init`"
                 )
-        realm = chosen_realm()
+        realm = chosen_realm(realm)
         nearness = open_nearness(realm)
         stack.callback(nearness.save)
         yield stack.enter_context(client_servers(read_profile(realm), nearness))
@@ -277,12 +277,11 @@ def _state_value(state: VolumeState, name: str) -> dict[str, Any]:
 def _status(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if arguments.name is not None:
         check_realm_name(arguments.name)
-        os.environ["DAL_REALM"] = arguments.name
-    with open_servers(arguments, terminal) as servers:
+    with open_servers(arguments, terminal, realm=arguments.name) as servers:
         view = servers.view()
         asked = {server.name: servers.workers.submit(_ask_server, servers, server) for server in view.servers}
         answers = {name: future.result() for name, future in asked.items()}
-        realm = view.name if servers.here else chosen_realm()
+        realm = view.name if servers.here else chosen_realm(arguments.name)
     waiting: list[tuple[bytes, str, bytes]] = []
     if not servers.here:
         _remember(realm, {name: value for name, (value, _) in answers.items()})

@@ -18,7 +18,6 @@ from dalsegno.host.attributes import join_time_ns
 from dalsegno.mount import acl
 from dalsegno.mount.changes import Changes, fail
 from dalsegno.mount.inodes import SOCKET, STORED, Inode, Overlay
-from dalsegno.mount.listing import Kept
 from dalsegno.mount.readonly import (
     CLONES_NAME,
     DIRECTORY_BYTES,
@@ -37,7 +36,7 @@ from dalsegno.mount.readonly import (
 from dalsegno.mount.session import Answer, Method
 from dalsegno.terms.errors import DalError
 from dalsegno.trees.edit import BASE, HOLE
-from dalsegno.trees.extents import iterate_extents
+from dalsegno.trees.extents import find_data, find_hole
 from dalsegno.trees.read import entry_xattrs
 from dalsegno.world.chance import random_node
 from dalsegno.world.clock import now_ns
@@ -635,8 +634,11 @@ class Writable:
                 pieces = list(islice(self._changes.pieces(inode, at, size), SEEK_PIECES_MAX))
             for start, at, place in pieces:
                 if place == BASE:
-                    found = _find_in_base(self._listings.source, base, start, at, wants_hole=wants_hole)
-                    if found is not None:
+                    source = self._listings.source
+                    found = (
+                        find_hole(source, base, start, end=at) if wants_hole else find_data(source, base, start, end=at)
+                    )
+                    if found is not None and found < at:
                         return fuse.encode_offset(found)
                 elif (place == HOLE) == wants_hole:
                     return fuse.encode_offset(start)
@@ -788,16 +790,6 @@ def _kill_privileges(inode: Inode, header: Header) -> None:
         inode.mode &= ~stat.S_ISUID
         if inode.mode & stat.S_IXGRP or (header.uid and header.gid != inode.gid):
             inode.mode &= ~stat.S_ISGID
-
-
-def _find_in_base(source: Kept, base: Entry, start: int, end: int, *, wants_hole: bool) -> int | None:
-    """Return where the first hole (else the first data) from `start` to `end` of stored content begins, or None."""
-    if base.content_kind != objects.CONTENT_RECIPE:
-        return None if wants_hole else start
-    for extent in iterate_extents(source, base, start=start, end=end):
-        if wants_hole == (not extent.id):
-            return max(start, extent.offset)
-    return None
 
 
 def _check_xattr_name(name: bytes) -> None:

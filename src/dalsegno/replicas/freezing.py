@@ -5,7 +5,7 @@ from typing import Final
 
 from dalsegno.replicas.catchup import FROZEN_PAUSE_SECONDS, ROUNDS_MAX, Tally, bring_heads, catch_up
 from dalsegno.replicas.histories import kept
-from dalsegno.replicas.reach import Look, Reach, list_errors
+from dalsegno.replicas.reach import Look, Reach, list_errors, shared_kind
 from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, NoAccess, Refused, Unavailable
 from dalsegno.terms.times import format_time
 from dalsegno.volumes.state import Clone, VolumeState
@@ -134,7 +134,7 @@ def _clone_frozen(
         errors.update(tally.failed)
     heads = {frozen[each].head for each in names}
     if len(names) < look.needed or len(heads) != 1:
-        kind = NoAccess if not names and {type(error) for error in errors.values()} == {NoAccess} else Unavailable
+        kind = NoAccess if not names and shared_kind(errors) is NoAccess else Unavailable
         raise kind(
             f"volume {reach.volume!r}: {len(names)} of {len(look.replicas.writers)} writers could be frozen at one "
             f"state, {look.replicas.rule!r} asks for {look.needed}; nothing was cloned: {list_errors(errors)}"

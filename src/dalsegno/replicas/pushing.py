@@ -8,7 +8,7 @@ from typing import Final
 from dalsegno.formats import objects
 from dalsegno.replicas.catchup import FROZEN_PAUSE_SECONDS, FROZEN_SECONDS_MAX, catch_up
 from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
-from dalsegno.replicas.reach import Look, Reach, list_errors, set_version
+from dalsegno.replicas.reach import Look, Reach, list_errors, set_version, shared_kind
 from dalsegno.replicas.sources import SitesSource
 from dalsegno.replicas.transfer import Spool, Transferred, copy, fetch, read_rows, row_ids, row_lengths
 from dalsegno.terms.errors import Conflict, DalError, Diverged, NoAccess, NotFound, Refused, Unavailable
@@ -104,7 +104,7 @@ class Pusher:
             if not passed_over:
                 break
             self.away.clear()  # all are asked once more before the commit is given up
-        kind = NoAccess if {type(error) for error in missing.values()} == {NoAccess} else Unavailable
+        kind = NoAccess if shared_kind(missing) is NoAccess else Unavailable
         raise kind(
             f"volume {self.reach.volume!r}: {len(acknowledged)} of {len(look.replicas.writers)} writers have "
             f"the commit, {look.replicas.rule!r} asks for {look.needed}: {list_errors(missing)}"

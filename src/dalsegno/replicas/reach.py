@@ -79,6 +79,12 @@ def list_errors(errors: Mapping[str, DalError]) -> str:
     )
 
 
+def shared_kind(errors: Mapping[str, DalError]) -> type[DalError]:
+    """Return the kind that all errors are of; Unavailable when they differ, or there is none."""
+    kinds = {type(error) for error in errors.values()}
+    return kinds.pop() if len(kinds) == 1 else Unavailable
+
+
 class Reach:
     """The servers of one volume as one client reaches them; what they said last is only kept to save questions."""
 
@@ -221,9 +227,9 @@ class Reach:
         """Raise what all writers answered when none is left to work with."""
         if not look.states.keys() - failed.keys():
             errors = {**look.errors, **failed}
-            kinds = {type(error) for error in errors.values()}
-            if len(kinds) == 1 and not kinds & {Unavailable}:
-                raise kinds.pop()(list_errors(errors))
+            kind = shared_kind(errors)
+            if kind is not Unavailable:
+                raise kind(list_errors(errors))
             raise Unavailable(f"volume {self.volume!r}: no writer answers: {list_errors(errors)}")
 
     def source(self, names: Iterable[str]) -> SitesSource:

@@ -81,20 +81,22 @@ def recipe_leaves(source: Source, entry: Entry) -> list[Extent]:
     return leaves
 
 
-def find_data(source: Source, entry: Entry, offset: int) -> int | None:
-    """Return where the first data at or behind `offset` begins, or None when only a hole follows."""
+def find_data(source: Source, entry: Entry, offset: int, *, end: int | None = None) -> int | None:
+    """Return where the first data at or behind `offset` begins, or None when only a hole follows up to `end`."""
+    end = entry.size if end is None else min(end, entry.size)
     if entry.content_kind not in (objects.CONTENT_CHUNK, objects.CONTENT_RECIPE):
-        return offset if offset < entry.size else None
-    for extent in iterate_extents(source, entry, start=offset):
+        return offset if offset < end else None
+    for extent in iterate_extents(source, entry, start=offset, end=end):
         if extent.id:
             return max(offset, extent.offset)
     return None
 
 
-def find_hole(source: Source, entry: Entry, offset: int) -> int:
-    """Return where the first hole at or behind `offset` begins; the end of the file is one."""
+def find_hole(source: Source, entry: Entry, offset: int, *, end: int | None = None) -> int:
+    """Return where the first hole at or behind `offset` begins; `end`, or that of the file, counts as one."""
+    end = entry.size if end is None else min(end, entry.size)
     if entry.content_kind == objects.CONTENT_RECIPE:
-        for extent in iterate_extents(source, entry, start=offset):
+        for extent in iterate_extents(source, entry, start=offset, end=end):
             if not extent.id:
                 return max(offset, extent.offset)
-    return entry.size
+    return end
