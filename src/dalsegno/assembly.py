@@ -9,6 +9,7 @@ from dalsegno.pool.keys import read_realm
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.events import Report, silent
 from dalsegno.volumes.store import Volumes
+from dalsegno.world import places
 from dalsegno.world.workers import Workers
 
 WORKERS_MAX = 8
@@ -16,8 +17,7 @@ WORKERS_MAX = 8
 
 def cache_dir(pool: Pool) -> Path:
     """Return where the scan caches and mounts of a pool are."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "dalsegno" / pool.pool_id.hex()
+    return places.cache_dir() / pool.pool_id.hex()
 
 
 def _house(pool: Pool, report: Report) -> House:

@@ -31,6 +31,7 @@ from dalsegno.backup.policy import (
 from dalsegno.terms.errors import BadInput, DalError, NotFound
 from dalsegno.terms.sizes import parse_size
 from dalsegno.terms.times import parse_duration_seconds
+from dalsegno.world import places
 from dalsegno.world.zones import local_zone_name
 
 LEVEL_MAX = 9
@@ -65,12 +66,12 @@ def find_policy(given: str | None) -> Path:
     named = given or os.environ.get("DAL_POLICY")
     if named:
         return Path(named)
-    base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
-    places = [Path("/etc/dalsegno.toml"), Path(base) / "dalsegno" / "dalsegno.toml"]
-    for place in places:
+    own = places.find_config_dir()
+    looked_at = [Path("/etc/dalsegno.toml"), *([own / "dalsegno.toml"] if own is not None else [])]
+    for place in looked_at:
         if place.exists():
             return place
-    looked = " or ".join(map(str, places))
+    looked = " or ".join(map(str, looked_at))
     raise NotFound(f"no policy in {looked}: write one (docs/guides/run-a-site.md) or give --policy FILE")
 
 
@@ -306,8 +307,7 @@ def default_state_dir() -> Path:
     """Return where the coordinator keeps its catalog when the policy does not say."""
     if os.geteuid() == 0:
         return Path("/var/lib/dalsegno")
-    base = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-    return Path(base) / "dalsegno"
+    return places.state_dir()
 
 
 def _read_zone(top: _Table) -> str:

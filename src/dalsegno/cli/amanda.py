@@ -16,6 +16,7 @@ from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser
 from dalsegno.replicas.profile import profile_path
 from dalsegno.terms.errors import EXIT_DONE, BadInput, DalError, NoAccess, NotFound, Refused
+from dalsegno.world import places
 from dalsegno.world.files import write_durable
 from dalsegno.world.programs import run_program
 
@@ -200,7 +201,8 @@ def _environment(uid: int) -> dict[str, str]:
     if os.getuid() != uid:
         return {"HOME": pwd.getpwuid(uid).pw_dir}
     named = {name: os.environ[name] for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME") if os.environ.get(name)}
-    return {"HOME": os.path.expanduser("~"), **named}
+    home = places.find_home()
+    return {**({"HOME": str(home)} if home is not None else {}), **named}
 
 
 def _define(config: Path, definitions: str, *, dry_run: bool) -> str:

@@ -12,6 +12,7 @@ from dalsegno.cli.words import key_path, pool_path, read_passphrase
 from dalsegno.formats.pack import PREAMBLE, decode_header, decode_preamble
 from dalsegno.pool.keys import SETTINGS_NAME, decode_settings
 from dalsegno.terms.errors import Damaged, NotFound, TooNew
+from dalsegno.world import places
 from dalsegno.world.files import file_errors
 
 PROFILE_SUFFIX = ".json"
@@ -117,9 +118,9 @@ def open_realm_house(realm: str, terminal: Terminal) -> House:
 
 def joined_realms() -> list[str]:
     """Return the realms that this user joined."""
-    base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    base = places.find_config_dir()
     try:
-        names = os.listdir(os.path.join(base, "dalsegno", "realms"))
+        names = os.listdir(base / "realms") if base is not None else []
     except OSError:
         return []
     return sorted(name.removesuffix(PROFILE_SUFFIX) for name in names if name.endswith(PROFILE_SUFFIX))

@@ -17,6 +17,7 @@ from dalsegno.mount.gallery import HouseGallery, dumps_picture
 from dalsegno.mount.service import Wishes
 from dalsegno.terms.errors import EXIT_DONE, BadInput, DalError, NotFound, Refused, Unavailable, error_kinds
 from dalsegno.volumes.address import parse_address
+from dalsegno.world import places
 from dalsegno.world.background import run_in_background
 from dalsegno.world.clock import pause
 from dalsegno.world.files import raise_file_error
@@ -64,8 +65,7 @@ def add_rmmount(parser: Parser) -> None:
 
 def cache_base() -> Path:
     """Return where this user's caches are, of all pools."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "dalsegno"
+    return places.cache_dir()
 
 
 def log_path() -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dalsegno.terms.errors import BadInput
+from dalsegno.world import places
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,8 +40,7 @@ def pool_path(arguments: argparse.Namespace) -> Path:
     given = arguments.pool_path or os.environ.get("DAL_POOL")
     if given:
         return Path(given)
-    base = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
-    return Path(base) / "dalsegno" / "pool"
+    return places.data_dir() / "pool"
 
 
 def key_path(arguments: argparse.Namespace) -> Path | None:

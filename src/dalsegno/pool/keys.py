@@ -1,6 +1,5 @@
 """A pool's settings, `pool.toml`, and its realm's secret: under a passphrase, in a key file, or in the open."""
 
-import os
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from dalsegno.chunks.realm import SECRET_BYTES, Realm
 from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, NoAccess, NotFound, TooNew
 from dalsegno.terms.ids import UUID_BYTES, hex_short
+from dalsegno.world import places
 from dalsegno.world.chance import random_bytes
 from dalsegno.world.files import file_errors, write_durable
 
@@ -134,8 +134,7 @@ def decode_settings(data: bytes, path: Path) -> PoolSettings:
 
 def default_key_path(pool_id: bytes) -> Path:
     """Return where the key file of a pool is looked for."""
-    base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
-    return Path(base) / "dalsegno" / "keys" / f"{pool_id.hex()}.key"
+    return places.config_dir() / "keys" / f"{pool_id.hex()}.key"
 
 
 def passphrase_key(passphrase: str, *, salt: bytes, cost: KdfCost) -> bytes:

@@ -17,6 +17,7 @@ from dalsegno.pool.keys import read_key_file, write_key_file
 from dalsegno.replicas.view import RealmView, check_realm_name
 from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, NotFound
 from dalsegno.terms.sizes import GIB
+from dalsegno.world import places
 from dalsegno.world.files import file_errors, make_directory, remove_durable, write_durable
 
 VERSION: Final = 1
@@ -39,14 +40,12 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
 def profiles_directory() -> Path:
     """Return where this user's profiles are."""
-    base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
-    return Path(base) / "dalsegno" / "realms"
+    return places.config_dir() / "realms"
 
 
 def cache_directory(name: str) -> Path:
     """Return where what may be lost of a realm is."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "dalsegno" / "realms" / name
+    return places.cache_dir() / "realms" / name
 
 
 def profile_path(name: str) -> Path:
@@ -61,8 +60,9 @@ def key_path_of(name: str) -> Path:
 
 def list_profiles() -> list[str]:
     """Return the names of the realms that this user joined."""
+    base = places.find_config_dir()
     try:
-        names = sorted(os.listdir(profiles_directory()))
+        names = sorted(os.listdir(base / "realms")) if base is not None else []
     except OSError:
         return []
     return [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
