@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 1024 * 1024
@@ -33,6 +34,9 @@ SECTIONS = ("results", "results-with-large-files")
 """Marks on the page: the tree as promised, and one with the large files of the system left in."""
 MOUNTS_SECTION = "results-mounts"
 REPLICATION_SECTION = "results-replication"
+SHAPES_SECTION = "results-shapes"
+SHAPES_ENTRIES = 150_000
+SHAPES_NAMES = 1_500_000
 REPLICATION_MANY = 1_000_000
 FEED_SECONDS = 60
 MEMORY_MIB_MAX = 300
@@ -63,6 +67,8 @@ class Results:
     figures: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
+    table: list[str] = field(default_factory=list)
+    """Lines that stand in the place of the table of seconds."""
 
     def add(self, step: str, tool: str, run: Run) -> None:
         """Keep one measurement."""
@@ -642,6 +648,71 @@ def bench_replication(
     remove(place)
 
 
+def bench_shapes(
+    results: Results, dal: str, env: dict[str, str], place: Path, *, entries: int, names: int, only: list[str]
+) -> None:
+    """Back up, restore and mount trees of odd shapes, restic beside it."""
+    say(f"shapes: {entries:,} entries; {names:,} names of hard-linked files")
+    remove(place)
+    place.mkdir(parents=True)
+    words = [sys.executable, str(ROOT / "bench/shapes.py"), dal, str(place), str(entries), str(names), *only]
+    found = json.loads(subprocess.run(words, env=env, stdout=subprocess.PIPE, check=True).stdout)
+    for note in found["notes"]:
+        results.note(note)
+    results.facts["entries"] = f"{entries:,}, a third of that for xattrs, long names and owners; many: {names:,} names"
+    shapes_figures(results, found["records"])
+    results.table = shapes_table(found["records"])
+    remove(place)
+
+
+SHAPES_STEPS = ("first", "unchanged", "one change", "restore", "restore in place", "walk")
+SHAPES_OF_DIRECTORIES = ("empty directories", "as many directories as files")
+SHAPES_MANY = "hard links, many"
+
+
+def shapes_figures(results: Results, records: list[dict[str, Any]]) -> None:
+    """Keep the worst of each promise over all shapes, and say which shape it was."""
+    worst: dict[str, tuple[float, str]] = {}
+
+    def note(name: str, value: float, shape: str) -> None:
+        worst[name] = max(worst.get(name, (0.0, "")), (value, shape))
+
+    found = {(each["shape"], each["step"], each["tool"]): each for each in records}
+    for (shape, step, tool), each in found.items():
+        if tool != "dal":
+            continue
+        other = found.get((shape, step, "restic"))
+        is_many = shape == SHAPES_MANY
+        if other is not None:
+            note("many over restic" if is_many else f"{step} over restic", each["seconds"] / other["seconds"], shape)
+        plain = found.get(("plain", step, "dal"))
+        if plain is not None and each["entries"] > SHAPES_ENTRIES // 10 and not is_many:
+            kind = "directories" if shape in SHAPES_OF_DIRECTORIES else "entries"
+            rate = each["seconds"] / each["entries"] / (plain["seconds"] / plain["entries"])
+            note("walk over plain" if step == "walk" else f"{kind} over plain", rate, f"{shape}: {step}")
+        note("many peak" if is_many else "peak", each["peak_mib"], f"{shape}: {step}")
+    for name, (value, shape) in worst.items():
+        results.figures[name] = value
+        results.facts[f"worst: {name}"] = f"{value:.2f} ({shape})"
+
+
+def shapes_table(records: list[dict[str, Any]]) -> list[str]:
+    """Return one row for each shape: seconds and peak MiB of ours, and of what stands beside it."""
+    found = {(each["shape"], each["step"], each["tool"]): each for each in records}
+    lines = ["### Seconds (peak MiB) of dal / of restic; walk: of a mount / of the tree itself", ""]
+    rows = []
+    for shape in dict.fromkeys(each["shape"] for each in records):
+        row = [shape]
+        for step in SHAPES_STEPS:
+            pair = [
+                found.get((shape, step, tool)) for tool in ("dal", "the tree itself" if step == "walk" else "restic")
+            ]
+            shown = [f"{each['seconds']:.1f} ({each['peak_mib']:.0f})" if each else "" for each in pair]
+            row.append(shown[0] if pair[1] is None else " / ".join(shown))
+        rows.append(row)
+    return [*lines, *table(["shape", *SHAPES_STEPS], rows)]
+
+
 def read_back_ratio(results: Results) -> float | None:
     """Return what archiving costs beyond the copy, over one read."""
     figures = results.figures
@@ -807,6 +878,28 @@ def replication_targets(many: int) -> list[Target]:
     ]
 
 
+def shapes_targets() -> list[Target]:
+    """Return the promises of odd shapes: of each the worst of all shapes."""
+
+    def figure(name: str) -> Callable[[Results], float | None]:
+        return lambda results: results.figures.get(name)
+
+    return [
+        *(
+            Target(f"{step}, time over restic's", 1.0, figure(f"{step} over restic"))
+            for step in ("first", "unchanged", "one change", "restore")
+        ),
+        Target("backup or restore of an entry, time over a plain tree's", 1.5, figure("entries over plain")),
+        Target(
+            "backup or restore of a directory, time over a plain tree's entry", 2.0, figure("directories over plain")
+        ),
+        Target("a mount's walk, time for each entry over a plain tree's", 2.0, figure("walk over plain")),
+        Target("peak memory, MiB", 128, figure("peak")),
+        Target("many hard links: any step, time over restic's", 1.0, figure("many over restic")),
+        Target("many hard links: peak memory, MiB", 200, figure("many peak")),
+    ]
+
+
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
     """Return a markdown table."""
     return [
@@ -845,7 +938,22 @@ def render(results: Results, promises: list[Target], *, runs: int) -> str:
         rows.append([cell(target.text), f"≤ {target.limit:g}", shown, verdict])
     lines += table(["what", "target", "measured", ""], rows)
     lines += [f"Missed: {cell('; '.join(lost))}." if lost else "No measured target was missed.", ""]
-    lines += ["### Seconds (peak MiB of the largest process)", ""]
+    lines += results.table or seconds_table(results)
+    if results.sizes:
+        lines += ["### Stored bytes", ""]
+        rows = [
+            [step, "; ".join(f"{cell(name)} {size:,} ({size / MIB:.1f} MiB)" for name, size in sizes.items())]
+            for step, sizes in results.sizes.items()
+        ]
+        lines += table(["what", "bytes"], rows)
+    if results.notes:
+        lines += ["### Notes of this run", "", *(f"* {cell(' '.join(note.split()))}" for note in results.notes), ""]
+    return "\n".join(lines)
+
+
+def seconds_table(results: Results) -> list[str]:
+    """Return what every step took, by tool."""
+    lines = ["### Seconds (peak MiB of the largest process)", ""]
     names = list(dict.fromkeys(name for tools in results.seconds.values() for name in tools))
     common = [
         name for name in names if name in ("dal", "restic", "borg", "tar|zstd -3 -T2", "tar|zstd -1 -T2", "read floor")
@@ -860,17 +968,7 @@ def render(results: Results, promises: list[Target], *, runs: int) -> str:
             shown.append("" if median is None else f"{median:.2f}" + (f" ({peak:.0f})" if peak else ""))
         extra = [f"{cell(name)}: {results.median(step, name):.3f} s" for name in others if name in tools]
         rows.append([*shown, "; ".join(extra)])
-    lines += table(["step", *(cell(name) for name in common), "beside it"], rows)
-    if results.sizes:
-        lines += ["### Stored bytes", ""]
-        rows = [
-            [step, "; ".join(f"{cell(name)} {size:,} ({size / MIB:.1f} MiB)" for name, size in sizes.items())]
-            for step, sizes in results.sizes.items()
-        ]
-        lines += table(["what", "bytes"], rows)
-    if results.notes:
-        lines += ["### Notes of this run", "", *(f"* {cell(' '.join(note.split()))}" for note in results.notes), ""]
-    return "\n".join(lines)
+    return [*lines, *table(["step", *(cell(name) for name in common), "beside it"], rows)]
 
 
 def write_page(page: Path, text: str, *, section: str) -> None:
@@ -990,6 +1088,16 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--replication", choices=("with", "alone", "without"), default="with", help="default: with the rest"
     )
+    parser.add_argument("--shapes", choices=("with", "alone", "without"), default="with", help="default: with the rest")
+    parser.add_argument(
+        "--entries", type=int, help=f"of each odd shape (default {SHAPES_ENTRIES}, with --quick {SHAPES_ENTRIES // 50})"
+    )
+    parser.add_argument(
+        "--names",
+        type=int,
+        help=f"in the tree of very many hard links, 0 for none (default {SHAPES_NAMES}, with --quick 0)",
+    )
+    parser.add_argument("--shape", action="append", default=[], help="this odd shape only; may be given again")
     parser.add_argument("--only", help="tools, by comma: dal,restic,borg,tar")
     parser.add_argument("--no-cold", action="store_true", help="leave the machine's caches alone")
     parser.add_argument("--quick", action="store_true", help="a small tree, once; prints instead of writing the page")
@@ -1020,7 +1128,22 @@ def main() -> int:
         env = base_env(work)
         dal = Dal(dal_command, work, env)
         describe(results, dal_command, work, disk)
-        if options.mounts != "without" and options.replication != "alone":
+        alone = [part for part in ("mounts", "replication", "shapes") if getattr(options, part) == "alone"]
+        if options.shapes != "without" and alone in ([], ["shapes"]):
+            shapes = Results()
+            describe(shapes, dal_command, work, disk)
+            shapes.facts["places"] = filesystem_of(work)
+            entries = options.entries or (SHAPES_ENTRIES // 50 if quick else SHAPES_ENTRIES)
+            names = options.names if options.names is not None else (0 if quick else SHAPES_NAMES)
+            try:
+                place = work / "shapes"
+                bench_shapes(shapes, options.dal, env, place, entries=entries, names=names, only=options.shape)
+            except (Failed, OSError, subprocess.CalledProcessError) as error:
+                shapes.note(f"shapes: FAILED: {error}")
+            publish(shapes, shapes_targets(), options, section=SHAPES_SECTION, runs=1)
+            if alone:
+                return 0
+        if options.mounts != "without" and alone in ([], ["mounts"]):
             mounts = Results()
             describe(mounts, dal_command, disk, disk)
             mounts.facts["places"] = filesystem_of(disk)
@@ -1031,7 +1154,7 @@ def main() -> int:
             publish(mounts, mount_targets(), options, section=MOUNTS_SECTION, runs=runs)
             if options.mounts == "alone":
                 return 0
-        if options.replication != "without":
+        if options.replication != "without" and alone in ([], ["replication"]):
             between = Results()
             describe(between, dal_command, work, disk)
             between.facts["places"] = filesystem_of(work)
