@@ -1,4 +1,4 @@
-# Two commands for everybody: `make try` and `make test`. The rest is for those who change the code.
+# `make help` lists what there is. For everybody: `make try` and `make test`. For those who change the code: `make check`.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -6,17 +6,33 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 DIR    ?=
 BENCH  ?=
+TESTS  ?=
 
-.PHONY: try test sim lint types imports bench clean
+.PHONY: help try check test sim lint types imports bench clean
+
+help:
+	@echo "make try              back up, change, dump, merge, verify, restore and compare a copy of a real directory"
+	@echo "make try DIR=~/src    the same with a copy of yours; nothing outside a temporary directory is written"
+	@echo "make check            lint, types, imports and the quick tests: some 3 minutes on two cores"
+	@echo "make test             everything that must hold: some 20 minutes; names the programs that it misses"
+	@echo "make test INSTALL=1   the same, and installs those with apt-get before (as root; no mail server, no inetd)"
+	@echo "make test TESTS=DIR   a part: TESTS=tests/pool, TESTS='tests/cli -k restore'"
+	@echo "make sim SEEDS=10000  histories of replicated volumes under faults"
+	@echo "make bench            beside restic, borg and tar; writes docs/benchmarks.md; a short one: BENCH=--quick"
+	@echo "make lint types imports clean"
 
 # Back up, change, dump, merge, verify and restore a copy of a real directory: make try DIR=/some/dir
 try: $(VENV)/.installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/try.sh "$(DIR)"
 
-# Everything that must hold, from the bottom floor up.
+# Everything that must hold, from the bottom floor up. INSTALL=1: get with apt-get what some tests compare with.
 test: $(VENV)/.installed-test
-	@bash scripts/test-programs.sh
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+	@INSTALL="$(INSTALL)" bash scripts/test-programs.sh
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -rs --durations=15 --durations-min=1 $(TESTS)
+
+# What can be asked after each change: all but the tests that take long or start servers.
+check: lint types imports
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow and not server" $(TESTS)
 
 # Thousands of histories of replicated volumes under faults: make sim SEEDS=10000 FROM=1
 SEEDS ?= 10000

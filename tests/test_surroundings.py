@@ -1,0 +1,44 @@
+"""What every test may rely on, whoever starts the run: tests/conftest.py.
+
+The kind of fault: a test that passes in one person's terminal and fails under nohup, cron or a desktop's variables.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CHILD = "import signal; print(*(int(signal.getsignal(n)) for n in (signal.SIGHUP, signal.SIGTERM)), signal.getsignal(signal.SIGINT).__name__)"
+
+
+def test_a_child_meets_signals_as_at_a_terminal() -> None:
+    said = subprocess.check_output([sys.executable, "-c", CHILD], text=True)
+    assert said.split() == ["0", "0", "default_int_handler"]
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_nothing_of_whoever_runs_the_tests_is_seen() -> None:
+    assert [name for name in os.environ if name.startswith("XDG_")] == []
+    assert "dalsegno-test-home-" in os.environ["HOME"]
+    assert os.umask(0o022) == 0o022 and time.tzname[0] == "UTC" and os.environ["LC_ALL"] == "C.UTF-8"
+
+
+def test_a_run_without_home_with_ignored_signals_and_strange_variables_passes(tmp_path: Path) -> None:
+    begin = "trap '' INT HUP TERM QUIT PIPE CHLD; umask 077; exec \"$@\""
+    strange = {
+        "XDG_CONFIG_HOME": "/nowhere",
+        "DAL_POOL": "/nowhere",
+        "TZ": "Asia/Tokyo",
+        "LC_ALL": "xx_YY",
+        "TMPDIR": str(tmp_path),
+    }
+    done = subprocess.run(
+        ["setsid", "bash", "-c", begin, "-", sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0",
+         "-k", "child_meets or nothing_of or interrupted_dump_into_a_pipe", __file__, "tests/cli/test_face.py"],
+        cwd=ROOT, env=strange, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert os.listdir(tmp_path) == [], "a run leaves nothing behind"
