@@ -624,7 +624,11 @@ def test_a_clone_is_of_one_revision_on_every_writer(cell: Cell) -> None:
     revision = client.add(a=b"one")
     client.push()
     cloned = client.group.freeze_and_clone("monday", 17)
-    assert cloned.cloned == NAMES and cloned.clone == Clone(revision=revision, created_ns=17) and not cloned.missing
+    assert (
+        cloned.cloned == NAMES
+        and cloned.clone == Clone(revision=revision, created_ns=17, automatic=False)
+        and not cloned.missing
+    )
     assert cell.clones() == {"monday": cloned.clone}
     assert all(site.state(VOLUME).lease is None for site in cell.servers.values())
 

@@ -154,7 +154,7 @@ def _unreadable_of(house: House, state: VolumeState, revision: bytes) -> tuple[s
 def _named(state: VolumeState, clone_name: str, *, now_ns: int) -> VolumeState:
     if not state.head:
         raise Refused(f"volume {state.name!r} is empty: import or back up something first")
-    clone = Clone(revision=state.head, created_ns=now_ns)
+    clone = Clone(revision=state.head, created_ns=now_ns, automatic=True)
     return msgspec.structs.replace(state, clones={**state.clones, clone_name: clone})
 
 

@@ -114,7 +114,11 @@ def archive_wanted(site: Site, wanted: Sequence[Wanted], *, report: Report = sil
             site.catalog.put_copies(error.copies)
             done.append(
                 Archived(
-                    entry=each.entry, target=each.target, copies=tuple(error.copies), error=str(error), error_code=9
+                    entry=each.entry,
+                    target=each.target,
+                    copies=tuple(error.copies),
+                    error=str(error),
+                    error_code=error.exit_code,
                 )
             )
             continue
@@ -167,7 +171,11 @@ def archive_file(
             copies = site.target(name).store(path, entry, now_ns=at_ns, report=report)
         except Incomplete as error:
             site.catalog.put_copies(error.copies)
-            done.append(Archived(entry=entry, target=name, copies=tuple(error.copies), error=str(error), error_code=9))
+            done.append(
+                Archived(
+                    entry=entry, target=name, copies=tuple(error.copies), error=str(error), error_code=error.exit_code
+                )
+            )
             continue
         except DalError as error:
             done.append(Archived(entry=entry, target=name, error=str(error), error_code=error.exit_code))

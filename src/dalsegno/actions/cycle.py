@@ -20,6 +20,7 @@ from dalsegno.backup.cycle import (
     BEGUN,
     Choice,
     Cloned,
+    Retained,
     Shared,
     Steps,
     Stopped,
@@ -131,7 +132,7 @@ class HouseSteps:
                 volumes.update(
                     volume_id, lambda current: freeze(current, owner=owner, now_ns=now_ns(), seconds=seconds)
                 )
-                _, made = volumes.add_clone(state.name, clone_name, now_ns=now_ns(), revision=revision)
+                _, made = volumes.add_clone(state.name, clone_name, now_ns=now_ns(), revision=revision, automatic=True)
         finally:
             # Also what a killed run froze: it is ours.
             volumes.update(volume_id, lambda current: thaw(current, owner=owner))
@@ -216,15 +217,18 @@ class HouseSteps:
         """Let no later dump build on this one: it is lost."""
         self.house.volumes.update(entry.volume_id, lambda current: forget_dump(current, entry.dump_id))
 
-    def retain(self, volume_id: bytes, set_name: str) -> list[str]:
-        """Apply a set's retention to a volume; return what went wrong."""
+    def retain(self, volume_id: bytes, set_name: str) -> Retained:
+        """Apply a set's retention to a volume; return what was removed and what went wrong."""
         state = self.house.volumes.get_by_id(volume_id)
         if state is None:
-            return []
+            return Retained()
         member = Member(set_name=set_name, volume=state.name)
         found = plan_prune(self.site, [state], [member], now_ns=now_ns(), volume_id=volume_id)
         result = run_prune(self.house, self.site, found)
-        return [f"retention: {removal_name(removal)}: {text}" for removal, text in result.failed]
+        return Retained(
+            removed=tuple(removal_name(removal) for removal in result.removed),
+            problems=tuple(f"retention: {removal_name(removal)}: {text}" for removal, text in result.failed),
+        )
 
 
 def entry_of(note: DumpNote, *, dump_id: bytes, size_bytes: int, digest: bytes) -> DumpEntry:

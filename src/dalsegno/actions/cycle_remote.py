@@ -14,7 +14,7 @@ from dalsegno.actions.cycle import ENTRY_BYTES_GUESS, HouseSteps, entry_of
 from dalsegno.actions.mount import settle
 from dalsegno.actions.remote import RemoteHouse
 from dalsegno.actions.remote_dump import ask_dump, count_new, no_dump, servers_that_dump
-from dalsegno.backup.cycle import Choice, Cloned
+from dalsegno.backup.cycle import Choice, Cloned, Retained
 from dalsegno.backup.records import BAD, DumpEntry, usable_copies
 from dalsegno.backup.site import Site
 from dalsegno.dumps.chain import DumpChain
@@ -26,8 +26,11 @@ from dalsegno.terms.events import Progress, Report
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.state import Clone, DumpRecord, VolumeState
-from dalsegno.world.clock import now_ns, ticks_ns
+from dalsegno.world.clock import now_ns, pause, ticks_ns
 from dalsegno.world.files import PartialFile
+
+CONFLICT_PAUSE_SECONDS = 0.2
+"""Between two tries to clone a volume that somebody else has frozen, or changes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +66,11 @@ class RealmSteps:
         until = ticks_ns() + FROZEN_SECONDS_MAX * SECOND_NS
         while True:
             try:
-                return self.house.volumes.add_clone(volume, clone_name, now_ns=now_ns())[1]
+                return self.house.volumes.add_clone(volume, clone_name, now_ns=now_ns(), automatic=True)[1]
             except Conflict:
                 if ticks_ns() > until:
                     raise
+                pause(CONFLICT_PAUSE_SECONDS)
 
     def _state(self, volume_id: bytes) -> VolumeState:
         """Return a volume with those of its dumps that the catalog knows, and has a copy of.
@@ -148,6 +152,6 @@ class RealmSteps:
         """Let no later dump build on this one: it is lost."""
         self.here.forget(entry)
 
-    def retain(self, volume_id: bytes, set_name: str) -> list[str]:
-        """Apply a set's retention to a volume; return what went wrong."""
+    def retain(self, volume_id: bytes, set_name: str) -> Retained:
+        """Apply a set's retention to a volume; return what was removed and what went wrong."""
         return self.here.retain(volume_id, set_name)

@@ -230,7 +230,11 @@ def commit_tree(
             state = volume_by_id(house, volume_id)
             if state.head not in (head, b""):
                 displaced, _ = house.volumes.add_clone(
-                    state.name, f"before-mount-{format_time(now_ns())}", now_ns=now_ns(), revision=state.head
+                    state.name,
+                    f"before-mount-{format_time(now_ns())}",
+                    now_ns=now_ns(),
+                    revision=state.head,
+                    automatic=True,
                 )
             revision = Revision(
                 volume=volume_id,

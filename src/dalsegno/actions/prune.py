@@ -16,7 +16,7 @@ from dalsegno.backup.site import Site
 from dalsegno.dumps.plan import forget_dump
 from dalsegno.terms.errors import DalError, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import hex_short
-from dalsegno.volumes.state import VolumeState
+from dalsegno.volumes.state import VolumeState, is_automatic
 from dalsegno.world.files import remove_durable
 
 CLONES = "clones"
@@ -138,6 +138,7 @@ def _doomed_clones(
             key=name,
             received_ns=clone.created_ns,
             held=clone.held,
+            named=chosen.keep_named and not is_automatic(name, clone),
             trusted=(name, clone.revision) in made,
         )
         for name, clone in state.clones.items()

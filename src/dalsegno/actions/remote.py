@@ -645,13 +645,16 @@ class RealmVolumes(Volumes):
             self._show(name, self._with_all_dumps(pushed.state, (), away=True))
         return pushed.state, identity
 
-    def add_clone(self, name: str, clone_name: str | None, *, now_ns: int, revision: bytes = b"") -> tuple[str, Clone]:
-        """Name the head, of one moment on all writers, or `revision`."""
+    def add_clone(
+        self, name: str, clone_name: str | None, *, now_ns: int, revision: bytes = b"", automatic: bool = False
+    ) -> tuple[str, Clone]:
+        """Name the head, of one moment on all writers, or `revision`. `automatic`: no person chose `clone_name`."""
+        automatic = automatic or clone_name is None
         if revision and revision != self._fresh(name).head:
-            return self._clone_older(name, clone_name, now_ns=now_ns, revision=revision)
+            return self._clone_older(name, clone_name, now_ns=now_ns, revision=revision, automatic=automatic)
         with self._turn(name):
             group = self.group(name)
-            self.cloned = cloned = group.freeze_and_clone(clone_name)
+            self.cloned = cloned = group.freeze_and_clone(clone_name, automatic=automatic)
             self._note_answers(name, cloned.cloned, cloned.missing)
             self._look_again(name, group)
         return cloned.name, cloned.clone
@@ -662,7 +665,9 @@ class RealmVolumes(Volumes):
             state = next(iter(look.states.values()))
             self._show(name, self._with_all_dumps(state, look.states.values(), away=bool(look.errors)))
 
-    def _clone_older(self, name: str, clone_name: str | None, *, now_ns: int, revision: bytes) -> tuple[str, Clone]:
+    def _clone_older(
+        self, name: str, clone_name: str | None, *, now_ns: int, revision: bytes, automatic: bool
+    ) -> tuple[str, Clone]:
         with self._turn(name):
             group = self.group(name)
             look = group.look()
@@ -673,7 +678,7 @@ class RealmVolumes(Volumes):
                 raise AlreadyThere(f"clone {name}@{wanted} exists already: choose another name, or unclone it first")
             if len(look.states) < look.needed:
                 raise Unavailable(f"volume {name!r}: nothing was cloned: {list_errors(look.errors)}")
-            clone = Clone(revision=revision, created_ns=now_ns)
+            clone = Clone(revision=revision, created_ns=now_ns, automatic=automatic)
             done, errors = self._ask(look.states, lambda site: site.clone(name, wanted, clone))
             if not done:
                 raise next(iter(errors.values()))

@@ -80,6 +80,15 @@ class Choice:
     raw_bytes: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retained:
+    """What retention did to one volume."""
+
+    removed: tuple[str, ...] = ()
+    """Clones and dumps that are gone, in the words that people use."""
+    problems: tuple[str, ...] = ()
+
+
 class Steps(Protocol):
     """What a turn does to the pool. Every method may be called again after a crash in its middle."""
 
@@ -106,8 +115,8 @@ class Steps(Protocol):
     def forget(self, entry: DumpEntry) -> None:
         """Let no later dump build on this one: it is lost."""
 
-    def retain(self, volume_id: bytes, set_name: str) -> list[str]:
-        """Apply a set's retention to a volume; return what went wrong."""
+    def retain(self, volume_id: bytes, set_name: str) -> Retained:
+        """Apply a set's retention to a volume; return what was removed and what went wrong."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -131,6 +140,8 @@ class TurnResult:
     unreadable: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """What is not as it should be although the dump is good."""
+    removed: list[str] = field(default_factory=list)
+    """Clones and dumps that retention removed."""
     notes: list[str] = field(default_factory=list)
     """What a person may want to know: targets that are away while enough others hold the dump."""
     error: str = ""
@@ -264,7 +275,9 @@ class _Turn:
             self._verify()
         if not self.reached(DONE):
             self._archive()
-            self.result.problems += self.steps.retain(self.job.volume_id, self.job.set_name)
+            retained = self.steps.retain(self.job.volume_id, self.job.set_name)
+            self.result.removed += retained.removed
+            self.result.problems += retained.problems
             self.hook("after", self.chosen.hooks.after)
             self.journal(DONE)
 

@@ -113,6 +113,8 @@ class SetPolicy:
     copies: int = 0
     """How many targets must hold a dump before it counts as safe; 0 means all of them."""
     keep_clones: Keep = Keep()
+    keep_named: bool = True
+    """Clones that a person named stay until they say otherwise, whatever `keep_clones` says."""
     keep_spool: Keep = Keep()
     keep_archive: Keep = Keep()
     hooks: Hooks = Hooks()

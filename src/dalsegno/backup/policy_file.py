@@ -415,6 +415,7 @@ def _read_set(name: str, table: _Table, targets: Mapping[str, TargetPolicy]) -> 
         targets=chosen,
         copies=table.number("copies", 0, low=1, high=max(1, len(chosen))),
         keep_clones=_read_keep(keep.table("clones")),
+        keep_named=keep.flag("named", True),
         keep_spool=_read_keep(keep.table("spool")),
         keep_archive=_read_keep(keep.table("archive")),
         hooks=_read_hooks(table.table("hooks")),

@@ -30,6 +30,8 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     trusted: bool = True
     """Made by the cycle itself, or checked by it: not merely sent or made by somebody."""
     held: bool = False
+    named: bool = False
+    """A person chose its name, and says when it goes."""
     good: bool = True
     """Read back and found whole, with as many copies as it should have."""
     base: str = ""
@@ -45,7 +47,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def apply_keep(items: Iterable[Item], keep: Keep, *, now_ns: int, zone: ZoneInfo) -> Kept:
-    """Return which items stay: by rule, held, bases of what stays, the last good one with its bases, the future."""
+    """Return which items stay: by rule, held, named by a person, the last good one, from the future, bases of those."""
     ordered = sorted(items, key=lambda item: (item.received_ns, item.key))
     reasons: dict[str, list[str]] = {}
     if keep.everything:
@@ -53,6 +55,8 @@ def apply_keep(items: Iterable[Item], keep: Keep, *, now_ns: int, zone: ZoneInfo
     for item in ordered:
         if item.held:
             reasons.setdefault(item.key, []).append("held")
+        if item.named:
+            reasons.setdefault(item.key, []).append("named")
         if item.received_ns > now_ns:
             reasons.setdefault(item.key, []).append("from the future")
     present = [item for item in ordered if item.received_ns <= now_ns]

@@ -137,7 +137,7 @@ def run_sets(arguments: argparse.Namespace, terminal: Terminal) -> int:
         finally:
             board.close()
     value = report_value(report)
-    lines = report_lines(report)
+    lines = report_lines(report, verbose=terminal.verbose)
     unsent = []
     if is_wanted(policy.notify, failed=not report.is_good):
         host = os.uname().nodename
@@ -172,7 +172,7 @@ def summary(report: RunReport) -> str:
     return f"{words}{at_risk}"
 
 
-def report_lines(report: RunReport) -> list[str]:
+def report_lines(report: RunReport, *, verbose: bool = False) -> list[str]:
     """Return what people want to know about a run: what went wrong, what is at risk, how much in how long."""
     lines = []
     for name in dict.fromkeys(result.set_name for result in report.results):
@@ -188,6 +188,11 @@ def report_lines(report: RunReport) -> list[str]:
                 count = len(result.unreadable)
                 lines.append(f"  {show(result.volume)}: {count} could not be read and are NOT in the backup:")
                 lines += [f"    {show(text)}" for text in result.unreadable[:SHOWN_MAX]]
+        removed = [name for result in own for name in result.removed]
+        if removed:
+            shown = removed if verbose else removed[:SHOWN_MAX]
+            more = f" and {len(removed) - len(shown)} more (`-v` shows all)" if len(shown) < len(removed) else ""
+            lines.append(f"  removed by retention: {', '.join(map(show, shown))}{more}")
         told: dict[str, list[str]] = {}
         for result in own:
             for text in (*result.problems, *result.notes):

@@ -408,7 +408,7 @@ def promote(
         if away and here.head:
             now_ns = clock()
             kept = f"before-promotion-{format_time(now_ns)}"
-            target.clone(volume, kept, Clone(revision=here.head, created_ns=now_ns))
+            target.clone(volume, kept, Clone(revision=here.head, created_ns=now_ns, automatic=True))
         deaf: list[str] = []
         try:
             replicas = publish(lambda latest: promoted(_newer(latest, current), target.name))

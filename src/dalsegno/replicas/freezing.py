@@ -28,11 +28,14 @@ class Cloned:
     """From the first freeze to the last thaw: how long writers may have waited."""
 
 
-def freeze_and_clone(reach: Reach, name: str | None = None, created_ns: int | None = None) -> Cloned:
+def freeze_and_clone(
+    reach: Reach, name: str | None = None, created_ns: int | None = None, *, automatic: bool = False
+) -> Cloned:
     """Name one revision on all writers that answer, which are frozen meanwhile.
 
     Unavailable, and nothing is cloned, when fewer answer than the volume's rule asks for; Conflict when somebody
     else has the volume frozen for long. Whatever happens the volume thaws, at the latest when the leases end.
+    `automatic`: no person chose `name`.
     """
     if name is not None:
         check_clone_name(name)
@@ -41,13 +44,14 @@ def freeze_and_clone(reach: Reach, name: str | None = None, created_ns: int | No
     if len(look.heads) > 1:
         catch_up(reach)  # the long part, while everybody goes on writing
         look = reach.last or reach.look()
+    automatic = automatic or name is None
     name, created_ns = _settle_clone(reach, look, name, created_ns)
     tried: set[str] = set()
     started = reach.ticks()
     ended = started
     try:
         frozen, errors, started = _freeze(reach, look, tried)
-        clone = _clone_frozen(reach, name, created_ns, frozen, errors, look)
+        clone = _clone_frozen(reach, name, created_ns, frozen, errors, look, automatic=automatic)
     finally:
         if tried:
             reach.each(sorted(tried), lambda site: site.thaw(reach.volume, owner=reach.owner))
@@ -119,6 +123,8 @@ def _clone_frozen(
     frozen: dict[str, VolumeState],
     errors: dict[str, DalError],
     look: Look,
+    *,
+    automatic: bool,
 ) -> tuple[Clone, set[str], dict[str, DalError]]:
     names = set(frozen)
     if len({state.head for state in frozen.values()}) > 1:
@@ -139,7 +145,7 @@ def _clone_frozen(
             f"volume {reach.volume!r}: {len(names)} of {len(look.replicas.writers)} writers could be frozen at one "
             f"state, {look.replicas.rule!r} asks for {look.needed}; nothing was cloned: {list_errors(errors)}"
         )
-    clone = Clone(revision=heads.pop(), created_ns=created_ns)
+    clone = Clone(revision=heads.pop(), created_ns=created_ns, automatic=automatic)
     patterns = look.replicas.clones
     keeping = {each for each in names if name in kept(patterns.get(each), {**frozen[each].clones, name: clone})}
     keeping = keeping or names

@@ -50,9 +50,11 @@ class Group:
         """
         return self._pusher.push(revision)
 
-    def freeze_and_clone(self, name: str | None = None, created_ns: int | None = None) -> Cloned:
+    def freeze_and_clone(
+        self, name: str | None = None, created_ns: int | None = None, *, automatic: bool = False
+    ) -> Cloned:
         """Name one revision on all writers that answer, which are frozen meanwhile; without a name, by its time."""
-        return freeze_and_clone(self.reach, name, created_ns)
+        return freeze_and_clone(self.reach, name, created_ns, automatic=automatic)
 
     def arrange(self, replicas: ReplicaSet, *, also: Iterable[str] = ()) -> dict[str, DalError]:
         """Make `replicas` the volume's replica set on all its servers; return those that did not hear it."""

@@ -1,5 +1,7 @@
 """A volume's state: the one value under its ref, replaced as a whole (docs/decisions/001-one-ref-per-volume.md)."""
 
+import re
+
 import msgspec
 
 from dalsegno.formats.objects import UNREADABLE
@@ -22,6 +24,16 @@ class Clone(msgspec.Struct, frozen=True, kw_only=True):
     revision: bytes
     created_ns: int
     held: bool = False
+    automatic: bool | None = None
+    """Whether a program chose the name, and not a person. None, where nobody wrote it down: the name tells."""
+
+
+_TIME_NAME = re.compile(r"\d{4}-?\d\d-?\d\dT\d\d:?\d\d:?\d\dZ(-\d+)?")
+
+
+def is_automatic(name: str, clone: Clone) -> bool:
+    """Tell whether retention may thin out a clone: a program named it. One that a person named stays."""
+    return bool(_TIME_NAME.fullmatch(name)) if clone.automatic is None else clone.automatic
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):

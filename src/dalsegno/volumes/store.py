@@ -193,8 +193,13 @@ class Volumes:
 
         return self.update(state.id, change), identity
 
-    def add_clone(self, name: str, clone_name: str | None, *, now_ns: int, revision: bytes = b"") -> tuple[str, Clone]:
-        """Name the head (or `revision`): the work is one swap whatever the volume's size."""
+    def add_clone(
+        self, name: str, clone_name: str | None, *, now_ns: int, revision: bytes = b"", automatic: bool = False
+    ) -> tuple[str, Clone]:
+        """Name the head (or `revision`): the work is one swap whatever the volume's size.
+
+        `automatic`: no person chose `clone_name`.
+        """
         state = self.get(name)
         if not state.head and not revision:
             raise Refused(f"volume {name!r} is empty: import or back up something first")
@@ -206,7 +211,9 @@ class Volumes:
             wanted = clone_name or _free_name(format_time(now_ns), current.clones)
             if wanted in current.clones:
                 raise AlreadyThere(f"clone {name}@{wanted} exists already: choose another name, or unclone it first")
-            clone = Clone(revision=revision or current.head, created_ns=now_ns)
+            clone = Clone(
+                revision=revision or current.head, created_ns=now_ns, automatic=automatic or clone_name is None
+            )
             chosen[:] = [(wanted, clone)]
             return msgspec.structs.replace(current, clones={**current.clones, wanted: clone})
 
