@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from dalsegno.actions.house import House, author
+from dalsegno.actions.shrunk import Shrunk, entries_expected, find_shrunk, keep_shrunk
 from dalsegno.chunks.cut import Cutter
 from dalsegno.formats.objects import Revision
 from dalsegno.host.cache import load_cache
@@ -40,6 +41,13 @@ class TakeResult:
     """Bytes that the pool grew by."""
     unreadable: list[tuple[bytes, str]]
     changed_while_read: list[bytes]
+    shrunk: Shrunk | None
+    """Set when the source is empty or has lost most of its files since the backup before: not a good state."""
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether a person must look: something is missing, or most of it."""
+        return bool(self.unreadable) or self.shrunk is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,8 +159,10 @@ def _with_rules(house: House, state: VolumeState, rules: Rules | None) -> Volume
     )
 
 
-def take(house: House, state: VolumeState, directory: bytes, *, message: str) -> TakeResult:
-    """Make the tree under `directory` the head of a volume."""
+def take(
+    house: House, state: VolumeState, directory: bytes, *, message: str, accept_shrunk: bool = False
+) -> TakeResult:
+    """Make the tree under `directory` the head of a volume; `accept_shrunk`: what is left of it is right."""
     pool = house.pool
     if not os.path.isdir(directory):
         raise NotFound(f"{os.fsdecode(directory)}: no such directory")
@@ -181,6 +191,13 @@ def take(house: House, state: VolumeState, directory: bytes, *, message: str) ->
         scan.cache.save(cache_path, revision=identity)
     except OSError:
         pass  # the next scan reads more; the backup itself is done
+    before = entries_expected(
+        state, entries_before=previous.entry_count if previous is not None else 0, accept=accept_shrunk
+    )
+    shrunk = None
+    if state.kind == TRACKED:  # what is imported may be anything else than what was there
+        shrunk = find_shrunk(entries_before=before, entries_now=scan.entry_count)
+        state = keep_shrunk(house, state, shrunk)
     return TakeResult(
         state=state,
         revision=bytes(identity),
@@ -192,6 +209,7 @@ def take(house: House, state: VolumeState, directory: bytes, *, message: str) ->
         bytes_stored=stored,
         unreadable=scan.unreadable,
         changed_while_read=scan.changed,
+        shrunk=shrunk,
     )
 
 
@@ -209,13 +227,20 @@ def _revision(state: VolumeState, scan: ScanResult, *, message: str) -> Revision
     )
 
 
-def backup(house: House, what: str, *, rules: Rules | None = None, clone_name: str | None = None) -> BackupResult:
+def backup(
+    house: House,
+    what: str,
+    *,
+    rules: Rules | None = None,
+    clone_name: str | None = None,
+    accept_shrunk: bool = False,
+) -> BackupResult:
     """Back up a directory, or the directory that the tracked volume `what` follows, and name the state."""
     started_ns = now_ns()
     state, created = find_or_create(house, what, rules)
     if clone_name is not None and clone_name in state.clones:
         raise AlreadyThere(f"clone {state.name}@{clone_name} exists already: choose another name, or unclone it first")
-    taken = take(house, state, state.source, message="backup")
+    taken = take(house, state, state.source, message="backup", accept_shrunk=accept_shrunk)
     name, clone = house.volumes.add_clone(taken.state.name, clone_name, now_ns=now_ns(), revision=taken.revision)
     return BackupResult(
         volume=taken.state.name,

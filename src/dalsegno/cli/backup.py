@@ -43,6 +43,9 @@ def add_backup(parser: Parser) -> None:
     """Say what `dal backup` understands."""
     parser.add_argument("what", nargs="*", metavar="DIR|VOLUME", help="what to back up (default: all tracked volumes)")
     parser.add_argument("--name", metavar="CLONE", help="the clone's name (default: the time)")
+    parser.add_argument(
+        "--accept-shrunk", action="store_true", help="the source is right although most of its files are gone"
+    )
     add_rules(parser)
     cycle = parser.add_argument_group("the whole cycle of a policy's sets: clone, dump, verify, archive, retain")
     cycle.add_argument("--set", action="append", default=[], metavar="SET", help="back up this set, or `all`")
@@ -91,7 +94,9 @@ def _backup(arguments: argparse.Namespace, terminal: Terminal) -> int:
         failed: DalError | None = None
         for what in targets:
             try:
-                result = backup(house, what, rules=rules, clone_name=arguments.name)
+                result = backup(
+                    house, what, rules=rules, clone_name=arguments.name, accept_shrunk=arguments.accept_shrunk
+                )
             except DalError as error:
                 if len(targets) == 1:
                     raise
@@ -102,7 +107,8 @@ def _backup(arguments: argparse.Namespace, terminal: Terminal) -> int:
                 continue
             values.append(backup_value(result))
             lines += backup_lines(result)
-            if result.taken.unreadable:
+            tell_shrunk(result.taken, terminal)
+            if result.taken.incomplete:
                 code = EXIT_PARTIAL
         terminal.result(values if len(targets) > 1 else values[0], [] if terminal.quiet else lines)
     return failed.exit_code if failed is not None else code
@@ -128,6 +134,9 @@ def take_value(taken: TakeResult) -> dict[str, Any]:
         "bytes_stored": taken.bytes_stored,
         "unreadable": [{"path": path, "error": text} for path, text in taken.unreadable],
         "changed_while_read": taken.changed_while_read,
+        "shrunk": None
+        if taken.shrunk is None
+        else {"entries_before": taken.shrunk.entries_before, "entries_now": taken.shrunk.entries_now},
     }
 
 
@@ -163,6 +172,13 @@ def take_lines(taken: TakeResult) -> list[str]:
     return lines
 
 
+def tell_shrunk(taken: TakeResult, terminal: Terminal) -> None:
+    """Warn, also when asked to be quiet, that a source lost most of its files."""
+    if taken.shrunk is not None:
+        name = taken.state.name
+        terminal.fail(f"{name}: {taken.shrunk} When it is right so: `dal backup --accept-shrunk {name}`")
+
+
 def backup_lines(result: BackupResult) -> list[str]:
     """Return what people want to know about a backup."""
     lines = []
@@ -179,4 +195,4 @@ def _import(arguments: argparse.Namespace, terminal: Terminal) -> int:
     lines += [f"{arguments.volume}  imported {arguments.directory}", *take_lines(taken)]
     value = {"volume": arguments.volume, "created": created, **take_value(taken)}
     terminal.result(value, [] if terminal.quiet else lines)
-    return EXIT_PARTIAL if taken.unreadable else EXIT_DONE
+    return EXIT_PARTIAL if taken.incomplete else EXIT_DONE

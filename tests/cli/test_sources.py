@@ -1,0 +1,51 @@
+"""What a backup takes from sources that are not what people think they are."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from face_kit import Person
+
+from dalsegno.actions.shrunk import Shrunk, find_shrunk
+
+
+@pytest.fixture
+def person(tmp_path: Path) -> Person:
+    doc = tmp_path / "doc"
+    doc.mkdir()
+    for number in range(60):
+        (doc / f"f{number}").write_text(str(number))
+    return Person(tmp_path)
+
+
+# -- a source that is not mounted
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "shrunk"),
+    [(0, 0, False), (1, 0, True), (49, 1, False), (50, 5, False), (50, 4, True), (50, 0, True), (1000, 2000, False)],
+)
+def test_all_or_nine_tenths_of_fifty_is_too_much_to_lose(before: int, now: int, shrunk: bool) -> None:
+    found = find_shrunk(entries_before=before, entries_now=now)
+    assert found == (Shrunk(entries_before=before, entries_now=now) if shrunk else None)
+
+
+def test_an_empty_source_is_warned_of_each_time_until_it_is_back_or_accepted(person: Person) -> None:
+    """Kind: a backup of what is not there counts as good."""
+    person.run("backup", "doc")
+    (person.home / "doc").rename(person.home / "away")
+    (person.home / "doc").mkdir()
+    for words in (["backup", "doc"], ["backup", "-q", "doc"], ["clone", "doc", "one"]):
+        assert b"60 files and directories before, none now" in person.run(*words, code=3).stderr
+    assert person.run("--json", "backup", code=3).stdout.count(b'"entries_before": 60') == 1
+    (person.home / "doc").rmdir()
+    (person.home / "away").rename(person.home / "doc")
+    assert person.value("backup", "doc")["shrunk"] is None
+    for name in os.listdir(person.home / "doc")[1:]:
+        (person.home / "doc" / name).unlink()
+    person.run("backup", "doc", code=3)
+    assert person.value("backup", "doc", "--accept-shrunk")["shrunk"] is None
+    assert person.value("backup", "doc")["shrunk"] is None
+    shutil.rmtree(person.home / "doc")
+    person.run("backup", "doc", code=6)
