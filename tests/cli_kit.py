@@ -18,7 +18,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 KILLED = -9
 
 _SERVER = r"""
-import importlib, json, os, sys
+import importlib, json, os, sys, time
 from dalsegno.cli import main as cli
 for name in {row[0] for row in cli.COMMANDS.values()} | {"terminal", "words", "door"}:
     importlib.import_module("dalsegno.cli." + name)
@@ -32,6 +32,7 @@ for line in wire_in:
             os.chdir(order["cwd"])
             os.environ.clear()
             os.environ.update(order["env"])
+            time.tzset()
             null = os.open(os.devnull, os.O_RDONLY)
             os.dup2(null, 0)
             for number, path in ((1, order["out"]), (2, order["err"])):

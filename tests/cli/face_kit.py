@@ -82,6 +82,7 @@ def run_forked(
             os.chdir(cwd)
             os.environ.clear()
             os.environ.update(variables)
+            time.tzset()
             sys.stdin, sys.stdout, sys.stderr = (open(number, mode, closefd=False) for number, mode in enumerate("rww"))  # noqa: SIM115
             code = main(words)
             sys.stdout.flush()

@@ -368,3 +368,18 @@ def test_dry_run_of_a_restore_touches_nothing(person: Person) -> None:
     assert [(path, stat[:7], stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in after] == [
         (path, stat[:7], stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in before
     ]
+
+
+def test_times_are_shown_and_read_in_the_zone_of_the_person(person: Person) -> None:
+    """Kind: what one command prints, another takes for something else."""
+    new_york = {"TZ": "America/New_York"}
+    person.run("backup", "doc", DAL_NOW="2026-11-23T02:00:00.25Z", **new_york)
+    listed = person.run("clones", "doc", **new_york).stdout.decode()
+    assert "doc@2026-11-23T020000Z" in listed and "2026-11-22T21:00:00-05:00" in listed
+    assert "2026-11-23T02:00:00Z" in person.run("clones", "doc", "--utc", **new_york).stdout.decode()
+    for shown in ("2026-11-22", "2026-11-22T21:00:00-05:00", "2026-11-22T21:00", "2026-11-23T02:00:00Z"):
+        person.run("ls", f"doc@{shown}", **new_york)
+    missing = person.run("ls", "doc@2026-11-22", "--utc", code=6, **new_york).stderr.decode()
+    assert "no clone at or before 2026-11-22T23:59:59Z" in missing
+    odd = person.run("ls", "doc@lastweek", code=6).stderr.decode()
+    assert "not a time" in odd and "yesterday" in odd

@@ -45,7 +45,7 @@ from dalsegno.formats.pack import DumpNote
 from dalsegno.host.ignore import Rules
 from dalsegno.terms.errors import DalError, Damaged, NotFound, Refused
 from dalsegno.terms.events import Event, Report
-from dalsegno.terms.times import format_time
+from dalsegno.terms.times import format_time, time_name
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.leases import freeze, thaw
 from dalsegno.volumes.state import TRACKED, DumpRecord, VolumeState
@@ -359,7 +359,7 @@ class _Cycle:
         chosen = self.site.policy.sets[member.set_name]
         try:
             state = self._volume(member, chosen)
-            clone_name = _free_name(state, format_time(now_ns()))
+            clone_name = _free_name(state, time_name(now_ns()))
             data: dict[str, Any] = {
                 "day": self.day,
                 "level": planned.level,

@@ -17,7 +17,7 @@ from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import DalError, NotFound
 from dalsegno.terms.events import Note, Report
 from dalsegno.terms.ids import ObjectId, hex_short
-from dalsegno.terms.times import format_time
+from dalsegno.terms.times import time_name
 from dalsegno.volumes.address import plain_name
 
 READERS_MAX = 500
@@ -115,7 +115,7 @@ class Dumped:
                 self.away_count += 1
                 self._remember_away(entries, copies, readers)
                 continue
-            name = entry.clone_name or format_time(entry.cloned_at_ns)
+            name = entry.clone_name or time_name(entry.cloned_at_ns)
             steps[entry.revision] = Step(name=name, created_ns=entry.cloned_at_ns, revision=entry.revision)
         return list(steps.values()), list(readers.values())
 
@@ -140,4 +140,4 @@ class Dumped:
 
 def _dated(step: Step) -> Step:
     """Return a step under its time: another state has its clone's name."""
-    return Step(name=format_time(step.created_ns), created_ns=step.created_ns, revision=step.revision)
+    return Step(name=time_name(step.created_ns), created_ns=step.created_ns, revision=step.revision)

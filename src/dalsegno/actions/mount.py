@@ -13,7 +13,7 @@ from dalsegno.pool.contract import Sink
 from dalsegno.pool.keys import read_realm
 from dalsegno.pool.pool import PoolWriter
 from dalsegno.terms.errors import BadInput, Conflict, DalError, Full, NoAccess, NotFound, error_kinds
-from dalsegno.terms.times import SECOND_NS, format_time
+from dalsegno.terms.times import SECOND_NS, time_name
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.address import parse_address
 from dalsegno.volumes.leases import held
@@ -231,7 +231,7 @@ def commit_tree(
             if state.head not in (head, b""):
                 displaced, _ = house.volumes.add_clone(
                     state.name,
-                    f"before-mount-{format_time(now_ns())}",
+                    f"before-mount-{time_name(now_ns())}",
                     now_ns=now_ns(),
                     revision=state.head,
                     automatic=True,

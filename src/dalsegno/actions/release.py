@@ -11,8 +11,8 @@ from dalsegno.replicas.release import Released, SiteOutcome, newest_release, pul
 from dalsegno.replicas.servers import Servers
 from dalsegno.terms.errors import BadInput, Conflict, DalError, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Report, silent
-from dalsegno.terms.times import format_time, parse_time_ns
-from dalsegno.volumes.address import parse_address
+from dalsegno.terms.times import parse_time_ns, show_time
+from dalsegno.volumes.address import no_clone, parse_address
 from dalsegno.volumes.state import Release, ReplicaSet, VolumeState
 from dalsegno.world.clock import now_ns
 from dalsegno.world.workers import Workers
@@ -127,9 +127,11 @@ def find_state(volume: str, selector: str, looked: Looked, *, now_ns: int) -> tu
     if clone is not None:
         return selector, clone.revision
     at_ns = parse_time_ns(selector, now_ns=now_ns)
-    older = [(each.created_ns, name) for name, each in clones.items() if at_ns is not None and each.created_ns <= at_ns]
+    if at_ns is None:
+        raise no_clone(volume, selector)
+    older = [(each.created_ns, name) for name, each in clones.items() if each.created_ns <= at_ns]
     if not older:
-        raise NotFound(f"no clone {volume}@{selector}: `dal clones {volume}` shows what there is")
+        raise NotFound(f"{volume}@{selector}: no clone at or before {show_time(at_ns)}")
     name = max(older)[1]
     return name, clones[name].revision
 
@@ -182,4 +184,4 @@ def release_status(servers: Servers, volume: str, *, crew: Workers | None = None
 
 def describe_release(release: Release) -> str:
     """Return what a release is called."""
-    return f"{release.clone or '#' + release.revision.hex()[:12]} of {format_time(release.released_ns)}"
+    return f"{release.clone or '#' + release.revision.hex()[:12]} of {show_time(release.released_ns)}"

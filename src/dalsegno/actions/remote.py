@@ -48,7 +48,7 @@ from dalsegno.terms.errors import (
 )
 from dalsegno.terms.events import Note, Report
 from dalsegno.terms.ids import OBJECT_ID_BYTES, hex_short
-from dalsegno.terms.times import SECOND_NS, format_time
+from dalsegno.terms.times import SECOND_NS, time_name
 from dalsegno.volumes.ancestry import find_revision, is_ancestor
 from dalsegno.volumes.state import (
     ANY,
@@ -672,7 +672,7 @@ class RealmVolumes(Volumes):
             group = self.group(name)
             look = group.look()
             taken = {each for state in look.states.values() for each in state.clones}
-            wanted = clone_name or format_time(now_ns)
+            wanted = clone_name or time_name(now_ns)
             check_clone_name(wanted)
             if wanted in taken:
                 raise AlreadyThere(f"clone {name}@{wanted} exists already: choose another name, or unclone it first")

@@ -8,7 +8,7 @@ from dalsegno.backup.catalog import Catalog
 from dalsegno.backup.records import SPOOL_TARGET, Copy, DumpEntry, usable_copies
 from dalsegno.terms.errors import NotFound
 from dalsegno.terms.ids import hex_short
-from dalsegno.terms.times import format_time, parse_time_ns
+from dalsegno.terms.times import TIMES_KNOWN, parse_time_ns, show_time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,15 +94,18 @@ def find_state(catalog: Catalog, volume: str, selector: str, *, now_ns: int, vol
     newest = max((entry.cloned_at_ns for entry in catalog.dumps(key)), default=now_ns)
     at_ns = max(now_ns, newest) if selector in ("", "latest") else parse_time_ns(selector, now_ns=now_ns)
     if at_ns is None:
-        raise NotFound(f"no clone {volume}@{selector} in pool or catalog: `dal history {volume}` shows the dumps")
+        raise NotFound(
+            f"no clone {volume}@{selector} in pool or catalog, and {selector!r} is not a time either (times are like "
+            f"{TIMES_KNOWN}): `dal history {volume}` shows the dumps"
+        )
     chain = catalog.find_chain(key, at_ns)
     if not chain:
         known = catalog.dumps(key)
         if not known:
             raise NotFound(f"no dump of volume {volume!r} in the catalog: `dal history` shows what there is")
         raise NotFound(
-            f"{volume}@{selector}: no usable dump at or before {format_time(at_ns)}; the oldest is of "
-            f"{format_time(known[0].cloned_at_ns)}: `dal history {volume}` shows them"
+            f"{volume}@{selector}: no usable dump at or before {show_time(at_ns)}; the oldest is of "
+            f"{show_time(known[0].cloned_at_ns)}: `dal history {volume}` shows them"
         )
     return State(chain=tuple(chain), revision=chain[-1].revision)
 
@@ -151,7 +154,7 @@ def plan_chain(
         if not best:
             raise NotFound(
                 f"dump {hex_short(entry.dump_id)} (level {entry.level} of {entry.volume_name}, "
-                f"{format_time(entry.cloned_at_ns)}) has no usable copy left"
+                f"{show_time(entry.cloned_at_ns)}) has no usable copy left"
             )
         media, missing = media_of(best[0], here=here)
         readings.append(Reading(entry=entry, copies=tuple(best[0]), place=None, media=media, missing=missing))

@@ -19,7 +19,7 @@ from dalsegno.cli.words import Parser
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, Damaged, NotFound
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
-from dalsegno.terms.times import format_time
+from dalsegno.terms.times import format_time, show_time
 from dalsegno.volumes.address import parse_address, plain_name
 
 DUMP_DIGITS_MIN = 6
@@ -97,7 +97,7 @@ def _site(arguments: argparse.Namespace, terminal: Terminal, *, create: bool = T
 
 
 def _title(entry: DumpEntry) -> str:
-    return f"{entry.volume_name} level {entry.level} of {format_time(entry.cloned_at_ns)}"
+    return f"{entry.volume_name} level {entry.level} of {show_time(entry.cloned_at_ns)}"
 
 
 def copy_value(copy: Copy) -> dict[str, Any]:
@@ -226,7 +226,7 @@ def _history(arguments: argparse.Namespace, terminal: Terminal) -> int:
     rows = [
         [
             entry.volume_name,
-            format_time(entry.cloned_at_ns),
+            show_time(entry.cloned_at_ns),
             str(entry.level),
             format_size(entry.size_bytes),
             hex_short(entry.dump_id),
@@ -253,7 +253,7 @@ def _media_list(arguments: argparse.Namespace, terminal: Terminal) -> int:
         if medium.state != MEDIUM_ACTIVE:
             state = medium.state
         free = format_size(medium.capacity_bytes - medium.used_bytes) + " free" if medium.capacity_bytes else ""
-        seen = "" if each.is_here or not medium.last_seen_ns else f"last seen {format_time(medium.last_seen_ns)}"
+        seen = "" if each.is_here or not medium.last_seen_ns else f"last seen {show_time(medium.last_seen_ns)}"
         files = f"{each.file_count} files"
         size = format_size(each.stored_bytes)
         rows.append([medium.target, medium.label, state, files, size, free, each.problem or seen])

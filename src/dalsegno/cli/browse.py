@@ -18,7 +18,7 @@ from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry
 from dalsegno.terms.errors import EXIT_DONE, BadInput, NotFound
 from dalsegno.terms.sizes import format_size
-from dalsegno.terms.times import format_time
+from dalsegno.terms.times import format_time, show_time
 from dalsegno.trees.diff import Change
 
 _FORMS = {
@@ -97,7 +97,7 @@ def entry_line(path: bytes, entry: Entry) -> str:
     size = format_size(entry.size) if entry.kind in (objects.ENTRY_FILE, objects.ENTRY_SYMLINK) else "-"
     if objects.is_conflict(entry):
         size = "conflict"
-    line = f"{mode} {owner:<8} {group:<8} {size:>10}  {format_time(entry.mtime_ns)}  {show(path)}"
+    line = f"{mode} {owner:<8} {group:<8} {size:>10}  {show_time(entry.mtime_ns)}  {show(path)}"
     return f"{line} -> {show(entry.content)}" if entry.kind == objects.ENTRY_SYMLINK else line
 
 
@@ -213,7 +213,7 @@ def _versions(arguments: argparse.Namespace, terminal: Terminal) -> int:
     rows = []
     for version in found:
         entry = version.entry
-        there = [format_size(entry.size), format_time(entry.mtime_ns)] if entry is not None else ["not there", ""]
+        there = [format_size(entry.size), show_time(entry.mtime_ns)] if entry is not None else ["not there", ""]
         rows.append([_clones_between(version.first, version.last), f"{version.clone_count} clones", *there])
     terminal.result([value(version) for version in found], terminal.table(rows, right=(1, 2)))
     return EXIT_DONE

@@ -13,7 +13,7 @@ from dalsegno.cli.words import Parser
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
-from dalsegno.terms.times import format_time
+from dalsegno.terms.times import format_time, show_time
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.state import Clone
 
@@ -112,7 +112,7 @@ def _clones(arguments: argparse.Namespace, terminal: Terminal) -> int:
             rows.append(
                 [
                     f"{state.name}@{name}",
-                    format_time(clone.created_ns),
+                    show_time(clone.created_ns),
                     f"{revision.entry_count:,} files",
                     format_size(revision.total_bytes),
                     "#" + hex_short(clone.revision),
@@ -156,7 +156,7 @@ def _log(arguments: argparse.Namespace, terminal: Terminal) -> int:
             rows.append(
                 [
                     "#" + hex_short(identity),
-                    format_time(revision.created_ns),
+                    show_time(revision.created_ns),
                     format_size(revision.total_bytes),
                     show(revision.author),
                     show(revision.message),

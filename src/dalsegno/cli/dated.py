@@ -22,7 +22,7 @@ from dalsegno.host.restore import OwnerMap
 from dalsegno.terms.errors import DalError, Damaged, NotFound, Unavailable
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
-from dalsegno.terms.times import format_time, parse_time_ns
+from dalsegno.terms.times import format_time, parse_time_ns, show_time
 from dalsegno.volumes.address import Address, Resolved, plain_name
 from dalsegno.world.clock import now_ns
 
@@ -35,9 +35,9 @@ def plan_lines(plan: ChainPlan, terminal: Terminal, *, title: str) -> list[str]:
         if reading.place is None:
             where = ", ".join(f"{label}{' (NOT HERE)' if label in reading.missing else ''}" for label in reading.media)
         entry = reading.entry
-        rows.append([f"  level {entry.level}", format_time(entry.cloned_at_ns), format_size(entry.size_bytes), where])
+        rows.append([f"  level {entry.level}", show_time(entry.cloned_at_ns), format_size(entry.size_bytes), where])
     count = len(plan.readings)
-    lines = [f"{title}: the state of {format_time(plan.state.top.cloned_at_ns)}, from {count} dump{'s' * (count > 1)}"]
+    lines = [f"{title}: the state of {show_time(plan.state.top.cloned_at_ns)}, from {count} dump{'s' * (count > 1)}"]
     lines += terminal.table(rows, right=(2,))
     if plan.media:
         needed = ", ".join(f"{label} ({'insert it' if label in plan.missing else 'here'})" for label in plan.media)

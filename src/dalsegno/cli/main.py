@@ -66,7 +66,7 @@ def _help_text() -> str:
     lines = [f"  {name:<{width}}{line}" for name, (_, line, _) in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: dal [--pool PATH] [--key FILE] [--json] [-q] [-v] COMMAND ...",
+            "usage: dal [--pool PATH] [--key FILE] [--json] [--utc] [-q] [-v] COMMAND ...",
             "",
             "Volume backup: clones, dumps at levels 0-9, merge, verify, restore.",
             "",
@@ -146,12 +146,17 @@ def _run(words: list[str]) -> int:
 
     from dalsegno.cli.terminal import Terminal
     from dalsegno.cli.words import new_parser
+    from dalsegno.terms.times import set_zone
 
     module_name, line, example = COMMANDS[name]
     module = import_module(f"dalsegno.cli.{module_name}")
     parser = new_parser(name, line, example)
     getattr(module, f"add_{name}")(parser)
     arguments = parser.parse_args(rest)
+    if arguments.utc:
+        from datetime import UTC
+
+        set_zone(UTC)
     terminal = Terminal(json=arguments.json, quiet=arguments.quiet, verbose=arguments.verbose)
     _end_cleanly_on_signals()
     try:

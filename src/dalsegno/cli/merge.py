@@ -15,7 +15,7 @@ from dalsegno.dumps.plan import describe
 from dalsegno.terms.errors import EXIT_DONE, BadInput, Damaged
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
-from dalsegno.terms.times import format_time
+from dalsegno.terms.times import show_time
 
 
 def add_merge(parser: Parser) -> None:
@@ -91,7 +91,7 @@ def _inspect(arguments: argparse.Namespace, terminal: Terminal) -> int:
             )
             rows = [
                 ["lineage", describe(note, facts.dump_id)],
-                ["taken", format_time(note.taken_at_ns)],
+                ["taken", show_time(note.taken_at_ns)],
                 ["realm", hex_short(facts.realm) + (", sealed" if facts.sealed else ", not sealed")],
                 ["size", f"{format_size(facts.size_bytes)}, {facts.object_count:,} objects"],
             ]
@@ -100,7 +100,7 @@ def _inspect(arguments: argparse.Namespace, terminal: Terminal) -> int:
             rows += [
                 [
                     "carries",
-                    f"{target.clone or '-'}  #{hex_short(target.revision)}  {format_time(target.created_ns)}  "
+                    f"{target.clone or '-'}  #{hex_short(target.revision)}  {show_time(target.created_ns)}  "
                     f"{target.entry_count:,} files  {format_size(target.total_bytes)}",
                 ]
                 for target in note.targets

@@ -15,7 +15,7 @@ from dalsegno.cli.words import Parser, key_path, pool_path, read_passphrase
 from dalsegno.pool.keys import ENCRYPTIONS, write_key_file
 from dalsegno.terms.errors import EXIT_DONE, EXIT_FAILED, BadInput, NotFound
 from dalsegno.terms.sizes import GIB, format_size
-from dalsegno.terms.times import format_time, parse_duration_seconds
+from dalsegno.terms.times import format_time, parse_duration_seconds, show_time
 
 FREE_BYTES_MIN = 1 * GIB
 
@@ -137,9 +137,9 @@ def pool_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
             rows.append(
                 [
                     state.name,
-                    f"last clone {format_time(newest[1].created_ns)}" if newest else "no clone yet",
+                    f"last clone {show_time(newest[1].created_ns)}" if newest else "no clone yet",
                     f"{len(clones)} clones",
-                    f"level {dumped.level} dump {format_time(dumped.taken_at_ns)}" if dumped else "no dump",
+                    f"level {dumped.level} dump {show_time(dumped.taken_at_ns)}" if dumped else "no dump",
                     show(state.source),
                 ]
             )

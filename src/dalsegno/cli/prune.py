@@ -9,7 +9,7 @@ from dalsegno.cli.site import add_policy, coordinator, open_all, read_policy
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL
-from dalsegno.terms.times import format_time
+from dalsegno.terms.times import show_time
 from dalsegno.world.clock import now_ns
 
 
@@ -29,7 +29,7 @@ def _prune(arguments: argparse.Namespace, terminal: Terminal) -> int:
         found = plan_prune(site, states, members, now_ns=now_ns())
         result = PruneResult() if arguments.dry_run else run_prune(house, site, found)
     shown = found.removals if arguments.dry_run else result.removed
-    lines = [f"{format_time(each.received_ns)}  {removal_name(each)}" for each in shown]
+    lines = [f"{show_time(each.received_ns)}  {removal_name(each)}" for each in shown]
     for removal, text in result.waiting:
         lines.append(f"waits: {removal_name(removal)}: {text}")
     for removal, text in result.failed:

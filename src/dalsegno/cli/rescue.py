@@ -14,7 +14,7 @@ from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import key_path, pool_path, read_passphrase
 from dalsegno.pool.keys import SETTINGS_NAME
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, Refused
-from dalsegno.terms.times import format_time
+from dalsegno.terms.times import show_time
 
 
 def _policy(arguments: argparse.Namespace) -> Policy:
@@ -60,7 +60,7 @@ def restore_whole_site(arguments: argparse.Namespace, terminal: Terminal) -> int
             rows.append([each.volume, "was there already", "", f"{each.clone_count} clones", ""])
         else:
             dumps = f"{each.dump_count} dump{'s' * (each.dump_count > 1)}"
-            state = f"state of {format_time(each.state_at_ns)}"
+            state = f"state of {show_time(each.state_at_ns)}"
             rows.append([each.volume, state, f"from {dumps}", f"{each.clone_count} clones", each.source])
     failed = sum(bool(each.error) for each in result.volumes)
     known = f"{result.catalog.dump_count} dumps on {', '.join(result.catalog.media) or 'no media'}"

@@ -23,7 +23,7 @@ from dalsegno.formats.join import PORT, Join, format_join
 from dalsegno.formats.objects import UNREADABLE
 from dalsegno.replicas.tokens import RIGHTS, PoolTokens, Token, TokenStore, new_token
 from dalsegno.terms.errors import EXIT_DONE, BadInput, Conflict, DalError, Damaged, Unavailable
-from dalsegno.terms.times import format_time, parse_duration_seconds
+from dalsegno.terms.times import format_time, parse_duration_seconds, show_time
 from dalsegno.world.clock import SECOND_NS, now_ns
 from dalsegno.world.files import FileLock, write_durable
 from dalsegno.world.service import notify, share_arenas
@@ -383,14 +383,13 @@ def _token_list(arguments: argparse.Namespace, terminal: Terminal) -> int:
     now = now_ns()
     rows = []
     for token in tokens:
-        value = _token_value(token)
-        ends = f"expires {value['expires']}" if token.expires_ns else ""
+        ends = f"expires {show_time(token.expires_ns)}" if token.expires_ns else ""
         rows.append(
             [
                 token.id,
                 ",".join(token.rights),
                 ",".join(token.volumes),
-                f"used {value['used']}" if token.used_ns else "never used",
+                f"used {show_time(token.used_ns)}" if token.used_ns else "never used",
                 "expired" if token.is_expired(now_ns=now) else ends,
                 token.note,
             ]

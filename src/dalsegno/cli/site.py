@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dalsegno.actions.house import House
 from dalsegno.assembly import open_pool
+from dalsegno.backup.days import zone_of
 from dalsegno.backup.policy import Policy
 from dalsegno.backup.policy_file import find_policy, load_policy
 from dalsegno.backup.site import Site, open_site
@@ -17,6 +18,7 @@ from dalsegno.cli.door import default_realm, open_realm_house, realm_of_addresse
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import key_path, pool_path, read_passphrase
 from dalsegno.terms.errors import BadInput, Conflict, NotFound
+from dalsegno.terms.times import set_zone
 from dalsegno.world.files import FileLock, make_directory
 
 
@@ -26,8 +28,11 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
 
 
 def read_policy(arguments: argparse.Namespace) -> Policy:
-    """Return the policy that the words name."""
-    return load_policy(find_policy(arguments.policy))
+    """Return the policy that the words name; times are read and shown in its time zone from then on."""
+    policy = load_policy(find_policy(arguments.policy))
+    if not arguments.utc:
+        set_zone(zone_of(policy))
+    return policy
 
 
 def policy_if_any(arguments: argparse.Namespace) -> Path | None:

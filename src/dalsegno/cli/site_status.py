@@ -14,7 +14,7 @@ from dalsegno.cli.site import open_all, read_policy
 from dalsegno.cli.status import paint
 from dalsegno.cli.terminal import Terminal
 from dalsegno.terms.errors import EXIT_DONE, DalError
-from dalsegno.terms.times import SECOND_NS, format_time
+from dalsegno.terms.times import SECOND_NS, format_time, show_time
 from dalsegno.world.clock import now_ns
 from dalsegno.world.files import write_durable
 
@@ -84,8 +84,8 @@ def _lines(site: Site, found: SiteStatus, wanted: list[str], terminal: Terminal,
     if run is None:
         lines.append("no run yet: `dal backup --set all`")
     else:
-        ended = f"ended {format_time(run.ended_ns)}" if run.ended_ns else "not ended: it goes on, or was killed"
-        lines.append(f"last run: began {format_time(run.started_ns)}, {ended}")
+        ended = f"ended {show_time(run.ended_ns)}" if run.ended_ns else "not ended: it goes on, or was killed"
+        lines.append(f"last run: began {show_time(run.started_ns)}, {ended}")
     if found.open_job_count:
         lines.append(f"{found.open_job_count} volumes were begun and not ended: the next run goes on with them")
     return lines
@@ -100,7 +100,7 @@ def _row(site: Site, volume: VolumeStatus, *, at_ns: int) -> list[str]:
     coming = "" if volume.next_day is None else "today" if volume.next_day <= today else day_name(volume.next_day)
     return [
         f"  {volume.volume}",
-        format_time(last.taken_at_ns) if last is not None else "none",
+        show_time(last.taken_at_ns) if last is not None else "none",
         age_words(at_ns - last.taken_at_ns) if last is not None else "",
         str(last.level) if last is not None else "",
         f"{volume.target_count} of {volume.targets_wanted}",

@@ -14,7 +14,7 @@ from dalsegno.cli.words import Parser
 from dalsegno.terms.errors import EXIT_DONE, NotFound, Refused
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
-from dalsegno.terms.times import format_time
+from dalsegno.terms.times import format_time, show_time
 from dalsegno.volumes.state import DumpRecord, VolumeState
 
 
@@ -85,7 +85,7 @@ def volume_lines(state: VolumeState, terminal: Terminal) -> list[str]:
         ["name", state.name],
         ["id", state.id.hex()],
         ["kind", state.kind + (f", follows {show(state.source)}" if state.source else "")],
-        ["created", format_time(state.created_ns)],
+        ["created", show_time(state.created_ns)],
         ["head", "#" + hex_short(state.head) if state.head else "empty"],
         *_replica_rows(state),
         ["clones", str(len(state.clones))],
@@ -99,7 +99,7 @@ def volume_lines(state: VolumeState, terminal: Terminal) -> list[str]:
                 [
                     f"  level {record.level}",
                     hex_short(record.dump_id),
-                    format_time(record.taken_at_ns),
+                    show_time(record.taken_at_ns),
                     format_size(record.size_bytes),
                     f"on {hex_short(record.base_dump)}" if record.base_dump else "full",
                     record.path,

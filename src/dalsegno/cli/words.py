@@ -30,6 +30,7 @@ def new_parser(name: str, line: str, example: str) -> Parser:
     parser.add_argument("--pool", dest="pool_path", metavar="PATH", help="the pool (else DAL_POOL, else your own)")
     parser.add_argument("--key", dest="key_path", metavar="FILE", help="the pool's key file (else DAL_KEY)")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--utc", action="store_true", help="read and show times in UTC, not in the local time zone")
     parser.add_argument("-q", "--quiet", action="store_true", help="print only results and errors")
     parser.add_argument("-v", "--verbose", action="store_true", help="print more")
     return parser

@@ -13,7 +13,7 @@ from dalsegno.formats.pack import DumpNote, DumpTarget
 from dalsegno.pool.contract import Source
 from dalsegno.terms.errors import BadInput, NotFound, Refused
 from dalsegno.terms.ids import hex_short
-from dalsegno.terms.times import format_time
+from dalsegno.terms.times import show_time
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.state import DumpRecord, VolumeState
 
@@ -78,7 +78,7 @@ def plan_dump(
         except NotFound:
             raise Refused(
                 f"volume {state.name!r}: the base of level {level}, dump {hex_short(base.dump_id)} of "
-                f"{format_time(base.taken_at_ns)}, is no longer in the pool; make a level 0 dump"
+                f"{show_time(base.taken_at_ns)}, is no longer in the pool; make a level 0 dump"
             ) from None
     carried = []
     for clone, revision_id in targets:

@@ -17,7 +17,7 @@ from dalsegno.replicas.transfer import cut_groups, fetch, read_rows, row_ids, ro
 from dalsegno.terms.errors import Conflict, DalError, Damaged, NotFound, Unavailable
 from dalsegno.terms.events import Progress, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES, hex_short
-from dalsegno.terms.times import format_time
+from dalsegno.terms.times import show_time
 from dalsegno.volumes import leases
 from dalsegno.volumes.state import Clone, VolumeState
 
@@ -84,7 +84,7 @@ def _compare_answers(look: Look, *, now_ns: int) -> Iterator[Difference]:
             )
         lease = leases.held(state, now_ns=now_ns)
         if lease is not None:
-            text = f"frozen by {lease.owner} until {format_time(lease.until_ns)}"
+            text = f"frozen by {lease.owner} until {show_time(lease.until_ns)}"
             yield Difference(server=name, about=FROZEN, text=text)
 
 
@@ -126,7 +126,7 @@ def _compare_clones(look: Look) -> Iterator[Difference]:
 
 
 def _tell(clone: Clone) -> str:
-    return f"{hex_short(clone.revision)} of {format_time(clone.created_ns)}"
+    return f"{hex_short(clone.revision)} of {show_time(clone.created_ns)}"
 
 
 def _short(head: bytes) -> str:

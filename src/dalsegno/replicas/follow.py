@@ -26,7 +26,7 @@ from dalsegno.replicas.transfer import Transferred, fetch, read_rows, row_ids, r
 from dalsegno.terms.errors import Conflict, DalError, Diverged, Full, Moved, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Note, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
-from dalsegno.terms.times import SECOND_NS, format_time
+from dalsegno.terms.times import SECOND_NS, time_name
 from dalsegno.volumes.state import STANDBY, WRITER, Clone, ReplicaSet, VolumeState
 
 WATCH_SECONDS: Final = 20.0
@@ -407,7 +407,7 @@ def promote(
         kept = ""
         if away and here.head:
             now_ns = clock()
-            kept = f"before-promotion-{format_time(now_ns)}"
+            kept = f"before-promotion-{time_name(now_ns)}"
             target.clone(volume, kept, Clone(revision=here.head, created_ns=now_ns, automatic=True))
         deaf: list[str] = []
         try:

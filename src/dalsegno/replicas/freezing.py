@@ -7,7 +7,7 @@ from dalsegno.replicas.catchup import FROZEN_PAUSE_SECONDS, ROUNDS_MAX, Tally, b
 from dalsegno.replicas.histories import kept
 from dalsegno.replicas.reach import Look, Reach, list_errors, shared_kind
 from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, NoAccess, Refused, Unavailable
-from dalsegno.terms.times import format_time
+from dalsegno.terms.times import time_name
 from dalsegno.volumes.state import Clone, VolumeState
 from dalsegno.volumes.store import check_clone_name
 
@@ -82,7 +82,7 @@ def _settle_clone(reach: Reach, look: Look, name: str | None, created_ns: int | 
             for earlier in state.uncloned.get(name, ()):
                 created_ns = max(created_ns, earlier.created_ns + 1)
         return name, created_ns
-    wanted = format_time(created_ns)
+    wanted = time_name(created_ns)
     free, number = wanted, 2
     while free in taken:
         free, number = f"{wanted}-{number}", number + 1

@@ -16,7 +16,7 @@ from dalsegno.replicas.transfer import Transferred
 from dalsegno.terms.errors import Conflict, DalError, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Note, Report, silent
 from dalsegno.terms.ids import hex_short
-from dalsegno.terms.times import format_time
+from dalsegno.terms.times import show_time
 from dalsegno.volumes.state import READER, Release, ReplicaSet, VolumeState
 from dalsegno.world.workers import Workers
 
@@ -129,7 +129,7 @@ def pull(
     origin = next(iter(states.values()))
     replicas = newest_set(states.values())
     if not sources or replicas is None:
-        raise Unavailable(f"{volume}: no server that answers has the release of {format_time(known.released_ns)} whole")
+        raise Unavailable(f"{volume}: no server that answers has the release of {show_time(known.released_ns)} whole")
     before = look(volume, [reader])[reader.name]
     return _bring_up(
         volume,

@@ -1,7 +1,7 @@
 """Times as people write them. Instants are integers: nanoseconds since 1970 UTC."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 
 from dalsegno.terms.errors import BadInput
 
@@ -9,8 +9,22 @@ SECOND_NS = 1_000_000_000
 TIME_NS_MIN = -62_135_596_800 * SECOND_NS
 TIME_NS_MAX = 253_402_300_799 * SECOND_NS
 # The years 1 to 9999: what lies beyond means the nearest of these.
+TIMES_KNOWN = "2026-11-21, 2026-11-21T02:00, yesterday, monday, 3d (three days ago), now"
+"""Examples of what `parse_time_ns` understands, for messages."""
 _AGO = re.compile(r"^(\d+)(s|m|h|d|w)$")
 _AGO_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_DATE = re.compile(r"^\d{4}(-?)\d\d\1\d\d$")
+_CLOCK = re.compile(r"[T ](\d\d)(?::?(\d\d)(?::?(\d\d)([.,]\d+)?)?)?(?:Z|[+-][\d:]+)?$")
+_UNITS = (timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1), timedelta(0))
+
+_zone: tzinfo | None = None
+
+
+def set_zone(zone: tzinfo | None) -> None:
+    """Choose the time zone in which this process reads and shows times; None is the machine's (or TZ's)."""
+    global _zone
+    _zone = zone
 
 
 def parse_duration_seconds(text: str) -> int:
@@ -24,30 +38,71 @@ def parse_duration_seconds(text: str) -> int:
 def parse_time_ns(text: str, *, now_ns: int) -> int | None:
     """Return the instant that `text` names, or None when it is not a time.
 
-    A date alone means its end, so that `home@2026-11-21` is the newest clone of that day. Times without zone are local.
+    Whatever is named means its end, so that `home@2026-11-21` is the newest clone of that day, and a time as
+    `show_time` writes it finds the clone that was made within that second. A day of the week is the last such day,
+    today included. Times without zone are in the zone that `set_zone` chose.
     """
     ago = _AGO.match(text)
     if ago is not None:
         return max(TIME_NS_MIN, now_ns - parse_duration_seconds(text) * SECOND_NS)
-    day = {"today": 0, "yesterday": 1}.get(text)
-    local_now = datetime.fromtimestamp(now_ns / SECOND_NS).astimezone()
-    if day is not None:
-        moment = local_now.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=day - 1)
-        return int(moment.timestamp()) * SECOND_NS - 1
+    if text == "now":
+        return now_ns
+    try:
+        day = _named_day(text, now_ns) or (date.fromisoformat(text) if _DATE.match(text) else None)
+    except ValueError:
+        return None
+    return _end_ns(datetime.combine(day, time()), timedelta(days=1)) if day is not None else _parse_moment(text)
+
+
+def _named_day(text: str, now_ns: int) -> date | None:
+    today = _local(now_ns).date()
+    if text in ("today", "yesterday"):
+        return today - timedelta(days=text == "yesterday")
+    if text in _WEEKDAYS:
+        return today - timedelta(days=(today.weekday() - _WEEKDAYS.index(text)) % 7)
+    return None
+
+
+def _parse_moment(text: str) -> int | None:
+    clock = _CLOCK.search(text)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return None
+    if clock is None:
+        return None
+    given = sum(part is not None for part in clock.groups())
+    return _end_ns(moment, _UNITS[given - 1])
+
+
+def _end_ns(moment: datetime, unit: timedelta) -> int:
+    """Return the last nanosecond of the day, hour, minute or second that begins at `moment`; of none, `moment`."""
     try:
-        if moment.tzinfo is None:
-            moment = moment.astimezone()
-        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
-            return int((moment + timedelta(days=1)).timestamp()) * SECOND_NS - 1
-        return int(moment.timestamp()) * SECOND_NS + moment.microsecond * 1000
+        end = moment + unit
+        if end.tzinfo is None:
+            end = end.replace(tzinfo=_zone) if _zone is not None else end.astimezone()
+        end_ns = int(end.replace(microsecond=0).timestamp()) * SECOND_NS + end.microsecond * 1000
     except (ValueError, OverflowError):
         return TIME_NS_MIN if moment.year == 1 else TIME_NS_MAX
+    return end_ns - 1 if unit else end_ns
+
+
+def _local(at_ns: int) -> datetime:
+    return datetime.fromtimestamp(at_ns // SECOND_NS, UTC).astimezone(_zone)
 
 
 def format_time(at_ns: int) -> str:
-    """Return an instant as `2026-11-21T02:00:00Z`."""
+    """Return an instant as `2026-11-21T02:00:00Z`, for programs and files."""
     return datetime.fromtimestamp(at_ns // SECOND_NS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def show_time(at_ns: int) -> str:
+    """Return an instant as people read it, `2026-11-21T03:00:00+01:00`: in their zone, and with the offset, so that it
+    means the same wherever it is typed again; `Z` in a zone that is at UTC."""
+    return _local(at_ns).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def time_name(at_ns: int) -> str:
+    """Return a name made of an instant, `2026-11-21T020000Z`: it sorts by time, and has no colon, which FAT and SMB
+    refuse in names and rsync, scp and tar take for the end of a host's name."""
+    return datetime.fromtimestamp(at_ns // SECOND_NS, UTC).strftime("%Y-%m-%dT%H%M%SZ")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import BadInput, NotFound
-from dalsegno.terms.times import format_time, parse_time_ns
+from dalsegno.terms.times import TIMES_KNOWN, parse_time_ns, show_time
 from dalsegno.volumes.state import VolumeState
 from dalsegno.volumes.store import Volumes
 
@@ -67,14 +67,22 @@ def resolve(pool: Pool, volumes: Volumes, address: Address, *, now_ns: int) -> R
         return Resolved(state=state, revision=state.clones[selector].revision, clone=selector, path=address.path)
     at_ns = parse_time_ns(selector, now_ns=now_ns)
     if at_ns is None:
-        raise NotFound(f"no clone {state.name}@{selector}: `dal clones {state.name}` shows what there is")
+        raise no_clone(state.name, selector)
     older = [(clone.created_ns, name) for name, clone in state.clones.items() if clone.created_ns <= at_ns]
     if not older:
         oldest = min(((clone.created_ns, name) for name, clone in state.clones.items()), default=None)
         what = f"the oldest is {state.name}@{oldest[1]}" if oldest else "it has no clones"
-        raise NotFound(f"{state.name}@{selector}: no clone at or before {format_time(at_ns)}; {what}")
+        raise NotFound(f"{state.name}@{selector}: no clone at or before {show_time(at_ns)}; {what}")
     name = max(older)[1]
     return Resolved(state=state, revision=state.clones[name].revision, clone=name, path=address.path)
+
+
+def no_clone(volume: str, selector: str) -> NotFound:
+    """Return what to say of a selector that is neither a clone's name nor a time."""
+    return NotFound(
+        f"no clone {volume}@{selector}, and {selector!r} is not a time either (times are like {TIMES_KNOWN}): "
+        f"`dal clones {volume}` shows what there is"
+    )
 
 
 def _volume_of(volumes: Volumes, address: Address) -> tuple[VolumeState, str]:

@@ -7,7 +7,7 @@ volume's state, so that a commit and a freeze can never both win.
 import msgspec
 
 from dalsegno.terms.errors import Conflict
-from dalsegno.terms.times import SECOND_NS, format_time
+from dalsegno.terms.times import SECOND_NS, show_time
 from dalsegno.volumes.state import Lease, VolumeState
 
 LEASE_SECONDS_MAX = 3600
@@ -45,4 +45,4 @@ def require_thawed(state: VolumeState, *, now_ns: int) -> None:
 
 
 def _frozen(state: VolumeState, lease: Lease) -> str:
-    return f"volume {state.name!r} is frozen by {lease.owner} until {format_time(lease.until_ns)}: try again then"
+    return f"volume {state.name!r} is frozen by {lease.owner} until {show_time(lease.until_ns)}: try again then"

@@ -11,7 +11,7 @@ from dalsegno.formats.objects import Revision
 from dalsegno.pool.pool import Pool, PoolWriter
 from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, NotFound, Refused
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
-from dalsegno.terms.times import SECOND_NS, format_time
+from dalsegno.terms.times import SECOND_NS, time_name
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.ancestry import between, find_revision
 from dalsegno.volumes.leases import require_thawed
@@ -208,7 +208,7 @@ class Volumes:
         chosen: list[tuple[str, Clone]] = []
 
         def change(current: VolumeState) -> VolumeState:
-            wanted = clone_name or _free_name(format_time(now_ns), current.clones)
+            wanted = clone_name or _free_name(time_name(now_ns), current.clones)
             if wanted in current.clones:
                 raise AlreadyThere(f"clone {name}@{wanted} exists already: choose another name, or unclone it first")
             clone = Clone(
