@@ -196,3 +196,17 @@ e.f = { g = 1 }
         ("t", "u.v", "e"): 9,
         ("t", "u.v", "e", "f"): 9,
     }
+
+
+def test_command_line_of_a_shell_finds_the_file_in_its_environment(tmp_path: Path) -> None:
+    """Kind: a checker refuses what a guide says."""
+    path = tmp_path / "site.toml"
+    path.write_text(
+        '[targets.tar]\nkind = "command"\n'
+        'store = "sh -c \'tar -cPf \\"/mnt/$DAL_NAME.tar\\" \\"$DAL_FILE\\"\'"\n'
+        "fetch = \"sh -c 'tar -xOf /mnt/$DAL_NAME.tar > $DAL_FILE'\"\n"
+        '[sets.all]\nvolumes = ["*"]\ntargets = ["tar"]\n'
+    )
+    assert examine_policy(path)[1] == []
+    path.write_text(path.read_text().replace("$DAL_FILE", "/tmp/x"))
+    assert [problem.key for problem in examine_policy(path)[1]] == ["targets.tar.store", "targets.tar.fetch"]

@@ -110,6 +110,22 @@ def test_a_lost_disk_and_two_ways_on(site) -> None:
     assert "lost" in admin.text("media", "list")
 
 
+def test_medium_that_was_said_to_be_lost_is_not_written_to_until_it_is_found(site) -> None:
+    """Kind: what a person said of a thing is forgotten as soon as the thing shows up again."""
+    admin, _ = site
+    assert "`dal media found week-1` takes it back" in admin.text("media", "lost", "week-1")
+    before = tree(admin.home / "disk1")
+    told = admin.run("archive", "--target", "disks", code=(3, 4))
+    assert b"`dal media found week-1`" in told.stdout + told.stderr and tree(admin.home / "disk1") == before
+    assert "lost" in admin.text("media", "list") and "disks: week-1 (missing)" in admin.text("history")
+    assert ": disks: week-1 (missing)\n" in admin.text("archive", "--dry-run")
+    assert "no medium 'week-9'" in admin.error("media", "found", "week-9", code=6)
+    admin.run("media", "found", "week-1")
+    assert "nobody said that it is lost" in admin.error("media", "found", "week-1", code=4)
+    assert admin.text("catalog", "check") == "catalog and media agree\n"
+    assert admin.text("archive", "--dry-run") == "every dump is where it should be\n"
+
+
 def test_what_was_lost_is_archived_again_from_what_is_left(site) -> None:
     admin, seen = site
     assert admin.text("archive", "--dry-run") == "every dump is where it should be\n"

@@ -14,9 +14,11 @@ from dalsegno.backup.media import scanned_whole
 from dalsegno.backup.policy import TargetPolicy
 from dalsegno.backup.records import (
     GOOD,
+    MEDIUM_ACTIVE,
     MEDIUM_LOST,
     MISSING,
     SPOOL_TARGET,
+    UNKNOWN,
     Copy,
     DumpEntry,
     Earlier,
@@ -27,7 +29,7 @@ from dalsegno.backup.records import (
 from dalsegno.backup.site import Site
 from dalsegno.backup.targets import Incomplete
 from dalsegno.chunks.realm import Realm
-from dalsegno.terms.errors import BadInput, DalError, NotFound
+from dalsegno.terms.errors import BadInput, DalError, NotFound, Refused
 from dalsegno.terms.events import Note, Report, silent
 from dalsegno.world.clock import now_ns
 
@@ -270,6 +272,19 @@ def lose_medium(site: Site, label: str) -> list[DumpEntry]:
     return lost
 
 
+def find_medium(site: Site, label: str) -> int:
+    """Take back a medium that was said to be lost: return how many of its files count again, once they are checked."""
+    medium = site.catalog.get_medium(label)
+    if medium is None:
+        raise NotFound(f"no medium {label!r} in the catalog: `dal media list` shows what there is")
+    if medium.state != MEDIUM_LOST:
+        raise Refused(f"medium {label!r}: nobody said that it is lost")
+    copies = [copy for copy in site.catalog.copies_on(label) if copy.verdict == MISSING]
+    site.catalog.put_copies([replace(copy, verdict=UNKNOWN) for copy in copies])
+    site.catalog.put_medium(replace(medium, state=MEDIUM_ACTIVE))
+    return len(copies)
+
+
 def copies_text(copies: Iterable[Copy]) -> list[str]:
     """Return where a dump is, in words: `disks: week-1`, `grid: 5 of 5 shares (3 needed)`."""
     words = []
@@ -287,5 +302,6 @@ def copies_text(copies: Iterable[Copy]) -> list[str]:
         elif usable and usable[0].verdict == GOOD:
             words.append(target if target == first.medium else f"{target}: {labels}")
         else:
-            words.append(f"{target}: {first.medium} ({first.verdict or 'not checked'})")
+            place = target if target == first.medium else f"{target}: {first.medium}"
+            words.append(f"{place} ({first.verdict or 'not checked'})")
     return words

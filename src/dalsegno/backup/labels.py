@@ -1,6 +1,6 @@
 """Labels: which medium is in which place. A directory without a label is never written to: nothing may be mounted."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,6 +21,8 @@ class Mounted:
 
     path: Path
     label: Label
+    is_lost: bool = False
+    """Somebody said that it is gone for good, and here it is: nothing on it counts, and nothing is written to it."""
 
 
 def read_label(path: Path) -> Label | None:
@@ -58,17 +60,20 @@ def belongs(label: Label, *, target: str, kind: str, patterns: Sequence[str]) ->
 
 
 def look(
-    paths: Iterable[Path], *, target: str, kind: str, patterns: Sequence[str]
+    paths: Iterable[Path], *, target: str, kind: str, patterns: Sequence[str], lost: Collection[str] = ()
 ) -> tuple[list[Mounted], list[Mounted]]:
-    """Return the media in these places: those of the target, and strangers. A medium seen twice counts once."""
+    """Return the media in these places: those of the target, and strangers. A medium seen twice counts once.
+
+    `lost`: ids of media, in hexadecimal, that were said to be gone for good: strangers, too.
+    """
     ours: dict[str, Mounted] = {}
     strangers = []
     for path in paths:
         label = read_label(path)
         if label is None:
             continue
-        mounted = Mounted(path=path, label=label)
-        if not belongs(label, target=target, kind=kind, patterns=patterns):
+        mounted = Mounted(path=path, label=label, is_lost=label.id in lost)
+        if mounted.is_lost or not belongs(label, target=target, kind=kind, patterns=patterns):
             strangers.append(mounted)
             continue
         known = ours.setdefault(label.label, mounted)
@@ -94,4 +99,6 @@ def require_same(mounted: Mounted) -> None:
 def wrong_medium(strangers: Sequence[Mounted], *, wanted: str) -> Refused:
     """Return the refusal of a place that holds another medium than the wanted one; it names both."""
     there = ", ".join(f"{each.label.label!r} of target {each.label.target!r} at {each.path}" for each in strangers)
-    return Refused(f"wrong medium: there is {there}; wanted is {wanted}")
+    lost = [each.label.label for each in strangers if each.is_lost]
+    back = f"; `dal media found {lost[0]}` takes back what was said to be lost" if lost else ""
+    return Refused(f"wrong medium: there is {there}; wanted is {wanted}{back}")

@@ -5,7 +5,7 @@ docs/formats/media.md says what is on a disk. What goes where is decided by `pla
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
@@ -128,16 +128,25 @@ class DirectoryTarget:
 
     kind = "directory"
 
-    def __init__(self, settings: DirectorySettings, *, ask: Ask | None = None, pace: Pace = no_pace) -> None:
+    def __init__(
+        self, settings: DirectorySettings, *, ask: Ask | None = None, pace: Pace = no_pace, lost: Collection[str] = ()
+    ) -> None:
         self.name = settings.name
         self._settings = settings
         self._ask = ask
         self._pace = pace
+        self._lost = lost
 
     # Which media are here
 
     def _look(self) -> tuple[dict[str, Mounted], list[Mounted]]:
-        ours, strangers = look(self._settings.paths, target=self.name, kind=self.kind, patterns=self._settings.labels)
+        ours, strangers = look(
+            self._settings.paths,
+            target=self.name,
+            kind=self.kind,
+            patterns=self._settings.labels,
+            lost=self._lost,
+        )
         return {each.label.label: each for each in ours}, strangers
 
     def _free_bytes(self, mounted: Mounted) -> int:

@@ -374,8 +374,9 @@ def _read_target(name: str, table: _Table) -> TargetPolicy:
             list=table.text("list"),
         )
         for word, line in (("store", target.store), ("fetch", target.fetch)):
-            if "{file}" not in line:
-                table.add(word, f'expected a command line with {{file}}, for example "{_COMMAND_EXAMPLES[word]}"')
+            if "{file}" not in line and "DAL_FILE" not in line:
+                text = f'expected a command line with {{file}}, for example "{_COMMAND_EXAMPLES[word]}"'
+                table.add(word, f"{text}, or one for `sh -c` with $DAL_FILE")
     elif not target.paths:
         table.add("paths", "expected at least one directory")
     if target.kind == "directory":

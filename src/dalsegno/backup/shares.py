@@ -6,7 +6,7 @@ wherever the others are damaged. docs/formats/media.md, "Shares".
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, Protocol
@@ -167,14 +167,21 @@ class SharesTarget:
 
     kind = "shares"
 
-    def __init__(self, settings: SharesSettings, *, pace: Pace = no_pace) -> None:
+    def __init__(self, settings: SharesSettings, *, pace: Pace = no_pace, lost: Collection[str] = ()) -> None:
         assert 1 <= settings.k <= settings.n
         self.name = settings.name
         self._settings = settings
         self._pace = pace
+        self._lost = lost
 
     def _look(self) -> list[Mounted]:
-        ours, strangers = look(self._settings.paths, target=self.name, kind=self.kind, patterns=self._settings.labels)
+        ours, strangers = look(
+            self._settings.paths,
+            target=self.name,
+            kind=self.kind,
+            patterns=self._settings.labels,
+            lost=self._lost,
+        )
         if strangers and len(ours) < self._settings.k:
             raise wrong_medium(strangers, wanted=f"a directory of shares of target {self.name!r}")
         return ours

@@ -1,6 +1,6 @@
 """A site: what a policy names, open: the catalog, the spool and the targets."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -12,18 +12,24 @@ from dalsegno.backup.media import DirectoryTarget
 from dalsegno.backup.pace import Bandwidth
 from dalsegno.backup.parts import Pace, no_pace
 from dalsegno.backup.policy import Policy, TargetPolicy
+from dalsegno.backup.records import MEDIUM_LOST
 from dalsegno.backup.shares import SharesTarget
 from dalsegno.backup.spool import Spool
 from dalsegno.backup.targets import Ask, Target
 from dalsegno.terms.errors import NotFound
 
 
-def open_target(policy: TargetPolicy, *, scratch: Path, ask: Ask | None = None, pace: Pace = no_pace) -> Target:
-    """Return the target that a policy describes. `ask` is for a terminal: a person is asked for media."""
+def open_target(
+    policy: TargetPolicy, *, scratch: Path, ask: Ask | None = None, pace: Pace = no_pace, lost: Collection[str] = ()
+) -> Target:
+    """Return the target that a policy describes. `ask` is for a terminal: a person is asked for media.
+
+    `lost`: ids of media, in hexadecimal, that were said to be gone for good; where they are they are left alone.
+    """
     if policy.kind == "directory":
-        return DirectoryTarget(policy, ask=ask, pace=pace)
+        return DirectoryTarget(policy, ask=ask, pace=pace, lost=lost)
     if policy.kind == "shares":
-        return SharesTarget(policy, pace=pace)
+        return SharesTarget(policy, pace=pace, lost=lost)
     return CommandTarget(policy, scratch=scratch)
 
 
@@ -61,8 +67,10 @@ def open_site(policy: Policy, *, ask: Ask | None = None, create: bool = True) ->
     limit = policy.limits.bandwidth_bytes
     pace: Pace = Bandwidth(limit) if limit else no_pace
     spool = Spool(policy.spool.path, bytes_max=policy.spool.max_bytes)
+    catalog = Catalog.open(policy.catalog_url, create=create)
+    lost = {medium.id.hex() for medium in catalog.media() if medium.state == MEDIUM_LOST and medium.id}
     targets = {
-        name: open_target(target, scratch=policy.spool.path / "scratch", ask=ask, pace=pace)
+        name: open_target(target, scratch=policy.spool.path / "scratch", ask=ask, pace=pace, lost=lost)
         for name, target in policy.targets.items()
     }
-    return Site(policy=policy, catalog=Catalog.open(policy.catalog_url, create=create), spool=spool, targets=targets)
+    return Site(policy=policy, catalog=catalog, spool=spool, targets=targets)

@@ -16,6 +16,7 @@ from dalsegno.cli.dated import plan_lines, plan_value
 from dalsegno.cli.site import add_policy, asker, open_all, read_policy
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser
+from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, Damaged, NotFound
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
@@ -52,7 +53,7 @@ def add_history(parser: Parser) -> None:
 
 def add_media(parser: Parser) -> None:
     """Say what `dal media` understands."""
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|label|lost")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|label|lost|found")
     verbs.add_parser("list", help="show all media", epilog="example: dal media list").set_defaults(run=_media_list)
     label = verbs.add_parser(
         "label", help="label a new medium", epilog="example: dal media label /mnt/a week-1 --target disks"
@@ -64,6 +65,11 @@ def add_media(parser: Parser) -> None:
     lost = verbs.add_parser("lost", help="say that a medium is gone for good", epilog="example: dal media lost week-1")
     lost.add_argument("label", metavar="LABEL")
     lost.set_defaults(run=_media_lost)
+    found = verbs.add_parser(
+        "found", help="take back a medium that was said to be lost", epilog="example: dal media found week-1"
+    )
+    found.add_argument("label", metavar="LABEL")
+    found.set_defaults(run=_media_found)
     _add_globals(parser, verbs.choices.values())
 
 
@@ -97,7 +103,7 @@ def _site(arguments: argparse.Namespace, terminal: Terminal, *, create: bool = T
 
 
 def _title(entry: DumpEntry) -> str:
-    return f"{entry.volume_name} level {entry.level} of {show_time(entry.cloned_at_ns)}"
+    return f"{entry.volume_name} level {entry.level} of {show_time(entry.taken_at_ns)}"
 
 
 def copy_value(copy: Copy) -> dict[str, Any]:
@@ -184,8 +190,7 @@ def _archive(arguments: argparse.Namespace, terminal: Terminal) -> int:
         if not arguments.dry_run:
             return _archived(actions.archive_wanted(site, wanted, report=terminal.report), terminal)
     lines = [
-        f"{_title(each.entry)}: {each.target}: "
-        + ("; ".join(copies_text(each.copies)) if each.copies else "not there yet")
+        f"{_title(each.entry)}: " + ("; ".join(copies_text(each.copies)) or f"{each.target}: not there yet")
         for each in wanted
     ]
     value = [{**entry_value(each.entry), "target": each.target} for each in wanted]
@@ -226,8 +231,9 @@ def _history(arguments: argparse.Namespace, terminal: Terminal) -> int:
     rows = [
         [
             entry.volume_name,
-            show_time(entry.cloned_at_ns),
+            show_time(entry.taken_at_ns),
             str(entry.level),
+            show_time(entry.cloned_at_ns),
             format_size(entry.size_bytes),
             hex_short(entry.dump_id),
             "; ".join(copies_text(copies.get(entry.dump_id, []))) or "no copy",
@@ -238,8 +244,8 @@ def _history(arguments: argparse.Namespace, terminal: Terminal) -> int:
         {**entry_value(entry), "copies": [copy_value(copy) for copy in copies.get(entry.dump_id, [])]}
         for entry in entries
     ]
-    head = [["volume", "state of", "level", "size", "dump", "copies"]] if rows else []
-    terminal.result(value, terminal.table([*head, *rows], right=(2, 3)) or ["no dump yet"])
+    head = [["volume", "dumped", "level", "state of", "size", "dump", "copies"]] if rows else []
+    terminal.result(value, terminal.table([*head, *rows], right=(2, 4)) or ["no dump yet"])
     return EXIT_DONE
 
 
@@ -254,7 +260,7 @@ def _media_list(arguments: argparse.Namespace, terminal: Terminal) -> int:
             state = medium.state
         free = format_size(medium.capacity_bytes - medium.used_bytes) + " free" if medium.capacity_bytes else ""
         seen = "" if each.is_here or not medium.last_seen_ns else f"last seen {show_time(medium.last_seen_ns)}"
-        files = f"{each.file_count} files"
+        files = count_of(each.file_count, "file")
         size = format_size(each.stored_bytes)
         rows.append([medium.target, medium.label, state, files, size, free, each.problem or seen])
     value = [
@@ -291,19 +297,32 @@ def _media_label(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def _media_lost(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with _site(arguments, terminal) as site:
+        here = any(medium.label == arguments.label for target in site.targets.values() for medium in target.present())
         lost = actions.lose_medium(site, arguments.label)
-    lines = [f"medium {arguments.label!r} is lost: nothing on it counts any more"]
+    lines = [f"medium {arguments.label!r} is lost: nothing on it counts any more, and nothing is written to it"]
+    if here:
+        lines.append(f"it is still in its place: `dal media found {arguments.label}` takes it back")
     lines += [f"  gone for good: {_title(entry)}" for entry in lost]
-    lines.append("`dal archive` makes the other dumps' copies again")
-    terminal.result({"label": arguments.label, "lost": [entry_value(entry) for entry in lost]}, lines)
+    lines.append("`dal archive` makes new copies of the other dumps that were on it")
+    value = {"label": arguments.label, "is_here": here, "lost": [entry_value(entry) for entry in lost]}
+    terminal.result(value, lines)
     return EXIT_PARTIAL if lost else EXIT_DONE
+
+
+def _media_found(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with _site(arguments, terminal) as site:
+        file_count = actions.find_medium(site, arguments.label)
+    files = count_of(file_count, "file")
+    lines = [f"medium {arguments.label!r} is back, with {files}: `dal catalog check` looks at them"]
+    terminal.result({"label": arguments.label, "files": file_count}, [] if terminal.quiet else lines)
+    return EXIT_DONE
 
 
 def _catalog_rebuild(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_all(arguments, terminal, read_policy(arguments)) as (house, site):
         result = catalog_actions.rebuild(site, house.pool.realm, add=arguments.add, report=terminal.report)
     lines = [
-        f"the catalog knows {result.dump_count} dumps in {result.copy_count} files, "
+        f"the catalog knows {count_of(result.dump_count, 'dump')} in {count_of(result.copy_count, 'file')}, "
         f"on {', '.join(result.media) or 'no media'}"
     ]
     lines += [f"  left out: {text}" for text in result.unreadable]
