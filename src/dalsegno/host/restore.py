@@ -22,12 +22,14 @@ from dalsegno.formats.objects import Entry, Revision
 from dalsegno.host import attributes
 from dalsegno.host.batch import Batch, BatchResult, write_batch
 from dalsegno.host.descent import DIRECTORY_FLAGS, Descent, remove_tree
+from dalsegno.host.links import INODE_UNKNOWN, FirstNames
 from dalsegno.pool.contract import Source
 from dalsegno.terms.errors import BadInput, Conflict, DalError, Damaged, Full, NotFound, Refused
 from dalsegno.terms.events import Note, Progress, Report, silent
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.sizes import MIB
-from dalsegno.trees.read import entry_xattrs, iterate_content, iterate_directory, lookup, resolve_link
+from dalsegno.trees.links import LinksTable
+from dalsegno.trees.read import entry_xattrs, iterate_content, iterate_directory, lookup
 from dalsegno.world.chance import random_bytes
 from dalsegno.world.files import durable_step, is_rehearsal
 from dalsegno.world.workers import Workers
@@ -213,9 +215,8 @@ class _Restore:
         self.temporary = TEMPORARY_PREFIX + random_bytes(8).hex().encode()
         self.device = 0
         self.way = Descent(-1)
-        # Hard links: node -> (path of the first name, inode); inode -> node for those met in place.
-        self.links: dict[int, tuple[bytes, int]] = {}
-        self.link_inodes: dict[int, int] = {}
+        self.links = LinksTable(source, revision.links)
+        self.first_names = FirstNames()
         self.links_failed: set[int] = set()
         # Contents of the directories on the way down: one that contains itself would never end.
         self.above: set[bytes] = set()
@@ -581,23 +582,21 @@ class _Restore:
         if link:
             if link in self.links_failed:
                 raise Damaged("the file that this is a name of could not be restored")
-            known = self.links.get(link)
-            if known is not None:
-                if stat is not None and stat.st_ino == known[1] and stat.st_dev == self.device:
+            row = self.first_names.find(link)
+            if row is not None:
+                if stat is not None and stat.st_ino == self.first_names.inode(row) and stat.st_dev == self.device:
                     result.unchanged += 1
                     return
                 if not self.dry_run:
-                    self.link_to(known, directory, path)
-                    self.place(directory, name, stat)
-                    self.lock_again(directory, name, resolve_link(self.source, self.revision.links, entry), path)
+                    self.link_to(row, directory, name, stat, path)
                 self.count(stat)
                 return
-            entry = resolve_link(self.source, self.revision.links, entry)
+            entry = self.linked_file(entry)
             if entry.kind not in _FORMS or entry.kind == objects.ENTRY_DIRECTORY:
                 raise Damaged("the links table names something that is no file")
         if stat is not None and self.is_same(directory, name, entry, stat):
             shared = stat.st_nlink > 1 and (
-                not link or self.link_inodes.get(stat.st_ino, link) != link
+                not link or self.first_names.link_of_inode(stat.st_ino) not in (None, link)
             )  # tied to what the tree keeps apart
             if not shared:
                 if self.fix_attributes(directory, name, entry, path, stat):
@@ -605,12 +604,12 @@ class _Restore:
                 else:
                     result.unchanged += 1
                 if link:
-                    self.links[link] = (path, stat.st_ino)
-                    self.link_inodes[stat.st_ino] = link
+                    locked = bool(entry.flags & attributes.FLAGS_LOCKING)
+                    self.first_names.add(link, frame.path, name, stat.st_ino, locked=locked)
                 return
         if self.dry_run:
             if link:
-                self.links[link] = (path, -1)
+                self.first_names.add(link, frame.path, name, INODE_UNKNOWN)
             self.count(stat)
             return
         try:
@@ -629,10 +628,10 @@ class _Restore:
             except OSError:
                 pass
             raise
+        locked = bool(entry.flags & attributes.FLAGS_LOCKING)
         if link:
-            self.links[link] = (path, inode)
-            self.link_inodes[inode] = link
-        if entry.flags & attributes.FLAGS_LOCKING:
+            self.first_names.add(link, frame.path, name, inode, locked=locked)
+        if locked:
             self.lock_again(directory, name, entry, path)
         self.count(stat)
 
@@ -646,24 +645,37 @@ class _Restore:
         finally:
             os.close(fd)
 
-    def link_to(self, known: tuple[bytes, int], directory: int, path: bytes) -> None:
-        """Link the first name of a file, found again from the target downwards, to the temporary name."""
-        first, inode = known
-        *above, name = first.split(b"/")
-        fd = os.dup(self.way.root)
-        try:
-            for part in above:
-                below = os.open(part, DIRECTORY_FLAGS, dir_fd=fd)
-                os.close(fd)
-                fd = below
-            stat = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            if stat.st_ino != inode:
-                raise Conflict(f"{os.fsdecode(first)}: replaced while it was restored")
-            if modes.S_ISREG(stat.st_mode):
-                self.unlock_name(fd, name)
-            os.link(name, self.temporary, src_dir_fd=fd, dst_dir_fd=directory, follow_symlinks=False)
-        finally:
-            os.close(fd)
+    def linked_file(self, entry: Entry) -> Entry:
+        """Return the file that a hard link is a name of."""
+        found = self.links.find(entry.link)
+        if found is None:
+            raise Damaged(f"{entry.name!r}: its file {entry.link:x} is not in the links table")
+        return found[1]
+
+    def link_to(self, row: int, directory: int, name: bytes, stat: os.stat_result | None, path: bytes) -> None:
+        """Link the first name of a file to one more, in the place of what `stat` says is there."""
+        known = self.first_names
+        above, first = known.open_directory(self.way.root, row), known.name(row)
+        if os.stat(first, dir_fd=above, follow_symlinks=False).st_ino != known.inode(row):
+            shown = os.fsdecode(known.directory(row) + b"/" + first)
+            raise Conflict(f"{shown.lstrip('/')}: replaced while it was restored")
+        if known.is_locked(row):
+            self.unlock_name(above, first)
+        if stat is None:
+            if self.is_rehearsal:
+                durable_step("rename")
+            os.link(first, name, src_dir_fd=above, dst_dir_fd=directory, follow_symlinks=False)
+        else:
+            os.link(first, self.temporary, src_dir_fd=above, dst_dir_fd=directory, follow_symlinks=False)
+            try:
+                self.place(directory, name, stat)
+            except BaseException:
+                os.unlink(self.temporary, dir_fd=directory)
+                raise
+        if known.is_locked(row):
+            found = self.links.find(known.link(row))
+            assert found is not None
+            self.lock_again(directory, name, found[1], path)
 
     def count(self, stat: os.stat_result | None) -> None:
         if stat is None:
@@ -832,6 +844,7 @@ class _Restore:
             self.settle(0)
         finally:
             self.abandon_batches()
+            self.first_names.close()
             self.way.close()
 
     @staticmethod
