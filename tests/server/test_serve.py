@@ -107,7 +107,7 @@ def test_a_pool_that_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:
 def test_without_the_extra_the_server_says_what_to_install(tmp_path: Path) -> None:
     user = make_user(tmp_path / "home")
     before = "import sys; sys.modules['starlette'] = None; sys.modules['starlette.datastructures'] = None"
-    assert "pip install 'dalsegno[server]'" in user.quick("serve", code=9, before=before).error
+    assert "-m pip install starlette uvicorn httptools" in user.quick("serve", code=9, before=before).error
     user.quick("token", "add", "--right", "read", before=before)
 
 
@@ -120,6 +120,21 @@ def test_other_commands_start_without_the_servers_libraries() -> None:
     )
     source = str(Path(__file__).resolve().parents[2] / "src")
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": source})
+
+
+def test_its_certificate_is_had_while_it_runs(tmp_path: Path) -> None:
+    """The kind of fault: what is wanted of something that runs cannot be had without stopping it."""
+    user = make_user(tmp_path / "home")
+    with start_server(user, tls=True, name="s3") as server:
+        said = json.loads(user.quick("--json", "serve", "--export-cert", "cert.pem").out)
+        assert said["fingerprint"] == server.fingerprint
+        context = ssl.create_default_context(cafile=str(user.home / "cert.pem"))
+        with socket.create_connection(("127.0.0.1", server.port)) as line:
+            context.wrap_socket(line, server_hostname="127.0.0.1").close()
+        assert "another `dal serve`" in user.quick("serve", code=7).error
+    with start_server(user, name="s3"):
+        assert "without TLS" in user.quick("serve", "--export-cert", "none.pem", code=2).error
+        assert not (user.home / "none.pem").exists()
 
 
 def test_it_keeps_its_name_and_its_certificate(tmp_path: Path) -> None:

@@ -49,7 +49,12 @@ def add_serve(parser: Parser) -> None:
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="a certificate (with its chain), as PEM")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its key")
     parser.add_argument("--no-tls", action="store_true", help="insecure: tokens and the realm's key go in the open")
-    parser.add_argument("--export-cert", type=Path, metavar="FILE", help="write the server's own certificate there")
+    parser.add_argument(
+        "--export-cert",
+        type=Path,
+        metavar="FILE",
+        help="write the server's certificate there; beside a server that runs, nothing else",
+    )
     parser.add_argument("--rate", type=_rate, metavar="N", help="requests a second for one token (default 5000)")
     parser.add_argument(
         "--stop-seconds", type=_seconds, default=STOP_SECONDS, metavar="N", help="how long a stop waits for requests"
@@ -57,25 +62,20 @@ def add_serve(parser: Parser) -> None:
     parser.set_defaults(run=_serve)
 
 
-_TOKEN_EXAMPLE = "example: dal token add --right read --right append --volume 'laptop-*' --note ada"
-
-
 def add_token(parser: Parser) -> None:
     """Say what `dal token` understands."""
     commands = parser.add_subparsers(dest="what", required=True, metavar="add|list|revoke")
-    add = commands.add_parser("add", help="make a token; it is shown this once", epilog=_TOKEN_EXAMPLE)
+    add = commands.add_parser("add", help="make a token; it is shown this once")
     add.add_argument("--right", action="append", required=True, choices=RIGHTS, help="again for more rights")
     add.add_argument(
         "--volume", action="append", metavar="PATTERN", help="volumes it is for, like 'home*' (default: all)"
     )
-    add.add_argument("--expires", metavar="TIME", help="when it ends, by itself, for example 30d (default: never)")
+    add.add_argument("--expires", metavar="30d", help="when it ends by itself (default: never)")
     add.add_argument("--note", default="", metavar="TEXT", help="for whom it is")
     add.set_defaults(run=_token_add)
-    show = commands.add_parser(
-        "list", help="show the tokens, without what proves them", epilog="example: dal token list"
-    )
+    show = commands.add_parser("list", help="show the tokens, without what proves them")
     show.set_defaults(run=_token_list)
-    revoke = commands.add_parser("revoke", help="end a token at once", epilog="example: dal token revoke 4f0c21aa")
+    revoke = commands.add_parser("revoke", help="end a token at once")
     revoke.add_argument("ids", nargs="+", metavar="ID")
     revoke.set_defaults(run=_token_revoke)
 
@@ -156,7 +156,8 @@ def _import_server(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] in ("starlette", "uvicorn", "httptools"):
             raise Unavailable(
-                f"the server needs {error.name}, which is not installed: pip install 'dalsegno[server]'"
+                f"the server needs {error.name}, which is not installed: "
+                f"{sys.executable} -m pip install starlette uvicorn httptools"
             ) from None
         raise
 
@@ -193,12 +194,29 @@ def _certificate(
     return context, fingerprint
 
 
+def _export_running(path: Path, house: House, terminal: Terminal) -> int:
+    """Write the certificate of the server that serves this pool already, and leave that alone."""
+    address = read_address(house)
+    if address is None or not address.tls:
+        raise BadInput("--export-cert: a server without TLS has no certificate")
+    tls = _import_server("tls")
+    own = tls.own_certificate(house.pool, name=address.name, host=address.host, now_ns=now_ns())
+    if tls.own_context(own)[1] != address.fingerprint:
+        raise BadInput("--export-cert: the server that runs was given a certificate with --tls-cert: use that file")
+    write_durable(path, own.certificate)
+    shown = f"{path}: the certificate of {address.name}, which serves {house.pool.path} already"
+    terminal.result({"certificate": str(path), "name": address.name, "fingerprint": address.fingerprint}, [shown])
+    return EXIT_DONE
+
+
 def _serve(arguments: argparse.Namespace, terminal: Terminal) -> int:
     listen, app_module, routes, log_module = (_import_server(name) for name in ("listen", "app", "routes", "log"))
     host, port = split_place(arguments.listen, option="--listen")
     share_arenas()
     with open_house(arguments, terminal) as house, FileLock(house.pool.path / SERVE_LOCK) as lock:
         if not lock.acquire(wait=False):
+            if arguments.export_cert:
+                return _export_running(arguments.export_cert, house, terminal)
             raise Conflict(f"{house.pool.path}: another `dal serve` serves this pool already: stop it first")
         known = read_address(house)
         name = _check_server_name(arguments.name or (known.name if known else os.uname().nodename.partition(".")[0]))

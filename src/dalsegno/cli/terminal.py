@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from dalsegno.cli.streams import say_aside, spell_all_names, write_result, writing_output
 from dalsegno.terms.errors import DalError
 from dalsegno.terms.events import Event, Note, Progress
 from dalsegno.terms.sizes import format_size
@@ -52,18 +51,23 @@ class Terminal:
         self.quiet = quiet
         self.verbose = verbose
         self.error_count = 0
-        self._draws = sys.stderr.isatty() and not quiet and not json and os.environ.get("TERM") != "dumb"
+        self._draws = sys.stderr.isatty() and not quiet and not json
         self._drawn_at_ns = 0
         self._phase = ""
         self._phase_started_ns = 0
         self._line_shown = False
-        spell_all_names()
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="surrogateescape")
 
     def result(self, value: Any, lines: Iterable[str]) -> None:
         """Print a result: JSON for programs, lines for people."""
         self.end_progress()
-        told = [json.dumps(as_json(value), indent=2)] if self.json else lines
-        write_result("".join(f"{line}\n" for line in told))
+        if self.json:
+            print(json.dumps(as_json(value), indent=2))
+        else:
+            for line in lines:
+                print(line)
 
     def stream(self, items: Iterable[T], *, value: Callable[[T], Any], line: Callable[[T], str]) -> int:
         """Print items as they come: one JSON list, or a line each; return how many."""
@@ -71,19 +75,17 @@ class Terminal:
         try:
             for item in items:
                 self.end_progress()
-                with writing_output():
-                    if self.json:
-                        print("[\n" if count == 0 else ",\n", json.dumps(as_json(value(item))), sep="", end="")
-                    else:
-                        print(line(item))
+                if self.json:
+                    print("[\n" if count == 0 else ",\n", json.dumps(as_json(value(item))), sep="", end="")
+                else:
+                    print(line(item))
                 count += 1
         except (DalError, KeyboardInterrupt):
             if self.json and count:  # what came before the error stays readable
                 print("\n]")
             raise
         if self.json:
-            with writing_output():
-                print("\n]" if count else "[]")
+            print("\n]" if count else "[]")
         return count
 
     def table(self, rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
@@ -101,13 +103,13 @@ class Terminal:
         """Tell a person something on the side."""
         if not self.quiet and not self.json:
             self.end_progress()
-            say_aside(f"{show(text)}\n")
+            print(show(text), file=sys.stderr)
 
     def fail(self, text: str) -> None:
         """Tell of something that failed while the rest goes on; programs find it in the result."""
         self.end_progress()
         if not self.json:
-            say_aside(f"dal: error: {show(' '.join(text.split()))}\n")
+            print(f"dal: error: {show(' '.join(text.split()))}", file=sys.stderr)
 
     def report(self, event: Event) -> None:
         """Draw progress and print notes about paths."""
@@ -122,9 +124,9 @@ class Terminal:
     def _say(self, event: Note) -> None:
         self.end_progress()
         if self.json:
-            say_aside(json.dumps({event.severity: as_json(event)}) + "\n")
+            print(json.dumps({event.severity: as_json(event)}), file=sys.stderr)
         else:
-            say_aside(f"dal: {event.severity}: {show(event.path)}: {show(event.text)}\n")
+            print(f"dal: {event.severity}: {show(event.path)}: {show(event.text)}", file=sys.stderr)
 
     def _draw(self, event: Progress) -> None:
         at_ns = now_ns()
@@ -135,13 +137,15 @@ class Terminal:
         self._drawn_at_ns = at_ns
         line = progress_line(event, elapsed_ns=at_ns - self._phase_started_ns)
         width = shutil.get_terminal_size().columns - 1
-        say_aside(f"\r\x1b[K{line[:width]}")
+        sys.stderr.write(f"\r\x1b[K{line[:width]}")
+        sys.stderr.flush()
         self._line_shown = True
 
     def end_progress(self) -> None:
         """Erase the progress line."""
         if self._line_shown:
-            say_aside("\r\x1b[K")
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
             self._line_shown = False
 
 
