@@ -366,20 +366,53 @@ def test_a_pool_on_a_disk_that_fills_stays_good_and_goes_on_when_there_is_room(
     assert tree(user.home / "back") == tree(user.home / "state0")
 
 
-def test_a_disk_without_a_free_byte_still_lets_clones_go_and_collects(user: User, disk: Callable[[int], Path]) -> None:
-    place = disk(3_000_000)
-    user.environment["DAL_POOL"] = str(place / "pool")
-    user.quick("init", "--encryption", "none")
-    user.quick("backup", "state0", "--name", "one")
+def fill(place: Path) -> None:
+    """Leave no byte free."""
     with open(place / "ballast", "wb", buffering=0) as ballast, contextlib.suppress(OSError):
         while ballast.write(bytes(4096)):
             pass
+    assert os.statvfs(place).f_bavail == 0
+
+
+def test_a_disk_without_a_free_byte_still_lets_clones_go_and_collects(user: User, disk: Callable[[int], Path]) -> None:
+    """The kind: what makes room needs room: `unclone`, `volume remove`, `unhold` and `gc` on a full disk."""
+    place = disk(3_000_000)
+    user.environment["DAL_POOL"] = str(place / "pool")
+    user.quick("init", "--encryption", "none")
+    user.quick("backup", "state0", "--name", "two")
+    big = user.home / "state0" / "big"
+    big.write_bytes(os.urandom(1_000_000))
+    user.quick("backup", "state0", "--name", "one")
+    user.quick("hold", "state0@one")
+    big.unlink()
+    user.quick("backup", "state0", "--name", "three")
+    fill(place)
     user.quick("backup", "state1", "--name", "two", code=10)
     user.quick("ls", "state0@one")
     user.quick("restore", "state0@one", "--to", "back")
     user.quick("verify", "--pool")
-    (place / "ballast").unlink()
+    user.quick("unhold", "state0@one")
+    user.quick("unclone", "state0@one")
+    assert user.value("gc", "--grace", "0")["freed_bytes"] > 900_000
+    assert os.statvfs(place).f_bavail * os.statvfs(place).f_bsize > 900_000
+    user.quick("verify", "--pool")
     user.quick("backup", "state1", "--name", "two")
+    assert (place / "pool" / "reserve").exists()
+    (place / "ballast").unlink()
+    fill(place)
+    user.quick("volume", "remove", "state1", "--yes")
+    assert user.value("gc", "--grace", "0")["freed_bytes"] > 0
+    assert [clone["clone"] for clone in user.value("clones", "state0")] == ["two", "three"]
+
+
+def test_collecting_says_what_is_free_when(user: User) -> None:
+    """The kind: a command that frees nothing today and does not say when it will."""
+    user.quick("volume", "remove", "doc", "--yes")
+    first = user.run("gc")
+    assert b"free from" in first.out
+    assert b"--grace 0" in first.out
+    assert b"deleted" in user.run("gc", "--grace", "0").out
+    assert user.run("gc").out == b"nothing is dead: all that is stored is needed\n"
 
 
 @pytest.mark.parametrize("command", ["dump", "merge"])

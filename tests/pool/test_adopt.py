@@ -24,7 +24,7 @@ from dalsegno.formats.objects import (
     Entry,
     RecipeLeaf,
 )
-from dalsegno.pool.adopt import ADOPTED_BYTES_MAX, NOTHING, Adopter, Standing, as_ids
+from dalsegno.pool.adopt import ADOPTED_BYTES_MAX, NOTHING, UPLOADS, Adopter, Standing, as_ids
 from dalsegno.pool.check import check_pool
 from dalsegno.pool.collect import collect
 from dalsegno.pool.pack_read import PackReader
@@ -494,6 +494,7 @@ def test_a_collection_while_packs_are_checked_takes_nothing_that_they_need(
 
 def test_what_stands_has_all_that_it_names_however_collections_run(pool: Pool, tmp_path: Path) -> None:
     """A directory that nothing names yet keeps its old chunk until it has been shunned for a grace period itself."""
+    (pool.path / UPLOADS).mkdir()  # a server's: what one call adopts a later one names in a ref
     chunks, metadata = split(tree(b"stands"))
     sealed = pool.encryption != "none"
     adopt(pool, write_pack(tmp_path / "in", chunks, sealed=sealed))

@@ -1,10 +1,15 @@
 """Collecting frees what is dead, keeps what lives, and a writer that relied on the dead saves it."""
 
-from collections.abc import Iterable
+import contextlib
+import os
+import random
+import subprocess
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
+from dalsegno.backends.reserve import RESERVE_NAME, release_reserve
 from dalsegno.formats import objects
 from dalsegno.formats.objects import (
     CONTENT_CHUNK,
@@ -16,6 +21,7 @@ from dalsegno.formats.objects import (
     DirectoryLeaf,
     Entry,
 )
+from dalsegno.pool.adopt import UPLOADS
 from dalsegno.pool.collect import CollectResult, collect
 from dalsegno.pool.pool import Pool, PoolWriter
 from dalsegno.terms.errors import Conflict
@@ -30,6 +36,26 @@ HOUR_NS = 3600 * 10**9
 def pool(tmp_path: Path) -> Iterable[Pool]:
     with Pool.create(tmp_path / "pool", encryption="none") as pool:
         yield pool
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MB of its own."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4000k", "tmpfs", place], check=False).returncode:
+        pytest.skip("A SMALL DISK IS NOT TESTED: no tmpfs can be mounted")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Leave no byte free."""
+    with open(disk / "ballast", "wb", buffering=0) as ballast, contextlib.suppress(OSError):
+        while ballast.write(bytes(4096)):
+            pass
 
 
 def run(pool: Pool, live: Iterable[bytes], *, hours: float = 0, grace: int = 0, dry_run: bool = False) -> CollectResult:
@@ -53,7 +79,10 @@ def put_tree(writer: PoolWriter, text: bytes) -> tuple[ObjectId, ObjectId, Objec
 def test_two_phases_with_grace(pool: Pool) -> None:
     (dead,) = put_chunks(pool, b"dead" * 100)
     (live,) = put_chunks(pool, b"live" * 100)
-    assert run(pool, [live], grace=3600).condemned == 0  # too young
+    with pool.writer():
+        result = run(pool, [live], grace=3600)
+    assert result.condemned == 0  # too young while somebody writes
+    assert [size for _, size in result.releases] == [410], "but it is said when it goes"
     assert run(pool, [live], grace=3600, hours=2, dry_run=True).condemned == 1
     assert pool.read_condemned() == {}
     assert run(pool, [live], grace=3600, hours=2).condemned == 1
@@ -62,6 +91,69 @@ def test_two_phases_with_grace(pool: Pool) -> None:
     result = run(pool, [live], grace=3600, hours=3.1)
     assert result.deleted == 1 and result.freed_bytes > 0
     assert not pool.has(dead) and pool.get(live) == b"live" * 100 and pool.read_condemned() == {}
+
+
+def test_what_is_dead_waits_once_when_nobody_writes(pool: Pool) -> None:
+    """The kind: room that comes back only at the second or third try, without a word about when."""
+    put_chunks(pool, b"dead" * 100)
+    result = run(pool, [], grace=3600)
+    assert result.condemned == 1 and result.deleted == 0
+    ((free_at_ns, size),) = result.releases
+    assert size == result.condemned_bytes
+    then = collect(pool, list, grace_seconds=3600, now_ns=free_at_ns, dry_run=False, report=silent)
+    assert then.freed_bytes == size
+
+
+def test_a_pool_that_serves_uploads_lets_young_packs_be(pool: Pool) -> None:
+    (pool.path / UPLOADS).mkdir()
+    put_chunks(pool, b"adopted, not yet named in a ref")
+    assert run(pool, [], grace=3600).condemned == 0
+
+
+def halves(pool: Pool, count: int) -> list[ObjectId]:
+    """Make `count` packs, each half dead, and return what lives."""
+    live = []
+    for number in range(count):
+        payloads = [random.Random(2 * number + part).randbytes(200_000) for part in (0, 1)]
+        live.append(put_chunks(pool, *payloads)[0])
+    return live
+
+
+def test_what_is_wholly_dead_goes_first_and_makes_the_room_to_write_others_again(disk: Path) -> None:
+    """The kind: what makes room needs room first."""
+    with Pool.create(disk / "pool", encryption="none") as pool:
+        live = halves(pool, 3)
+        put_chunks(pool, random.Random(9).randbytes(300_000))
+        fill(disk)
+        assert os.statvfs(disk).f_bavail == 0
+        result = run(pool, live)
+        assert (result.deleted, result.rewritten, result.left) == (4, 3, 0)
+        assert [len(pool.get(identity)) for identity in live] == [200_000] * 3
+        assert os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize > 800_000
+        assert (pool.path / RESERVE_NAME).exists()
+
+
+def test_half_dead_packs_wait_for_room_and_are_told(disk: Path) -> None:
+    with Pool.create(disk / "pool", encryption="none") as pool:
+        live = halves(pool, 2)
+        release_reserve(pool.path)
+        fill(disk)
+        result = run(pool, live)
+        assert (result.deleted, result.left, result.out_of_room) == (0, 2, True)
+        (disk / "ballast").unlink()
+        assert run(pool, live).rewritten == 2
+
+
+def test_out_of_time_a_collection_goes_on_in_the_next_run(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kind: work that is begun anew each night and never ends."""
+    monkeypatch.setattr("dalsegno.pool.collect.PACK_BYTES_TARGET", 300_000)  # packs that are written together
+    live = halves(pool, 3)
+    for left in (2, 1, 0):
+        result = collect(
+            pool, lambda: live, grace_seconds=0, now_ns=now_ns(), dry_run=False, report=silent, more=lambda: False
+        )
+        assert (result.rewritten, result.left, result.out_of_room) == (1, left, False)
+    assert [len(pool.get(identity)) for identity in live] == [200_000] * 3
 
 
 def test_condemned_pack_that_is_needed_again_is_reprieved(pool: Pool) -> None:

@@ -1,12 +1,16 @@
 """Durable files: whole or not there; faults are injected at each step."""
 
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from dalsegno.terms.errors import AlreadyThere, Full, Refused
 from dalsegno.world import chance, clock, files
+from dalsegno.world.files import FileLock, PartialFile, make_directory, write_durable
 from dalsegno.world.workers import Workers
 
 
@@ -69,3 +73,73 @@ def test_a_file_never_takes_the_place_of_a_device_or_a_pipe(tmp_path: Path) -> N
     with pytest.raises(Refused, match="no ordinary file"):
         files.write_durable(tmp_path / "pipe", b"text")
     assert os.listdir(tmp_path) == ["pipe"] and (tmp_path / "pipe").is_fifo()
+
+
+NO_SUCH_CALLS = r"""
+import ctypes, os, struct, sys
+from pathlib import Path
+refused = {NUMBERS}
+# Each: compare the call's number, answer with an error. As the kernel does for file systems that lack the call.
+code = [(0x20, 0, 0, 0)]
+for number, error in refused:
+    code += [(0x15, 0, 1, number), (0x06, 0, 0, 0x00050000 | error)]
+code.append((0x06, 0, 0, 0x7FFF0000))
+filters = b"".join(struct.pack("HBBI", *each) for each in code)
+buffer = ctypes.create_string_buffer(filters)
+program = struct.pack("HxxxxxxP", len(code), ctypes.addressof(buffer))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0, ctypes.get_errno()
+from dalsegno.terms.errors import AlreadyThere
+from dalsegno.world.files import PartialFile, UploadFile, make_directory, write_durable
+place = Path(sys.argv[1])
+make_directory(place / "new" / "deep")
+write_durable(place / "a", b"first", replace=False)
+with PartialFile(place / "p", replace=False) as partial:
+    partial.write(b"whole")
+    partial.commit()
+for name, write in (("a", lambda path: write_durable(path, b"second", replace=False)),):
+    try:
+        write(place / name)
+    except AlreadyThere:
+        pass
+    else:
+        raise SystemExit("replaced")
+with UploadFile(place / "u", create=True) as upload:
+    upload.write_at(0, b"sent")
+    upload.take_to(place / "taken")
+"""
+RENAMEAT2, LINK, LINKAT, FSYNC = (316, 22), (86, 1), (265, 1), (74, 22)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="numbers of calls are x86_64's")
+@pytest.mark.parametrize(
+    "refused",
+    [[RENAMEAT2], [LINK, LINKAT], [RENAMEAT2, LINK, LINKAT], [RENAMEAT2, LINK, LINKAT, FSYNC]],
+    ids=["no-renameat2", "no-links", "neither", "no-fsync-either"],
+)
+def test_new_files_get_their_name_once_where_calls_are_missing(tmp_path: Path, refused: list[tuple[int, int]]) -> None:
+    """The kind: file systems without hard links, or without other calls that Linux's own have."""
+    done = subprocess.run(
+        [sys.executable, "-c", NO_SUCH_CALLS.replace("{NUMBERS}", repr(refused)), tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert found == {"a": b"first", "p": b"whole", "taken": b"sent"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_writes_into_anothers_directory_is_its_owners_when_asked(tmp_path: Path) -> None:
+    """The kind: root helps once, and the user's own program stands before a file that it may not read."""
+    os.chown(tmp_path, 1234, 1235)
+    write_durable(tmp_path / "file", b"x", to_owner=True)
+    make_directory(tmp_path / "a" / "b", to_owner=True)
+    with PartialFile(tmp_path / "partial", to_owner=True) as partial:
+        partial.commit()
+    FileLock(tmp_path / "lock").close()
+    write_durable(tmp_path / "own", b"x")
+    owners = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in tmp_path.rglob("*")}
+    assert owners.pop("own") == (0, 0)
+    assert owners == dict.fromkeys(("file", "a", "b", "partial", "lock"), (1234, 1235))

@@ -14,7 +14,7 @@ from dalsegno.actions.house import House, author
 from dalsegno.actions.shrunk import Shrunk, entries_expected, find_shrunk, keep_shrunk
 from dalsegno.chunks.cut import Cutter
 from dalsegno.formats.objects import Revision
-from dalsegno.host.cache import load_cache
+from dalsegno.host.cache import SCAN_SUFFIX, load_cache
 from dalsegno.host.ignore import Rules
 from dalsegno.host.scan import ScanResult, scan_tree
 from dalsegno.terms.errors import AlreadyThere, BadInput, NotFound, Refused
@@ -166,7 +166,7 @@ def take(
     pool = house.pool
     if not os.path.isdir(directory):
         raise NotFound(f"{os.fsdecode(directory)}: no such directory")
-    cache_path = house.cache_dir / f"{state.id.hex()}.scan"
+    cache_path = house.cache_dir / f"{state.id.hex()}{SCAN_SUFFIX}"
     previous = read_revision(pool, state.head) if state.head else None
     with pool.writer(house.workers) as writer:
         scan = scan_tree(

@@ -15,7 +15,7 @@ from dalsegno.chunks.cut import Cutter
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import objects
 from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_FILE, ENTRY_NAMES, ENTRY_SYMLINK, Entry, Revision
-from dalsegno.host.cache import load_cache
+from dalsegno.host.cache import SCAN_SUFFIX, load_cache
 from dalsegno.host.scan import scan_tree
 from dalsegno.pool.contract import Source
 from dalsegno.terms.errors import BadInput, NotFound, Refused
@@ -334,7 +334,9 @@ def _diff_live(house: House, before: View) -> Iterator[Change]:
         cutter=Cutter(pool.realm.chunk_seed),
         previous=head,
         source=pool,
-        cache=load_cache(house.cache_dir / f"{state.id.hex()}.scan", revision=state.head) if state.head else None,
+        cache=load_cache(house.cache_dir / f"{state.id.hex()}{SCAN_SUFFIX}", revision=state.head)
+        if state.head
+        else None,
         rules=settings_rules(state.settings, always=own_patterns(house, state.source)),
         report=house.report,
     )

@@ -2,18 +2,22 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from dalsegno.actions.house import House
 from dalsegno.formats.objects import KIND_CHUNK, KIND_REVISION
+from dalsegno.host.cache import SCAN_SUFFIX, is_left_behind
 from dalsegno.pool.adopt import Standing
 from dalsegno.pool.check import Finding, check_pool
-from dalsegno.pool.collect import CollectResult, collect
+from dalsegno.pool.collect import GRACE_SECONDS_DEFAULT, SECOND_NS, CollectResult, collect
 from dalsegno.pool.copy import PoolMarks
-from dalsegno.terms.errors import DalError, Damaged, NotFound
+from dalsegno.terms.errors import Conflict, DalError, Damaged, NotFound
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.trees.closure import visit_reachable
 from dalsegno.trees.read import read_revision
-from dalsegno.world.clock import now_ns
+from dalsegno.world.clock import now_ns, real_now_ns, ticks_ns
+
+CACHE_UNUSED_NS_MAX: Final = 180 * 24 * 3600 * SECOND_NS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +37,29 @@ class Stats:
     """Bytes of files in the newest state of every volume."""
 
 
-def gc(house: House, *, grace_seconds: int, dry_run: bool = False) -> CollectResult:
-    """Give back the room of what no head, clone or dump record names. Never stops writers."""
+def collect_within(
+    house: House, *, budget_seconds: float, grace_seconds: int = GRACE_SECONDS_DEFAULT
+) -> CollectResult | None:
+    """Collect for about so long, as a nightly run does; None when another collection is running.
+
+    What is wholly dead is condemned and deleted in any case, which takes moments; half-dead packs are written again
+    while there is time, at least one batch of them each night, and `left` says how many wait for the next run.
+    Marking takes the time of reading all directories, whatever the budget. Damaged when a revision cannot be read.
+    """
+    try:
+        return gc(house, grace_seconds=grace_seconds, budget_seconds=budget_seconds)
+    except Conflict:
+        return None
+
+
+def gc(
+    house: House, *, grace_seconds: int, dry_run: bool = False, budget_seconds: float | None = None
+) -> CollectResult:
+    """Give back the room of what no head, clone or dump record names. Never stops writers.
+
+    After `budget_seconds` half-dead packs are written again no longer; what is wholly dead goes all the same.
+    """
+    started_ns = ticks_ns()
 
     def live() -> Iterator[bytes]:
         # Called after the packs were listed: refs are read anew here.
@@ -58,7 +83,41 @@ def gc(house: House, *, grace_seconds: int, dry_run: bool = False) -> CollectRes
 
     if not dry_run:
         house.volumes.drop_ended_pins(now_ns=now_ns())
-    return collect(house.pool, live, grace_seconds=grace_seconds, now_ns=now_ns(), dry_run=dry_run, report=house.report)
+    result = collect(
+        house.pool,
+        live,
+        grace_seconds=grace_seconds,
+        now_ns=now_ns(),
+        dry_run=dry_run,
+        report=house.report,
+        more=lambda: budget_seconds is None or ticks_ns() - started_ns < budget_seconds * SECOND_NS,
+    )
+    if not dry_run:
+        sweep_caches(house)
+    return result
+
+
+def sweep_caches(house: House) -> int:
+    """Remove this user's scan caches of volumes that are gone, and those of pools unused for half a year.
+
+    Return how many files went. A scan cache that is missed is made again: the next backup reads everything once.
+    """
+    known = {state.id.hex() for state in house.volumes.list()}
+    old_ns = real_now_ns() - CACHE_UNUSED_NS_MAX
+    swept = 0
+    for path in house.cache_dir.parent.glob("*/*" + SCAN_SUFFIX + "*"):
+        volume_id = path.name.partition(".")[0]
+        try:
+            if path.parent == house.cache_dir:
+                gone = volume_id not in known or is_left_behind(path)
+            else:
+                gone = path.stat().st_mtime_ns < old_ns
+            if gone:
+                path.unlink()
+                swept += 1
+        except OSError:
+            continue  # another's, or gone meanwhile
+    return swept
 
 
 def _see_history(house: House, seen: PoolMarks, visit: Callable[[int, bytes], bool]) -> None:

@@ -20,6 +20,7 @@ from dalsegno.actions.house import House
 from dalsegno.actions.trim import trim
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Revision
+from dalsegno.pool.adopt import UPLOADS
 from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pool import Pool, PoolWriter
 from dalsegno.replicas.catchup import CaughtUp
@@ -132,7 +133,7 @@ class RealmVolumes(Volumes):
         self._cache_bytes_max = cache_bytes_max
         self._callers = servers.workers
         self._local = LocalCommits(
-            "this client", pool, self._mirror, workers=workers, clock=now_ns, scratch=pool.path / "uploads"
+            "this client", pool, self._mirror, workers=workers, clock=now_ns, scratch=pool.path / UPLOADS
         )
         self._lock = new_lock()
         self._turns = {"": new_lock()}

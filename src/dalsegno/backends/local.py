@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dalsegno.backends.contract import BackendWriter
+from dalsegno.backends.reserve import with_reserve
 from dalsegno.terms.errors import BadInput, NotFound
 from dalsegno.world.files import (
     PARTIAL_SUFFIX,
@@ -59,11 +60,14 @@ class LocalBackend:
     def create(self, name: str, data: bytes) -> None:
         """Store a value under a name that must be free."""
         path = self._path(name)
-        make_directory(path.parent)
-        write_durable(path, data, replace=False)
+        make_directory(path.parent, to_owner=True)
+        write_durable(path, data, replace=False, to_owner=True)
 
     def swap(self, name: str, *, expected: bytes | None, value: bytes | None) -> bool:
-        """Compare and swap under a lock on `refs.lock`, so that processes on this machine see one order."""
+        """Compare and swap under a lock on `refs.lock`, so that processes on this machine see one order.
+
+        A value that does not grow may use the reserve: forgetting something works on a full disk.
+        """
         path = self._path(name)
         with FileLock(self.root / ("refs" + LOCK_SUFFIX)) as lock:
             lock.acquire()
@@ -73,12 +77,19 @@ class LocalBackend:
                 current = None
             if current != expected:
                 return False
-            if value is not None:
-                make_directory(path.parent)
-                write_durable(path, value)
-            elif current is not None:
-                remove_durable(path)
+            if value is None or (current is not None and len(value) <= len(current)):
+                with_reserve(self.root, lambda: self._set(path, value))
+            else:
+                self._set(path, value)
             return True
+
+    @staticmethod
+    def _set(path: Path, value: bytes | None) -> None:
+        if value is None:
+            remove_durable(path)
+        else:
+            make_directory(path.parent, to_owner=True)
+            write_durable(path, value, to_owner=True)
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the names that begin with `prefix`."""
@@ -113,5 +124,5 @@ class LocalBackend:
     def writer(self, name: str) -> BackendWriter:
         """Begin a value of unknown size."""
         path = self._path(name)
-        make_directory(path.parent)
-        return PartialFile(path, replace=False)
+        make_directory(path.parent, to_owner=True)
+        return PartialFile(path, replace=False, to_owner=True)

@@ -12,6 +12,7 @@ from dalsegno.assembly import create_pool
 from dalsegno.cli.door import open_house
 from dalsegno.cli.terminal import Terminal, as_json, show
 from dalsegno.cli.words import Parser, key_path, pool_path, read_passphrase
+from dalsegno.pool.collect import CollectResult
 from dalsegno.pool.keys import ENCRYPTIONS, write_key_file
 from dalsegno.terms.errors import EXIT_DONE, EXIT_FAILED, BadInput, NotFound
 from dalsegno.terms.sizes import GIB, format_size
@@ -30,7 +31,13 @@ def add_init(parser: Parser) -> None:
 
 def add_gc(parser: Parser) -> None:
     """Say what `dal gc` understands."""
-    parser.add_argument("--grace", default="24h", metavar="TIME", help="how long a dead pack waits (default 24h)")
+    parser.add_argument(
+        "--grace",
+        default="24h",
+        metavar="TIME",
+        help="how long a dead pack waits (default 24h; 0: not at all, while nobody writes)",
+    )
+    parser.add_argument("--for", dest="budget", metavar="TIME", help="stop after about so long, for example 30m")
     parser.add_argument("--dry-run", action="store_true", help="only tell what would be done")
     parser.set_defaults(run=_gc)
 
@@ -82,16 +89,48 @@ def _init(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _gc(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    grace = parse_duration_seconds(arguments.grace)
+    grace = 0 if arguments.grace == "0" else parse_duration_seconds(arguments.grace)
     with open_house(arguments, terminal) as house:
-        result = keep.gc(house, grace_seconds=grace, dry_run=arguments.dry_run)
-    verb = "would delete" if arguments.dry_run else "deleted"
-    lines = [
-        f"{verb} {result.deleted} packs, {format_size(result.freed_bytes)}; condemned {result.condemned}, "
-        f"written again {result.rewritten}; {format_size(result.condemned_bytes)} wait for their grace to end"
-    ]
-    terminal.result({**as_json(result), "dry_run": arguments.dry_run}, [] if terminal.quiet else lines)
+        result = keep.gc(house, grace_seconds=grace, dry_run=arguments.dry_run, budget_seconds=_budget(arguments))
+    value = as_json(result)
+    value["releases"] = [{"at": format_time(at_ns), "bytes": size} for at_ns, size in result.releases]
+    lines = gc_lines(result, dry_run=arguments.dry_run)
+    terminal.result({**value, "dry_run": arguments.dry_run}, [] if terminal.quiet else lines)
     return EXIT_DONE
+
+
+def _budget(arguments: argparse.Namespace) -> float | None:
+    return None if arguments.budget is None else parse_duration_seconds(arguments.budget)
+
+
+def gc_lines(result: CollectResult, *, dry_run: bool) -> list[str]:
+    """Say what a collection gave back, and what is free when."""
+    verb = "would delete" if dry_run else "deleted"
+    lines = []
+    if result.deleted:
+        lines.append(f"{verb} {_packs(result.deleted)}, {format_size(result.freed_bytes)}")
+    if result.rewritten:
+        what = "would be written again" if dry_run else "written again"
+        lines.append(f"{_packs(result.rewritten)} {what}, without what is dead in them")
+    if result.releases:
+        lines.append(_release_line(result.releases))
+    if result.left:
+        why = "there is no room to write them again yet" if result.out_of_room else "the time was over"
+        lines.append(f"{_packs(result.left)} half dead are left as they are: {why}; run again")
+    return lines or ["nothing is dead: all that is stored is needed"]
+
+
+def _release_line(releases: tuple[tuple[int, int], ...]) -> str:
+    total = format_size(sum(size for _, size in releases))
+    first, last = releases[0], releases[-1]
+    when = f"{total} {'is' if len(releases) == 1 else 'are'} free from {format_time(last[0])} on"
+    if len(releases) > 1:
+        when += f", {format_size(first[1])} of it from {format_time(first[0])} on"
+    return f"{when}: run `dal gc` again then, or `dal gc --grace 0` now while nobody writes"
+
+
+def _packs(count: int) -> str:
+    return f"{count:,} pack{'s' * (count != 1)}"
 
 
 def _stats(arguments: argparse.Namespace, terminal: Terminal) -> int:

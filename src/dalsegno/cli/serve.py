@@ -21,6 +21,7 @@ from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser
 from dalsegno.formats.join import PORT, Join, format_join
 from dalsegno.formats.objects import UNREADABLE
+from dalsegno.pool.adopt import UPLOADS
 from dalsegno.replicas.tokens import RIGHTS, PoolTokens, Token, TokenStore, new_token
 from dalsegno.terms.errors import EXIT_DONE, BadInput, Conflict, DalError, Damaged, Unavailable
 from dalsegno.terms.times import format_time, parse_duration_seconds, show_time
@@ -331,7 +332,7 @@ def _keeping_up(member: Any, site: Any, address: Address, log: Any, lags: Any) -
 def open_site(house: House, name: str) -> Any:
     """Return what answers the calls of replication over this pool."""
     return import_module("dalsegno.replicas.keeper").Keeper(
-        name, house.pool, house.volumes, workers=house.workers, clock=now_ns, scratch=house.pool.path / "uploads"
+        name, house.pool, house.volumes, workers=house.workers, clock=now_ns, scratch=house.pool.path / UPLOADS
     )
 
 

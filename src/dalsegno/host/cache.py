@@ -18,6 +18,7 @@ import os
 import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,7 @@ from blake3 import blake3
 
 from dalsegno.terms.errors import DalError
 from dalsegno.terms.sizes import MIB
+from dalsegno.world.clock import real_now_ns
 from dalsegno.world.files import ScratchFile
 
 MAGIC: Final = b"DALSCAN2"
@@ -34,6 +36,9 @@ HEADER: Final = struct.Struct("<8s32sQQQQ")
 KEY: Final = struct.Struct("<QQqIqII")
 DIRECTORY: Final = struct.Struct("<QQ16s32sQQ")
 LINK: Final = struct.Struct("<QQQ44s")
+SCAN_SUFFIX: Final = ".scan"
+TEMPORARY_SUFFIX: Final = ".tmp"
+LEFT_BEHIND_NS: Final = 24 * 3600 * 10**9
 KEY_BYTES: Final = KEY.size
 KEY_NONE: Final = bytes(KEY_BYTES)
 BIRTH_MASK: Final = 0xFFFFFFFF
@@ -177,6 +182,21 @@ def load_cache(path: Path, *, revision: bytes) -> ScanCache | None:
     return ScanCache(data)
 
 
+def is_left_behind(path: Path) -> bool:
+    """Tell whether a file of the cache directory is the unfinished one of a process that is gone."""
+    if path.suffix != TEMPORARY_SUFFIX:
+        return False
+    digits = path.stem.rpartition(".")[2]
+    if digits.isdecimal():
+        try:
+            os.kill(int(digits), 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):
+            pass
+    return path.stat().st_mtime_ns < real_now_ns() - LEFT_BEHIND_NS
+
+
 class CacheBuilder:
     """Collects what a scan sees; saved once the revision that came out of it is recorded."""
 
@@ -249,7 +269,7 @@ class CacheBuilder:
             max(0, self._started_ns),
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
+        temporary = path.with_name(path.name + f".{os.getpid()}{TEMPORARY_SUFFIX}")
         digest = blake3()
         try:
             with open(temporary, "wb") as file:
@@ -262,6 +282,10 @@ class CacheBuilder:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        for other in path.parent.glob(f"{path.name}.*{TEMPORARY_SUFFIX}"):
+            with suppress(OSError):
+                if is_left_behind(other):
+                    other.unlink()
         if self._scratch is not None:
             self._scratch.close()
 

@@ -362,7 +362,7 @@ class Adopter(PoolWriter):
             # A collection that is running decides by itself; until the next one they are only stored more than once.
             if lock.acquire(wait=False):
                 dead = [identity for identity in _split(self.pool.read_dead_objects()) if identity not in again]
-                write_durable(self.pool.path / DEAD_OBJECTS, b"".join(dead))
+                write_durable(self.pool.path / DEAD_OBJECTS, b"".join(dead), to_owner=True)
                 self._read_shunned()
 
     def adopt(self, files: Sequence[tuple[PackId, UploadFile]]) -> None:
@@ -449,7 +449,7 @@ class Adopter(PoolWriter):
     def _place(self, each: _Checked) -> tuple[PackId, Ids, Values]:
         pack_id = PackId(each.reader.pack_id)
         path = self.pool.pack_path(pack_id)
-        make_directory(path.parent)
+        make_directory(path.parent, to_owner=True)
         each.file.take_to(path)
         self.bytes_stored += each.reader.size_bytes
         return (pack_id, *each.reader.objects())

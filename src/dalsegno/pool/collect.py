@@ -1,29 +1,33 @@
 """Collect what nothing names any more, beside writers, in two phases: condemn, wait, delete.
 
 1. Mark: `live` yields the ids that some ref reaches, one or many joined at a time.
-2. A pack that holds nothing needed is condemned: a file with the time. One that is needed for less than 70 % of its
-   bytes is written again: its needed objects go to a new pack, then the old one is condemned.
-3. A pack condemned for longer than the grace period, and still not needed by this run's mark, is deleted. If something
+2. A pack condemned for longer than the grace period, and still not needed by this run's mark, is deleted. If something
    that was found dead only now names an object in it, it waits once more: until this run somebody might have relied on
    what was found dead, which means on all that it names.
+3. A pack that holds nothing needed is condemned: a file with the time.
+4. One that is needed for less than 70 % of its bytes is written again, as far as room and time allow: its needed
+   objects go to a new pack, then the old one is condemned. Whole packs go first, so that there is room for this.
 
-Packs younger than the grace period are left alone: their writers have not swapped their refs yet. A writer that
-relied on a condemned pack stores those objects again before it commits (PoolWriter.commit_guard).
+A pack younger than the grace period is left alone while somebody may write: its writer has not swapped its ref yet. A
+writer that relied on a condemned pack stores those objects again before it commits (PoolWriter.commit_guard).
 
 Dead directories, recipes and revisions that stay behind in kept packs are listed in `condemned/objects`, before
 anything they name is deleted: a writer that finds one must not conclude that what it names is there.
 
-Each step leaves a good pool when killed; the next run decides anew and so goes on.
+On a full disk what must be written before something can go may use the reserve (backends/reserve.py). Each step leaves
+a good pool when killed; the next run decides anew and so goes on.
 """
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from dalsegno.backends.reserve import keep_reserve, release_reserve, with_reserve
 from dalsegno.formats.objects import KIND_CHUNK, references
 from dalsegno.formats.pack import ENCODING_DELTA
 from dalsegno.pool.adopt import JOINED_SUFFIX, UPLOADS
@@ -34,6 +38,7 @@ from dalsegno.pool.pool import (
     COLLECT_LOCK,
     CONDEMNED,
     DEAD_OBJECTS,
+    PACK_BYTES_TARGET,
     PACKS,
     REFS,
     WRITERS_LOCK,
@@ -43,7 +48,7 @@ from dalsegno.pool.pool import (
     as_sorted_ids,
     member_mask,
 )
-from dalsegno.terms.errors import BadInput, Conflict, DalError, Damaged, NotFound
+from dalsegno.terms.errors import BadInput, Conflict, DalError, Damaged, Full, NotFound
 from dalsegno.terms.events import Note, Progress, Report
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, PackId
 from dalsegno.world.files import PARTIAL_SUFFIX, FileLock, make_directory, remove_durable, write_durable
@@ -52,6 +57,8 @@ SECOND_NS: Final = 1_000_000_000
 LIVE_PERCENT_MIN: Final = 70
 GRACE_SECONDS_DEFAULT: Final = 24 * 3600
 PARTIAL_GRACE_NS: Final = 24 * 3600 * SECOND_NS
+ROOM_BYTES_MIN: Final = 64 * 1024
+"""Left free when packs are written again: for their indexes and for what others write meanwhile."""
 NOBODY: Final = -1
 
 
@@ -73,6 +80,14 @@ class CollectResult:
     live_objects: int
     dead_objects: int
     """Dead objects that stay behind in kept packs."""
+    left: int
+    """Packs that should be written again, and wait for another run: for room or for time."""
+    out_of_room: bool
+    """Whether it was room."""
+    releases: tuple[tuple[int, int], ...]
+    """(time in ns, bytes): what a collection gives back that runs then, in order of time; half-dead packs not counted.
+
+    Bytes of packs too young to be judged while others may write are among them."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,6 +101,34 @@ class _Pack:
     needed_bytes: int = 0
     needed_count: int = 0
 
+    @property
+    def rewritten_bytes(self) -> int:
+        """About how large what is needed of it will be in a new pack."""
+        return self.size_bytes * self.needed_bytes // max(self.total_bytes, 1)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Verdict:
+    """What is to become of each pack."""
+
+    kept: list[_Pack] = field(default_factory=list)
+    young: list[_Pack] = field(default_factory=list)
+    """Dead, but their writers may be about to commit."""
+    doomed: list[_Pack] = field(default_factory=list)
+    partial: list[_Pack] = field(default_factory=list)
+    reprieved: list[_Pack] = field(default_factory=list)
+    expired: list[_Pack] = field(default_factory=list)
+    waiting: list[_Pack] = field(default_factory=list)
+    renewed: list[_Pack] = field(default_factory=list)
+    """Of those that wait: those that do so once more."""
+    dead_kept: list[bytes] = field(default_factory=list)
+    dead_partial: list[bytes] = field(default_factory=list)
+    """Joined ids of dead metadata in packs that stay, and in those that are to be written again."""
+
+
+def _always() -> bool:
+    return True
+
 
 def collect(
     pool: Pool,
@@ -95,41 +138,91 @@ def collect(
     now_ns: int,
     dry_run: bool,
     report: Report,
+    more: Callable[[], bool] = _always,
 ) -> CollectResult:
-    """Collect `pool`. With a grace of 0 nobody may be writing: Conflict otherwise, as when another collects."""
+    """Collect `pool`. With a grace of 0 nobody may be writing: Conflict otherwise, as when another collects.
+
+    When `more` says no, packs are written again no longer: at least a few are in each run, so that runs come to an end.
+    """
     if grace_seconds < 0:
         raise BadInput(f"grace of {grace_seconds} s: expected 0 or more")
-    with FileLock(pool.path / COLLECT_LOCK) as lock, FileLock(pool.path / WRITERS_LOCK) as writers:
+    with with_reserve(pool.path, lambda: FileLock(pool.path / COLLECT_LOCK)) as lock:
         if not lock.acquire(wait=False):
             raise Conflict(f"{pool.path}: another collection is running: try again when it has ended")
-        if grace_seconds == 0 and not writers.acquire(wait=False):
-            raise Conflict(f"{pool.path}: a writer is at work: wait for it, or give a grace period")
-        return _Collection(pool, grace_ns=grace_seconds * SECOND_NS, now_ns=now_ns, report=report).run(live, dry_run)
+        with with_reserve(pool.path, lambda: FileLock(pool.path / WRITERS_LOCK)) as writers:
+            alone = writers.acquire(wait=False)
+            if grace_seconds == 0 and not alone:
+                raise Conflict(f"{pool.path}: a writer is at work: wait for it, or give a grace period")
+            run = _Collection(pool, grace_ns=grace_seconds * SECOND_NS, now_ns=now_ns, report=report, more=more)
+            # Packs before refs: a pack that comes later is not judged by a mark that could not know it.
+            packs = run.list_packs()
+            if grace_seconds:
+                writers.release()
+            # On a server, packs are adopted by one call and named in a ref by a later one: it is never quite alone.
+            run.alone = alone and not (pool.path / UPLOADS).exists()
+            try:
+                return run.run(packs, live, dry_run)
+            finally:
+                if not dry_run:
+                    keep_reserve(pool.path)
 
 
 class _Collection:
     """One run, with the locks held."""
 
-    def __init__(self, pool: Pool, *, grace_ns: int, now_ns: int, report: Report) -> None:
+    def __init__(
+        self, pool: Pool, *, grace_ns: int, now_ns: int, report: Report, more: Callable[[], bool] = _always
+    ) -> None:
         self.pool = pool
         self.grace_ns = grace_ns
         self.now_ns = now_ns
         self.report = report
+        self.more = more
+        self.alone = False
+        """Whether nobody was writing when the packs were listed: then none of them waits for its ref."""
         self.live: SortedIds = as_sorted_ids(b"")
         self.owners: npt.NDArray[np.int32] = np.zeros(0, np.int32)
+        self.deleted: list[_Pack] = []
+        self.condemned: list[_Pack] = []
+        self.out_of_room = False
 
-    def run(self, live: Callable[[], Iterable[bytes]], dry_run: bool) -> CollectResult:
-        pool = self.pool
-        # Packs before refs: a pack that comes later is not judged by a mark that could not know it.
-        packs = self._list_packs()
-        condemned_since = pool.read_condemned()
+    def run(self, packs: list[_Pack], live: Callable[[], Iterable[bytes]], dry_run: bool) -> CollectResult:
+        condemned_since = self.pool.read_condemned()
         self._mark(live)
-        pool.refresh()
+        self.pool.refresh()
         packs = self._measure(packs)
-        kept: list[_Pack] = []
-        doomed: list[_Pack] = []
-        partial: list[_Pack] = []
-        dead_ids: list[bytes] = []
+        verdict = self._judge(packs, condemned_since)
+        dead_objects = b"".join(verdict.dead_kept)
+        if dry_run:
+            gone = verdict.doomed + verdict.partial
+            self.deleted = verdict.expired + ([] if self.grace_ns else gone)
+            self.condemned = gone if self.grace_ns else []
+            left: list[_Pack] = []
+        else:
+            left = self._act(verdict)
+            if left:
+                dead_objects += b"".join(verdict.dead_partial)
+            self._write_dead_objects(dead_objects)
+            self._sweep(condemned_since)
+        return CollectResult(
+            packs=len(packs),
+            kept=len(verdict.kept) + len(verdict.young) + len(verdict.reprieved) + len(left),
+            condemned=len(verdict.doomed) + len(verdict.partial) - len(left),
+            rewritten=len(verdict.partial) - len(left),
+            deleted=len(self.deleted),
+            reprieved=len(verdict.reprieved),
+            freed_bytes=sum(each.size_bytes for each in self.deleted),
+            condemned_bytes=sum(each.size_bytes for each in verdict.waiting + self.condemned),
+            live_objects=len(self.live),
+            dead_objects=len(dead_objects) // OBJECT_ID_BYTES,
+            left=len(left),
+            out_of_room=self.out_of_room,
+            releases=self._releases(verdict, condemned_since),
+        )
+
+    def _judge(self, packs: list[_Pack], condemned_since: dict[PackId, int]) -> _Verdict:
+        """Decide what becomes of each pack."""
+        verdict = _Verdict()
         newly_dead: list[bytes] = []
         ordinary = [each for each in packs if each.pack_id not in condemned_since]
         # The fullest claim first, so that of two copies the one in the emptier pack is given up; condemned packs last.
@@ -138,56 +231,129 @@ class _Collection:
             dead = self._claim(each)
             newly_dead.append(dead)
             young = bool(self.grace_ns) and each.mtime_ns > self.now_ns - self.grace_ns
-            if young:
-                kept.append(each)
-            elif not each.needed_count:
-                doomed.append(each)
-            elif each.needed_bytes * 100 < each.total_bytes * LIVE_PERCENT_MIN:
-                partial.append(each)
+            if not each.needed_count:
+                (verdict.young if young and not self.alone else verdict.doomed).append(each)
+            elif not young and each.needed_bytes * 100 < each.total_bytes * LIVE_PERCENT_MIN:
+                verdict.partial.append(each)
+                verdict.dead_partial.append(dead)
             else:
-                kept.append(each)
-                dead_ids.append(dead)
-        reprieved, expired, waiting = self._judge_condemned(
-            [each for each in packs if each.pack_id in condemned_since], condemned_since
-        )
-        for each in reprieved:
-            dead_ids.append(self._dead_metadata(each))
-        dead_objects = b"".join(dead_ids)
-        renewed = self._still_named(expired, newly_dead)
-        waiting += renewed
-        expired = [each for each in expired if each not in renewed]
-        now_deleted = expired + (doomed + partial if self.grace_ns == 0 else [])
-        result = CollectResult(
-            packs=len(packs),
-            kept=len(kept) + len(reprieved),
-            condemned=len(doomed) + len(partial),
-            rewritten=len(partial),
-            deleted=len(now_deleted),
-            reprieved=len(reprieved),
-            freed_bytes=sum(each.size_bytes for each in now_deleted),
-            condemned_bytes=sum(each.size_bytes for each in waiting + ([] if self.grace_ns == 0 else doomed + partial)),
-            live_objects=len(self.live),
-            dead_objects=len(dead_objects) // OBJECT_ID_BYTES,
-        )
-        if dry_run:
-            return result
-        make_directory(pool.path / CONDEMNED)
-        # Rewriting first, so that a full disk stops before anything was taken away.
-        rewritten = self._rewrite(partial)
-        self._write_dead_objects(dead_objects)
-        for each in reprieved:
-            remove_durable(self._condemned_path(each.pack_id))
-        for each in doomed + rewritten + renewed:
-            write_durable(self._condemned_path(each.pack_id), b"%d" % self.now_ns)
-        for number, each in enumerate(now_deleted):
-            self.report(Progress(phase="delete", done_count=number, total_count=len(now_deleted)))
-            remove_durable(pool.pack_path(each.pack_id))
-            remove_durable(self._condemned_path(each.pack_id))
-        pool.index.forget([each.pack_id for each in now_deleted])
-        self._sweep(condemned_since)
-        return result
+                verdict.kept.append(each)
+                if not young:
+                    verdict.dead_kept.append(dead)
+        for each in packs:
+            if each.pack_id in condemned_since:
+                self._claim(each)
+                if each.needed_count:
+                    verdict.reprieved.append(each)
+                    verdict.dead_kept.append(self._dead_metadata(each))
+                elif condemned_since[each.pack_id] + self.grace_ns <= self.now_ns:
+                    verdict.expired.append(each)
+                else:
+                    verdict.waiting.append(each)
+        verdict.renewed = self._still_named(verdict.expired, newly_dead)
+        verdict.waiting += verdict.renewed
+        verdict.expired = [each for each in verdict.expired if each not in verdict.renewed]
+        return verdict
 
-    def _list_packs(self) -> list[_Pack]:
+    def _act(self, verdict: _Verdict) -> list[_Pack]:
+        """Do what was decided; return the packs that should have been written again, but for room or time."""
+        pool = self.pool
+        with_reserve(pool.path, lambda: make_directory(pool.path / CONDEMNED, to_owner=True))
+        # Before anything that they name goes, those in packs that may be written again included.
+        self._write_dead_objects(b"".join(verdict.dead_kept + verdict.dead_partial))
+        for each in verdict.reprieved:
+            remove_durable(self._condemned_path(each.pack_id))
+        self._delete(verdict.expired)
+        self._condemn(verdict.renewed)
+        self._give_up(verdict.doomed)
+        left = []
+        begun = False
+        for batch in self._batches(verdict.partial):
+            if self.out_of_room or (begun and not self.more()):
+                left += batch
+                continue
+            begun = True
+            left += self._rewrite_batch(batch)
+        return left
+
+    def _give_up(self, packs: list[_Pack]) -> None:
+        """Condemn packs that nobody needs, or without grace delete them."""
+        if self.grace_ns:
+            self._condemn(packs)
+            self.condemned += packs
+        else:
+            self._delete(packs)
+
+    def _condemn(self, packs: list[_Pack]) -> None:
+        for each in packs:
+            path = self._condemned_path(each.pack_id)
+            with_reserve(self.pool.path, lambda path=path: write_durable(path, b"%d" % self.now_ns, to_owner=True))  # type: ignore[misc]
+
+    def _delete(self, packs: list[_Pack]) -> None:
+        for number, each in enumerate(packs):
+            self.report(Progress(phase="delete", done_count=number, total_count=len(packs)))
+            remove_durable(self.pool.pack_path(each.pack_id))
+            remove_durable(self._condemned_path(each.pack_id))
+        self.pool.index.forget([each.pack_id for each in packs])
+        self.deleted += packs
+
+    def _batches(self, packs: list[_Pack]) -> Iterator[list[_Pack]]:
+        """Yield packs that make a whole new one together, those first that give back most for what is written."""
+        batch: list[_Pack] = []
+        size = 0
+        for each in sorted(packs, key=lambda each: each.needed_bytes / max(each.total_bytes, 1)):
+            if batch and size + each.rewritten_bytes > PACK_BYTES_TARGET:
+                yield batch
+                batch, size = [], 0
+            batch.append(each)
+            size += each.rewritten_bytes
+        if batch:
+            yield batch
+
+    def _rewrite_batch(self, batch: list[_Pack]) -> list[_Pack]:
+        """Write packs again and give them up, together or, with little room, one by one; return what is left."""
+        if len(batch) > 1 and self._has_room(sum(each.rewritten_bytes for each in batch)):
+            try:
+                self._rewrite(batch)
+            except Full:
+                pass
+            else:
+                self._give_up(batch)
+                return []
+        for number, each in enumerate(batch):
+            try:
+                if not self._has_room(each.rewritten_bytes):
+                    raise Full(f"{self.pool.path}: no room to write pack {each.pack_id.hex()} again")
+                self._rewrite([each])
+            except Full:
+                self.out_of_room = True
+                return batch[number:]
+            self._give_up([each])
+        return []
+
+    def _has_room(self, size_bytes: int) -> bool:
+        """Tell whether so much can be written; without grace it is given back at once, so the reserve may go for it."""
+        if shutil.disk_usage(self.pool.path).free > size_bytes + ROOM_BYTES_MIN:
+            return True
+        if self.grace_ns:
+            return False
+        release_reserve(self.pool.path)
+        return shutil.disk_usage(self.pool.path).free > size_bytes
+
+    def _releases(self, verdict: _Verdict, since: dict[PackId, int]) -> tuple[tuple[int, int], ...]:
+        """Return when a collection gives back how much of what is dead."""
+        at: dict[int, int] = {}
+        renewed = {each.pack_id for each in verdict.renewed}
+        for each in verdict.waiting + self.condemned:
+            condemned = self.now_ns if each.pack_id in renewed else since.get(each.pack_id, self.now_ns)
+            at[condemned + self.grace_ns] = at.get(condemned + self.grace_ns, 0) + each.size_bytes
+        for each in verdict.young:
+            free_at = each.mtime_ns + 2 * self.grace_ns
+            at[free_at] = at.get(free_at, 0) + each.size_bytes
+        return tuple(sorted(at.items()))
+
+    def list_packs(self) -> list[_Pack]:
+        """Return the packs that are there, not measured yet."""
         found = []
         for number, pack_id in enumerate(sorted(self.pool.list_packs())):
             try:
@@ -276,22 +442,6 @@ class _Collection:
     def _dead_metadata(self, each: _Pack) -> bytes:
         return self._dead_in(*self._columns(each))
 
-    def _judge_condemned(
-        self, packs: list[_Pack], since: dict[PackId, int]
-    ) -> tuple[list[_Pack], list[_Pack], list[_Pack]]:
-        reprieved: list[_Pack] = []
-        expired: list[_Pack] = []
-        waiting: list[_Pack] = []
-        for each in packs:
-            self._claim(each)
-            if each.needed_count:
-                reprieved.append(each)
-            elif since[each.pack_id] + self.grace_ns <= self.now_ns:
-                expired.append(each)
-            else:
-                waiting.append(each)
-        return reprieved, expired, waiting
-
     def _still_named(self, expired: list[_Pack], dead_ids: list[bytes]) -> list[_Pack]:
         """Return the expired packs that hold what is named by objects that nobody knew to be dead before this run."""
         if not expired or self.grace_ns == 0:
@@ -313,10 +463,8 @@ class _Collection:
                     stack.append(identity)
         return [each for each in expired if bool(named.holds(self._columns(each)[0]).any())]
 
-    def _rewrite(self, packs: list[_Pack]) -> list[_Pack]:
-        """Copy what is needed of these packs into new ones, durable and indexed; return the packs given up."""
-        if not packs:
-            return []
+    def _rewrite(self, packs: list[_Pack]) -> None:
+        """Copy what is needed of these packs into new ones, durable and indexed."""
         writer = PoolWriter(self.pool, locked=False)
         try:
             for number, each in enumerate(packs):
@@ -324,29 +472,34 @@ class _Collection:
                 ids, values = self._columns(each)
                 rows = self._owned_rows(ids, each.number)
                 order = np.lexsort((values[rows, 1] & np.uint32(0xFFFFFF), values[rows, 0]))
-                for row in rows[order].tolist():
-                    identity = ObjectId(ids[row].tobytes())
-                    kind, payload = self.pool.get_kind(identity)
-                    writer.store_copy(kind, identity, payload)
+                # A reader of our own: one that the pool keeps open would keep the room of the pack when it is deleted.
+                with self.pool.open_pack(each.pack_id) as reader:
+                    for row in rows[order].tolist():
+                        identity = ObjectId(ids[row].tobytes())
+                        try:
+                            kind, payload = reader.get_kind(identity)
+                        except (NotFound, Damaged):  # a delta's base lies elsewhere, or another copy has to serve
+                            kind, payload = self.pool.get_kind(identity)
+                        writer.store_copy(kind, identity, payload)
             writer.close()
         except BaseException:
             writer.abandon()
             raise
-        return packs
 
     def _condemned_path(self, pack_id: PackId) -> Path:
         return self.pool.path / CONDEMNED / pack_id.hex()
 
     def _write_dead_objects(self, dead_objects: bytes) -> None:
         if dead_objects != self.pool.read_dead_objects():
-            write_durable(self.pool.path / DEAD_OBJECTS, dead_objects)
+            path = self.pool.path / DEAD_OBJECTS
+            with_reserve(self.pool.path, lambda: write_durable(path, dead_objects, to_owner=True))
 
     def _sweep(self, condemned_since: dict[PackId, int]) -> None:
         """Remove what killed runs and killed writers left: verdicts on packs that are gone, files never finished."""
         for pack_id in condemned_since:
             if not self.pool.pack_path(pack_id).exists():
                 remove_durable(self._condemned_path(pack_id), sync=False)
-        for folder in (PACKS, REFS, CONDEMNED, "index", UPLOADS):
+        for folder in ("", PACKS, REFS, CONDEMNED, "index", UPLOADS):
             for partial in self._left_behind(folder):
                 try:
                     old = partial.stat().st_mtime_ns <= self.now_ns - max(self.grace_ns, PARTIAL_GRACE_NS)
@@ -357,6 +510,9 @@ class _Collection:
                     remove_durable(partial, sync=False)
 
     def _left_behind(self, folder: str) -> Iterator[Path]:
+        if not folder:
+            yield from self.pool.path.glob("*" + PARTIAL_SUFFIX)
+            return
         for suffix in (PARTIAL_SUFFIX, JOINED_SUFFIX) if folder == UPLOADS else (PARTIAL_SUFFIX,):
             yield from (self.pool.path / folder).rglob("*" + suffix)
 

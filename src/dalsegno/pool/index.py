@@ -246,7 +246,7 @@ def _write_merged(path: Path, segments: list[Segment]) -> None:
         numbers.append(own)
     digest = blake3(max_threads=blake3.AUTO)
     count = 0
-    with PartialFile(path) as file:
+    with PartialFile(path, to_owner=True) as file:
         file.write(bytes(_HEADER.size))
         digest.update(b"".join(pack_ids))
         file.write(b"".join(pack_ids))
@@ -358,7 +358,7 @@ class Index:
     def _write(self, data: bytes) -> None:
         name = random_bytes(8).hex() + SEGMENT_SUFFIX
         try:
-            write_durable(self.path / name, data, sync=len(data) > SEGMENT_CHECKED_BYTES_MAX)
+            write_durable(self.path / name, data, sync=len(data) > SEGMENT_CHECKED_BYTES_MAX, to_owner=True)
         except DalError:
             # A pool that this user may not write, or a full disk: the packs are durable, so the index may stay here.
             segment = Segment(data, name="")

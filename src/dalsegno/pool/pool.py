@@ -7,6 +7,7 @@
     condemned/<id>       packs that a collection found dead, with the time; deleted after a grace period (collect.py)
     condemned/objects    ids of dead directories, recipes and revisions that stay behind in kept packs
     writers.lock         held shared by writers, exclusively by a collection without grace
+    reserve              room for what makes room on a full disk (backends/reserve.py)
 
 Order of writing: blocks, pack durable under its name, index, ref. Deletion goes the other way round.
 """
@@ -22,6 +23,7 @@ import numpy.typing as npt
 
 from dalsegno.backends.contract import BackendWriter
 from dalsegno.backends.local import LocalBackend
+from dalsegno.backends.reserve import RESERVE_NAME, keep_reserve
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import pack
 from dalsegno.formats.objects import references
@@ -135,7 +137,7 @@ class Pool:
         """Make a pool at `path`, which must be absent or empty; `realm` makes it a pool of the same realm."""
         if (path / SETTINGS_NAME).exists():
             raise AlreadyThere(f"{path}: there is a pool already")
-        own = {PACKS, "refs", "index", CONDEMNED, WRITERS_LOCK, "refs.lock"}
+        own = {PACKS, "refs", "index", CONDEMNED, WRITERS_LOCK, "refs.lock", RESERVE_NAME}
         if path.is_dir():
             if any(child.name not in own and not child.name.endswith(".partial") for child in path.iterdir()):
                 raise Refused(f"{path}: the directory is not empty; choose another")
@@ -153,10 +155,11 @@ class Pool:
         # What others on this machine may do is not left to the umask; who made the directory has decided himself.
         make_directory(path, mode=0o750)
         for name in (PACKS, "refs", "index", CONDEMNED):
-            make_directory(path / name)
+            make_directory(path / name, to_owner=True)
         # Last, because a directory becomes a pool by it; the secret of an open pool is for its owner's group at most.
         mode = 0o640 if encryption == "none" else 0o644
-        write_durable(path / SETTINGS_NAME, encode_settings(settings), mode=mode, replace=False)
+        write_durable(path / SETTINGS_NAME, encode_settings(settings), mode=mode, replace=False, to_owner=True)
+        keep_reserve(path)
         return cls(path, settings, realm, used_key_path)
 
     @classmethod
@@ -631,6 +634,8 @@ class PoolWriter:
         """Flush and let collections without grace go on."""
         try:
             self.flush()
+            if self._own_packs:
+                keep_reserve(self.pool.path)
         finally:
             self.abandon()
             self._unlock()

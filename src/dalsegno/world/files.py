@@ -5,6 +5,7 @@ Every durable operation announces itself through `durable_step`, where a rehears
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import itertools
@@ -20,6 +21,14 @@ from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Full, NoAcce
 
 PARTIAL_SUFFIX = ".partial"
 READ_BYTES = 1024 * 1024
+_UNSUPPORTED = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP))
+"""How file systems say that they have no such call."""
+_NO_LINKS = _UNSUPPORTED | {errno.EPERM, errno.EACCES}
+"""How they say that they have no hard links: FAT and exFAT say EPERM, some shares EACCES."""
+_NO_LOCKS = _UNSUPPORTED | {errno.ENOLCK}
+_RENAME_NOREPLACE = 1
+_AT_FDCWD = -100
+_rename_flags = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 _NO_ACCESS = frozenset((errno.EACCES, errno.EPERM, errno.EROFS))
 
@@ -85,27 +94,94 @@ def file_errors(path: Path | str) -> Iterator[None]:
         raise_file_error(error, path)
 
 
+def _sync(descriptor: int) -> None:
+    """Make a file or directory durable, where the file system can: FUSE and shares often cannot for directories."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+
+
+def _sync_names(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def fsync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
     with file_errors(path):
         durable_step("fsync-directory")
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync_names(path)
 
 
-def make_directory(path: Path, *, mode: int = 0o777) -> None:
-    """Create a directory and its parents durably; one that exists is fine. `mode` is that of the last."""
+def _give_to_owner(target: int | Path, parent: Path) -> None:
+    """As root, give something new to whom its directory belongs: he could not use it otherwise.
+
+    Who owns the directory could put anything there himself, so nobody gets more than he had.
+    """
+    if os.geteuid() != 0:
+        return
+    owner = os.stat(parent)
+    if owner.st_uid != 0:
+        with contextlib.suppress(OSError):  # a share that has owners of its own
+            os.chown(target, owner.st_uid, owner.st_gid, **({} if isinstance(target, int) else _NO_FOLLOW))
+
+
+_NO_FOLLOW: dict[str, bool] = {"follow_symlinks": False}
+
+
+def make_directory(path: Path, *, mode: int = 0o777, to_owner: bool = False) -> None:
+    """Create a directory and its parents durably; one that exists is fine. `mode` is that of the last.
+
+    With `to_owner`, what root makes belongs to whom the directory above belongs.
+    """
     if path.is_dir():
         return
     if path.parent != path:
-        make_directory(path.parent)
+        make_directory(path.parent, to_owner=to_owner)
     with file_errors(path):
         durable_step("make-directory")
         path.mkdir(mode=mode, exist_ok=True)
+        if to_owner:
+            _give_to_owner(path, path.parent)
     fsync_directory(path.parent)
+
+
+def rename_new(source: Path, target: Path) -> None:
+    """Give `source` the name `target`, which must be free: FileExistsError otherwise, also when two race.
+
+    Where the kernel cannot say so in one call, by a hard link; where there are none either (old FUSE, some shares), the
+    name is claimed by an empty file that is replaced at once: killed just then, the empty file stays.
+    """
+    if _rename_flags is not None:
+        names = (_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target))
+        if _rename_flags(*names, _RENAME_NOREPLACE) == 0:
+            return
+        number = ctypes.get_errno()
+        if number not in _NO_LINKS:
+            raise OSError(number, os.strerror(number), os.fspath(target))
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        _rename_over_claim(source, target)
+    else:
+        os.unlink(source)
+
+
+def _rename_over_claim(source: Path, target: Path) -> None:
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        os.rename(source, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(target)
+        raise
 
 
 def _write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
@@ -128,13 +204,42 @@ def _keep_special(path: Path) -> None:
             raise Refused(f"{path}: is no ordinary file; name another")
 
 
+def make_filler(path: Path, data: bytes) -> None:
+    """Put a file there whose room is what matters, nobody reads it. Full leaves nothing behind; not synced."""
+    temporary = path.with_name(path.name + PARTIAL_SUFFIX)
+    with file_errors(path):
+        durable_step("filler")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                _give_to_owner(descriptor, path.parent)
+                _write_all(descriptor, data)
+                # Many file systems find out only now whether there is room.
+                with contextlib.suppress(OSError):
+                    os.posix_fallocate(descriptor, 0, len(data))
+            finally:
+                os.close(descriptor)
+            os.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
 def write_durable(
-    path: Path, data: bytes | bytearray | memoryview, *, mode: int = 0o666, replace: bool = True, sync: bool = True
+    path: Path,
+    data: bytes | bytearray | memoryview,
+    *,
+    mode: int = 0o666,
+    replace: bool = True,
+    sync: bool = True,
+    to_owner: bool = False,
 ) -> None:
     """Put `data` under `path` so that a reader sees the old bytes or the new ones, never half of them.
 
     With `replace` False an existing file raises AlreadyThere, also when two processes race. `sync` False is for files
-    that can be made again and check themselves: they may be lost or torn when the power fails.
+    that can be made again and check themselves: they may be lost or torn when the power fails. With `to_owner`, what
+    root writes belongs to whom the directory belongs.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{next(_temporary_counter)}{PARTIAL_SUFFIX}")
     with file_errors(path):
@@ -143,18 +248,19 @@ def write_durable(
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             try:
+                if to_owner:
+                    _give_to_owner(descriptor, path.parent)
                 _write_all(descriptor, data)
                 if sync:
                     durable_step("fsync")
-                    os.fsync(descriptor)
+                    _sync(descriptor)
             finally:
                 os.close(descriptor)
             durable_step("rename")
             if replace:
                 os.rename(temporary, path)
             else:
-                os.link(temporary, path)
-                os.unlink(temporary)
+                rename_new(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
@@ -173,11 +279,7 @@ def remove_durable(path: Path, *, sync: bool = True) -> bool:
             return False
         if sync:
             durable_step("fsync-directory", writes=False)
-            descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _sync_names(path.parent)
     return True
 
 
@@ -207,10 +309,11 @@ def iterate_bytes(path: Path, *, offset: int = 0, length: int | None = None, fre
 class PartialFile:
     """A file that grows under `<path>.partial` and appears under `path` whole and durable at `commit`.
 
-    `replace` False makes `commit` raise AlreadyThere when the name has been taken meanwhile.
+    `replace` False makes `commit` raise AlreadyThere when the name has been taken meanwhile. With `to_owner`, what root
+    writes belongs to whom the directory belongs.
     """
 
-    def __init__(self, path: Path, *, mode: int = 0o666, replace: bool = True) -> None:
+    def __init__(self, path: Path, *, mode: int = 0o666, replace: bool = True, to_owner: bool = False) -> None:
         self.path = path
         self.partial_path = path.with_name(path.name + PARTIAL_SUFFIX)
         self.offset = 0
@@ -221,6 +324,8 @@ class PartialFile:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.partial_path)
             self._descriptor = os.open(self.partial_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            if to_owner:
+                _give_to_owner(self._descriptor, path.parent)
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Append `data`; return its size."""
@@ -246,13 +351,12 @@ class PartialFile:
         assert self._descriptor >= 0, "already committed or abandoned"
         with file_errors(self.path):
             durable_step("fsync")
-            os.fsync(self._descriptor)
+            _sync(self._descriptor)
             durable_step("rename")
             if self._replace:
                 os.rename(self.partial_path, self.path)
             else:
-                os.link(self.partial_path, self.path)
-                os.unlink(self.partial_path)
+                rename_new(self.partial_path, self.path)
             os.close(self._descriptor)
             self._descriptor = -1
         fsync_directory(self.path.parent)
@@ -322,7 +426,7 @@ class ResumedFile:
         """Make the bytes durable, then the name."""
         with file_errors(self.path):
             durable_step("fsync")
-            os.fsync(self._descriptor)
+            _sync(self._descriptor)
             durable_step("rename")
             os.rename(self.partial_path, self.path)
         self.close()
@@ -358,6 +462,8 @@ class UploadFile:
             if new:
                 durable_step("create")
             self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o666)
+            if new:
+                _give_to_owner(self._descriptor, path.parent)
             self.size_bytes = os.fstat(self._descriptor).st_size
             self.has_other_name = False
             """As of the last `lock`: taken, but killed before this name was dropped."""
@@ -405,7 +511,7 @@ class UploadFile:
         """Make the bytes durable."""
         with file_errors(self.path):
             durable_step("fsync")
-            os.fsync(self._descriptor)
+            _sync(self._descriptor)
 
     def is_at(self, path: Path) -> bool:
         """Tell whether `path` is another name of this file."""
@@ -423,7 +529,12 @@ class UploadFile:
             os.utime(self._descriptor)
             if not self.is_at(path):
                 durable_step("link")
-                os.link(self.path, path)
+                try:
+                    os.link(self.path, path)
+                except OSError as error:
+                    if error.errno not in _NO_LINKS:
+                        raise
+                    rename_new(self.path, path)
         fsync_directory(path.parent)
         self.remove()
 
@@ -483,12 +594,17 @@ class ScratchFile:
 
 
 class FileLock:
-    """An advisory lock on a file, between processes and between openings within one process."""
+    """An advisory lock on a file, between processes and between openings within one process.
+
+    A file that root makes belongs to whom the directory belongs. Refused where the file system has no locks.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with file_errors(path):
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            if os.geteuid() == 0 and os.fstat(self._descriptor).st_uid == 0:
+                _give_to_owner(self._descriptor, path.parent)
 
     def acquire(self, *, shared: bool = False, wait: bool = True) -> bool:
         """Take the lock, or change its mode; return False when `wait` is False and another holds it."""
@@ -498,11 +614,21 @@ class FileLock:
         except BlockingIOError:
             return False
         except OSError as error:
+            if error.errno in _NO_LOCKS:
+                raise Refused(
+                    f"{self.path}: this file system has no locks ({error.strerror}): mount it with them (NFS: "
+                    "local_lock=all, Lustre: flock), or choose another place"
+                ) from error
             raise_file_error(error, self.path)
         return True
 
+    def release(self) -> None:
+        """Let go of the lock; it may be taken again."""
+        with file_errors(self.path):
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
     def close(self) -> None:
-        """Let go of the lock."""
+        """Let go of the lock, for good."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
