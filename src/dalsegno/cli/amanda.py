@@ -73,8 +73,12 @@ AUTHS = ("local", "bsdtcp", "bsdudp", "bsd", "krb5", "ssh", "ssl")
 
 def add_amanda(parser: Parser) -> None:
     """Say what `dal amanda` understands."""
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="install|disklist", parser_class=Parser)
-    install = verbs.add_parser("install", help="make Amanda able to back up the volumes of the pool")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="install|disklist")
+    install = verbs.add_parser(
+        "install",
+        help="make Amanda able to back up the volumes of the pool",
+        epilog="example: dal amanda install --config daily --dry-run",
+    )
     install.add_argument("--user", metavar="NAME", help="Amanda's user on this host (default: backup or amandabackup)")
     install.add_argument("--applications", type=Path, default=APPLICATIONS, metavar="DIR", help=f"({APPLICATIONS})")
     install.add_argument(
@@ -86,7 +90,11 @@ def add_amanda(parser: Parser) -> None:
     install.add_argument("--secret", type=Path, metavar="FILE", help="holds the pool's passphrase, if it has one")
     install.add_argument("--dry-run", action="store_true", help="only tell what would be done")
     install.set_defaults(run=_install)
-    disklist = verbs.add_parser("disklist", help="print a disklist line for every volume of a pattern")
+    disklist = verbs.add_parser(
+        "disklist",
+        help="print a disklist line for every volume of a pattern",
+        epilog="example: dal amanda disklist 'home*' >> disklist",
+    )
     disklist.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="or //SERVER/PATTERN")
     disklist.add_argument("--host", default="localhost", metavar="NAME", help="(localhost)")
     disklist.add_argument("--dumptype", default="dalsegno", metavar="NAME", help="(dalsegno)")

@@ -15,7 +15,7 @@ from dalsegno.backup.site import Site, open_site
 from dalsegno.cli.dated import plan_lines, plan_value
 from dalsegno.cli.site import add_policy, asker, open_all, read_policy
 from dalsegno.cli.terminal import Terminal
-from dalsegno.cli.words import Parser
+from dalsegno.cli.words import POLICY_HELP, Parser
 from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, Damaged, NotFound
 from dalsegno.terms.ids import hex_short
@@ -70,7 +70,7 @@ def add_media(parser: Parser) -> None:
     )
     found.add_argument("label", metavar="LABEL")
     found.set_defaults(run=_media_found)
-    _add_globals(parser, verbs.choices.values())
+    _add_policy(parser, verbs.choices.values())
 
 
 def add_catalog(parser: Parser) -> None:
@@ -84,18 +84,13 @@ def add_catalog(parser: Parser) -> None:
     check = verbs.add_parser("check", help="compare it with the media", epilog="example: dal catalog check --read")
     check.add_argument("--read", action="store_true", help="read every byte of every copy that can be reached")
     check.set_defaults(run=_catalog_check)
-    _add_globals(parser, verbs.choices.values())
+    _add_policy(parser, verbs.choices.values())
 
 
-def _add_globals(parser: Parser, verbs: Any) -> None:
+def _add_policy(parser: Parser, verbs: Any) -> None:
     parser.set_defaults(policy=None)
     for verb in verbs:
-        verb.add_argument("--policy", metavar="FILE", default=argparse.SUPPRESS)
-        verb.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
-        verb.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS)
-        verb.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS)
-        verb.add_argument("--pool", dest="pool_path", metavar="PATH", default=argparse.SUPPRESS)
-        verb.add_argument("--key", dest="key_path", metavar="FILE", default=argparse.SUPPRESS)
+        verb.add_argument("--policy", metavar="FILE", default=argparse.SUPPRESS, help=POLICY_HELP)
 
 
 def _site(arguments: argparse.Namespace, terminal: Terminal, *, create: bool = True) -> Site:

@@ -11,7 +11,7 @@ from dalsegno.actions.house import House
 from dalsegno.assembly import create_pool
 from dalsegno.cli.door import open_house, open_volumes
 from dalsegno.cli.terminal import Terminal, format_duration, show
-from dalsegno.cli.words import Parser, key_path, pool_path
+from dalsegno.cli.words import POLICY_HELP, Parser, key_path, pool_path
 from dalsegno.host.ignore import Rules
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, DalError, NotFound
 from dalsegno.terms.sizes import format_size, parse_size
@@ -49,7 +49,7 @@ def add_backup(parser: Parser) -> None:
     add_rules(parser)
     cycle = parser.add_argument_group("the whole cycle of a policy's sets: clone, dump, verify, archive, retain")
     cycle.add_argument("--set", action="append", default=[], metavar="SET", help="back up this set, or `all`")
-    cycle.add_argument("--policy", metavar="FILE", help="the policy (else DAL_POLICY, /etc/dalsegno.toml, your own)")
+    cycle.add_argument("--policy", metavar="FILE", help=POLICY_HELP)
     cycle.add_argument("--due", action="store_true", help="leave out volumes that have a good dump of today")
     cycle.add_argument("--wait", action="store_true", help="wait for another coordinator instead of ending")
     parser.set_defaults(run=_backup)

@@ -2,7 +2,6 @@
 
 import argparse
 import stat
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -12,8 +11,9 @@ from dalsegno.actions import browse as actions
 from dalsegno.actions.browse import Found, Histories, Row, Version, changed_parts
 from dalsegno.actions.house import House
 from dalsegno.cli.door import open_volumes
+from dalsegno.cli.streams import bytes_output, writing_output
 from dalsegno.cli.terminal import Terminal, show
-from dalsegno.cli.words import Parser
+from dalsegno.cli.words import POLICY_HELP, Parser
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry
 from dalsegno.terms.errors import EXIT_DONE, BadInput, NotFound
@@ -118,13 +118,16 @@ def _ls(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _cat(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    output = bytes_output()
     with open_volumes(arguments, terminal, *arguments.addresses) as house:
         for address in arguments.addresses:
             for data in actions.iterate_file(house, address):
                 if terminal.json:
                     raise BadInput("--json and a file's bytes cannot both go to the output: leave out --json")
-                sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+                with writing_output():
+                    output.write(data)
+        with writing_output():
+            output.flush()
     return EXIT_DONE
 
 
@@ -149,7 +152,7 @@ def _histories(arguments: argparse.Namespace, terminal: Terminal, house: House) 
 
 
 def _add_dumps(parser: Parser) -> None:
-    parser.add_argument("--policy", metavar="FILE", help="whose catalog knows the states that dumps have")
+    parser.add_argument("--policy", metavar="FILE", help=f"to find dumps, too: {POLICY_HELP}")
     parser.add_argument("--no-dumps", action="store_true", help="look into the pool alone")
 
 

@@ -21,7 +21,7 @@ from dalsegno.volumes.state import Clone
 def add_clone(parser: Parser) -> None:
     """Say what `dal clone` understands."""
     parser.add_argument("volume", metavar="VOLUME[@TIME]")
-    parser.add_argument("name", nargs="?", help="the clone's name (default: the time)")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the clone's name (default: the time)")
     parser.add_argument("--no-scan", action="store_true", help="name the newest state without looking at the source")
     parser.set_defaults(run=_clone)
 

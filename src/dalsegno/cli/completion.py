@@ -6,7 +6,6 @@ then: its input and its errors go nowhere.
 
 import argparse
 import re
-from importlib import import_module
 
 from dalsegno.cli import main
 from dalsegno.cli.terminal import Terminal
@@ -80,17 +79,13 @@ end"""
 
 def add_completion(parser: Parser) -> None:
     """Say what `dal completion` understands."""
-    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+    parser.add_argument("shell", metavar="bash|zsh|fish", choices=("bash", "zsh", "fish"))
     parser.set_defaults(run=_completion)
 
 
 def command_parsers() -> dict[str, Parser]:
     """Return every command's parser."""
-    parsers = {}
-    for name, (module, line, example) in main.COMMANDS.items():
-        parsers[name] = new_parser(name, line, example)
-        getattr(import_module(f"dalsegno.cli.{module}"), f"add_{name}")(parsers[name])
-    return parsers
+    return {name: main.command_parser(name) for name in main.COMMANDS}
 
 
 def long_options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 from dalsegno.actions import dump as actions
 from dalsegno.cli.door import open_dumps_house, open_volumes
+from dalsegno.cli.streams import bytes_output
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.volume import dump_value
 from dalsegno.cli.words import Parser
@@ -55,7 +56,7 @@ def binary_output(terminal: Terminal) -> BinaryIO:
         raise BadInput("a dump is not for a terminal: redirect the output or name a file with -o")
     if terminal.json:
         raise BadInput("--json and a dump cannot both go to the output: name a file with -o")
-    return sys.stdout.buffer
+    return bytes_output()
 
 
 def note_value(note: DumpNote) -> dict[str, Any]:

@@ -1,10 +1,23 @@
 """The command `dal`: find the command's module, run it, and turn every outcome into one line and an exit code."""
 
+import errno
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dalsegno import __version__
-from dalsegno.terms.errors import EXIT_FAILED, EXIT_INTERRUPTED, BadInput, DalError, Full
+from dalsegno.terms.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_NO_READER,
+    EXIT_PARTIAL,
+    BadInput,
+    DalError,
+    Full,
+)
+
+if TYPE_CHECKING:
+    from dalsegno.cli.words import Parser
 
 # Command: (module in dalsegno.cli, one line, example). The module has `add_<command>(parser)`.
 COMMANDS: Final = {
@@ -61,23 +74,6 @@ COMMANDS: Final = {
 }
 
 
-def _help_text() -> str:
-    width = max(map(len, COMMANDS)) + 2
-    lines = [f"  {name:<{width}}{line}" for name, (_, line, _) in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: dal [--pool PATH] [--key FILE] [--json] [--utc] [-q] [-v] COMMAND ...",
-            "",
-            "Volume backup: clones, dumps at levels 0-9, merge, verify, restore.",
-            "",
-            *lines,
-            "",
-            "`dal COMMAND --help` shows a command's options and an example.",
-            "Start with `dal backup DIR`: it makes all that is missing.",
-        ]
-    )
-
-
 def _split_command(argv: list[str]) -> tuple[str | None, list[str]]:
     """Return the command and all other words: global options may stand before it or after."""
     before = 0
@@ -107,16 +103,18 @@ def _end_cleanly_on_signals() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     words = sys.argv[1:] if argv is None else argv
-    if words and words[-1] in ("--version", "-V") and _split_command(words)[0] is None:
-        print(f'{{"version": "{__version__}"}}' if "--json" in words else f"dal {__version__}")
-        return 0
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        from dalsegno.cli.streams import fill_closed_streams
+
+        fill_closed_streams()
+    return _finished(words, _outcome(words))
+
+
+def _outcome(words: list[str]) -> int:
     try:
         return _run(words)
     except SystemExit as stop:  # argparse after --help
         return stop.code if isinstance(stop.code, int) else EXIT_FAILED
-    except BrokenPipeError:
-        _drop_output()
-        return EXIT_FAILED
     except KeyboardInterrupt:
         return _fail(words, "interrupted", "interrupted", EXIT_INTERRUPTED)
     except DalError as error:
@@ -127,54 +125,78 @@ def main(argv: list[str] | None = None) -> int:
         return _fail_internal(words, error)
 
 
+def command_parser(name: str) -> "Parser":
+    """Return the parser of a command, which loads what the command needs."""
+    from importlib import import_module
+
+    from dalsegno.cli.words import new_parser
+
+    module_name, line, example = COMMANDS[name]
+    parser = new_parser(name, line, example)
+    getattr(import_module(f"dalsegno.cli.{module_name}"), f"add_{name}")(parser)
+    return parser
+
+
+def _finished(words: list[str], code: int) -> int:
+    """Write out what the streams hold, and return the exit code: what the command did counts, if its output was read.
+
+    A reader who went away (`dal ls | head`) is no news; a full disk behind the output is.
+    """
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        from dalsegno.cli.streams import finish, has_no_reader
+
+        gone = has_no_reader(sys.stdout)
+        error = finish(sys.stdout)
+        finish(sys.stderr)
+        if error is not None and not gone and code in (EXIT_DONE, EXIT_PARTIAL):
+            error.filename = "standard output"
+            return _fail_os(words, error)
+    return code
+
+
 def _run(words: list[str]) -> int:
     name, rest = _split_command(words)
     if name is None:
+        if "--version" in words or "-V" in words:
+            print(f'{{"version": "{__version__}"}}' if "--json" in words else f"dal {__version__}")
+            return EXIT_DONE
         if not words or "-h" in words or "--help" in words:
-            print(_help_text())
-            return 0 if words else BadInput.exit_code
+            from dalsegno.cli.help import overview
+
+            print(overview())
+            return EXIT_DONE if words else BadInput.exit_code
         raise BadInput("no command: `dal --help` lists them")
     if name == "help":
-        asked = [word for word in rest if not word.startswith("-")]
-        if not asked:
-            print(_help_text())
-            return 0
-        name, rest = asked[0], ["--help"]
+        from dalsegno.cli.help import show_help
+
+        asked = show_help([word for word in rest if word not in ("--json", "-q", "-v")])
+        if asked is None:
+            return EXIT_DONE
+        name, *rest = asked
     if name not in COMMANDS:
-        raise BadInput(f"unknown command {name!r}: `dal --help` lists them")
-    from importlib import import_module
+        from dalsegno.cli.hints import unknown_command
+
+        raise BadInput(unknown_command(name))
+    arguments = command_parser(name).parse_args(rest)
 
     from dalsegno.cli.terminal import Terminal
-    from dalsegno.cli.words import new_parser
-    from dalsegno.terms.times import set_zone
 
-    module_name, line, example = COMMANDS[name]
-    module = import_module(f"dalsegno.cli.{module_name}")
-    parser = new_parser(name, line, example)
-    getattr(module, f"add_{name}")(parser)
-    arguments = parser.parse_args(rest)
     if arguments.utc:
         from datetime import UTC
+
+        from dalsegno.terms.times import set_zone
 
         set_zone(UTC)
     terminal = Terminal(json=arguments.json, quiet=arguments.quiet, verbose=arguments.verbose)
     _end_cleanly_on_signals()
     try:
         code: int = arguments.run(arguments, terminal)
-        sys.stdout.flush()
     finally:
         terminal.end_progress()
     return code
-
-
-def _drop_output() -> None:
-    """Keep the interpreter from complaining again about a reader that went away."""
-    import os
-
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        pass
 
 
 def _fail(words: list[str], code: str, message: str, exit_code: int) -> int:
@@ -196,11 +218,16 @@ def _fail(words: list[str], code: str, message: str, exit_code: int) -> int:
 
 
 def _fail_os(words: list[str], error: OSError) -> int:
-    import errno
+    from dalsegno.cli.streams import finish, has_no_reader, is_full
 
     where = error.filename.decode(errors="replace") if isinstance(error.filename, bytes) else error.filename
+    if isinstance(error, BrokenPipeError) and where in (None, "standard output") and has_no_reader(sys.stdout):
+        finish(sys.stdout)
+        return EXIT_NO_READER
+    if where is None and finish(sys.stdout) is not None:
+        where = "standard output"
     message = f"{where}: {error.strerror}" if where else str(error.strerror or error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         return _fail(words, Full.code, f"{message}: free some space and run again", Full.exit_code)
     kinds = {errno.ENOENT: ("not-found", 6), errno.EACCES: ("no-access", 8), errno.EPERM: ("no-access", 8)}
     code, exit_code = kinds.get(error.errno or 0, ("failed", EXIT_FAILED))

@@ -46,7 +46,7 @@ def add_mount(parser: Parser) -> None:
 def add_umount(parser: Parser) -> None:
     """Say what `dal umount` understands."""
     parser.add_argument("directories", nargs="+", metavar="DIR")
-    parser.add_argument("--lazy", action="store_true", help="also when somebody still works in it")
+    parser.add_argument("-l", "--lazy", action="store_true", help="also when somebody still works in it")
     parser.set_defaults(run=_umount)
 
 

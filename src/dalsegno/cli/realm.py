@@ -80,20 +80,9 @@ def add_realm(parser: Parser) -> None:
     )
     remove.add_argument("server", metavar="SERVER")
     remove.set_defaults(run=_remove_server)
-    for verb in verbs.choices.values():
-        add_globals(verb)
 
 
 _INIT_EXAMPLE = "example: dal realm init --db postgresql://dal@db/dal --name site"
-
-
-def add_globals(parser: argparse.ArgumentParser) -> None:
-    """Let the global options stand behind a verb, too."""
-    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
-    parser.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS)
-    parser.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS)
-    parser.add_argument("--pool", dest="pool_path", metavar="PATH", default=argparse.SUPPRESS)
-    parser.add_argument("--key", dest="key_path", metavar="FILE", default=argparse.SUPPRESS)
 
 
 # Which realm

@@ -9,7 +9,7 @@ from dalsegno.actions.remote import RemoteHouse, split_place
 from dalsegno.actions.remote_dump import dump_remote
 from dalsegno.assembly_remote import open_realm
 from dalsegno.cli.dump import note_value
-from dalsegno.cli.realm import add_globals, chosen_realm, open_volume
+from dalsegno.cli.realm import chosen_realm, open_volume
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.volume import volume_value
 from dalsegno.cli.words import Parser
@@ -49,8 +49,6 @@ def add_replica(parser: Parser) -> None:
     )
     resolve.add_argument("volumes", nargs="*", metavar="VOLUME", help="(default: all replicated ones)")
     resolve.set_defaults(run=_resolve)
-    for verb in verbs.choices.values():
-        add_globals(verb)
 
 
 def _errors_value(errors: dict[str, DalError]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from dalsegno.actions.view import split_dumps
 from dalsegno.cli.door import open_house, open_volumes
 from dalsegno.cli.terminal import Terminal, format_duration, show
 from dalsegno.cli.volume import volume_value
-from dalsegno.cli.words import Parser, path_bytes
+from dalsegno.cli.words import POLICY_HELP, Parser, path_bytes
 from dalsegno.host.restore import OwnerMap
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, NotFound, Unavailable
 from dalsegno.terms.sizes import format_size
@@ -37,7 +37,7 @@ def add_restore(parser: Parser) -> None:
     parser.add_argument("--site", action="store_true", help="everything: pool, volumes and catalog, from the media")
     parser.add_argument("--media", action="append", default=[], metavar="DIR", help="with --site: where a medium is")
     parser.add_argument("--state", type=Path, metavar="DIR", help="with --site and no policy: where the catalog goes")
-    parser.add_argument("--policy", metavar="FILE", help="whose catalog knows the dumps of dates that the pool has not")
+    parser.add_argument("--policy", metavar="FILE", help=f"to find dumps, too: {POLICY_HELP}")
     parser.set_defaults(run=_restore)
 
 

@@ -63,20 +63,25 @@ def add_serve(parser: Parser) -> None:
     parser.set_defaults(run=_serve)
 
 
+_TOKEN_EXAMPLE = "example: dal token add --right read --right append --volume 'laptop-*' --note ada"
+
+
 def add_token(parser: Parser) -> None:
     """Say what `dal token` understands."""
     commands = parser.add_subparsers(dest="what", required=True, metavar="add|list|revoke")
-    add = commands.add_parser("add", help="make a token; it is shown this once")
+    add = commands.add_parser("add", help="make a token; it is shown this once", epilog=_TOKEN_EXAMPLE)
     add.add_argument("--right", action="append", required=True, choices=RIGHTS, help="again for more rights")
     add.add_argument(
         "--volume", action="append", metavar="PATTERN", help="volumes it is for, like 'home*' (default: all)"
     )
-    add.add_argument("--expires", metavar="30d", help="when it ends by itself (default: never)")
+    add.add_argument("--expires", metavar="TIME", help="when it ends, by itself, for example 30d (default: never)")
     add.add_argument("--note", default="", metavar="TEXT", help="for whom it is")
     add.set_defaults(run=_token_add)
-    show = commands.add_parser("list", help="show the tokens, without what proves them")
+    show = commands.add_parser(
+        "list", help="show the tokens, without what proves them", epilog="example: dal token list"
+    )
     show.set_defaults(run=_token_list)
-    revoke = commands.add_parser("revoke", help="end a token at once")
+    revoke = commands.add_parser("revoke", help="end a token at once", epilog="example: dal token revoke 4f0c21aa")
     revoke.add_argument("ids", nargs="+", metavar="ID")
     revoke.set_defaults(run=_token_revoke)
 

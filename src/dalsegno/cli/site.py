@@ -16,7 +16,7 @@ from dalsegno.backup.site import Site, open_site
 from dalsegno.backup.targets import Ask
 from dalsegno.cli.door import default_realm, open_realm_house, realm_of_addresses
 from dalsegno.cli.terminal import Terminal
-from dalsegno.cli.words import key_path, pool_path, read_passphrase
+from dalsegno.cli.words import POLICY_HELP, key_path, pool_path, read_passphrase
 from dalsegno.terms.errors import BadInput, Conflict, NotFound
 from dalsegno.terms.times import set_zone
 from dalsegno.world.files import FileLock, make_directory
@@ -24,7 +24,7 @@ from dalsegno.world.files import FileLock, make_directory
 
 def add_policy(parser: argparse.ArgumentParser) -> None:
     """Add the option that names the policy."""
-    parser.add_argument("--policy", metavar="FILE", help="the policy (else DAL_POLICY, /etc/dalsegno.toml, your own)")
+    parser.add_argument("--policy", metavar="FILE", help=POLICY_HELP)
 
 
 def read_policy(arguments: argparse.Namespace) -> Policy:

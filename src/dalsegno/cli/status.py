@@ -8,13 +8,13 @@ from pathlib import Path
 
 from dalsegno.backup.policy_file import find_policy
 from dalsegno.cli.terminal import Terminal
-from dalsegno.cli.words import Parser
+from dalsegno.cli.words import POLICY_HELP, Parser
 from dalsegno.terms.errors import BadInput, NotFound
 
 
 def add_status(parser: Parser) -> None:
     """Say what `dal status` understands."""
-    parser.add_argument("--policy", metavar="FILE", help="the policy (else DAL_POLICY, /etc/dalsegno.toml, your own)")
+    parser.add_argument("--policy", metavar="FILE", help=POLICY_HELP)
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="NAME", help="only this set")
     parser.add_argument("--check", action="store_true", help="one line and exit code 0, 1, 2 or 3, for Nagios and kin")
     parser.add_argument("--prometheus", type=Path, metavar="FILE", help="write metrics there, for a textfile collector")

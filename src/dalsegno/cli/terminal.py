@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+from dalsegno.cli.streams import say_aside, spell_all_names, write_result, writing_output
 from dalsegno.terms.errors import DalError
 from dalsegno.terms.events import Event, Note, Progress
 from dalsegno.terms.sizes import format_size
@@ -51,23 +52,18 @@ class Terminal:
         self.quiet = quiet
         self.verbose = verbose
         self.error_count = 0
-        self._draws = sys.stderr.isatty() and not quiet and not json
+        self._draws = sys.stderr.isatty() and not quiet and not json and os.environ.get("TERM") != "dumb"
         self._drawn_at_ns = 0
         self._phase = ""
         self._phase_started_ns = 0
         self._line_shown = False
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="surrogateescape")
+        spell_all_names()
 
     def result(self, value: Any, lines: Iterable[str]) -> None:
         """Print a result: JSON for programs, lines for people."""
         self.end_progress()
-        if self.json:
-            print(json.dumps(as_json(value), indent=2))
-        else:
-            for line in lines:
-                print(line)
+        told = [json.dumps(as_json(value), indent=2)] if self.json else lines
+        write_result("".join(f"{line}\n" for line in told))
 
     def stream(self, items: Iterable[T], *, value: Callable[[T], Any], line: Callable[[T], str]) -> int:
         """Print items as they come: one JSON list, or a line each; return how many."""
@@ -75,17 +71,19 @@ class Terminal:
         try:
             for item in items:
                 self.end_progress()
-                if self.json:
-                    print("[\n" if count == 0 else ",\n", json.dumps(as_json(value(item))), sep="", end="")
-                else:
-                    print(line(item))
+                with writing_output():
+                    if self.json:
+                        print("[\n" if count == 0 else ",\n", json.dumps(as_json(value(item))), sep="", end="")
+                    else:
+                        print(line(item))
                 count += 1
         except (DalError, KeyboardInterrupt):
             if self.json and count:  # what came before the error stays readable
                 print("\n]")
             raise
         if self.json:
-            print("\n]" if count else "[]")
+            with writing_output():
+                print("\n]" if count else "[]")
         return count
 
     def table(self, rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
@@ -103,13 +101,13 @@ class Terminal:
         """Tell a person something on the side."""
         if not self.quiet and not self.json:
             self.end_progress()
-            print(show(text), file=sys.stderr)
+            say_aside(f"{show(text)}\n")
 
     def fail(self, text: str) -> None:
         """Tell of something that failed while the rest goes on; programs find it in the result."""
         self.end_progress()
         if not self.json:
-            print(f"dal: error: {show(' '.join(text.split()))}", file=sys.stderr)
+            say_aside(f"dal: error: {show(' '.join(text.split()))}\n")
 
     def report(self, event: Event) -> None:
         """Draw progress and print notes about paths."""
@@ -124,9 +122,9 @@ class Terminal:
     def _say(self, event: Note) -> None:
         self.end_progress()
         if self.json:
-            print(json.dumps({event.severity: as_json(event)}), file=sys.stderr)
+            say_aside(json.dumps({event.severity: as_json(event)}) + "\n")
         else:
-            print(f"dal: {event.severity}: {show(event.path)}: {show(event.text)}", file=sys.stderr)
+            say_aside(f"dal: {event.severity}: {show(event.path)}: {show(event.text)}\n")
 
     def _draw(self, event: Progress) -> None:
         at_ns = now_ns()
@@ -137,15 +135,13 @@ class Terminal:
         self._drawn_at_ns = at_ns
         line = progress_line(event, elapsed_ns=at_ns - self._phase_started_ns)
         width = shutil.get_terminal_size().columns - 1
-        sys.stderr.write(f"\r\x1b[K{line[:width]}")
-        sys.stderr.flush()
+        say_aside(f"\r\x1b[K{line[:width]}")
         self._line_shown = True
 
     def end_progress(self) -> None:
         """Erase the progress line."""
         if self._line_shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            say_aside("\r\x1b[K")
             self._line_shown = False
 
 

@@ -22,7 +22,7 @@ def add_volume(parser: Parser) -> None:
     """Say what `dal volume` understands."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="create|list|show|rename|remove")
     create = verbs.add_parser("create", help="make a volume", epilog="example: dal volume create home --source /home")
-    create.add_argument("name")
+    create.add_argument("name", metavar="NAME")
     create.add_argument("--source", type=Path, metavar="DIR", help="the host directory that it follows")
     create.add_argument("--replicas", metavar="SERVER,...", help="make it on these servers of a realm")
     create.add_argument("--rule", choices=("any", "majority"), help="with --replicas: how many acknowledge a commit")
@@ -30,22 +30,16 @@ def add_volume(parser: Parser) -> None:
     create.set_defaults(run=_create)
     verbs.add_parser("list", help="list all volumes", epilog="example: dal volume list").set_defaults(run=_list)
     shown = verbs.add_parser("show", help="show one volume", epilog="example: dal volume show home")
-    shown.add_argument("name")
+    shown.add_argument("name", metavar="VOLUME")
     shown.set_defaults(run=_show)
     rename = verbs.add_parser("rename", help="give another name", epilog="example: dal volume rename home homes")
-    rename.add_argument("name")
-    rename.add_argument("new_name")
+    rename.add_argument("name", metavar="VOLUME")
+    rename.add_argument("new_name", metavar="NEW-NAME")
     rename.set_defaults(run=_rename)
     remove = verbs.add_parser("remove", help="forget a volume", epilog="example: dal volume remove home --yes")
-    remove.add_argument("name")
+    remove.add_argument("name", metavar="VOLUME")
     remove.add_argument("--yes", action="store_true", help="do it although it has clones")
     remove.set_defaults(run=_remove)
-    for verb in verbs.choices.values():
-        verb.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
-        verb.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS)
-        verb.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS)
-        verb.add_argument("--pool", dest="pool_path", metavar="PATH", default=argparse.SUPPRESS)
-        verb.add_argument("--key", dest="key_path", metavar="FILE", default=argparse.SUPPRESS)
 
 
 def dump_value(record: DumpRecord) -> dict[str, Any]:

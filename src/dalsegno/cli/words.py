@@ -3,36 +3,72 @@
 import argparse
 import os
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dalsegno.terms.errors import BadInput
 from dalsegno.world import places
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are BadInput: one line, exit code 2."""
+    """A parser whose complaints are BadInput: one line, exit code 2, with what may have been meant."""
+
+    words: Sequence[str] = ()
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **more})
+        self.register("action", "parsers", Verbs)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Remember the words: what is wrong with them is not all in the complaint."""
+        self.words = list(args or ())
+        return super().parse_known_args(args, namespace)
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help; argparse itself would not say that it could not."""
+        print(self.format_help(), end="", file=file)
 
     def error(self, message: str) -> NoReturn:
         """Say what was wrong with the words."""
-        raise BadInput(f"{message}: `{self.prog} --help` shows how")
+        advice = import_module("dalsegno.cli.hints").advice(self, self.words, message)  # only who errs waits for it
+        colon = "" if advice.endswith("?") else ":"
+        raise BadInput(f"{message}{advice}{colon} `{self.prog} --help` shows how")
+
+
+class Verbs(argparse._SubParsersAction):  # type: ignore[type-arg]
+    """The verbs of a command, each of which takes the global options, too."""
+
+    def add_parser(self, name: str, **more: Any) -> Parser:
+        """Add a verb; its `help` line is its description as well."""
+        line: str = more["help"]
+        parser: Parser = super().add_parser(name, **{"description": f"{line[0].upper()}{line[1:]}.", **more})
+        add_globals(parser, default=argparse.SUPPRESS)  # what stands before the verb is not overwritten
+        return parser
+
+
+def add_globals(parser: argparse.ArgumentParser, *, default: Any = None) -> None:
+    """Add the options that every command and every verb takes."""
+    flag = default or False
+    parser.add_argument("--pool", dest="pool_path", metavar="PATH", default=default, help=_POOL_HELP)
+    parser.add_argument("--key", dest="key_path", metavar="FILE", default=default, help="its key file (else DAL_KEY)")
+    parser.add_argument("--json", action="store_true", default=flag, help="print JSON")
+    parser.add_argument(
+        "--utc", action="store_true", default=flag, help="read and show times in UTC, not in local time"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", default=flag, help="print only results and errors")
+    parser.add_argument("-v", "--verbose", action="store_true", default=flag, help="print more")
+
+
+POLICY_HELP = "the policy (else DAL_POLICY, /etc/dalsegno.toml, your own)"
+_POOL_HELP = "the pool to work on (else DAL_POOL, else your own, else the policy's)"
 
 
 def new_parser(name: str, line: str, example: str) -> Parser:
     """Return a command's parser with the global options."""
-    parser = Parser(
-        prog=f"dal {name}",
-        description=line[0].upper() + line[1:] + ".",
-        epilog=f"example: {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--pool", dest="pool_path", metavar="PATH", help="the pool (else DAL_POOL, else your own)")
-    parser.add_argument("--key", dest="key_path", metavar="FILE", help="the pool's key file (else DAL_KEY)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--utc", action="store_true", help="read and show times in UTC, not in the local time zone")
-    parser.add_argument("-q", "--quiet", action="store_true", help="print only results and errors")
-    parser.add_argument("-v", "--verbose", action="store_true", help="print more")
+    parser = Parser(prog=f"dal {name}", description=f"{line[0].upper()}{line[1:]}.", epilog=f"example: {example}")
+    add_globals(parser)
     return parser
 
 

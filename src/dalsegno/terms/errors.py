@@ -23,6 +23,8 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_PARTIAL = 3
 EXIT_INTERRUPTED = 130
+EXIT_NO_READER = 141
+"""Whoever read the output went away before its end: what a shell says of programs that SIGPIPE ended."""
 
 
 class DalError(Exception):

@@ -1,0 +1,172 @@
+"""`dal --help` and `dal help TOPIC`: the commands in groups, and what holds for all of them."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from dalsegno.cli.main import COMMANDS
+from dalsegno.terms.errors import BadInput
+
+GROUPS: Final = (
+    ("Back up", ("init", "backup", "import", "volume")),
+    ("Name and keep states", ("clone", "clones", "unclone", "hold", "unhold", "log")),
+    ("Look into them", ("ls", "cat", "find", "diff", "versions", "mount", "umount", "mkmount", "rmmount")),
+    ("Bring back", ("restore", "retrieve", "repair")),
+    ("Dumps", ("dump", "estimate", "mark", "merge", "inspect", "verify")),
+    ("The nightly cycle", ("status", "plan", "prune", "history", "archive", "media", "catalog", "drill", "amanda")),
+    ("The pool", ("stats", "gc", "doctor", "key")),
+    ("Several servers", ("serve", "token", "realm", "replica", "release", "follow", "promote", "move")),
+    ("The shell", ("completion", "help")),
+)
+
+GLOBAL_OPTIONS: Final = """\
+They stand before or behind the command.
+
+  --pool PATH    the pool to work on; else the one that DAL_POOL names, else
+                 your own (~/.local/share/dalsegno/pool), else the policy's
+  --key FILE     the pool's key file; else the one that DAL_KEY names, else the
+                 one that was made with the pool
+  --json         print the result as JSON, and errors as JSON on standard error
+  --utc          read and show times in UTC, not in the local time zone
+  -q, --quiet    print only results that were asked for, and errors
+  -v, --verbose  print more: what was done with each file, volume or pack
+  -h, --help     print a command's options and an example
+  --version      print the version
+"""
+
+TOPICS: Final = {
+    "addresses": (
+        "how volumes, clones, files and dumps are named",
+        """\
+  home                       the volume, in its newest state
+  home@before-upgrade        the clone of that name
+  home@latest                the newest state, said aloud
+  home@yesterday             the newest clone of that day or before
+  home@2026-11-21            (`dal help times` has all words)
+  home@#3f21bc0a             a revision, by its first digits (`dal log`)
+  home:/letters/offer.txt    a path in the volume
+  home@3d:/letters           a path in an older state
+  //SERVER/home              a volume on a server of a realm
+  full.dump                  a dump in a file
+  full.dump+1.dump+2.dump    a dump with its increments, oldest first
+
+A name with blanks, * or other signs that the shell knows is put in quotes. A
+name that begins with - is given behind `--`: `dal find -- '-x*'`.
+""",
+    ),
+    "times": (
+        "words for times in addresses and options",
+        """\
+  now
+  today, yesterday           the end of that day
+  monday ... sunday          the end of the last such day, today included
+  2026-11-21                 the end of that day
+  2026-11-21T14:30           the end of that minute, in your own time zone
+  2026-11-21T14:30Z          the same in UTC; also +01:00
+  90s, 15m, 4h, 3d, 2w       so long ago
+
+Your time zone is that of the machine, or of TZ; --utc takes and shows UTC.
+`home@TIME` is the newest clone that was made at that time or before it.
+""",
+    ),
+    "exit-codes": (
+        "what a command's exit code means",
+        """\
+    0  done
+    1  failed
+    2  the words were wrong; nothing was done
+    3  done, but some files could not be read, written or set: they are listed
+    4  refused: it would overwrite, remove or mix up something
+    5  damaged: bytes are not those that were written
+    6  not found
+    7  conflict: somebody else changed it, or is at work on it
+    8  no access: a key, a passphrase or a right is missing
+    9  unreachable: try again later
+   10  no space; what was stored before is good
+  130  interrupted (Ctrl-C, or told to end): what was stored before is good
+  141  whoever read the output went away before its end (`dal ls home | head`)
+
+With --json an error is an object with its `code`, `message` and `exit_code`.
+""",
+    ),
+    "environment": (
+        "the variables that are read",
+        """\
+  DAL_POOL                   the pool, as --pool
+  DAL_KEY                    the pool's key file, as --key
+  DAL_PASSPHRASE             the pool's passphrase; better:
+  DAL_PASSPHRASE_FILE        a file whose first line is the passphrase
+  DAL_POLICY                 the policy, as --policy; else /etc/dalsegno.toml,
+                             else ~/.config/dalsegno/policy.toml
+  DAL_REALM                  the realm whose volumes are meant
+  DAL_NOW                    the time that is taken for now (a rehearsal)
+  DAL_DEBUG=1                where an error came from, for a report
+  TZ                         the time zone
+  NO_COLOR, TERM=dumb        no colours
+  XDG_DATA_HOME, XDG_CONFIG_HOME, XDG_STATE_HOME, XDG_CACHE_HOME
+                             where pools, keys, catalogs and caches are, instead
+                             of ~/.local/share, ~/.config, ~/.local/state,
+                             ~/.cache (each with /dalsegno behind it)
+
+A policy's hooks and target programs get more: docs/formats/policy.md.
+""",
+    ),
+    "excludes": (
+        "patterns for what is left out",
+        """\
+A pattern is a line of .gitignore. `dal backup --exclude PATTERN` takes one, and
+so does a file .dalignore in any directory, a line for each.
+
+  *.tmp        names that end so, anywhere
+  cache/       directories of this name, with all that is in them
+  /build       only at the top, or beside the .dalignore
+  logs/*.gz    in any directory logs that lies at the top
+  !keep.tmp    not this one, although a line above says so
+
+`--exclude-caches` leaves out directories that say of themselves that they are
+caches (CACHEDIR.TAG), `--exclude-larger-than 1G` large files, `--nodump` what
+`chattr +d` marks, `--one-file-system` what is mounted within.
+""",
+    ),
+}
+
+START: Final = """\
+Volume backup: instant clones, dumps at levels 0-9, merge, verify, restore.
+Start with `dal backup DIR`: it makes all that is missing."""
+
+
+def _line_of(name: str) -> str:
+    return COMMANDS[name][1] if name in COMMANDS else "this page; `dal help COMMAND`, `dal help TOPIC`"
+
+
+def overview() -> str:
+    """Return what `dal --help` says: every command in its group, the global options, the topics."""
+    parts = ["usage: dal [OPTION...] COMMAND [WORD...]", "", START]
+    for title, names in GROUPS:
+        parts += ["", f"{title}:", *(f"  {name:<12}{_line_of(name)}" for name in names)]
+    parts += ["", "Options of every command:", GLOBAL_OPTIONS.partition("\n\n")[2].rstrip(), "", "More:"]
+    parts += [f"  dal help {name:<14}{line}" for name, (line, _) in TOPICS.items()]
+    parts += ["  dal COMMAND --help     a command's options and an example"]
+    parts += ["  dal help --man         all of it as a manual page (| man -l -)"]
+    return "\n".join(parts)
+
+
+def show_help(words: Sequence[str]) -> list[str] | None:
+    """Print what `dal help WORDS` asks for, or return the command line that shows it. BadInput for unknown topics."""
+    if words in (["--man"], ["man"]):
+        from dalsegno.cli.manual import man_page
+
+        print(man_page(), end="")
+        return None
+    asked = [word for word in words if not word.startswith("-")]
+    if not asked or asked == ["help"]:
+        print(overview())
+        return None
+    if asked[0] in COMMANDS:
+        return [*asked, "--help"]
+    if asked[0] in TOPICS:
+        line, text = TOPICS[asked[0]]
+        print(f"{line[0].upper()}{line[1:]}:\n\n{text}", end="")
+        return None
+    from dalsegno.cli.hints import unknown_topic
+
+    raise BadInput(unknown_topic(asked[0], list(TOPICS)))
