@@ -49,3 +49,17 @@ def test_an_empty_source_is_warned_of_each_time_until_it_is_back_or_accepted(per
     assert person.value("backup", "doc")["shrunk"] is None
     shutil.rmtree(person.home / "doc")
     person.run("backup", "doc", code=6)
+
+
+# -- ignore files with mistakes
+
+
+def test_a_bad_line_in_one_ignore_file_is_named_and_the_rest_is_backed_up(person: Person) -> None:
+    """Kind: a bad line in an ignore file stops the backup of everybody."""
+    (person.home / "doc" / "sub").mkdir()
+    (person.home / "doc" / "sub" / ".dalignore").write_bytes(b"cache/\n!\r\nx\\\n")
+    done = person.run("backup", "doc")
+    assert b"2 lines of ignore files could not be obeyed" in done.stdout
+    assert b"doc" not in done.stderr and b"    sub/.dalignore: line 2: matches nothing: names nothing" in done.stdout
+    found = person.value("backup", "doc")["ignore_problems"]
+    assert [(each["path"], each["line"]) for each in found] == [("sub/.dalignore", 2), ("sub/.dalignore", 3)]

@@ -15,7 +15,7 @@ from dalsegno.actions.shrunk import Shrunk, entries_expected, find_shrunk, keep_
 from dalsegno.chunks.cut import Cutter
 from dalsegno.formats.objects import Revision
 from dalsegno.host.cache import SCAN_SUFFIX, load_cache
-from dalsegno.host.ignore import Rules
+from dalsegno.host.ignore import IgnoreProblem, Rules
 from dalsegno.host.scan import ScanResult, scan_tree
 from dalsegno.terms.errors import AlreadyThere, BadInput, NotFound, Refused
 from dalsegno.trees.read import read_revision
@@ -41,6 +41,8 @@ class TakeResult:
     """Bytes that the pool grew by."""
     unreadable: list[tuple[bytes, str]]
     changed_while_read: list[bytes]
+    ignore_problems: list[IgnoreProblem]
+    """What was not obeyed of ignore files and patterns; nothing is missing for it."""
     shrunk: Shrunk | None
     """Set when the source is empty or has lost most of its files since the backup before: not a good state."""
 
@@ -209,6 +211,7 @@ def take(
         bytes_stored=stored,
         unreadable=scan.unreadable,
         changed_while_read=scan.changed,
+        ignore_problems=scan.ignore_problems,
         shrunk=shrunk,
     )
 

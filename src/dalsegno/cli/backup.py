@@ -2,9 +2,10 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dalsegno.actions.backup import BackupResult, TakeResult, backup, import_directory
 from dalsegno.actions.house import House
@@ -16,6 +17,17 @@ from dalsegno.host.ignore import Rules
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, DalError, NotFound
 from dalsegno.terms.sizes import format_size, parse_size
 from dalsegno.volumes.state import TRACKED
+
+SHOWN_MAX: Final = 20
+UNREADABLE_SHOWN_MAX: Final = 100
+
+
+def listed(texts: Sequence[str], limit: int) -> list[str]:
+    """Return the first lines of a list for people, and how many more there are."""
+    more = len(texts) - limit
+    return [f"    {text}" for text in texts[:limit]] + (
+        [f"    and {more:,} more (`--json` has all)"] if more > 0 else []
+    )
 
 
 def add_rules(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +146,9 @@ def take_value(taken: TakeResult) -> dict[str, Any]:
         "bytes_stored": taken.bytes_stored,
         "unreadable": [{"path": path, "error": text} for path, text in taken.unreadable],
         "changed_while_read": taken.changed_while_read,
+        "ignore_problems": [
+            {"path": problem.path, "line": problem.line, "reason": problem.reason} for problem in taken.ignore_problems
+        ],
         "shrunk": None
         if taken.shrunk is None
         else {"entries_before": taken.shrunk.entries_before, "entries_now": taken.shrunk.entries_now},
@@ -163,12 +178,16 @@ def take_lines(taken: TakeResult) -> list[str]:
             else "nothing changed"
         )
     ]
+    if taken.ignore_problems:
+        count = len(taken.ignore_problems)
+        lines.append(f"  {count:,} line{'' if count == 1 else 's'} of ignore files could not be obeyed:")
+        lines += listed([f"{show(each.path)}: {each}" for each in taken.ignore_problems], SHOWN_MAX)
     if taken.changed_while_read:
         lines.append(f"  {len(taken.changed_while_read)} files changed while they were read, last state kept:")
-        lines += [f"    {show(path)}" for path in taken.changed_while_read[:20]]
+        lines += listed(list(map(show, taken.changed_while_read)), SHOWN_MAX)
     if taken.unreadable:
         lines.append(f"  {len(taken.unreadable)} could not be read and are NOT in the backup:")
-        lines += [f"    {show(path)}: {text}" for path, text in taken.unreadable[:100]]
+        lines += listed([f"{show(path)}: {text}" for path, text in taken.unreadable], UNREADABLE_SHOWN_MAX)
     return lines
 
 

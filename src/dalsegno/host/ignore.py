@@ -1,17 +1,20 @@
 """What a scan leaves out: patterns, `.dalignore` files, caches, other file systems, large or nodump files."""
 
+import errno
 import os
+import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from pathspec import GitIgnoreSpec
-
+from dalsegno.host.patterns import Patterns, read_lines, read_words
 from dalsegno.terms.errors import BadInput
+from dalsegno.terms.sizes import MIB
 
 IGNORE_FILE: Final = b".dalignore"
 CACHE_TAG_FILE: Final = b"CACHEDIR.TAG"
 CACHE_TAG_SIGNATURE: Final = b"Signature: 8a477f597d28d172789f06886806bc55"
-IGNORE_FILE_BYTES_MAX: Final = 1024 * 1024
+IGNORE_FILE_BYTES_MAX: Final = 1 * MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +22,7 @@ class Rules:
     """What to leave out; the default leaves out nothing."""
 
     patterns: tuple[str, ...] = ()
-    """Like the lines of a .gitignore at the root."""
+    """Like the lines of a .gitignore at the root, but for comments: each is a pattern."""
     ignore_files: bool = False
     """Obey `.dalignore` files in the tree, each beneath its own directory; deeper ones win."""
     cache_tags: bool = False
@@ -37,12 +40,30 @@ class Rules:
         return bool(self.patterns) or self.ignore_files or self.cache_tags
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IgnoreProblem:
+    """A line of an ignore file that matches nothing, or a whole file that is not obeyed; never a failure."""
+
+    path: bytes
+    """The ignore file; nothing for a pattern that the volume keeps."""
+    line: int
+    """From 1; 0 for the whole file."""
+    reason: str
+
+    def __str__(self) -> str:
+        """Return it in words, without the path."""
+        return f"line {self.line}: {self.reason}" if self.line else self.reason
+
+
+Tell = Callable[[IgnoreProblem], None]
+
+
 class Scope:
-    """The patterns in force in one directory: (spec, length of the path it is relative to), shallowest first."""
+    """The patterns in force in one directory: (patterns, length of the path they are relative to), shallowest first."""
 
     __slots__ = ("_specs",)
 
-    def __init__(self, specs: tuple[tuple[GitIgnoreSpec, int], ...] = ()) -> None:
+    def __init__(self, specs: tuple[tuple[Patterns, int], ...] = ()) -> None:
         self._specs = specs
 
     @property
@@ -50,57 +71,84 @@ class Scope:
         """Whether anything could be left out here at all."""
         return bool(self._specs)
 
-    def excludes(self, path: bytes, *, is_directory: bool) -> bool:
-        """Tell whether `path` (relative to the scan's root) is left out."""
-        for spec, skip in reversed(self._specs):
-            text = os.fsdecode(path[skip:]) + ("/" if is_directory else "")
-            included = spec.check_file(text).include
-            if included is not None:
-                return included
+    def excludes(self, directory: bytes, name: bytes, *, is_directory: bool) -> bool:
+        """Tell whether `name` in `directory` (relative to the scan's root) is left out."""
+        for patterns, skip in reversed(self._specs):
+            path = b""
+            if patterns.has_paths:
+                path = directory[skip:] + b"/" + name if len(directory) > skip else name
+            excluded = patterns.excludes(name, path, is_directory=is_directory)
+            if excluded is not None:
+                return excluded
         return False
 
-    def beneath(self, lines: list[str], path: bytes) -> "Scope":
-        """Return this scope with the lines of an ignore file in the directory `path`."""
-        return Scope((*self._specs, (compile_patterns(lines), len(path) + 1 if path else 0)))
+    def beneath(self, patterns: Patterns, directory: bytes) -> "Scope":
+        """Return this scope with the patterns of an ignore file in `directory`."""
+        if not patterns.count:
+            return self
+        return Scope((*self._specs, (patterns, len(directory) + 1 if directory else 0)))
 
 
-def compile_patterns(lines: list[str]) -> GitIgnoreSpec:
-    """Return the compiled form of gitignore lines."""
-    try:
-        return GitIgnoreSpec.from_lines(lines)
-    except ValueError as error:
-        raise BadInput(f"ignore pattern: {error}") from None
+def check_pattern(pattern: str) -> None:
+    """Refuse what a person gives as a pattern and can match nothing; BadInput names it and says why."""
+    patterns = read_words([os.fsencode(pattern)])
+    for problem in patterns.problems:
+        raise BadInput(f"pattern {pattern!r}: {problem.reason}, so it would leave out nothing")
+    if "\0" in pattern:
+        raise BadInput(f"pattern {pattern!r}: no name has a zero byte")
 
 
-def open_scope(rules: Rules) -> Scope:
+def open_scope(rules: Rules, tell: Tell) -> Scope:
     """Return the scope at the root."""
-    if not rules.patterns:
-        return Scope()
-    return Scope(((compile_patterns(list(rules.patterns)), 0),))
+    patterns = read_words(map(os.fsencode, rules.patterns))
+    for problem in patterns.problems:
+        shown = problem.text.decode(errors="backslashreplace")
+        tell(IgnoreProblem(path=b"", line=0, reason=f"pattern {shown!r} leaves out nothing: {problem.reason}"))
+    return Scope().beneath(patterns, b"")
 
 
-def read_start(directory: int, name: bytes, limit: int) -> bytes | None:
-    """Return up to `limit` bytes of a regular file, or None when it cannot be read."""
+def read_start(directory: int, name: bytes, limit: int) -> bytes:
+    """Return up to `limit` bytes of a regular file; OSError also when it is none."""
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-    except OSError:
-        return None
-    try:
-        return os.read(fd, limit)
-    except OSError:
-        return None
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        data = b""
+        while len(data) < limit and (piece := os.read(fd, limit - len(data))):
+            data += piece
+        return data
     finally:
         os.close(fd)
 
 
-def enter_scope(rules: Rules, scope: Scope, directory: int, path: bytes, names: list[bytes]) -> tuple[Scope, bool]:
+def is_cache(directory: int) -> bool:
+    """Tell whether a directory that holds a CACHEDIR.TAG is a tagged cache."""
+    try:
+        return read_start(directory, CACHE_TAG_FILE, len(CACHE_TAG_SIGNATURE)) == CACHE_TAG_SIGNATURE
+    except OSError:
+        return False
+
+
+def enter_scope(
+    rules: Rules, scope: Scope, directory: int, path: bytes, names: list[bytes], tell: Tell
+) -> tuple[Scope, bool]:
     """Return the scope within a directory, and whether it is a tagged cache (of which only the tag is kept)."""
-    if rules.cache_tags and CACHE_TAG_FILE in names:
-        start = read_start(directory, CACHE_TAG_FILE, len(CACHE_TAG_SIGNATURE))
-        if start == CACHE_TAG_SIGNATURE:
-            return scope, True
-    if rules.ignore_files and IGNORE_FILE in names:
-        data = read_start(directory, IGNORE_FILE, IGNORE_FILE_BYTES_MAX)
-        if data:
-            return scope.beneath(os.fsdecode(data).splitlines(), path), False
-    return scope, False
+    if rules.cache_tags and CACHE_TAG_FILE in names and is_cache(directory):
+        return scope, True
+    if not rules.ignore_files or IGNORE_FILE not in names:
+        return scope, False
+    place = path + b"/" + IGNORE_FILE if path else IGNORE_FILE
+    try:
+        data = read_start(directory, IGNORE_FILE, IGNORE_FILE_BYTES_MAX + 1)
+    except OSError as error:
+        # As git does, no symlink is followed: it would make rules of any file of the host.
+        reason = "a symbolic link" if error.errno == errno.ELOOP else error.strerror or str(error)
+        tell(IgnoreProblem(path=place, line=0, reason=f"not obeyed: {reason}"))
+        return scope, False
+    if len(data) > IGNORE_FILE_BYTES_MAX:
+        tell(IgnoreProblem(path=place, line=0, reason=f"not obeyed: larger than {IGNORE_FILE_BYTES_MAX // MIB} MiB"))
+        return scope, False
+    patterns = read_lines(data)
+    for problem in patterns.problems:
+        tell(IgnoreProblem(path=place, line=problem.line, reason=f"matches nothing: {problem.reason}"))
+    return scope.beneath(patterns, path), False

@@ -45,7 +45,7 @@ from dalsegno.host.cache import (
     unproven,
 )
 from dalsegno.host.descent import DIRECTORY_FLAGS, Descent
-from dalsegno.host.ignore import CACHE_TAG_FILE, Rules, Scope, enter_scope, open_scope
+from dalsegno.host.ignore import CACHE_TAG_FILE, IgnoreProblem, Rules, Scope, enter_scope, open_scope
 from dalsegno.host.prefetch import Prefetch
 from dalsegno.pool.contract import Sink, Source
 from dalsegno.terms.errors import BadInput, DalError, NotFound
@@ -102,6 +102,8 @@ class ScanResult:
     """What is missing in the tree because it could not be read."""
     changed: list[bytes]
     """Files that changed while they were read, each time they were read."""
+    ignore_problems: list[IgnoreProblem]
+    """Lines of ignore files that match nothing, and ignore files that were not obeyed."""
     directories_reused: int
     cache: CacheBuilder = field(repr=False)
     """Save it with the id of the revision that this scan becomes."""
@@ -204,6 +206,7 @@ class _Scan:
         self.progress_bytes = 0
         self.unreadable: list[tuple[bytes, str]] = []
         self.changed: list[bytes] = []
+        self.ignore_problems: list[IgnoreProblem] = []
         self.directories_reused = 0
         self.key = KEY_NONE
         self.device = 0
@@ -213,6 +216,11 @@ class _Scan:
 
     def note(self, path: bytes, text: str) -> None:
         self.report(Note(severity="note", path=path, text=text))
+
+    def tell_ignored(self, problem: IgnoreProblem) -> None:
+        """Collect what is wrong with ignore files: the scan goes on, as git does."""
+        self.ignore_problems.append(problem)
+        self.note(problem.path, str(problem))
 
     def fail(self, path: bytes, error: OSError) -> None:
         """Leave out what cannot be read: gone is a note, the rest an error."""
@@ -271,7 +279,7 @@ class _Scan:
         path = frame.path
         rules = self.rules
         if frame.scope is not None:
-            frame.scope, tagged = enter_scope(rules, frame.scope, fd, path, names)
+            frame.scope, tagged = enter_scope(rules, frame.scope, fd, path, names, self.tell_ignored)
             if tagged:
                 names = [CACHE_TAG_FILE]
         patterns = frame.scope is not None and frame.scope.has_patterns
@@ -359,8 +367,7 @@ class _Scan:
             return True
         if frame.scope is None:
             return False
-        path = frame.path + b"/" + name if frame.path else name
-        return frame.scope.excludes(path, is_directory=form == 0o040000)
+        return frame.scope.excludes(frame.path, name, is_directory=form == 0o040000)
 
     @staticmethod
     def key_of(fields: Fields) -> bytes:
@@ -836,7 +843,7 @@ class _Scan:
         fd = os.open(root, (DIRECTORY_FLAGS & ~os.O_NOFOLLOW))
         way = Descent(fd)
         try:
-            scope = open_scope(self.rules) if self.rules.by_name else None
+            scope = open_scope(self.rules, self.tell_ignored) if self.rules.by_name else None
             before = self.previous.root if self.previous is not None else None
             top = self.enter(fd, b"", -2, before, False, scope, parent_clean=False)
             stack = self.stack
@@ -983,6 +990,7 @@ def scan_tree(
         bytes_read=scan.bytes_read,
         unreadable=scan.unreadable,
         changed=scan.changed,
+        ignore_problems=scan.ignore_problems,
         directories_reused=scan.directories_reused,
         cache=scan.builder,
     )
