@@ -505,3 +505,30 @@ def test_interrupted_run_stops_soon_and_goes_on_later(site: Site) -> None:
     report = site.back_up(0)
     assert [each["volume"] for each in report["volumes"] if each["resumed"]] == ["ann"]
     assert {name: len(entries) for name, entries in site.require_whole().items()} == {"ann": 1, "bob": 1}
+
+
+def test_what_the_policy_leaves_out_is_left_out_by_hand_too_and_said(site: Site) -> None:
+    """Kind of fault: rules that nobody sees, or that outlive who made them."""
+    for name in ("plan.tmp", "big"):
+        (site.home / "homes" / "ann" / name).write_bytes(bytes(3000))
+    policy = (site.home / "site.toml").read_text()
+    rules = 'exclude = ["*.tmp"]\nexclude_larger_than = "2K"\nexclude_caches = true\none_file_system = true\nnodump = true\n'
+    (site.home / "site.toml").write_text(policy + rules)
+    site.back_up(0)
+
+    def there() -> set[str]:
+        return {row["path"] for row in site.value("ls", "ann")}
+
+    assert there() == {"plan.txt"}
+    shown = site.quick("volume", "show", "ann").out.decode()
+    assert "*.tmp  (policy's set homes)" in shown and "files over 2.0 KiB  (policy's set homes)" in shown
+    done = site.quick("backup", "ann", "--exclude-larger-than", "none").out.decode()
+    assert (
+        "leaves out: *.tmp, caches (CACHEDIR.TAG), other file systems, what has the nodump flag (policy's set" in done
+    )
+    assert there() == {"plan.txt", "big"}
+    (site.home / "site.toml").write_text(policy)
+    site.back_up(1)
+    assert there() == {"plan.txt", "big", "plan.tmp"} and site.value("volume", "show", "ann")["settings"] == {}
+    (site.home / "site.toml").write_text(policy + 'exclude = ["x\\\\"]\n')
+    assert "sets.homes.exclude: pattern 'x\\\\'" in site.quick("plan", "--check", code=2).out.decode()

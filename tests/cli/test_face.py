@@ -247,9 +247,9 @@ CASES = [
     (["b"], {"backup"}),
     (["ver"], {"verify", "versions"}),
     (["--json", "--pool", "x", "bac"], {"backup"}),
-    (["volume", "s"], {"show"}),
+    (["volume", "sh"], {"show"}),
     (["key", ""], {"show", "export"}),
-    (["backup", "--exclude-"], {"--exclude-larger-than", "--exclude-caches"}),
+    (["backup", "--exclude-"], {"--exclude-larger-than", "--exclude-caches", "--exclude-from"}),
     (["volume", "create", "--so"], {"--source"}),
     (["init", "--encryption", "p"], {"passphrase"}),
     (["completion", "f"], {"fish"}),
@@ -383,7 +383,7 @@ def test_every_command_and_verb_shows_an_example_and_all_its_options(person: Per
         "for words in sys.argv[1].split(','):\n"
         "    assert main([*words.split(), '--help']) == 0\n    print('====')\n"
     )
-    verbs = [f"volume {verb}" for verb in ("create", "list", "show", "rename", "remove")]
+    verbs = [f"volume {verb}" for verb in ("create", "set", "list", "show", "rename", "remove")]
     names = [*COMMANDS, *verbs]
     done = subprocess.run(
         [sys.executable, "-c", script, ",".join(names)], env=environment(person.home), capture_output=True, check=True

@@ -8,14 +8,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from dalsegno.actions.house import House, author
+from dalsegno.actions.rules import LeftOut, RulesChange, changed_settings, left_out, rules_of
 from dalsegno.actions.shrunk import Shrunk, entries_expected, find_shrunk, keep_shrunk
 from dalsegno.chunks.cut import Cutter
 from dalsegno.formats.objects import Revision
 from dalsegno.host.cache import SCAN_SUFFIX, load_cache
-from dalsegno.host.ignore import IgnoreProblem, Rules
+from dalsegno.host.ignore import IgnoreProblem
 from dalsegno.host.scan import ScanResult, scan_tree
 from dalsegno.terms.errors import AlreadyThere, BadInput, NotFound, Refused
 from dalsegno.trees.read import read_revision
@@ -51,6 +50,9 @@ class TakeResult:
         """Whether a person must look: something is missing, or most of it."""
         return bool(self.unreadable) or self.shrunk is not None
 
+    left_out: list[LeftOut]
+    """The rules by which things were left out; `.dalignore` files count beside them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupResult:
@@ -66,36 +68,6 @@ class BackupResult:
     duration_ns: int
 
 
-def rules_settings(rules: Rules) -> dict[str, str | int | bool | list[str]]:
-    """Return the settings under which a volume keeps its rules."""
-    settings: dict[str, str | int | bool | list[str]] = {}
-    if rules.patterns:
-        settings["exclude"] = list(rules.patterns)
-    if rules.larger_than is not None:
-        settings["exclude_larger_than"] = rules.larger_than
-    if rules.one_file_system:
-        settings["one_file_system"] = True
-    if rules.cache_tags:
-        settings["exclude_caches"] = True
-    if rules.nodump:
-        settings["nodump"] = True
-    return settings
-
-
-def settings_rules(settings: dict[str, str | int | bool | list[str]], *, always: tuple[str, ...] = ()) -> Rules:
-    """Return the rules in a volume's settings; `.dalignore` files always count."""
-    patterns = settings.get("exclude", [])
-    larger_than = settings.get("exclude_larger_than")
-    return Rules(
-        patterns=(*(patterns if isinstance(patterns, list) else ()), *always),
-        ignore_files=True,
-        cache_tags=bool(settings.get("exclude_caches")),
-        one_file_system=bool(settings.get("one_file_system")),
-        larger_than=larger_than if isinstance(larger_than, int) else None,
-        nodump=bool(settings.get("nodump")),
-    )
-
-
 def own_patterns(house: House, directory: bytes) -> tuple[str, ...]:
     """Return patterns for our own places within `directory`: a pool does not back up itself."""
     patterns = []
@@ -106,9 +78,11 @@ def own_patterns(house: House, directory: bytes) -> tuple[str, ...]:
     return tuple(patterns)
 
 
-def create_volume(house: House, name: str, *, source: Path | None = None, rules: Rules | None = None) -> VolumeState:
-    """Make an empty volume: tracked when `source` is given, else native."""
-    settings = rules_settings(rules or Rules())
+def create_volume(
+    house: House, name: str, *, source: Path | None = None, rules: RulesChange | None = None
+) -> VolumeState:
+    """Make an empty volume with rules of its own: tracked when `source` is given, else native."""
+    settings = changed_settings({}, rules or RulesChange(), now_ns=now_ns())
     if source is None:
         return house.volumes.create(name, kind=NATIVE, now_ns=now_ns(), settings=settings)
     if not source.is_dir():
@@ -117,20 +91,19 @@ def create_volume(house: House, name: str, *, source: Path | None = None, rules:
     return house.volumes.create(name, kind=TRACKED, source=real, now_ns=now_ns(), settings=settings)
 
 
-def _create_tracked(house: House, real: bytes, rules: Rules) -> VolumeState:
+def _create_tracked(house: House, real: bytes) -> VolumeState:
     stem = re.sub(r"[^\w .+,=-]", "_", os.fsdecode(os.path.basename(real)).strip(" .+,=-")) or "root"
     stem = re.sub(r"\.dump$", "_dump", stem.encode(errors="replace").decode()[:80].replace("..", "__"))
-    settings = rules_settings(rules)
     for number in range(1, NAME_TRIES_MAX):
         name = stem if number == 1 else f"{stem}-{number}"
         try:
-            return house.volumes.create(name, kind=TRACKED, source=real, now_ns=now_ns(), settings=settings)
+            return house.volumes.create(name, kind=TRACKED, source=real, now_ns=now_ns())
         except AlreadyThere:
             continue
     raise AlreadyThere(f"volume {stem!r}: all names like it are taken; use `dal volume create NAME --source DIR`")
 
 
-def find_or_create(house: House, what: str, rules: Rules | None = None) -> tuple[VolumeState, bool]:
+def find_or_create(house: House, what: str) -> tuple[VolumeState, bool]:
     """Return the tracked volume of a directory (made if there is none) or of that name, and whether it was made."""
     if os.path.isdir(what):
         real = os.fsencode(os.path.realpath(what))
@@ -138,8 +111,8 @@ def find_or_create(house: House, what: str, rules: Rules | None = None) -> tuple
             raise Refused(f"{what}: is the pool itself; choose another pool or directory")
         found = next((s for s in house.volumes.list() if s.kind == TRACKED and s.source == real), None)
         if found is None:
-            return _create_tracked(house, real, rules or Rules()), True
-        return _with_rules(house, found, rules), False
+            return _create_tracked(house, real), True
+        return found, False
     if os.sep in what and not what.startswith("//"):
         raise NotFound(f"{what}: no such directory")
     try:
@@ -148,24 +121,24 @@ def find_or_create(house: House, what: str, rules: Rules | None = None) -> tuple
         raise NotFound(f"{what}: neither a directory nor a volume") from None
     if state.kind != TRACKED:
         raise Refused(f"volume {what!r} follows no directory: `dal import {what} DIR` fills it, `dal clone` names it")
-    return _with_rules(house, state, rules), False
-
-
-def _with_rules(house: House, state: VolumeState, rules: Rules | None) -> VolumeState:
-    """Keep new rules in the settings of a volume that is there already."""
-    if rules is None or rules == Rules():
-        return state
-    settings = rules_settings(rules)
-    return house.volumes.update(
-        state.id, lambda current: msgspec.structs.replace(current, settings={**current.settings, **settings})
-    )
+    return state, False
 
 
 def take(
-    house: House, state: VolumeState, directory: bytes, *, message: str, accept_shrunk: bool = False
+    house: House,
+    state: VolumeState,
+    directory: bytes,
+    *,
+    message: str,
+    rules: RulesChange | None = None,
+    accept_shrunk: bool = False,
 ) -> TakeResult:
-    """Make the tree under `directory` the head of a volume; `accept_shrunk`: what is left of it is right."""
+    """Make the tree under `directory` the head of a volume.
+
+    `rules` change what is left out this time only; `accept_shrunk`: what is left of it is right.
+    """
     pool = house.pool
+    left = left_out(state.settings, rules)
     if not os.path.isdir(directory):
         raise NotFound(f"{os.fsdecode(directory)}: no such directory")
     cache_path = house.cache_dir / f"{state.id.hex()}{SCAN_SUFFIX}"
@@ -178,7 +151,7 @@ def take(
             previous=previous,
             source=pool,
             cache=load_cache(cache_path, revision=state.head) if state.head else None,
-            rules=settings_rules(state.settings, always=own_patterns(house, directory)),
+            rules=rules_of(left, always=own_patterns(house, directory)),
             report=house.report,
         )
         changed = previous is None or previous.root != scan.root or previous.links != scan.links
@@ -213,6 +186,7 @@ def take(
         changed_while_read=scan.changed,
         ignore_problems=scan.ignore_problems,
         shrunk=shrunk,
+        left_out=left,
     )
 
 
@@ -234,16 +208,20 @@ def backup(
     house: House,
     what: str,
     *,
-    rules: Rules | None = None,
+    rules: RulesChange | None = None,
     clone_name: str | None = None,
     accept_shrunk: bool = False,
 ) -> BackupResult:
-    """Back up a directory, or the directory that the tracked volume `what` follows, and name the state."""
+    """Back up a directory, or the directory that the tracked volume `what` follows, and name the state.
+
+    `rules` change what is left out this time only.
+    """
     started_ns = now_ns()
-    state, created = find_or_create(house, what, rules)
+    left_out({}, rules)  # a bad pattern ends it before anything is made
+    state, created = find_or_create(house, what)
     if clone_name is not None and clone_name in state.clones:
         raise AlreadyThere(f"clone {state.name}@{clone_name} exists already: choose another name, or unclone it first")
-    taken = take(house, state, state.source, message="backup", accept_shrunk=accept_shrunk)
+    taken = take(house, state, state.source, message="backup", rules=rules, accept_shrunk=accept_shrunk)
     name, clone = house.volumes.add_clone(taken.state.name, clone_name, now_ns=now_ns(), revision=taken.revision)
     return BackupResult(
         volume=taken.state.name,
@@ -256,9 +234,12 @@ def backup(
     )
 
 
-def import_directory(house: House, name: str, directory: Path) -> tuple[TakeResult, bool]:
+def import_directory(
+    house: House, name: str, directory: Path, *, rules: RulesChange | None = None
+) -> tuple[TakeResult, bool]:
     """Put a directory into a native volume, which is made if it is not there; tell whether it was."""
     created = False
+    left_out({}, rules)
     try:
         state = house.volumes.get(name)
     except NotFound:
@@ -268,4 +249,5 @@ def import_directory(house: House, name: str, directory: Path) -> tuple[TakeResu
         created = True
     if state.kind != NATIVE:
         raise BadInput(f"volume {name!r} follows {os.fsdecode(state.source)}: `dal backup {name}` takes what changed")
-    return take(house, state, os.fsencode(directory), message=f"import {os.fspath(directory)}"), created
+    taken = take(house, state, os.fsencode(directory), message=f"import {os.fspath(directory)}", rules=rules)
+    return taken, created

@@ -8,8 +8,9 @@ from fnmatch import translate
 from functools import partial
 from pathlib import Path
 
-from dalsegno.actions.backup import own_patterns, settings_rules
+from dalsegno.actions.backup import own_patterns
 from dalsegno.actions.house import House
+from dalsegno.actions.rules import left_out, rules_of
 from dalsegno.actions.view import View, open_view, split_dumps
 from dalsegno.chunks.cut import Cutter
 from dalsegno.chunks.realm import Realm
@@ -337,7 +338,7 @@ def _diff_live(house: House, before: View) -> Iterator[Change]:
         cache=load_cache(house.cache_dir / f"{state.id.hex()}{SCAN_SUFFIX}", revision=state.head)
         if state.head
         else None,
-        rules=settings_rules(state.settings, always=own_patterns(house, state.source)),
+        rules=rules_of(left_out(state.settings), always=own_patterns(house, state.source)),
         report=house.report,
     )
     live = Revision(

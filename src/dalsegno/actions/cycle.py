@@ -16,6 +16,7 @@ from dalsegno.actions.house import House
 from dalsegno.actions.mount import settle
 from dalsegno.actions.plan import gather_facts, membership
 from dalsegno.actions.prune import plan_prune, removal_name, run_prune
+from dalsegno.actions.rules import policy_settings
 from dalsegno.backup.cycle import (
     BEGUN,
     Choice,
@@ -42,7 +43,6 @@ from dalsegno.dumps.plan import forget_dump, plan_dump, record_dump
 from dalsegno.dumps.verify import verify_dump
 from dalsegno.dumps.write import write_dump
 from dalsegno.formats.pack import DumpNote
-from dalsegno.host.ignore import Rules
 from dalsegno.terms.errors import DalError, Damaged, NotFound, Refused
 from dalsegno.terms.events import Event, Report
 from dalsegno.terms.times import format_time, time_name
@@ -388,8 +388,15 @@ class _Cycle:
     def _volume(self, member: Member, chosen: SetPolicy) -> VolumeState:
         if not member.source:
             return self.house.volumes.get(member.volume)
-        rules = Rules(patterns=chosen.exclude)
-        return find_or_create(self.house, member.source if member.is_new else member.volume, rules)[0]
+        state = find_or_create(self.house, member.source if member.is_new else member.volume)[0]
+        if policy_settings(state.settings, chosen.name, chosen.rules) == state.settings:
+            return state
+        return self.house.volumes.update(
+            state.id,
+            lambda current: msgspec.structs.replace(
+                current, settings=policy_settings(current.settings, chosen.name, chosen.rules)
+            ),
+        )
 
     def _turn(self, job: Job, chosen: SetPolicy, *, resumed: bool) -> TurnResult:
         words = f"level {job.data['level']}" + (", goes on" if resumed else "")

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from dalsegno.host.ignore import Rules
+
 TargetKind = Literal["directory", "command", "shares"]
 ProgramKind = Literal["planned", "hanoi", "weekdays", "list"]
 
@@ -105,8 +107,8 @@ class SetPolicy:
     """Names and globs of volumes."""
     sources: tuple[str, ...] = ()
     """Directories and globs of directories, each of which becomes a tracked volume."""
-    exclude: tuple[str, ...] = ()
-    """Patterns of what the sources leave out."""
+    rules: Rules = field(default_factory=Rules)
+    """What the sources leave out."""
     cycle_days: int = CYCLE_DAYS_DEFAULT
     program: Program = field(default_factory=lambda: Program(kind="planned"))
     targets: tuple[str, ...] = ()

@@ -28,6 +28,7 @@ from dalsegno.backup.policy import (
     TargetKind,
     TargetPolicy,
 )
+from dalsegno.host.ignore import Rules, check_pattern
 from dalsegno.terms.errors import BadInput, DalError, NotFound
 from dalsegno.terms.sizes import parse_size
 from dalsegno.terms.times import parse_duration_seconds
@@ -410,7 +411,7 @@ def _read_set(name: str, table: _Table, targets: Mapping[str, TargetPolicy]) -> 
         name=name,
         volumes=table.texts("volumes"),
         sources=tuple(os.path.normpath(source) for source in table.texts("sources")),
-        exclude=table.texts("exclude"),
+        rules=_read_rules(table),
         cycle_days=cycle_days,
         program=_read_program(table, cycle_days),
         targets=chosen,
@@ -434,6 +435,22 @@ def _read_set(name: str, table: _Table, targets: Mapping[str, TargetPolicy]) -> 
     if len(set(chosen)) < len(chosen):
         table.add("targets", "names a target twice: name each once")
     return found
+
+
+def _read_rules(table: _Table) -> Rules:
+    patterns = table.texts("exclude")
+    for pattern in patterns:
+        try:
+            check_pattern(pattern)
+        except BadInput as error:
+            table.add("exclude", str(error))
+    return Rules(
+        patterns=patterns,
+        cache_tags=table.flag("exclude_caches", False),
+        one_file_system=table.flag("one_file_system", False),
+        larger_than=table.size("exclude_larger_than"),
+        nodump=table.flag("nodump", False),
+    )
 
 
 def _read_program(table: _Table, cycle_days: int) -> Program:

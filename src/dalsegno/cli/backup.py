@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -9,14 +10,24 @@ from typing import Any, Final
 
 from dalsegno.actions.backup import BackupResult, TakeResult, backup, import_directory
 from dalsegno.actions.house import House
+from dalsegno.actions.rules import LARGER_THAN, NO_LIMIT, LeftOut, RulesChange
 from dalsegno.assembly import create_pool
 from dalsegno.cli.door import open_house, open_volumes
 from dalsegno.cli.terminal import Terminal, format_duration, show
 from dalsegno.cli.words import POLICY_HELP, Parser, key_path, pool_path
-from dalsegno.host.ignore import Rules
+from dalsegno.host.ignore import check_pattern
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, DalError, NotFound
 from dalsegno.terms.sizes import format_size, parse_size
+from dalsegno.terms.times import format_time, show_time
 from dalsegno.volumes.state import TRACKED
+from dalsegno.world.files import file_errors
+
+_NO = "none"
+_FLAG_WORDS = {
+    "exclude_caches": "caches (CACHEDIR.TAG)",
+    "one_file_system": "other file systems",
+    "nodump": "what has the nodump flag",
+}
 
 SHOWN_MAX: Final = 20
 UNREADABLE_SHOWN_MAX: Final = 100
@@ -30,25 +41,65 @@ def listed(texts: Sequence[str], limit: int) -> list[str]:
     )
 
 
-def add_rules(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what to leave out."""
-    parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="leave out, like .gitignore")
-    parser.add_argument("--exclude-larger-than", metavar="SIZE", help="leave out files larger than this")
-    parser.add_argument("--exclude-caches", action="store_true", help="leave out what CACHEDIR.TAG marks as cache")
-    parser.add_argument("--one-file-system", action="store_true", help="do not enter other file systems")
-    parser.add_argument("--nodump", action="store_true", help="leave out what has the nodump flag (chattr +d)")
+def add_rules(parser: argparse.ArgumentParser, title: str) -> None:
+    """Add the options that say what to leave out; `title` says for how long they count."""
+    group = parser.add_argument_group(title)
+    group.add_argument(
+        "--exclude", action="append", default=[], metavar="PATTERN", help="leave out, like a line of .gitignore"
+    )
+    group.add_argument(
+        "--exclude-from",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="so does each line of a file (-: input)",
+    )
+    group.add_argument("--exclude-larger-than", metavar="SIZE", help="leave out larger files; `none` ends the rule")
+    flags = (
+        ("--exclude-caches", "leave out what CACHEDIR.TAG marks as cache"),
+        ("--one-file-system", "do not enter other file systems"),
+        ("--nodump", "leave out what has the nodump flag (chattr +d)"),
+    )
+    for flag, words in flags:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=words)
 
 
-def read_rules(arguments: argparse.Namespace) -> Rules:
+def read_rules(arguments: argparse.Namespace) -> RulesChange:
     """Return the rules that the options say."""
-    larger_than = arguments.exclude_larger_than
-    return Rules(
-        patterns=tuple(arguments.exclude),
+    patterns = list(arguments.exclude)
+    for place in arguments.exclude_from:
+        patterns += _read_patterns(place)
+    return RulesChange(
+        add=tuple(patterns),
         cache_tags=arguments.exclude_caches,
         one_file_system=arguments.one_file_system,
-        larger_than=parse_size(larger_than) if larger_than is not None else None,
+        larger_than=read_limit(arguments.exclude_larger_than),
         nodump=arguments.nodump,
     )
+
+
+def read_limit(text: str | None) -> int | None:
+    """Return the bytes of `--exclude-larger-than`: NO_LIMIT for `none`, None when it was not given."""
+    if text is None:
+        return None
+    return NO_LIMIT if text == _NO else parse_size(text)
+
+
+def _read_patterns(place: str) -> list[str]:
+    """Return the patterns in a file; lines that are empty or begin with # are passed over, as in a .gitignore."""
+    if place == "-":
+        text = sys.stdin.buffer.read()
+    else:
+        with file_errors(place):
+            text = Path(place).read_bytes()
+    lines = [os.fsdecode(line) for line in text.removeprefix(b"\xef\xbb\xbf").splitlines()]
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.startswith("#"):
+            try:
+                check_pattern(line)
+            except BadInput as error:
+                raise BadInput(f"{place}:{number}: {error}") from None
+    return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
 def add_backup(parser: Parser) -> None:
@@ -58,7 +109,7 @@ def add_backup(parser: Parser) -> None:
     parser.add_argument(
         "--accept-shrunk", action="store_true", help="the source is right although most of its files are gone"
     )
-    add_rules(parser)
+    add_rules(parser, "what to leave out, this time only (`dal volume set` makes rules that stay)")
     cycle = parser.add_argument_group("the whole cycle of a policy's sets: clone, dump, verify, archive, retain")
     cycle.add_argument("--set", action="append", default=[], metavar="SET", help="back up this set, or `all`")
     cycle.add_argument("--policy", metavar="FILE", help=POLICY_HELP)
@@ -71,6 +122,7 @@ def add_import(parser: Parser) -> None:
     """Say what `dal import` understands."""
     parser.add_argument("volume", metavar="VOLUME", help="a native volume; made if it is not there")
     parser.add_argument("directory", metavar="DIR", type=Path)
+    add_rules(parser, "what to leave out, this time only")
     parser.set_defaults(run=_import)
 
 
@@ -96,6 +148,8 @@ def _backup(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if arguments.set:
         return _backup_sets(arguments, terminal)
     rules = read_rules(arguments)
+    for pattern in rules.add:
+        check_pattern(pattern)  # before a pool is made
     code = EXIT_DONE
     with _open_or_create(arguments, terminal) as house:
         targets = arguments.what or [state.name for state in house.volumes.list() if state.kind == TRACKED]
@@ -127,7 +181,7 @@ def _backup(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _backup_sets(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    if arguments.what or arguments.name or read_rules(arguments) != Rules():
+    if arguments.what or arguments.name or not read_rules(arguments).is_empty:
         raise BadInput("--set takes volumes, names and exclusions from the policy: give it without them")
     module = import_module("dalsegno.cli.cycle")  # on use: a catalog takes long to load
     code: int = module.run_sets(arguments, terminal)
@@ -152,7 +206,44 @@ def take_value(taken: TakeResult) -> dict[str, Any]:
         "shrunk": None
         if taken.shrunk is None
         else {"entries_before": taken.shrunk.entries_before, "entries_now": taken.shrunk.entries_now},
+        "left_out": [left_out_value(each) for each in taken.left_out],
     }
+
+
+def left_out_value(each: LeftOut) -> dict[str, Any]:
+    """Return what programs want to know about a rule by which things are left out."""
+    return {
+        "rule": each.rule,
+        "value": each.value,
+        "by": each.by,
+        "since": format_time(each.since_ns) if each.since_ns else None,
+        "set": each.set_name or None,
+    }
+
+
+def left_out_words(each: LeftOut) -> str:
+    """Return what a rule leaves out, for people."""
+    if each.rule == LARGER_THAN:
+        return f"files over {format_size(int(each.value))}"
+    return _FLAG_WORDS.get(each.rule) or show(os.fsencode(str(each.value)))
+
+
+def left_out_origin(each: LeftOut) -> str:
+    """Return who says that something is left out, for people."""
+    if each.by == "run":
+        return "this time only"
+    if each.by == "policy":
+        return f"policy's set {each.set_name}"
+    return f"since {show_time(each.since_ns)}" if each.since_ns else "always"
+
+
+def left_out_lines(found: list[LeftOut]) -> list[str]:
+    """Return one line that says what was left out and who says so; none when nothing was."""
+    groups: dict[str, list[str]] = {}
+    for each in found:
+        groups.setdefault(left_out_origin(each), []).append(left_out_words(each))
+    parts = [f"{', '.join(words)} ({origin})" for origin, words in groups.items()]
+    return [f"  leaves out: {'; '.join(parts)}"] if parts else []
 
 
 def backup_value(result: BackupResult) -> dict[str, Any]:
@@ -182,6 +273,7 @@ def take_lines(taken: TakeResult) -> list[str]:
         count = len(taken.ignore_problems)
         lines.append(f"  {count:,} line{'' if count == 1 else 's'} of ignore files could not be obeyed:")
         lines += listed([f"{show(each.path)}: {each}" for each in taken.ignore_problems], SHOWN_MAX)
+    lines += left_out_lines(taken.left_out)
     if taken.changed_while_read:
         lines.append(f"  {len(taken.changed_while_read)} files changed while they were read, last state kept:")
         lines += listed(list(map(show, taken.changed_while_read)), SHOWN_MAX)
@@ -208,8 +300,9 @@ def backup_lines(result: BackupResult) -> list[str]:
 
 
 def _import(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    rules = read_rules(arguments)
     with open_volumes(arguments, terminal, arguments.volume) as house:
-        taken, created = import_directory(house, arguments.volume, arguments.directory)
+        taken, created = import_directory(house, arguments.volume, arguments.directory, rules=rules)
     lines = [f"made volume {arguments.volume}"] if created else []
     lines += [f"{arguments.volume}  imported {arguments.directory}", *take_lines(taken)]
     value = {"volume": arguments.volume, "created": created, **take_value(taken)}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 COMMANDS: Final = {
     "init": ("pool", "make a pool", "dal init /backup/pool --encryption passphrase"),
     "backup": ("backup", "back up a directory or a tracked volume", "dal backup ~/doc"),
-    "volume": ("volume", "create, list, show, rename, remove volumes", "dal volume create home --source /home"),
+    "volume": ("volume", "create, set, list, show, rename, remove volumes", "dal volume create home --source /home"),
     "import": ("backup", "put a directory into a native volume", "dal import photos /mnt/card"),
     "clone": ("clone", "name a volume's state now", "dal clone home before-upgrade"),
     "clones": ("clone", "list the clones of a volume", "dal clones home"),

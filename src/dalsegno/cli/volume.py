@@ -1,17 +1,20 @@
-"""`dal volume create|list|show|rename|remove`."""
+"""`dal volume create|set|list|show|rename|remove`."""
 
 import argparse
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from dalsegno.actions.backup import create_volume
-from dalsegno.cli.backup import add_rules, read_rules
+from dalsegno.actions.rules import left_out, own_keys
+from dalsegno.actions.volume import set_rules
+from dalsegno.cli.backup import add_rules, left_out_origin, left_out_value, left_out_words, read_rules
 from dalsegno.cli.door import open_house, open_volumes
 from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import Parser
-from dalsegno.terms.errors import EXIT_DONE, NotFound, Refused
+from dalsegno.terms.errors import EXIT_DONE, BadInput, NotFound, Refused
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time, show_time
@@ -20,14 +23,24 @@ from dalsegno.volumes.state import DumpRecord, VolumeState
 
 def add_volume(parser: Parser) -> None:
     """Say what `dal volume` understands."""
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="create|list|show|rename|remove")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="create|set|list|show|rename|remove")
     create = verbs.add_parser("create", help="make a volume", epilog="example: dal volume create home --source /home")
     create.add_argument("name", metavar="NAME")
     create.add_argument("--source", type=Path, metavar="DIR", help="the host directory that it follows")
     create.add_argument("--replicas", metavar="SERVER,...", help="make it on these servers of a realm")
     create.add_argument("--rule", choices=("any", "majority"), help="with --replicas: how many acknowledge a commit")
-    add_rules(create)
+    add_rules(create, "what its backups leave out, from now on")
     create.set_defaults(run=_create)
+    change = verbs.add_parser(
+        "set",
+        help="change what its backups leave out",
+        epilog="example: dal volume set home --exclude '*.tmp' --exclude-caches",
+    )
+    change.add_argument("name")
+    add_rules(change, "what its backups leave out, from now on")
+    change.add_argument("--remove-exclude", action="append", default=[], metavar="PATTERN", help="end this --exclude")
+    change.add_argument("--clear-excludes", action="store_true", help="end each --exclude")
+    change.set_defaults(run=_set)
     verbs.add_parser("list", help="list all volumes", epilog="example: dal volume list").set_defaults(run=_list)
     shown = verbs.add_parser("show", help="show one volume", epilog="example: dal volume show home")
     shown.add_argument("name", metavar="VOLUME")
@@ -68,6 +81,7 @@ def volume_value(state: VolumeState) -> dict[str, Any]:
         "clones": len(state.clones),
         "dumps": [dump_value(record) for record in state.dumps],
         "settings": state.settings,
+        "left_out": [left_out_value(each) for each in left_out(state.settings)],
         "role": state.role or None,
         "replicas": state.replicas.writers if state.replicas is not None else None,
     }
@@ -83,7 +97,12 @@ def volume_lines(state: VolumeState, terminal: Terminal) -> list[str]:
         ["head", "#" + hex_short(state.head) if state.head else "empty"],
         *_replica_rows(state),
         ["clones", str(len(state.clones))],
-        *[[key, ", ".join(value) if isinstance(value, list) else str(value)] for key, value in state.settings.items()],
+        *[["leaves out", f"{left_out_words(each)}  ({left_out_origin(each)})"] for each in left_out(state.settings)],
+        *[
+            [key.replace("_", " "), ", ".join(value) if isinstance(value, list) else str(value)]
+            for key, value in state.settings.items()
+            if key not in own_keys(state.settings)
+        ],
     ]
     lines = terminal.table(rows)
     if state.dumps:
@@ -123,6 +142,16 @@ def _create(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_volumes(arguments, terminal, *places) if places else open_house(arguments, terminal) as house:
         state = create_volume(house, arguments.name, source=arguments.source, rules=rules)
     terminal.result(volume_value(state), [f"made {state.kind} volume {state.name}"])
+    return EXIT_DONE
+
+
+def _set(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    change = replace(read_rules(arguments), remove=tuple(arguments.remove_exclude), clear=arguments.clear_excludes)
+    if change.is_empty:
+        raise BadInput(f"say what to change: `dal volume set --help`; `dal volume show {arguments.name}` shows what is")
+    with open_volumes(arguments, terminal, arguments.name) as house:
+        state = set_rules(house, arguments.name, change)
+    terminal.result(volume_value(state), [] if terminal.quiet else volume_lines(state, terminal))
     return EXIT_DONE
 
 
