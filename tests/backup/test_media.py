@@ -446,3 +446,18 @@ def test_unexpected_errors_are_of_our_tree(tmp_path: Path) -> None:
     (disk / "dumps").write_text("a file where a directory should be")
     with pytest.raises(DalError):
         DirectoryTarget(directory_policy(disk)).store(tmp_path / "home.dump", entry, now_ns=1)
+
+
+def test_names_on_media_have_no_colon_and_those_that_have_are_found_and_read(tmp_path: Path) -> None:
+    """Kind: a name that other programs and file systems cannot take; what was written under it stays readable."""
+    entry = make_dump(tmp_path / "spool" / "home.2026-11-27T02:00:00Z.dump", size_bytes=100_000)
+    disk = label(tmp_path / "disk", "d1")
+    target = DirectoryTarget(directory_policy(disk))
+    (copy,) = target.store(tmp_path / "spool" / "home.2026-11-27T02:00:00Z.dump", entry, now_ns=1)
+    assert files(disk) and not any(":" in name for name in files(disk))
+    old = [path.rename(path.with_name("home.2026-11-27T02:00:00Z" + path.name[22:])) for path in disk.rglob("home.*")]
+    assert all(":" in path.name for path in old)
+    (found,) = target.scan()
+    assert found.copy.place != copy.place and fetch(target, [found.copy], entry, tmp_path / "back")
+    (again,) = target.store(tmp_path / "spool" / "home.2026-11-27T02:00:00Z.dump", entry, now_ns=2)
+    assert again.place == found.copy.place, "no second copy is written beside it"

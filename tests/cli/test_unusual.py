@@ -94,8 +94,42 @@ def test_a_dump_takes_the_place_of_none_that_it_may_need_and_of_nothing_else(per
     (person.home / "newest").symlink_to("tue.dump")
     person.run("dump", "doc", "--level", "1", "-o", "newest")
     assert (person.home / "newest").is_symlink()
-    person.run("dump", "doc", "--level", "0", "-o", "mon.dump")
+    assert [each["level"] for each in person.value("volume", "show", "doc")["dumps"]] == [0, 1]
     person.run("verify", "mon.dump", "tue.dump")
+
+
+def test_dump_that_others_build_on_is_not_replaced_or_forgotten_by_accident(person: Person) -> None:
+    """Kind: one file takes another's place, and a third becomes useless without a word."""
+    person.run("backup", "doc")
+    for level, name in enumerate(("mon.dump", "wed.dump", "fri.dump")):
+        person.run("dump", "doc", "--level", str(level), "-o", name)
+    whole = (person.home / "mon.dump").read_bytes()
+    for words in (
+        ("dump", "doc", "--level", "0", "-o", "mon.dump"),
+        ("mark", "--forget", "mon.dump"),
+    ):
+        done = person.run(*words, code=4)
+        assert done.stderr.count(b"\n") == 1 and b"wed.dump" in done.stderr and b"--force" in done.stderr
+    person.run("merge", "-o", "full.dump", "mon.dump", "wed.dump")
+    person.run("merge", "-o", "mon.dump", "full.dump", "fri.dump", code=4)
+    assert (person.home / "mon.dump").read_bytes() == whole
+
+    value = person.value("dump", "doc", "--level", "1", "-o", "wed.dump", "--force")
+    assert [each["level"] for each in value["forgotten"]] == [2]
+    assert [each["level"] for each in person.value("volume", "show", "doc")["dumps"]] == [0, 1]
+    (person.home / "mon.dump").unlink()
+    text = person.run("mark", "--forget", "mon.dump", "--force").stdout
+    assert b"forgotten: level 0" in text and b"wed.dump" in text
+    assert person.value("volume", "show", "doc")["dumps"] == []
+    person.run("mark", "--forget", "mon.dump", code=6)
+    person.run("mark", "--force", "wed.dump", code=2)
+
+
+def test_default_names_of_dumps_have_no_colon(person: Person) -> None:
+    """Kind: a name that other programs and file systems cannot take."""
+    person.run("backup", "doc", "--name", "2026-11-27T02:00:00Z")
+    name = person.value("dump", "doc@2026-11-27T02:00:00Z")["path"]
+    assert name.endswith("/doc.2026-11-27T020000Z.0.dump") and (person.home / name).exists()
 
 
 def test_a_change_behind_an_old_time_is_found_when_contents_are_compared(person: Person) -> None:

@@ -1,7 +1,8 @@
 """Dumps: write one, record it, estimate several levels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -9,8 +10,16 @@ from dalsegno.actions.browse import ordered_clones
 from dalsegno.actions.house import House
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.estimate import Estimate, count_in_pool, estimate_levels
-from dalsegno.dumps.place import place_for
-from dalsegno.dumps.plan import DumpPlan, plan_dump, record_dump
+from dalsegno.dumps.place import dump_name, place_for
+from dalsegno.dumps.plan import (
+    DumpPlan,
+    built_on,
+    forget_dump,
+    plan_dump,
+    record_dump,
+    recorded_by,
+    require_unneeded,
+)
 from dalsegno.dumps.write import write_dump
 from dalsegno.formats.pack import DumpNote
 from dalsegno.pool.pack_write import PackSummary
@@ -20,6 +29,8 @@ from dalsegno.volumes.address import parse_address, resolve
 from dalsegno.volumes.state import DumpRecord, VolumeState
 from dalsegno.world.clock import now_ns
 from dalsegno.world.files import PartialFile
+
+ID_DIGITS_MIN = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +43,8 @@ class DumpResult:
     size_bytes: int
     object_count: int
     recorded: bool
+    useless: Sequence[DumpRecord] = ()
+    """Dumps that were forgotten, because they build on the one whose place this one took."""
 
 
 def _targets(house: House, text: str) -> tuple[VolumeState, list[tuple[str, bytes]]]:
@@ -61,7 +74,7 @@ def default_name(plan: DumpPlan) -> str:
     """Return the file name of a dump whose place nobody named."""
     note = plan.note
     clone = note.targets[-1].clone or hex_short(note.targets[-1].revision)
-    return f"{note.volume_name}.{clone}.{note.level}.dump"
+    return dump_name(note.volume_name, clone, note.level)
 
 
 def dump(
@@ -71,9 +84,14 @@ def dump(
     level: int | None = None,
     output: Path | BinaryIO | None = None,
     record: bool = True,
+    force: bool = False,
 ) -> DumpResult:
-    """Write a dump to a file (default: named after its content, here) or a stream, and record it once it is durable."""
+    """Write a dump to a file (default: named after its content, here) or a stream, and record it once it is durable.
+
+    `force`: it may take the place of a dump that others build on, which are then forgotten.
+    """
     state, targets = _targets(house, address)
+    replaced, useless = b"", list[DumpRecord]()
     plan = plan_dump(house.pool, state, targets=targets, level=level, now_ns=now_ns())
     sealed = house.pool.encryption != "none"
     if output is None:
@@ -83,10 +101,15 @@ def dump(
     if isinstance(output, Path):
         if output.is_dir():
             output = output / default_name(plan)
-        output = place_for(output, house.pool.realm, volume=state.id, level=plan.note.level)
+        place = place_for(output, house.pool.realm, volume=state.id, level=plan.note.level)
+        output, replaced = place.path, place.replaced
+        useless = built_on(recorded_by(state.dumps, ""), replaced) if replaced else []
+        require_unneeded(useless, force=force, what=str(output))
         path = str(output.absolute())
         with PartialFile(output) as file:
             summary = _write(house, plan, file, sealed=sealed)
+            if replaced:  # before it is gone: nothing ever builds on a dump that is not there
+                forget(house, state, [replaced, *(each.dump_id for each in useless)])
             file.commit()
     else:
         path = "-"
@@ -114,7 +137,39 @@ def dump(
         size_bytes=summary.size_bytes,
         object_count=summary.object_count,
         recorded=record,
+        useless=useless,
     )
+
+
+def forget(house: House, state: VolumeState, dump_ids: Iterable[bytes]) -> None:
+    """Let no later dump build on these, wherever their files are."""
+    for dump_id in dump_ids:
+        if any(known.dump_id == dump_id for known in state.dumps):
+            house.volumes.update(state.id, partial(forget_dump, dump_id=dump_id))
+
+
+def forget_named(house: House, what: str, *, force: bool = False) -> tuple[VolumeState, list[DumpRecord]]:
+    """Forget a recorded dump that is gone, by the place it was written to or the beginning of its id, and what builds
+    on it; Refused when something does, without `force`."""
+    place = str(Path(what).absolute())
+    found = [
+        (state, record)
+        for state in house.volumes.list()
+        for record in state.dumps
+        if not record.recorder
+        and (record.path == place or (len(what) >= ID_DIGITS_MIN and record.dump_id.hex().startswith(what)))
+    ]
+    if not found:
+        raise NotFound(f"{what}: no dump of this name or id is recorded: `dal volume show VOLUME` lists them")
+    if len({record.dump_id for _, record in found}) > 1:
+        ids = ", ".join(hex_short(record.dump_id) for _, record in found)
+        raise BadInput(f"{what}: means {ids}: say which one, by its id")
+    state, record = found[0]
+    useless = built_on(recorded_by(state.dumps, ""), record.dump_id)
+    require_unneeded(useless, force=force, what=what)
+    gone = [record, *useless]
+    forget(house, state, [each.dump_id for each in gone])
+    return state, gone
 
 
 def _write(house: House, plan: DumpPlan, stream: PartialFile | BinaryIO, *, sealed: bool) -> PackSummary:

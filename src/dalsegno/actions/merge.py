@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from dalsegno.actions.dump import forget
 from dalsegno.actions.house import House
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.merge import merge_dumps, merged_note
 from dalsegno.dumps.place import place_for
+from dalsegno.dumps.plan import built_on, list_records
 from dalsegno.dumps.verify import Salvage, salvage_dump, verify_dump, verify_stream
 from dalsegno.formats.pack import DumpNote
 from dalsegno.terms.errors import Damaged, Refused
@@ -47,11 +49,20 @@ def merge(house: House, paths: Sequence[Path], output: Path | BinaryIO) -> tuple
         if any(output.exists() and output.samefile(path) for path in paths):
             raise Refused(f"{output}: is one of the dumps to merge; write to another file")
         made = merged_note(chain)
-        output = place_for(output, house.pool.realm, volume=made.volume, level=made.level)
-        with PartialFile(output) as file:
+        place = place_for(output, house.pool.realm, volume=made.volume, level=made.level)
+        state = house.volumes.get_by_id(made.volume) if place.replaced and not house.volumes.merges else None
+        useless = built_on(state.dumps, place.replaced) if state is not None else []
+        if useless:
+            raise Refused(
+                f"{output}: {list_records(useless)} cannot be restored without the dump that is there: "
+                "write to another file"
+            )
+        with PartialFile(place.path) as file:
             note, summary = merge_dumps(
                 chain, file.write, realm=house.pool.realm, sealed=sealed, workers=house.workers, report=house.report
             )
+            if state is not None:
+                forget(house, state, [place.replaced])
             file.commit()
         return note, summary.size_bytes
 

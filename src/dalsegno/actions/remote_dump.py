@@ -1,17 +1,18 @@
 """Dumps of volumes that are on servers: one of these writes it and sends it; what it builds on is chosen here."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from struct import Struct
 from typing import BinaryIO, Final
 
+from dalsegno.actions.dump import forget
 from dalsegno.actions.remote import RemoteHouse, lineage_of, record_lineage
 from dalsegno.dumps.estimate import Estimate, estimate_levels
-from dalsegno.dumps.place import place_for
-from dalsegno.dumps.plan import choose_base, choose_level, record_dump, recorded_by
+from dalsegno.dumps.place import dump_name, place_for
+from dalsegno.dumps.plan import built_on, choose_base, choose_level, record_dump, recorded_by, require_unneeded
 from dalsegno.formats.pack import DumpNote
 from dalsegno.pool.pack_read import open_note, read_opener
 from dalsegno.replicas.contract import ROW_BYTES, ROW_KIND_SHIFT
@@ -41,14 +42,23 @@ class RemoteDump:
     dump_id: bytes
     size_bytes: int
     note: DumpNote
+    useless: Sequence[DumpRecord] = ()
+    """Dumps that were forgotten, because they build on the one whose place this one took."""
 
 
 def dump_remote(
-    house: RemoteHouse, address: str, *, level: int | None, output: Path | BinaryIO | None, record: bool
+    house: RemoteHouse,
+    address: str,
+    *,
+    level: int | None,
+    output: Path | BinaryIO | None,
+    record: bool,
+    force: bool = False,
 ) -> RemoteDump:
     """Have the nearest server that can write a dump, and take it to a file or a stream.
 
-    With `record` the servers note it, once it is durable, as a base of later ones.
+    With `record` the servers note it, once it is durable, as a base of later ones. `force`: it may take the place of a
+    dump that others build on, which are then forgotten.
     """
     if ".." in address.partition("@")[2]:
         raise BadInput(
@@ -58,22 +68,29 @@ def dump_remote(
     if resolved.path:
         raise BadInput(f"{address}: a dump carries whole volumes; expected VOLUME[@CLONE]")
     state = resolved.state
+    replaced, useless = b"", list[DumpRecord]()
     history = recorded_by(state.dumps, "")
     level = choose_level(history) if level is None else level
     base = choose_base(history, level=level)
     if level > 0 and base is None:
         raise Refused(f"volume {state.name!r}: no recorded dump below level {level}; make a level 0 dump first")
-    wanted = f"{state.name}.{resolved.clone or hex_short(resolved.revision)}.{level}.dump"
+    wanted = dump_name(state.name, resolved.clone or hex_short(resolved.revision), level)
     if output is None:
         output = Path(wanted)
         if output.exists():
             raise Refused(f"{output}: exists already; name another file with -o")
     if isinstance(output, Path):
-        output = place_for(
+        place = place_for(
             output / wanted if output.is_dir() else output, house.pool.realm, volume=state.id, level=level
         )
+        output, replaced = place.path, place.replaced
+        useless = built_on(history, replaced) if replaced else []
+        require_unneeded(useless, force=force, what=str(output))
     clone = resolved.clone or "#" + resolved.revision.hex()
     made = _write(house, state, output, clone=clone, level=level, base=base)
+    if replaced:
+        forget(house, state, [replaced, *(each.dump_id for each in useless)])
+        made = replace(made, useless=tuple(useless))
     if record:
         noted = DumpRecord(
             dump_id=made.dump_id,

@@ -42,8 +42,8 @@ def no_pace(count: int) -> None:
 
 
 def media_name(name: str, dump_id: bytes) -> str:
-    """Return a dump's file name on media: that in the spool, with the dump id in it."""
-    stem = name.removesuffix(DUMP_SUFFIX)
+    """Return a dump's file name on media: that in the spool, with the dump id in it, and without colons (FAT, SMB)."""
+    stem = name.removesuffix(DUMP_SUFFIX).replace(":", "")
     return f"{stem}{DUMP_SUFFIX}" if hex_short(dump_id) in stem else f"{stem}.{hex_short(dump_id)}{DUMP_SUFFIX}"
 
 

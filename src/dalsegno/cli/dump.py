@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,12 +14,14 @@ from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.volume import dump_value
 from dalsegno.cli.words import Parser
 from dalsegno.dumps.estimate import Estimate
-from dalsegno.dumps.plan import LEVEL_MAX
+from dalsegno.dumps.plan import LEVEL_MAX, list_records
 from dalsegno.formats.pack import DumpNote
+from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, BadInput
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time
+from dalsegno.volumes.state import DumpRecord
 
 
 def level(text: str) -> int:
@@ -34,12 +37,17 @@ def add_dump(parser: Parser) -> None:
     parser.add_argument("--level", type=level, metavar="N", help="0 to 9 (default: 0 first, then one above the last)")
     parser.add_argument("-o", "--output", metavar="FILE|-", help="default: VOLUME.CLONE.LEVEL.dump here")
     parser.add_argument("--no-record", action="store_true", help="do not let later dumps start from it (see dal mark)")
+    parser.add_argument(
+        "--force", action="store_true", help="take the place of a dump that others build on; these are forgotten"
+    )
     parser.set_defaults(run=_dump)
 
 
 def add_mark(parser: Parser) -> None:
     """Say what `dal mark` understands."""
-    parser.add_argument("dump", metavar="DUMP", type=Path)
+    parser.add_argument("dump", metavar="DUMP", help="a file; with --forget also the id of one that is gone")
+    parser.add_argument("--forget", action="store_true", help="the dump is gone: let no later one build on it")
+    parser.add_argument("--force", action="store_true", help="with --forget: although others build on it")
     parser.set_defaults(run=_mark)
 
 
@@ -94,7 +102,12 @@ def _dump(arguments: argparse.Namespace, terminal: Terminal) -> int:
             code: int = import_module("dalsegno.cli.replica").dump_from_server(arguments, terminal, house, output)
             return code
         result = actions.dump(
-            house, arguments.address, level=arguments.level, output=output, record=not arguments.no_record
+            house,
+            arguments.address,
+            level=arguments.level,
+            output=output,
+            record=not arguments.no_record,
+            force=arguments.force,
         )
     note = result.note
     if arguments.output == "-":
@@ -106,22 +119,38 @@ def _dump(arguments: argparse.Namespace, terminal: Terminal) -> int:
         "bytes": result.size_bytes,
         "objects": result.object_count,
         "recorded": result.recorded,
+        "forgotten": [dump_value(record) for record in result.useless],
         **note_value(note),
     }
     base = f"on dump {hex_short(note.base_dump)}" if note.base_dump else "full"
     lines = [
         result.path,
         f"  level {note.level} of {note.volume_name}, {base}; dump {hex_short(result.dump_id)}, "
-        f"{len(note.targets)} revisions, {result.object_count:,} objects, {format_size(result.size_bytes)}"
+        f"{count_of(len(note.targets), 'revision')}, {count_of(result.object_count, 'object')}, "
+        + format_size(result.size_bytes)
         + ("" if result.recorded else "; not recorded, `dal mark` does it"),
+        *useless_lines(result.useless),
     ]
     terminal.result(value, [] if terminal.quiet else lines)
     return EXIT_DONE
 
 
+def useless_lines(useless: Sequence[DumpRecord]) -> list[str]:
+    """Return what to say of dumps that can be restored no more, because what they build on is gone."""
+    return [f"  useless now, and forgotten: {list_records([record])}" for record in useless]
+
+
 def _mark(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    if arguments.force and not arguments.forget:
+        raise BadInput("--force belongs to --forget")
     with open_dumps_house(arguments, terminal, arguments.dump) as house:
-        state, record = actions.mark(house, arguments.dump)
+        if arguments.forget:
+            state, gone = actions.forget_named(house, arguments.dump, force=arguments.force)
+            lines = [f"forgotten: level {gone[0].level} of {state.name}, dump {hex_short(gone[0].dump_id)}"]
+            value = {"volume": state.name, "forgotten": [dump_value(record) for record in gone]}
+            terminal.result(value, lines + useless_lines(gone[1:]))
+            return EXIT_DONE
+        state, record = actions.mark(house, Path(arguments.dump))
     lines = [f"recorded: level {record.level} of {state.name}, dump {hex_short(record.dump_id)}"]
     terminal.result({"volume": state.name, **dump_value(record)}, lines)
     return EXIT_DONE

@@ -8,10 +8,10 @@ from dalsegno.actions import replicated as actions
 from dalsegno.actions.remote import RemoteHouse, split_place
 from dalsegno.actions.remote_dump import dump_remote
 from dalsegno.assembly_remote import open_realm
-from dalsegno.cli.dump import note_value
+from dalsegno.cli.dump import note_value, useless_lines
 from dalsegno.cli.realm import chosen_realm, open_volume
 from dalsegno.cli.terminal import Terminal
-from dalsegno.cli.volume import volume_value
+from dalsegno.cli.volume import dump_value, volume_value
 from dalsegno.cli.words import Parser
 from dalsegno.replicas.catchup import CaughtUp
 from dalsegno.replicas.check import check_replicas
@@ -261,7 +261,14 @@ def dump_from_server(
     arguments: argparse.Namespace, terminal: Terminal, house: RemoteHouse, output: Path | BinaryIO | None
 ) -> int:
     """Have a server write a dump."""
-    done = dump_remote(house, arguments.address, level=arguments.level, output=output, record=not arguments.no_record)
+    done = dump_remote(
+        house,
+        arguments.address,
+        level=arguments.level,
+        output=output,
+        record=not arguments.no_record,
+        force=arguments.force,
+    )
     note = done.note
     if done.path == "-":
         terminal.note(f"level {note.level} of {note.volume_name} from {done.server}, {format_size(done.size_bytes)}")
@@ -272,12 +279,14 @@ def dump_from_server(
         "bytes": done.size_bytes,
         "server": done.server,
         "recorded": not arguments.no_record,
+        "forgotten": [dump_value(record) for record in done.useless],
         **note_value(note),
     }
     lines = [
         done.path,
         f"  level {note.level} of {note.volume_name} from {done.server}; dump {hex_short(done.dump_id)}, "
         f"{format_size(done.size_bytes)}" + ("; not recorded, `dal mark` does it" if arguments.no_record else ""),
+        *useless_lines(done.useless),
     ]
     terminal.result(value, [] if terminal.quiet else lines)
     return EXIT_DONE

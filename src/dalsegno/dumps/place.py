@@ -1,6 +1,7 @@
 """Where a new dump's file may stand: not where it would take away what nobody gave up."""
 
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 
 from dalsegno.chunks.realm import Realm
@@ -10,8 +11,23 @@ from dalsegno.terms.errors import DalError, NoAccess, Refused
 from dalsegno.world.files import file_errors
 
 
-def place_for(output: Path, realm: Realm, *, volume: bytes, level: int) -> Path:
-    """Return the path for the file of a new dump, symlinks followed; refused when what stands there must stay.
+def dump_name(volume: str, clone: str, level: int) -> str:
+    """Return the file name of a dump: without a colon, which rsync, scp and tar take for a host's end, and FAT for none
+    of a name's characters."""
+    return f"{volume}.{clone}.{level}.dump".replace(":", "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where the file of a new dump goes."""
+
+    path: Path
+    replaced: bytes = b""
+    """The id of the dump that is there now, and gives way."""
+
+
+def place_for(output: Path, realm: Realm, *, volume: bytes, level: int) -> Place:
+    """Return the place for the file of a new dump, symlinks followed; refused when what stands there must stay.
 
     A dump gives way to one of the same volume, of its own level or a lower one: one of a higher level may build on it.
     """
@@ -20,11 +36,11 @@ def place_for(output: Path, realm: Realm, *, volume: bytes, level: int) -> Path:
         try:
             found = place.stat()
         except FileNotFoundError:
-            return place
+            return Place(path=place)
     if not stat.S_ISREG(found.st_mode):
         raise Refused(f"{output}: is no ordinary file; name another, or write to the output with `-o -`")
     if found.st_size == 0:
-        return place
+        return Place(path=place)
     try:
         with DumpChain.open([place], realm) as chain:
             note, dump_id = chain.notes[0], chain.readers[0].pack_id
@@ -34,4 +50,4 @@ def place_for(output: Path, realm: Realm, *, volume: bytes, level: int) -> Path:
         raise Refused(f"{output}: exists, and is no whole dump of this pool; name another file") from None
     if note.volume != volume or note.level < level:
         raise Refused(f"{output}: holds another dump, {describe(note, dump_id)}; name another file")
-    return place
+    return Place(path=place, replaced=dump_id)

@@ -19,6 +19,7 @@ from dalsegno.volumes.state import DumpRecord, VolumeState
 
 LEVEL_MAX = 9
 RECORDS_KEPT_MAX = 1000
+RECORDS_NAMED_MAX = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +113,34 @@ def record_dump(state: VolumeState, record: DumpRecord) -> VolumeState:
         return state
     records = sorted([*state.dumps, record], key=lambda known: known.taken_at_ns)
     return msgspec.structs.replace(state, dumps=records[-RECORDS_KEPT_MAX:])
+
+
+def built_on(history: Sequence[DumpRecord], dump_id: bytes) -> list[DumpRecord]:
+    """Return the recorded dumps that cannot be restored without this one, the oldest first."""
+    needed, found = {dump_id}, []
+    for record in sorted(history, key=lambda record: record.taken_at_ns):
+        if record.base_dump in needed and record.dump_id not in needed:
+            needed.add(record.dump_id)
+            found.append(record)
+    return found
+
+
+def list_records(records: Sequence[DumpRecord]) -> str:
+    """Return dumps in words, for people who must see which ones are meant."""
+    words = [
+        f"level {each.level} of {show_time(each.taken_at_ns)} ({each.path})" for each in records[:RECORDS_NAMED_MAX]
+    ]
+    more = f" and {len(records) - len(words)} more" if len(records) > len(words) else ""
+    return ", ".join(words) + more
+
+
+def require_unneeded(useless: Sequence[DumpRecord], *, force: bool, what: str) -> None:
+    """Refuse to let a dump go that others build on, unless that is what is wanted."""
+    if useless and not force:
+        raise Refused(
+            f"{what}: {list_records(useless)} cannot be restored without it: keep it, or say --force "
+            "(`dal mark --forget` tells of dumps that are gone)"
+        )
 
 
 def forget_dump(state: VolumeState, dump_id: bytes) -> VolumeState:
