@@ -8,6 +8,7 @@ import pytest
 from face_kit import Person
 
 from dalsegno.actions.shrunk import Shrunk, find_shrunk
+from dalsegno.cli.backup import listed
 
 
 @pytest.fixture
@@ -63,3 +64,24 @@ def test_a_bad_line_in_one_ignore_file_is_named_and_the_rest_is_backed_up(person
     assert b"doc" not in done.stderr and b"    sub/.dalignore: line 2: matches nothing: names nothing" in done.stdout
     found = person.value("backup", "doc")["ignore_problems"]
     assert [(each["path"], each["line"]) for each in found] == [("sub/.dalignore", 2), ("sub/.dalignore", 3)]
+
+
+# -- what cannot be read
+
+
+@pytest.mark.skipif(not os.path.exists("/sys/class/net/lo/speed"), reason="needs files that nobody can read")
+def test_what_cannot_be_read_is_said_once(person: Person) -> None:
+    """Kind: the same fault is told twice, or, when asked to be quiet, not at all."""
+    source = os.path.realpath("/sys/class/net/lo")
+    said = person.run("backup", source, code=3)
+    missing = [line for line in said.stdout.splitlines() if b": Invalid argument" in line]
+    assert missing and len(missing) == len(set(missing)) and b"Invalid" not in said.stderr
+    quiet = person.run("backup", source, "-q", code=3)
+    assert not quiet.stdout and quiet.stderr.count(b": Invalid argument") == len(missing)
+    assert b"error" not in person.run("--json", "backup", source, code=3).stderr
+
+
+def test_long_lists_end_with_how_much_more_there_is() -> None:
+    texts = [str(number) for number in range(7_500)]
+    assert listed(texts, 100)[-2:] == ["    99", "    and 7,400 more (`--json` has all)"]
+    assert len(listed(texts[:100], 100)) == 100

@@ -40,6 +40,8 @@ class TakeResult:
     """Bytes that the pool grew by."""
     unreadable: list[tuple[bytes, str]]
     changed_while_read: list[bytes]
+    missized: list[bytes]
+    """Files with more or less content than their size says; what was read is stored."""
     ignore_problems: list[IgnoreProblem]
     """What was not obeyed of ignore files and patterns; nothing is missing for it."""
     shrunk: Shrunk | None
@@ -184,6 +186,7 @@ def take(
         bytes_stored=stored,
         unreadable=scan.unreadable,
         changed_while_read=scan.changed,
+        missized=scan.missized,
         ignore_problems=scan.ignore_problems,
         shrunk=shrunk,
         left_out=left,

@@ -173,7 +173,7 @@ def _backup(arguments: argparse.Namespace, terminal: Terminal) -> int:
                 continue
             values.append(backup_value(result))
             lines += backup_lines(result)
-            tell_shrunk(result.taken, terminal)
+            tell_trouble(result.taken, terminal)
             if result.taken.incomplete:
                 code = EXIT_PARTIAL
         terminal.result(values if len(targets) > 1 else values[0], [] if terminal.quiet else lines)
@@ -200,6 +200,7 @@ def take_value(taken: TakeResult) -> dict[str, Any]:
         "bytes_stored": taken.bytes_stored,
         "unreadable": [{"path": path, "error": text} for path, text in taken.unreadable],
         "changed_while_read": taken.changed_while_read,
+        "missized": taken.missized,
         "ignore_problems": [
             {"path": problem.path, "line": problem.line, "reason": problem.reason} for problem in taken.ignore_problems
         ],
@@ -274,20 +275,31 @@ def take_lines(taken: TakeResult) -> list[str]:
         lines.append(f"  {count:,} line{'' if count == 1 else 's'} of ignore files could not be obeyed:")
         lines += listed([f"{show(each.path)}: {each}" for each in taken.ignore_problems], SHOWN_MAX)
     lines += left_out_lines(taken.left_out)
+    if taken.missized:
+        lines.append(f"  {len(taken.missized):,} have not the size that they say, stored as they were read:")
+        lines += listed(list(map(show, taken.missized)), SHOWN_MAX)
     if taken.changed_while_read:
-        lines.append(f"  {len(taken.changed_while_read)} files changed while they were read, last state kept:")
+        lines.append(f"  {len(taken.changed_while_read):,} files changed while they were read, last state kept:")
         lines += listed(list(map(show, taken.changed_while_read)), SHOWN_MAX)
     if taken.unreadable:
-        lines.append(f"  {len(taken.unreadable)} could not be read and are NOT in the backup:")
-        lines += listed([f"{show(path)}: {text}" for path, text in taken.unreadable], UNREADABLE_SHOWN_MAX)
+        lines.append(f"  {len(taken.unreadable):,} could not be read and are NOT in the backup:")
+        lines += unreadable_lines(taken)
     return lines
 
 
-def tell_shrunk(taken: TakeResult, terminal: Terminal) -> None:
-    """Warn, also when asked to be quiet, that a source lost most of its files."""
+def unreadable_lines(taken: TakeResult) -> list[str]:
+    """Return the first of what could not be read, and how many more there are."""
+    return listed([f"{show(path)}: {text}" for path, text in taken.unreadable], UNREADABLE_SHOWN_MAX)
+
+
+def tell_trouble(taken: TakeResult, terminal: Terminal) -> None:
+    """Say on the side that a source lost most of its files and, when nothing else is printed, what is missing."""
+    name = taken.state.name
     if taken.shrunk is not None:
-        name = taken.state.name
         terminal.fail(f"{name}: {taken.shrunk} When it is right so: `dal backup --accept-shrunk {name}`")
+    if terminal.quiet:
+        for line in unreadable_lines(taken):
+            terminal.fail(f"{name}: not in the backup: {line}")
 
 
 def backup_lines(result: BackupResult) -> list[str]:
@@ -306,5 +318,6 @@ def _import(arguments: argparse.Namespace, terminal: Terminal) -> int:
     lines = [f"made volume {arguments.volume}"] if created else []
     lines += [f"{arguments.volume}  imported {arguments.directory}", *take_lines(taken)]
     value = {"volume": arguments.volume, "created": created, **take_value(taken)}
+    tell_trouble(taken, terminal)
     terminal.result(value, [] if terminal.quiet else lines)
     return EXIT_PARTIAL if taken.incomplete else EXIT_DONE

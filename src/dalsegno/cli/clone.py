@@ -6,7 +6,7 @@ from typing import Any
 
 from dalsegno.actions import clone as actions
 from dalsegno.actions.browse import ordered_clones
-from dalsegno.cli.backup import take_lines, take_value, tell_shrunk
+from dalsegno.cli.backup import take_lines, take_value, tell_trouble
 from dalsegno.cli.door import open_volumes
 from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import Parser
@@ -91,7 +91,7 @@ def _clone(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if result.taken is not None:
         value["taken"] = take_value(result.taken)
         lines += [] if terminal.quiet else take_lines(result.taken)
-        tell_shrunk(result.taken, terminal)
+        tell_trouble(result.taken, terminal)
     terminal.result(value, lines)
     return EXIT_PARTIAL if result.taken is not None and result.taken.incomplete else EXIT_DONE
 

@@ -25,14 +25,9 @@ assert STATX.size == 0x90
 STATX_SHORT: Final = struct.Struct("<16xI8xH2xQQ32xqI4xqI4xqI")
 """nlink, mode, ino, size, btime (s, ns), ctime (s, ns), mtime (s, ns): all that tells whether a file changed."""
 
-statx_buffer: Final = bytearray(STATX_BYTES)
-"""The one buffer that `statx` fills: read it before the next call."""
-_statx_array = (ctypes.c_char * STATX_BYTES).from_buffer(statx_buffer)
-STATX_ADDRESS: Final = ctypes.addressof(_statx_array)
-
 _libc = ctypes.CDLL(None, use_errno=True)
 libc_statx = _libc.statx
-"""`libc_statx(dir_fd, name, STATX_FLAGS, STATX_MASK, STATX_ADDRESS)` returns 0 or -1 (then see `statx_error`)."""
+"""`libc_statx(dir_fd, name, STATX_FLAGS, STATX_MASK, buffer.address)` returns 0 or -1 (then see `statx_error`)."""
 libc_statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
 libc_statx.restype = ctypes.c_int
 
@@ -93,11 +88,22 @@ def statx_error(path: bytes) -> OSError:
     return OSError(number, os.strerror(number), path)
 
 
-def statx(directory: int, name: bytes) -> tuple[int, ...]:
-    """Return the fields of `STATX` for `name` in an open directory, not following a symlink."""
-    if libc_statx(directory, name, STATX_FLAGS | (0 if name else AT_EMPTY_PATH), STATX_MASK, STATX_ADDRESS) != 0:
-        raise statx_error(name)
-    return STATX.unpack_from(statx_buffer)
+class StatxBuffer:
+    """What `libc_statx` fills through `address`: read `data` before the next call. Each thread needs one of its own."""
+
+    __slots__ = ("_array", "address", "data")
+
+    def __init__(self) -> None:
+        self.data = bytearray(STATX_BYTES)
+        self._array = (ctypes.c_char * STATX_BYTES).from_buffer(self.data)
+        self.address = ctypes.addressof(self._array)
+
+    def statx(self, directory: int, name: bytes) -> tuple[int, ...]:
+        """Return the fields of `STATX` for `name` in an open directory, not following a symlink; of `directory` itself
+        without a name. OSError."""
+        if libc_statx(directory, name, STATX_FLAGS | (0 if name else AT_EMPTY_PATH), STATX_MASK, self.address) != 0:
+            raise statx_error(name)
+        return STATX.unpack_from(self.data)
 
 
 def has_host_clock(fd: int) -> bool:

@@ -25,13 +25,12 @@ from dalsegno.formats.objects import Entry, Revision
 from dalsegno.host import attributes
 from dalsegno.host.attributes import (
     STATX,
-    STATX_ADDRESS,
     STATX_ATTRIBUTE_NODUMP,
     STATX_FLAGS,
     STATX_MASK,
     STATX_SHORT,
+    StatxBuffer,
     libc_statx,
-    statx_buffer,
     statx_error,
 )
 from dalsegno.host.cache import (
@@ -50,7 +49,7 @@ from dalsegno.host.prefetch import Prefetch
 from dalsegno.pool.contract import Sink, Source
 from dalsegno.terms.errors import BadInput, DalError, NotFound
 from dalsegno.terms.events import Note, Progress, Report, silent
-from dalsegno.terms.sizes import KIB, MIB
+from dalsegno.terms.sizes import GIB, KIB, MIB
 from dalsegno.trees.build import store_data, store_directory
 from dalsegno.trees.read import iterate_directory, links_key
 from dalsegno.world.chance import random_node
@@ -59,6 +58,10 @@ from dalsegno.world.clock import now_ns
 SMALL_BYTES_MAX: Final = 128 * KIB
 """Files up to this size without holes are one chunk, read at once."""
 READ_TRIES: Final = 3
+READ_AGAIN_BYTES_MAX: Final = 1 * GIB
+"""A larger file that changes while it is read (a running machine's disk) is read once: it would change again."""
+MISSIZED_BYTES_MAX: Final = 4 * GIB
+"""How much is read of a file that has more than its size says: it may have no end."""
 PROGRESS_FILES: Final = 256
 SHARE_MIN: Final = 0.001
 FACTS_MAX: Final = 8
@@ -102,11 +105,35 @@ class ScanResult:
     """What is missing in the tree because it could not be read."""
     changed: list[bytes]
     """Files that changed while they were read, each time they were read."""
+    missized: list[bytes]
+    """Files with more or less content than their size says, as in /proc: stored as they were read."""
     ignore_problems: list[IgnoreProblem]
     """Lines of ignore files that match nothing, and ignore files that were not obeyed."""
     directories_reused: int
     cache: CacheBuilder = field(repr=False)
     """Save it with the id of the revision that this scan becomes."""
+
+
+class _Reading:
+    """Reads an open file for `store_data`, shows how far it is, and remembers where the file ended before it should."""
+
+    def __init__(self, scan: "_Scan", fd: int) -> None:
+        self._scan = scan
+        self._fd = fd
+        self._counted = scan.bytes_read
+        self.size = 0
+        """How many bytes were read."""
+        self.end: int | None = None
+        """Where there was nothing more to read."""
+
+    def __call__(self, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes."""
+        data = os.pread(self._fd, length, offset)
+        if not data and self.end is None:
+            self.end = offset
+        self.size += len(data)
+        self._scan.show_reading(self._counted + self.size)
+        return data
 
 
 class _Frame:
@@ -191,6 +218,7 @@ class _Scan:
         """Nodes carried on to another name or another inode than before: no other file gets them."""
         self.facts: dict[bytes, tuple[bytearray, array[int], array[int]]] = {}
         self.builder = CacheBuilder(started_ns)
+        self.buffer = StatxBuffer()
         self.owners = attributes.OwnerNames()
         self.noatime = os.O_NOATIME
         self.flagless: set[int] = set()
@@ -206,6 +234,7 @@ class _Scan:
         self.progress_bytes = 0
         self.unreadable: list[tuple[bytes, str]] = []
         self.changed: list[bytes] = []
+        self.missized: list[bytes] = []
         self.ignore_problems: list[IgnoreProblem] = []
         self.directories_reused = 0
         self.key = KEY_NONE
@@ -229,7 +258,7 @@ class _Scan:
             return
         text = error.strerror or str(error)
         self.unreadable.append((path, text))
-        self.report(Note(severity="error", path=path, text=f"not readable: {text}"))
+        self.note(path, f"not readable: {text}")
 
     def progress(self) -> None:
         self.progress_count = self.entry_count
@@ -244,6 +273,13 @@ class _Scan:
                 share=0.0 if before else self.share_done(),
             )
         )
+
+    def show_reading(self, bytes_read: int) -> None:
+        """Show that a large file is being read, which counts once it is done."""
+        if bytes_read - self.progress_bytes >= PROGRESS_BYTES:
+            counted, self.bytes_read = self.bytes_read, bytes_read
+            self.progress()
+            self.bytes_read = counted
 
     def share_done(self) -> float:
         """Guess how much is done by taking all subdirectories of a directory for equally large."""
@@ -292,8 +328,8 @@ class _Scan:
             kept = []
             for name in names:
                 # What cannot be looked at stays in, so that it is reported.
-                if libc_statx(fd, name, STATX_FLAGS, STATX_MASK, STATX_ADDRESS) != 0 or not self.excludes(
-                    frame, name, STATX.unpack_from(statx_buffer)
+                if libc_statx(fd, name, STATX_FLAGS, STATX_MASK, self.buffer.address) != 0 or not self.excludes(
+                    frame, name, STATX.unpack_from(self.buffer.data)
                 ):
                     kept.append(name)
             names = kept
@@ -314,11 +350,12 @@ class _Scan:
         total = 0
         unpack = STATX_SHORT.unpack_from
         pack = KEY.pack
+        data, address = self.buffer.data, self.buffer.address
         linked: list[Fields] = []
         for name in names:
-            if libc_statx(fd, name, STATX_FLAGS, STATX_MASK, STATX_ADDRESS) != 0:
+            if libc_statx(fd, name, STATX_FLAGS, STATX_MASK, address) != 0:
                 return False
-            nlink, mode, ino, size, btime, btime_ns, ctime, ctime_ns, mtime, mtime_ns = unpack(statx_buffer)
+            nlink, mode, ino, size, btime, btime_ns, ctime, ctime_ns, mtime, mtime_ns = unpack(data)
             keys.append(pack(ino, size, ctime, ctime_ns, mtime, mtime_ns, (btime ^ btime_ns) & BIRTH_MASK))
             form = mode & 0o170000
             if form == 0o100000:
@@ -330,7 +367,7 @@ class _Scan:
                 keys.pop()
                 continue
             if nlink > 1:
-                linked.append(STATX.unpack_from(statx_buffer))
+                linked.append(STATX.unpack_from(data))
         if b"".join(keys) != cache.keys(record):
             return False
         for fields in linked:
@@ -345,16 +382,15 @@ class _Scan:
         self.total_bytes += total
         return True
 
-    @staticmethod
-    def has_sockets(fd: int, names: list[bytes], record: CachedDirectory) -> bool:
+    def has_sockets(self, fd: int, names: list[bytes], record: CachedDirectory) -> bool:
         """Tell whether the names are those of the cache once sockets, which no tree holds, are left out."""
         if len(names) <= record[5]:
             return False
         kept = []
         for name in names:
-            if libc_statx(fd, name, STATX_FLAGS, STATX_MASK, STATX_ADDRESS) != 0:
+            if libc_statx(fd, name, STATX_FLAGS, STATX_MASK, self.buffer.address) != 0:
                 return False
-            if STATX.unpack_from(statx_buffer)[_MODE] & 0o170000 != 0o140000:
+            if STATX.unpack_from(self.buffer.data)[_MODE] & 0o170000 != 0o140000:
                 kept.append(name)
         return blake3(b"\0".join(kept)).digest(NAME_HASH_BYTES) == record[2]
 
@@ -401,16 +437,17 @@ class _Scan:
         keys = frame.keys
         pack = KEY.pack
         unpack = STATX.unpack_from
+        data, address = self.buffer.data, self.buffer.address
         self.directory_device = frame.device
         self.directory_fd = fd
         self.directory_names = names
         self.directory_marks = None
         nothing: tuple[None, bytes] = (None, KEY_NONE)
         for name in names:
-            if libc_statx(fd, name, STATX_FLAGS, STATX_MASK, STATX_ADDRESS) != 0:
+            if libc_statx(fd, name, STATX_FLAGS, STATX_MASK, address) != 0:
                 self.fail(prefix + name, statx_error(name))
                 continue
-            fields = unpack(statx_buffer)
+            fields = unpack(data)
             _, nlink, _, _, mode, ino, size, _, btime, btime_ns, ctime, ctime_ns, mtime, mtime_ns, _, _, _, _ = fields
             form = mode & 0o170000
             if filtering and self.excludes(frame, name, fields):
@@ -522,8 +559,8 @@ class _Scan:
         if marks is None:
             marks = self.directory_marks = array("Q")
             for name in self.directory_names:
-                if libc_statx(self.directory_fd, name, STATX_FLAGS, STATX_MASK, STATX_ADDRESS) == 0:
-                    fields = STATX.unpack_from(statx_buffer)
+                if libc_statx(self.directory_fd, name, STATX_FLAGS, STATX_MASK, self.buffer.address) == 0:
+                    fields = STATX.unpack_from(self.buffer.data)
                     marks.append(fields[_INO] ^ birth_of(fields) << 32)
             np.frombuffer(marks, np.uint64).sort()
         mark = inode ^ birth << 32
@@ -625,56 +662,75 @@ class _Scan:
             if size <= SMALL_BYTES_MAX and (
                 fields[_BLOCKS] * SECTOR_BYTES >= size or size <= objects.INLINE_BYTES_MAX or not has_holes(fd, size)
             ):
-                data = os.pread(fd, size + 1, 0)
-                found = len(data)
-                if found == 0:
-                    content_kind, content = objects.CONTENT_NONE, b""
-                elif found <= objects.INLINE_BYTES_MAX:
-                    content_kind, content = objects.CONTENT_INLINE, data
-                else:
-                    if found > SMALL_BYTES_MAX:  # grown by the probing byte: stored as it was
-                        data = data[:size]
-                    content_kind, content = objects.CONTENT_CHUNK, self.sink.put(objects.KIND_CHUNK, data)
-                stored = len(data)
+                found, stored, content_kind, content = self.store_small(fd, size)
             else:
-                found = stored = size
-                content_kind, content = self.store_large(fd, fields)
+                found, content_kind, content = self.store_large(fd, fields)
+                stored = found
             self.files_read += 1
             self.bytes_read += stored
             after = os.fstat(fd)
-            if (
-                found == size == after.st_size
+            same = (
+                size == after.st_size
                 and after.st_mtime_ns == fields[_MTIME_S] * 1_000_000_000 + fields[_MTIME_NS]
                 and after.st_ctime_ns == fields[_CTIME_S] * 1_000_000_000 + fields[_CTIME_NS]
                 and after.st_ino == fields[_INO]
-            ):
+            )
+            if same and found == size:
                 return fields, key, stored, content_kind, content
+            if size > READ_AGAIN_BYTES_MAX:
+                break
             if attempt + 1 < READ_TRIES:
-                fields = attributes.statx(fd, b"")
+                fields = self.buffer.statx(fd, b"")
                 if fields[_MODE] & 0o170000 != 0o100000:
                     raise OSError(errno.ESTALE, "replaced by something that is no file")
                 key = self.key_of(fields)
-        self.changed.append(path)
-        self.note(path, "changed while read")
+        if same:
+            # Nothing changed, and yet there is more or less than was said, as in /proc: no times tell when it changes.
+            if found > size:
+                stored, content_kind, content = self.store_to_end(fd, path)
+            self.missized.append(path)
+            self.note(path, f"its size is said to be {size:,}: {stored:,} bytes were read and stored")
+        else:
+            self.changed.append(path)
+            self.note(path, "changed while read")
         return fields, unproven(key), stored, content_kind, content
 
-    def store_large(self, fd: int, fields: Fields) -> tuple[int, bytes]:
+    def store_small(self, fd: int, size: int) -> tuple[int, int, int, bytes]:
+        """Store a file of one chunk; return how much there was, how much is stored, and the content's kind, value."""
+        data = os.pread(fd, size + 1, 0)
+        found = len(data)
+        if found == 0:
+            return 0, 0, objects.CONTENT_NONE, b""
+        if found <= objects.INLINE_BYTES_MAX:
+            return found, found, objects.CONTENT_INLINE, data
+        if found > SMALL_BYTES_MAX:  # grown by the probing byte: stored as it was
+            data = data[:size]
+        return found, len(data), objects.CONTENT_CHUNK, self.sink.put(objects.KIND_CHUNK, data)
+
+    def store_to_end(self, fd: int, path: bytes) -> tuple[int, int, bytes]:
+        """Store what can be read of a file that has more than its size says; return how much, and kind and value."""
+        data = os.pread(fd, SMALL_BYTES_MAX, 0)
+        if len(data) <= objects.INLINE_BYTES_MAX:
+            return len(data), objects.CONTENT_INLINE if data else objects.CONTENT_NONE, data
+        read = _Reading(self, fd)
+        content_kind, content = store_data(self.sink, self.cutter, read, [(0, MISSIZED_BYTES_MAX)], 0)
+        if read.end is None:
+            self.unreadable.append((path, f"has no end: only the first {MISSIZED_BYTES_MAX // GIB} GiB are stored"))
+        return read.size, content_kind, content
+
+    def store_large(self, fd: int, fields: Fields) -> tuple[int, int, bytes]:
+        """Store a file in chunks and holes; return how much of it there was, and the content's kind and value."""
         size = fields[_SIZE]
         extents = [(0, size)]
         if fields[_BLOCKS] * SECTOR_BYTES < size:
             extents = list_extents(fd, size)
-
-        def read(offset: int, length: int) -> bytes:
-            data = os.pread(fd, length, offset)
-            self.bytes_read += len(data)
-            if self.bytes_read - self.progress_bytes >= PROGRESS_BYTES:
-                self.progress()
-            return data
-
-        counted = self.bytes_read
-        stored = store_data(self.sink, self.cutter, read, extents, size)
-        self.bytes_read = counted
-        return stored
+        read = _Reading(self, fd)
+        content_kind, content = store_data(self.sink, self.cutter, read, extents, size)
+        if read.end is None:
+            return size, content_kind, content
+        # It has shrunk, or never had so much: what is there no more must not come back as zeros.
+        extents = [(start, min(length, read.end - start)) for start, length in extents if start < read.end]
+        return read.end, *store_data(self.sink, self.cutter, _Reading(self, fd), extents, read.end)
 
     # -- hard links
 
@@ -767,7 +823,7 @@ class _Scan:
     def enter(self, fd: int, frame_path: bytes, index: int, old: Entry | None, holds: bool, scope: Scope | None,
               *, parent_clean: bool) -> _Frame:  # fmt: skip
         """Open the frame of a directory whose fd is `fd`: its own attributes, then its entries."""
-        fields = attributes.statx(fd, b"")
+        fields = self.buffer.statx(fd, b"")
         device = device_number(fields)
         own: Entry | None = None
         if not parent_clean:
@@ -990,6 +1046,7 @@ def scan_tree(
         bytes_read=scan.bytes_read,
         unreadable=scan.unreadable,
         changed=scan.changed,
+        missized=scan.missized,
         ignore_problems=scan.ignore_problems,
         directories_reused=scan.directories_reused,
         cache=scan.builder,
