@@ -105,7 +105,7 @@ def test_a_lost_disk_and_two_ways_on(site) -> None:
     error = admin.error("restore", f"home@{date(3)}", "--to", "back4", code=9)
     assert "far" in error or "not here" in error
     assert "away" in admin.text("media", "list")
-    assert "4 files" in admin.text("media", "list")
+    assert {each["label"]: each["files"] for each in admin.value("media", "list")}["week-1"] == 4
     admin.run("media", "lost", "week-1")
     assert "lost" in admin.text("media", "list")
 
@@ -274,7 +274,7 @@ def test_the_whole_site_comes_back_from_media_and_key_alone(site, tmp_path: Path
     done = new.run(
         "--pool", "pool", "--key", admin.home / "site.key", "restore", "--site", "--state", "state", *media, **empty
     )
-    assert b"1 volumes are back" in done.stdout and b"4 dumps" in done.stdout
+    assert b"1 volume came back" in done.stdout and b"4 dumps" in done.stdout
     keyed = ("--pool", "pool", "--key", admin.home / "site.key")
     new.run(*keyed, "restore", "home", "--to", "back", **empty)
     assert tree(new.home / "back") == seen[4]
@@ -297,7 +297,7 @@ def test_a_wrong_key_restores_nothing(site, tmp_path: Path) -> None:
     words = ("--pool", "pool", "--key", "other.key", "restore", "--site", "--state", "state")
     words += ("--media", admin.home / "disk1")
     done = new.run(*words, code=3, DAL_POLICY="")
-    assert b"0 volumes are back" in done.stdout and b"belongs to realm" in done.stdout
+    assert b"0 volumes came back" in done.stdout and b"belongs to realm" in done.stdout
 
 
 def test_a_drill_restores_from_media_compares_and_is_written_down(site) -> None:
@@ -345,7 +345,7 @@ def test_status_for_people_programs_monitors_and_prometheus(site) -> None:
     volume = admin.value("status")["sets"][0]["volumes"][0]
     assert (volume["state"], volume["level"], volume["targets"]) == ("ok", 1, 3)
     assert volume["last_good_backup"] == date(4)
-    assert admin.text("status", "--check") == "DALSEGNO OK - 1 volumes are backed up | ok=1 warning=0 critical=0\n"
+    assert admin.text("status", "--check") == "DALSEGNO OK - 1 volume backed up | ok=1 warning=0 critical=0\n"
     admin.run("status", "--prometheus", "dal.prom")
     assert 'dalsegno_state{set="homes",volume="home"} 0' in (admin.home / "dal.prom").read_text()
     admin.day = 20

@@ -79,7 +79,7 @@ def test_manual_page_has_every_command_and_option_and_groff_takes_it(person: Per
         ("extract", "`dal restore"), ("create", "`dal backup DIR`"), ("version", "`dal --version`"),
         ("xyzzy", "`dal --help`"),
         ("ls --recursve", "`--recursive`"), ("restore x -t y", "`--to`"), ("restore x --target y", "`--to`"),
-        ("volume shwo", "'show'"), ("backup --exclude-from f", ".dalignore"), ("backup --repo x", "`--pool`"),
+        ("volume shwo", "'show'"), ("backup --exclude-file f", "`--exclude-from`"), ("backup --repo x", "`--pool`"),
         ("find -dash", "-- -dash"), ("find -vault", "-- -vault"), ("find x -dash", "-- -dash"),
         ("backup --exclude -x", "--exclude=VALUE"), ("volume create", "NAME"), ("completion", "bash|zsh|fish"),
     ],

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from dalsegno.actions.backup import TakeResult, take
 from dalsegno.actions.house import House
 from dalsegno.actions.mount import settle
-from dalsegno.terms.errors import AlreadyThere, BadInput
+from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, NotFound, Refused
 from dalsegno.volumes.address import Address, parse_address, resolve
 from dalsegno.volumes.state import NATIVE, TRACKED, Clone
 from dalsegno.world.clock import now_ns
@@ -57,11 +57,20 @@ def named_clone(house: House, text: str) -> tuple[str, str]:
 
 
 def unclone(house: House, text: str) -> tuple[str, str, Clone]:
-    """Forget the clone that an address names in full (no times here: what is removed is named exactly)."""
+    """Forget the clone that an address names in full: what is removed is named exactly, not by a time or `latest`."""
     address = parse_address(text)
     if not address.selector or address.path:
         raise BadInput(f"{text}: expected VOLUME@CLONE")
-    return address.volume, address.selector, house.volumes.unclone(address.volume, address.selector)
+    try:
+        return address.volume, address.selector, house.volumes.unclone(address.volume, address.selector)
+    except NotFound as error:
+        try:
+            volume, name = named_clone(house, text)
+        except DalError:
+            raise error from None
+        raise Refused(
+            f"{text}: that is {volume}@{name} now, and what is removed has to be named: `dal unclone {volume}@{name}`"
+        ) from None
 
 
 def set_held(house: House, text: str, *, held: bool) -> tuple[str, str, Clone]:

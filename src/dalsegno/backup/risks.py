@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 from dalsegno.backup.days import local_day
 from dalsegno.backup.policy import SetPolicy
 from dalsegno.backup.records import BAD, Copy, DumpEntry, usable_copies
+from dalsegno.terms.counts import count_of
 
 SLACK_DAYS = 1
 """A night that begins late is no risk yet."""
@@ -45,9 +46,9 @@ def find_risks(
     days_since_last = day - local_day(last.taken_at_ns, zone)
     days_since_full = day - local_day(full.taken_at_ns, zone)
     if days_since_last > longest_pause(chosen) + SLACK_DAYS:
-        risks.append(f"no good backup for {days_since_last} days")
+        risks.append(f"no good backup for {count_of(days_since_last, 'day')}")
     if days_since_full > max(chosen.cycle_days, longest_pause(chosen)) + SLACK_DAYS:
-        risks.append(f"no good full for {days_since_full} days")
+        risks.append(f"no good full for {count_of(days_since_full, 'day')}")
     if chosen.targets:
         short = [entry for entry in good if _targets(copies.get(entry.dump_id, []), chosen) < chosen.copies_wanted]
         if short:

@@ -9,6 +9,7 @@ from dalsegno.backup.days import local_day
 from dalsegno.backup.policy import SetPolicy
 from dalsegno.backup.records import BAD, Copy, Drill, DumpEntry, usable_copies
 from dalsegno.backup.risks import find_risks, longest_pause
+from dalsegno.terms.counts import count_of
 
 OK = "ok"
 WARNING = "warning"
@@ -124,4 +125,5 @@ def nagios_line(sets: Sequence[SetStatus]) -> str:
     wrong.sort(key=lambda text: not any(word in text for word in CRITICAL_WORDS))
     text = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
     numbers = " ".join(f"{name}={count}" for name, count in counts.items())
-    return f"DALSEGNO {state.upper()} - {text or f'{len(volumes)} volumes are backed up'} | {numbers}"
+    text = text or f"{count_of(len(volumes), 'volume')} backed up"
+    return f"DALSEGNO {state.upper()} - {text} | {numbers}"

@@ -255,9 +255,8 @@ def _media_list(arguments: argparse.Namespace, terminal: Terminal) -> int:
             state = medium.state
         free = format_size(medium.capacity_bytes - medium.used_bytes) + " free" if medium.capacity_bytes else ""
         seen = "" if each.is_here or not medium.last_seen_ns else f"last seen {show_time(medium.last_seen_ns)}"
-        files = count_of(each.file_count, "file")
         size = format_size(each.stored_bytes)
-        rows.append([medium.target, medium.label, state, files, size, free, each.problem or seen])
+        rows.append([medium.target, medium.label, state, f"{each.file_count:,}", size, free, each.problem or seen])
     value = [
         {
             "label": each.medium.label,
@@ -274,7 +273,10 @@ def _media_list(arguments: argparse.Namespace, terminal: Terminal) -> int:
         }
         for each in facts
     ]
-    lines = terminal.table(rows, right=(3, 4, 5)) or ["no medium yet: `dal media label DIR LABEL --target NAME`"]
+    headings = ["target", "label", "is", "files", "size", "", ""]
+    lines = terminal.listing(headings, rows, right=(3, 4, 5)) or [
+        "no medium yet: `dal media label DIR LABEL --target NAME`"
+    ]
     terminal.result(value, lines)
     return EXIT_DONE
 

@@ -217,6 +217,9 @@ def _versions(arguments: argparse.Namespace, terminal: Terminal) -> int:
     for version in found:
         entry = version.entry
         there = [format_size(entry.size), show_time(entry.mtime_ns)] if entry is not None else ["not there", ""]
-        rows.append([_clones_between(version.first, version.last), f"{version.clone_count} clones", *there])
-    terminal.result([value(version) for version in found], terminal.table(rows, right=(1, 2)))
+        rows.append([_clones_between(version.first, version.last), f"{version.clone_count:,}", *there])
+    terminal.result(
+        [value(version) for version in found],
+        terminal.listing(["in clones", "count", "size", "changed"], rows, right=(1, 2)),
+    )
     return EXIT_DONE

@@ -13,9 +13,11 @@ from dalsegno.cli.words import Parser
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
-from dalsegno.terms.times import format_time, show_time
+from dalsegno.terms.times import format_time, show_time, time_name
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.state import Clone
+
+NAMES_SHOWN_MAX = 2
 
 
 def add_clone(parser: Parser) -> None:
@@ -28,7 +30,7 @@ def add_clone(parser: Parser) -> None:
 
 def add_clones(parser: Parser) -> None:
     """Say what `dal clones` understands."""
-    parser.add_argument("volume", metavar="VOLUME")
+    parser.add_argument("volumes", nargs="*", metavar="VOLUME", help="default: all volumes")
     parser.set_defaults(run=_clones)
 
 
@@ -96,30 +98,32 @@ def _clone(arguments: argparse.Namespace, terminal: Terminal) -> int:
     return EXIT_PARTIAL if result.taken is not None and result.taken.incomplete else EXIT_DONE
 
 
+def _made(name: str, clone: Clone) -> str:
+    """Return when a clone was made, unless that is its name already."""
+    shown = show_time(clone.created_ns)
+    named = time_name(clone.created_ns)
+    return "" if name.startswith(named) and shown.replace(":", "") == named else shown
+
+
 def _clones(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    with open_volumes(arguments, terminal, arguments.volume) as house:
-        state = house.volumes.get(arguments.volume)
-        values, rows = [], []
-        for name, clone in ordered_clones(state):
-            revision = read_revision(house.pool, clone.revision)
-            values.append(
-                {
-                    **clone_value(state.name, name, clone),
-                    "entries": revision.entry_count,
-                    "bytes": revision.total_bytes,
-                }
-            )
-            rows.append(
-                [
-                    f"{state.name}@{name}",
-                    show_time(clone.created_ns),
-                    f"{revision.entry_count:,} files",
-                    format_size(revision.total_bytes),
-                    "#" + hex_short(clone.revision),
-                    "held" if clone.held else "",
-                ]
-            )
-    terminal.result(values, terminal.table(rows, right=(2, 3)))
+    values, rows = [], []
+    with open_volumes(arguments, terminal, *arguments.volumes) as house:
+        names = arguments.volumes
+        states = [house.volumes.get(name) for name in names] if names else house.volumes.list()
+        for state in states:
+            if not state.clones:
+                terminal.note(f"volume {state.name}: no clones yet")
+            for name, clone in ordered_clones(state):
+                revision = read_revision(house.pool, clone.revision)
+                size = {"entries": revision.entry_count, "bytes": revision.total_bytes}
+                values.append({**clone_value(state.name, name, clone), **size})
+                row = [f"{state.name}@{name}", _made(name, clone), f"{revision.entry_count:,}"]
+                row += [format_size(revision.total_bytes), "held" if clone.held else ""]
+                rows.append([*row, "#" + hex_short(clone.revision)] if terminal.verbose else row)
+    if not states:
+        terminal.note("no volumes yet: `dal backup DIR` makes one")
+    headings = ["clone", "made", "entries", "size", "", *(["revision"] if terminal.verbose else [])]
+    terminal.result(values, terminal.listing(headings, rows, right=(2, 3)))
     return EXIT_DONE
 
 
@@ -160,11 +164,19 @@ def _log(arguments: argparse.Namespace, terminal: Terminal) -> int:
                     format_size(revision.total_bytes),
                     show(revision.author),
                     show(revision.message),
-                    ", ".join(clones),
+                    _some(clones),
                 ]
             )
-    terminal.result(values, terminal.table(rows, right=(2,)))
+    if not rows:
+        terminal.note(f"volume {arguments.volume}: no revisions yet")
+    headings = ["revision", "made", "size", "by", "message", "clones"]
+    terminal.result(values, terminal.listing(headings, rows, right=(2,)))
     return EXIT_DONE
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN_MAX} more" if len(names) > NAMES_SHOWN_MAX else ""
+    return ", ".join(names[:NAMES_SHOWN_MAX]) + more
 
 
 def _hold(arguments: argparse.Namespace, terminal: Terminal) -> int:

@@ -13,6 +13,7 @@ from dalsegno.backup.notify import is_wanted, send
 from dalsegno.backup.site import Site
 from dalsegno.cli.site import coordinator, open_all, read_policy
 from dalsegno.cli.terminal import REDRAW_NS_MIN, Terminal, format_duration, progress_line, show
+from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL
 from dalsegno.terms.events import Event, Note, Progress
 from dalsegno.terms.sizes import format_size
@@ -205,6 +206,6 @@ def report_lines(report: RunReport, *, verbose: bool = False) -> list[str]:
         lines.append("at risk:")
         lines += [f"  volume {show(volume)}: {', '.join(texts)}" for volume, texts in sorted(report.risks.items())]
     if report.idle:
-        lines.append(f"{len(report.idle)} volumes had nothing due")
+        lines.append(f"{count_of(len(report.idle), 'volume')} had nothing due")
     lines.append(f"run {report.run_id}: {summary(report)}, in {format_duration(report.ended_ns - report.started_ns)}")
     return lines

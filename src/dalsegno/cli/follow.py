@@ -12,6 +12,7 @@ from dalsegno.cli.terminal import Terminal, format_duration
 from dalsegno.cli.words import Parser
 from dalsegno.replicas.follow import DISMISSED, PROMOTED, Step
 from dalsegno.replicas.servers import Servers
+from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput
 from dalsegno.terms.sizes import format_size
 
@@ -108,7 +109,7 @@ class _Teller:
             print(json.dumps(_step_value(step)), flush=True)
         elif self._terminal.verbose:
             self._terminal.note(
-                f"{step.here.head.hex()[:12]} from {step.origin}: {step.transferred.objects:,} objects, "
+                f"{step.here.head.hex()[:12]} from {step.origin}: {count_of(step.transferred.objects, 'object')}, "
                 f"{format_size(step.transferred.bytes_crossed)}, {format_duration(step.lag_ns)}"
             )
 
@@ -125,7 +126,7 @@ class _Teller:
         elif status.error is not None:
             self._terminal.note(f"{self._name}: {status.error}")
         elif status.lag is not None:
-            behind = f"{status.lag.revisions:,} revisions, {status.lag.seconds:.1f} s behind {status.origin}"
+            behind = f"{count_of(status.lag.revisions, 'revision')}, {status.lag.seconds:.1f} s behind {status.origin}"
             self._terminal.note(
                 f"{self._name}: {behind if status.lag.revisions else f'at the state of {status.origin}'}"
             )

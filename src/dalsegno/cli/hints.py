@@ -64,6 +64,7 @@ _OTHER_OPTIONS: Final = {
     "-C": "--to",
     "--destination": "--to",
     "--dest": "--to",
+    "--exclude-file": "--exclude-from",
     "--include": "--path",
     "--tag": "--name",
     "--list": "--verbose",
@@ -92,8 +93,6 @@ _OTHER_OPTIONS: Final = {
     "-1": "--level",
 }
 _OPTION_WORDS: Final = {
-    "--exclude-from": "write the patterns into a file .dalignore in the directory itself",
-    "--exclude-file": "write the patterns into a file .dalignore in the directory itself",
     "--iexclude": "a pattern like *.[jJ][pP][gG] fits both cases",
     "--keep-daily": "a policy says what is kept: keep.clones = { daily = 7 } (docs/formats/policy.md)",
     "--keep-weekly": "a policy says what is kept: keep.clones = { weekly = 4 } (docs/formats/policy.md)",

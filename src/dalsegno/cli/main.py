@@ -26,7 +26,7 @@ COMMANDS: Final = {
     "volume": ("volume", "create, set, list, show, rename, remove volumes", "dal volume create home --source /home"),
     "import": ("backup", "put a directory into a native volume", "dal import photos /mnt/card"),
     "clone": ("clone", "name a volume's state now", "dal clone home before-upgrade"),
-    "clones": ("clone", "list the clones of a volume", "dal clones home"),
+    "clones": ("clone", "list the clones of a volume, or of all", "dal clones home"),
     "unclone": ("clone", "forget a clone", "dal unclone home@before-upgrade"),
     "log": ("clone", "list the revisions of a volume", "dal log home"),
     "hold": ("clone", "keep a clone from being removed", "dal hold home@2026"),
@@ -182,14 +182,12 @@ def _run(words: list[str]) -> int:
         raise BadInput(unknown_command(name))
     arguments = command_parser(name).parse_args(rest)
 
+    from datetime import UTC
+
     from dalsegno.cli.terminal import Terminal
+    from dalsegno.terms.times import set_zone
 
-    if arguments.utc:
-        from datetime import UTC
-
-        from dalsegno.terms.times import set_zone
-
-        set_zone(UTC)
+    set_zone(UTC if arguments.utc else None)  # whoever calls more than once gets what each line asks for
     terminal = Terminal(json=arguments.json, quiet=arguments.quiet, verbose=arguments.verbose)
     _end_cleanly_on_signals()
     try:

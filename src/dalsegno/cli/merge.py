@@ -12,6 +12,7 @@ from dalsegno.cli.dump import binary_output, note_value
 from dalsegno.cli.terminal import Terminal, as_json, show
 from dalsegno.cli.words import Parser
 from dalsegno.dumps.plan import describe
+from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, BadInput, Damaged
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
@@ -65,7 +66,7 @@ def _merge(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if arguments.output == "-":
         return EXIT_DONE
     value = {"path": arguments.output, "bytes": size_bytes, **note_value(note)}
-    made = f"level {note.level} of {note.volume_name}, merged from {len(arguments.dumps)} dumps"
+    made = f"level {note.level} of {note.volume_name}, merged from {count_of(len(arguments.dumps), 'dump')}"
     lines = [arguments.output, f"  {made}, {format_size(size_bytes)}"]
     terminal.result(value, [] if terminal.quiet else lines)
     return EXIT_DONE
@@ -93,7 +94,7 @@ def _inspect(arguments: argparse.Namespace, terminal: Terminal) -> int:
                 ["lineage", describe(note, facts.dump_id)],
                 ["taken", show_time(note.taken_at_ns)],
                 ["realm", hex_short(facts.realm) + (", sealed" if facts.sealed else ", not sealed")],
-                ["size", f"{format_size(facts.size_bytes)}, {facts.object_count:,} objects"],
+                ["size", f"{format_size(facts.size_bytes)}, {count_of(facts.object_count, 'object')}"],
             ]
             if note.merged:
                 rows.append(["merged from", ", ".join(hex_short(merged) for merged in note.merged)])
@@ -101,7 +102,7 @@ def _inspect(arguments: argparse.Namespace, terminal: Terminal) -> int:
                 [
                     "carries",
                     f"{target.clone or '-'}  #{hex_short(target.revision)}  {show_time(target.created_ns)}  "
-                    f"{target.entry_count:,} files  {format_size(target.total_bytes)}",
+                    f"{count_of(target.entry_count, 'entry', 'entries')}  {format_size(target.total_bytes)}",
                 ]
                 for target in note.targets
             ]
@@ -144,7 +145,7 @@ def _salvage(arguments: argparse.Namespace, terminal: Terminal) -> int:
         raise BadInput("--salvage OUT: name the one damaged dump file")
     with open_dumps_house(arguments, terminal, arguments.dumps[0]) as house:
         saved = actions.salvage(house, Path(arguments.dumps[0]), Path(arguments.salvage))
-    lines = [f"{arguments.salvage}: saved {saved.object_count:,} objects"]
+    lines = [f"{arguments.salvage}: saved {count_of(saved.object_count, 'object')}"]
     lines += [f"  lost: {text}" for text in saved.damaged]
     terminal.result({"path": arguments.salvage, "objects": saved.object_count, "damaged": saved.damaged}, lines)
     return Damaged.exit_code if saved.damaged else EXIT_DONE

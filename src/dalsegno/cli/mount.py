@@ -169,7 +169,7 @@ def _list(terminal: Terminal) -> int:
     mounts = kernel.list_mounts()
     values = [{"mounted": each.label, "at": each.path, "read_only": each.read_only} for each in mounts]
     rows = [[each.label, each.path, "read-only" if each.read_only else "writable"] for each in mounts]
-    terminal.result(values, terminal.table(rows))
+    terminal.result(values, terminal.listing(["shows", "at", ""], rows))
     return EXIT_DONE
 
 

@@ -7,6 +7,7 @@ from dalsegno.assembly_remote import merge_heads
 from dalsegno.cli.realm import open_servers
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser
+from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL
 from dalsegno.terms.sizes import format_size
 
@@ -40,7 +41,7 @@ def _move(arguments: argparse.Namespace, terminal: Terminal) -> int:
     else:
         lines = [
             f"moved {arguments.volume} from {arguments.source} to {arguments.target}: "
-            f"{done.transferred.objects:,} objects, {format_size(done.transferred.bytes_crossed)}, "
+            f"{count_of(done.transferred.objects, 'object')}, {format_size(done.transferred.bytes_crossed)}, "
             f"{done.rounds} rounds",
             f"  users waited {done.pause_ns / 1e6:.0f} ms",
             f"  {arguments.source} sends its users on; `dal gc` there gives back the room",

@@ -12,6 +12,7 @@ from dalsegno.backup.policy_file import examine_policy, find_policy
 from dalsegno.cli.site import add_policy, open_all, read_policy
 from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import Parser
+from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, BadInput
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time
@@ -114,7 +115,10 @@ def removal_summary(removals: list[Removal]) -> str:
 
 def _lines(found: SitePlan, policy: Policy, terminal: Terminal) -> list[str]:
     days = found.days
-    lines = [f"{policy.path}: {len(days)} days from {day_name(days[0].day)} {day_text(days[0].day)[:4]}", ""]
+    lines = [
+        f"{policy.path}: {count_of(len(days), 'day')} from {day_name(days[0].day)} {day_text(days[0].day)[:4]}",
+        "",
+    ]
     targets = list(policy.targets)
     busiest = max(day.size_bytes for day in days) or 1
     rows = [["", "fulls", "increments", "dumped", *targets, ""]]

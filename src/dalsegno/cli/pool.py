@@ -14,7 +14,8 @@ from dalsegno.cli.terminal import Terminal, as_json, show
 from dalsegno.cli.words import Parser, key_path, pool_path, read_passphrase
 from dalsegno.pool.collect import CollectResult
 from dalsegno.pool.keys import ENCRYPTIONS, write_key_file
-from dalsegno.terms.errors import EXIT_DONE, EXIT_FAILED, BadInput, NotFound
+from dalsegno.terms.counts import count_of
+from dalsegno.terms.errors import EXIT_DONE, EXIT_FAILED, BadInput
 from dalsegno.terms.sizes import GIB, format_size
 from dalsegno.terms.times import format_time, parse_duration_seconds, show_time
 
@@ -139,9 +140,9 @@ def _stats(arguments: argparse.Namespace, terminal: Terminal) -> int:
     rows = [
         ["pool", found.path],
         ["encryption", found.encryption],
-        ["volumes", f"{found.volume_count} with {found.clone_count} clones"],
+        ["volumes", f"{found.volume_count:,} with {count_of(found.clone_count, 'clone')}"],
         ["newest states", format_size(found.protected_bytes)],
-        ["stored", f"{format_size(found.pack_bytes)} in {found.pack_count} packs"],
+        ["stored", f"{format_size(found.pack_bytes)} in {count_of(found.pack_count, 'pack')}"],
         ["objects", f"{found.object_count:,}"],
         ["index", format_size(found.index_bytes)],
     ]
@@ -151,9 +152,6 @@ def _stats(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def pool_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
     """Show the volumes of a pool and their last backup."""
-    path = pool_path(arguments)
-    if not (path / "pool.toml").exists():
-        raise NotFound(f"{path}: no pool here yet; `dal backup DIR` makes one")
     values: list[dict[str, Any]] = []
     rows = []
     with open_house(arguments, terminal) as house:
@@ -176,13 +174,17 @@ def pool_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
             rows.append(
                 [
                     state.name,
-                    f"last clone {show_time(newest[1].created_ns)}" if newest else "no clone yet",
-                    f"{len(clones)} clones",
-                    f"level {dumped.level} dump {show_time(dumped.taken_at_ns)}" if dumped else "no dump",
+                    show_time(newest[1].created_ns) if newest else "none yet",
+                    f"{len(clones):,}",
+                    f"level {dumped.level}" if dumped else "none",
+                    *([show_time(dumped.taken_at_ns) if dumped else ""] if terminal.verbose else []),
                     show(state.source),
                 ]
             )
-        lines = [f"pool {house.pool.path}, encryption: {house.pool.encryption}", *terminal.table(rows, right=(2,))]
+        path = house.pool.path
+        lines = [f"pool {path}, encryption: {house.pool.encryption}"]
+    headings = ["volume", "last clone", "clones", "last dump", *(["of"] if terminal.verbose else []), "source"]
+    lines += terminal.listing(headings, rows, right=(2,)) or ["no volumes yet: `dal backup DIR` makes one"]
     terminal.result({"pool": path, "volumes": values}, lines)
     return EXIT_DONE
 

@@ -38,6 +38,7 @@ from dalsegno.replicas.profile import (
 from dalsegno.replicas.remote import RemoteSite
 from dalsegno.replicas.servers import Servers
 from dalsegno.replicas.view import RealmView, Server, check_realm_name
+from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import (
     EXIT_DONE,
     EXIT_PARTIAL,
@@ -358,7 +359,11 @@ def _status_lines(value: dict[str, Any], terminal: Terminal) -> list[str]:
             rows.append([server["server"], "AWAY", "", "", server["error"]["message"]])
     lines += [f"  {line}" for line in terminal.table(rows)]
     for volume in value["volumes"]:
-        kinds = [f"{len(volume['writers'])} writers, rule {volume['rule']}" if volume["rule"] else "not replicated"]
+        kinds = [
+            f"{count_of(len(volume['writers']), 'writer')}, rule {volume['rule']}"
+            if volume["rule"]
+            else "not replicated"
+        ]
         kinds += ["heads differ: `dal replica resolve` or any command on it brings them together"] * volume["differ"]
         lines.append(f"volume {volume['volume']}: {'; '.join(kinds)}")
         rows = [
@@ -366,7 +371,7 @@ def _status_lines(value: dict[str, Any], terminal: Terminal) -> list[str]:
                 replica["server"],
                 replica["role"] or "",
                 "#" + replica["head"][:12] if replica["head"] else "empty",
-                f"{replica['clones']} clones",
+                count_of(replica["clones"], "clone"),
                 f"shows {replica['released'] or 'a release'}" if replica["role"] == "reader" else "",
                 "frozen" if replica["frozen"] else "",
             ]

@@ -13,6 +13,7 @@ from dalsegno.cli.site import asker, policy_if_any, policy_pool
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import key_path, pool_path, read_passphrase
 from dalsegno.pool.keys import SETTINGS_NAME
+from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, Refused
 from dalsegno.terms.times import show_time
 
@@ -57,14 +58,22 @@ def restore_whole_site(arguments: argparse.Namespace, terminal: Terminal) -> int
         if each.error:
             terminal.fail(f"volume {each.volume}: {each.error}")
         elif each.was_there:
-            rows.append([each.volume, "was there already", "", f"{each.clone_count} clones", ""])
+            rows.append([each.volume, "was there already", "", count_of(each.clone_count, "clone"), ""])
         else:
-            dumps = f"{each.dump_count} dump{'s' * (each.dump_count > 1)}"
             state = f"state of {show_time(each.state_at_ns)}"
-            rows.append([each.volume, state, f"from {dumps}", f"{each.clone_count} clones", each.source])
+            rows.append(
+                [
+                    each.volume,
+                    state,
+                    f"from {count_of(each.dump_count, 'dump')}",
+                    count_of(each.clone_count, "clone"),
+                    each.source,
+                ]
+            )
     failed = sum(bool(each.error) for each in result.volumes)
-    known = f"{result.catalog.dump_count} dumps on {', '.join(result.catalog.media) or 'no media'}"
-    lines = [f"pool {place}: {len(result.volumes) - failed} volumes are back", *terminal.table(rows)]
+    known = f"{count_of(result.catalog.dump_count, 'dump')} on {', '.join(result.catalog.media) or 'no media'}"
+    back = len(result.volumes) - failed
+    lines = [f"pool {place}: {count_of(back, 'volume')} came back", *terminal.table(rows)]
     lines.append(f"the catalog knows {known}: older states come back with `dal restore VOLUME@DATE`")
     lines += [f"  left out: {text}" for text in result.catalog.unreadable]
     lines += [f"  incomplete: {text}" for text in result.catalog.incomplete]

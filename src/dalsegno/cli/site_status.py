@@ -13,6 +13,7 @@ from dalsegno.backup.status import CRITICAL, OK, STATES, WARNING, VolumeStatus, 
 from dalsegno.cli.site import open_all, read_policy
 from dalsegno.cli.status import paint
 from dalsegno.cli.terminal import Terminal
+from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, DalError
 from dalsegno.terms.times import SECOND_NS, format_time, show_time
 from dalsegno.world.clock import now_ns
@@ -87,7 +88,7 @@ def _lines(site: Site, found: SiteStatus, wanted: list[str], terminal: Terminal,
         ended = f"ended {show_time(run.ended_ns)}" if run.ended_ns else "not ended: it goes on, or was killed"
         lines.append(f"last run: began {show_time(run.started_ns)}, {ended}")
     if found.open_job_count:
-        lines.append(f"{found.open_job_count} volumes were begun and not ended: the next run goes on with them")
+        lines.append(f"begun and not ended: {count_of(found.open_job_count, 'volume')}; the next run goes on there")
     return lines
 
 

@@ -97,6 +97,12 @@ class Terminal:
             for row in rows
         ]
 
+    def listing(
+        self, headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()
+    ) -> list[str]:
+        """Return aligned lines with headings above; without them when quiet, and nothing where there is nothing."""
+        return self.table(rows if self.quiet or not rows else [headings, *rows], right=right)
+
     def note(self, text: str) -> None:
         """Tell a person something on the side."""
         if not self.quiet and not self.json:

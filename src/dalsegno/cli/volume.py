@@ -36,7 +36,7 @@ def add_volume(parser: Parser) -> None:
         help="change what its backups leave out",
         epilog="example: dal volume set home --exclude '*.tmp' --exclude-caches",
     )
-    change.add_argument("name")
+    change.add_argument("name", metavar="VOLUME")
     add_rules(change, "what its backups leave out, from now on")
     change.add_argument("--remove-exclude", action="append", default=[], metavar="PATTERN", help="end this --exclude")
     change.add_argument("--clear-excludes", action="store_true", help="end each --exclude")
@@ -158,8 +158,11 @@ def _set(arguments: argparse.Namespace, terminal: Terminal) -> int:
 def _list(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_volumes(arguments, terminal) as house:
         states = house.volumes.list()
-    rows = [[s.name, s.kind, f"{len(s.clones)} clones", f"{len(s.dumps)} dumps", show(s.source)] for s in states]
-    terminal.result([volume_value(state) for state in states], terminal.table(rows, right=(2, 3)))
+    rows = [[s.name, s.kind, f"{len(s.clones):,}", f"{len(s.dumps):,}", show(s.source)] for s in states]
+    if not rows:
+        terminal.note("no volumes yet: `dal backup DIR` makes one")
+    headings = ["volume", "kind", "clones", "dumps", "source"]
+    terminal.result([volume_value(state) for state in states], terminal.listing(headings, rows, right=(2, 3)))
     return EXIT_DONE
 
 
