@@ -8,7 +8,7 @@ DIR    ?=
 BENCH  ?=
 TESTS  ?=
 
-.PHONY: help try check test sim lint types imports bench clean
+.PHONY: help try check test sim crash lint types imports bench clean
 
 help:
 	@echo "make try              back up, change, dump, merge, verify, restore and compare a copy of a real directory"
@@ -18,6 +18,7 @@ help:
 	@echo "make test INSTALL=1   the same, and installs those with apt-get before (as root; no mail server, no inetd)"
 	@echo "make test TESTS=DIR   a part: TESTS=tests/pool, TESTS='tests/cli -k restore'"
 	@echo "make sim SEEDS=10000  histories of replicated volumes under faults"
+	@echo "make crash STATES=10000  power cuts, kills and failing syncs in every command that writes"
 	@echo "make bench            beside restic, borg and tar; writes docs/benchmarks.md; a short one: BENCH=--quick"
 	@echo "make lint types imports clean"
 
@@ -39,6 +40,12 @@ SEEDS ?= 10000
 FROM  ?= 1
 sim: $(VENV)/.installed-test
 	@DAL_SIM_SEEDS=$(SEEDS) DAL_SIM_SEED=$(FROM) $(BIN)/python -m pytest --timeout 3600 tests/sim
+
+# States of a disk after power cuts, kills and failing syncs: make crash STATES=10000 SEED=1
+STATES ?= 10000
+SEED   ?= 1
+crash: $(VENV)/.installed-test
+	@DAL_CRASH_STATES=$(STATES) DAL_CRASH_SEED=$(SEED) $(BIN)/python -m pytest --timeout 36000 -s -n 2 tests/crash -k whatever_fails
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .

@@ -20,7 +20,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-OWN_VARIABLES = ("DAL_SIM_", "DAL_LIFE_")
+OWN_VARIABLES = ("DAL_SIM_", "DAL_LIFE_", "DAL_CRASH_")
 """These speak to the tests, not to the program."""
 LONG_SECONDS = 30
 REPORT_EVERY_SECONDS = 10

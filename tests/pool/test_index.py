@@ -38,6 +38,7 @@ def test_index_answers_as_a_dict(
             list_packs=lambda: set(on_disk),
             read_pack=lambda pack_id: columns(on_disk[pack_id]),
             report_damage=lambda pack_id, error: None,
+            settle_packs=lambda packs: None,
         )
 
     with tempfile.TemporaryDirectory() as folder:

@@ -28,7 +28,7 @@ from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.volumes.address import parse_address, resolve
 from dalsegno.volumes.state import DumpRecord, VolumeState
 from dalsegno.world.clock import now_ns
-from dalsegno.world.files import PartialFile
+from dalsegno.world.files import PartialFile, settle_file
 
 ID_DIGITS_MIN = 6
 
@@ -186,6 +186,7 @@ def _write(house: House, plan: DumpPlan, stream: PartialFile | BinaryIO, *, seal
 
 def mark(house: House, path: Path) -> tuple[VolumeState, DumpRecord]:
     """Record a dump file as backed up: later dumps may start from it."""
+    settle_file(path)
     with DumpChain.open([path], house.pool.realm) as chain:
         note, reader = chain.notes[0], chain.readers[0]
         state = house.volumes.get_by_id(note.volume)

@@ -1,6 +1,6 @@
 """What a pool asks of the place that keeps its bytes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -53,6 +53,10 @@ class Backend(Protocol):
 
         None means absent. Of several swaps at once with the same `expected`, exactly one returns True.
         """
+        ...
+
+    def settle(self, names: Iterable[str]) -> None:
+        """Make names durable that others gave, who may have been killed on the way: before something rests on them."""
         ...
 
     def list(self, prefix: str) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """A directory as a backend: a name is a path below the root."""
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dalsegno.backends.contract import BackendWriter
@@ -12,12 +13,15 @@ from dalsegno.world.files import (
     FileLock,
     PartialFile,
     file_errors,
+    fsync_directory,
     make_directory,
     remove_durable,
     write_durable,
 )
 
 LOCK_SUFFIX = ".lock"
+SWAPPED = "refs/"
+"""Values below this are swapped; the others never change."""
 _NAME_BYTES_MAX = 1024
 
 
@@ -26,6 +30,9 @@ class LocalBackend:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._read_from: set[Path] = set()
+        """Directories with swapped values that were read since the last swap: their writers may have been killed before
+        they synced them."""
 
     def _path(self, name: str) -> Path:
         parts = name.split("/")
@@ -37,6 +44,8 @@ class LocalBackend:
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         """Return the bytes of a value from `offset`."""
         path = self._path(name)
+        if name.startswith(SWAPPED):
+            self._read_from.add(path.parent)
         with file_errors(path), open(path, "rb", buffering=0) as file:
             if offset:
                 file.seek(offset)
@@ -77,6 +86,9 @@ class LocalBackend:
                 current = None
             if current != expected:
                 return False
+            self._settle_reads(path.parent)
+            if current is None:
+                self.settle([name])  # the first of its directory, or of the pool: that has to last, too
             if value is None or (current is not None and len(value) <= len(current)):
                 with_reserve(self.root, lambda: self._set(path, value))
             else:
@@ -90,6 +102,26 @@ class LocalBackend:
         else:
             make_directory(path.parent, to_owner=True)
             write_durable(path, value, to_owner=True)
+
+    def settle(self, names: Iterable[str]) -> None:
+        """Sync the directories that the names are in, up to the root."""
+        folders: set[Path] = set()
+        for name in names:
+            path = self._path(name).parent
+            while path not in folders and path != self.root.parent:
+                folders.add(path)
+                path = path.parent
+        for path in sorted(folders):
+            with contextlib.suppress(NotFound):
+                fsync_directory(path)
+
+    def _settle_reads(self, own: Path) -> None:
+        """Make durable what was read of other directories: the value that is about to be written may rest on it."""
+        while self._read_from:
+            path = self._read_from.pop()
+            if path != own:
+                with contextlib.suppress(NotFound):
+                    fsync_directory(path)
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the names that begin with `prefix`."""

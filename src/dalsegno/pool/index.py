@@ -270,11 +270,15 @@ class Index:
         list_packs: Callable[[], set[PackId]],
         read_pack: Callable[[PackId], tuple[Ids, Values]],
         report_damage: Callable[[PackId, DalError], None],
+        settle_packs: Callable[[Iterable[PackId]], None],
     ) -> None:
         self.path = path
         self._list_packs = list_packs
         self._read_pack = read_pack
         self._report_damage = report_damage
+        self._settle_packs = settle_packs
+        self.unsettled: set[PackId] = set()
+        """Packs of others whose names could not be made durable: nothing may rest on them yet."""
         self._segments: tuple[Segment, ...] = ()
         self._in_memory: list[Segment] = []
         self.packs_on_disk: set[PackId] = set()
@@ -357,14 +361,21 @@ class Index:
 
     def _write(self, data: bytes) -> None:
         name = random_bytes(8).hex() + SEGMENT_SUFFIX
+        if self.unsettled:
+            self._keep(data)
+            return
         try:
             write_durable(self.path / name, data, sync=len(data) > SEGMENT_CHECKED_BYTES_MAX, to_owner=True)
         except DalError:
             # A pool that this user may not write, or a full disk: the packs are durable, so the index may stay here.
-            segment = Segment(data, name="")
-            self._in_memory.append(segment)
+            self._keep(data)
         else:
-            segment = Segment(self._map(name), name=name)
+            self._segments = (*self._segments, Segment(self._map(name), name=name))
+
+    def _keep(self, data: bytes) -> None:
+        """Keep a segment for this process alone."""
+        segment = Segment(data, name="")
+        self._in_memory.append(segment)
         self._segments = (*self._segments, segment)
 
     def _map(self, name: str) -> "mmap.mmap | bytes":
@@ -419,7 +430,19 @@ class Index:
             )
         self.merge()
 
+    def settle(self) -> None:
+        """Make durable what could not be made so before; raises Unavailable while that fails."""
+        if self.unsettled:
+            self._settle_packs(self.unsettled)
+            self.unsettled = set()
+
     def _read_in(self, missing: set[PackId]) -> None:
+        # A pack that no segment names: its writer is at work, or was killed before its name was durable. A segment is
+        # written only behind that, so that whoever finds one knows that the packs in it will stay.
+        try:
+            self._settle_packs(missing)
+        except DalError:
+            self.unsettled |= missing
         batch: list[tuple[PackId, Ids, Values]] = []
         count = 0
         for pack_id in sorted(missing):

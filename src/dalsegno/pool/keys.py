@@ -16,7 +16,7 @@ from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, NoAccess, Not
 from dalsegno.terms.ids import UUID_BYTES, hex_short
 from dalsegno.world import places
 from dalsegno.world.chance import random_bytes
-from dalsegno.world.files import file_errors, write_durable
+from dalsegno.world.files import file_errors, make_directory, settle_file, write_durable
 
 SETTINGS_NAME: Final = "pool.toml"
 SETTINGS_VERSION: Final = 1
@@ -186,8 +186,7 @@ def create_pool_settings(
 
 def write_key_file(path: Path, secret: bytes, realm: Realm) -> None:
     """Write the secret where only its owner reads it; a file that holds this secret already is fine."""
-    with file_errors(path.parent):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directory(path.parent, mode=0o700)
     text = f"{_KEY_FILE_WORD} {realm.realm_id.hex()} {secret.hex()}\n"
     try:
         write_durable(path, text.encode(), mode=0o600, replace=False)
@@ -196,6 +195,7 @@ def write_key_file(path: Path, secret: bytes, realm: Realm) -> None:
             read_key_file(path, realm.realm_id)
         except NoAccess:
             raise AlreadyThere(f"{path}: exists and holds something else; `dal init --join` takes on its key") from None
+        settle_file(path)
 
 
 def read_realm(path: Path) -> Realm:

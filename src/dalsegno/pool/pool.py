@@ -119,7 +119,11 @@ class Pool:
         self._retired: deque[PackReader] = deque()
         self._blocks = Blocks(BLOCKS_CACHED_BYTES_MAX)
         self.index = Index(
-            path / "index", list_packs=self.list_packs, read_pack=self._read_columns, report_damage=self._note_damage
+            path / "index",
+            list_packs=self.list_packs,
+            read_pack=self._read_columns,
+            report_damage=self._note_damage,
+            settle_packs=lambda packs: self.backend.settle(map(pack_name, packs)),
         )
         self.index.refresh()
 
@@ -541,6 +545,7 @@ class PoolWriter:
         """
         for _ in range(RESCUE_ROUNDS_MAX):
             self.flush()
+            self.pool.index.settle()
             endangered = self._find_endangered()
             if not endangered:
                 return

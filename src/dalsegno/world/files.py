@@ -137,10 +137,13 @@ _NO_FOLLOW: dict[str, bool] = {"follow_symlinks": False}
 def make_directory(path: Path, *, mode: int = 0o777, to_owner: bool = False) -> None:
     """Create a directory and its parents durably; one that exists is fine. `mode` is that of the last.
 
-    With `to_owner`, what root makes belongs to whom the directory above belongs.
+    One that exists is known to be durable when something is in it: whoever put that there had made the directory
+    durable before. An empty one may be what a process left that was killed on the way. With `to_owner`, what root makes
+    belongs to whom the directory above belongs.
     """
-    if path.is_dir():
-        return
+    with contextlib.suppress(NotFound, NoAccess), file_errors(path), os.scandir(path) as entries:
+        if next(entries, None) is not None:
+            return
     if path.parent != path:
         make_directory(path.parent, to_owner=to_owner)
     with file_errors(path):
@@ -148,6 +151,18 @@ def make_directory(path: Path, *, mode: int = 0o777, to_owner: bool = False) -> 
         path.mkdir(mode=mode, exist_ok=True)
         if to_owner:
             _give_to_owner(path, path.parent)
+    fsync_directory(path.parent)
+
+
+def settle_file(path: Path) -> None:
+    """Make a file that somebody else wrote durable, bytes and name: he may have been killed before he did."""
+    with file_errors(path):
+        durable_step("fsync")
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _sync(descriptor)
+        finally:
+            os.close(descriptor)
     fsync_directory(path.parent)
 
 

@@ -1,0 +1,300 @@
+"""Try commands on a machine that loses its power, kills processes or has a disk that cannot sync, and look what is left.
+
+What was acknowledged (exit code 0) before the cut must be there and whole. What was under way may be there or not. And the machine must go
+on: the next backup, collection and check succeed.
+"""
+
+import hashlib
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from disk import Disk
+from machine import Machine, Ran, cut_state, remove, states
+from recorder import Op
+
+
+def fingerprint(root: Path) -> str:
+    """Return a digest of names and contents below a directory."""
+    digest = hashlib.sha256()
+    for directory, directories, names in os.walk(root):
+        directories.sort()
+        for name in sorted(names):
+            path = Path(directory, name)
+            digest.update(f"{path.relative_to(root)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+Contents = frozenset[str]
+"""Fingerprints, one of which a tree must have: of what a killed command left nobody knows whether it is the old or the new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What was acknowledged."""
+
+    clones: dict[str, Contents] = field(default_factory=dict)
+    """Address: reads back exactly."""
+    dumps: dict[str, Contents] = field(default_factory=dict)
+    """Dump or chain, relative to the home: restores exactly."""
+    keys: frozenset[str] = frozenset()
+    """Exported key files."""
+    gone: frozenset[str] = frozenset()
+    """Addresses that must not come back."""
+    head: Contents = frozenset()
+    """What the newest state of the volume may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command, what holds once it has ended well, and what changes aside before it."""
+
+    name: str
+    words: Sequence[str]
+    keeps: Callable[["Explorer", Promise], Promise] = lambda explorer, promise: promise
+    takes: frozenset[str] = frozenset()
+    """What it may take away while it is under way: addresses, and dumps that it replaces."""
+    needs: frozenset[str] = frozenset()
+    """What must be there for it to end well."""
+    changes: bool = False
+    """The source is changed before."""
+    makes_head: bool = False
+
+
+@dataclass(slots=True)
+class Failure:
+    """A state in which something promised was missing, and how it came about."""
+
+    how: str
+    what: str
+
+
+@dataclass
+class Explorer:
+    """Explores one machine. Counts what it tried."""
+
+    machine: Machine
+    seed: int
+    doc: Path = field(init=False)
+    tried: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    _generation: int = 0
+
+    def __post_init__(self) -> None:
+        self.doc = self.machine.aside / "doc"
+        self.doc.mkdir(exist_ok=True)
+        self.change()
+
+    # -- the source
+
+    def change(self) -> None:
+        """Change the source: one file is new, one other than before, one stays."""
+        chance = random.Random(f"{self.seed} {self._generation}")
+        self._generation += 1
+        (self.doc / "sub").mkdir(exist_ok=True)
+        (self.doc / "same").write_bytes(random.Random(self.seed).randbytes(3000))
+        (self.doc / "plan").write_bytes(chance.randbytes(2000))
+        (self.doc / "sub" / f"new{self._generation % 3}").write_bytes(chance.randbytes(500))
+
+    def now(self) -> str:
+        """Return what the source holds."""
+        return fingerprint(self.doc)
+
+    # -- checks
+
+    def check(self, promise: Promise, how: str) -> bool:
+        """Look whether the home that is there keeps a promise and goes on; note a failure."""
+        self.tried += 1
+        what = self._broken(promise)
+        if what:
+            self.failures.append(Failure(how, what))
+        return not what
+
+    def _broken(self, promise: Promise) -> str:
+        out = self.machine.place / "out-tree"
+        remove(out)
+        out.mkdir()
+        trees = [*promise.clones.items(), *((self._dump(name), wanted) for name, wanted in promise.dumps.items())]
+        commands: list[Sequence[str]] = [("verify", "--pool")] if promise.clones else []
+        commands += [("restore", name, "--to", str(out / str(number))) for number, (name, _) in enumerate(trees)]
+        self.change()
+        last = f"after{self._generation}"
+        commands += [
+            ("backup", str(self.doc), "--name", last),
+            ("gc", "--grace", "0s"),
+            ("verify", "--pool"),
+            ("restore", f"doc@{last}", "--to", str(out / "after")),
+        ]
+        ran = self.machine.run(*commands)
+        code, text, _ = ran.done[-1]
+        if code != 0:
+            return f"{' '.join(commands[len(ran.done) - 1])}: exit {code}: {text[-600:]}"
+        for number, (name, wanted) in enumerate(trees):
+            if fingerprint(out / str(number)) not in wanted:
+                return f"{name} is not what it was"
+        if fingerprint(out / "after") != self.now():
+            return "the backup afterwards is not what the source is"
+        for key in promise.keys:
+            path = self.machine.home / key
+            if not path.is_file() or path.stat().st_size < 100:
+                return f"key file {key} is not there or not whole"
+        addresses = sorted(promise.gone)
+        listed = self.machine.run(*[("ls", address) for address in addresses], stop=False)
+        for address, code in zip(addresses, listed.codes, strict=True):
+            if code == 0:
+                return f"{address} came back"
+        return ""
+
+    def _dump(self, chain: str) -> str:
+        return "+".join(str(self.machine.home / name) for name in chain.split("+"))
+
+    # -- scenarios
+
+    def _words(self, command: Command) -> list[str]:
+        return [word.format(doc=self.doc, home=self.machine.home) for word in command.words]
+
+    def _prepare(self, command: Command) -> None:
+        if command.changes:
+            self.change()
+
+    def _under_way(self, promise: Promise, command: Command) -> Promise:
+        """Return what holds while a command is under way, or after it was killed."""
+        return replace(
+            promise,
+            clones={name: wanted for name, wanted in promise.clones.items() if name not in command.takes},
+            dumps={name: wanted for name, wanted in promise.dumps.items() if name not in command.takes},
+            gone=frozenset(),
+            head=promise.head | {self.now()} if command.makes_head else promise.head,
+        )
+
+    def prepared(self, *commands: Command) -> tuple[Disk, Promise]:
+        """Run commands that end well on an empty home; return the disk, all of it durable, and what was promised."""
+        self.machine.put(Disk())
+        promise = Promise()
+        for each in commands:
+            self._prepare(each)
+            ran = self.machine.run(self._words(each))
+            assert ran.codes == [0], (each.name, ran.done)
+            promise = each.keeps(self, promise)
+        return self.machine.read(), promise
+
+    def record(self, disk: Disk, command: Command, *, fail_sync: int = 0) -> Ran:
+        """Run a command on a disk and record what it does, with the numbers that files have on that disk."""
+        self.machine.put(disk)
+        ran = self.machine.run(self._words(command), record=True, codes=range(256), fail_sync=fail_sync)
+        numbers = {number: disk.number_at(path) for number, path in ran.known.items()}
+        offset = max(disk.files, default=0) + 1000
+        ran.log = [_renumbered(op, numbers, offset) for op in ran.log]
+        return ran
+
+    def cut_one(self, base: Disk, promise: Promise, command: Command, chance: random.Random, count: int) -> None:
+        """Power cuts during and after one command."""
+        self._prepare(command)
+        ran = self.record(base, command)
+        assert ran.codes == [0], (command.name, ran.done)
+        made, under_way = command.keeps(self, promise), self._under_way(promise, command)
+        for choice in states(ran.log, chance, count=count):
+            self.machine.put(cut_state(base, ran.log, choice))
+            self.check(made if choice[0] == len(ran.log) else under_way, f"{command.name}; power cut {choice}")
+
+    def kill_then(
+        self, base: Disk, promise: Promise, first: Command, second: Command, chance: random.Random, count: int
+    ) -> None:
+        """The first is killed at some operation, the second runs, then the power goes while it runs or after it."""
+        self._prepare(first)
+        whole = self.record(base, first)
+        for _ in range(count):
+            killed = chance.randrange(len(whole.log) + 1)
+            how = f"{first.name} killed at {killed}"
+            self._second(base, whole.log[:killed], self._under_way(promise, first), second, chance, how)
+
+    def fail_then(
+        self, base: Disk, promise: Promise, first: Command, second: Command, chance: random.Random, count: int
+    ) -> None:
+        """One sync of the first fails, the second runs, then the power goes."""
+        self._prepare(first)
+        syncs = self.record(base, first).syncs
+        for _ in range(count):
+            failing = chance.randrange(1, syncs + 1) if syncs else 0
+            ran = self.record(base, first, fail_sync=failing)
+            how = f"{first.name}, sync {failing} fails (exit {ran.codes[0]})"
+            if ran.codes[0] not in (0, 3, 9):
+                self.failures.append(Failure(how, ran.done[0][1]))
+            self._second(base, ran.log, self._under_way(promise, first), second, chance, how)
+
+    def then(
+        self, base: Disk, log: list[Op], promise: Promise, second: Command, how: str
+    ) -> tuple[list[Op], Promise, Promise]:
+        """Run a second command on what the first, whose operations are `log`, left in memory: none of that has to last.
+
+        Return what both did, what holds after the second, and what holds while it is under way.
+        """
+        half = base.copy()
+        for op in log:
+            half.apply(op)
+        self._prepare(second)
+        ran = self.record(half, second)
+        under_way = made = self._under_way(promise, second)
+        if ran.codes == [0]:
+            made = second.keeps(self, promise)
+        else:
+            self.failures.append(Failure(how, f"then {second.name}: exit {ran.codes[0]}: {ran.done[0][1][-500:]}"))
+        return [*log, *ran.log], made, under_way
+
+    def _second(
+        self, base: Disk, log: list[Op], promise: Promise, second: Command, chance: random.Random, how: str
+    ) -> None:
+        both, made, under_way = self.then(base, log, promise, second, how)
+        for choice in states(both, chance, count=2, first=len(log)):
+            if chance.random() < 0.5:
+                choice = (len(both), *choice[1:])
+            self.machine.put(cut_state(base, both, choice))
+            expected = made if choice[0] == len(both) else under_way
+            self.check(expected, f"{how}; then {second.name}; power cut {choice}")
+
+    def killed_where(
+        self, base: Disk, promise: Promise, first: Command, second: Command, last: Callable[[Op], bool]
+    ) -> None:
+        """The first is killed right behind the last operation that fits, the second runs; then all that was not synced is lost."""
+        self._prepare(first)
+        log = self.record(base, first).log
+        killed = max(position for position, op in enumerate(log) if last(op)) + 1
+        how = f"{first.name} killed at {killed}"
+        both, made, _ = self.then(base, log[:killed], self._under_way(promise, first), second, how)
+        self.machine.put(cut_state(base, both, (len(both), 0.0, 0)))
+        self.check(made, f"{how}; then {second.name}; power cut")
+
+
+def explore(explorer: Explorer, made: Sequence[Command], commands: Sequence[Command], *, states_min: int) -> None:
+    """Try single commands, and pairs of which the first is killed or meets a sync that fails, until so many states were tried."""
+    chance = random.Random(explorer.seed)
+    base, promise = explorer.prepared(*made)
+    while explorer.tried < states_min:
+        first, second = chance.choice(commands), chance.choice(commands)
+        match chance.choice(("new", "cut", "kill", "kill", "fail")):
+            case "new":
+                explorer.cut_one(Disk(), Promise(), made[0], chance, 2)
+                explorer.kill_then(Disk(), Promise(), made[0], made[2], chance, 2)
+            case "cut":
+                explorer.cut_one(base, promise, first, chance, 3)
+            case "kill" if not first.takes & second.needs:
+                explorer.kill_then(base, promise, first, second, chance, 2)
+            case "fail" if not first.takes & second.needs:
+                explorer.fail_then(base, promise, first, second, chance, 2)
+
+
+def _renumbered(op: Op, numbers: dict[int, int], offset: int) -> Op:
+    """Return an operation with other numbers of files: those of files that are new get `offset` added."""
+    match op:
+        case ("name", directory, name, int(number)):
+            return ("name", directory, name, numbers.get(number, number + offset))
+        case ("write" | "size" | "sync", number, *rest):
+            return (op[0], numbers.get(number, number + offset), *rest)
+    return op
+
+
+def shown(failures: Iterator[Failure] | list[Failure]) -> str:
+    """Return failures as text."""
+    return "\n".join(f"{each.how}\n    {each.what}" for each in failures)

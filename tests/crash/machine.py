@@ -1,0 +1,211 @@
+"""A machine that can lose its power: commands run on a recorded disk, which can then be cut at any point.
+
+Every command runs in a process of its own, forked from one that has the program loaded. The home with pool, key, caches and dumps is the
+disk; the directories that are backed up lie elsewhere.
+"""
+
+import atexit
+import os
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from disk import Disk, after_cut
+from recorder import Op
+
+HERE = Path(__file__).parent
+SOURCE = HERE.parents[1] / "src"
+
+_SERVER = r"""
+import importlib, os, pickle, sys, time, traceback
+from dalsegno.cli import main as cli
+for name in {row[0] for row in cli.COMMANDS.values()} | {"terminal", "words", "door", "dated", "cycle", "site"}:
+    importlib.import_module("dalsegno.cli." + name)
+from recorder import Recorder
+wire_in, wire_out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+
+def run(job):
+    os.chdir(job["cwd"])
+    os.environ.clear()
+    os.environ.update(job["env"])
+    os.umask(0o022)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    exec(job["before"], {})
+    recorder = None
+    if job["record"]:
+        recorder = Recorder(job["root"])
+        recorder.fail_sync = job["fail_sync"]
+    done = []
+    for number, words in enumerate(job["commands"]):
+        out = os.open(job["out"], os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        os.close(out)
+        if recorder is not None and number == 0:
+            recorder.install()
+        code = cli.main(words)
+        sys.stdout.flush()
+        if recorder is not None:
+            recorder.watch_databases()
+        size = os.fstat(1).st_size
+        done.append((code, os.pread(1, size, 0).decode(errors="replace"), len(recorder.log) if recorder else 0))
+        if code not in job["codes"] and job["stop"]:
+            break
+    found = {"done": done}
+    if recorder is not None:
+        found.update(log=recorder.log, known=recorder.known, syncs=recorder.syncs)
+    return found
+
+while True:
+    try:
+        job = pickle.load(wire_in)
+    except EOFError:
+        break
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            found = run(job)
+            with open(job["result"], "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+                pickle.dump(found, file)
+            code = 0
+        except BaseException:
+            text = traceback.format_exc().encode()
+            try:
+                with open(job["result"] + ".error", "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+                    file.write(text)
+            except OSError:
+                pass
+        finally:
+            os._exit(code)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    pickle.dump(status, wire_out)
+    wire_out.flush()
+"""
+
+
+class _Server:
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self, job: dict[str, Any]) -> int:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _SERVER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": f"{SOURCE}:{HERE}", "PYTHONHASHSEED": "0"},
+            )
+            atexit.register(self._end)
+        assert self._process.stdin is not None and self._process.stdout is not None
+        pickle.dump(job, self._process.stdin)
+        self._process.stdin.flush()
+        return int(pickle.load(self._process.stdout))
+
+    def _end(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+            self._process.wait()
+
+
+_server = _Server()
+
+
+@dataclass(slots=True)
+class Ran:
+    """What commands did: exit code, words and how many operations were done by then; and the operations."""
+
+    done: list[tuple[int, str, int]]
+    log: list[Op] = field(default_factory=list)
+    known: dict[int, str] = field(default_factory=dict)
+    """File number in `log`: the path that it had before."""
+    syncs: int = 0
+
+    @property
+    def codes(self) -> list[int]:
+        """The exit codes."""
+        return [code for code, _, _ in self.done]
+
+
+class Machine:
+    """A home on a recorded disk, and the directories beside it that do not lose anything."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.home = place / "disk"
+        self.aside = place / "aside"
+        self.before = ""
+        """Python statements that every process runs first: how a test breaks the program on purpose."""
+        self.aside.mkdir(parents=True)
+        self.home.mkdir()
+
+    def run(
+        self,
+        *commands: Sequence[str],
+        record: bool = False,
+        fail_sync: int = 0,
+        codes: Sequence[int] = (0,),
+        stop: bool = True,
+        **environment: str,
+    ) -> Ran:
+        """Run commands one after the other; with `stop` no more after one that did not end with one of `codes`."""
+        result = self.place / "result"
+        for path in (result, Path(f"{result}.error")):
+            path.unlink(missing_ok=True)
+        keep = {name: value for name, value in os.environ.items() if not name.startswith(("DAL_", "XDG_"))}
+        status = _server.run(
+            {
+                "commands": [list(words) for words in commands],
+                "record": record,
+                "before": self.before,
+                "fail_sync": fail_sync,
+                "codes": list(codes),
+                "stop": stop,
+                "root": str(self.home),
+                "cwd": str(self.aside),
+                "env": {**keep, "HOME": str(self.home), **environment},
+                "out": str(self.place / "out"),
+                "result": str(result),
+            }
+        )
+        assert status == 0, (
+            Path(f"{result}.error").read_text(errors="replace") if status == 99 else f"ended by {status}"
+        )
+        with open(result, "rb") as file:
+            return Ran(**pickle.load(file))
+
+    def put(self, disk: Disk) -> None:
+        """Make the disk's content the home."""
+        disk.write(self.home)
+
+    def read(self) -> Disk:
+        """Return what is in the home now."""
+        return Disk.read(self.home)
+
+
+def states(log: Sequence[Op], chance: random.Random, *, count: int, first: int = 0) -> list[tuple[int, float, int]]:
+    """Return `count` choices of where the power goes (from `first` on), how much of what was not synced lasts, and a seed."""
+    found = []
+    for _ in range(count):
+        cut = chance.randrange(first, len(log) + 1)
+        keep = chance.choice((0.0, 0.0, 1.0, 0.5, 0.9, 0.1))
+        found.append((cut, keep, chance.randrange(2**32)))
+    return found
+
+
+def cut_state(base: Disk, log: Sequence[Op], choice: tuple[int, float, int]) -> Disk:
+    """Return the disk that a choice of `states` stands for."""
+    cut, keep, seed = choice
+    return after_cut(base, log, cut, random.Random(seed), keep=keep)
+
+
+def remove(path: Path) -> None:
+    """Remove a directory if it is there."""
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,316 @@
+"""Record what a process does to the files below a directory: writes, syncs, names that come and go.
+
+The recorder stands in for the functions of `os` and for `open`, so it sees the durable-file layer and whatever goes past it. SQLite
+writes from C code; its databases have their own recovery, tested elsewhere, and count as durable as soon as they changed.
+"""
+
+import builtins
+import ctypes
+import errno
+import fcntl
+import io
+import os
+import stat
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from dalsegno.world import files
+
+Op = tuple[Any, ...]
+"""("name", directory, name, file) a name means a file (a number), a directory (`DIRECTORY`) or nothing (None) from now on;
+("move", directory, name, other directory, other name) a name goes over to another place, in one step;
+("write", file, offset, bytes); ("size", file, bytes); ("sync", file); ("sync-names", directory); ("database", path, bytes or None).
+Paths are relative to the root, which is ``""``."""
+
+DIRECTORY = "directory"
+DATABASE_SUFFIXES = (".db", ".db-journal", ".db-wal")
+
+
+class _Raw(io.RawIOBase):
+    """A file opened for writing by `open`, whose writes go through `os.write`."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = os.read(self._descriptor, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def write(self, data: Any) -> int:
+        return os.write(self._descriptor, data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return os.lseek(self._descriptor, offset, whence)
+
+    def truncate(self, size: int | None = None) -> int:
+        size = self.tell() if size is None else size
+        os.ftruncate(self._descriptor, size)
+        return size
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            os.close(self._descriptor)
+
+
+class Recorder:
+    """What this process does below `root` from `install` on, in order."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.realpath(root)
+        self.log: list[Op] = []
+        self.syncs = 0
+        self.fail_sync = 0
+        """Which sync fails with EIO, counted from 1; 0: none."""
+        self.files: dict[tuple[int, int], int] = {}
+        self.known: dict[int, str] = {}
+        """File number: the path that it had when the recording began."""
+        self._counter = 0
+        self._opened: dict[int, tuple[str, int | None]] = {}
+        self._databases: dict[str, tuple[int, int] | None] = {}
+        self._lock = threading.RLock()
+        self._real: dict[str, Callable[..., Any]] = {}
+        for directory, _, names in os.walk(self.root):
+            for name in names:
+                path = os.path.join(directory, name)
+                status = os.lstat(path)
+                number = self.files.setdefault((status.st_dev, status.st_ino), len(self.files) + 1)
+                self.known.setdefault(number, self._below(path) or "")
+                if name.endswith(DATABASE_SUFFIXES):
+                    self._databases[path] = (status.st_mtime_ns, status.st_size)
+        self._counter = len(self.files)
+
+    # -- where a call goes
+
+    def _below(self, path: Any, directory: int | None = None) -> str | None:
+        """Return a path relative to the root, or None for one elsewhere."""
+        text = os.fsdecode(path)
+        if not os.path.isabs(text):
+            base = os.readlink(f"/proc/self/fd/{directory}") if directory is not None else os.getcwd()
+            text = os.path.join(base, text)
+        parent = os.path.realpath(os.path.dirname(text))
+        text = os.path.join(parent, os.path.basename(text))
+        if text != self.root and not text.startswith(self.root + "/"):
+            return None
+        return text[len(self.root) + 1 :]
+
+    def _number(self, status: os.stat_result) -> int:
+        key = (status.st_dev, status.st_ino)
+        if key not in self.files:
+            self._counter += 1
+            self.files[key] = self._counter
+        return self.files[key]
+
+    def _name(self, path: str, value: int | str | None) -> None:
+        directory, _, name = path.rpartition("/")
+        self.log.append(("name", directory, name, value))
+
+    # -- the functions
+
+    def install(self) -> None:
+        """Begin."""
+        for name, call in {
+            "open": self._open,
+            "close": self._close,
+            "dup2": self._dup2,
+            "write": self._write,
+            "pwrite": self._pwrite,
+            "ftruncate": self._ftruncate,
+            "posix_fallocate": self._posix_fallocate,
+            "link": self._link,
+            "symlink": self._symlink,
+            "rename": self._rename,
+            "replace": self._rename,
+            "unlink": self._unlink,
+            "remove": self._unlink,
+            "rmdir": self._rmdir,
+            "mkdir": self._mkdir,
+            "fsync": self._fsync,
+            "fdatasync": self._fsync,
+        }.items():
+            self._real[name] = getattr(os, name)
+            setattr(os, name, self._locked(call))
+        files._rename_flags = self._locked(self._rename_new)
+        self._real_open = builtins.open
+        builtins.open = io.open = self._builtin_open  # type: ignore[assignment]
+
+    def _locked(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def locked(*arguments: Any, **named: Any) -> Any:
+            with self._lock:
+                self.look_at_databases()
+                return call(*arguments, **named)
+
+        return locked
+
+    def look_at_databases(self) -> None:
+        """Note databases that changed; those that are new are met in the directories of known ones and of opened files."""
+        for path, before in list(self._databases.items()):
+            try:
+                status = os.stat(path)
+                now: tuple[int, int] | None = (status.st_mtime_ns, status.st_size)
+            except FileNotFoundError:
+                now = None
+            if now != before:
+                self._databases[path] = now
+                data = None
+                if now is not None:
+                    with self._real_open(path, "rb") as file:
+                        data = file.read()
+                self.log.append(("database", path[len(self.root) + 1 :], data))
+
+    def watch_databases(self) -> None:
+        """Look for databases that appeared."""
+        with self._lock:
+            for directory, _, names in os.walk(self.root):
+                for name in names:
+                    if name.endswith(DATABASE_SUFFIXES):
+                        self._databases.setdefault(os.path.join(directory, name), None)
+            self.look_at_databases()
+
+    def _open(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        below = self._below(path, dir_fd) if not isinstance(path, int) else None
+        was_there = below is not None and os.path.lexists(os.path.join(self.root, below))
+        descriptor: int = self._real["open"](path, flags, mode, dir_fd=dir_fd)
+        if below is None:
+            return descriptor
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            self._opened[descriptor] = (below, None)
+            return descriptor
+        if not was_there and status.st_nlink:
+            self.files.pop((status.st_dev, status.st_ino), None)  # the number of a file that is gone, used again
+            self._name(below, self._number(status))
+        number = self._number(status)
+        self._opened[descriptor] = (below, number)
+        if flags & os.O_TRUNC and was_there:
+            self.log.append(("size", number, 0))
+        return descriptor
+
+    def _close(self, descriptor: int) -> None:
+        self._opened.pop(descriptor, None)
+        self._real["close"](descriptor)
+
+    def _dup2(self, old: int, new: int, inheritable: bool = True) -> int:
+        self._opened.pop(new, None)
+        return int(self._real["dup2"](old, new, inheritable))
+
+    def _write(self, descriptor: int, data: Any) -> int:
+        _, number = self._opened.get(descriptor, ("", None))
+        if number is None:
+            return int(self._real["write"](descriptor, data))
+        offset = os.lseek(descriptor, 0, os.SEEK_CUR)
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND:
+            offset = os.fstat(descriptor).st_size
+        written = int(self._real["write"](descriptor, data))
+        self.log.append(("write", number, offset, bytes(memoryview(data).cast("B")[:written])))
+        return written
+
+    def _pwrite(self, descriptor: int, data: Any, offset: int) -> int:
+        written = int(self._real["pwrite"](descriptor, data, offset))
+        _, number = self._opened.get(descriptor, ("", None))
+        if number is not None:
+            self.log.append(("write", number, offset, bytes(memoryview(data).cast("B")[:written])))
+        return written
+
+    def _ftruncate(self, descriptor: int, size: int) -> None:
+        self._real["ftruncate"](descriptor, size)
+        _, number = self._opened.get(descriptor, ("", None))
+        if number is not None:
+            self.log.append(("size", number, size))
+
+    def _posix_fallocate(self, descriptor: int, offset: int, length: int) -> None:
+        self._real["posix_fallocate"](descriptor, offset, length)
+        _, number = self._opened.get(descriptor, ("", None))
+        if number is not None:
+            self.log.append(("size", number, os.fstat(descriptor).st_size))
+
+    def _link(self, source: Any, target: Any, **named: Any) -> None:
+        self._real["link"](source, target, **named)
+        below = self._below(target, named.get("dst_dir_fd"))
+        if below is not None:
+            self._name(below, self._number(os.stat(target, dir_fd=named.get("dst_dir_fd"), follow_symlinks=False)))
+
+    def _rename(self, source: Any, target: Any, **named: Any) -> None:
+        old, new = self._below(source, named.get("src_dir_fd")), self._below(target, named.get("dst_dir_fd"))
+        is_directory = old is not None and os.path.isdir(os.path.join(self.root, old))
+        self._real["rename"](source, target, **named)
+        if old is None or new is None:
+            assert old is new is None, f"{source} crosses the border of what is recorded"
+            return
+        assert not is_directory, f"{source}: renamed directories are not recorded"
+        self.log.append(("move", *_split(old), *_split(new)))
+
+    def _rename_new(self, _: int, source: bytes, __: int, target: bytes, flags: int) -> int:
+        """Stand in for renameat2, which is called past `os`."""
+        if os.path.lexists(target):
+            ctypes.set_errno(errno.EEXIST)
+            return -1
+        self._rename(source, target)
+        return 0
+
+    def _unlink(self, path: Any, *, dir_fd: int | None = None) -> None:
+        below = self._below(path, dir_fd)
+        self._real["unlink"](path, dir_fd=dir_fd)
+        if below is not None:
+            self._name(below, None)
+
+    def _rmdir(self, path: Any, *, dir_fd: int | None = None) -> None:
+        below = self._below(path, dir_fd)
+        self._real["rmdir"](path, dir_fd=dir_fd)
+        if below is not None:
+            self._name(below, None)
+
+    def _mkdir(self, path: Any, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        self._real["mkdir"](path, mode, dir_fd=dir_fd)
+        below = self._below(path, dir_fd)
+        if below is not None:
+            self._name(below, DIRECTORY)
+
+    def _symlink(self, source: Any, target: Any, *arguments: Any, **named: Any) -> None:
+        below = self._below(target, named.get("dir_fd"))
+        assert below is None, f"{target}: symbolic links are not recorded"
+        self._real["symlink"](source, target, *arguments, **named)
+
+    def _fsync(self, descriptor: int) -> None:
+        path, number = self._opened.get(descriptor, ("", None))
+        if descriptor in self._opened:
+            self.syncs += 1
+            if self.syncs == self.fail_sync:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            self.log.append(("sync", number) if number is not None else ("sync-names", path))
+        self._real["fsync"](descriptor)
+
+    def _builtin_open(self, file: Any, mode: str = "r", buffering: int = -1, *arguments: Any, **named: Any) -> Any:
+        if isinstance(file, int) or not set(mode) & set("wax+") or named.get("opener") or self._below(file) is None:
+            return self._real_open(file, mode, buffering, *arguments, **named)
+        flags = os.O_RDWR if "+" in mode else os.O_WRONLY
+        for letter, more in (
+            ("w", os.O_CREAT | os.O_TRUNC),
+            ("a", os.O_CREAT | os.O_APPEND),
+            ("x", os.O_CREAT | os.O_EXCL),
+        ):
+            flags |= more if letter in mode else 0
+        raw = _Raw(os.open(file, flags | os.O_CLOEXEC, 0o666))
+        if buffering == 0:
+            return raw
+        buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
+        return buffered if "b" in mode else io.TextIOWrapper(buffered, *arguments, **named)
+
+
+def _split(path: str) -> tuple[str, str]:
+    directory, _, name = path.rpartition("/")
+    return directory, name

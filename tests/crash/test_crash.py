@@ -1,0 +1,108 @@
+"""Power cuts, kills and failing syncs at every point of every command that writes: nothing acknowledged is lost.
+
+    make crash STATES=10000 SEED=1     tries more
+
+The kind of fault: a command believes what an earlier, killed or failing one made and never made durable.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import COMMANDS, MADE, backup, clone, export_key, gc, init, take_in, unclone
+from disk import Disk
+from explorer import Command, Explorer, Promise, explore, shown
+from machine import Machine
+from recorder import DIRECTORY, Op
+
+SEED = int(os.environ.get("DAL_CRASH_SEED", "20261130"))
+STATES = int(os.environ.get("DAL_CRASH_STATES", "160"))
+PARTS = 4
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path / "machine")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(36000)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_nothing_acknowledged_is_lost_whatever_fails_and_the_next_command_goes_on(machine: Machine, part: int) -> None:
+    print(f"seed {SEED + part}")
+    explorer = Explorer(machine, seed=SEED + part)
+    explore(explorer, MADE, COMMANDS, states_min=STATES // PARTS)
+    print(f"{explorer.tried} states")
+    assert not explorer.failures, shown(explorer.failures)
+
+
+def gives_name(suffix: str) -> Callable[[Op], bool]:
+    """Return what tells whether an operation gives a file a name that ends like this."""
+    return lambda op: (
+        op[0] in ("name", "move") and str(op[2 if op[0] == "name" else 4]).endswith(suffix) and op[-1] is not None
+    )
+
+
+def makes_directory(name: str) -> Callable[[Op], bool]:
+    """Return what tells whether an operation makes a directory of this name."""
+    return lambda op: op[0] == "name" and op[2:] == (name, DIRECTORY)
+
+
+@pytest.mark.parametrize("second", [backup("same", changes=False), take_in(changes=False), clone("named"), gc()])
+def test_a_pack_whose_name_was_not_synced_is_synced_by_who_relies_on_it(machine: Machine, second: Command) -> None:
+    explorer = Explorer(machine, seed=SEED)
+    base, promise = explorer.prepared(backup("one"))
+    explorer.killed_where(base, promise, backup("two"), second, gives_name(".pack"))
+    assert not explorer.failures, shown(explorer.failures)
+
+
+def test_a_ref_that_was_not_synced_is_synced_before_something_is_deleted(machine: Machine) -> None:
+    explorer = Explorer(machine, seed=SEED)
+    base, promise = explorer.prepared(backup("one"), backup("two"))
+    explorer.killed_where(base, promise, unclone("one"), gc(), lambda op: op[0] == "move" and "/refs/volumes" in op[3])
+    assert not explorer.failures, shown(explorer.failures)
+
+
+def test_a_pool_that_was_not_synced_when_it_was_made_is_synced_by_its_first_backup(machine: Machine) -> None:
+    explorer = Explorer(machine, seed=SEED)
+    for last in (gives_name("pool.toml"), gives_name(".key")):
+        explorer.killed_where(Disk(), Promise(), init(), backup("one"), last)
+    # A directory whose name was not synced: whoever puts something into it has to.
+    for folder in ("names", "volumes", "packs", "keys"):
+        explorer.killed_where(Disk(), Promise(), backup("zero"), backup("one"), makes_directory(folder))
+    assert not explorer.failures, shown(explorer.failures)
+
+
+def test_an_exported_key_that_was_not_synced_is_synced_by_who_exports_it_again(machine: Machine) -> None:
+    explorer = Explorer(machine, seed=SEED)
+    base, promise = explorer.prepared(backup("one"))
+    base.names[""]["usb"] = DIRECTORY
+    base.names["usb"] = {}
+    explorer.killed_where(base, promise, export_key(), export_key(), gives_name("realm.key"))
+    assert not explorer.failures, shown(explorer.failures)
+
+
+def test_the_recording_is_what_was_done(machine: Machine) -> None:
+    explorer = Explorer(machine, seed=SEED)
+    base, _ = explorer.prepared(*MADE)
+    for command in COMMANDS:
+        replayed = base.copy()
+        for op in explorer.record(base, command).log:
+            replayed.apply(op)
+        found = machine.read()
+        assert replayed.tree() == found.tree()
+
+
+def test_a_program_that_does_not_sync_names_is_found_out(machine: Machine) -> None:
+    machine.before = "from dalsegno.world import files; files._sync_names = lambda path: None"
+    explorer = Explorer(machine, seed=SEED)
+    explore(explorer, MADE, COMMANDS, states_min=12)
+    assert explorer.failures
+
+
+def test_a_program_that_does_not_sync_bytes_is_found_out(machine: Machine) -> None:
+    machine.before = "from dalsegno.world import files; files._sync = lambda descriptor: None"
+    explorer = Explorer(machine, seed=SEED)
+    explore(explorer, MADE, COMMANDS, states_min=12)
+    assert explorer.failures
