@@ -230,6 +230,34 @@ def test_a_client_killed_at_any_step_leaves_nothing_half(realm: Realm) -> None:
         assert server.is_running()
 
 
+def test_a_volume_can_be_read_while_a_commit_waits_for_room_on_a_server(tmp_path: Path) -> None:
+    """Kind: what cannot be written keeps people from reading."""
+    place = tmp_path / "s1"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", place], check=False).returncode:
+        pytest.skip("A SERVER WITHOUT ROOM IS NOT TESTED: no tmpfs can be mounted")
+    try:
+        with running_realm(tmp_path, "s1") as realm:
+            me, other = realm.client("me"), realm.client("other")
+            me.quick("volume", "create", "home", "--replicas", "s1")
+            me.quick("import", "home", files_of(me, a="first\n"))
+            filler = place / "filler"
+            filler.write_bytes(os.urandom(shutil.disk_usage(place).free - 100_000))
+            (Path(files_of(me, b="second\n")) / "large").write_bytes(os.urandom(2_000_000))
+            said = me.quick("import", "home", files_of(me), code=9).err.decode()
+            assert "waits" in said and "disk of server s1 is full" in said and str(place) not in said
+            shown = me.quick("cat", "home:/b")
+            assert shown.out == b"second\n" and b"waits here" in shown.err and str(place).encode() not in shown.err
+            assert me.quick("cat", "home:/a").out == other.quick("cat", "home:/a").out == b"first\n"
+            other.quick("cat", "home:/b", code=6)
+            filler.unlink()
+            me.quick("import", "home", files_of(me, c="third\n"))
+            assert other.quick("cat", "home:/b").out == b"second\n"
+            assert me.ask("realm", "status")["unacknowledged"] == []
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
 def test_a_coordinator_killed_in_a_clone_freezes_nobody_for_long(realm: Realm) -> None:
     me, other = realm.client("me"), realm.client("other")
     me.quick("volume", "create", "home", "--replicas", "s1,s2,s3")

@@ -388,6 +388,8 @@ class RealmVolumes(Volumes):
                 return self._without_writers(name, error)
             except NoAccess:
                 return self._only_look(name)
+            except Full as error:
+                return self._read_on(name, error)
 
     def _only_look(self, name: str) -> VolumeState:
         """Return the newest state that a server has: who may only read brings nobody up to date."""
@@ -398,6 +400,16 @@ class RealmVolumes(Volumes):
         state = max(look.states.values(), key=lambda each: (self._time_of(each.head, look.states), each.head))
         self._show(name, state)
         return state
+
+    def _read_on(self, name: str, error: Full) -> VolumeState:
+        """Return the newest state although a server has no room for what it lacks: what waits here comes on top."""
+        state = self._only_look(name)
+        unsent = self._unsent(state.id)
+        if not unsent:
+            self._tell(name, f"{error}; it can be read")
+            return state
+        self._tell(name, f"commit {hex_short(unsent[-1])} waits here: {error}")
+        return msgspec.structs.replace(state, head=unsent[-1])
 
     def _time_of(self, head: bytes, states: Mapping[str, VolumeState]) -> int:
         self._place("", next(iter(states.values())))

@@ -317,7 +317,12 @@ class App:
 
     def _failure(self, exchange: _Exchange, error: DalError) -> wire.Failure:
         code = "internal" if type(error) is DalError else error.code
-        message = " ".join(str(error).split()).encode(errors="replace").decode()
+        text = str(error)
+        if isinstance(error, Full) and isinstance(error.__cause__, OSError):
+            self.log.line("full", request=exchange.id, call=exchange.call, message=text)
+            # Which file it was is the server's own affair.
+            text = f"the disk of server {self.service.name} is full: free some space there"
+        message = " ".join(text.split()).encode(errors="replace").decode()
         return wire.Failure(code=code, message=message, request=exchange.id)
 
     def _note(self, exchange: _Exchange) -> None:
