@@ -140,7 +140,7 @@ def site(*states: str) -> list[SetStatus]:
 
 
 def test_the_line_for_monitors_names_the_worst() -> None:
-    assert nagios_line(site(OK, OK)) == "DALSEGNO OK - 2 volumes backed up | ok=2 warning=0 critical=0"
+    assert nagios_line(site(OK, OK)) == "DALSEGNO OK - 2 volumes backed up | ok=2 warning=0 critical=0 shrunk=0"
     line = nagios_line(site(OK, WARNING, CRITICAL))
     assert line.startswith("DALSEGNO CRITICAL - v2: is critical; v1: is warning | ")
     assert "\n" not in line and "and 2 more" in nagios_line(site(*[WARNING] * 7))

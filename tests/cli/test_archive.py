@@ -341,11 +341,11 @@ def test_a_drill_without_its_media_is_not_a_failed_drill(site) -> None:
 def test_status_for_people_programs_monitors_and_prometheus(site) -> None:
     admin, _ = site
     text = admin.text("status")
-    assert "homes: 1 of 1 volumes are well" in text and "3 of 3" in text and "never" in text
+    assert "homes: 1 of 1 volume is well" in text and "3 of 3" in text and "never" in text
     volume = admin.value("status")["sets"][0]["volumes"][0]
     assert (volume["state"], volume["level"], volume["targets"]) == ("ok", 1, 3)
     assert volume["last_good_backup"] == date(4)
-    assert admin.text("status", "--check") == "DALSEGNO OK - 1 volume backed up | ok=1 warning=0 critical=0\n"
+    assert admin.text("status", "--check") == "DALSEGNO OK - 1 volume backed up | ok=1 warning=0 critical=0 shrunk=0\n"
     admin.run("status", "--prometheus", "dal.prom")
     assert 'dalsegno_state{set="homes",volume="home"} 0' in (admin.home / "dal.prom").read_text()
     admin.day = 20

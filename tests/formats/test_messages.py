@@ -34,7 +34,7 @@ CASES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
     (Lease(owner="me", until_ns=-(2**63)), {"owner": "me", "until_ns": -(2**63)}),
     (
         Clone(revision=b"\xab\x00", created_ns=1),
-        {"revision": "ab00", "created_ns": 1, "held": False, "automatic": None},
+        {"revision": "ab00", "created_ns": 1, "held": False, "automatic": None, "entry_count": None},
     ),
     (
         Release(number=1, revision=b"", clone="", released_ns=2**63 - 1),

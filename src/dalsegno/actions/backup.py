@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dalsegno.actions.house import House, author
 from dalsegno.actions.rules import LeftOut, RulesChange, changed_settings, left_out, rules_of
-from dalsegno.actions.shrunk import Shrunk, entries_expected, find_shrunk, keep_shrunk
+from dalsegno.actions.shrunk import entries_expected, keep_shrunk
 from dalsegno.chunks.cut import Cutter
 from dalsegno.formats.objects import Revision
 from dalsegno.host.cache import SCAN_SUFFIX, load_cache
@@ -18,6 +18,7 @@ from dalsegno.host.ignore import IgnoreProblem
 from dalsegno.host.scan import ScanResult, scan_tree
 from dalsegno.terms.errors import AlreadyThere, BadInput, NotFound, Refused
 from dalsegno.trees.read import read_revision
+from dalsegno.volumes.shrunk import Shrunk, find_shrunk
 from dalsegno.volumes.state import NATIVE, TRACKED, Clone, VolumeState
 from dalsegno.world.clock import now_ns
 

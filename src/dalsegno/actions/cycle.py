@@ -13,10 +13,12 @@ from blake3 import blake3
 from dalsegno.actions.archive import see_media
 from dalsegno.actions.backup import find_or_create, take
 from dalsegno.actions.house import House
+from dalsegno.actions.keep import collect_within
 from dalsegno.actions.mount import settle
 from dalsegno.actions.plan import gather_facts, membership
 from dalsegno.actions.prune import plan_prune, removal_name, run_prune
 from dalsegno.actions.rules import policy_settings
+from dalsegno.actions.shrunk import note_vanished
 from dalsegno.backup.cycle import (
     BEGUN,
     Choice,
@@ -43,6 +45,7 @@ from dalsegno.dumps.plan import forget_dump, plan_dump, record_dump
 from dalsegno.dumps.verify import verify_dump
 from dalsegno.dumps.write import write_dump
 from dalsegno.formats.pack import DumpNote
+from dalsegno.pool.collect import CollectResult
 from dalsegno.terms.errors import DalError, Damaged, NotFound, Refused
 from dalsegno.terms.events import Event, Report
 from dalsegno.terms.times import format_time, time_name
@@ -72,6 +75,8 @@ class RunReport:
     """By volume: what is wrong with its newest good backup."""
     problems: list[str] = field(default_factory=list)
     """What concerns no single volume."""
+    collected: CollectResult | None = None
+    """What the collector gave back; None when it did not run."""
 
     @property
     def is_good(self) -> bool:
@@ -118,14 +123,16 @@ class HouseSteps:
         state = self._state(volume_id)
         owner = f"the backup cycle on {os.uname().nodename}"
         seconds = self.site.policy.limits.lease_seconds
-        bytes_read, unreadable = 0, []
+        bytes_read, unreadable, shrunk = 0, [], ""
         made = state.clones.get(clone_name)
         try:
             if made is None:
                 revision = b""
                 if state.kind == TRACKED:
+                    note_vanished(self.house, state)
                     taken = take(replace(self.house, report=report), state, state.source, message="backup")
                     revision, bytes_read = taken.revision, taken.bytes_read
+                    shrunk = str(taken.shrunk or "")
                     unreadable = [f"{os.fsdecode(path)}: {text}" for path, text in taken.unreadable]
                 else:
                     settle(self.house, state)
@@ -144,6 +151,7 @@ class HouseSteps:
             entry_count=root.entry_count,
             bytes_read=bytes_read,
             unreadable=tuple(unreadable[:UNREADABLE_KEPT_MAX]),
+            shrunk=shrunk,
         )
 
     def choose(self, volume_id: bytes, revision: bytes, level: int) -> Choice:
@@ -420,6 +428,11 @@ class _Cycle:
             see_media(site)
         except DalError as error:
             problems.append(str(error))
+        collected = None
+        try:
+            collected = self._collect()
+        except (DalError, OSError) as error:
+            problems.append(f"no room was given back: {error}")
         states = {state.name: state for state in self.house.volumes.list()}
         risks: dict[str, list[str]] = {}
         entries: dict[bytes, list[DumpEntry]] = {}
@@ -441,9 +454,28 @@ class _Cycle:
             idle=sorted(set(self.idle)),
             risks=risks,
             problems=problems,
+            collected=collected,
         )
         site.catalog.end_run(run.id, ended_ns=report.ended_ns, report=report_value(report))
         return report
+
+    def _collect(self) -> CollectResult | None:
+        """Give back room within the budget; not on a client of servers, which do that for themselves."""
+        budget = self.site.policy.limits.gc_seconds
+        if budget is None or self.house.volumes.merges:
+            return None
+        return collect_within(self.house, budget_seconds=budget)
+
+
+def collected_value(result: CollectResult) -> dict[str, Any]:
+    """Return what programs want to know about the room that a run gave back."""
+    return {
+        "deleted": result.deleted,
+        "freed_bytes": result.freed_bytes,
+        "rewritten": result.rewritten,
+        "left": result.left,
+        "releases": [{"at": format_time(at_ns), "bytes": size} for at_ns, size in result.releases],
+    }
 
 
 def _free_name(state: VolumeState, wanted: str) -> str:
@@ -481,4 +513,5 @@ def report_value(report: RunReport) -> dict[str, Any]:
         "idle": report.idle,
         "at_risk": report.risks,
         "problems": report.problems,
+        "collected": collected_value(report.collected) if report.collected is not None else None,
     }

@@ -16,6 +16,7 @@ from dalsegno.backup.site import Site
 from dalsegno.dumps.plan import forget_dump
 from dalsegno.terms.errors import DalError, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import hex_short
+from dalsegno.volumes.shrunk import shrunk_from
 from dalsegno.volumes.state import VolumeState, is_automatic
 from dalsegno.world.files import remove_durable
 
@@ -94,7 +95,7 @@ def plan_prune(
             own = by_volume.pop(state.id, [])
             ahead = (coming or {}).get(state.name, [])
             found = _doomed_clones(state, own, chosen, ahead, now_ns, zone)
-            found += _doomed_dumps(own, copies, chosen, ahead, now_ns, zone)
+            found += _doomed_dumps(own, copies, chosen, ahead, now_ns, zone, state=state)
             _count(kept, state, own, copies, chosen, found)
             removals += found
     for own in by_volume.values():
@@ -139,12 +140,13 @@ def _doomed_clones(
             received_ns=clone.created_ns,
             held=clone.held,
             named=chosen.keep_named and not is_automatic(name, clone),
+            entry_count=clone.entry_count,
             trusted=(name, clone.revision) in made,
         )
         for name, clone in state.clones.items()
     ]
     ahead = [Item(key=f"/{each.received_ns}", received_ns=each.received_ns) for each in coming]
-    found = apply_keep(items + ahead, chosen.keep_clones, now_ns=now_ns, zone=zone)
+    found = apply_keep(items + ahead, chosen.keep_clones, now_ns=now_ns, zone=zone, entries_expected=shrunk_from(state))
     return [
         Removal(
             place=CLONES,
@@ -165,10 +167,14 @@ def _doomed_dumps(
     coming: list[Coming],
     now_ns: int,
     zone: ZoneInfo,
+    *,
+    state: VolumeState | None = None,
 ) -> list[Removal]:
     by_key = {entry.dump_id.hex(): entry for entry in entries}
-    items = [_item(entry, copies.get(entry.dump_id, [])) for entry in entries]
-    gone = _dump_keys(items + _coming_items(entries, coming), chosen.keep_archive, now_ns, zone)
+    needed = _needed_elsewhere(entries, state)
+    items = [_item(entry, copies.get(entry.dump_id, []), held=entry.dump_id in needed) for entry in entries]
+    expected = shrunk_from(state) if state is not None else None
+    gone = _dump_keys(items + _coming_items(entries, coming), chosen.keep_archive, now_ns, zone, expected)
     removals = []
     for key in sorted(gone, key=lambda key: by_key[key].received_at_ns):
         removals.append(_dump_removal(ARCHIVE, by_key[key], tuple(copies.get(by_key[key].dump_id, [])), chosen))
@@ -182,16 +188,26 @@ def _doomed_dumps(
     spooled = [each for each in spooled if each[2]]
     alone = [item for item, _, _ in spooled]
     # Without rules nothing stays in the spool that is safe elsewhere.
-    keep_none = chosen.keep_spool.everything
-    leaving = {item.key for item in alone} if keep_none else _dump_keys(alone, chosen.keep_spool, now_ns, zone)
+    leaving = {item.key for item in alone}
+    if not chosen.keep_spool.everything:
+        leaving = _dump_keys(alone, chosen.keep_spool, now_ns, zone, expected)
     for item, entry, own in spooled:
         if item.key in leaving:
             removals.append(_dump_removal(SPOOL, entry, tuple(own), chosen))
     return removals
 
 
-def _dump_keys(items: list[Item], keep: Keep, now_ns: int, zone: ZoneInfo) -> set[str]:
-    found = apply_keep(items, keep, now_ns=now_ns, zone=zone)
+def _needed_elsewhere(entries: list[DumpEntry], state: VolumeState | None) -> set[bytes]:
+    """Return the dumps that others build on which are no dumps of the cycle: a person made them, and says when they go
+    (`dal mark --forget`)."""
+    if state is None:
+        return set()
+    known = {entry.dump_id for entry in entries}
+    return {each.base_dump for each in state.dumps if each.dump_id not in known and not each.recorder}
+
+
+def _dump_keys(items: list[Item], keep: Keep, now_ns: int, zone: ZoneInfo, expected: int | None) -> set[str]:
+    found = apply_keep(items, keep, now_ns=now_ns, zone=zone, entries_expected=expected)
     return {key for key in found.removed if not key.startswith("/")}
 
 
@@ -208,11 +224,13 @@ def _coming_items(entries: list[DumpEntry], coming: list[Coming]) -> list[Item]:
     return items
 
 
-def _item(entry: DumpEntry, copies: list[Copy]) -> Item:
+def _item(entry: DumpEntry, copies: list[Copy], *, held: bool) -> Item:
     return Item(
         key=entry.dump_id.hex(),
         received_ns=entry.received_at_ns,
+        held=held,
         good=entry.verdict != BAD and bool(usable_copies(copies)),
+        entry_count=entry.entry_count,
         base=entry.base_dump.hex(),
     )
 

@@ -14,11 +14,13 @@ from dalsegno.backup.status import SetStatus, next_day_due, set_status, volume_s
 from dalsegno.terms.errors import DalError
 from dalsegno.terms.events import Report
 from dalsegno.terms.times import SECOND_NS
+from dalsegno.volumes.shrunk import shrunk_from
 from dalsegno.volumes.state import VolumeState
 
 DAY_NS = 86400 * SECOND_NS
 CYCLES_LOOKED_AT = 3
 DAYS_LOOKED_AT_MIN = 40
+RUNS_LOOKED_AT = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,8 @@ class SiteStatus:
     open_job_count: int
     media: tuple[Medium, ...]
     media_here: tuple[str, ...]
+    collected: Run | None
+    """The last run that gave back room."""
     outside: tuple[str, ...]
     """Volumes of the pool that belong to no set: nobody backs them up."""
 
@@ -39,6 +43,7 @@ def status(site: Site, states: Iterable[VolumeState], *, now_ns: int, report: Re
     states = list(states)
     members = membership(site.policy, states).members
     ids = {state.name: state.id for state in states}
+    shrunk = {state.name: shrunk_from(state) for state in states}
     day = local_day(now_ns, site.zone)
     sets = []
     for chosen in site.policy.sets.values():
@@ -60,10 +65,12 @@ def status(site: Site, states: Iterable[VolumeState], *, now_ns: int, report: Re
                     day=day,
                     next_day=next_day_due(chosen, day=day, dumped_today=today),
                     zone=site.zone,
+                    shrunk_from=shrunk.get(member.volume) if not member.is_new else None,
                 )
             )
         sets.append(set_status(chosen, volumes))
-    runs = site.catalog.runs(count_max=1)
+    runs = site.catalog.runs(count_max=RUNS_LOOKED_AT)
+    collected = next((run for run in runs if run.report.get("collected")), None)
     here = media_here(site, report=report)
     inside = {member.volume for member in members}
     return SiteStatus(
@@ -72,6 +79,7 @@ def status(site: Site, states: Iterable[VolumeState], *, now_ns: int, report: Re
         open_job_count=len(site.catalog.open_jobs()),
         media=tuple(_media(site)),
         media_here=tuple(sorted(set().union(*here.values()))) if here else (),
+        collected=collected,
         outside=tuple(sorted(state.name for state in states if state.name not in inside)),
     )
 

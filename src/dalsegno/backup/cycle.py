@@ -68,6 +68,8 @@ class Cloned:
     bytes_read: int = 0
     unreadable: tuple[str, ...] = ()
     """Paths that are not in the clone."""
+    shrunk: str = ""
+    """That the source lost most of its files, in words; empty when it did not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +142,8 @@ class TurnResult:
     unreadable: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """What is not as it should be although the dump is good."""
+    shrunk: str = ""
+    """That the source lost most of its files, in words."""
     removed: list[str] = field(default_factory=list)
     """Clones and dumps that retention removed."""
     notes: list[str] = field(default_factory=list)
@@ -152,7 +156,7 @@ class TurnResult:
         """`failed`, `incomplete` (copies or files are missing) or `done`."""
         if self.error:
             return "failed"
-        return "incomplete" if self.problems or self.unreadable else "done"
+        return "incomplete" if self.problems or self.unreadable or self.shrunk else "done"
 
 
 class Shared:
@@ -220,6 +224,7 @@ def _fill(result: TurnResult, data: Mapping[str, Any]) -> None:
     result.entry_count = data.get("entry_count", 0)
     result.bytes_read = data.get("bytes_read", 0)
     result.unreadable = list(data.get("unreadable", []))
+    result.shrunk = data.get("shrunk", "")
     result.source = data.get("source", "")
 
 
@@ -331,6 +336,7 @@ class _Turn:
             entry_count=made.entry_count,
             bytes_read=made.bytes_read,
             unreadable=list(made.unreadable),
+            shrunk=made.shrunk,
         )
         _fill(self.result, self.job.data)
 

@@ -37,6 +37,11 @@ def render(
         [(labels, STATES.index(volume.state)) for labels, volume in volumes],
     )
     lines += family(
+        "dalsegno_source_shrunk",
+        "1 when the source lost most of its files",
+        [(labels, volume.shrunk_from is not None) for labels, volume in volumes],
+    )
+    lines += family(
         "dalsegno_last_good_backup_timestamp_seconds",
         "When the newest state that can be restored was frozen",
         [(labels, last.taken_at_ns / SECOND_NS) for labels, last in lasts],

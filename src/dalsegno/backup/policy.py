@@ -11,6 +11,7 @@ ProgramKind = Literal["planned", "hanoi", "weekdays", "list"]
 
 CYCLE_DAYS_DEFAULT = 14
 LEASE_SECONDS_DEFAULT = 30
+GC_SECONDS_DEFAULT = 30 * 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +138,8 @@ class Limits:
     nice: int = 0
     """Priority of the coordinator, 0 to 19, with the idle class of I/O at 19."""
     lease_seconds: int = LEASE_SECONDS_DEFAULT
+    gc_seconds: int | None = GC_SECONDS_DEFAULT
+    """How long a run may write half-dead packs again, to give back room; None: it collects nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

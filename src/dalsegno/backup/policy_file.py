@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from dalsegno.backup.members import path_matches
 from dalsegno.backup.policy import (
     CYCLE_DAYS_DEFAULT,
+    GC_SECONDS_DEFAULT,
     LEASE_SECONDS_DEFAULT,
     Hooks,
     Keep,
@@ -329,6 +330,7 @@ def _read_limits(table: _Table) -> Limits:
         bandwidth_bytes=table.size("bandwidth"),
         nice=table.number("nice", 0, low=0, high=19),
         lease_seconds=table.seconds("lease", LEASE_SECONDS_DEFAULT),
+        gc_seconds=_read_gc(table),
     )
     if limits.bandwidth_bytes is not None and limits.bandwidth_bytes < 1024:
         table.add("bandwidth", f'{limits.bandwidth_bytes} bytes a second would never end: write for example "20M"')
@@ -336,6 +338,12 @@ def _read_limits(table: _Table) -> Limits:
         table.add("lease", f"{limits.lease_seconds} s: expected 1s to 1h")
     table.done()
     return limits
+
+
+def _read_gc(table: _Table) -> int | None:
+    if isinstance(table.values.get("gc"), bool):
+        return GC_SECONDS_DEFAULT if table.flag("gc", True) else None
+    return table.seconds("gc", GC_SECONDS_DEFAULT)
 
 
 def _read_notify(table: _Table) -> Notify:

@@ -13,6 +13,7 @@ import msgspec
 
 from dalsegno.backup.policy import Keep
 from dalsegno.terms.times import SECOND_NS
+from dalsegno.volumes.shrunk import find_dips
 
 DAY_NS = 86400 * SECOND_NS
 HOLE_NS = 35 * DAY_NS
@@ -34,6 +35,8 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     """A person chose its name, and says when it goes."""
     good: bool = True
     """Read back and found whole, with as many copies as it should have."""
+    entry_count: int | None = None
+    """Files and directories in it, where that is known."""
     base: str = ""
     """The key of the dump that this one cannot be restored without."""
 
@@ -46,8 +49,14 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     """Keys, oldest first."""
 
 
-def apply_keep(items: Iterable[Item], keep: Keep, *, now_ns: int, zone: ZoneInfo) -> Kept:
-    """Return which items stay: by rule, held, named by a person, the last good one, from the future, bases of those."""
+def apply_keep(
+    items: Iterable[Item], keep: Keep, *, now_ns: int, zone: ZoneInfo, entries_expected: int | None = None
+) -> Kept:
+    """Return which items stay: by rule, held, named by a person, the last good one, from the future, bases of those.
+
+    What was made while most of the source was gone takes no place of others, and is no last good one.
+    `entries_expected`: how many entries there should be, while they are gone now.
+    """
     ordered = sorted(items, key=lambda item: (item.received_ns, item.key))
     reasons: dict[str, list[str]] = {}
     if keep.everything:
@@ -60,13 +69,17 @@ def apply_keep(items: Iterable[Item], keep: Keep, *, now_ns: int, zone: ZoneInfo
         if item.received_ns > now_ns:
             reasons.setdefault(item.key, []).append("from the future")
     present = [item for item in ordered if item.received_ns <= now_ns]
-    _by_rules([item for item in present if item.trusted], keep, zone, reasons)
-    if any(not item.trusted for item in present):
-        _by_rules(present, keep, zone, reasons)
+    dips = find_dips([item.entry_count for item in present], expected=entries_expected)
+    shrunk = [item for item, dip in zip(present, dips, strict=True) if dip]
+    full = [item for item, dip in zip(present, dips, strict=True) if not dip]
+    _by_rules([item for item in full if item.trusted], keep, zone, reasons)
+    if any(not item.trusted for item in full):
+        _by_rules(full, keep, zone, reasons)
+    _by_rules(shrunk, keep, zone, reasons)
     by_key = {item.key: item for item in ordered}
     if present:
         _add(reasons, present[-1].key, "newest")
-    last_good = next((item for item in reversed(present) if item.good and _restorable(item, by_key)), None)
+    last_good = next((item for item in reversed(full) if item.good and _restorable(item, by_key)), None)
     if last_good is not None:
         _add(reasons, last_good.key, "last good")
     for key in list(reasons):

@@ -36,6 +36,8 @@ class VolumeStatus:
     targets_wanted: int = 0
     last_drill: Drill | None = None
     next_day: int | None = None
+    shrunk_from: int | None = None
+    """How many files and directories it had before its source lost most of them; None when it did not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,7 @@ def volume_status(
     day: int,
     next_day: int | None,
     zone: ZoneInfo,
+    shrunk_from: int | None = None,
 ) -> VolumeStatus:
     """Return how one volume stands, from its dumps and their copies."""
     problems = find_risks(volume, entries, copies, chosen, day=day, zone=zone)
@@ -82,6 +85,9 @@ def volume_status(
         state = CRITICAL
     elif last_drill is not None and day - local_day(last_drill.ended_ns, zone) > DRILL_DAYS_MAX:
         problems.append(f"no drill for {day - local_day(last_drill.ended_ns, zone)} days")
+        state = worst((state, WARNING))
+    if shrunk_from is not None:
+        problems.insert(0, f"its source lost most of its {shrunk_from:,} files and directories: is everything mounted?")
         state = worst((state, WARNING))
     last = newest_good(entries, copies)
     held = {parts[0].target for parts in usable_copies(copies.get(last.dump_id, []))} if last is not None else set()
@@ -95,6 +101,7 @@ def volume_status(
         targets_wanted=chosen.copies_wanted,
         last_drill=last_drill,
         next_day=next_day,
+        shrunk_from=shrunk_from,
     )
 
 
@@ -126,4 +133,5 @@ def nagios_line(sets: Sequence[SetStatus]) -> str:
     text = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
     numbers = " ".join(f"{name}={count}" for name, count in counts.items())
     text = text or f"{count_of(len(volumes), 'volume')} backed up"
-    return f"DALSEGNO {state.upper()} - {text} | {numbers}"
+    shrunk = sum(volume.shrunk_from is not None for volume in volumes)
+    return f"DALSEGNO {state.upper()} - {text} | {numbers} shrunk={shrunk}"

@@ -17,6 +17,7 @@ from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL
 from dalsegno.terms.events import Event, Note, Progress
 from dalsegno.terms.sizes import format_size
+from dalsegno.terms.times import show_time
 from dalsegno.world.clock import ticks_ns
 from dalsegno.world.workers import new_lock
 
@@ -185,6 +186,9 @@ def report_lines(report: RunReport, *, verbose: bool = False) -> list[str]:
         for result in own:
             if result.error:
                 lines.append(f"  {show(result.volume)} FAILED: {result.error}")
+            if result.shrunk:
+                lines.append(f"  {show(result.volume)}: {result.shrunk} When it is right so:")
+                lines.append(f"    dal backup --accept-shrunk {result.volume}")
             if result.unreadable:
                 count = len(result.unreadable)
                 lines.append(f"  {show(result.volume)}: {count} could not be read and are NOT in the backup:")
@@ -207,5 +211,10 @@ def report_lines(report: RunReport, *, verbose: bool = False) -> list[str]:
         lines += [f"  volume {show(volume)}: {', '.join(texts)}" for volume, texts in sorted(report.risks.items())]
     if report.idle:
         lines.append(f"{count_of(len(report.idle), 'volume')} had nothing due")
+    room = report.collected
+    if room is not None and (room.freed_bytes or room.releases):
+        waiting = sum(size for _, size in room.releases)
+        more = f", {format_size(waiting)} more from {show_time(room.releases[-1][0])} on" if waiting else ""
+        lines.append(f"room: {format_size(room.freed_bytes)} given back{more}")
     lines.append(f"run {report.run_id}: {summary(report)}, in {format_duration(report.ended_ns - report.started_ns)}")
     return lines

@@ -15,6 +15,7 @@ from dalsegno.cli.status import paint
 from dalsegno.cli.terminal import Terminal
 from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, DalError
+from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import SECOND_NS, format_time, show_time
 from dalsegno.world.clock import now_ns
 from dalsegno.world.files import write_durable
@@ -70,7 +71,11 @@ def _lines(site: Site, found: SiteStatus, wanted: list[str], terminal: Terminal,
             continue
         rows = [_row(site, volume, at_ns=at_ns) for volume in each.volumes]
         good = sum(volume.state == OK for volume in each.volumes)
-        lines.append(f"{paint('●', COLOURS[each.state])} {each.name}: {good} of {len(each.volumes)} volumes are well")
+        shrunk = sum(volume.shrunk_from is not None for volume in each.volumes)
+        lost = f", {shrunk} lost most of {'its' if shrunk == 1 else 'their'} files" if shrunk else ""
+        volumes = count_of(len(each.volumes), "volume")
+        be = "is" if good == 1 else "are"
+        lines.append(f"{paint('●', COLOURS[each.state])} {each.name}: {good} of {volumes} {be} well{lost}")
         head = ["  volume", "last good backup", "", "level", "copies", "last drill", "next"]
         # Coloured words would be counted as wide as their codes: the table is made first, then painted.
         table = terminal.table([head, *rows]) if rows else ["  no volume yet"]
@@ -78,6 +83,8 @@ def _lines(site: Site, found: SiteStatus, wanted: list[str], terminal: Terminal,
         for volume, line in zip(each.volumes, table[1:], strict=False):
             lines.append(line if volume.state == OK else paint(line, COLOURS[volume.state]))
             lines += [paint(f"      {text}", COLOURS[volume.state]) for text in volume.problems]
+            if volume.shrunk_from is not None:
+                lines.append(f"      when it is right so: dal backup --accept-shrunk {volume.volume}")
         lines.append("")
     if found.outside:
         lines.append(f"in no set, so nobody backs them up: {', '.join(found.outside)}")
@@ -89,7 +96,20 @@ def _lines(site: Site, found: SiteStatus, wanted: list[str], terminal: Terminal,
         lines.append(f"last run: began {show_time(run.started_ns)}, {ended}")
     if found.open_job_count:
         lines.append(f"begun and not ended: {count_of(found.open_job_count, 'volume')}; the next run goes on there")
+    lines += _room_lines(found, at_ns=at_ns)
     return lines
+
+
+def _room_lines(found: SiteStatus, *, at_ns: int) -> list[str]:
+    """Say when a run last gave back room, and how much waits."""
+    if found.collected is None:
+        return []
+    made = found.collected.report["collected"]
+    line = f"room: {format_size(made['freed_bytes'])} given back {age_words(at_ns - found.collected.started_ns)}"
+    waiting = sum(each["bytes"] for each in made["releases"])
+    if waiting:
+        line += f", {format_size(waiting)} wait for a later run"
+    return [line]
 
 
 def _row(site: Site, volume: VolumeStatus, *, at_ns: int) -> list[str]:
@@ -123,6 +143,8 @@ def _value(found: SiteStatus, wanted: list[str]) -> dict[str, Any]:
                         "volume": volume.volume,
                         "state": volume.state,
                         "problems": list(volume.problems),
+                        "source": "ok" if volume.shrunk_from is None else "shrunk",
+                        "entries_before": volume.shrunk_from,
                         "last_good_backup": format_time(volume.last.taken_at_ns) if volume.last else None,
                         "level": volume.last.level if volume.last else None,
                         "dump": volume.last.dump_id.hex() if volume.last else None,
@@ -140,5 +162,12 @@ def _value(found: SiteStatus, wanted: list[str]) -> dict[str, Any]:
         "last_run_started": format_time(found.last_run.started_ns) if found.last_run else None,
         "last_run_ended": format_time(found.last_run.ended_ns) if found.last_run and found.last_run.ended_ns else None,
         "open_jobs": found.open_job_count,
+        "room": _room_value(found),
         "media_here": list(found.media_here),
     }
+
+
+def _room_value(found: SiteStatus) -> dict[str, Any] | None:
+    if found.collected is None:
+        return None
+    return {"given_back": format_time(found.collected.started_ns), **found.collected.report["collected"]}

@@ -27,6 +27,9 @@ class Clone(msgspec.Struct, frozen=True, kw_only=True):
     automatic: bool | None = None
     """Whether a program chose the name, and not a person. None, where nobody wrote it down: the name tells."""
 
+    entry_count: int | None = None
+    """Files and directories in it; None, where nobody wrote it down."""
+
 
 _TIME_NAME = re.compile(r"\d{4}-?\d\d-?\d\dT\d\d:?\d\d:?\d\dZ(-\d+)?")
 

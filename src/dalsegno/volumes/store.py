@@ -211,8 +211,13 @@ class Volumes:
             wanted = clone_name or _free_name(time_name(now_ns), current.clones)
             if wanted in current.clones:
                 raise AlreadyThere(f"clone {name}@{wanted} exists already: choose another name, or unclone it first")
+            target = revision or current.head
+            found = find_revision(self._pool, target)
             clone = Clone(
-                revision=revision or current.head, created_ns=now_ns, automatic=automatic or clone_name is None
+                revision=target,
+                created_ns=now_ns,
+                automatic=automatic or clone_name is None,
+                entry_count=found.entry_count if found is not None else None,
             )
             chosen[:] = [(wanted, clone)]
             return msgspec.structs.replace(current, clones={**current.clones, wanted: clone})
