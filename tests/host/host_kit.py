@@ -1,7 +1,13 @@
 """A store in memory, and a way to look at a directory as `find` and `getfattr` would."""
 
+import contextlib
 import os
+import subprocess
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 from dalsegno.chunks.cut import Cutter
 from dalsegno.chunks.realm import Realm
@@ -116,3 +122,60 @@ def describe_tree(root: bytes) -> dict[bytes, tuple[object, ...]]:
         for short in group:
             found[short] = (*found[short], tuple(sorted(group)))
     return found
+
+
+USER = 65534
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for owners, devices and mounts")
+
+
+@contextlib.contextmanager
+def mounted(place: Path, *words: str) -> Iterator[Path]:
+    """Mount something (`mount WORDS PLACE`) at `place`, made if it is missing; skip where that is not possible."""
+    place.mkdir(parents=True, exist_ok=True)
+    made = subprocess.run(["mount", *words, place], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"NOT TESTED: mount {' '.join(words)}: {made.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@contextlib.contextmanager
+def file_system(directory: Path, *command: str, size: str = "16M") -> Iterator[Path]:
+    """Make a file system in an image with a command such as `mkfs.ext4 -q`, and mount it."""
+    image = directory / f"{command[0]}.img"
+    subprocess.run(["truncate", "-s", size, image], check=True)
+    try:
+        made = subprocess.run([*command, image], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip(f"NOT TESTED: no {command[0]}")
+    if made.returncode:
+        pytest.skip(f"NOT TESTED: {' '.join(command)}: {made.stderr.strip()}")
+    with mounted(directory / f"{command[0]}.mount", "-o", "loop", str(image)) as place:
+        yield place
+
+
+def let_users_in(path: Path) -> None:
+    """Let other users reach a directory of the test."""
+    for each in (path, *path.parents):
+        if each.stat().st_uid == os.geteuid() and each != Path("/") and not each.stat().st_mode & 1:
+            each.chmod(each.stat().st_mode | 0o711)
+
+
+def run_as_user(action: Callable[[], None], *, groups: tuple[int, ...] = ()) -> None:
+    """Run `action` in a process of USER; what it raises fails the test."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setgroups(groups)
+            os.setresgid(USER, USER, USER)
+            os.setresuid(USER, USER, USER)
+            action()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -19,13 +19,12 @@ def test_first_names_are_found_by_number_and_by_the_inode_last_noted(tmp_path: P
     by_inode: dict[int, int] = {}
     for number, link in enumerate(links):
         inode = chance.randrange(1, 2 * SLOTS_MIN)
-        names.add(link, b"a/%d" % (number // 7), b"n%d" % number, inode, locked=number % 5 == 0)
+        names.add(link, b"a/%d" % (number // 7), b"n%d" % number, inode)
         by_inode[inode] = link
     for number, link in enumerate(links):
         row = names.find(link)
         assert row is not None and names.link(row) == link
         assert (names.directory(row), names.name(row)) == (b"a/%d" % (number // 7), b"n%d" % number)
-        assert names.is_locked(row) == (number % 5 == 0)
     assert all(names.link_of_inode(inode) == link for inode, link in by_inode.items())
     assert names.find(links[0] ^ 1) is None and names.link_of_inode(5 * SLOTS_MIN) is None
 

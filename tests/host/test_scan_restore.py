@@ -16,7 +16,7 @@ from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry
 from dalsegno.host import attributes, restore
 from dalsegno.host.restore import OwnerMap
-from dalsegno.terms.errors import BadInput, Damaged, Full, NotFound, Refused
+from dalsegno.terms.errors import BadInput, Damaged, Full, NotFound
 from dalsegno.terms.events import Note
 from dalsegno.trees.build import store_directory
 from dalsegno.trees.read import iterate_directory, lookup
@@ -447,22 +447,6 @@ def test_immutable_files_come_back_and_can_be_updated(machine: Machine, tmp_path
     finally:
         attributes.set_flags(fd, 0)
         os.close(fd)
-
-
-@as_root
-def test_mount_beneath_the_target_is_refused(machine: Machine, corpus: bytes, tmp_path: Path) -> None:
-    machine.scan(corpus)
-    assert machine.revision is not None
-    target = tmp_path / "target"
-    (target / "dir").mkdir(parents=True)
-    if subprocess.run(["mount", "-t", "tmpfs", "none", target / "dir"], check=False).returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
-        with pytest.raises(Refused):
-            restore_tree(machine.store, machine.revision, target)
-        assert os.listdir(target / "dir") == []
-    finally:
-        subprocess.run(["umount", target / "dir"], check=True)
 
 
 def test_large_directory(machine: Machine, tmp_path: Path) -> None:

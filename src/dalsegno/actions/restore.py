@@ -37,15 +37,25 @@ def restore(
     delete: bool = False,
     dry_run: bool = False,
     compare: bool = False,
+    cross_file_systems: bool = False,
 ) -> RestoreOutcome:
     """Make `target` hold what an address or a chain of dumps names; only what differs is written.
 
     Only `paths` when given (relative to the volume's root); a path in the address is one of them. A file with the
-    same size and time is taken for equal, unless `compare` has it read.
+    same size and time is taken for equal, unless `compare` has it read. What is mounted below the target is left alone
+    unless `cross_file_systems`.
     """
     with open_view(house, address) as view:
         return restore_view(
-            house, view, target, paths=paths, owners=owners, delete=delete, dry_run=dry_run, compare=compare
+            house,
+            view,
+            target,
+            paths=paths,
+            owners=owners,
+            delete=delete,
+            dry_run=dry_run,
+            compare=compare,
+            cross_file_systems=cross_file_systems,
         )
 
 
@@ -59,6 +69,7 @@ def restore_view(
     delete: bool = False,
     dry_run: bool = False,
     compare: bool = False,
+    cross_file_systems: bool = False,
 ) -> RestoreOutcome:
     """Make `target` hold what an open view shows."""
     started_ns = now_ns()
@@ -72,6 +83,7 @@ def restore_view(
         delete=delete,
         dry_run=dry_run,
         verify_content=compare,
+        cross_devices=cross_file_systems,
         report=house.report,
     )
     return RestoreOutcome(label=view.label, target=os.fspath(target), result=result, duration_ns=now_ns() - started_ns)

@@ -148,6 +148,7 @@ def restore_dated(
                     owners=owners,
                     delete=arguments.delete,
                     compare=arguments.compare,
+                    cross_file_systems=arguments.cross_file_systems,
                 )
             return made, found
 

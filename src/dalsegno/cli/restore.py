@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ from dalsegno.cli.door import open_house, open_volumes
 from dalsegno.cli.terminal import Terminal, format_duration, show
 from dalsegno.cli.volume import volume_value
 from dalsegno.cli.words import POLICY_HELP, Parser, path_bytes
+from dalsegno.host.losses import count_words
 from dalsegno.host.restore import OwnerMap
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, NotFound, Unavailable
+from dalsegno.terms.events import Note
 from dalsegno.terms.sizes import format_size
 from dalsegno.volumes.address import parse_address, resolve
 from dalsegno.world.clock import now_ns
+
+LISTED_MAX = 100
 
 
 def add_restore(parser: Parser) -> None:
@@ -33,6 +38,7 @@ def add_restore(parser: Parser) -> None:
     parser.add_argument("--delete", action="store_true", help="remove what is in DIR and not in the backup")
     parser.add_argument("--compare", action="store_true", help="read files that look equal; else size and time tell")
     parser.add_argument("--dry-run", action="store_true", help="only tell what would be done")
+    parser.add_argument("--cross-file-systems", action="store_true", help="restore into what is mounted below DIR, too")
     parser.add_argument("--owners", default="name", metavar="name|number|map:FILE", help="whose the files become")
     parser.add_argument("--site", action="store_true", help="everything: pool, volumes and catalog, from the media")
     parser.add_argument("--media", action="append", default=[], metavar="DIR", help="with --site: where a medium is")
@@ -124,37 +130,71 @@ def _restore(arguments: argparse.Namespace, terminal: Terminal) -> int:
                     delete=arguments.delete,
                     dry_run=arguments.dry_run,
                     compare=arguments.compare,
+                    cross_file_systems=arguments.cross_file_systems,
                 )
             except Unavailable as error:
                 # No server that has it answers: what backups are for.
                 outcome, more = _dumps_instead(arguments, terminal, house, what, owners, error)
                 if outcome is None:
                     return EXIT_DONE
+    _say_failures(terminal, outcome.result.failed)
+    terminal.result(
+        {**more, **_outcome_value(outcome, dry_run=arguments.dry_run)},
+        [] if terminal.quiet else _outcome_lines(outcome, dry_run=arguments.dry_run),
+    )
+    return EXIT_PARTIAL if outcome.result.failed or outcome.result.lost.unexpected() else EXIT_DONE
+
+
+def _outcome_value(outcome: actions.RestoreOutcome, *, dry_run: bool) -> dict[str, Any]:
     result = outcome.result
-    value = {
-        **more,
+    return {
         "from": outcome.label,
         "to": outcome.target,
-        "dry_run": arguments.dry_run,
+        "dry_run": dry_run,
         "created": result.created,
         "updated": result.updated,
         "unchanged": result.unchanged,
         "deleted": result.deleted,
         "bytes_written": result.bytes_written,
         "failed": [{"path": path, "error": text} for path, text in result.failed],
+        "left": [{"path": path, "reason": text} for path, text in result.left],
+        "attributes_lost": dict(result.lost.counts),
+        "attributes_lost_listed": [
+            {"path": loss.path, "attribute": loss.attribute, "error": loss.text} for loss in result.lost.listed
+        ],
         "duration_seconds": outcome.duration_ns / 1e9,
     }
-    done = "would restore" if arguments.dry_run else "restored"
+
+
+def _outcome_lines(outcome: actions.RestoreOutcome, *, dry_run: bool) -> list[str]:
+    result = outcome.result
+    done = "would restore" if dry_run else "restored"
     lines = [
         f"{done} {outcome.label} to {outcome.target} in {format_duration(outcome.duration_ns)}",
         f"  {result.created:,} created, {result.updated:,} updated, {result.unchanged:,} unchanged, "
         f"{result.deleted:,} deleted; {format_size(result.bytes_written)} written",
     ]
+    if result.lost.expected:
+        lines.append(
+            f"  not set, because only root can: {count_words(result.lost.expected)}; these files belong to you"
+        )
+    if result.lost.unexpected():
+        lines.append(f"  could not be set: {count_words(result.lost.unexpected())} (-v or --json lists them)")
+    lines += [f"  {show(path)}: {show(text)}" for path, text in result.left[:LISTED_MAX]]
+    if len(result.left) > LISTED_MAX:
+        lines.append(f"  {len(result.left) - LISTED_MAX:,} more were left as they are (-v or --json lists them)")
     if result.failed:
-        lines.append(f"  {len(result.failed)} are missing or not as they should be:")
-        lines += [f"    {show(path)}: {text}" for path, text in result.failed[:100]]
-    terminal.result(value, [] if terminal.quiet else lines)
-    return EXIT_PARTIAL if result.failed else EXIT_DONE
+        lines.append(f"  {len(result.failed):,} are missing or not as they should be")
+    return lines
+
+
+def _say_failures(terminal: Terminal, failed: Sequence[tuple[bytes, str]]) -> None:
+    """Name what failed: all of it with -v, else the first."""
+    said_max = len(failed) if terminal.verbose or terminal.json else LISTED_MAX
+    for path, text in failed[:said_max]:
+        terminal.report(Note(severity="error", path=path, text=text))
+    if len(failed) > said_max:
+        terminal.fail(f"and {len(failed) - said_max:,} more (-v or --json lists all)")
 
 
 def _whole_dumps(what: str) -> list[Path]:

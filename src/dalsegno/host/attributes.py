@@ -7,7 +7,7 @@ import grp
 import os
 import pwd
 import struct
-from typing import Final
+from typing import Final, NamedTuple
 
 AT_FDCWD: Final = -100
 AT_SYMLINK_NOFOLLOW: Final = 0x100
@@ -17,6 +17,8 @@ STATX_FLAGS: Final = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT
 STATX_MASK: Final = 0xFFF  # basic stats and birth time
 STATX_BYTES: Final = 256
 STATX_ATTRIBUTE_NODUMP: Final = 0x40
+STATX_MOUNT_ID: Final = 0x1000
+_STATX_MOUNT_ID_OFFSET: Final = 0x90
 
 STATX: Final = struct.Struct("<8xQIIIH2xQQQ8x16xqI4xqI4xqI4xIIII")
 """attributes, nlink, uid, gid, mode, ino, size, blocks, btime (s, ns), ctime (s, ns), mtime (s, ns),
@@ -104,6 +106,30 @@ class StatxBuffer:
         if libc_statx(directory, name, STATX_FLAGS | (0 if name else AT_EMPTY_PATH), STATX_MASK, self.address) != 0:
             raise statx_error(name)
         return STATX.unpack_from(self.data)
+
+
+class Place(NamedTuple):
+    """Where a file lies: in which mount, and on which device (a btrfs subvolume has one of its own)."""
+
+    mount: int
+    """0 when the kernel (before 5.8) does not tell."""
+    device: int
+
+
+def place_of(directory: int, name: bytes = b"") -> Place:
+    """Return where `name` in an open directory lies, or the open file itself; a symlink is not followed.
+
+    Two mounts of one file system differ in the mount alone: `mount --bind` keeps the device.
+    """
+    flags = STATX_FLAGS | (0 if name else AT_EMPTY_PATH)
+    buffer = StatxBuffer()
+    if libc_statx(directory, name, flags, STATX_MASK | STATX_MOUNT_ID, buffer.address) != 0:
+        raise statx_error(name)
+    fields = STATX.unpack_from(buffer.data)
+    known = int.from_bytes(buffer.data[:4], "little") & STATX_MOUNT_ID
+    offset = _STATX_MOUNT_ID_OFFSET
+    mount = int.from_bytes(buffer.data[offset : offset + 8], "little") if known else 0
+    return Place(mount, os.makedev(fields[-2], fields[-1]))
 
 
 def has_host_clock(fd: int) -> bool:

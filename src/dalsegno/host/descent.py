@@ -1,16 +1,25 @@
 """A way down through directories by file descriptors: no path is ever resolved twice, no symlink followed.
 
-Only the deepest `OPEN_MAX` directories stay open; the way back up goes through `..` and is checked, so that trees
-of any depth work within the limit of open files.
+Only the deepest directories stay open, at most `OPEN_MAX` and fewer where descriptors are scarce; the way back up goes
+through `..` and is checked, so that trees of any depth work within the limit of open files.
 """
 
+import errno
 import os
+import resource
 from typing import Final
 
 from dalsegno.terms.errors import Conflict
 
 OPEN_MAX: Final = 128
+OPEN_MIN: Final = 4
 DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+def open_max() -> int:
+    """Return how many directories one descent may keep open: a quarter of what the process may, at most OPEN_MAX."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OPEN_MAX if soft == resource.RLIM_INFINITY else max(OPEN_MIN, min(OPEN_MAX, soft // 4))
 
 
 class Descent:
@@ -18,6 +27,7 @@ class Descent:
 
     def __init__(self, root: int) -> None:
         self._fds = [root]
+        self._open_max = open_max()
         self._marks: dict[int, tuple[int, int]] = {}
 
     @property
@@ -38,16 +48,33 @@ class Descent:
     def enter(self, name: bytes) -> int:
         """Open the subdirectory `name` and make it the current one."""
         fds = self._fds
-        fd = os.open(name, DIRECTORY_FLAGS, dir_fd=fds[-1])
+        while True:
+            try:
+                fd = os.open(name, DIRECTORY_FLAGS, dir_fd=fds[-1])
+                break
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._close_highest():
+                    raise
         fds.append(fd)
-        if len(fds) > OPEN_MAX:
-            index = len(fds) - OPEN_MAX  # at least 1: the root stays open
-            if fds[index] >= 0:
-                stat = os.fstat(fds[index])
-                self._marks[index] = (stat.st_dev, stat.st_ino)
-                os.close(fds[index])
-                fds[index] = -1
+        if len(fds) > self._open_max:
+            self._close(len(fds) - self._open_max)
         return fd
+
+    def _close_highest(self) -> bool:
+        """Close the open directory that is needed last, but for the root and the current one; tell if there is one."""
+        for index in range(1, len(self._fds) - 1):
+            if self._fds[index] >= 0:
+                self._close(index)
+                return True
+        return False
+
+    def _close(self, index: int) -> None:
+        fds = self._fds
+        if fds[index] >= 0:
+            stat = os.fstat(fds[index])
+            self._marks[index] = (stat.st_dev, stat.st_ino)
+            os.close(fds[index])
+            fds[index] = -1
 
     def leave(self) -> int:
         """Go back to the parent and return its fd."""
@@ -71,39 +98,3 @@ class Descent:
             fd = self._fds.pop()
             if fd >= 0:
                 os.close(fd)
-
-
-def remove_tree(directory: int, name: bytes) -> None:
-    """Remove `name` and all beneath it, without following symlinks or leaving `directory`."""
-    try:
-        os.unlink(name, dir_fd=directory)
-        return
-    except IsADirectoryError:
-        pass
-    except PermissionError:  # POSIX lets unlink of a directory say EPERM
-        pass
-    way = Descent(os.open(name, DIRECTORY_FLAGS, dir_fd=directory))
-    names = [name]
-    try:
-        while names:
-            deeper = None
-            fd = way.fd
-            for child in map(os.fsencode, os.listdir(fd)):
-                try:
-                    os.unlink(child, dir_fd=fd)
-                except (IsADirectoryError, PermissionError):
-                    try:
-                        os.rmdir(child, dir_fd=fd)
-                    except OSError:
-                        deeper = child
-                        break
-            if deeper is not None:
-                way.enter(deeper)
-                names.append(deeper)
-                continue
-            done = names.pop()
-            if names:
-                os.rmdir(done, dir_fd=way.leave())
-    finally:
-        way.close()
-    os.rmdir(name, dir_fd=directory)

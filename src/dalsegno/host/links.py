@@ -68,11 +68,10 @@ class FirstNames:
         self._text = bytearray()
         self._paths = array("Q")
         self._last_path: bytes | None = None
-        self._locked: set[int] = set()
         self._open: OrderedDict[int, int] = OrderedDict()
 
-    def add(self, link: int, directory: bytes, name: bytes, inode: int, *, locked: bool = False) -> None:
-        """Note the first name of a file; `locked`: its flags keep it from being linked to."""
+    def add(self, link: int, directory: bytes, name: bytes, inode: int) -> None:
+        """Note the first name of a file."""
         if directory != self._last_path:
             self._last_path = directory
             self._paths.append(self._put(directory))
@@ -84,8 +83,6 @@ class FirstNames:
         self._by_link.set(link, row)
         if inode != INODE_UNKNOWN:
             self._by_inode.set(inode, row)
-        if locked:
-            self._locked.add(row)
 
     def find(self, link: int) -> int | None:
         """Return the row of a file whose first name was met."""
@@ -98,10 +95,6 @@ class FirstNames:
     def inode(self, row: int) -> int:
         """Return the inode of a file."""
         return self._inodes[row]
-
-    def is_locked(self, row: int) -> bool:
-        """Return whether a file's flags keep it from being linked to."""
-        return row in self._locked
 
     def link_of_inode(self, inode: int) -> int | None:
         """Return the number of the file that has an inode, if its first name was met."""

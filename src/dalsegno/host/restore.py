@@ -13,6 +13,7 @@ import stat as modes
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -20,9 +21,24 @@ from typing import Final
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry, Revision
 from dalsegno.host import attributes
+from dalsegno.host.access import (
+    CAP_FOWNER,
+    OWNER_ALL,
+    OWNER_READS,
+    Opened,
+    close_again,
+    has_capability,
+    is_searchable,
+    lend,
+    open_up,
+    unlocked,
+)
+from dalsegno.host.attributes import Place, place_of
 from dalsegno.host.batch import Batch, BatchResult, write_batch
-from dalsegno.host.descent import DIRECTORY_FLAGS, Descent, remove_tree
+from dalsegno.host.descent import DIRECTORY_FLAGS, Descent
 from dalsegno.host.links import INODE_UNKNOWN, FirstNames
+from dalsegno.host.losses import LINK, Loss, Losses
+from dalsegno.host.removal import MOUNTED, crossing, remove_tree
 from dalsegno.pool.contract import Source
 from dalsegno.terms.errors import BadInput, Conflict, DalError, Damaged, Full, NotFound, Refused
 from dalsegno.terms.events import Note, Progress, Report, silent
@@ -43,8 +59,11 @@ MODE_SET_ID: Final = modes.S_ISUID | modes.S_ISGID
 TEMPORARY_PREFIX: Final = b".dal-restore-"
 _TEMPORARY: Final = re.compile(rb"^\.dal-restore-[0-9a-f]{16}(-[0-9]+)?$")
 _WRITE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_PATH_FLAGS: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _FULL_ERRORS: Final = {errno.ENOSPC, errno.EDQUOT}
+_NO_LINK_ERRORS: Final = {errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS}
+"""The place has no hard links, no more of them for this file, or none between these directories."""
 _XATTRS_OF_HOST: Final = {b"security.selinux", b"security.ima", b"security.evm", b"security.SMACK64"}
 """Given by the host's own policy: set when the tree has them, never removed."""
 _FORMS: Final = {
@@ -82,7 +101,13 @@ class RestoreResult:
     bytes_written: int = 0
     failed: list[tuple[bytes, str]] = field(default_factory=list)
     """What is missing or not as it should be, and why."""
+    lost: Losses = field(default_factory=Losses)
+    """Attributes of restored files that could not be given back."""
+    left: list[tuple[bytes, str]] = field(default_factory=list)
+    """What was left as it is on purpose, and why: nothing of the backup is missing there."""
 
+
+_NOWHERE: Final = Place(0, 0)
 
 Selection = dict[bytes, "Selection | None"]
 """Names to restore in a directory; None is the whole entry."""
@@ -158,9 +183,12 @@ class _Frame:
         "existing",
         "fd",
         "fresh",
+        "is_open_up",
         "items",
+        "opened",
         "own_fd",
         "path",
+        "place",
         "plain",
         "selection",
     )
@@ -181,6 +209,10 @@ class _Frame:
         self.batch = Batch()
         self.batches_pending = 0
         self.own_fd = False
+        self.place = _NOWHERE
+        # What was changed so that files can be written there: taken back at the end.
+        self.is_open_up = fresh
+        self.opened: Opened | None = None
 
 
 class _Restore:
@@ -231,10 +263,14 @@ class _Restore:
 
     def fail(self, path: bytes, text: str) -> None:
         self.result.failed.append((path, text))
-        self.report(Note(severity="error", path=path, text=text))
 
     def note(self, path: bytes, text: str) -> None:
         self.report(Note(severity="note", path=path, text=text))
+
+    def lose(self, path: bytes, attribute: str, text: str) -> None:
+        """Say that a restored file lacks something."""
+        self.result.lost.add(Loss(path=path, attribute=attribute, text=text))
+        self.note(path, f"{attribute} not restored: {text}")
 
     def progress(self) -> None:
         self.progress_count = self.done_count
@@ -298,33 +334,22 @@ class _Restore:
         except OSError as error:
             self.note(path, f"inode flags {flags:#x} not restored: {error.strerror}")
 
-    def unlock(self, fd: int) -> None:
-        """Clear the flags that keep an open file or directory from being changed."""
-        flags = attributes.get_flags(fd) if self.is_root else 0
-        if flags and flags & attributes.FLAGS_LOCKING:
-            attributes.set_flags(fd, flags & ~attributes.FLAGS_LOCKING)
+    def fix_attributes(
+        self, frame: _Frame, name: bytes, entry: Entry, path: bytes, stat: os.stat_result
+    ) -> bool | None:
+        """Give an existing file the entry's attributes and tell whether any differed.
 
-    def unlock_name(self, directory: int, name: bytes) -> None:
-        """Clear the locking flags of a file in the way, if it has any."""
-        try:
-            fd = os.open(name, _READ_FLAGS, dir_fd=directory)
-        except OSError:
-            return
-        try:
-            if modes.S_IFMT(os.fstat(fd).st_mode) in (modes.S_IFREG, modes.S_IFDIR):
-                self.unlock(fd)
-        except OSError:
-            pass
-        finally:
-            os.close(fd)
-
-    def fix_attributes(self, directory: int, name: bytes, entry: Entry, path: bytes, stat: os.stat_result) -> bool:
-        """Give an existing file the entry's attributes; tell whether any differed."""
+        None when they differ and the file has further names, of which some may lie outside the target: they share the
+        attributes, so it has to be written anew.
+        """
+        directory = frame.fd
         uid, gid = self.owners.of(entry)
         form = modes.S_IFMT(stat.st_mode)
-        opened = form in (modes.S_IFREG, modes.S_IFDIR)
-        fd = os.open(name, _READ_FLAGS if opened else os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        fd, lent = self.open_existing(directory, name, form)
+        opened = fd >= 0
         try:
+            if not opened:
+                fd = os.open(name, _PATH_FLAGS, dir_fd=directory)
             target: int | bytes = fd if opened else attributes.path_beneath(directory, name)
             wanted = entry_xattrs(self.source, entry)
             now = os.fstat(fd)
@@ -339,14 +364,19 @@ class _Restore:
             time_differs = stat.st_mtime_ns != entry.mtime_ns
             flags_differ = flags is not None and flags != entry.flags
             differs = owner_differs or mode_differs or xattrs_differ or time_differs or flags_differ
+            if differs and (stat.st_nlink > 1 or not self.may_change(stat)):
+                return None
             if not differs or self.dry_run:
                 return differs
+            if frame.place.mount and frame.place.mount != place_of(fd).mount:
+                raise OSError(errno.EXDEV, MOUNTED)
             if flags is not None and flags & attributes.FLAGS_LOCKING:
-                self.unlock(fd)
+                attributes.set_flags(fd, flags & ~attributes.FLAGS_LOCKING)
                 flags_differ = True
             if owner_differs:
                 self.set_owner(fd if opened else name, entry, path, directory)
-            if mode_differs or (owner_differs and form != modes.S_IFLNK):
+            if mode_differs or lent is not None or (owner_differs and form != modes.S_IFLNK):
+                lent = None
                 os.chmod(fd if opened else b"/proc/self/fd/%d" % fd, mode)
             if xattrs_differ or owner_differs:
                 self.set_xattrs(target, wanted, path)
@@ -359,13 +389,33 @@ class _Restore:
                 self.set_flags(fd, entry.flags, path)
             return True
         finally:
-            os.close(fd)
+            if lent is not None:
+                os.fchmod(fd, lent)
+            if fd >= 0:
+                os.close(fd)
+
+    def open_existing(self, directory: int, name: bytes, form: int) -> tuple[int, int | None]:
+        """Open an existing file or directory; return the fd, -1 for what can only be named, and a mode to put back."""
+        if form not in (modes.S_IFREG, modes.S_IFDIR):
+            return -1, None
+        try:
+            return os.open(name, _READ_FLAGS, dir_fd=directory), None
+        except PermissionError:
+            lent = None if self.dry_run else lend(directory, name, OWNER_READS)
+            return (-1, None) if lent is None else (os.open(name, _READ_FLAGS, dir_fd=directory), lent)
+
+    @staticmethod
+    def may_change(stat: os.stat_result) -> bool:
+        """Tell whether the mode and times of a file are ours to set."""
+        return stat.st_uid == os.geteuid() or has_capability(CAP_FOWNER)
 
     # -- one entry that is no directory
 
     def content_equal(self, directory: int, name: bytes, entry: Entry) -> bool:
         """Compare an existing file with the content in the tree, byte by byte."""
-        fd = os.open(name, _READ_FLAGS, dir_fd=directory)
+        fd, lent = self.open_existing(directory, name, modes.S_IFREG)
+        if fd < 0:
+            return False
         try:
             position = 0
             for offset, data in (*iterate_content(self.source, entry), (entry.size, b"")):
@@ -379,6 +429,8 @@ class _Restore:
                 position = offset + len(data)
             return True
         finally:
+            if lent is not None:
+                os.fchmod(fd, lent)
             os.close(fd)
 
     def is_same(self, directory: int, name: bytes, entry: Entry, stat: os.stat_result) -> bool:
@@ -447,6 +499,8 @@ class _Restore:
         try:
             self.finish_directory(frame)
         except (DalError, OSError, OverflowError, ValueError) as error:
+            with suppress(OSError):
+                close_again(frame.fd, frame.opened)
             self.escalate(error)
             self.fail(frame.path, describe(error))
         finally:
@@ -459,9 +513,21 @@ class _Restore:
         for frame, _, future in self.batches:
             future.exception()
             if frame.own_fd:
+                with suppress(OSError):
+                    close_again(frame.fd, frame.opened)
                 os.close(frame.fd)
                 frame.own_fd = False
         self.batches.clear()
+
+    def close_frames(self, stack: list[_Frame]) -> None:
+        """Take back, after an error, what was changed in directories that will not be finished."""
+        while stack:
+            frame = stack.pop()
+            if frame.fd >= 0:
+                with suppress(OSError, DalError):
+                    close_again(self.way.fd, frame.opened)
+                    if stack:
+                        self.way.leave()
 
     def write_file(self, directory: int, temporary: bytes, entry: Entry, path: bytes) -> None:
         """Write a whole file, but for locking flags, under the temporary name."""
@@ -539,18 +605,20 @@ class _Restore:
         """Rename the temporary to its name, in the place of what is there."""
         if self.is_rehearsal:
             durable_step("rename")
-        if stat is not None:
-            if modes.S_ISDIR(stat.st_mode):
-                self.clear_directory(directory, name, stat)
-            else:
-                self.unlock_name(directory, name)
-        os.rename(self.temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        if stat is not None and modes.S_ISDIR(stat.st_mode):
+            self.clear_directory(directory, name)
+        try:
+            os.rename(self.temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        except PermissionError:
+            if stat is None:
+                raise
+            with unlocked(directory, name):
+                os.rename(self.temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
 
-    def clear_directory(self, directory: int, name: bytes, stat: os.stat_result) -> None:
-        if stat.st_dev != self.device:
-            raise Refused("another file system is mounted where a file belongs")
-        self.unlock_name(directory, name)
-        remove_tree(directory, name)
+    @staticmethod
+    def clear_directory(directory: int, name: bytes) -> None:
+        for path, error in remove_tree(directory, name):
+            raise OSError(error.errno, f"{os.fsdecode(path)} stands in the way: {error.strerror}")
 
     def restore_leaf(self, frame: _Frame, entry: Entry, path: bytes) -> None:
         """Restore one entry that is no directory."""
@@ -566,6 +634,7 @@ class _Restore:
             and (entry.content_kind in (objects.CONTENT_CHUNK, objects.CONTENT_INLINE) or not entry.size)
             and name not in frame.existing
         ):
+            self.open_up(frame)
             frame.batch.add(entry, self.whole_content(entry) or b"", *self.owners.of(entry))
             if frame.batch.is_full:
                 self.hand_over(frame)
@@ -587,10 +656,10 @@ class _Restore:
                 if stat is not None and stat.st_ino == self.first_names.inode(row) and stat.st_dev == self.device:
                     result.unchanged += 1
                     return
-                if not self.dry_run:
-                    self.link_to(row, directory, name, stat, path)
-                self.count(stat)
-                return
+                if self.dry_run or self.link_to(row, frame, name, path, stat):
+                    self.count(stat)
+                    return
+                # A copy, to which the names that follow are linked.
             entry = self.linked_file(entry)
             if entry.kind not in _FORMS or entry.kind == objects.ENTRY_DIRECTORY:
                 raise Damaged("the links table names something that is no file")
@@ -598,14 +667,14 @@ class _Restore:
             shared = stat.st_nlink > 1 and (
                 not link or self.first_names.link_of_inode(stat.st_ino) not in (None, link)
             )  # tied to what the tree keeps apart
-            if not shared:
-                if self.fix_attributes(directory, name, entry, path, stat):
+            differs = None if shared else self.fix_attributes(frame, name, entry, path, stat)
+            if differs is not None:
+                if differs:
                     result.updated += 1
                 else:
                     result.unchanged += 1
                 if link:
-                    locked = bool(entry.flags & attributes.FLAGS_LOCKING)
-                    self.first_names.add(link, frame.path, name, stat.st_ino, locked=locked)
+                    self.first_names.add(link, frame.path, name, stat.st_ino)
                 return
         if self.dry_run:
             if link:
@@ -615,6 +684,7 @@ class _Restore:
         try:
             if self.is_rehearsal:
                 durable_step("write")
+            self.open_up(frame)
             if entry.kind == objects.ENTRY_FILE:
                 self.write_file(directory, self.temporary, entry, path)
             else:
@@ -628,10 +698,9 @@ class _Restore:
             except OSError:
                 pass
             raise
-        locked = bool(entry.flags & attributes.FLAGS_LOCKING)
         if link:
-            self.first_names.add(link, frame.path, name, inode, locked=locked)
-        if locked:
+            self.first_names.add(link, frame.path, name, inode)
+        if entry.flags & attributes.FLAGS_LOCKING:
             self.lock_again(directory, name, entry, path)
         self.count(stat)
 
@@ -652,30 +721,40 @@ class _Restore:
             raise Damaged(f"{entry.name!r}: its file {entry.link:x} is not in the links table")
         return found[1]
 
-    def link_to(self, row: int, directory: int, name: bytes, stat: os.stat_result | None, path: bytes) -> None:
-        """Link the first name of a file to one more, in the place of what `stat` says is there."""
+    def link_to(self, row: int, frame: _Frame, name: bytes, path: bytes, stat: os.stat_result | None) -> bool:
+        """Make `name` a further name of a file, in the place of what `stat` says is there; tell if that can be."""
+        known = self.first_names
+        self.open_up(frame)
+        if stat is None and self.is_rehearsal:
+            durable_step("rename")
+        try:
+            self.make_link(row, frame.fd, name if stat is None else self.temporary)
+        except OSError as error:
+            if error.errno not in _NO_LINK_ERRORS:
+                raise
+            first = known.directory(row) + b"/" + known.name(row)
+            self.lose(path, LINK, f"{describe(error)}: a copy of {os.fsdecode(first.lstrip(b'/'))}")
+            return False
+        if stat is not None:
+            try:
+                self.place(frame.fd, name, stat)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(self.temporary, dir_fd=frame.fd)
+                raise
+        return True
+
+    def make_link(self, row: int, directory: int, name: bytes) -> None:
         known = self.first_names
         above, first = known.open_directory(self.way.root, row), known.name(row)
         if os.stat(first, dir_fd=above, follow_symlinks=False).st_ino != known.inode(row):
             shown = os.fsdecode(known.directory(row) + b"/" + first)
             raise Conflict(f"{shown.lstrip('/')}: replaced while it was restored")
-        if known.is_locked(row):
-            self.unlock_name(above, first)
-        if stat is None:
-            if self.is_rehearsal:
-                durable_step("rename")
+        try:
             os.link(first, name, src_dir_fd=above, dst_dir_fd=directory, follow_symlinks=False)
-        else:
-            os.link(first, self.temporary, src_dir_fd=above, dst_dir_fd=directory, follow_symlinks=False)
-            try:
-                self.place(directory, name, stat)
-            except BaseException:
-                os.unlink(self.temporary, dir_fd=directory)
-                raise
-        if known.is_locked(row):
-            found = self.links.find(known.link(row))
-            assert found is not None
-            self.lock_again(directory, name, found[1], path)
+        except PermissionError:
+            with unlocked(above, first):
+                os.link(first, name, src_dir_fd=above, dst_dir_fd=directory, follow_symlinks=False)
 
     def count(self, stat: os.stat_result | None) -> None:
         if stat is None:
@@ -692,16 +771,23 @@ class _Restore:
             items = (item for item in items if item.name in selection)
         frame = _Frame(entry, path, fd, items, fresh=fresh, selection=selection)
         if not fresh and fd >= 0:
-            if not self.dry_run:
-                self.unlock(fd)
             frame.existing = set(map(os.fsencode, os.listdir(fd)))
         # A rehearsal takes its steps one after the other.
         if self.workers is not None and fd >= 0 and not self.dry_run and not self.is_rehearsal:
             frame.plain = "system.posix_acl_default" not in os.listxattr(fd)
         return frame
 
-    def enter_directory(self, frame: _Frame, entry: Entry, path: bytes) -> _Frame:
-        """Make a subdirectory exist and enter it."""
+    def open_up(self, frame: _Frame) -> None:
+        """Make a directory one that may be changed; its end takes that back."""
+        if not frame.is_open_up:
+            frame.is_open_up = True
+            lent = frame.opened
+            frame.opened = open_up(frame.fd)
+            if lent is not None:
+                frame.opened = Opened(mode=lent.mode, flags=frame.opened.flags if frame.opened is not None else None)
+
+    def enter_directory(self, frame: _Frame, entry: Entry, path: bytes) -> _Frame | None:
+        """Make a subdirectory exist and enter it; None where another file system is mounted."""
         name = entry.name
         fresh = True
         selection = frame.selection.get(name) if frame.selection is not None else None
@@ -710,28 +796,76 @@ class _Restore:
             if modes.S_ISDIR(stat.st_mode):
                 fresh = False
             elif not self.dry_run:
-                self.unlock_name(frame.fd, name)
-                os.unlink(name, dir_fd=frame.fd)
+                self.open_up(frame)
+                for _, error in remove_tree(frame.fd, name):
+                    raise error
         if self.dry_run and (fresh or frame.fd < 0):
             self.result.created += 1
             return self.open_frame(entry, path, -1, fresh=True, selection=selection)
-        if fresh:
-            if self.is_rehearsal:
-                durable_step("make-directory")
-            os.mkdir(name, 0o700, dir_fd=frame.fd)
+        if not fresh:
+            return self.enter_existing(frame, entry, path, selection)
+        self.open_up(frame)
+        if self.is_rehearsal:
+            durable_step("make-directory")
+        os.mkdir(name, 0o700, dir_fd=frame.fd)
         fd = self.way.enter(name)
         try:
-            if not self.cross_devices and os.fstat(fd).st_dev != self.device:
-                raise Refused(
-                    f"{os.fsdecode(path)}: another file system is mounted there: unmount it, or allow crossing"
-                )
-            below = self.open_frame(entry, path, fd, fresh=fresh, selection=selection)
+            below = self.open_frame(entry, path, fd, fresh=True, selection=selection)
         except BaseException:
             self.way.leave()
             raise
-        if fresh:
-            self.result.created += 1
+        below.place = frame.place
+        self.result.created += 1
         return below
+
+    def enter_existing(self, frame: _Frame, entry: Entry, path: bytes, selection: Selection | None) -> _Frame | None:
+        lent = None
+        try:
+            fd = self.way.enter(entry.name)
+        except PermissionError:
+            lent = None if self.dry_run else lend(frame.fd, entry.name, OWNER_ALL)
+            if lent is None:
+                raise
+            fd = self.way.enter(entry.name)
+        opened = Opened(mode=lent, flags=None) if lent is not None else None
+        try:
+            place = place_of(fd)
+            if not self.cross_devices and crossing(frame.place, place) == MOUNTED:
+                self.leave_mounted(entry, path)
+                close_again(fd, opened)
+                self.way.leave()
+                return None
+            below = self.open_frame(entry, path, fd, fresh=False, selection=selection)
+        except BaseException:
+            with suppress(OSError):
+                close_again(fd, opened)
+            self.way.leave()
+            raise
+        below.place, below.opened = place, opened
+        if not self.dry_run and not is_searchable(fd):
+            self.open_up(below)
+        return below
+
+    def leave_mounted(self, entry: Entry, path: bytes) -> None:
+        """Say that nothing is restored into another file system."""
+        if next(iterate_directory(self.source, entry.content), None) is None:
+            text = f"{MOUNTED}: left as it is (an empty directory in the backup)"
+            self.result.left.append((path, text))
+            self.note(path, text)
+        else:
+            self.fail(path, f"{MOUNTED}: not restored; unmount it, or give --cross-file-systems")
+
+    def delete_name(self, frame: _Frame, name: bytes, *, is_counted: bool) -> None:
+        """Remove what the tree has not; what stays is named."""
+        failures = []
+        if not self.dry_run:
+            self.open_up(frame)
+            failures = remove_tree(frame.fd, name)
+        above = frame.path + b"/" if frame.path else b""
+        for path, error in failures:
+            self.fail(above + path, f"not deleted: {error.strerror}")
+        if is_counted and not failures:
+            self.result.deleted += 1
 
     def finish_directory(self, frame: _Frame) -> None:
         """Delete what is not in the tree, then give a finished directory its attributes."""
@@ -740,36 +874,26 @@ class _Restore:
             return
         for name in sorted(frame.existing) if frame.selection is None else ():
             stale = _TEMPORARY.match(name) is not None
-            if not (stale or (self.delete and not frame.damaged)):
-                continue
-            where = path + b"/" + name if path else name
-            if not stale:
-                self.result.deleted += 1
-            if self.dry_run:
-                continue
-            try:
-                stat = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                if stat.st_dev != self.device:
-                    raise OSError(errno.EXDEV, "another file system is mounted there")
-                self.unlock_name(fd, name)
-                remove_tree(fd, name)
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                self.fail(where, f"not deleted: {error.strerror}")
+            if stale or (self.delete and not frame.damaged):
+                self.delete_name(frame, name, is_counted=not stale)
+        opened = frame.opened
         if frame.selection is not None and not frame.fresh:
+            close_again(fd, opened)
             return
         if not frame.fresh:
             before = os.fstat(fd)
+            mode = before.st_mode & 0o7777 if opened is None or opened.mode is None else opened.mode
+            flags = (attributes.get_flags(fd) or 0) if opened is None or opened.flags is None else opened.flags
             uid, gid = self.owners.of(entry)
             same = (
                 before.st_mtime_ns == entry.mtime_ns
-                and before.st_mode & 0o7777 == entry.mode
+                and mode == entry.mode
                 and (not self.is_root or (before.st_uid, before.st_gid) == (uid, gid))
                 and attributes.read_xattrs(fd) == entry_xattrs(self.source, entry)
-                and (attributes.get_flags(fd) or 0) == entry.flags
+                and flags == entry.flags
             )
             if same:
+                close_again(fd, opened)
                 self.result.unchanged += 1
                 return
             self.result.updated += 1
@@ -793,10 +917,12 @@ class _Restore:
                 raise
             fd = -1
         self.way = Descent(fd)
+        stack: list[_Frame] = []
         try:
+            stack.append(self.open_frame(root, b"", fd, fresh=fd < 0, selection=selection))
             if fd >= 0:
-                self.device = os.fstat(fd).st_dev
-            stack = [self.open_frame(root, b"", fd, fresh=fd < 0, selection=selection)]
+                stack[0].place = place_of(fd)
+                self.device = stack[0].place.device
             self.above.add(root.content)
             while stack:
                 frame = stack[-1]
@@ -826,8 +952,10 @@ class _Restore:
                     if entry.kind == objects.ENTRY_DIRECTORY:
                         if entry.content in self.above:
                             raise Damaged("a directory that contains itself")
-                        stack.append(self.enter_directory(frame, entry, path))
-                        self.above.add(entry.content)
+                        below = self.enter_directory(frame, entry, path)
+                        if below is not None:
+                            stack.append(below)
+                            self.above.add(entry.content)
                     elif entry.kind == objects.ENTRY_LINK or entry.kind in _FORMS:
                         self.restore_leaf(frame, entry, path)
                     else:
@@ -842,9 +970,14 @@ class _Restore:
                 if self.done_count - self.progress_count >= PROGRESS_FILES:
                     self.progress()
             self.settle(0)
+        except BaseException:
+            for path, text in self.result.failed:  # no result will tell of them
+                self.report(Note(severity="error", path=path, text=text))
+            raise
         finally:
             self.abandon_batches()
             self.first_names.close()
+            self.close_frames(stack)
             self.way.close()
 
     @staticmethod
