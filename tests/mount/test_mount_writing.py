@@ -93,6 +93,24 @@ def test_unmounting_stores_the_last_writes(home: User) -> None:
     assert home.quick("cat", "v:/file").out == b"y"
 
 
+@as_root
+@needs_program("unshare")
+def test_unmounting_says_that_another_mount_namespace_holds_the_mount(home: User) -> None:
+    """Kind: a wait for what cannot end, blamed on something else."""
+    with mounted(home, "v") as mount:
+        holder = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", "echo there; exec sleep 1000"], stdout=subprocess.PIPE
+        )
+        assert holder.stdout is not None and holder.stdout.readline() == b"there\n"
+        (mount.path / "file").write_text("written")
+        done = home.quick("umount", str(mount.path))
+        assert b"another mount namespace" in done.err and str(holder.pid).encode() in done.err
+        assert home.quick("cat", "v:/file").out == b"written"
+        holder.kill()
+        holder.wait()
+        mount.wait()
+
+
 def test_server_that_is_asked_to_end_stores_the_last_writes(home: User) -> None:
     with mounted(home, "v") as mount:
         (mount.path / "file").write_bytes(b"x")

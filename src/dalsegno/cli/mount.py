@@ -25,6 +25,8 @@ from dalsegno.world.talk import Words
 
 END_SECONDS_MAX = 600
 END_LOOK_SECONDS = 0.05
+HOLDERS_LOOK_TURNS = 20
+HOLDERS_SHOWN_MAX = 3
 
 
 def add_mount(parser: Parser) -> None:
@@ -177,25 +179,38 @@ def _umount(arguments: argparse.Namespace, terminal: Terminal) -> int:
     done = []
     for directory in arguments.directories:
         found = kernel.find_mount(directory)
+        held_by: list[int] = []
         control = None if found.read_only else actions.running_mount(cache_base(), found.path)
         if control is not None:
             # What cannot be stored is said while it is still there.
             actions.tell_mount(control, {"do": "commit"})
         kernel.unmount(found.path, lazy=arguments.lazy)
         if control is not None and not arguments.lazy:
-            _wait_for_end(control, found.path)
-        done.append({"mounted": found.label, "at": found.path})
+            held_by = _wait_for_end(control, found)
+            if held_by:
+                processes = ", ".join(map(str, held_by[:HOLDERS_SHOWN_MAX]))
+                terminal.note(
+                    f"{found.path}: all that was written is stored; another mount namespace still shows it (that of "
+                    f"process {processes}: a container or a service?), and the volume stays mounted until that ends"
+                )
+        done.append({"mounted": found.label, "at": found.path, "held_by": held_by})
     terminal.result(done, [] if terminal.quiet else [f"{each['at']} is free" for each in done])
     return EXIT_DONE
 
 
-def _wait_for_end(control: Path, path: str) -> None:
-    """Wait until the mount's process has stored the last writes and let go of the volume."""
-    for _ in range(int(END_SECONDS_MAX / END_LOOK_SECONDS)):
+def _wait_for_end(control: Path, mounted: kernel.Mounted) -> list[int]:
+    """Wait until the mount's process has stored the last writes and let go of the volume.
+
+    It does not while other mount namespaces show the mount: then wait for the writes alone, and return processes there.
+    """
+    for turn in range(int(END_SECONDS_MAX / END_LOOK_SECONDS)):
         if not control.exists():
-            return
+            return []
+        if turn % HOLDERS_LOOK_TURNS == 0 and (held_by := kernel.holders(mounted.device)):
+            actions.tell_mount(control, {"do": "commit"})
+            return held_by
         pause(END_LOOK_SECONDS)
-    raise Unavailable(f"{path}: its process still stores what was written: see {log_path()}")
+    raise Unavailable(f"{mounted.path}: its process still stores what was written: see {log_path()}")
 
 
 def _point_place(directory: Path) -> tuple[Path, str]:

@@ -182,6 +182,26 @@ def list_mounts() -> list[Mounted]:
     return found
 
 
+def holders(device: str) -> list[int]:
+    """Return processes that still show a mount of this device (`major:minor`), one of each mount namespace.
+
+    Those of others are seen by root alone.
+    """
+    found: dict[str, int] = {}
+    for process in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
+        place = f"/proc/{process}"
+        try:
+            namespace = os.readlink(f"{place}/ns/mnt")
+            if namespace in found:
+                continue
+            with open(f"{place}/mountinfo", errors="surrogateescape") as file:
+                if any(line.split()[2] == device and f" - {TYPE} " in line for line in file):
+                    found[namespace] = process
+        except OSError:
+            continue  # it ended, or is somebody else's
+    return sorted(found.values())
+
+
 def find_mount(path: str) -> Mounted:
     """Return our newest mount at `path`; the directory is not looked at, since its server may be gone."""
     wanted = os.path.join(os.path.realpath(os.path.dirname(os.path.abspath(path))), os.path.basename(path.rstrip("/")))
