@@ -5,64 +5,34 @@ and the variables that the program reads are set here, before any test module is
 """
 
 import contextlib
-import getpass
 import os
-import shutil
-import signal
+import re
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-OWN_VARIABLES = ("DAL_SIM_", "DAL_LIFE_", "DAL_CRASH_")
-"""These speak to the tests, not to the program."""
+from surroundings import remove, settle_environment, settle_signals
+
+FAILED = pytest.StashKey[bool]()
 LONG_SECONDS = 30
 REPORT_EVERY_SECONDS = 10
 
 
-def settle_signals() -> None:
-    """Undo what was inherited: a child must meet Ctrl-C and a hang-up as it would at a terminal."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-        # Under nohup the run itself goes on after a hang-up; a handler, unlike SIG_IGN, is not inherited by programs.
-        signal.signal(signal.SIGHUP, lambda number, frame: None)
-    for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD, signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2):
-        if signal.getsignal(number) == signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def settle_environment(home: str) -> None:
-    """Leave no variable of the person who runs the tests, except what finds programs."""
-    for name in list(os.environ):
-        theirs = name.startswith("DAL_") and not name.startswith(OWN_VARIABLES)
-        if (
-            theirs
-            or name.startswith(("XDG_", "LC_", "GIT_"))
-            or name in ("LANG", "LANGUAGE", "TZ", "COLUMNS", "NO_COLOR")
-        ):
-            del os.environ[name]
-    os.environ["HOME"] = home
-    os.environ["LC_ALL"] = "C.UTF-8"
-    known = os.environ.get("PATH", "").split(":")
-    os.environ["PATH"] = ":".join([*filter(None, known), *(p for p in SYSTEM_PATH.split(":") if p not in known)])
-    if not os.path.isdir(os.environ.get("TMPDIR", "/tmp")):
-        del os.environ["TMPDIR"]
-    time.tzset()
-    os.umask(0o022)
-
-
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
-HOME = os.environ["HOME"] if IS_WORKER else tempfile.mkdtemp(prefix="dalsegno-test-home-")
+PLACE = Path(os.environ["HOME"]).parent if IS_WORKER else Path(tempfile.mkdtemp(prefix="dal-test-"))
+"""Everything that the run leaves on its way: HOME, and what pytest calls basetemp."""
+KEPT = PLACE.parent / f"dal-test-kept-{os.getuid()}"
+"""What tests that failed left, of the last run that had any."""
+(PLACE / "home").mkdir(exist_ok=True)
 settle_signals()
-settle_environment(HOME)
+settle_environment(str(PLACE / "home"))
 
 
 class LongTests:
@@ -105,21 +75,47 @@ class LongTests:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    if not IS_WORKER and not config.option.collectonly:
+    if IS_WORKER:
+        return
+    if config.option.basetemp is None:
+        config.option.basetemp = str(PLACE / "t")
+    if not config.option.collectonly:
         watcher = LongTests(config)
         config.pluginmanager.register(watcher, "long-tests")
         config.add_cleanup(watcher.end)
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_unconfigure(config: pytest.Config) -> None:
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if IS_WORKER:
         return
-    shutil.rmtree(HOME, ignore_errors=True)
-    # pytest removed what passed; a directory that is empty now, and its link to the newest run, are nobody's.
-    with contextlib.suppress(OSError, KeyError):
-        root = Path(tempfile.gettempdir()) / f"pytest-of-{getpass.getuser()}"
-        current = root / "pytest-current"
-        if current.is_symlink() and not current.exists():
-            current.unlink()
-        root.rmdir()
+    remove(PLACE / "home")
+    if exitstatus != pytest.ExitCode.TESTS_FAILED:
+        remove(PLACE)
+        return
+    remove(KEPT)
+    with contextlib.suppress(OSError):
+        PLACE.rename(KEPT)
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line(f"what the failed tests left is in {KEPT}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give a directory of the test's own, which goes when the test passes, however deep and however protected its files are."""
+    name = re.sub(r"\W", "_", request.node.name)[:30]
+    path = tmp_path_factory.mktemp(name)
+    yield path
+    if FAILED not in request.node.stash:
+        remove(path)

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+from surroundings import remove
+
 ROOT = Path(__file__).parents[1]
 CHILD = "import signal; print(*(int(signal.getsignal(n)) for n in (signal.SIGHUP, signal.SIGTERM)), signal.getsignal(signal.SIGINT).__name__)"
 
@@ -22,7 +24,7 @@ def test_a_child_meets_signals_as_at_a_terminal() -> None:
 
 def test_nothing_of_whoever_runs_the_tests_is_seen() -> None:
     assert [name for name in os.environ if name.startswith("XDG_")] == []
-    assert "dalsegno-test-home-" in os.environ["HOME"]
+    assert "/dal-test-" in os.environ["HOME"]
     assert os.umask(0o022) == 0o022 and time.tzname[0] == "UTC" and os.environ["LC_ALL"] == "C.UTF-8"
 
 
@@ -42,3 +44,18 @@ def test_a_run_without_home_with_ignored_signals_and_strange_variables_passes(tm
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert os.listdir(tmp_path) == [], "a run leaves nothing behind"
+
+
+def test_a_tree_deeper_than_recursion_and_longer_than_a_path_is_removed(tmp_path: Path) -> None:
+    """The kind of fault: what cleans up fails on what the tests are for, and ends the whole run."""
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    here = os.open(deep, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d" * 9, dir_fd=here)
+        below = os.open("d" * 9, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    remove(deep)
+    assert not deep.exists()

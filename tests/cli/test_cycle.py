@@ -262,7 +262,9 @@ def test_second_coordinator_exits_7_or_waits(site: Site) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        time.sleep(1)
+        assert waiting.stderr is not None
+        first = waiting.stderr.readline()
+        assert b"waiting for it" in first
         assert waiting.poll() is None and len(site.dumps()) == 2
     finally:
         lock.close()

@@ -124,6 +124,10 @@ class House:
         self.process.stdin.flush()
         return path
 
+    def last_lines(self) -> list[str]:
+        """Return what the last command has printed by now."""
+        return self.lines(self.control / f"{self.count:03}")
+
     def lines(self, path: Path) -> list[str]:
         out = path.with_suffix(".out")
         return out.read_text(errors="replace").splitlines() if out.exists() else []

@@ -28,6 +28,8 @@ GOES_ON = re.compile(
 )
 """Commands that stay; the reader goes on in another terminal when they have printed what the page shows."""
 WAIT_SECONDS_MAX = 60
+JOB_NOTICE = re.compile(r"^\[\d+\]|: line \d+: +\d+ Killed")
+"""What bash says of its jobs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,8 @@ def _type(
     if GOES_ON.search(text) and not text.rstrip().endswith("&"):
         return _go_on(machine, where, command, text)
     code, lines = machine.step(text, typed=typed)
+    if text.rstrip().endswith("&"):
+        lines = _answer(machine)
     right = code != 0 if command.code is None else code == command.code
     story = f"{where}: ended with {code}\n$ {text}" + "\n".join(lines)
     assert right, story
@@ -127,6 +131,17 @@ def _type(
     missing = missing_line(command.prints, lines)
     assert missing is None, f"{where}: the page shows a line that was not printed: {missing!r}\n{story}"
     return learn(command.prints, lines)
+
+
+def _answer(machine: House) -> list[str]:
+    """Wait until what was just put into the background says something, as a person does before typing on."""
+    deadline = time.monotonic() + WAIT_SECONDS_MAX
+    while True:
+        lines = [line for line in machine.last_lines() if not JOB_NOTICE.search(line)]
+        if lines:
+            return lines
+        assert time.monotonic() < deadline, "it says nothing"
+        time.sleep(0.05)
 
 
 def _go_on(machine: House, where: str, command: Command, text: str) -> dict[str, str]:

@@ -115,7 +115,11 @@ def is_whole(text: str) -> bool:
 
 def words(line: str) -> list[str]:
     """Return the words of a printed line, without its figures, ids, units and gaps."""
-    kept = [token for token in line.split() if not re.search(r"\d", token) and not any(gap in token for gap in GAP)]
+    kept = [
+        token.strip(",.:;()")
+        for token in line.split()
+        if not re.search(r"\d", token) and not any(gap in token for gap in GAP)
+    ]
     return [word for token in kept if token not in UNITS for word in re.findall(r"[A-Za-z][A-Za-z'-]*", token)]
 
 

@@ -207,10 +207,30 @@ def test_a_forged_object_is_refused_by_who_gets_it(world: Any) -> None:
         world.sites["s2"].advance(VOLUME, revision)
 
 
+class Patient(random.Random):
+    """Chance that strikes so many times and then lets be: how long the threads' order makes it take has a bound."""
+
+    def __init__(self, seed: str, *, below: float, left: int) -> None:
+        super().__init__(seed)
+        self._below = below
+        self.left = left
+
+    def random(self) -> float:
+        value = super().random()
+        if value >= self._below:
+            return value
+        self.left -= 1
+        return value if self.left >= 0 else 1.0
+
+
 def test_what_is_lost_on_the_way_many_times_arrives_in_the_end(world: Any, small_groups: None) -> None:
+    """The kind of fault: a bound on tries that chance may exceed, on a machine that orders the threads otherwise."""
     revision = commit(world, "s1", files(60, 3000))
-    source, to = (FaultySite(world.sites[name], random.Random(name), faults=0.05) for name in ("s1", "s2"))
-    for _ in range(200):
+    chances = [Patient(name, below=0.05, left=50) for name in ("s1", "s2")]
+    source, to = (
+        FaultySite(world.sites[name], chance, faults=0.05) for name, chance in zip(("s1", "s2"), chances, strict=True)
+    )
+    for _ in range(2 * 50 + 1):
         try:
             copy(source, to, VOLUME, [revision])
             break
@@ -218,5 +238,6 @@ def test_what_is_lost_on_the_way_many_times_arrives_in_the_end(world: Any, small
             continue
     else:
         raise AssertionError("never arrived")
+    assert any(chance.left < 50 for chance in chances)
     world.sites["s2"].advance(VOLUME, revision)
     assert world.files("s2", revision) == files(60, 3000)

@@ -126,7 +126,7 @@ def run_sets(arguments: argparse.Namespace, terminal: Terminal) -> int:
     os.nice(policy.limits.nice)
     board = Board(terminal)
     listener = Listener(begin=board.begin, report=board.report, end=board.end)
-    with coordinator(policy, wait=arguments.wait), open_all(arguments, terminal, policy) as (house, site):
+    with coordinator(policy, terminal, wait=arguments.wait), open_all(arguments, terminal, policy) as (house, site):
         try:
             report = run_backup(
                 house,

@@ -23,7 +23,7 @@ def add_prune(parser: Parser) -> None:
 
 def _prune(arguments: argparse.Namespace, terminal: Terminal) -> int:
     policy = read_policy(arguments)
-    with coordinator(policy, wait=arguments.wait), open_all(arguments, terminal, policy) as (house, site):
+    with coordinator(policy, terminal, wait=arguments.wait), open_all(arguments, terminal, policy) as (house, site):
         states = house.volumes.list()
         members = membership(policy, states).members
         found = plan_prune(site, states, members, now_ns=now_ns())

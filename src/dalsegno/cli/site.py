@@ -96,11 +96,16 @@ def asker(terminal: Terminal) -> Ask | None:
 
 
 @contextmanager
-def coordinator(policy: Policy, *, wait: bool) -> Iterator[None]:
+def coordinator(policy: Policy, terminal: Terminal, *, wait: bool) -> Iterator[None]:
     """Hold the site's lock: one coordinator at a time. Conflict when another has it and `wait` is False."""
     make_directory(policy.state_dir)
     with FileLock(policy.state_dir / "coordinator.lock") as lock:
-        if not lock.acquire(wait=wait):
+        if not lock.acquire(wait=False):
+            if wait:
+                terminal.note(f"another run is at work for {policy.path}: waiting for it")
+                lock.acquire(wait=True)
+                yield
+                return
             raise Conflict(
                 f"another `dal backup --set` or `dal prune` is at work for {policy.path}: wait for it with --wait, "
                 "or look again later"

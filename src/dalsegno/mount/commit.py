@@ -39,6 +39,17 @@ SPOOL_BYTES_MAX: Final = 1024 * MIB
 assert COMMIT_SECONDS < RISK_SECONDS_MAX and SPOOL_BYTES_SOON < SPOOL_BYTES_MAX
 
 
+def is_due(now_ns: int, *, dirty_since_ns: int, spooled_bytes: int, failed_ns: int) -> bool:
+    """Return whether to commit now: the oldest change is old, or much waits, and no try failed just before.
+
+    `dirty_since_ns`: when the oldest change was made, 0 for none. `failed_ns`: when the last try failed, or 0.
+    """
+    if failed_ns and now_ns - failed_ns < RETRY_SECONDS * SECOND_NS:
+        return False
+    old = bool(dirty_since_ns) and now_ns - dirty_since_ns >= COMMIT_SECONDS * SECOND_NS
+    return old or spooled_bytes > SPOOL_BYTES_SOON
+
+
 class Committer:
     """Commits one mounted volume, one commit at a time; whoever comes meanwhile waits, and often finds all done."""
 
@@ -116,10 +127,11 @@ class Committer:
         while not self.ended:
             pause(LOOK_SECONDS)
             besides()
-            since_ns = self._changes.dirty_since_ns
-            due = since_ns and now_ns() - since_ns >= COMMIT_SECONDS * SECOND_NS
-            if (due or self._changes.spooled_bytes > SPOOL_BYTES_SOON) and (
-                now_ns() - failed_ns >= RETRY_SECONDS * SECOND_NS
+            if is_due(
+                now_ns(),
+                dirty_since_ns=self._changes.dirty_since_ns,
+                spooled_bytes=self._changes.spooled_bytes,
+                failed_ns=failed_ns,
             ):
                 failed_ns = 0 if self._try() else now_ns()
 
