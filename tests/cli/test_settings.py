@@ -104,3 +104,60 @@ def test_a_volumes_own_rules_are_set_shown_and_said_by_each_backup(user: User) -
     assert {each["rule"] for each in user.value("volume", "show", "v")["left_out"]} == {"exclude", "nodump"}
     user.quick("volume", "set", "v", "--clear-excludes", "--no-nodump")
     assert user.value("volume", "show", "v")["left_out"] == []
+
+
+# -- which directory
+
+
+def test_after_a_total_loss_a_volume_follows_its_directory_again(user: User) -> None:
+    """Kind of fault: one history is split in two without a word."""
+    user.quick("init", "--encryption", "none")
+    user.quick("volume", "create", "docs", "--source", "s")
+    user.quick("clone", "docs", "one")
+    user.quick("dump", "docs", "-o", "all.dump")
+    user.quick("volume", "remove", "docs", "--yes")
+    done = user.quick("restore", "all.dump", "--volume", "again").out.decode()
+    assert "dal volume set again --source DIR" in done
+    for words in (("backup", "s"), ("backup", str(user.home / "s"))):
+        error = user.quick(*words, code=4).error
+        assert f"`dal volume set again --source {words[1]}`" in error and "`dal volume create NAME --source" in error
+    assert "dal volume set again --source DIR" in user.quick("backup", "again", code=4).error
+    assert [each["volume"] for each in user.value("volume", "list")] == ["again"]
+    user.quick("volume", "set", "again", "--source", "s")
+    value = user.value("backup", "s")
+    assert (
+        value["volume"] == "again"
+        and not value["changed"]
+        and {"one"} < {each["clone"] for each in user.value("clones", "again")}
+    )
+    user.quick("volume", "set", "again", "--source", "none")
+    assert user.value("volume", "show", "again")["kind"] == "native"
+    user.quick("volume", "set", "again", "--source", "nowhere", code=6)
+    user.quick("volume", "set", "again", "--source", "pool", code=4)
+
+
+def test_two_volumes_that_follow_one_directory_are_named(user: User) -> None:
+    """Kind of fault: of several that fit, the first of the alphabet is taken."""
+    user.quick("backup", "s")
+    user.quick("volume", "create", "d2", "--source", "s")
+    error = user.quick("backup", "./s", code=4).error
+    assert "`dal backup d2` or `dal backup s`" in error and "--source none" in error
+    assert user.value("backup", "s")["volume"] == "s" and user.value("backup", "d2")["volume"] == "d2"
+    user.quick("volume", "set", "d2", "--source", "none")
+    assert b"is followed by s, too" in user.quick("volume", "set", "d2", "--source", "s").err
+    user.quick("volume", "set", "d2", "--source", "cache", code=6)
+
+
+def test_a_volumes_name_means_the_volume_wherever_the_command_runs(user: User) -> None:
+    """Kind of fault: what a nightly command does depends on the current directory."""
+    (user.home / "other" / "s").mkdir(parents=True)
+    (user.home / "other" / "s" / "x").write_text("x")
+    user.quick("backup", "other/s")
+    assert names(user) == {"x"}
+    done = user.quick("backup", "s")
+    assert b"the directory here is ./s" in done.err and names(user) == {"x"}
+    assert user.value("backup", "./s")["volume"] == "s-2" and names(user, "s-2") == ALL
+    done = user.quick("backup")
+    assert done.err == b"" and [each["volume"] for each in user.value("backup")] == ["s", "s-2"]
+    (user.home / "s" / "f").mkdir()
+    assert "is a file" in user.quick("backup", "s/small", code=6).error

@@ -11,18 +11,17 @@ from pathlib import Path
 from dalsegno.actions.house import House, author
 from dalsegno.actions.rules import LeftOut, RulesChange, changed_settings, left_out, rules_of
 from dalsegno.actions.shrunk import entries_expected, keep_shrunk
+from dalsegno.actions.sources import Ask, find_or_create, real_source, taken_message
 from dalsegno.chunks.cut import Cutter
 from dalsegno.formats.objects import Revision
 from dalsegno.host.cache import SCAN_SUFFIX, load_cache
 from dalsegno.host.ignore import IgnoreProblem
 from dalsegno.host.scan import ScanResult, scan_tree
-from dalsegno.terms.errors import AlreadyThere, BadInput, NotFound, Refused
+from dalsegno.terms.errors import AlreadyThere, BadInput, NotFound
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.shrunk import Shrunk, find_shrunk
 from dalsegno.volumes.state import NATIVE, TRACKED, Clone, VolumeState
 from dalsegno.world.clock import now_ns
-
-NAME_TRIES_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,43 +87,8 @@ def create_volume(
     settings = changed_settings({}, rules or RulesChange(), now_ns=now_ns())
     if source is None:
         return house.volumes.create(name, kind=NATIVE, now_ns=now_ns(), settings=settings)
-    if not source.is_dir():
-        raise NotFound(f"{source}: no such directory")
-    real = os.fsencode(os.path.realpath(source))
+    real = real_source(house, source)
     return house.volumes.create(name, kind=TRACKED, source=real, now_ns=now_ns(), settings=settings)
-
-
-def _create_tracked(house: House, real: bytes) -> VolumeState:
-    stem = re.sub(r"[^\w .+,=-]", "_", os.fsdecode(os.path.basename(real)).strip(" .+,=-")) or "root"
-    stem = re.sub(r"\.dump$", "_dump", stem.encode(errors="replace").decode()[:80].replace("..", "__"))
-    for number in range(1, NAME_TRIES_MAX):
-        name = stem if number == 1 else f"{stem}-{number}"
-        try:
-            return house.volumes.create(name, kind=TRACKED, source=real, now_ns=now_ns())
-        except AlreadyThere:
-            continue
-    raise AlreadyThere(f"volume {stem!r}: all names like it are taken; use `dal volume create NAME --source DIR`")
-
-
-def find_or_create(house: House, what: str) -> tuple[VolumeState, bool]:
-    """Return the tracked volume of a directory (made if there is none) or of that name, and whether it was made."""
-    if os.path.isdir(what):
-        real = os.fsencode(os.path.realpath(what))
-        if os.path.realpath(house.pool.path) == os.fsdecode(real):
-            raise Refused(f"{what}: is the pool itself; choose another pool or directory")
-        found = next((s for s in house.volumes.list() if s.kind == TRACKED and s.source == real), None)
-        if found is None:
-            return _create_tracked(house, real), True
-        return found, False
-    if os.sep in what and not what.startswith("//"):
-        raise NotFound(f"{what}: no such directory")
-    try:
-        state = house.volumes.get(what)
-    except NotFound:
-        raise NotFound(f"{what}: neither a directory nor a volume") from None
-    if state.kind != TRACKED:
-        raise Refused(f"volume {what!r} follows no directory: `dal import {what} DIR` fills it, `dal clone` names it")
-    return state, False
 
 
 def take(
@@ -140,6 +104,8 @@ def take(
 
     `rules` change what is left out this time only; `accept_shrunk`: what is left of it is right.
     """
+    if state.kind == TRACKED:
+        message = taken_message(message, directory)
     pool = house.pool
     left = left_out(state.settings, rules)
     if not os.path.isdir(directory):
@@ -215,17 +181,27 @@ def backup(
     rules: RulesChange | None = None,
     clone_name: str | None = None,
     accept_shrunk: bool = False,
+    ask: Ask | None = None,
+    by_name: bool = False,
 ) -> BackupResult:
     """Back up a directory, or the directory that the tracked volume `what` follows, and name the state.
 
-    `rules` change what is left out this time only.
+    `rules` change what is left out this time only; `ask` is asked when another volume followed the directory before;
+    with `by_name` no directory is meant.
     """
     started_ns = now_ns()
     left_out({}, rules)  # a bad pattern ends it before anything is made
-    state, created = find_or_create(house, what)
+    state, created = find_or_create(house, what, ask=ask, by_name=by_name)
     if clone_name is not None and clone_name in state.clones:
         raise AlreadyThere(f"clone {state.name}@{clone_name} exists already: choose another name, or unclone it first")
-    taken = take(house, state, state.source, message="backup", rules=rules, accept_shrunk=accept_shrunk)
+    taken = take(
+        house,
+        state,
+        state.source,
+        message="backup",
+        rules=rules,
+        accept_shrunk=accept_shrunk,
+    )
     name, clone = house.volumes.add_clone(taken.state.name, clone_name, now_ns=now_ns(), revision=taken.revision)
     return BackupResult(
         volume=taken.state.name,

@@ -11,7 +11,7 @@ import msgspec
 from blake3 import blake3
 
 from dalsegno.actions.archive import see_media
-from dalsegno.actions.backup import find_or_create, take
+from dalsegno.actions.backup import take
 from dalsegno.actions.house import House
 from dalsegno.actions.keep import collect_within
 from dalsegno.actions.mount import settle
@@ -19,6 +19,7 @@ from dalsegno.actions.plan import gather_facts, membership
 from dalsegno.actions.prune import plan_prune, removal_name, run_prune
 from dalsegno.actions.rules import policy_settings
 from dalsegno.actions.shrunk import note_vanished
+from dalsegno.actions.sources import find_or_create
 from dalsegno.backup.cycle import (
     BEGUN,
     Choice,
@@ -396,7 +397,9 @@ class _Cycle:
     def _volume(self, member: Member, chosen: SetPolicy) -> VolumeState:
         if not member.source:
             return self.house.volumes.get(member.volume)
-        state = find_or_create(self.house, member.source if member.is_new else member.volume)[0]
+        state = find_or_create(
+            self.house, member.source if member.is_new else member.volume, by_name=not member.is_new
+        )[0]
         if policy_settings(state.settings, chosen.name, chosen.rules) == state.settings:
             return state
         return self.house.volumes.update(

@@ -11,6 +11,7 @@ from typing import Any, Final
 from dalsegno.actions.backup import BackupResult, TakeResult, backup, import_directory
 from dalsegno.actions.house import House
 from dalsegno.actions.rules import LARGER_THAN, NO_LIMIT, LeftOut, RulesChange
+from dalsegno.actions.sources import Ask, nothing_there
 from dalsegno.assembly import create_pool
 from dalsegno.cli.door import open_house, open_volumes
 from dalsegno.cli.terminal import Terminal, format_duration, show
@@ -131,7 +132,7 @@ def _open_or_create(arguments: argparse.Namespace, terminal: Terminal) -> House:
     if arguments.what and not any(os.path.isdir(what) for what in arguments.what):
         missing = arguments.what[0]
         if os.sep in missing and not missing.startswith("//"):
-            raise NotFound(f"{missing}: no such directory")  # that is what is wrong, whether there is a pool or not
+            raise nothing_there(missing)  # that is what is wrong, whether there is a pool or not
         return open_volumes(arguments, terminal, *arguments.what)
     if (path / "pool.toml").exists() or not arguments.what:
         return open_house(arguments, terminal)
@@ -161,7 +162,13 @@ def _backup(arguments: argparse.Namespace, terminal: Terminal) -> int:
         for what in targets:
             try:
                 result = backup(
-                    house, what, rules=rules, clone_name=arguments.name, accept_shrunk=arguments.accept_shrunk
+                    house,
+                    what,
+                    rules=rules,
+                    clone_name=arguments.name,
+                    accept_shrunk=arguments.accept_shrunk,
+                    ask=asker(terminal),
+                    by_name=not arguments.what,
                 )
             except DalError as error:
                 if len(targets) == 1:
@@ -178,6 +185,20 @@ def _backup(arguments: argparse.Namespace, terminal: Terminal) -> int:
                 code = EXIT_PARTIAL
         terminal.result(values if len(targets) > 1 else values[0], [] if terminal.quiet else lines)
     return failed.exit_code if failed is not None else code
+
+
+def asker(terminal: Terminal) -> Ask | None:
+    """Return what puts a question to a person, or None with nobody there."""
+    if terminal.json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+
+    def ask(text: str) -> bool | None:
+        terminal.end_progress()
+        print(f"{text} [y/n] ", end="", file=sys.stderr, flush=True)
+        answer = sys.stdin.readline().strip().lower()
+        return {"y": True, "yes": True, "n": False, "no": False}.get(answer)
+
+    return ask
 
 
 def _backup_sets(arguments: argparse.Namespace, terminal: Terminal) -> int:

@@ -20,6 +20,7 @@ from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, NotFound, U
 from dalsegno.terms.events import Note
 from dalsegno.terms.sizes import format_size
 from dalsegno.volumes.address import parse_address, resolve
+from dalsegno.volumes.state import NATIVE
 from dalsegno.world.clock import now_ns
 
 LISTED_MAX = 100
@@ -222,5 +223,7 @@ def _restore_volume(arguments: argparse.Namespace, terminal: Terminal, what: str
     with open_house(arguments, terminal) as house:
         state = actions.restore_volume(house, _whole_dumps(what), arguments.volume)
     lines = [f"volume {state.name} holds what {what} carries: {len(state.clones)} clones"]
+    if state.kind == NATIVE:
+        lines.append(f"  it follows no directory: `dal volume set {state.name} --source DIR` has it backed up again")
     terminal.result(volume_value(state), [] if terminal.quiet else lines)
     return EXIT_DONE

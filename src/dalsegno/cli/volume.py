@@ -9,7 +9,7 @@ from typing import Any
 
 from dalsegno.actions.backup import create_volume
 from dalsegno.actions.rules import left_out, own_keys
-from dalsegno.actions.volume import set_rules
+from dalsegno.actions.sources import followers, set_rules, set_source
 from dalsegno.cli.backup import add_rules, left_out_origin, left_out_value, left_out_words, read_rules
 from dalsegno.cli.door import open_house, open_volumes
 from dalsegno.cli.terminal import Terminal, show
@@ -33,10 +33,11 @@ def add_volume(parser: Parser) -> None:
     create.set_defaults(run=_create)
     change = verbs.add_parser(
         "set",
-        help="change what its backups leave out",
+        help="change what it follows and what its backups leave out",
         epilog="example: dal volume set home --exclude '*.tmp' --exclude-caches",
     )
     change.add_argument("name", metavar="VOLUME")
+    change.add_argument("--source", metavar="DIR", help="the host directory that it follows; `none` ends that")
     add_rules(change, "what its backups leave out, from now on")
     change.add_argument("--remove-exclude", action="append", default=[], metavar="PATTERN", help="end this --exclude")
     change.add_argument("--clear-excludes", action="store_true", help="end each --exclude")
@@ -147,10 +148,18 @@ def _create(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def _set(arguments: argparse.Namespace, terminal: Terminal) -> int:
     change = replace(read_rules(arguments), remove=tuple(arguments.remove_exclude), clear=arguments.clear_excludes)
-    if change.is_empty:
+    if change.is_empty and arguments.source is None:
         raise BadInput(f"say what to change: `dal volume set --help`; `dal volume show {arguments.name}` shows what is")
     with open_volumes(arguments, terminal, arguments.name) as house:
-        state = set_rules(house, arguments.name, change)
+        state = set_rules(house, arguments.name, change)  # first: a bad pattern ends it before anything is changed
+        if arguments.source is not None:
+            source = None if arguments.source == "none" else Path(arguments.source)
+            state = set_source(house, arguments.name, source)
+            others = [name for name in followers(house, state.source) if name != state.name]
+            if others:
+                terminal.note(
+                    f"{show(state.source)} is followed by {', '.join(others)}, too: name the volume to back up"
+                )
     terminal.result(volume_value(state), [] if terminal.quiet else volume_lines(state, terminal))
     return EXIT_DONE
 
