@@ -14,6 +14,7 @@ from dalsegno.actions.rules import LARGER_THAN, NO_LIMIT, LeftOut, RulesChange
 from dalsegno.actions.sources import Ask, nothing_there
 from dalsegno.assembly import create_pool
 from dalsegno.cli.door import open_house, open_volumes
+from dalsegno.cli.key import KEEP_THE_KEY
 from dalsegno.cli.terminal import Terminal, format_duration, show
 from dalsegno.cli.words import POLICY_HELP, Parser, key_path, pool_path
 from dalsegno.host.ignore import check_pattern
@@ -138,10 +139,7 @@ def _open_or_create(arguments: argparse.Namespace, terminal: Terminal) -> House:
         return open_house(arguments, terminal)
     house = create_pool(path, key_path=key_path(arguments), report=terminal.report)
     terminal.note(f"made a pool in {path}")
-    terminal.note(
-        f"its key is {house.pool.key_path}: copy that file to another place now (`dal key export FILE`); "
-        "without it nobody can read the backup, you neither"
-    )
+    terminal.note(f"its key is {house.pool.key_path}: {KEEP_THE_KEY}")
     return house
 
 

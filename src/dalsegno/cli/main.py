@@ -65,7 +65,7 @@ COMMANDS: Final = {
     "replica": ("replica", "add, remove, list, check and resolve the replicas of a volume", "dal replica check home"),
     "serve": ("serve", "serve the pool to other machines over HTTP", "dal serve --listen 0.0.0.0:8420 --name s1"),
     "token": ("serve", "make, list and revoke what a server asks for", "dal token add --right read --volume 'home*'"),
-    "key": ("pool", "show or export the pool's key", "dal key export /media/usb/pool.key"),
+    "key": ("key", "show, copy, list and check keys", "dal key export /media/usb/pool.key"),
     "release": ("release", "show a clone on the read-only sites of a volume", "dal release home@monday --to ro1,ro2"),
     "follow": ("follow", "keep a standby of a volume seconds behind", "dal follow home --to s2"),
     "promote": ("follow", "make a standby the writer", "dal promote home --server s2"),

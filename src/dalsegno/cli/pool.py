@@ -1,4 +1,4 @@
-"""`dal init`, `gc`, `stats`, `doctor`, `key`, and `status` of a pool without a policy."""
+"""`dal init`, `gc`, `stats`, `doctor`, and `status` of a pool without a policy."""
 
 import argparse
 import os
@@ -10,12 +10,15 @@ from dalsegno.actions import keep
 from dalsegno.actions.browse import ordered_clones
 from dalsegno.assembly import create_pool
 from dalsegno.cli.door import open_house
+from dalsegno.cli.key import KEEP_THE_KEY
 from dalsegno.cli.terminal import Terminal, as_json, show
 from dalsegno.cli.words import Parser, key_path, pool_path, read_passphrase
 from dalsegno.pool.collect import CollectResult
-from dalsegno.pool.keys import ENCRYPTIONS, write_key_file
+from dalsegno.pool.key_copies import list_copies
+from dalsegno.pool.keys import ENCRYPTIONS
+from dalsegno.pool.pool import Pool
 from dalsegno.terms.counts import count_of
-from dalsegno.terms.errors import EXIT_DONE, EXIT_FAILED, BadInput
+from dalsegno.terms.errors import EXIT_DONE, EXIT_FAILED
 from dalsegno.terms.sizes import GIB, format_size
 from dalsegno.terms.times import format_time, parse_duration_seconds, show_time
 
@@ -53,13 +56,6 @@ def add_doctor(parser: Parser) -> None:
     parser.set_defaults(run=_doctor)
 
 
-def add_key(parser: Parser) -> None:
-    """Say what `dal key` understands."""
-    parser.add_argument("verb", choices=("show", "export"), help="show its place, or write a copy")
-    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="for export: where the copy goes")
-    parser.set_defaults(run=_key)
-
-
 def _init(arguments: argparse.Namespace, terminal: Terminal) -> int:
     path = Path(arguments.path) if arguments.path is not None else pool_path(arguments)
     passphrase = read_passphrase(confirm=True) if arguments.encryption == "passphrase" else None
@@ -80,7 +76,7 @@ def _init(arguments: argparse.Namespace, terminal: Terminal) -> int:
         }
         lines = [f"made a pool in {pool.path}, encryption: {pool.encryption}"]
         if pool.key_path is not None:
-            lines.append(f"its key is {pool.key_path}: copy that file to another place now; without it all is lost")
+            lines.append(f"its key is {pool.key_path}: {KEEP_THE_KEY}")
         elif pool.encryption == "passphrase":
             lines.append("without the passphrase all is lost: keep it where you find it in ten years")
         else:
@@ -197,32 +193,30 @@ def _doctor(arguments: argparse.Namespace, terminal: Terminal) -> int:
         free = shutil.disk_usage(pool.path).free
         if free < FREE_BYTES_MIN:
             findings.append(f"{pool.path}: only {format_size(free)} free: `dal gc`, or a larger disk")
-        if pool.key_path is not None:
-            if os.stat(pool.key_path).st_mode & 0o077:
-                findings.append(f"{pool.key_path}: others may read the key: chmod 600 it")
-            if os.stat(pool.key_path).st_dev == os.stat(pool.path).st_dev:
-                findings.append(f"{pool.key_path}: on the same disk as the pool: `dal key export` to another place")
+        if pool.key_path is not None and os.stat(pool.key_path).st_mode & 0o077:
+            findings.append(f"{pool.key_path}: others may read the key: chmod 600 it")
+        hints = _key_hints(pool)
         for state in house.volumes.list():
             if state.source and not os.path.isdir(state.source):
                 findings.append(f"volume {state.name}: its source {show(state.source)} is not there")
             if not state.clones:
-                findings.append(f"volume {state.name}: no clone yet")
-    lines = findings or ["all well; `dal verify --pool` reads every byte"]
-    terminal.result({"findings": findings}, lines)
+                hints.append(f"volume {state.name}: no clone yet")
+    lines = [*findings, *(f"hint: {text}" for text in hints)]
+    if not findings:
+        lines.append("all well; `dal verify --pool` reads every byte")
+    terminal.result({"findings": findings, "hints": hints}, lines)
     return EXIT_FAILED if findings else EXIT_DONE
 
 
-def _key(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    with open_house(arguments, terminal) as house:
-        pool = house.pool
-        value: dict[str, Any] = {"encryption": pool.encryption, "key": pool.key_path}
-        value["realm"] = pool.realm.realm_id.hex()
-        if arguments.verb == "show":
-            place = {"passphrase": "in your head: the passphrase", "none": "nothing is encrypted"}
-            terminal.result(value, [str(pool.key_path or place[pool.encryption])])
-            return EXIT_DONE
-        if arguments.file is None:
-            raise BadInput("key export: name the FILE that the copy goes to")
-        write_key_file(arguments.file, pool.realm.secret, pool.realm)
-    terminal.result({**value, "copy": arguments.file}, [f"the key is in {arguments.file}: keep it apart from the pool"])
-    return EXIT_DONE
+def _key_hints(pool: Pool) -> list[str]:
+    """Return what to do about a key that is lost together with its pool."""
+    if pool.key_path is None or os.stat(pool.key_path).st_dev != os.stat(pool.path).st_dev:
+        return []
+    copies = list_copies(pool.pool_id)
+    if any(copy.is_apart for copy in copies):
+        return []
+    beside = f", and so does its copy {show(copies[-1].place)}" if copies else ""
+    return [
+        f"the key {show(os.fspath(pool.key_path))} lies on the same disk as the pool{beside}: "
+        "`dal key export FILE` makes a copy on another"
+    ]

@@ -1,7 +1,8 @@
 """A pool's settings, `pool.toml`, and its realm's secret: under a passphrase, in a key file, or in the open."""
 
+import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,8 +15,10 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from dalsegno.chunks.realm import SECRET_BYTES, Realm
 from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, NoAccess, NotFound, TooNew
 from dalsegno.terms.ids import UUID_BYTES, hex_short
+from dalsegno.terms.times import format_time
 from dalsegno.world import places
 from dalsegno.world.chance import random_bytes
+from dalsegno.world.clock import now_ns
 from dalsegno.world.files import file_errors, make_directory, settle_file, write_durable
 
 SETTINGS_NAME: Final = "pool.toml"
@@ -25,6 +28,7 @@ ENCRYPTIONS: Final = ("passphrase", "keyfile", "none")
 SALT_BYTES: Final = 16
 _NONCE_BYTES: Final = 12
 _KEY_FILE_WORD: Final = "dalsegno-key-1"
+_KEY_FILE_TITLE: Final = "# Key of a Dal Segno pool. Keep it apart from the pool: both together give everything back."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +156,13 @@ def passphrase_key(passphrase: str, *, salt: bytes, cost: KdfCost) -> bytes:
 
 
 def create_pool_settings(
-    *, encryption: str, passphrase: str | None, key_path: Path | None, secret: bytes | None, cost: KdfCost
+    *,
+    place: Path,
+    encryption: str,
+    passphrase: str | None,
+    key_path: Path | None,
+    secret: bytes | None,
+    cost: KdfCost,
 ) -> tuple[PoolSettings, Realm, Path | None]:
     """Return the settings of a new pool, its realm, and its key file, which is written here."""
     if encryption not in ENCRYPTIONS:
@@ -165,7 +175,7 @@ def create_pool_settings(
         return settings, realm, None
     if encryption == "keyfile":
         path = key_path or default_key_path(pool_id)
-        write_key_file(path, secret, realm)
+        write_key_file(path, secret, realm, notes=key_file_notes(pool_id=pool_id, place=place))
         return PoolSettings(pool_id=pool_id, realm_id=realm.realm_id, encryption=encryption), realm, path
     if not passphrase:
         raise BadInput("encryption by passphrase: the passphrase is empty")
@@ -184,12 +194,27 @@ def create_pool_settings(
     return settings, realm, None
 
 
-def write_key_file(path: Path, secret: bytes, realm: Realm) -> None:
+def key_file_notes(*, pool_id: bytes, place: Path, copied: bool = False) -> dict[str, str]:
+    """Return what a key file says of itself to who finds it in ten years."""
+    when = {"copied" if copied else "made": format_time(now_ns())}
+    return {"pool": pool_id.hex(), "place": os.fspath(place.absolute()), "host": os.uname().nodename, **when}
+
+
+def key_file_text(secret: bytes, realm: Realm, notes: Mapping[str, str]) -> bytes:
+    """Return the content of a key file (docs/formats/pool.md)."""
+    lines = [_KEY_FILE_TITLE] if notes else []
+    for name, text in notes.items():
+        plain = "".join(c if c.isprintable() or 0xDC80 <= ord(c) <= 0xDCFF else "?" for c in text)
+        lines.append(f"# {name}: {plain}")
+    lines.append(f"{_KEY_FILE_WORD} {realm.realm_id.hex()} {secret.hex()}")
+    return os.fsencode("".join(line + "\n" for line in lines))
+
+
+def write_key_file(path: Path, secret: bytes, realm: Realm, *, notes: Mapping[str, str] | None = None) -> None:
     """Write the secret where only its owner reads it; a file that holds this secret already is fine."""
     make_directory(path.parent, mode=0o700)
-    text = f"{_KEY_FILE_WORD} {realm.realm_id.hex()} {secret.hex()}\n"
     try:
-        write_durable(path, text.encode(), mode=0o600, replace=False)
+        write_durable(path, key_file_text(secret, realm, notes or {}), mode=0o600, replace=False)
     except AlreadyThere:
         try:
             read_key_file(path, realm.realm_id)
@@ -198,24 +223,39 @@ def write_key_file(path: Path, secret: bytes, realm: Realm) -> None:
         settle_file(path)
 
 
+def _read_key_words(path: Path) -> tuple[list[str], dict[str, str]]:
+    """Return the words of a key file and its notes; comments are lines that begin with #."""
+    with file_errors(path), open(path, "rb") as file:
+        lines = os.fsdecode(file.read(SETTINGS_BYTES_MAX)).splitlines()
+    notes = [line[1:].partition(": ") for line in lines if line.startswith("#")]
+    words = [word for line in lines if not line.startswith("#") for word in line.split()]
+    return words, {name.strip(): text for name, colon, text in notes if colon}
+
+
+def read_key_notes(path: Path) -> tuple[bytes, dict[str, str]]:
+    """Return the realm whose key a file holds, and what the file says of itself; NoAccess for what is no key."""
+    words, notes = _read_key_words(path)
+    try:
+        realm_id = bytes.fromhex(words[1])
+    except (IndexError, ValueError):
+        raise NoAccess(f"key file {path}: not a key of this program") from None
+    read_key_file(path, realm_id)
+    return realm_id, notes
+
+
 def read_realm(path: Path) -> Realm:
     """Return the realm whose key a file holds: that of an exported key, whatever its pool."""
     try:
-        with file_errors(path), open(path, "rb") as file:
-            words = file.read(SETTINGS_BYTES_MAX).decode(errors="replace").split()
-        realm_id = bytes.fromhex(words[1])
+        realm_id, _ = read_key_notes(path)
     except NotFound:
         raise NotFound(f"key file {path}: no such file") from None
-    except (IndexError, ValueError):
-        raise NoAccess(f"key file {path}: not a key of this program") from None
     return Realm(read_key_file(path, realm_id))
 
 
 def read_key_file(path: Path, realm_id: bytes) -> bytes:
     """Return the secret of a realm; NoAccess says where it was looked for."""
     try:
-        with file_errors(path), open(path, "rb") as file:
-            words = file.read(SETTINGS_BYTES_MAX).decode(errors="replace").split()
+        words, _ = _read_key_words(path)
     except NotFound:
         raise NoAccess(f"key file {path}: not there; give its place with --key or put back your copy") from None
     if len(words) != 3 or words[0] != _KEY_FILE_WORD:

@@ -150,6 +150,7 @@ class Pool:
         elif path.exists():
             raise AlreadyThere(f"{path}: not a directory")
         settings, realm, used_key_path = create_pool_settings(
+            place=path,
             encryption=encryption,
             passphrase=passphrase,
             key_path=key_path,

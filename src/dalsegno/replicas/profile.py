@@ -91,7 +91,7 @@ def write_profile(profile: Profile, realm: Realm | None = None) -> None:
         path.parent.chmod(0o700)
     if realm is not None:
         try:
-            write_key_file(key_path_of(profile.name), realm.secret, realm)
+            write_key_file(key_path_of(profile.name), realm.secret, realm, notes={"realm": profile.name})
         except AlreadyThere:
             raise AlreadyThere(f"{key_path_of(profile.name)}: is another realm's key: join with --name OTHER") from None
     write_durable(path, messages.encode(profile), mode=0o600)

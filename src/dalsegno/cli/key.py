@@ -1,0 +1,167 @@
+"""`dal key show|export|list|check`: where keys are, what they open, and copies of them."""
+
+import argparse
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from dalsegno.cli.door import open_house
+from dalsegno.cli.streams import bytes_output
+from dalsegno.cli.terminal import Terminal, show
+from dalsegno.cli.words import Parser, key_path
+from dalsegno.pool.key_copies import STANDARD_OUTPUT, KeyCopy, list_copies, remember_copy
+from dalsegno.pool.keys import key_file_notes, key_file_text, read_key_file, read_key_notes, write_key_file
+from dalsegno.pool.pool import Pool
+from dalsegno.terms.errors import EXIT_DONE, BadInput, DalError, NoAccess
+from dalsegno.terms.times import format_time, show_time
+from dalsegno.world import places
+from dalsegno.world.clock import now_ns
+from dalsegno.world.files import file_errors
+
+KEEP_THE_KEY = (
+    "copy it to another place now (`dal key export FILE`); without it nobody can read the backup, not even you"
+)
+_POOL_KEY = re.compile(r"^([0-9a-f]{32})\.key$")
+_NO_FILE = {"passphrase": "no key file: the passphrase opens the pool", "none": "no key: nothing is encrypted"}
+
+
+def add_key(parser: Parser) -> None:
+    """Say what `dal key` understands."""
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="show|export|list|check")
+    verbs.add_parser("show", help="show where the pool's key is", epilog="example: dal key show").set_defaults(
+        run=_show
+    )
+    export = verbs.add_parser(
+        "export", help="write a copy of the key", epilog="example: dal key export /media/usb/pool.key"
+    )
+    export.add_argument("file", metavar="FILE|-", help="where the copy goes; - prints it (| lpr)")
+    export.set_defaults(run=_export)
+    words = "list this user's key files: which pool, on which machine, since when"
+    verbs.add_parser("list", help=words, epilog="example: dal key list").set_defaults(run=_list)
+    check = verbs.add_parser(
+        "check", help="tell whether key files open the pool", epilog="example: dal key check /media/usb/pool.key"
+    )
+    check.add_argument("files", nargs="*", metavar="FILE", help="default: the key in use, and the copies known here")
+    check.set_defaults(run=_check)
+
+
+def _pool_value(pool: Pool) -> dict[str, Any]:
+    return {"encryption": pool.encryption, "key": pool.key_path, "realm": pool.realm.realm_id.hex()}
+
+
+def _copy_value(copy: KeyCopy) -> dict[str, Any]:
+    return {"place": copy.place, "at": format_time(copy.at_ns), "apart": copy.is_apart}
+
+
+def _show(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_house(arguments, terminal) as house:
+        pool = house.pool
+    copies = list_copies(pool.pool_id)
+    lines = [str(pool.key_path or _NO_FILE[pool.encryption])]
+    if terminal.verbose:
+        lines += [f"  copied to {_place_words(copy)} on {show_time(copy.at_ns)}" for copy in copies]
+    terminal.result({**_pool_value(pool), "copies": [_copy_value(copy) for copy in copies]}, lines)
+    return EXIT_DONE
+
+
+def _place_words(copy: KeyCopy) -> str:
+    return "standard output" if copy.place == STANDARD_OUTPUT else show(copy.place)
+
+
+def _export(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    printed = arguments.file == STANDARD_OUTPUT
+    if printed and terminal.json:
+        raise BadInput("--json and the key cannot both go to the output: name a FILE")
+    file = Path(arguments.file).absolute()
+    if not printed and (file.is_dir() or arguments.file.endswith("/")):
+        raise BadInput(f"{arguments.file}: a directory: name the file that the copy becomes, {file / 'pool.key'}")
+    with open_house(arguments, terminal) as house:
+        pool = house.pool
+        notes = key_file_notes(pool_id=pool.pool_id, place=pool.path, copied=True)
+        if printed:
+            output = bytes_output()
+            output.write(key_file_text(pool.realm.secret, pool.realm, notes))
+            output.flush()
+        else:
+            write_key_file(file, pool.realm.secret, pool.realm, notes=notes)
+        apart = printed or os.stat(file).st_dev != os.stat(pool.path).st_dev
+    place = STANDARD_OUTPUT if printed else os.fspath(file)
+    try:
+        remember_copy(pool.pool_id, KeyCopy(place=place, at_ns=now_ns(), is_apart=apart))
+    except DalError as error:
+        terminal.note(f"the copy is made, but could not be remembered for `dal doctor`: {error}")
+    if printed:
+        return EXIT_DONE
+    lines = [f"the key is in {arguments.file}: keep it apart from the pool"]
+    if not apart:
+        lines.append("  that is on the same disk as the pool: a copy on another disk, or printed, is one more to keep")
+    terminal.result({**_pool_value(pool), "copy": arguments.file, "apart": apart}, lines)
+    return EXIT_DONE
+
+
+def _list(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    config = places.config_dir()
+    files = sorted((config / "keys").glob("*.key")) + sorted((config / "realms").glob("*.key"))
+    given = key_path(arguments)
+    if given is not None and given.absolute() not in files:
+        files.insert(0, given)
+    values = [_file_value(file) for file in files]
+    rows = []
+    for value in values:
+        opens = f"realm {value['name']}" if value["name"] else f"pool {value['pool'][:12]}" if value["pool"] else ""
+        where = " on ".join(show(word) for word in (value["place"], value["host"]) if word)
+        rows.append([opens or "?", where, value["since"] or "", value["problem"] or show(os.fspath(value["file"]))])
+    if not rows:
+        terminal.note(f"no key files in {config / 'keys'}: `dal init` or `dal backup DIR` makes the first")
+    terminal.result(values, terminal.listing(["opens", "where", "since", "file"], rows))
+    return EXIT_DONE
+
+
+def _file_value(file: Path) -> dict[str, Any]:
+    """Return all that a key file tells: old ones have only their name and their time."""
+    value: dict[str, Any] = dict.fromkeys(("realm", "pool", "place", "host", "name", "since", "problem"))
+    value["file"] = file
+    named = _POOL_KEY.match(file.name)
+    try:
+        realm_id, notes = read_key_notes(file)
+        with file_errors(file):
+            changed_ns = os.stat(file).st_mtime_ns
+    except DalError as error:
+        return {**value, "problem": str(error)}
+    made = notes.get("made") or notes.get("copied") or format_time(changed_ns)
+    value.update(realm=realm_id.hex(), since=made, place=notes.get("place"), host=notes.get("host"))
+    return {**value, "pool": notes.get("pool") or (named and named[1]), "name": notes.get("realm")}
+
+
+def _check(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    if arguments.files:
+        for file in arguments.files:
+            arguments.key_path = file
+            with open_house(arguments, terminal) as house:
+                pool = house.pool
+                read_key_file(Path(file), pool.realm.realm_id)  # also where a passphrase opened it
+        values = [{"file": file, "opens": True, "problem": None} for file in arguments.files]
+    else:
+        with open_house(arguments, terminal) as house:
+            pool = house.pool
+        known = [os.fspath(pool.key_path)] if pool.key_path is not None else []
+        known += [copy.place for copy in list_copies(pool.pool_id) if copy.place not in (*known, STANDARD_OUTPUT)]
+        values = [_checked(file, pool) for file in known]
+    lines = []
+    for value in values:
+        told = {True: f"opens {pool.path}", None: "not here now", False: f"WRONG: {value['problem']}"}
+        lines.append(f"{show(str(value['file']))}: {told[value['opens']]}")
+    terminal.result(values, lines or [_NO_FILE[pool.encryption]])
+    wrong = any(value["opens"] is False for value in values)
+    return NoAccess.exit_code if wrong else EXIT_DONE
+
+
+def _checked(file: str, pool: Pool) -> dict[str, Any]:
+    if not os.path.exists(file):
+        return {"file": file, "opens": None, "problem": "not here now"}
+    try:
+        read_key_file(Path(file), pool.realm.realm_id)
+    except DalError as error:
+        return {"file": file, "opens": False, "problem": str(error)}
+    return {"file": file, "opens": True, "problem": None}
