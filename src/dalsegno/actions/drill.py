@@ -40,7 +40,8 @@ def scratch_directory(site: Site, name: str) -> Iterator[Path]:
 
 
 def drill(house: House, site: Site, chosen: Candidate, *, selector: str = "latest", file_count: int | None) -> Drill:
-    """Try a volume: `file_count` files of it, or all with None; from media, as if pool and spool were gone.
+    """Try a volume: `file_count` files of it, or all with None; from media, as if pool and spool were gone (of a set
+    without targets: from the spool, as if the pool was gone).
 
     What is found wrong is in the drill's findings, and the drill in the catalog. Unavailable: a medium is away, and
     nothing was tried.
@@ -55,8 +56,11 @@ def drill(house: House, site: Site, chosen: Candidate, *, selector: str = "lates
             house.report(event)
 
     name = chosen.volume_name
+    # A set without targets has its archive in the spool.
+    in_set = site.policy.sets.get(chosen.set_name)
+    from_media = bool(in_set.targets if in_set is not None else site.targets)
     state = find_and_plan(site, name, selector, volume_id=chosen.volume_id, report=house.report).state
-    plan = plan_retrieve(site, state, from_media=True, report=house.report)
+    plan = plan_retrieve(site, state, from_media=from_media, report=house.report)
     count = size = 0
     if file_count is None:
         wanted_bytes = plan.fetch_bytes + state.top.raw_bytes
@@ -65,7 +69,7 @@ def drill(house: House, site: Site, chosen: Candidate, *, selector: str = "lates
         try:
             dumps = scratch / "dumps"
             found = retrieve(
-                site, plan, in_place=file_count is not None, from_media=True, directory=dumps, report=listen
+                site, plan, in_place=file_count is not None, from_media=from_media, directory=dumps, report=listen
             )
             with open_dumps(found.places, house.pool.realm, f"#{state.revision.hex()}", path=b"", label=name) as view:
                 paths = _choose(view, file_count, seed=started_ns)

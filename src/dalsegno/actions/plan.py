@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dalsegno.actions.house import House
 from dalsegno.actions.prune import Coming, PrunePlan, plan_prune
 from dalsegno.backup.days import dumped_days, local_day, zone_of
-from dalsegno.backup.members import Known, Member, Membership, find_members
+from dalsegno.backup.members import Known, Member, Membership, find_members, path_matches
 from dalsegno.backup.plan import Balance, PlanDay, VolumeFacts, balance, plan_days
 from dalsegno.backup.policy import Policy
 from dalsegno.backup.records import DumpEntry
@@ -45,6 +45,18 @@ def find_directories(policy: Policy) -> list[str]:
         for source in chosen.sources:
             found |= {os.path.realpath(path) for path in glob.glob(source) if os.path.isdir(path)}
     return sorted(found)
+
+
+def outside_links(policy: Policy) -> list[tuple[str, str]]:
+    """Return the symbolic links that the sources' globs meet, and the directories they lead to, which no source names:
+    a volume belongs to the set that names its real directory, so these are in none."""
+    words = [word for each in policy.sets.values() for word in each.sources]
+    links = {path: os.path.realpath(path) for word in words for path in glob.glob(word) if os.path.islink(path)}
+    return sorted(
+        (path, real)
+        for path, real in links.items()
+        if os.path.isdir(real) and not any(path_matches(real, word) for word in words)
+    )
 
 
 def membership(policy: Policy, states: Iterable[VolumeState]) -> Membership:

@@ -108,6 +108,16 @@ def plan_prune(
     return PrunePlan(removals=removals, kept=kept)
 
 
+def plan_clones(
+    states: Iterable[VolumeState], keep: Keep, *, now_ns: int, zone: ZoneInfo, named: bool = False
+) -> PrunePlan:
+    """Return which clones of some volumes rules remove that no policy says; `named`: also those that a person named."""
+    chosen = SetPolicy(name="", keep_clones=keep, keep_named=not named)
+    states = list(states)
+    removals = [removal for state in states for removal in _doomed_clones(state, [], chosen, [], now_ns, zone)]
+    return PrunePlan(removals=removals, kept={CLONES: sum(len(state.clones) for state in states) - len(removals)})
+
+
 def is_safe(copies: Iterable[Copy], chosen: SetPolicy) -> bool:
     """Tell whether as many of the set's targets hold a dump as should."""
     held = {parts[0].target for parts in usable_copies(copies)} & set(chosen.targets)
@@ -248,14 +258,18 @@ def _dump_removal(place: str, entry: DumpEntry, copies: tuple[Copy, ...], chosen
     )
 
 
-def run_prune(house: House, site: Site, plan: PrunePlan) -> PruneResult:
-    """Remove what a plan says. The caller holds the coordinator's lock, and made the plan under it."""
+def run_prune(house: House, site: Site | None, plan: PrunePlan) -> PruneResult:
+    """Remove what a plan says. The caller holds the coordinator's lock, and made the plan under it.
+
+    A plan of clones alone needs neither site nor lock.
+    """
     result = PruneResult()
     for removal in plan.removals:
         try:
             if removal.place == CLONES:
                 house.volumes.unclone(removal.volume, removal.name)
             else:
+                assert site is not None
                 _remove_dump(house, site, removal)
         except NotFound:
             pass  # somebody was faster

@@ -13,8 +13,9 @@ from dalsegno.backup.chains import State
 from dalsegno.backup.records import MEDIUM_ACTIVE, Copy, DumpEntry
 from dalsegno.backup.site import Site, open_site
 from dalsegno.cli.dated import plan_lines, plan_value
-from dalsegno.cli.site import add_policy, asker, open_all, read_policy
-from dalsegno.cli.terminal import Terminal
+from dalsegno.cli.door import open_volumes
+from dalsegno.cli.site import add_policy, asker, open_all, policy_if_any, read_policy
+from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import POLICY_HELP, Parser
 from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, Damaged, NotFound
@@ -218,6 +219,8 @@ def _retrieve(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _history(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    if policy_if_any(arguments) is None:
+        return _pool_history(arguments, terminal)
     with _site(arguments, terminal, create=False) as site:
         entries = site.catalog.dumps(plain_name(arguments.volume) if arguments.volume is not None else None)
         copies = site.catalog.copies_of(entry.dump_id for entry in entries)
@@ -241,6 +244,40 @@ def _history(arguments: argparse.Namespace, terminal: Terminal) -> int:
     ]
     head = [["volume", "dumped", "level", "state of", "size", "dump", "copies"]] if rows else []
     terminal.result(value, terminal.table([*head, *rows], right=(2, 4)) or ["no dump yet"])
+    return EXIT_DONE
+
+
+def _pool_history(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    """Show the dumps that a pool's volumes have recorded, where no policy names a catalog."""
+    with open_volumes(arguments, terminal, arguments.volume or "") as house:
+        states = [house.volumes.get(arguments.volume)] if arguments.volume is not None else house.volumes.list()
+    found = [(state, record) for state in states for record in state.dumps]
+    value = [
+        {
+            "dump": record.dump_id.hex(),
+            "volume": state.name,
+            "level": record.level,
+            "taken": format_time(record.taken_at_ns),
+            "revision": record.revision.hex(),
+            "base_dump": record.base_dump.hex() or None,
+            "bytes": record.size_bytes,
+            "path": record.path,
+        }
+        for state, record in found
+    ]
+    rows = [
+        [
+            state.name,
+            show_time(record.taken_at_ns),
+            str(record.level),
+            format_size(record.size_bytes),
+            hex_short(record.dump_id),
+            show(record.path),
+        ]
+        for state, record in found
+    ]
+    headings = ["volume", "dumped", "level", "size", "dump", "written to"]
+    terminal.result(value, terminal.listing(headings, rows, right=(2, 3)) or ["no dump yet"])
     return EXIT_DONE
 
 

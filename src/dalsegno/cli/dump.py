@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -156,6 +157,17 @@ def _mark(arguments: argparse.Namespace, terminal: Terminal) -> int:
     return EXIT_DONE
 
 
+def _alike(estimates: Sequence[Estimate]) -> list[tuple[Estimate, Estimate]]:
+    """Return the first and the last of each run of neighbours that are alike but for their level."""
+    runs: list[tuple[Estimate, Estimate]] = []
+    for one in estimates:
+        if runs and replace(runs[-1][1], level=one.level) == one and one.level == runs[-1][1].level + 1:
+            runs[-1] = (runs[-1][0], one)
+        else:
+            runs.append((one, one))
+    return runs
+
+
 def _estimate(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_volumes(arguments, terminal, arguments.address) as house:
         levels = arguments.level or range(LEVEL_MAX + 1)
@@ -175,7 +187,9 @@ def _estimate(arguments: argparse.Namespace, terminal: Terminal) -> int:
                 "bytes": one.raw_bytes,
             }
         )
-        what = [f"{one.object_count:,} objects", format_size(one.raw_bytes)] if one.possible else ["no base", ""]
-        rows.append([f"level {one.level}", *what, f"on {hex_short(one.base_dump)}" if one.base_dump else ""])
-    terminal.result(values, terminal.table(rows, right=(1, 2)))
+    for first, last in _alike(estimates):
+        levels = f"{first.level}" if first is last else f"{first.level} to {last.level}"
+        what = [f"{first.object_count:,}", format_size(first.raw_bytes)] if first.possible else ["no base", ""]
+        rows.append([levels, *what, hex_short(first.base_dump) if first.base_dump else ""])
+    terminal.result(values, terminal.listing(["level", "objects", "before compression", "on dump"], rows, right=(1, 2)))
     return EXIT_DONE

@@ -25,7 +25,7 @@ _OTHER_COMMANDS: Final = {
     "du": "`dal stats` shows sizes",
     "export": "`dal dump VOLUME -o FILE` writes a volume into a file; `dal key export FILE` copies the key",
     "extract": "`dal restore VOLUME@CLONE --to DIR` brings files back",
-    "forget": "`dal unclone VOLUME@CLONE` removes a clone; `dal prune` removes what a policy no longer keeps",
+    "forget": "`dal unclone VOLUME@CLONE` removes a clone; `dal prune VOLUME --keep-daily 7` many",
     "fsck": "`dal verify --pool` reads every byte of the pool",
     "get": "`dal restore VOLUME:/PATH --to DIR` brings files back, `dal cat` writes one to the output",
     "info": "`dal volume show NAME`, `dal stats`, and `dal inspect FILE` for a dump",
@@ -94,10 +94,6 @@ _OTHER_OPTIONS: Final = {
 }
 _OPTION_WORDS: Final = {
     "--iexclude": "a pattern like *.[jJ][pP][gG] fits both cases",
-    "--keep-daily": "a policy says what is kept: keep.clones = { daily = 7 } (docs/formats/policy.md)",
-    "--keep-weekly": "a policy says what is kept: keep.clones = { weekly = 4 } (docs/formats/policy.md)",
-    "--keep-monthly": "a policy says what is kept: keep.clones = { monthly = 12 } (docs/formats/policy.md)",
-    "--keep-last": "a policy says what is kept: keep.clones = { last = 7 } (docs/formats/policy.md)",
     "--compression": "everything is compressed already",
     "--progress": "progress is drawn on a terminal by itself",
 }

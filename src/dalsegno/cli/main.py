@@ -49,7 +49,7 @@ COMMANDS: Final = {
     "inspect": ("merge", "show a dump's lineage", "dal inspect home.1.dump"),
     "verify": ("merge", "check every byte of a dump or of the pool", "dal verify home.1.dump"),
     "plan": ("plan", "show what the coming days would bring", "dal plan --days 30"),
-    "prune": ("prune", "remove what the policy's retention no longer keeps", "dal prune --dry-run"),
+    "prune": ("prune", "remove what retention no longer keeps", "dal prune home --keep-daily 7 --keep-weekly 4"),
     "history": ("archive", "list the dumps and where their copies are", "dal history home"),
     "archive": ("archive", "copy dumps to their targets; make lost copies again", "dal archive repair grid"),
     "retrieve": ("archive", "bring dumps back from media", "dal retrieve home@2026-10-03 -o /tmp/dumps"),

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from dalsegno.actions.plan import SitePlan, plan
+from dalsegno.actions.plan import SitePlan, outside_links, plan
 from dalsegno.actions.prune import ARCHIVE, CLONES, SPOOL, Removal, removal_name
 from dalsegno.backup.days import day_name, day_text
 from dalsegno.backup.plan import BUSIEST_TO_MEAN_MAX
@@ -47,7 +47,12 @@ def _check(arguments: argparse.Namespace, terminal: Terminal) -> int:
     path = find_policy(arguments.policy)
     policy, problems = examine_policy(path)
     value = [{"file": str(each.path), "line": each.line, "key": each.key, "problem": each.text} for each in problems]
-    lines = [str(each) for each in problems] or [f"{path}: no mistakes; {len(policy.sets) if policy else 0} sets"]
+    lines = [str(each) for each in problems]
+    links = outside_links(policy) if policy is not None else []
+    if policy is not None:
+        lines.append(f"{path}: no mistakes; {count_of(len(policy.sets), 'set')}")
+        lines += [f"left out: {link} is a link to {target}, which no source names" for link, target in links]
+        value += [{"file": str(path), "problem": None, "left_out": link, "leads_to": target} for link, target in links]
     terminal.result(value, lines)
     return EXIT_DONE if policy is not None else BadInput.exit_code
 

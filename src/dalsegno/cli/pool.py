@@ -1,13 +1,11 @@
-"""`dal init`, `gc`, `stats`, `doctor`, and `status` of a pool without a policy."""
+"""`dal init`, `gc`, `stats`, `doctor`."""
 
 import argparse
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from dalsegno.actions import keep
-from dalsegno.actions.browse import ordered_clones
 from dalsegno.assembly import create_pool
 from dalsegno.cli.door import open_house
 from dalsegno.cli.key import KEEP_THE_KEY
@@ -20,7 +18,7 @@ from dalsegno.pool.pool import Pool
 from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, EXIT_FAILED
 from dalsegno.terms.sizes import GIB, format_size
-from dalsegno.terms.times import format_time, parse_duration_seconds, show_time
+from dalsegno.terms.times import format_time, parse_duration_seconds
 
 FREE_BYTES_MIN = 1 * GIB
 
@@ -143,45 +141,6 @@ def _stats(arguments: argparse.Namespace, terminal: Terminal) -> int:
         ["index", format_size(found.index_bytes)],
     ]
     terminal.result({**as_json(found), "pool_id": found.pool_id.hex()}, terminal.table(rows))
-    return EXIT_DONE
-
-
-def pool_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    """Show the volumes of a pool and their last backup."""
-    values: list[dict[str, Any]] = []
-    rows = []
-    with open_house(arguments, terminal) as house:
-        for state in house.volumes.list():
-            clones = ordered_clones(state)
-            newest = clones[-1] if clones else None
-            dumped = state.dumps[-1] if state.dumps else None
-            values.append(
-                {
-                    "volume": state.name,
-                    "kind": state.kind,
-                    "source": state.source or None,
-                    "clones": len(clones),
-                    "last_clone": newest[0] if newest else None,
-                    "last_clone_at": format_time(newest[1].created_ns) if newest else None,
-                    "last_dump_level": dumped.level if dumped else None,
-                    "last_dump_at": format_time(dumped.taken_at_ns) if dumped else None,
-                }
-            )
-            rows.append(
-                [
-                    state.name,
-                    show_time(newest[1].created_ns) if newest else "none yet",
-                    f"{len(clones):,}",
-                    f"level {dumped.level}" if dumped else "none",
-                    *([show_time(dumped.taken_at_ns) if dumped else ""] if terminal.verbose else []),
-                    show(state.source),
-                ]
-            )
-        path = house.pool.path
-        lines = [f"pool {path}, encryption: {house.pool.encryption}"]
-    headings = ["volume", "last clone", "clones", "last dump", *(["of"] if terminal.verbose else []), "source"]
-    lines += terminal.listing(headings, rows, right=(2,)) or ["no volumes yet: `dal backup DIR` makes one"]
-    terminal.result({"pool": path, "volumes": values}, lines)
     return EXIT_DONE
 
 

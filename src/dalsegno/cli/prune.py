@@ -1,33 +1,79 @@
-"""`dal prune`."""
+"""`dal prune`: retention by the policy, or of some volumes' clones by rules of the command line."""
 
 import argparse
+from zoneinfo import ZoneInfo
 
 from dalsegno.actions.plan import membership
-from dalsegno.actions.prune import PruneResult, plan_prune, removal_name, run_prune
+from dalsegno.actions.prune import PrunePlan, PruneResult, plan_clones, plan_prune, removal_name, run_prune
+from dalsegno.backup.policy import Keep
+from dalsegno.cli.clone import count
+from dalsegno.cli.door import open_volumes
 from dalsegno.cli.plan import removal_summary, removal_value
 from dalsegno.cli.site import add_policy, coordinator, open_all, read_policy
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser
-from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL
-from dalsegno.terms.times import show_time
+from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput
+from dalsegno.terms.times import parse_duration_seconds, show_time
 from dalsegno.world.clock import now_ns
+from dalsegno.world.zones import local_zone_name
+
+KEEP_COUNTS = {
+    "last": "the newest N",
+    "hourly": "the newest of each of N hours that have one",
+    "daily": "the same of days",
+    "weekly": "of weeks",
+    "monthly": "of months",
+    "quarterly": "of quarters",
+    "yearly": "of years",
+}
 
 
 def add_prune(parser: Parser) -> None:
     """Say what `dal prune` understands."""
     add_policy(parser)
+    parser.add_argument("volumes", nargs="*", metavar="VOLUME", help="thin out their clones by --keep rules")
     parser.add_argument("--dry-run", action="store_true", help="only show what would go")
     parser.add_argument("--wait", action="store_true", help="wait for another coordinator instead of ending")
+    rules = parser.add_argument_group("rules for VOLUME, whatever a policy says: a clone stays when any keeps it")
+    for name, text in KEEP_COUNTS.items():
+        rules.add_argument(f"--keep-{name}", type=count, default=0, metavar="N", help=text)
+    rules.add_argument("--keep-within", metavar="TIME", help="what is at most so much older than the newest: 30d")
+    rules.add_argument("--named", action="store_true", help="also clones that a person named; else all of these stay")
     parser.set_defaults(run=_prune)
 
 
+def _keep(arguments: argparse.Namespace) -> Keep:
+    within = parse_duration_seconds(arguments.keep_within) if arguments.keep_within else 0
+    return Keep(within_seconds=within, **{name: getattr(arguments, f"keep_{name}") for name in KEEP_COUNTS})
+
+
 def _prune(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    keep = _keep(arguments)
+    if arguments.volumes:
+        if keep.everything:
+            raise BadInput("which clones stay? Give a rule, for example --keep-daily 7 --keep-weekly 4")
+        return _prune_volumes(arguments, terminal, keep)
+    if not keep.everything or arguments.named:
+        raise BadInput("of which volumes? `dal prune VOLUME --keep-daily 7`; without rules the policy's count")
     policy = read_policy(arguments)
     with coordinator(policy, terminal, wait=arguments.wait), open_all(arguments, terminal, policy) as (house, site):
         states = house.volumes.list()
         members = membership(policy, states).members
         found = plan_prune(site, states, members, now_ns=now_ns())
         result = PruneResult() if arguments.dry_run else run_prune(house, site, found)
+    return _tell(found, result, arguments, terminal)
+
+
+def _prune_volumes(arguments: argparse.Namespace, terminal: Terminal, keep: Keep) -> int:
+    with open_volumes(arguments, terminal, arguments.volumes[0]) as house:
+        states = [house.volumes.get(name) for name in dict.fromkeys(arguments.volumes)]
+        zone = ZoneInfo(local_zone_name())
+        found = plan_clones(states, keep, now_ns=now_ns(), zone=zone, named=arguments.named)
+        result = PruneResult() if arguments.dry_run else run_prune(house, None, found)
+    return _tell(found, result, arguments, terminal)
+
+
+def _tell(found: PrunePlan, result: PruneResult, arguments: argparse.Namespace, terminal: Terminal) -> int:
     shown = found.removals if arguments.dry_run else result.removed
     lines = [f"{show_time(each.received_ns)}  {removal_name(each)}" for each in shown]
     for removal, text in result.waiting:

@@ -17,20 +17,23 @@ def add_status(parser: Parser) -> None:
     parser.add_argument("--policy", metavar="FILE", help=POLICY_HELP)
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="NAME", help="only this set")
     parser.add_argument("--check", action="store_true", help="one line and exit code 0, 1, 2 or 3, for Nagios and kin")
+    parser.add_argument(
+        "--max-age", default="2d", metavar="TIME", help="without a policy: a directory not backed up so long warns (2d)"
+    )
     parser.add_argument("--prometheus", type=Path, metavar="FILE", help="write metrics there, for a textfile collector")
     parser.set_defaults(run=_status)
 
 
 def _status(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    if arguments.check and terminal.json:
+        raise BadInput("--check prints one line for monitors: leave --json away")
     try:
         find_policy(arguments.policy)
     except NotFound:
-        if arguments.policy or arguments.check or arguments.prometheus or arguments.sets:
+        if arguments.policy or arguments.prometheus or arguments.sets:
             raise
-        pool_status: int = import_module("dalsegno.cli.pool").pool_status(arguments, terminal)
+        pool_status: int = import_module("dalsegno.cli.pool_status").pool_status(arguments, terminal)
         return pool_status
-    if arguments.check and terminal.json:
-        raise BadInput("--check prints one line for monitors: leave --json away")
     site_status: int = import_module("dalsegno.cli.site_status").site_status(arguments, terminal)
     return site_status
 
