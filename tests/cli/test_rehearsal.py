@@ -133,6 +133,7 @@ def live_a_day(home: Path, day: int) -> None:
 POLICY = """
 timezone = "Europe/Berlin"
 pool = "HOME/pool"
+key = "HOME/pool.key"
 state = "HOME/state"
 
 [targets.disks]
@@ -174,11 +175,10 @@ VOLUMES = {"ann": "homes/ann", "bob": "homes/bob", "sky": "projects/sky", "sea":
 def test_site_from_nothing_to_fourteen_nights_lost_media_and_an_empty_machine(tmp_path: Path, disks: Disks) -> None:
     home = tmp_path
     real_data(home)
-    site = User(home, {"DAL_POLICY": str(home / "dalsegno.toml"), "DAL_POOL": str(home / "pool")})
+    site = User(home, {"DAL_POLICY": str(home / "dalsegno.toml"), "DAL_POOL": ""})
     (home / "dalsegno.toml").write_text(POLICY.replace("HOME", str(home)))
     assert site.quick("plan", "--check").out.decode().endswith("no mistakes; 3 sets\n")
-    site.quick("init", "--encryption", "keyfile", "--key", str(home / "pool.key"))
-    site.environment["DAL_KEY"] = str(home / "pool.key")
+    site.quick("init", "--encryption", "keyfile")
     site.quick("key", "export", str(home / "safe.key"))
     for name in ("disk-a", "disk-b"):
         disks.make(name)

@@ -161,6 +161,8 @@ class Policy:
     path: Path
     pool: Path | None = None
     """None: the pool that the command line names."""
+    key: Path | None = None
+    """The pool's key file; None: the usual place."""
     state_dir: Path
     catalog_url: str
     spool: SpoolPolicy

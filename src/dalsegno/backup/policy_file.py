@@ -68,12 +68,10 @@ def find_policy(given: str | None) -> Path:
     named = given or os.environ.get("DAL_POLICY")
     if named:
         return Path(named)
-    own = places.find_config_dir()
-    looked_at = [Path("/etc/dalsegno.toml"), *([own / "dalsegno.toml"] if own is not None else [])]
-    for place in looked_at:
+    for place in places.policy_files():
         if place.exists():
             return place
-    looked = " or ".join(map(str, looked_at))
+    looked = " or ".join(map(str, places.policy_files()))
     raise NotFound(f"no policy in {looked}: write one (docs/guides/run-a-site.md) or give --policy FILE")
 
 
@@ -287,6 +285,7 @@ def _read_policy(path: Path, values: dict[str, Any], problems: _Problems) -> Pol
     policy = Policy(
         path=path,
         pool=top.path("pool"),
+        key=top.path("key"),
         state_dir=state_dir,
         catalog_url=top.text("catalog", f"sqlite:///{state_dir / 'catalog.sqlite'}"),
         spool=spool,

@@ -13,11 +13,13 @@ from dalsegno.actions.house import House
 from dalsegno.actions.rules import LARGER_THAN, NO_LIMIT, LeftOut, RulesChange
 from dalsegno.actions.sources import Ask, nothing_there
 from dalsegno.assembly import create_pool
-from dalsegno.cli.door import open_house, open_volumes
+from dalsegno.cli.choice import chosen, key_path
+from dalsegno.cli.door import open_chosen, open_volumes
 from dalsegno.cli.key import KEEP_THE_KEY
 from dalsegno.cli.terminal import Terminal, format_duration, show
-from dalsegno.cli.words import POLICY_HELP, Parser, key_path, pool_path
+from dalsegno.cli.words import POLICY_HELP, Parser
 from dalsegno.host.ignore import check_pattern
+from dalsegno.pool.keys import SETTINGS_NAME
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, DalError, NotFound
 from dalsegno.terms.sizes import format_size, parse_size
 from dalsegno.terms.times import format_time, show_time
@@ -129,14 +131,17 @@ def add_import(parser: Parser) -> None:
 
 
 def _open_or_create(arguments: argparse.Namespace, terminal: Terminal) -> House:
-    path = pool_path(arguments)
     if arguments.what and not any(os.path.isdir(what) for what in arguments.what):
         missing = arguments.what[0]
         if os.sep in missing and not missing.startswith("//"):
             raise nothing_there(missing)  # that is what is wrong, whether there is a pool or not
         return open_volumes(arguments, terminal, *arguments.what)
-    if (path / "pool.toml").exists() or not arguments.what:
-        return open_house(arguments, terminal)
+    choice = chosen(arguments, about_volumes=True)
+    path = choice.pool
+    if path is None or not arguments.what:
+        return open_volumes(arguments, terminal)
+    if (path / SETTINGS_NAME).exists():
+        return open_chosen(arguments, terminal, choice)
     house = create_pool(path, key_path=key_path(arguments), report=terminal.report)
     terminal.note(f"made a pool in {path}")
     terminal.note(f"its key is {house.pool.key_path}: {KEEP_THE_KEY}")

@@ -7,29 +7,37 @@ from pathlib import Path
 
 from dalsegno.actions.house import House
 from dalsegno.assembly import open_pool
+from dalsegno.cli.choice import Choice, chosen, joined_realms, key_path, pool_path
 from dalsegno.cli.terminal import Terminal
-from dalsegno.cli.words import key_path, pool_path, read_passphrase
+from dalsegno.cli.words import read_passphrase
 from dalsegno.formats.pack import PREAMBLE, decode_header, decode_preamble
 from dalsegno.pool.keys import SETTINGS_NAME, decode_settings
-from dalsegno.terms.errors import Damaged, NotFound, TooNew
-from dalsegno.world import places
+from dalsegno.terms.errors import Damaged, NoAccess, NotFound, TooNew
 from dalsegno.world.files import file_errors
-
-PROFILE_SUFFIX = ".json"
 
 
 def open_house(arguments: argparse.Namespace, terminal: Terminal) -> House:
-    """Open the pool that the words name, or the user's own; where neither is, the policy's."""
-    place = pool_path(arguments)
-    if not arguments.pool_path and not os.environ.get("DAL_POOL") and not (place / SETTINGS_NAME).exists():
-        place = _policys_pool(arguments) or place
-        realms = joined_realms()
-        if realms and not (place / SETTINGS_NAME).exists():
-            raise NotFound(
-                f"{place}: no pool here, and this is about a pool: name it with --pool, or make one (`dal init`); "
-                f"what is on the servers of {', '.join(realms)} shows `dal realm status`"
-            )
-    return open_pool(place, passphrase=read_passphrase, key_path=key_path(arguments), report=terminal.report)
+    """Open the pool that the command is about; what is wrong with it is said with which one it is, and why."""
+    choice = chosen(arguments)
+    assert choice.pool is not None
+    realms = joined_realms()
+    if realms and not arguments.pool_path and not (choice.pool / SETTINGS_NAME).exists():
+        raise NotFound(
+            f"{choice.pool}: no pool here, and this is about a pool: name it with --pool, or make one (`dal init`); "
+            f"what is on the servers of {', '.join(realms)} shows `dal realm status`"
+        )
+    return open_chosen(arguments, terminal, choice)
+
+
+def open_chosen(arguments: argparse.Namespace, terminal: Terminal, choice: Choice) -> House:
+    """Open a pool that was chosen; what is wrong with it is said with which one it is, and why."""
+    assert choice.pool is not None
+    terminal.about = str(choice) if choice.others else ""
+    try:
+        return open_pool(choice.pool, passphrase=read_passphrase, key_path=key_path(arguments), report=terminal.report)
+    except (NoAccess, NotFound, Damaged) as error:
+        error.args = (f"{error} ({choice})",)
+        raise
 
 
 def open_volumes(arguments: argparse.Namespace, terminal: Terminal, *words: str) -> House:
@@ -101,12 +109,8 @@ def _realms_with_id(realm_id: bytes) -> list[str]:
 
 
 def default_realm(arguments: argparse.Namespace) -> str | None:
-    """Return the realm that DAL_REALM names, or the only one that was joined by somebody without a pool of his own."""
-    named = os.environ.get("DAL_REALM")
-    if named:
-        return named
-    profiles = joined_realms()
-    return profiles[0] if len(profiles) == 1 and not (pool_path(arguments) / SETTINGS_NAME).exists() else None
+    """Return the realm that a command about volumes is about, or None when that is a pool."""
+    return chosen(arguments, about_volumes=True).realm or None
 
 
 def open_realm_house(realm: str, terminal: Terminal) -> House:
@@ -114,16 +118,6 @@ def open_realm_house(realm: str, terminal: Terminal) -> House:
     # What belongs to realms takes long to load: only who uses one waits for it.
     house: House = import_module("dalsegno.assembly_remote").open_realm(realm, report=terminal.report)
     return house
-
-
-def joined_realms() -> list[str]:
-    """Return the realms that this user joined."""
-    base = places.find_config_dir()
-    try:
-        names = os.listdir(base / "realms") if base is not None else []
-    except OSError:
-        return []
-    return sorted(name.removesuffix(PROFILE_SUFFIX) for name in names if name.endswith(PROFILE_SUFFIX))
 
 
 def realm_of_addresses(words: list[str]) -> str:
@@ -155,13 +149,3 @@ def _open_nearer(arguments: argparse.Namespace, terminal: Terminal, words: tuple
 def _names_in(realm: str) -> set[str]:
     names: set[str] = import_module("dalsegno.cli.realm").volumes_of_realm(realm)
     return names
-
-
-def _policys_pool(arguments: argparse.Namespace) -> Path | None:
-    policy_file = import_module("dalsegno.backup.policy_file")  # only who has no pool of his own waits for it
-    try:
-        found = policy_file.find_policy(getattr(arguments, "policy", None))
-    except NotFound:
-        return None
-    pool: Path | None = policy_file.load_policy(found).pool
-    return pool

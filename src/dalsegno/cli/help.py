@@ -22,9 +22,10 @@ GLOBAL_OPTIONS: Final = """\
 They stand before or behind the command.
 
   --pool PATH    the pool to work on; else the one that DAL_POOL names, else
-                 your own (~/.local/share/dalsegno/pool), else the policy's
+                 the policy's, else your own (~/.local/share/dalsegno/pool);
+                 `dal status` says which one it is, and why
   --key FILE     the pool's key file; else the one that DAL_KEY names, else the
-                 one that was made with the pool
+                 policy's, else the one that was made with the pool
   --json         print the result as JSON, and errors as JSON on standard error
   --utc          read and show times in UTC, not in the local time zone
   -q, --quiet    print only results that were asked for, and errors
@@ -96,7 +97,7 @@ With --json an error is an object with its `code`, `message` and `exit_code`.
   DAL_PASSPHRASE             the pool's passphrase; better:
   DAL_PASSPHRASE_FILE        a file whose first line is the passphrase
   DAL_POLICY                 the policy, as --policy; else /etc/dalsegno.toml,
-                             else ~/.config/dalsegno/policy.toml
+                             else ~/.config/dalsegno/dalsegno.toml
   DAL_REALM                  the realm whose volumes are meant
   DAL_NOW                    the time that is taken for now (a rehearsal)
   DAL_DEBUG=1                where an error came from, for a report

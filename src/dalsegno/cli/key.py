@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from dalsegno.cli.choice import key_path
 from dalsegno.cli.door import open_house
 from dalsegno.cli.streams import bytes_output
 from dalsegno.cli.terminal import Terminal, show
-from dalsegno.cli.words import Parser, key_path
+from dalsegno.cli.words import Parser
 from dalsegno.pool.key_copies import STANDARD_OUTPUT, KeyCopy, list_copies, remember_copy
 from dalsegno.pool.keys import key_file_notes, key_file_text, read_key_file, read_key_notes, write_key_file
 from dalsegno.pool.pool import Pool

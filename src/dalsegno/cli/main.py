@@ -13,7 +13,10 @@ from dalsegno.terms.errors import (
     EXIT_PARTIAL,
     BadInput,
     DalError,
+    Damaged,
     Full,
+    NoAccess,
+    NotFound,
 )
 
 if TYPE_CHECKING:
@@ -192,6 +195,10 @@ def _run(words: list[str]) -> int:
     _end_cleanly_on_signals()
     try:
         code: int = arguments.run(arguments, terminal)
+    except (NotFound, NoAccess, Damaged) as error:
+        if terminal.about and terminal.about not in str(error):
+            error.args = (f"{error} ({terminal.about})",)
+        raise
     finally:
         terminal.end_progress()
     return code

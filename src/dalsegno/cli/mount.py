@@ -9,9 +9,10 @@ from typing import Any
 
 from dalsegno.actions import mount as actions
 from dalsegno.actions.view import split_dumps
-from dalsegno.cli.door import joined_realms, open_volumes
+from dalsegno.cli.choice import joined_realms, key_path, pool_path
+from dalsegno.cli.door import open_volumes
 from dalsegno.cli.terminal import Terminal
-from dalsegno.cli.words import Parser, key_path, pool_path
+from dalsegno.cli.words import Parser
 from dalsegno.mount import kernel, service
 from dalsegno.mount.gallery import HouseGallery, dumps_picture
 from dalsegno.mount.service import Wishes

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from dalsegno.actions import keep
 from dalsegno.assembly import create_pool
+from dalsegno.cli.choice import key_path, pool_path
 from dalsegno.cli.door import open_house
 from dalsegno.cli.key import KEEP_THE_KEY
 from dalsegno.cli.terminal import Terminal, as_json, show
-from dalsegno.cli.words import Parser, key_path, pool_path, read_passphrase
+from dalsegno.cli.words import Parser, read_passphrase
 from dalsegno.pool.collect import CollectResult
 from dalsegno.pool.key_copies import list_copies
 from dalsegno.pool.keys import ENCRYPTIONS

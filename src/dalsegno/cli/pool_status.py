@@ -5,7 +5,8 @@ from typing import Any
 
 from dalsegno.backup.pool_status import VolumeAge, pool_line, volume_age, worst_state
 from dalsegno.backup.status import STATES
-from dalsegno.cli.door import open_house
+from dalsegno.cli.choice import chosen
+from dalsegno.cli.door import open_volumes
 from dalsegno.cli.site_status import COLOURS, EXIT_UNKNOWN, age_words
 from dalsegno.cli.status import paint
 from dalsegno.cli.terminal import Terminal, show
@@ -19,7 +20,8 @@ def pool_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
     at_ns = now_ns()
     max_age_ns = parse_duration_seconds(arguments.max_age) * SECOND_NS
     try:
-        with open_house(arguments, terminal) as house:
+        choice = chosen(arguments, about_volumes=True)
+        with open_volumes(arguments, terminal) as house:
             pool, states = house.pool, house.volumes.list()
             path, encryption = pool.path, pool.encryption
     except DalError as error:
@@ -33,14 +35,15 @@ def pool_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
         return STATES.index(worst_state(ages))
     headings = ["volume", "last clone", "", "clones", "last dump", *(["of"] if terminal.verbose else []), "source"]
     table = terminal.listing(headings, [_row(each, at_ns, terminal) for each in ages], right=(3,))
-    lines = [f"pool {path}, encryption: {encryption}"]
+    lines = [str(choice) if choice.realm else f"{choice}; encryption: {encryption}"]
     lines += table[: len(table) - len(ages)]
     for each, line in zip(ages, table[len(table) - len(ages) :], strict=True):
         lines.append(line)
         lines += [paint(f"    {text}", COLOURS[each.state]) for text in each.problems]
     if not ages:
         lines.append("no volumes yet: `dal backup DIR` makes one")
-    terminal.result({"pool": path, "state": worst_state(ages), "volumes": list(map(_value, ages))}, lines)
+    about = {"pool": path, "realm": choice.realm or None, "why": choice.why, "others": choice.others}
+    terminal.result({**about, "state": worst_state(ages), "volumes": list(map(_value, ages))}, lines)
     return EXIT_DONE
 
 

@@ -20,9 +20,10 @@ from dalsegno.assembly_remote import (
     open_realm,
 )
 from dalsegno.chunks.realm import Realm
-from dalsegno.cli.door import joined_realms, open_house, volume_of
+from dalsegno.cli.choice import joined_realms, pool_path
+from dalsegno.cli.door import open_house, volume_of
 from dalsegno.cli.terminal import Terminal
-from dalsegno.cli.words import Parser, pool_path
+from dalsegno.cli.words import Parser
 from dalsegno.formats.join import JOIN_BYTES_MAX, parse_join
 from dalsegno.pool.keys import SETTINGS_NAME
 from dalsegno.replicas.profile import (

@@ -9,9 +9,10 @@ from dalsegno.assembly import create_pool, open_pool
 from dalsegno.backup.policy import Policy
 from dalsegno.backup.policy_file import default_state_dir, load_policy
 from dalsegno.backup.site import open_site
+from dalsegno.cli.choice import key_path, pool_path
 from dalsegno.cli.site import asker, policy_if_any, policy_pool
 from dalsegno.cli.terminal import Terminal
-from dalsegno.cli.words import key_path, pool_path, read_passphrase
+from dalsegno.cli.words import read_passphrase
 from dalsegno.pool.keys import SETTINGS_NAME
 from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, Refused

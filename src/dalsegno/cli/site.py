@@ -1,22 +1,22 @@
 """The way in for commands of a whole site: from `--policy` to the open pool, catalog, spool and targets."""
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from dalsegno.actions.house import House
-from dalsegno.assembly import open_pool
 from dalsegno.backup.days import zone_of
 from dalsegno.backup.policy import Policy
 from dalsegno.backup.policy_file import find_policy, load_policy
 from dalsegno.backup.site import Site, open_site
 from dalsegno.backup.targets import Ask
-from dalsegno.cli.door import default_realm, open_realm_house, realm_of_addresses
+from dalsegno.cli.choice import Choice, choose, gather_facts
+from dalsegno.cli.door import default_realm, open_chosen, open_realm_house, realm_of_addresses
 from dalsegno.cli.terminal import Terminal
-from dalsegno.cli.words import POLICY_HELP, key_path, pool_path, read_passphrase
+from dalsegno.cli.words import POLICY_HELP
 from dalsegno.terms.errors import BadInput, Conflict, NotFound
 from dalsegno.terms.times import set_zone
 from dalsegno.world.files import FileLock, make_directory
@@ -44,10 +44,15 @@ def policy_if_any(arguments: argparse.Namespace) -> Path | None:
 
 
 def policy_pool(arguments: argparse.Namespace, policy: Policy) -> Path:
-    """Return the pool's place: the option, DAL_POOL, the policy, or the user's own."""
-    if policy.pool is None or arguments.pool_path or os.environ.get("DAL_POOL"):
-        return pool_path(arguments)
-    return policy.pool
+    """Return the pool that a command of a policy is about."""
+    pool = policy_choice(arguments, policy).pool
+    assert pool is not None
+    return pool
+
+
+def policy_choice(arguments: argparse.Namespace, policy: Policy) -> Choice:
+    """Return the pool that a command of a policy is about, and why."""
+    return choose(replace(gather_facts(arguments), policy=policy.path, policy_pool=policy.pool), about_volumes=False)
 
 
 @contextmanager
@@ -61,8 +66,7 @@ def _open_house(arguments: argparse.Namespace, terminal: Terminal, policy: Polic
     realm = policy_realm(arguments, policy)
     if realm is not None:
         return open_realm_house(realm, terminal)
-    place = policy_pool(arguments, policy)
-    return open_pool(place, passphrase=read_passphrase, key_path=key_path(arguments), report=terminal.report)
+    return open_chosen(arguments, terminal, policy_choice(arguments, policy))
 
 
 def policy_realm(arguments: argparse.Namespace, policy: Policy) -> str | None:

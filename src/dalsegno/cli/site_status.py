@@ -10,7 +10,7 @@ from dalsegno.backup.metrics import render
 from dalsegno.backup.records import GOOD
 from dalsegno.backup.site import Site
 from dalsegno.backup.status import CRITICAL, OK, STATES, WARNING, VolumeStatus, nagios_line, worst
-from dalsegno.cli.site import open_all, read_policy
+from dalsegno.cli.site import open_all, policy_choice, policy_realm, read_policy
 from dalsegno.cli.status import paint
 from dalsegno.cli.terminal import Terminal
 from dalsegno.terms.counts import count_of
@@ -60,7 +60,12 @@ def _site_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
             print(nagios_line(sets))
             return STATES.index(worst(each.state for each in sets))
         lines = [] if arguments.prometheus is not None else _lines(site, found, wanted, terminal, at_ns=at_ns)
-        terminal.result(_value(found, wanted), lines)
+        value = _value(found, wanted)
+        if policy_realm(arguments, policy) is None:
+            choice = policy_choice(arguments, policy)
+            value |= {"pool": choice.pool, "why": choice.why, "others": choice.others}
+            lines += [str(choice)] if lines else []
+        terminal.result(value, lines)
     return EXIT_DONE
 
 

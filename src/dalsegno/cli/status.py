@@ -7,9 +7,10 @@ from importlib import import_module
 from pathlib import Path
 
 from dalsegno.backup.policy_file import find_policy
+from dalsegno.cli.choice import has_policy
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import POLICY_HELP, Parser
-from dalsegno.terms.errors import BadInput, NotFound
+from dalsegno.terms.errors import BadInput
 
 
 def add_status(parser: Parser) -> None:
@@ -27,11 +28,9 @@ def add_status(parser: Parser) -> None:
 def _status(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if arguments.check and terminal.json:
         raise BadInput("--check prints one line for monitors: leave --json away")
-    try:
-        find_policy(arguments.policy)
-    except NotFound:
+    if not has_policy(arguments):
         if arguments.policy or arguments.prometheus or arguments.sets:
-            raise
+            find_policy(arguments.policy)  # says where it was looked for
         pool_status: int = import_module("dalsegno.cli.pool_status").pool_status(arguments, terminal)
         return pool_status
     site_status: int = import_module("dalsegno.cli.site_status").site_status(arguments, terminal)

@@ -52,6 +52,8 @@ class Terminal:
         self.quiet = quiet
         self.verbose = verbose
         self.error_count = 0
+        self.about = ""
+        """Which pool the command is about, where it could have been about another."""
         self._draws = sys.stderr.isatty() and not quiet and not json and os.environ.get("TERM") != "dumb"
         self._drawn_at_ns = 0
         self._phase = ""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dalsegno.terms.errors import BadInput
-from dalsegno.world import places
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,7 +61,7 @@ def add_globals(parser: argparse.ArgumentParser, *, default: Any = None) -> None
 
 
 POLICY_HELP = "the policy (else DAL_POLICY, /etc/dalsegno.toml, your own)"
-_POOL_HELP = "the pool to work on (else DAL_POOL, else your own, else the policy's)"
+_POOL_HELP = "the pool to work on (else DAL_POOL, the policy's, your own)"
 
 
 def new_parser(name: str, line: str, example: str) -> Parser:
@@ -70,20 +69,6 @@ def new_parser(name: str, line: str, example: str) -> Parser:
     parser = Parser(prog=f"dal {name}", description=f"{line[0].upper()}{line[1:]}.", epilog=f"example: {example}")
     add_globals(parser)
     return parser
-
-
-def pool_path(arguments: argparse.Namespace) -> Path:
-    """Return the pool's place: the option, DAL_POOL, or the user's data directory."""
-    given = arguments.pool_path or os.environ.get("DAL_POOL")
-    if given:
-        return Path(given)
-    return places.data_dir() / "pool"
-
-
-def key_path(arguments: argparse.Namespace) -> Path | None:
-    """Return the key file's place, if one is given."""
-    given = arguments.key_path or os.environ.get("DAL_KEY")
-    return Path(given) if given else None
 
 
 def path_bytes(text: str) -> bytes:

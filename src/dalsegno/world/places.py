@@ -43,7 +43,18 @@ def _required(found: Path | None, variable: str, what: str) -> Path:
 
 def data_dir() -> Path:
     """Return where this user's own pool is; BadInput when nobody knows his home."""
-    return _required(_base("XDG_DATA_HOME", ".local", "share"), "XDG_DATA_HOME", "your own pool (--pool names another)")
+    return _required(find_data_dir(), "XDG_DATA_HOME", "your own pool (--pool names another)")
+
+
+def find_data_dir() -> Path | None:
+    """Return where this user's own pool is, or None."""
+    return _base("XDG_DATA_HOME", ".local", "share")
+
+
+def policy_files() -> list[Path]:
+    """Return where a policy is looked for: the machine's, then the user's own."""
+    own = find_config_dir()
+    return [Path("/etc/dalsegno.toml"), *([own / "dalsegno.toml"] if own is not None else [])]
 
 
 def find_config_dir() -> Path | None:

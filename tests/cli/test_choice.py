@@ -1,0 +1,118 @@
+"""Which pool a command is about: one rule, the same for all commands, said wherever keys or pools are the trouble."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cli_kit import User
+from dalsegno.cli.choice import Facts, choose
+
+OWN, SITE = Path("/h/pool"), Path("/srv/pool")
+POLICY = {"policy": Path("/etc/p.toml"), "policy_pool": SITE}
+HERE = {"own_pool": OWN, "own_is_there": True}
+
+
+@pytest.mark.parametrize(
+    ("facts", "volumes", "pools", "why"),
+    [
+        ({}, OWN, OWN, "not made yet"),
+        (HERE, OWN, OWN, "your own"),
+        ({**HERE, **POLICY}, SITE, SITE, "the policy /etc/p.toml; your own pool is /h/pool"),
+        (POLICY, SITE, SITE, "the policy /etc/p.toml"),
+        ({**HERE, **POLICY, "pool_named": "/env"}, Path("/env"), Path("/env"), "DAL_POOL"),
+        ({**HERE, **POLICY, "pool_named": "/env", "pool_option": "/o"}, Path("/o"), Path("/o"), "--pool"),
+        ({"realms": ("r",)}, "r", OWN, "only one"),
+        ({**HERE, "realms": ("r",)}, OWN, OWN, "your own; realm r was joined (DAL_REALM"),
+        ({**POLICY, "realms": ("r",)}, SITE, SITE, "the policy /etc/p.toml; realm r was joined"),
+        ({"realms": ("q", "r")}, OWN, OWN, "not made yet; realm q, r was joined"),
+        ({**HERE, "realms": ("q", "r"), "realm_named": "q"}, "q", OWN, "DAL_REALM"),
+        ({**HERE, "realm_named": "q", "pool_named": "/env"}, "q", Path("/env"), "DAL_REALM"),
+        ({**HERE, "realm_named": "q", "pool_option": "/o"}, Path("/o"), Path("/o"), "--pool"),
+    ],
+)
+def test_one_rule_tells_what_a_command_is_about(
+    facts: dict[str, object], volumes: Path | str, pools: Path, why: str
+) -> None:
+    """Kind of fault: half of the commands work on one pool, half on another."""
+    known = Facts(**{"own_pool": OWN, **facts})  # type: ignore[arg-type]
+    found = choose(known, about_volumes=True)
+    assert (found.realm or found.pool) == volumes and why in str(found)
+    assert choose(known, about_volumes=False).pool == pools
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> User:
+    user = User(tmp_path / "home", environment={"DAL_POOL": "", "DAL_POLICY": str(tmp_path / "site.toml")})
+    for name in ("ann", "doc"):
+        (user.home / name).mkdir()
+        (user.home / name / "f").write_text(name)
+    (tmp_path / "site.toml").write_text(
+        f'pool = "{tmp_path}/pool"\nkey = "{tmp_path}/site.key"\nstate = "{tmp_path}/state"\n'
+        f'[sets.all]\nsources = ["{user.home}/ann"]\n'
+    )
+    return user
+
+
+def test_all_commands_work_on_the_policys_pool_with_its_key(user: User, tmp_path: Path) -> None:
+    """Kind of fault: half of the commands work on one pool, half on another."""
+    user.quick("backup", "doc", DAL_POLICY="")  # a pool of one's own
+    user.quick("init", "--key", str(tmp_path / "site.key"))
+    assert (tmp_path / "pool" / "pool.toml").exists()
+    user.quick("backup", "--set", "all")
+    assert [each["volume"] for each in user.value("volume", "list")] == ["ann"]
+    for words in (("clones", "ann"), ("ls", "ann"), ("find", "f"), ("versions", "ann:/f"), ("stats",), ("gc",),
+                  ("verify", "--pool"), ("restore", "ann", "--to", "back"), ("status",), ("history",), ("doctor",),
+                  ("plan",), ("backup", "ann"), ("prune",), ("estimate", "ann"), ("key", "show")):  # fmt: skip
+        user.quick(*words, code=(0, 1))
+    own = str(user.home / ".local/share/dalsegno/pool")
+    shown = user.quick("status").out.decode()
+    assert (
+        f"pool {tmp_path}/pool, by the policy {tmp_path}/site.toml; your own pool is {own} (--pool names it)" in shown
+    )
+    error = user.quick("ls", "doc", code=6).error
+    assert "by the policy" in error and own in error
+    error = user.quick("ls", "ann", code=8, DAL_KEY=str(user.home / "ann" / "f")).error
+    assert "not a key" in error and f"pool {tmp_path}/pool, by the policy" in error
+    assert (
+        user.value("status")["others"]
+        and "by default: it is your own" in user.quick("status", DAL_POLICY="").out.decode()
+    )
+    assert [each["volume"] for each in user.value("volume", "list", "--pool", own)] == ["doc"]
+    for broken in ("pool = ", "pool = 3\n"):
+        (tmp_path / "site.toml").write_text(broken)
+        user.quick("volume", "list", code=2 if broken == "pool = " else 0)
+
+
+def test_an_empty_machine_gets_a_site_back_with_the_key_of_the_policy(user: User, tmp_path: Path) -> None:
+    """Kind of fault: a guide works on the machine where it was written."""
+    policy = tmp_path / "site.toml"
+    (tmp_path / "disk").mkdir()
+    target = f'[targets.disk]\nkind = "directory"\npaths = ["{tmp_path}/disk"]\n'
+    policy.write_text(policy.read_text() + 'targets = ["disk"]\n' + target)
+    user.quick("init")
+    user.quick("media", "label", str(tmp_path / "disk"), "d1", "--target", "disk")
+    user.quick("backup", "--set", "all")
+    user.quick("key", "export", "stick.key")
+    for name in ("pool", "state"):
+        os.rename(tmp_path / name, tmp_path / f"lost-{name}")
+    os.unlink(tmp_path / "site.key")
+    assert "site.key" in user.quick("restore", "--site", code=(2, 6, 8)).error
+    os.rename(user.home / "stick.key", tmp_path / "site.key")
+    user.quick("restore", "--site")
+    user.quick("restore", "ann", "--to", "back")
+    assert (user.home / "back" / "f").read_text() == "ann"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+def test_a_policy_of_the_machine_is_not_for_who_may_not_use_its_pool(tmp_path: Path) -> None:
+    """Kind of fault: what root has set up takes away what a user has."""
+    from dalsegno.cli.choice import may_use
+
+    assert may_use(tmp_path / "nothing")
+    child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setuid(65534)
+        os._exit(may_use(tmp_path) or may_use(tmp_path / "nothing"))
+    assert os.waitpid(child, 0)[1] == 0
