@@ -9,6 +9,7 @@ from face_kit import Person
 
 from dalsegno.actions.shrunk import Shrunk, find_shrunk
 from dalsegno.cli.backup import listed
+from dalsegno.host.scan import OWN
 
 
 @pytest.fixture
@@ -85,3 +86,23 @@ def test_long_lists_end_with_how_much_more_there_is() -> None:
     texts = [str(number) for number in range(7_500)]
     assert listed(texts, 100)[-2:] == ["    99", "    and 7,400 more (`--json` has all)"]
     assert len(listed(texts[:100], 100)) == 100
+
+
+# -- what is our own
+
+
+def test_a_backup_of_home_holds_nothing_of_our_own(person: Person) -> None:
+    """Kind: each backup makes the next one larger."""
+    home = person.home
+    person.run("backup", "doc")
+    for place in (".local/state/dalsegno/spool", ".cache/dalsegno/other", ".cache/else"):
+        (home / place).mkdir(parents=True, exist_ok=True)
+        (home / place / "file").touch()
+    value = person.value("backup", ".", "--name", "first")
+    own = [".cache/dalsegno", ".local/share/dalsegno/pool", ".local/state/dalsegno"]
+    assert sorted(each["path"] for each in value["not_entered"]) == own
+    assert {each["reason"] for each in value["not_entered"]} == {OWN}
+    listed = person.run("ls", "-R", f"{value['volume']}@first").stdout
+    assert b"else/file" in listed and b"packs" not in listed and b"spool" not in listed and b"other" not in listed
+    again = person.run("backup", ".")
+    assert b"nothing changed" in again.stdout and b"not entered: .cache/dalsegno (Dal Segno's own)" in again.stdout

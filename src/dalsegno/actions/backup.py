@@ -4,7 +4,6 @@ A directory becomes a tracked volume on first use. What did not change since the
 """
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from dalsegno.terms.errors import AlreadyThere, BadInput, NotFound
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.shrunk import Shrunk, find_shrunk
 from dalsegno.volumes.state import NATIVE, TRACKED, Clone, VolumeState
+from dalsegno.world import places
 from dalsegno.world.clock import now_ns
 
 
@@ -40,6 +40,8 @@ class TakeResult:
     """Bytes that the pool grew by."""
     unreadable: list[tuple[bytes, str]]
     changed_while_read: list[bytes]
+    not_entered: list[tuple[bytes, str]]
+    """Directories whose content is left out whatever the rules say, and why: ScanResult says more."""
     missized: list[bytes]
     """Files with more or less content than their size says; what was read is stored."""
     ignore_problems: list[IgnoreProblem]
@@ -70,14 +72,16 @@ class BackupResult:
     duration_ns: int
 
 
-def own_patterns(house: House, directory: bytes) -> tuple[str, ...]:
-    """Return patterns for our own places within `directory`: a pool does not back up itself."""
-    patterns = []
-    for place in (house.pool.path, house.cache_dir):
-        inside = os.path.relpath(os.path.realpath(place), os.fsdecode(directory))
-        if not inside.startswith("..") and inside != ".":
-            patterns.append("/" + re.sub(r"([\\*?\[\]!# ])", r"\\\1", inside) + "/")
-    return tuple(patterns)
+def own_paths(house: House, directory: bytes) -> tuple[bytes, ...]:
+    """Return the paths from `directory` of our own places, within it or not: pool, caches, spools and catalogs.
+
+    No backup holds them, by whatever way they are met.
+    """
+    known = (places.find_cache_dir(), places.find_state_dir(), places.SITE_STATE_DIR)
+    found = (house.pool.path, house.cache_dir, *house.own_places, *known)
+    source = os.path.realpath(directory)
+    paths = {os.path.relpath(os.path.realpath(os.fsencode(place)), source) for place in found if place is not None}
+    return tuple(sorted(paths - {b"."}))
 
 
 def create_volume(
@@ -120,7 +124,7 @@ def take(
             previous=previous,
             source=pool,
             cache=load_cache(cache_path, revision=state.head) if state.head else None,
-            rules=rules_of(left, always=own_patterns(house, directory)),
+            rules=rules_of(left, own=own_paths(house, directory)),
             report=house.report,
         )
         changed = previous is None or previous.root != scan.root or previous.links != scan.links
@@ -153,6 +157,7 @@ def take(
         bytes_stored=stored,
         unreadable=scan.unreadable,
         changed_while_read=scan.changed,
+        not_entered=scan.not_entered,
         missized=scan.missized,
         ignore_problems=scan.ignore_problems,
         shrunk=shrunk,

@@ -8,7 +8,7 @@ from fnmatch import translate
 from functools import partial
 from pathlib import Path
 
-from dalsegno.actions.backup import own_patterns
+from dalsegno.actions.backup import own_paths
 from dalsegno.actions.house import House
 from dalsegno.actions.rules import left_out, rules_of
 from dalsegno.actions.view import View, open_view, split_dumps
@@ -338,7 +338,7 @@ def _diff_live(house: House, before: View) -> Iterator[Change]:
         cache=load_cache(house.cache_dir / f"{state.id.hex()}{SCAN_SUFFIX}", revision=state.head)
         if state.head
         else None,
-        rules=rules_of(left_out(state.settings), always=own_patterns(house, state.source)),
+        rules=rules_of(left_out(state.settings), own=own_paths(house, state.source)),
         report=house.report,
     )
     live = Revision(

@@ -118,6 +118,11 @@ class HouseSteps:
         known = {entry.dump_id for entry in self.site.catalog.dumps(volume_id)}
         return msgspec.structs.replace(state, dumps=[each for each in state.dumps if each.dump_id in known])
 
+    def _scanning_house(self, report: Report) -> House:
+        """Return the house with what a policy adds to the places that no backup holds."""
+        policy = self.site.policy
+        return replace(self.house, report=report, own_places=(policy.state_dir, policy.spool.path))
+
     def clone(self, volume_id: bytes, clone_name: str, report: Report) -> Cloned:
         """Take what changed in the source, freeze, name the state, thaw. A clone of this name that is there is it."""
         volumes = self.house.volumes
@@ -131,7 +136,7 @@ class HouseSteps:
                 revision = b""
                 if state.kind == TRACKED:
                     note_vanished(self.house, state)
-                    taken = take(replace(self.house, report=report), state, state.source, message="backup")
+                    taken = take(self._scanning_house(report), state, state.source, message="backup")
                     revision, bytes_read = taken.revision, taken.bytes_read
                     shrunk = str(taken.shrunk or "")
                     unreadable = [f"{os.fsdecode(path)}: {text}" for path, text in taken.unreadable]

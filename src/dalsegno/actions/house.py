@@ -23,6 +23,8 @@ class House:
     """Where scan caches of this pool are kept; may be lost at any time."""
     report: Report
     workers: Workers
+    own_places: tuple[Path, ...] = ()
+    """Where else this program keeps what is its own, such as a policy's spool: no backup holds it."""
 
     def __enter__(self) -> Self:
         return self

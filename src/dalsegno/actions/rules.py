@@ -163,12 +163,13 @@ def _kept(settings: Settings, key: str, set_name: str) -> LeftOut | None:
     return LeftOut(rule=key, value=value, by="volume", since_ns=since if isinstance(since, int) else 0)
 
 
-def rules_of(found: Sequence[LeftOut], *, always: Sequence[str] = ()) -> Rules:
-    """Return the rules that a scan obeys; `.dalignore` files always count, and the patterns of `always` come last."""
+def rules_of(found: Sequence[LeftOut], *, own: Sequence[bytes] = ()) -> Rules:
+    """Return the rules that a scan obeys; `.dalignore` files always count, and `own` is never in a backup."""
     flags = {field: any(each.rule == key for each in found) for field, key in FLAGS.items()}
     limit = next((each.value for each in found if each.rule == LARGER_THAN), None)
     return Rules(
-        patterns=(*(str(each.value) for each in found if each.rule == PATTERNS), *always),
+        patterns=tuple(str(each.value) for each in found if each.rule == PATTERNS),
+        own=tuple(own),
         ignore_files=True,
         larger_than=int(limit) if limit is not None else None,
         **flags,

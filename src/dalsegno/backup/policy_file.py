@@ -307,7 +307,7 @@ def _read_policy(path: Path, values: dict[str, Any], problems: _Problems) -> Pol
 def default_state_dir() -> Path:
     """Return where the coordinator keeps its catalog when the policy does not say."""
     if os.geteuid() == 0:
-        return Path("/var/lib/dalsegno")
+        return places.SITE_STATE_DIR
     return places.state_dir()
 
 

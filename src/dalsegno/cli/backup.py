@@ -35,6 +35,7 @@ _FLAG_WORDS = {
 
 SHOWN_MAX: Final = 20
 UNREADABLE_SHOWN_MAX: Final = 100
+PLACES_SHOWN_MAX: Final = 12
 
 
 def listed(texts: Sequence[str], limit: int) -> list[str]:
@@ -224,6 +225,7 @@ def take_value(taken: TakeResult) -> dict[str, Any]:
         "bytes_stored": taken.bytes_stored,
         "unreadable": [{"path": path, "error": text} for path, text in taken.unreadable],
         "changed_while_read": taken.changed_while_read,
+        "not_entered": [{"path": path, "reason": reason} for path, reason in taken.not_entered],
         "missized": taken.missized,
         "ignore_problems": [
             {"path": problem.path, "line": problem.line, "reason": problem.reason} for problem in taken.ignore_problems
@@ -299,6 +301,7 @@ def take_lines(taken: TakeResult) -> list[str]:
         lines.append(f"  {count:,} line{'' if count == 1 else 's'} of ignore files could not be obeyed:")
         lines += listed([f"{show(each.path)}: {each}" for each in taken.ignore_problems], SHOWN_MAX)
     lines += left_out_lines(taken.left_out)
+    lines += not_entered_lines(taken.not_entered)
     if taken.missized:
         lines.append(f"  {len(taken.missized):,} have not the size that they say, stored as they were read:")
         lines += listed(list(map(show, taken.missized)), SHOWN_MAX)
@@ -309,6 +312,13 @@ def take_lines(taken: TakeResult) -> list[str]:
         lines.append(f"  {len(taken.unreadable):,} could not be read and are NOT in the backup:")
         lines += unreadable_lines(taken)
     return lines
+
+
+def not_entered_lines(found: Sequence[tuple[bytes, str]]) -> list[str]:
+    """Return one line that says which directories were not entered; none when all were."""
+    words = [f"{show(path)} ({reason})" for path, reason in found]
+    more = f" and {len(words) - PLACES_SHOWN_MAX:,} more" if len(words) > PLACES_SHOWN_MAX else ""
+    return [f"  not entered: {', '.join(words[:PLACES_SHOWN_MAX])}{more}"] if words else []
 
 
 def unreadable_lines(taken: TakeResult) -> list[str]:

@@ -14,6 +14,8 @@ from dalsegno.terms.errors import Conflict
 OPEN_MAX: Final = 128
 OPEN_MIN: Final = 4
 DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+PLACE_FLAGS: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""For a directory that is only looked at: nothing is mounted for it, and no server asked."""
 
 
 def open_max() -> int:
@@ -45,12 +47,12 @@ class Descent:
         """Return how many directories lie above the current one."""
         return len(self._fds) - 1
 
-    def enter(self, name: bytes) -> int:
+    def enter(self, name: bytes, *, flags: int = DIRECTORY_FLAGS) -> int:
         """Open the subdirectory `name` and make it the current one."""
         fds = self._fds
         while True:
             try:
-                fd = os.open(name, DIRECTORY_FLAGS, dir_fd=fds[-1])
+                fd = os.open(name, flags, dir_fd=fds[-1])
                 break
             except OSError as error:
                 if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._close_highest():

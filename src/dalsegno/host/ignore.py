@@ -23,6 +23,8 @@ class Rules:
 
     patterns: tuple[str, ...] = ()
     """Like the lines of a .gitignore at the root, but for comments: each is a pattern."""
+    own: tuple[bytes, ...] = ()
+    """Directories, by their path from the root, that are left out whatever patterns say: the program's own."""
     ignore_files: bool = False
     """Obey `.dalignore` files in the tree, each beneath its own directory; deeper ones win."""
     cache_tags: bool = False

@@ -46,7 +46,10 @@ class Prefetch:
 
     def _walk(self) -> None:
         met = 0
-        device = os.stat(self._root).st_dev
+        try:
+            device = os.stat(self._root).st_dev
+        except OSError:
+            return
         stack = [self._root]
         pending: list[Future[None]] = []
         while stack and not self._ended:
@@ -54,6 +57,8 @@ class Prefetch:
             files: list[bytes] = []
             below: list[bytes] = []
             try:
+                if os.stat(directory, follow_symlinks=False).st_dev != device:
+                    continue
                 with os.scandir(directory) as listing:
                     for entry in sorted(listing, key=lambda found: found.name):
                         met += 1
@@ -61,8 +66,6 @@ class Prefetch:
                             below.append(entry.path)
                         elif entry.is_file(follow_symlinks=False):
                             files.append(entry.path)
-                if os.stat(directory, follow_symlinks=False).st_dev != device:
-                    continue
             except OSError:
                 continue  # the scan will meet it and say so
             stack += reversed(below)

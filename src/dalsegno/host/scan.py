@@ -10,7 +10,7 @@ import stat as modes
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -43,8 +43,9 @@ from dalsegno.host.cache import (
     ScanCache,
     unproven,
 )
-from dalsegno.host.descent import DIRECTORY_FLAGS, Descent
+from dalsegno.host.descent import DIRECTORY_FLAGS, PLACE_FLAGS, Descent
 from dalsegno.host.ignore import CACHE_TAG_FILE, IgnoreProblem, Rules, Scope, enter_scope, open_scope
+from dalsegno.host.mounts import Boundaries, boundaries_below
 from dalsegno.host.prefetch import Prefetch
 from dalsegno.pool.contract import Sink, Source
 from dalsegno.terms.errors import BadInput, DalError, NotFound
@@ -83,7 +84,10 @@ RACY_NS: Final = 50_000_000
 last tick (at most 10 ms ago), so that a second change shortly after the first may leave no trace in the times."""
 RACY_COARSE_NS: Final = 2 * attributes.SECOND_NS + RACY_NS
 """The same for file systems with times in (two) seconds, or with a clock that is not this host's."""
-_VANISHED: Final = {errno.ENOENT, errno.ESTALE, errno.ENOTDIR, errno.ELOOP}
+OWN: Final = "Dal Segno's own"
+OTHER_FILE_SYSTEM: Final = "another file system"
+_VANISHED: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+"""Not ESTALE: all of a server's directory may be stale, and is not gone."""
 
 Fields = tuple[int, ...]
 # Positions in Fields: docstring of attributes.STATX.
@@ -105,6 +109,9 @@ class ScanResult:
     """What is missing in the tree because it could not be read."""
     changed: list[bytes]
     """Files that changed while they were read, each time they were read."""
+    not_entered: list[tuple[bytes, str]]
+    """Directories whose content was left out whatever the patterns say, and why: a pseudo file system (its type), the
+    program's own, another file system. All but our own are there, empty."""
     missized: list[bytes]
     """Files with more or less content than their size says, as in /proc: stored as they were read."""
     ignore_problems: list[IgnoreProblem]
@@ -235,6 +242,10 @@ class _Scan:
         self.unreadable: list[tuple[bytes, str]] = []
         self.changed: list[bytes] = []
         self.missized: list[bytes] = []
+        self.not_entered: list[tuple[bytes, str]] = []
+        self.boundaries = Boundaries(pseudo={}, mounted={})
+        self.own_names: dict[bytes, set[bytes]] = {}
+        self.own_inodes: set[tuple[int, int]] = set()
         self.ignore_problems: list[IgnoreProblem] = []
         self.directories_reused = 0
         self.key = KEY_NONE
@@ -253,6 +264,10 @@ class _Scan:
 
     def fail(self, path: bytes, error: OSError) -> None:
         """Leave out what cannot be read: gone is a note, the rest an error."""
+        mount = self.boundaries.pseudo.get(path)
+        if mount is not None:  # such as a mount of ours whose program was killed
+            self.not_entered.append((path, mount.kind.decode(errors="replace")))
+            return
         if error.errno in _VANISHED:
             self.note(path, "vanished while it was scanned")
             return
@@ -314,6 +329,13 @@ class _Scan:
         names.sort()
         path = frame.path
         rules = self.rules
+        if path in self.boundaries.mounted:
+            names = [name for name in names if name in self.boundaries.mounted[path]]
+            self.not_entered.append((path, "autofs: what is not mounted"))
+        own = self.own_names.get(path)
+        if own is not None:
+            self.not_entered += [(path + b"/" + name if path else name, OWN) for name in names if name in own]
+            names = [name for name in names if name not in own]
         if frame.scope is not None:
             frame.scope, tagged = enter_scope(rules, frame.scope, fd, path, names, self.tell_ignored)
             if tagged:
@@ -578,6 +600,14 @@ class _Scan:
             return b"\x01" + data
         return b"\x02" + self.sink.put(objects.KIND_CHUNK, data)
 
+    def directory_xattrs(self, fd: int, path: bytes) -> bytes:
+        """Return a directory's extended attributes; what is in it does not depend on them."""
+        try:
+            return self.encode_xattrs(fd)
+        except OSError as error:
+            self.unreadable.append((path, f"extended attributes: {error.strerror or error}"))
+            return b""
+
     def read_flags(self, fd: int, device: int) -> int:
         if device in self.flagless:
             return 0
@@ -682,7 +712,7 @@ class _Scan:
             if attempt + 1 < READ_TRIES:
                 fields = self.buffer.statx(fd, b"")
                 if fields[_MODE] & 0o170000 != 0o100000:
-                    raise OSError(errno.ESTALE, "replaced by something that is no file")
+                    raise FileNotFoundError(errno.ENOENT, "replaced by something that is no file")
                 key = self.key_of(fields)
         if same:
             # Nothing changed, and yet there is more or less than was said, as in /proc: no times tell when it changes.
@@ -820,8 +850,20 @@ class _Scan:
 
     # -- the walk
 
+    def descend(self, way: Descent, path: bytes, name: bytes) -> tuple[int, bool]:
+        """Open a subdirectory; tell whether it is a place where a pseudo file system is mounted, which stays empty."""
+        mount = self.boundaries.pseudo.get(path)
+        if mount is None:
+            return way.enter(name), False
+        fd = way.enter(name, flags=PLACE_FLAGS)
+        if device_number(self.buffer.statx(fd, b"")) == mount.major << 32 | mount.minor:
+            self.not_entered.append((path, mount.kind.decode(errors="replace")))
+            return fd, True
+        way.leave()  # something else is mounted over it
+        return way.enter(name), False
+
     def enter(self, fd: int, frame_path: bytes, index: int, old: Entry | None, holds: bool, scope: Scope | None,
-              *, parent_clean: bool) -> _Frame:  # fmt: skip
+              *, parent_clean: bool, stays_empty: bool = False) -> _Frame:  # fmt: skip
         """Open the frame of a directory whose fd is `fd`: its own attributes, then its entries."""
         fields = self.buffer.statx(fd, b"")
         device = device_number(fields)
@@ -847,13 +889,19 @@ class _Scan:
                     ),
                     node=old.node if carried and old is not None else self.node_source(),
                     content_kind=objects.CONTENT_DIRECTORY,
-                    flags=self.read_flags(fd, device),
-                    xattrs=self.encode_xattrs(fd),
+                    flags=0 if stays_empty else self.read_flags(fd, device),
+                    xattrs=b"" if stays_empty else self.directory_xattrs(fd, frame_path),
                 )
         frame = _Frame(frame_path, index, own, device, fields[_INO], scope)
+        if stays_empty:
+            return frame
         if index == -2:
             self.device = device
         elif self.rules.one_file_system and device != self.device:
+            self.not_entered.append((frame_path, OTHER_FILE_SYSTEM))
+            return frame
+        elif (device, frame.inode) in self.own_inodes:  # by another way than the one that is left out by name
+            self.not_entered.append((frame_path, OWN))
             return frame
         record = self.cache.directory(device, frame.inode) if self.cache is not None else None
         frame.record = record
@@ -894,9 +942,20 @@ class _Scan:
         )
         return identity
 
+    def find_boundaries(self, root: bytes) -> None:
+        """Note what beneath the root is not entered."""
+        self.boundaries = boundaries_below(root)
+        for path in self.rules.own:
+            above, _, name = path.rpartition(b"/")
+            self.own_names.setdefault(above, set()).add(name)
+            with suppress(OSError):
+                found = os.stat(os.path.join(root, path))
+                self.own_inodes.add((os.major(found.st_dev) << 32 | os.minor(found.st_dev), found.st_ino))
+
     def run(self, root: bytes) -> Entry:
         """Scan everything and return the root's entry."""
         fd = os.open(root, (DIRECTORY_FLAGS & ~os.O_NOFOLLOW))
+        self.find_boundaries(root)
         way = Descent(fd)
         try:
             scope = open_scope(self.rules, self.tell_ignored) if self.rules.by_name else None
@@ -910,13 +969,18 @@ class _Scan:
                     name, index, old, holds = frame.subdirectories[frame.position]
                     frame.position += 1
                     path = frame.path + b"/" + name if frame.path else name
+                    depth = way.depth
                     try:
-                        fd = way.enter(name)
+                        fd, stays_empty = self.descend(way, path, name)
                     except OSError as error:
+                        if way.depth > depth:
+                            way.leave()
                         self.lose(frame, path, name, error)
                         continue
                     try:
-                        child = self.enter(fd, path, index, old, holds, frame.scope, parent_clean=frame.clean)
+                        child = self.enter(
+                            fd, path, index, old, holds, frame.scope, parent_clean=frame.clean, stays_empty=stays_empty
+                        )
                     except OSError as error:
                         way.leave()
                         self.lose(frame, path, name, error)
@@ -1046,6 +1110,7 @@ def scan_tree(
         bytes_read=scan.bytes_read,
         unreadable=scan.unreadable,
         changed=scan.changed,
+        not_entered=scan.not_entered,
         missized=scan.missized,
         ignore_problems=scan.ignore_problems,
         directories_reused=scan.directories_reused,

@@ -11,6 +11,8 @@ from pathlib import Path
 from dalsegno.terms.errors import BadInput
 
 OURS = "dalsegno"
+SITE_STATE_DIR = Path("/var/lib/dalsegno")
+"""Where the coordinator of a whole site, which is root, keeps its catalog and spool."""
 
 
 def find_home() -> Path | None:
@@ -77,6 +79,11 @@ def cache_dir() -> Path:
     return _required(find_cache_dir(), "XDG_CACHE_HOME", "caches")
 
 
+def find_state_dir() -> Path | None:
+    """Return where a coordinator keeps its catalog and spool, or None."""
+    return _base("XDG_STATE_HOME", ".local", "state")
+
+
 def state_dir() -> Path:
     """Return where a coordinator keeps its catalog; BadInput when nobody knows the user's home."""
-    return _required(_base("XDG_STATE_HOME", ".local", "state"), "XDG_STATE_HOME", "the catalog")
+    return _required(find_state_dir(), "XDG_STATE_HOME", "the catalog")
