@@ -21,6 +21,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 from surroundings import remove, settle_environment, settle_signals
 
 FAILED = pytest.StashKey[bool]()
+SERVER_KITS = {"realm_kit", "server_kit", "served_kit", "postgres_kit", "amanda_kit"}
+"""Whose module takes something from one of these starts servers; so do the cases that ask for PostgreSQL."""
+SLOW = (
+    "bridges/",
+    "crash/",
+    "sim/",
+    "cli/test_bad_input.py",
+    "cli/test_faults.py",
+    "cli/test_life.py",
+    "cli/test_rehearsal.py",
+    "replicas/test_keeper.py",
+)
+"""Rooms and files whose tests run a command once for each step it may be killed at, or through many histories."""
 LONG_SECONDS = 30
 REPORT_EVERY_SECONDS = 10
 
@@ -83,6 +96,19 @@ def pytest_configure(config: pytest.Config) -> None:
         watcher = LongTests(config)
         config.pluginmanager.register(watcher, "long-tests")
         config.add_cleanup(watcher.end)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts servers, and the slow files; single tests carry `@pytest.mark.slow` themselves."""
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent).as_posix()
+        if place.startswith(SLOW):
+            item.add_marker("slow")
+        assert isinstance(item, pytest.Function)
+        from_where = {getattr(value, "__module__", "") for value in vars(item.module).values()}
+        on_postgres = "postgresql" in getattr(getattr(item, "callspec", None), "params", {}).values()
+        if from_where & SERVER_KITS or on_postgres or place.startswith("server/"):
+            item.add_marker("server")
 
 
 @pytest.hookimpl(trylast=True)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -23,9 +24,10 @@ def run_in_background(
 
     Returns when it is ready, or has failed.
 
-    To be called before any thread is started. The child keeps the terminal until it is ready, so that it can ask for a
+    To be called before any thread is started: a thread's locks would stay locked in the child for ever. The child keeps the terminal until it is ready, so that it can ask for a
     passphrase; from then on it is on its own, and its errors go to the end of `log_path`.
     """
+    assert threading.active_count() == 1, "a fork beside threads may wait for their locks for ever"
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
