@@ -34,13 +34,20 @@ TREE=$WORK/$NAME
 heading "A copy of $DIR to play with"
 mkdir "$TREE"
 taken=0
+left_out=()
 # Whole top-level entries, in name order, as long as they fit.
 while IFS= read -r -d '' item; do
     mib=$(du -smx -- "$item" 2>/dev/null | cut -f1)
-    [ $((taken + ${mib:-0})) -le "$COPY_MIB_MAX" ] || continue
-    cp -a -- "$item" "$TREE/" 2>/dev/null || true
+    if [ $((taken + ${mib:-0})) -gt "$COPY_MIB_MAX" ]; then
+        left_out+=("$(basename -- "$item")  ($mib MiB: more than the $COPY_MIB_MAX MiB that are copied)")
+        continue
+    fi
+    cp -a -- "$item" "$TREE/" 2>/dev/null || left_out+=("$(basename -- "$item")  (a part of it could not be copied)")
     taken=$((taken + ${mib:-0}))
 done < <(find "$DIR" -xdev -mindepth 1 -maxdepth 1 ! -type s -readable -print0 | sort -z)
+while IFS= read -r -d '' item; do
+    left_out+=("$(basename -- "$item")  (a socket, or not readable for you)")
+done < <(find "$DIR" -xdev -mindepth 1 -maxdepth 1 \( -type s -o ! -readable \) -print0 | sort -z)
 # One of each thing that is easy to lose.
 printf 'two names, one file\n' >"$TREE/try-link-one"
 ln "$TREE/try-link-one" "$TREE/try-link-two"
@@ -52,6 +59,11 @@ chmod 4750 "$TREE/try-sparse"
 printf 'not UTF-8\n' >"$TREE/"$'try-\xff\xfe'
 setfattr -n user.try -v kept "$TREE/try-link-one" 2>/dev/null || true
 echo "$(find "$TREE" | wc -l) entries, $(du -sh "$TREE" | cut -f1), in $TREE"
+if [ ${#left_out[@]} -gt 0 ]; then
+    echo "NOT copied, and so not tried:"
+    printf '  %s\n' "${left_out[@]}" | head -20
+    [ ${#left_out[@]} -le 20 ] || echo "  ... and $((${#left_out[@]} - 20)) more"
+fi
 
 # Change about fifty files in as many ways as files change.
 change() {
@@ -106,16 +118,23 @@ listing() {
 # In name order: the order of a directory is its own.
 everywhere() { (cd "$1" && shift && find . -print0 | LC_ALL=C sort -z | xargs -0 "$@" 2>/dev/null) || true; }
 different=0
-printf '%s$ diff -r %s %s%s\n' "$dim" "$TREE" "$WORK/out" "$plain"
-diff -r --no-dereference --exclude=try-fifo "$TREE" "$WORK/out" || different=1
-printf '%s$ diff <(find %s -printf ...) <(find %s -printf ...)%s   kind, mode, owners, links, ns times, size\n' "$dim" "$TREE" "$WORK/out" "$plain"
-diff <(listing "$TREE") <(listing "$WORK/out") || different=1
+compare() {
+    local what=$1
+    shift
+    if "$@"; then printf '  %-64s equal\n' "$what"; else printf '  %-64s DIFFERENT\n' "$what"; different=1; fi
+}
+echo "$TREE  with  $WORK/out"
+same_content() { diff -r --no-dereference --exclude=try-fifo "$TREE" "$WORK/out"; }
+same_listing() { diff <(listing "$TREE") <(listing "$WORK/out"); }
+same_attributes() { diff <(everywhere "$TREE" getfattr -h -d -m -) <(everywhere "$WORK/out" getfattr -h -d -m -); }
+same_access() { diff <(everywhere "$TREE" getfacl -P) <(everywhere "$WORK/out" getfacl -P); }
+compare "content (diff -r)" same_content
+compare "kind, mode, owners, links, times to the nanosecond, size (find)" same_listing
 if command -v getfattr >/dev/null && command -v getfacl >/dev/null; then
-    echo "${dim}\$ diff of getfattr -d -R -m - and of getfacl -R${plain}"
-    diff <(everywhere "$TREE" getfattr -h -d -m -) <(everywhere "$WORK/out" getfattr -h -d -m -) || different=1
-    diff <(everywhere "$TREE" getfacl -P) <(everywhere "$WORK/out" getfacl -P) || different=1
+    compare "extended attributes (getfattr)" same_attributes
+    compare "access lists (getfacl)" same_access
 else
-    echo "(getfattr and getfacl are not installed: extended attributes and ACLs were not compared)"
+    echo "  extended attributes and access lists were NOT compared: getfattr and getfacl are not installed"
 fi
 blocks=$(stat -c %b "$WORK/out/try-sparse")
 if [ "$blocks" -gt 2048 ]; then echo "try-sparse: $blocks blocks, its holes were filled"; different=1; fi

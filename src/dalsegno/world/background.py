@@ -24,8 +24,9 @@ def run_in_background(
 
     Returns when it is ready, or has failed.
 
-    To be called before any thread is started: a thread's locks would stay locked in the child for ever. The child keeps the terminal until it is ready, so that it can ask for a
-    passphrase; from then on it is on its own, and its errors go to the end of `log_path`.
+    To be called before any thread is started: a thread's locks would stay locked in the child for ever. The child keeps
+    the terminal until it is ready, so that it can ask for a passphrase; from then on it is on its own, and its errors
+    go to the end of `log_path`.
     """
     assert threading.active_count() == 1, "a fork beside threads may wait for their locks for ever"
     reading, writing = os.pipe()
