@@ -114,10 +114,12 @@ def read_file(house: House, address: str) -> bytes:
     return b"".join(iterate_file(house, address))
 
 
-def _matcher(pattern: str) -> re.Pattern[bytes]:
+def _matcher(pattern: str, *, ignore_case: bool = False) -> Callable[[bytes], bool]:
+    """Return what tells whether a path is meant. A `?` is a character, however many bytes it has."""
     whole = pattern.strip("/")
     regex = translate(whole) if "/" in pattern else translate(whole).replace("(?s:", "(?s:(?:.*/)?", 1)
-    return re.compile(regex.encode(errors="surrogateescape"))
+    match = re.compile(regex, re.IGNORECASE if ignore_case else 0).fullmatch
+    return lambda path: match(os.fsdecode(path)) is not None
 
 
 def ordered_clones(state: VolumeState) -> list[tuple[str, Clone]]:
@@ -166,14 +168,19 @@ Histories = Callable[[str | None], Iterator[History]]
 
 
 def find(
-    house: House, pattern: str, address: str | None = None, *, histories: Histories | None = None
+    house: House,
+    pattern: str,
+    address: str | None = None,
+    *,
+    histories: Histories | None = None,
+    ignore_case: bool = False,
 ) -> Iterator[Found]:
     """Yield the paths whose name (with a `/` in the pattern: whole path) matches, over all clones or in one address.
 
     Over all clones only the oldest is walked; from there on the work follows the changes. `histories` gives states
     beyond those in the pool.
     """
-    matcher = _matcher(pattern)
+    matcher = _matcher(pattern, ignore_case=ignore_case)
     parsed = parse_address(address) if address is not None and split_dumps(address) is None else None
     if address is None or (parsed is not None and not parsed.selector and not parsed.path):
         volume = parsed.volume if parsed is not None else None
@@ -183,12 +190,12 @@ def find(
     with open_view(house, address) as view:
         volume, _, clone = view.label.rpartition("@") if view.chain is None else (view.label, "", view.clone or "")
         for path, entry in walk(view.source, view.revision, view.path):
-            if matcher.fullmatch(path) and path:
+            if matcher(path) and path:
                 entry = resolve_link(view.source, view.revision.links, entry)
                 yield Found(volume=volume, first=clone, last=clone, path=path, entry=entry)
 
 
-def _find_history(history: History, matcher: re.Pattern[bytes]) -> Iterator[Found]:
+def _find_history(history: History, matcher: Callable[[bytes], bool]) -> Iterator[Found]:
     source = history.source
     open_since: dict[bytes, tuple[str, Entry]] = {}
     before: Revision | None = None
@@ -198,7 +205,7 @@ def _find_history(history: History, matcher: re.Pattern[bytes]) -> Iterator[Foun
         if identity != before_id:
             revision = read_revision(source, identity)
             for change in diff_revisions(source, before, revision):
-                if not change.path or not matcher.fullmatch(change.path):
+                if not change.path or not matcher(change.path):
                     continue
                 known = open_since.get(change.path)
                 if change.new is None:
@@ -300,7 +307,7 @@ class _Either:
             return self._second.get(identity)
 
 
-class _Scratch:
+class Scratch:
     """A sink that names objects and keeps directories only: enough to compare, nothing is stored."""
 
     def __init__(self, realm: Realm, source: Source) -> None:
@@ -327,7 +334,7 @@ def _diff_live(house: House, before: View) -> Iterator[Change]:
     if state is None or state.kind != TRACKED:
         raise Refused(f"{before.label} follows no directory: name a second address to compare with")
     pool = house.pool
-    scratch = _Scratch(pool.realm, pool)
+    scratch = Scratch(pool.realm, pool)
     head = read_revision(pool, state.head) if state.head else None
     scan = scan_tree(
         Path(os.fsdecode(state.source)),

@@ -125,14 +125,35 @@ def find_or_create(
     if os.path.realpath(house.pool.path) == os.fsdecode(directory):
         raise Refused(f"{what}: is the pool itself; choose another pool or directory")
     if choice.several:
-        words = " or ".join(f"`dal backup {name}`" for name in choice.several)
-        raise Refused(
-            f"{what}: volumes {' and '.join(choice.several)} all follow it: {words}; "
-            f"`dal volume set {choice.several[-1]} --source none` ends that"
-        )
+        raise _several(what, choice)
     if choice.before:
         return _follow_again(house, what, directory, choice.before[0], ask)
     return create_tracked(house, directory), True
+
+
+def find_tracked(house: House, what: str, *, by_name: bool = False) -> tuple[VolumeState | None, bytes]:
+    """Return the tracked volume that `what` means, None where one would be made, and the directory; nothing is made."""
+    if by_name or what.startswith("//"):
+        state = _require_tracked(house.volumes.get(what), what)
+        return state, state.source
+    directory = os.fsencode(os.path.realpath(what)) if os.path.isdir(what) else None
+    states = {state.name: state for state in house.volumes.list()}
+    choice = choose_volume(what, directory, [_known(house, state) for state in states.values()])
+    if choice.volume:
+        state = _require_tracked(states[choice.volume], what)
+        return state, state.source
+    assert directory is not None
+    if choice.several:
+        raise _several(what, choice)
+    return (states[choice.before[0]] if choice.before else None), directory
+
+
+def _several(what: str, choice: Choice) -> Refused:
+    words = " or ".join(f"`dal backup {name}`" for name in choice.several)
+    return Refused(
+        f"{what}: volumes {' and '.join(choice.several)} all follow it: {words}; "
+        f"`dal volume set {choice.several[-1]} --source none` ends that"
+    )
 
 
 def _require_tracked(state: VolumeState, what: str) -> VolumeState:

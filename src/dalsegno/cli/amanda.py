@@ -88,7 +88,7 @@ def add_amanda(parser: Parser) -> None:
         "--auth", choices=AUTHS, default="local", help="how Amanda's server reaches the client (local)"
     )
     install.add_argument("--secret", type=Path, metavar="FILE", help="holds the pool's passphrase, if it has one")
-    install.add_argument("--dry-run", action="store_true", help="only tell what would be done")
+    install.add_argument("-n", "--dry-run", action="store_true", help="only tell what would be done")
     install.set_defaults(run=_install)
     disklist = verbs.add_parser(
         "disklist",

@@ -32,7 +32,7 @@ def add_archive(parser: Parser) -> None:
     add_policy(parser)
     parser.add_argument("--target", action="append", default=[], metavar="NAME", help="only to this target")
     parser.add_argument("files", nargs="*", type=Path, metavar="DUMP", help="default: all that a target should hold")
-    parser.add_argument("--dry-run", action="store_true", help="only tell what is missing where")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only tell what is missing where")
     parser.set_defaults(run=_archive)
 
 
@@ -41,7 +41,7 @@ def add_retrieve(parser: Parser) -> None:
     add_policy(parser)
     parser.add_argument("what", metavar="VOLUME[@DATE]|DUMP-ID", help="a state with all its dumps, or one dump")
     parser.add_argument("-o", "--to", type=Path, metavar="DIR", help="default: the spool")
-    parser.add_argument("--dry-run", action="store_true", help="only tell which dumps and media are needed")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only tell which dumps and media are needed")
     parser.set_defaults(run=_retrieve)
 
 

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -50,7 +51,7 @@ def add_rules(parser: argparse.ArgumentParser, title: str) -> None:
     """Add the options that say what to leave out; `title` says for how long they count."""
     group = parser.add_argument_group(title)
     group.add_argument(
-        "--exclude", action="append", default=[], metavar="PATTERN", help="leave out, like a line of .gitignore"
+        "-e", "--exclude", action="append", default=[], metavar="PATTERN", help="leave out, like a line of .gitignore"
     )
     group.add_argument(
         "--exclude-from",
@@ -61,12 +62,12 @@ def add_rules(parser: argparse.ArgumentParser, title: str) -> None:
     )
     group.add_argument("--exclude-larger-than", metavar="SIZE", help="leave out larger files; `none` ends the rule")
     flags = (
-        ("--exclude-caches", "leave out what CACHEDIR.TAG marks as cache"),
-        ("--one-file-system", "do not enter other file systems"),
-        ("--nodump", "leave out what has the nodump flag (chattr +d)"),
+        (("--exclude-caches",), "leave out what CACHEDIR.TAG marks as cache"),
+        (("-x", "--one-file-system"), "do not enter other file systems"),
+        (("--nodump",), "leave out what has the nodump flag (chattr +d)"),
     )
-    for flag, words in flags:
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=words)
+    for names, words in flags:
+        group.add_argument(*names, action=argparse.BooleanOptionalAction, default=None, help=words)
 
 
 def read_rules(arguments: argparse.Namespace) -> RulesChange:
@@ -111,6 +112,7 @@ def add_backup(parser: Parser) -> None:
     """Say what `dal backup` understands."""
     parser.add_argument("what", nargs="*", metavar="DIR|VOLUME", help="what to back up (default: all tracked volumes)")
     parser.add_argument("--name", metavar="CLONE", help="the clone's name (default: the time)")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only tell what would be read and stored")
     parser.add_argument(
         "--accept-shrunk", action="store_true", help="the source is right although most of its files are gone"
     )
@@ -155,6 +157,8 @@ def _backup(arguments: argparse.Namespace, terminal: Terminal) -> int:
     rules = read_rules(arguments)
     for pattern in rules.add:
         check_pattern(pattern)  # before a pool is made
+    if arguments.dry_run:
+        return _preview(arguments, terminal, rules)
     code = EXIT_DONE
     with _open_or_create(arguments, terminal) as house:
         targets = arguments.what or [state.name for state in house.volumes.list() if state.kind == TRACKED]
@@ -184,11 +188,23 @@ def _backup(arguments: argparse.Namespace, terminal: Terminal) -> int:
                 continue
             values.append(backup_value(result))
             lines += backup_lines(result)
+            if terminal.verbose and not terminal.json:
+                lines += import_module("dalsegno.cli.preview").changed_lines(house, result.taken)
             tell_trouble(result.taken, terminal)
             if result.taken.incomplete:
                 code = EXIT_PARTIAL
         terminal.result(values if len(targets) > 1 else values[0], [] if terminal.quiet else lines)
     return failed.exit_code if failed is not None else code
+
+
+def _preview(arguments: argparse.Namespace, terminal: Terminal, rules: RulesChange) -> int:
+    would_make = False
+    if any(os.path.isdir(what) for what in arguments.what):
+        pool = chosen(arguments, about_volumes=True).pool
+        would_make = pool is not None and not (pool / SETTINGS_NAME).exists()
+    with nullcontext(None) if would_make else _open_or_create(arguments, terminal) as house:
+        code: int = import_module("dalsegno.cli.preview").show_preview(arguments, terminal, rules, house)
+    return code
 
 
 def asker(terminal: Terminal) -> Ask | None:
@@ -206,6 +222,8 @@ def asker(terminal: Terminal) -> Ask | None:
 
 
 def _backup_sets(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    if arguments.dry_run:
+        raise BadInput("--dry-run is for directories and volumes: `dal plan` shows what a policy would do")
     if arguments.what or arguments.name or not read_rules(arguments).is_empty:
         raise BadInput("--set takes volumes, names and exclusions from the policy: give it without them")
     module = import_module("dalsegno.cli.cycle")  # on use: a catalog takes long to load

@@ -2,8 +2,10 @@
 
 import argparse
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -34,8 +36,11 @@ _FORMS = {
 def add_ls(parser: Parser) -> None:
     """Say what `dal ls` understands."""
     parser.add_argument("address", nargs="?", metavar="ADDRESS|DUMPS", help="default: the volumes")
-    parser.add_argument("-l", "--long", action="store_true", help="show mode, owner, size and time")
+    parser.add_argument(
+        "-l", "--long", action="store_true", help="show mode, owner, size (KiB, MiB: no -h needed) and time"
+    )
     parser.add_argument("-R", "--recursive", action="store_true", help="list all that is below")
+    parser.add_argument("-a", "--all", action="store_true", help="as it is: hidden names are always listed")
     parser.set_defaults(run=_ls)
 
 
@@ -49,6 +54,7 @@ def add_find(parser: Parser) -> None:
     """Say what `dal find` understands."""
     parser.add_argument("pattern", metavar="PATTERN", help="of a name; with a slash, of the whole path")
     parser.add_argument("address", nargs="?", metavar="ADDRESS|DUMPS", help="default: all clones of all volumes")
+    parser.add_argument("-i", "--ignore-case", action="store_true", help="A and a are alike")
     _add_dumps(parser)
     parser.set_defaults(run=_find)
 
@@ -57,6 +63,7 @@ def add_diff(parser: Parser) -> None:
     """Say what `dal diff` understands."""
     parser.add_argument("old", metavar="ADDRESS")
     parser.add_argument("new", nargs="?", metavar="ADDRESS", help="default: the volume's live source")
+    parser.add_argument("--stat", action="store_true", help="show sizes, and how much changed in all")
     parser.set_defaults(run=_diff)
 
 
@@ -171,34 +178,94 @@ def _find(arguments: argparse.Namespace, terminal: Terminal) -> int:
         open_volumes(arguments, terminal, *places) as house,
         _histories(arguments, terminal, house) as histories,
     ):
-        found = actions.find(house, arguments.pattern, arguments.address, histories=histories)
-        terminal.stream(found, value=value, line=line)
+        found = actions.find(
+            house, arguments.pattern, arguments.address, histories=histories, ignore_case=arguments.ignore_case
+        )
+        if not terminal.stream(found, value=value, line=line):
+            terminal.note(f"nothing found: {arguments.pattern}")
     return EXIT_DONE
 
 
+def _sign(change: Change) -> str:
+    return "+" if change.old is None else "-" if change.new is None else "M"
+
+
+def change_value(change: Change) -> dict[str, Any]:
+    """Return what programs want to know about a change."""
+    words = {"+": "added", "-": "removed", "M": "changed"}
+    return {
+        "path": change.path,
+        "change": words[_sign(change)],
+        "parts": changed_parts(change),
+        "old": entry_value(change.old) if change.old else None,
+        "new": entry_value(change.new) if change.new else None,
+    }
+
+
+def change_line(change: Change, *, size: bool = False) -> str:
+    """Return a change in one line, with the sizes before and after when `size` is set."""
+    entry = change.new or change.old
+    slash = "/" if entry is not None and entry.kind == objects.ENTRY_DIRECTORY else ""
+    parts = changed_parts(change)
+    if size and not slash:
+        told = [format_size(each.size) for each in (change.old, change.new) if each is not None]
+        parts = [*parts, " -> ".join(dict.fromkeys(told))]
+    told_parts = f"  ({', '.join(parts)})" if parts else ""
+    return f"{_sign(change)} {show(change.path)}{slash}{told_parts}"
+
+
+def _file_bytes(entry: Entry | None) -> int:
+    return entry.size if entry is not None and entry.kind == objects.ENTRY_FILE else 0
+
+
+@dataclass
+class _Totals:
+    """How much differs: entries, and bytes of files that came, went, or have other content."""
+
+    count: Counter[str] = field(default_factory=Counter)
+    size: Counter[str] = field(default_factory=Counter)
+
+    def add(self, change: Change) -> None:
+        sign = _sign(change)
+        self.count[sign] += 1
+        old, new = (_file_bytes(each) for each in (change.old, change.new))
+        self.size[sign] += new - old if sign == "M" else new or old
+
+
+def _is_mere_time(change: Change) -> bool:
+    entry = change.new or change.old
+    is_directory = entry is not None and entry.kind == objects.ENTRY_DIRECTORY
+    return is_directory and _sign(change) == "M" and changed_parts(change) == ["times"]
+
+
 def _diff(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    def sign(change: Change) -> str:
-        return "+" if change.old is None else "-" if change.new is None else "M"
+    totals = _Totals()
 
-    def value(change: Change) -> dict[str, Any]:
-        words = {"+": "added", "-": "removed", "M": "changed"}
-        return {
-            "path": change.path,
-            "change": words[sign(change)],
-            "parts": changed_parts(change),
-            "old": entry_value(change.old) if change.old else None,
-            "new": entry_value(change.new) if change.new else None,
-        }
-
-    def line(change: Change) -> str:
-        entry = change.new or change.old
-        slash = "/" if entry is not None and entry.kind == objects.ENTRY_DIRECTORY else ""
-        parts = f"  ({', '.join(changed_parts(change))})" if sign(change) == "M" else ""
-        return f"{sign(change)} {show(change.path)}{slash}{parts}"
+    def counted(changes: Iterator[Change]) -> Iterator[Change]:
+        for change in changes:
+            if not _is_mere_time(change):
+                totals.add(change)
+                yield change
 
     with open_volumes(arguments, terminal, arguments.old, *([arguments.new] if arguments.new else [])) as house:
         changes = actions.diff(house, arguments.old, arguments.new)
-        terminal.stream(changes, value=value, line=line)
+        if not arguments.stat:
+            terminal.stream(changes, value=change_value, line=change_line)
+            return EXIT_DONE
+        if terminal.json:
+            for _ in counted(changes):
+                pass
+        else:
+            terminal.stream(counted(changes), value=change_value, line=lambda change: change_line(change, size=True))
+    names = {"+": "added", "-": "removed", "M": "changed"}
+    value = {names[sign]: {"entries": totals.count[sign], "bytes": totals.size[sign]} for sign in names}
+    grown = totals.size["M"]
+    lines = [
+        f"{totals.count['+']:,} added, {format_size(totals.size['+'])}; "
+        f"{totals.count['-']:,} removed, {format_size(totals.size['-'])}; "
+        f"{totals.count['M']:,} changed, {'-' if grown < 0 else '+'}{format_size(abs(grown))}"
+    ]
+    terminal.result(value, lines)
     return EXIT_DONE
 
 

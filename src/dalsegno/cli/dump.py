@@ -35,7 +35,9 @@ def level(text: str) -> int:
 def add_dump(parser: Parser) -> None:
     """Say what `dal dump` understands."""
     parser.add_argument("address", metavar="VOLUME[@CLONE[..@CLONE]]", help="a range carries every clone in it")
-    parser.add_argument("--level", type=level, metavar="N", help="0 to 9 (default: 0 first, then one above the last)")
+    parser.add_argument(
+        "-l", "--level", type=level, metavar="N", help="0 to 9 (default: 0 first, then one above the last)"
+    )
     parser.add_argument("-o", "--output", metavar="FILE|-", help="default: VOLUME.CLONE.LEVEL.dump here")
     parser.add_argument("--no-record", action="store_true", help="do not let later dumps start from it (see dal mark)")
     parser.add_argument(
@@ -55,7 +57,7 @@ def add_mark(parser: Parser) -> None:
 def add_estimate(parser: Parser) -> None:
     """Say what `dal estimate` understands."""
     parser.add_argument("address", metavar="VOLUME[@CLONE]")
-    parser.add_argument("--level", type=level, action="append", metavar="N", help="again for more; default: all")
+    parser.add_argument("-l", "--level", type=level, action="append", metavar="N", help="again for more; default: all")
     parser.set_defaults(run=_estimate)
 
 
@@ -66,6 +68,13 @@ def binary_output(terminal: Terminal) -> BinaryIO:
     if terminal.json:
         raise BadInput("--json and a dump cannot both go to the output: name a file with -o")
     return bytes_output()
+
+
+def output_path(text: str) -> Path:
+    """Return the place that -o names; BadInput for a directory that is not there, which no file shall be made of."""
+    if text.endswith("/") and not Path(text).is_dir():
+        raise BadInput(f"{text}: no such directory: make it first (mkdir), or name a file")
+    return Path(text)
 
 
 def note_value(note: DumpNote) -> dict[str, Any]:
@@ -97,7 +106,7 @@ def _dump(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if arguments.output == "-":
         output = binary_output(terminal)
     elif arguments.output is not None:
-        output = Path(arguments.output)
+        output = output_path(arguments.output)
     with open_volumes(arguments, terminal, arguments.address) as house:
         if house.volumes.merges:
             code: int = import_module("dalsegno.cli.replica").dump_from_server(arguments, terminal, house, output)

@@ -59,8 +59,6 @@ _OTHER_COMMANDS: Final = {
 }
 # What others call an option, and its name here; a hint is given only where the command has that.
 _OTHER_OPTIONS: Final = {
-    "--target": "--to",
-    "-t": "--to",
     "-C": "--to",
     "--destination": "--to",
     "--dest": "--to",
@@ -77,8 +75,6 @@ _OTHER_OPTIONS: Final = {
     "--checksum": "--compare",
     "--recurse": "--recursive",
     "-r": "--recursive",
-    "-n": "--dry-run",
-    "-x": "--one-file-system",
     "--repo": "--pool",
     "--repository": "--pool",
     "--password-file": "--key",

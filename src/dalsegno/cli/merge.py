@@ -1,6 +1,7 @@
 """`dal merge`, `inspect`, `verify`."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import BinaryIO
@@ -8,7 +9,7 @@ from typing import BinaryIO
 from dalsegno.actions import keep
 from dalsegno.actions import merge as actions
 from dalsegno.cli.door import open_dumps_house, open_house
-from dalsegno.cli.dump import binary_output, note_value
+from dalsegno.cli.dump import binary_output, note_value, output_path
 from dalsegno.cli.terminal import Terminal, as_json, show
 from dalsegno.cli.words import Parser
 from dalsegno.dumps.plan import describe
@@ -50,7 +51,7 @@ def add_verify(parser: Parser) -> None:
         action=_PoolAlone,
         nargs="?",
         metavar="PATH",
-        help="verify the pool (PATH, or the usual one); with a DUMP: the pool with its key",
+        help="check the pool: PATH, or the one that other commands use; beside a DUMP only the key is taken from it",
     )
     parser.add_argument("dumps", nargs="*", metavar="DUMP|-")
     parser.add_argument("--salvage", metavar="OUT", help="write a dump of all that is whole in a damaged one")
@@ -60,7 +61,7 @@ def add_verify(parser: Parser) -> None:
 def _merge(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if len(arguments.dumps) < 2:
         raise BadInput("nothing to merge: name a dump and the increments that continue it, oldest first")
-    output: Path | BinaryIO = binary_output(terminal) if arguments.output == "-" else Path(arguments.output)
+    output: Path | BinaryIO = binary_output(terminal) if arguments.output == "-" else output_path(arguments.output)
     with open_dumps_house(arguments, terminal, arguments.dumps[0]) as house:
         note, size_bytes = actions.merge(house, [Path(dump) for dump in arguments.dumps], output)
     if arguments.output == "-":
@@ -112,6 +113,9 @@ def _inspect(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _verify(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    if arguments.pool_path and os.path.isfile(arguments.pool_path):
+        file = arguments.pool_path
+        raise BadInput(f"--pool {file}: a file, and a pool is a directory: `dal verify {file}` checks a dump")
     if arguments.salvage is not None:
         return _salvage(arguments, terminal)
     if not arguments.dumps:

@@ -41,7 +41,7 @@ def add_gc(parser: Parser) -> None:
         help="how long a dead pack waits (default 24h; 0: not at all, while nobody writes)",
     )
     parser.add_argument("--for", dest="budget", metavar="TIME", help="stop after about so long, for example 30m")
-    parser.add_argument("--dry-run", action="store_true", help="only tell what would be done")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only tell what would be done")
     parser.set_defaults(run=_gc)
 
 

@@ -32,7 +32,7 @@ def add_prune(parser: Parser) -> None:
     """Say what `dal prune` understands."""
     add_policy(parser)
     parser.add_argument("volumes", nargs="*", metavar="VOLUME", help="thin out their clones by --keep rules")
-    parser.add_argument("--dry-run", action="store_true", help="only show what would go")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only show what would go")
     parser.add_argument("--wait", action="store_true", help="wait for another coordinator instead of ending")
     rules = parser.add_argument_group("rules for VOLUME, whatever a policy says: a clone stays when any keeps it")
     for name, text in KEEP_COUNTS.items():

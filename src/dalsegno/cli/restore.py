@@ -29,7 +29,9 @@ LISTED_MAX = 100
 def add_restore(parser: Parser) -> None:
     """Say what `dal restore` understands."""
     parser.add_argument("what", nargs="*", metavar="ADDRESS|DUMPS", help="DUMPS: FULL.dump+INCR.dump... or a list")
-    parser.add_argument("--to", type=Path, metavar="DIR", help="write files there; only what differs is written")
+    parser.add_argument(
+        "-t", "--to", "--target", type=Path, metavar="DIR", help="write files there; only what differs is written"
+    )
     parser.add_argument("--volume", metavar="NAME", help="make a living volume of dumps instead")
     parser.add_argument(
         "--server", action="append", default=[], metavar="S,...", help="with --volume: on these servers"
@@ -38,7 +40,7 @@ def add_restore(parser: Parser) -> None:
     parser.add_argument("--path", action="append", default=[], metavar="P", help="only this file or directory")
     parser.add_argument("--delete", action="store_true", help="remove what is in DIR and not in the backup")
     parser.add_argument("--compare", action="store_true", help="read files that look equal; else size and time tell")
-    parser.add_argument("--dry-run", action="store_true", help="only tell what would be done")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only tell what would be done")
     parser.add_argument("--cross-file-systems", action="store_true", help="restore into what is mounted below DIR, too")
     parser.add_argument("--owners", default="name", metavar="name|number|map:FILE", help="whose the files become")
     parser.add_argument("--site", action="store_true", help="everything: pool, volumes and catalog, from the media")

@@ -51,7 +51,6 @@ class Terminal:
         self.json = json
         self.quiet = quiet
         self.verbose = verbose
-        self.error_count = 0
         self.about = ""
         """Which pool the command is about, where it could have been about another."""
         self._draws = sys.stderr.isatty() and not quiet and not json and os.environ.get("TERM") != "dumb"
@@ -120,8 +119,6 @@ class Terminal:
     def report(self, event: Event) -> None:
         """Draw progress and print notes about paths."""
         if isinstance(event, Note):
-            if event.severity == "error":
-                self.error_count += 1
             if event.severity == "error" or self.verbose or (event.severity == "notice" and not self.quiet):
                 self._say(event)
         elif self._draws:
@@ -132,7 +129,9 @@ class Terminal:
         if self.json:
             say_aside(json.dumps({event.severity: as_json(event)}) + "\n")
         else:
-            say_aside(f"dal: {event.severity}: {show(event.path)}: {show(event.text)}\n")
+            # One of many that went wrong is no end of the command: only that is called an error.
+            kind = "" if event.severity == "error" else f"{event.severity}: "
+            say_aside(f"dal: {kind}{show(event.path)}: {show(event.text)}\n")
 
     def _draw(self, event: Progress) -> None:
         at_ns = now_ns()
