@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from dalsegno.actions.heal import Doubts, scan_again_when_damaged
 from dalsegno.actions.house import House, author
 from dalsegno.actions.rules import LeftOut, RulesChange, changed_settings, left_out, rules_of
 from dalsegno.actions.shrunk import entries_expected, keep_shrunk
@@ -16,7 +17,8 @@ from dalsegno.formats.objects import Revision
 from dalsegno.host.cache import SCAN_SUFFIX, load_cache
 from dalsegno.host.ignore import IgnoreProblem
 from dalsegno.host.scan import ScanResult, scan_tree
-from dalsegno.terms.errors import AlreadyThere, BadInput, NotFound
+from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, NotFound
+from dalsegno.terms.events import Note
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.shrunk import Shrunk, find_shrunk
 from dalsegno.volumes.state import NATIVE, TRACKED, Clone, VolumeState
@@ -54,6 +56,8 @@ class TakeResult:
         """Whether a person must look: something is missing, or most of it."""
         return bool(self.unreadable) or self.shrunk is not None
 
+    healed: int
+    """Directories that rested on something that the pool has lost: read again and stored again."""
     left_out: list[LeftOut]
     """The rules by which things were left out; `.dalignore` files count beside them."""
 
@@ -115,26 +119,33 @@ def take(
     if not os.path.isdir(directory):
         raise NotFound(f"{os.fsdecode(directory)}: no such directory")
     cache_path = house.cache_dir / f"{state.id.hex()}{SCAN_SUFFIX}"
-    previous = read_revision(pool, state.head) if state.head else None
     with pool.writer(house.workers) as writer:
-        scan = scan_tree(
-            Path(os.fsdecode(directory)),
-            sink=writer,
-            cutter=Cutter(pool.realm.chunk_seed),
-            previous=previous,
-            source=pool,
-            cache=load_cache(cache_path, revision=state.head) if state.head else None,
-            rules=rules_of(left, own=own_paths(house, directory)),
-            report=house.report,
-        )
+        previous = _head(house, state)
+        doubts = Doubts(pool, writer)
+
+        def look() -> ScanResult:
+            return scan_tree(
+                Path(os.fsdecode(directory)),
+                sink=writer,
+                cutter=Cutter(pool.realm.chunk_seed),
+                previous=previous,
+                source=pool,
+                cache=load_cache(cache_path, revision=state.head) if previous is not None else None,
+                rules=rules_of(left, own=own_paths(house, directory)),
+                report=house.report,
+                relies=doubts.relies if doubts else None,
+            )
+
+        scan = scan_again_when_damaged(doubts, look)
         changed = previous is None or previous.root != scan.root or previous.links != scan.links
         if changed:
             revision = _revision(state, scan, message=message)
             state, identity = house.volumes.commit_revision(writer, state, revision)
         else:
-            writer.flush()
+            writer.commit_guard()
             identity = state.head
         stored = writer.bytes_stored
+        doubts.tell(house.report)
     try:
         scan.cache.save(cache_path, revision=identity)
     except OSError:
@@ -162,7 +173,22 @@ def take(
         ignore_problems=scan.ignore_problems,
         shrunk=shrunk,
         left_out=left,
+        healed=doubts.count,
     )
+
+
+def _head(house: House, state: VolumeState) -> Revision | None:
+    """Return the head; None when there is none, or none any more: then all is stored anew, behind what was lost."""
+    if not state.head:
+        return None
+    try:
+        return read_revision(house.pool, state.head)
+    except (NotFound, Damaged) as error:
+        if house.pool.elsewhere is not None:
+            raise
+        text = f"the newest state of volume {state.name!r} is lost, everything is read again: {error}"
+        house.report(Note(severity="notice", path=os.fsencode(house.pool.path), text=text))
+        return None
 
 
 def _revision(state: VolumeState, scan: ScanResult, *, message: str) -> Revision:

@@ -1,22 +1,28 @@
 """Keep house: collect what nothing names, check the pool, count."""
 
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Final
 
+from dalsegno.actions.heal import LostFiles
 from dalsegno.actions.house import House
 from dalsegno.formats.objects import KIND_CHUNK, KIND_REVISION
 from dalsegno.host.cache import SCAN_SUFFIX, is_left_behind
 from dalsegno.pool.adopt import Standing
-from dalsegno.pool.check import Finding, check_pool
+from dalsegno.pool.check import Finding, check_pool, only_copies
 from dalsegno.pool.collect import GRACE_SECONDS_DEFAULT, SECOND_NS, CollectResult, collect
 from dalsegno.pool.copy import PoolMarks
-from dalsegno.terms.errors import Conflict, DalError, Damaged, NotFound
+from dalsegno.pool.pool import Pool
+from dalsegno.terms.errors import Conflict, DalError, Damaged, NoAccess, NotFound
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.trees.closure import visit_reachable
 from dalsegno.trees.read import read_revision
+from dalsegno.volumes.store import bases_kept
 from dalsegno.world.clock import now_ns, real_now_ns, ticks_ns
 
+PATHS_NAMED_MAX: Final = 20
 CACHE_UNUSED_NS_MAX: Final = 180 * 24 * 3600 * SECOND_NS
 
 
@@ -152,32 +158,86 @@ def _find_whole(house: House, seen: PoolMarks, revision: bytes) -> set[bytes]:
 
 
 def verify_pool(house: House) -> Iterator[Finding]:
-    """Yield all that is wrong with the pool: packs, index, refs, and that every volume's objects are there."""
-    yield from check_pool(house.pool, house.report)
-    seen = PoolMarks(house.pool)
+    """Yield all that is wrong with the pool: packs, index, refs, and that every volume's objects are there.
+
+    What is damaged is noted in the pool, so that the next backup stores it again.
+    """
+    pool = house.pool
+    found = list(check_pool(pool, house.report))
+    states = list(_states(house))
+    seen = PoolMarks(pool)
+    missing: list[bytes] = []
 
     def visit(kind: int, identity: bytes) -> bool:
         if not seen.add(identity):
             return False
-        if not house.pool.has(ObjectId(identity)):
+        if not pool.has(ObjectId(identity)):
             missing.append(identity)
             return False
         return True
 
-    missing: list[bytes] = []
+    broken = {}
+    for label, revision in states:
+        try:
+            visit_reachable(pool, [(KIND_REVISION, revision)], visit)
+        except DalError as error:
+            broken[label] = str(error)
+    yield from _without_unneeded(pool, found, seen)
+    if not missing and not broken and not pool.damage:
+        return
+    if missing or pool.is_damage_new:
+        with suppress(NoAccess):
+            pool.look_for_unsound()
+    yield from _name_lost(house, states, broken)
+
+
+def _states(house: House) -> Iterator[tuple[str, bytes]]:
+    """Yield (label, revision) of every clone, of heads that no clone names, and of what is kept for later dumps."""
     for state in house.volumes.list():
         states = {clone.revision: f"{state.name}@{name}" for name, clone in state.clones.items()}
         if state.head:
             states.setdefault(state.head, f"{state.name}@latest")
+        for record in bases_kept(state):
+            states.setdefault(record.revision, f"{state.name}, base of level {record.level}")
         for revision, label in states.items():
-            try:
-                visit_reachable(house.pool, [(KIND_REVISION, revision)], visit)
-            except DalError as error:
-                yield Finding(severity="error", where=label, text=str(error))
-            if missing:
-                text = f"{len(missing)} objects are missing, the first {hex_short(missing[0])}"
-                yield Finding(severity="error", where=label, text=f"{text}; restore what is left, back up again")
-                missing.clear()
+            yield label, revision
+
+
+def _without_unneeded(pool: Pool, found: list[Finding], seen: PoolMarks) -> Iterator[Finding]:
+    """Yield findings; those about damage that nothing needed rests on any more become notes."""
+    harmless = {
+        str(pool.pack_path(pack_id))
+        for pack_id in pool.damage.packs
+        if not seen.holds(only_copies(pool, pack_id)).any()
+    }
+    for finding in found:
+        if finding.severity == "error" and finding.where in harmless:
+            text = (
+                f"{finding.text}; nothing needs what was there any more, or it is stored elsewhere: `dal gc` removes it"
+            )
+            yield replace(finding, severity="note", text=text)
+        else:
+            yield finding
+
+
+def _name_lost(house: House, states: list[tuple[str, bytes]], broken: dict[str, str]) -> Iterator[Finding]:
+    """Yield a finding for each clone that lacks files, with their names."""
+    lost = LostFiles(house.pool)
+    for label, identity in states:
+        try:
+            paths = tuple(lost.paths(read_revision(house.pool, identity)))
+        except DalError as error:
+            yield Finding(severity="error", where=label, text=f"cannot be read at all: {error}")
+            continue
+        if paths:
+            named = ", ".join(os.fsdecode(path) for path in paths[:PATHS_NAMED_MAX])
+            if len(paths) > PATHS_NAMED_MAX:
+                named += f", and {len(paths) - PATHS_NAMED_MAX:,} more (all with --json)"
+            files = "1 file cannot be read" if len(paths) == 1 else f"{len(paths):,} files cannot be read"
+            text = f"{files}: {named}; back up again: what the source still has is stored again"
+            yield Finding(severity="error", where=label, text=text, paths=paths)
+        elif label in broken:
+            yield Finding(severity="error", where=label, text=broken[label])
 
 
 def stats(house: House) -> Stats:

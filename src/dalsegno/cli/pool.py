@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from dalsegno.actions import keep
+from dalsegno.actions.heal import damage_lines
 from dalsegno.assembly import create_pool
 from dalsegno.cli.choice import key_path, pool_path
 from dalsegno.cli.door import open_house
@@ -150,6 +151,7 @@ def _doctor(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_house(arguments, terminal) as house:
         pool = house.pool
         findings += [str(error) for error in pool.damaged_packs.values()]
+        findings += damage_lines(pool)
         free = shutil.disk_usage(pool.path).free
         if free < FREE_BYTES_MIN:
             findings.append(f"{pool.path}: only {format_size(free)} free: `dal gc`, or a larger disk")

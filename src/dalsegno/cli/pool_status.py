@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from dalsegno.actions.heal import damage_lines
 from dalsegno.backup.pool_status import VolumeAge, pool_line, volume_age, worst_state
 from dalsegno.backup.status import STATES
 from dalsegno.cli.choice import chosen
@@ -23,7 +24,7 @@ def pool_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
         choice = chosen(arguments, about_volumes=True)
         with open_volumes(arguments, terminal) as house:
             pool, states = house.pool, house.volumes.list()
-            path, encryption = pool.path, pool.encryption
+            path, encryption, damaged = pool.path, pool.encryption, damage_lines(pool)
     except DalError as error:
         if not arguments.check:
             raise
@@ -31,8 +32,8 @@ def pool_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
         return EXIT_UNKNOWN
     ages = [volume_age(state, now_ns=at_ns, max_age_ns=max_age_ns) for state in states]
     if arguments.check:
-        print(pool_line(ages))
-        return STATES.index(worst_state(ages))
+        print(pool_line(ages) + (f"; DAMAGED: {damaged[0]}" if damaged else ""))
+        return max(STATES.index(worst_state(ages)), 1 if damaged else 0)
     headings = ["volume", "last clone", "", "clones", "last dump", *(["of"] if terminal.verbose else []), "source"]
     table = terminal.listing(headings, [_row(each, at_ns, terminal) for each in ages], right=(3,))
     lines = [str(choice) if choice.realm else f"{choice}; encryption: {encryption}"]
@@ -43,7 +44,9 @@ def pool_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if not ages:
         lines.append("no volumes yet: `dal backup DIR` makes one")
     about = {"pool": path, "realm": choice.realm or None, "why": choice.why, "others": choice.others}
-    terminal.result({**about, "state": worst_state(ages), "volumes": list(map(_value, ages))}, lines)
+    lines += [f"DAMAGED: {line}" for line in damaged]
+    value = {**about, "state": worst_state(ages), "volumes": list(map(_value, ages)), "damaged": damaged}
+    terminal.result(value, lines)
     return EXIT_DONE
 
 

@@ -206,12 +206,16 @@ class _Scan:
         report: Report,
         node_source: Callable[[], int],
         started_ns: int,
+        relies: Callable[[bytes], bool] | None,
     ) -> None:
         self.sink = sink
+        self.relies = relies
         self.cutter = cutter
         self.previous = previous if source is not None else None
         self.source = source
         self.cache = cache if self.previous is not None else None
+        links = self.previous.links if self.previous is not None else b""
+        self.links_unsound = bool(links) and relies is not None and not relies(links)
         self.rules = rules
         self.report = report
         self.node_source = node_source
@@ -393,7 +397,7 @@ class _Scan:
         if b"".join(keys) != cache.keys(record):
             return False
         for fields in linked:
-            known = cache.link(device_number(fields), fields[_INO])
+            known = self.cached_link(device_number(fields), fields[_INO])
             if known is None or known[1] != self.key_of(fields):
                 return False
         for fields in linked:
@@ -764,13 +768,16 @@ class _Scan:
 
     # -- hard links
 
+    def cached_link(self, device: int, inode: int) -> tuple[int, bytes] | None:
+        """Return (node, key) of a file with several names; None when its content may be lost."""
+        return self.cache.link(device, inode) if self.cache is not None and not self.links_unsound else None
+
     def keep_link(self, fields: Fields) -> bool:
         """Note a hard-linked file that is as cached; tell whether it was new to this scan."""
         mark = (device_number(fields), fields[_INO])
         if mark in self.link_nodes:
             return False
-        assert self.cache is not None
-        known = self.cache.link(*mark)
+        known = self.cached_link(*mark)
         assert known is not None
         node, key = known
         self.link_nodes[mark] = node
@@ -782,7 +789,12 @@ class _Scan:
         if self.previous_links is None:
             links = self.previous.links if self.previous is not None else b""
             table = iterate_directory(self.source, links) if links and self.source is not None else iter(())
-            self.previous_links = {int(entry.name, 16): entry for entry in table}
+            try:
+                self.previous_links = {int(entry.name, 16): entry for entry in table}
+            except DalError:
+                if not self.links_unsound:
+                    raise
+                self.previous_links = {}  # all files with several names are read anew
         return self.previous_links.get(node)
 
     def make_link(
@@ -793,7 +805,7 @@ class _Scan:
         self.key = key
         node = self.link_nodes.get(mark)
         if node is None:
-            known = self.cache.link(*mark) if self.cache is not None else None
+            known = self.cached_link(*mark)
             used = self.link_entries
             if known is not None and (KEY.unpack(known[1])[6] != birth_of(fields) or known[0] in used):
                 known = None
@@ -809,7 +821,7 @@ class _Scan:
                 elif self.cache is not None:
                     before = self.carry(fields, _KINDS[fields[_MODE] & 0o170000], old, old_key)
                     # A node that the cache knows may belong to a directory that is yet to be found unchanged.
-                    if before is not None and not self.cache.knows_link(before.node):
+                    if before is not None and (self.links_unsound or not self.cache.knows_link(before.node)):
                         node = before.node
                 elif old is not None:
                     node = old.link if old.kind == objects.ENTRY_LINK else old.node
@@ -904,8 +916,10 @@ class _Scan:
             self.not_entered.append((frame_path, OWN))
             return frame
         record = self.cache.directory(device, frame.inode) if self.cache is not None else None
-        frame.record = record
         prior = record[3] if record is not None else b""
+        if record is not None and self.relies is not None and not self.relies(record[3]):
+            record = None  # something in it is lost: its files are read again, whatever the cache remembers
+        frame.record = record
         if not prior and old is not None and old.kind == objects.ENTRY_DIRECTORY:
             prior = old.content
         self.open_directory(fd, frame, prior)
@@ -1072,12 +1086,14 @@ def scan_tree(
     report: Report = silent,
     node_source: Callable[[], int] = random_node,
     started_ns: int | None = None,
+    relies: Callable[[bytes], bool] | None = None,
 ) -> ScanResult:
     """Store the tree beneath `root` in `sink`.
 
     `previous` (read from `source`) gives what carries on: node numbers, birth times, and with a `cache` loaded for
     that very revision, everything that is unchanged. `started_ns` is for tests: files that changed shortly
-    before it (`RACY_NS`) are read again next time.
+    before it (`RACY_NS`) are read again next time. `relies` is asked, where something in `source` is lost, whether a
+    directory of the cache is there with all that it names.
     """
     scan = _Scan(
         sink=sink,
@@ -1089,6 +1105,7 @@ def scan_tree(
         report=report,
         node_source=node_source,
         started_ns=now_ns() if started_ns is None else started_ns,
+        relies=relies,
     )
     # Only a first scan reads most of what it meets.
     ahead = Prefetch(os.fsencode(root), position=lambda: scan.entry_count) if previous is None else nullcontext()

@@ -62,12 +62,12 @@ Rows = npt.NDArray[np.intp]
 
 
 class Standing:
-    """Which objects stand in a pool: as its index and its condemned and dead objects are now."""
+    """Which objects stand in a pool: as its index and its condemned, dead and unsound objects are now."""
 
     def __init__(self, pool: Pool, *, condemned: set[PackId] | None = None, dead: SortedIds | None = None) -> None:
         self._pool = pool
         self._condemned = set(pool.read_condemned()) if condemned is None else condemned
-        self._dead = as_sorted_ids(pool.read_dead_objects()) if dead is None else dead
+        self._dead = as_sorted_ids(pool.read_shunned_objects()) if dead is None else dead
 
     def kinds(
         self,
@@ -111,7 +111,7 @@ class Standing:
         for place in np.unique(np.concatenate(doubtful)).tolist() if doubtful else ():
             if kinds[place] == NOTHING:
                 identity = ids[place].tobytes()
-                for location in self._pool.index.find_all(identity):
+                for location in self._pool.index.find_good(identity):
                     if location.pack_id not in self._condemned:
                         kinds[place] = location.kind
                         if told is not None:
@@ -121,7 +121,7 @@ class Standing:
 
     def _shunned(self, segment: Segment) -> Mask:
         shunned = np.zeros(len(segment.pack_ids), np.bool_)
-        shunned[list(segment.gone)] = True
+        shunned[list(segment.shunned)] = True
         if self._condemned:
             shunned |= np.array([pack_id in self._condemned for pack_id in segment.pack_ids], np.bool_)
         return shunned
@@ -355,7 +355,7 @@ class Adopter(PoolWriter):
     def commit_guard(self) -> None:
         """Make sure that everything stored or relied on will stay; dead objects that were stored again live again."""
         super().commit_guard()
-        again = self._rescued.intersection(_split(self._dead_data)) if self._rescued else None
+        again = self._rescued.intersection(_split(self.pool.read_dead_objects())) if self._rescued else None
         if not again:
             return
         with FileLock(self.pool.path / COLLECT_LOCK) as lock:

@@ -3,10 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
+from dalsegno.pool.damage import PackDamage
+from dalsegno.pool.index import Ids
 from dalsegno.pool.pool import PACKS, Pool
-from dalsegno.terms.errors import DalError, NotFound
+from dalsegno.terms.errors import DalError, Damaged, NotFound
 from dalsegno.terms.events import Progress, Report
-from dalsegno.terms.ids import hex_short
+from dalsegno.terms.ids import OBJECT_ID_BYTES, PackId, hex_short
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +21,8 @@ class Finding:
     """`error` (something is lost or wrong) or `note`."""
     where: str
     text: str
+    paths: tuple[bytes, ...] = ()
+    """Files that are lost."""
 
 
 def check_pool(pool: Pool, report: Report) -> Iterator[Finding]:
@@ -42,6 +48,10 @@ def check_pool(pool: Pool, report: Report) -> Iterator[Finding]:
         )
         yield from _check_pack(pool, pack_id)
         done_bytes += sizes.get(pack_id, 0)
+    for pack_id, damage in sorted(pool.damage.packs.items()):
+        if damage.lost:
+            text = "lost: `dal backup` stores again what the sources still have; what nothing has is named below"
+            yield Finding(severity="note", where=str(pool.pack_path(pack_id)), text=text)
     for segment in pool.index.segments:
         if not segment.is_intact():
             yield Finding(
@@ -66,11 +76,17 @@ def _check_pack(pool: Pool, pack_id: bytes) -> Iterator[Finding]:
         reader = pool.open_pack(pack_id)
     except NotFound:
         return  # collected meanwhile
+    except Damaged as error:
+        pool.set_damage(PackId(pack_id), PackDamage(unreadable=True))
+        yield Finding(severity="error", where=str(path), text=str(error).removeprefix(f"{path}: "))
+        return
     except DalError as error:
         yield Finding(severity="error", where=str(path), text=str(error))
         return
     try:
-        for text in reader.verify():
+        findings = list(reader.verify())
+        pool.set_damage(PackId(pack_id), PackDamage(blocks=frozenset(reader.damaged_blocks)))
+        for text in findings:
             yield Finding(severity="error", where=str(path), text=text.removeprefix(f"{path}: "))
         ids, values = reader.objects()
         unknown, first = 0, b""
@@ -90,7 +106,22 @@ def _check_pack(pool: Pool, pack_id: bytes) -> Iterator[Finding]:
                 where=str(path),
                 text=f"the index misses {unknown} objects, first {hex_short(first)}: delete {pool.index.path}",
             )
+    except Damaged as error:
+        pool.set_damage(PackId(pack_id), PackDamage(unreadable=True))
+        yield Finding(severity="error", where=str(path), text=str(error).removeprefix(f"{path}: "))
     except DalError as error:
         yield Finding(severity="error", where=str(path), text=str(error).removeprefix(f"{path}: "))
     finally:
         reader.close()
+
+
+def only_copies(pool: Pool, pack_id: PackId) -> Ids:
+    """Return the ids of what lies in the damaged blocks of a pack, as the index knows them, and nowhere else."""
+    found = [np.zeros((0, OBJECT_ID_BYTES), np.uint8)]
+    for segment in pool.index.segments:
+        for number in segment.hurt:
+            if segment.pack_ids[number] == pack_id:
+                rows = np.flatnonzero(np.frombuffer(segment.values, np.uint32).reshape(-1, 4)[:, 0] == number)
+                ids = segment.ids_of(rows)
+                found.append(ids[~pool.index.hold(ids)])
+    return np.concatenate(found)

@@ -20,6 +20,7 @@ a good pool when killed; the next run decides anew and so goes on.
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -32,7 +33,8 @@ from dalsegno.formats.objects import KIND_CHUNK, references
 from dalsegno.formats.pack import ENCODING_DELTA
 from dalsegno.pool.adopt import JOINED_SUFFIX, UPLOADS
 from dalsegno.pool.copy import PoolMarks
-from dalsegno.pool.index import Ids, Values
+from dalsegno.pool.damage import UNSOUND, PackDamage
+from dalsegno.pool.index import Blocks, Ids, Values
 from dalsegno.pool.pack_read import PackReader, read_record
 from dalsegno.pool.pool import (
     COLLECT_LOCK,
@@ -100,6 +102,8 @@ class _Pack:
     total_bytes: int = 0
     needed_bytes: int = 0
     needed_count: int = 0
+    hurt: Blocks = frozenset()
+    """Blocks that cannot be read; None: all of them."""
 
     @property
     def rewritten_bytes(self) -> int:
@@ -184,6 +188,10 @@ class _Collection:
         self.owners: npt.NDArray[np.int32] = np.zeros(0, np.int32)
         self.deleted: list[_Pack] = []
         self.condemned: list[_Pack] = []
+        self.unopened: list[_Pack] = []
+        """Packs that cannot be read at all."""
+        self.missing_count = 0
+        """Objects that are needed and are nowhere."""
         self.out_of_room = False
 
     def run(self, packs: list[_Pack], live: Callable[[], Iterable[bytes]], dry_run: bool) -> CollectResult:
@@ -203,7 +211,9 @@ class _Collection:
             if left:
                 dead_objects += b"".join(verdict.dead_partial)
             self._write_dead_objects(dead_objects)
+            self._settle_damage()
             self._sweep(condemned_since)
+            self.pool.index.trim()
         return CollectResult(
             packs=len(packs),
             kept=len(verdict.kept) + len(verdict.young) + len(verdict.reprieved) + len(left),
@@ -223,37 +233,51 @@ class _Collection:
     def _judge(self, packs: list[_Pack], condemned_since: dict[PackId, int]) -> _Verdict:
         """Decide what becomes of each pack."""
         verdict = _Verdict()
-        newly_dead: list[bytes] = []
         ordinary = [each for each in packs if each.pack_id not in condemned_since]
-        # The fullest claim first, so that of two copies the one in the emptier pack is given up; condemned packs last.
-        ordinary.sort(key=lambda each: (-(each.live_bytes / max(each.total_bytes, 1)), each.pack_id))
-        for each in ordinary:
-            dead = self._claim(each)
-            newly_dead.append(dead)
+        # The fullest claim first, so that of two copies the one in the emptier pack is given up; damaged packs, then
+        # condemned packs last.
+        ordinary.sort(
+            key=lambda each: (each.hurt != frozenset(), -(each.live_bytes / max(each.total_bytes, 1)), each.pack_id)
+        )
+        condemned = [each for each in packs if each.pack_id in condemned_since]
+        newly_dead = [self._claim(each) for each in ordinary]
+        for each in condemned:
+            self._claim(each)
+        self.missing_count = int(np.count_nonzero(self.owners == NOBODY))
+        for each, dead in zip(ordinary, newly_dead, strict=True):
             young = bool(self.grace_ns) and each.mtime_ns > self.now_ns - self.grace_ns
-            if not each.needed_count:
+            # What is lost in a damaged pack and is nowhere else may be read from it once more some day.
+            last_hope = each.hurt != frozenset() and self._holds_missing(each)
+            sparse = each.needed_bytes * 100 < each.total_bytes * LIVE_PERCENT_MIN
+            if not each.needed_count and not last_hope:
                 (verdict.young if young and not self.alone else verdict.doomed).append(each)
-            elif not young and each.needed_bytes * 100 < each.total_bytes * LIVE_PERCENT_MIN:
+            elif not young and not last_hope and (sparse or each.hurt != frozenset()):
                 verdict.partial.append(each)
                 verdict.dead_partial.append(dead)
             else:
                 verdict.kept.append(each)
                 if not young:
                     verdict.dead_kept.append(dead)
-        for each in packs:
-            if each.pack_id in condemned_since:
-                self._claim(each)
-                if each.needed_count:
-                    verdict.reprieved.append(each)
-                    verdict.dead_kept.append(self._dead_metadata(each))
-                elif condemned_since[each.pack_id] + self.grace_ns <= self.now_ns:
-                    verdict.expired.append(each)
-                else:
-                    verdict.waiting.append(each)
+        for each in condemned:
+            if each.needed_count:
+                verdict.reprieved.append(each)
+                verdict.dead_kept.append(self._dead_metadata(each))
+            elif condemned_since[each.pack_id] + self.grace_ns <= self.now_ns:
+                verdict.expired.append(each)
+            else:
+                verdict.waiting.append(each)
+        if not self.missing_count:
+            verdict.doomed += self.unopened
         verdict.renewed = self._still_named(verdict.expired, newly_dead)
         verdict.waiting += verdict.renewed
         verdict.expired = [each for each in verdict.expired if each not in verdict.renewed]
         return verdict
+
+    def _holds_missing(self, each: _Pack) -> bool:
+        """Tell whether a damaged pack once held something that is needed and is nowhere else."""
+        ids, values = self._columns(each)
+        rows = np.flatnonzero(member_mask(self.live, _joined(ids)) & _hurt_rows(each, values))
+        return bool((self.owners[np.searchsorted(self.live, _joined(ids)[rows])] == NOBODY).any())
 
     def _act(self, verdict: _Verdict) -> list[_Pack]:
         """Do what was decided; return the packs that should have been written again, but for room or time."""
@@ -292,11 +316,16 @@ class _Collection:
             with_reserve(self.pool.path, lambda path=path: write_durable(path, b"%d" % self.now_ns, to_owner=True))  # type: ignore[misc]
 
     def _delete(self, packs: list[_Pack]) -> None:
+        ids = [each.pack_id for each in packs]
+        # A false alarm later is better than no room now: it makes a backup look closer, nothing more.
+        with suppress(Full):
+            with_reserve(self.pool.path, lambda: self.pool.index.note_collected(ids))
         for number, each in enumerate(packs):
             self.report(Progress(phase="delete", done_count=number, total_count=len(packs)))
             remove_durable(self.pool.pack_path(each.pack_id))
             remove_durable(self._condemned_path(each.pack_id))
-        self.pool.index.forget([each.pack_id for each in packs])
+            self.pool.set_damage(each.pack_id, PackDamage())
+        self.pool.index.forget(ids)
         self.deleted += packs
 
     def _batches(self, packs: list[_Pack]) -> Iterator[list[_Pack]]:
@@ -385,6 +414,8 @@ class _Collection:
         while True:
             usable: list[_Pack] = []
             bases = bytearray()
+            self.unopened = []
+            damaged = self.pool.damage.shunned()
             for number, each in enumerate(packs):
                 self.report(Progress(phase="measure", done_count=number, total_count=len(packs)))
                 try:
@@ -392,10 +423,14 @@ class _Collection:
                 except NotFound:
                     continue
                 except DalError as error:
-                    # A damaged pack may be all that is left of something: keep it until somebody has looked.
+                    # A damaged pack may be all that is left of something: kept as long as anything is missing.
+                    if isinstance(error, Damaged):
+                        self.pool.set_damage(each.pack_id, PackDamage(unreadable=True))
+                        self.unopened.append(each)
                     self.report(Note(severity="error", path=bytes(self.pool.pack_path(each.pack_id)), text=str(error)))
                     continue
-                mask = member_mask(self.live, _joined(ids))
+                each.hurt = damaged.get(each.pack_id, frozenset())
+                mask = member_mask(self.live, _joined(ids)) & ~_hurt_rows(each, values)
                 each.total_bytes = int(values[:, 2].sum(dtype=np.uint64))
                 each.live_bytes = int(values[mask, 2].sum(dtype=np.uint64))
                 bases += self._missing_bases(each, ids, values, mask)
@@ -422,16 +457,16 @@ class _Collection:
     def _claim(self, each: _Pack) -> bytes:
         """Make this pack the owner of the live objects that no earlier one holds; return its dead metadata's ids."""
         ids, values = self._columns(each)
-        rows = self._owned_rows(ids, NOBODY)
+        rows = self._owned_rows(each, ids, values, NOBODY)
         self.owners[np.searchsorted(self.live, _joined(ids)[rows])] = each.number
         each.needed_count = len(rows)
         each.needed_bytes = int(values[rows, 2].sum(dtype=np.uint64))
         return self._dead_in(ids, values)
 
-    def _owned_rows(self, ids: Ids, owner: int) -> npt.NDArray[np.intp]:
-        """Return the rows of live objects whose owner is `owner`."""
+    def _owned_rows(self, each: _Pack, ids: Ids, values: Values, owner: int) -> npt.NDArray[np.intp]:
+        """Return the rows of a pack's live objects that can be read and whose owner is `owner`."""
         joined = _joined(ids)
-        rows = np.flatnonzero(member_mask(self.live, joined))
+        rows = np.flatnonzero(member_mask(self.live, joined) & ~_hurt_rows(each, values))
         owned: npt.NDArray[np.intp] = rows[self.owners[np.searchsorted(self.live, joined[rows])] == owner]
         return owned
 
@@ -472,7 +507,7 @@ class _Collection:
             for number, each in enumerate(packs):
                 self.report(Progress(phase="rewrite", done_count=number, total_count=len(packs)))
                 ids, values = self._columns(each)
-                rows = self._owned_rows(ids, each.number)
+                rows = self._owned_rows(each, ids, values, each.number)
                 order = np.lexsort((values[rows, 1] & np.uint32(0xFFFFFF), values[rows, 0]))
                 # A reader of our own: one that the pool keeps open would keep the room of the pack when it is deleted.
                 with self.pool.open_pack(each.pack_id) as reader:
@@ -496,6 +531,18 @@ class _Collection:
             path = self.pool.path / DEAD_OBJECTS
             with_reserve(self.pool.path, lambda: write_durable(path, dead_objects, to_owner=True))
 
+    def _settle_damage(self) -> None:
+        """Forget what was lost once nothing that is needed is missing; else what rests on it and is not needed."""
+        pool = self.pool
+        if not self.missing_count:
+            if pool.damage or (pool.path / UNSOUND).exists():
+                pool.forget_damage(each for each in pool.damage.packs if pool.pack_path(each).exists())
+            return
+        unsound = np.frombuffer(pool.read_unsound(), f"S{OBJECT_ID_BYTES}")
+        needed = member_mask(self.live, unsound)
+        if not needed.all() and not pool.is_damage_new:
+            pool.write_unsound(unsound[needed].tobytes())
+
     def _sweep(self, condemned_since: dict[PackId, int]) -> None:
         """Remove what killed runs and killed writers left: verdicts on packs that are gone, files never finished."""
         for pack_id in condemned_since:
@@ -517,6 +564,13 @@ class _Collection:
             return
         for suffix in (PARTIAL_SUFFIX, JOINED_SUFFIX) if folder == UPLOADS else (PARTIAL_SUFFIX,):
             yield from (self.pool.path / folder).rglob("*" + suffix)
+
+
+def _hurt_rows(each: _Pack, values: Values) -> npt.NDArray[np.bool_]:
+    """Return which rows lie in blocks that cannot be read."""
+    if each.hurt is None:
+        return np.ones(len(values), np.bool_)
+    return np.isin(values[:, 0], list(each.hurt)) if each.hurt else np.zeros(len(values), np.bool_)
 
 
 def _joined(ids: Ids) -> npt.NDArray[np.bytes_]:

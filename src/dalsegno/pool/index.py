@@ -9,6 +9,9 @@ A segment is one file, sorted by id (48 bytes an object):
     value column: pack number, block index, offset | kind << 24, length | encoding << 31 (u32 each)   16 * object_count
 
 Numbers are in the machine's own byte order, the magic too, so that a foreign index is garbage and is made again.
+
+A pack that a segment names and that is not there was collected, or is lost. `collected` tells: the ids, 16 bytes each,
+of packs that a collection deleted and that segments still name.
 """
 
 import mmap
@@ -16,6 +19,7 @@ import os
 import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,19 +27,24 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
+from dalsegno.formats.objects import KIND_CHUNK
 from dalsegno.pool.marks import find_rows
-from dalsegno.terms.errors import BadInput, DalError, NotFound
+from dalsegno.terms.errors import BadInput, DalError, NoAccess, NotFound
 from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES, ObjectId, PackId
 from dalsegno.terms.sizes import MIB
 from dalsegno.world.chance import random_bytes
-from dalsegno.world.files import FileLock, PartialFile, make_directory, remove_durable, write_durable
+from dalsegno.world.files import FileLock, PartialFile, fsync_directory, make_directory, remove_durable, write_durable
 
 Ids = npt.NDArray[np.uint8]
 Values = npt.NDArray[np.uint32]
 Columns = tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint8], Values]
 """Prefixes (n), rests (n, 24) and values (n, 4) of a segment."""
+Blocks = frozenset[int] | None
+"""Blocks of a pack that are not to be relied on; None: all of them."""
 
 SEGMENT_SUFFIX = ".idx"
+COLLECTED = "collected"
+MERGE_LOCK = "merge.lock"
 SEGMENTS_MAX = 8
 SEGMENT_CHECKED_BYTES_MAX = 32 * MIB
 """A smaller segment is verified whole when opened; a larger one is synced before it gets its name instead."""
@@ -96,6 +105,26 @@ class Segment:
         self.values = view[at : at + 16 * self.count].cast("I")
         self.gone: frozenset[int] = frozenset()
         """Pack numbers whose pack is no longer on disk."""
+        self.hurt: dict[int, Blocks] = {}
+        """Pack numbers whose pack is damaged, and which of its blocks."""
+        self.shunned: frozenset[int] = frozenset()
+        """Pack numbers of both."""
+
+    def judge(self, *, on_disk: set[PackId], damaged: dict[PackId, Blocks]) -> None:
+        """Note which packs are gone and which are damaged."""
+        self.gone = frozenset(number for number, pack_id in enumerate(self.pack_ids) if pack_id not in on_disk)
+        self.hurt = {}
+        if damaged:
+            self.hurt = {n: damaged[pack_id] for n, pack_id in enumerate(self.pack_ids) if pack_id in damaged}
+        self.shunned = self.gone.union(self.hurt)
+
+    def is_hurt(self, row: int) -> bool:
+        """Tell whether a row lies in a block that is not to be relied on."""
+        number = self.values[row * 4]
+        if number not in self.hurt:
+            return False
+        blocks = self.hurt[number]
+        return blocks is None or self.values[row * 4 + 1] in blocks
 
     def is_intact(self) -> bool:
         """Return whether the content is what the header's digest promises."""
@@ -150,14 +179,14 @@ class Segment:
         values[:, 3] = own[:, 3] >> np.uint32(31)
         return values
 
-    def copies(self, prefix: int, rest: bytes) -> Iterator[Location]:
-        """Yield every copy of one object in this segment."""
+    def copies(self, prefix: int, rest: bytes, *, hurt: bool = True) -> Iterator[Location]:
+        """Yield every copy of one object in this segment; with `hurt` False only those that may be relied on."""
         prefixes = self.prefixes
         position = bisect_left(prefixes, prefix)
         while position < self.count and prefixes[position] == prefix:
             if self.rests[position * 24 : position * 24 + 24] == rest:
                 pack_number, block_index, where, length = self.values[position * 4 : position * 4 + 4]
-                if pack_number not in self.gone:
+                if pack_number not in self.gone and (hurt or not self.hurt or not self.is_hurt(position)):
                     yield Location(
                         self.pack_ids[pack_number],
                         block_index,
@@ -271,8 +300,17 @@ class Index:
         read_pack: Callable[[PackId], tuple[Ids, Values]],
         report_damage: Callable[[PackId, DalError], None],
         settle_packs: Callable[[Iterable[PackId]], None],
+        report_lost: Callable[[set[PackId]], None] = lambda lost: None,
+        report_remade: Callable[[], None] = lambda: None,
     ) -> None:
+        """`report_lost` is told the packs that are named and that nobody collected, before they are forgotten.
+
+        `report_remade` is told that there are packs, but that there was no index.
+        """
         self.path = path
+        self._report_lost = report_lost
+        self._report_remade = report_remade
+        self.damaged: dict[PackId, Blocks] = {}
         self._list_packs = list_packs
         self._read_pack = read_pack
         self._report_damage = report_damage
@@ -282,7 +320,8 @@ class Index:
         self._segments: tuple[Segment, ...] = ()
         self._in_memory: list[Segment] = []
         self.packs_on_disk: set[PackId] = set()
-        make_directory(path)
+        with suppress(NoAccess):  # in a pool that cannot be written the index is made in memory
+            make_directory(path, to_owner=True)
 
     @property
     def object_count(self) -> int:
@@ -301,6 +340,39 @@ class Index:
         for segment in self._segments:
             yield from segment.copies(prefix, rest)
 
+    def find_good(self, identity: bytes) -> Iterator[Location]:
+        """Yield every copy of an object that may be relied on."""
+        prefix = int.from_bytes(identity[:8], "big")
+        for segment in self._segments:
+            yield from segment.copies(prefix, identity[8:], hurt=False)
+
+    def hold(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        """Return for each of (n, 32) ids whether it has a copy that may be relied on."""
+        held = np.zeros(len(ids), np.bool_)
+        doubtful = np.zeros(len(ids), np.bool_)
+        for segment in self._segments:
+            open_rows = np.flatnonzero(~held)
+            if not len(open_rows):
+                break
+            found = segment.find_rows(ids[open_rows])
+            hit = found >= 0
+            numbers = np.frombuffer(segment.values, np.uint32).reshape(-1, 4)[found[hit], 0]
+            bad = np.isin(numbers, list(segment.shunned)) if segment.shunned else np.zeros(len(numbers), np.bool_)
+            held[open_rows[hit][~bad]] = True
+            doubtful[open_rows[hit][bad]] = True
+        for row in np.flatnonzero(doubtful & ~held).tolist():  # another copy, or another block of a damaged pack
+            held[row] = next(self.find_good(ids[row].tobytes()), None) is not None
+        return held
+
+    def ids_with(self, prefixes: npt.NDArray[np.uint64]) -> bytes:
+        """Return the joined ids of all objects but chunks whose first 8 bytes are among sorted `prefixes`."""
+        found: set[bytes] = set()
+        for segment in self._segments if len(prefixes) else ():
+            rows = np.flatnonzero(np.isin(np.frombuffer(segment.prefixes, np.uint64), prefixes))
+            kinds = np.frombuffer(segment.values, np.uint32).reshape(-1, 4)[rows, 2] >> np.uint32(24)
+            found.update(each.tobytes() for each in segment.ids_of(rows[kinds != KIND_CHUNK]))
+        return b"".join(sorted(found))
+
     def lookup(self, identity: bytes) -> Location | None:
         """Return where an object lies, or None."""
         prefix = int.from_bytes(identity[:8], "big")
@@ -313,7 +385,7 @@ class Index:
         return None
 
     def pack_of(self, identity: bytes) -> PackId | None:
-        """Return a pack that holds an object, or None: the short way, taken for every object that is written."""
+        """Return a pack in which an object may be relied on, or None: the short way, taken for all that is written."""
         prefix = int.from_bytes(identity[:8], "big")
         for segment in self._segments:
             prefixes = segment.prefixes
@@ -322,15 +394,15 @@ class Index:
                 pack_number = segment.values[position * 4]
                 if (
                     segment.rests[position * 24 : position * 24 + 24] == identity[8:]
-                    and pack_number not in segment.gone
+                    and pack_number not in segment.shunned
                 ):
                     return segment.pack_ids[pack_number]
-                for location in segment.copies(prefix, identity[8:]):
+                for location in segment.copies(prefix, identity[8:], hurt=False):
                     return location.pack_id
         return None
 
     def contains(self, identity: bytes) -> bool:
-        """Return whether an object is in a pack that is there."""
+        """Return whether an object is in a pack that is there, and not in what is known to be damaged."""
         return self.pack_of(identity) is not None
 
     def find_prefix(self, digits: str) -> list[ObjectId]:
@@ -370,12 +442,16 @@ class Index:
             # A pool that this user may not write, or a full disk: the packs are durable, so the index may stay here.
             self._keep(data)
         else:
-            self._segments = (*self._segments, Segment(self._map(name), name=name))
+            self._use(Segment(self._map(name), name=name))
 
     def _keep(self, data: bytes) -> None:
         """Keep a segment for this process alone."""
         segment = Segment(data, name="")
         self._in_memory.append(segment)
+        self._use(segment)
+
+    def _use(self, segment: Segment) -> None:
+        segment.judge(on_disk=self.packs_on_disk, damaged=self.damaged)
         self._segments = (*self._segments, segment)
 
     def _map(self, name: str) -> "mmap.mmap | bytes":
@@ -385,7 +461,10 @@ class Index:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def _names(self) -> set[str]:
-        return {entry.name for entry in os.scandir(self.path) if entry.name.endswith(SEGMENT_SUFFIX)}
+        try:
+            return {entry.name for entry in os.scandir(self.path) if entry.name.endswith(SEGMENT_SUFFIX)}
+        except (FileNotFoundError, PermissionError):
+            return set()
 
     def _load(self) -> None:
         """Map what is in the directory, keeping what is mapped already."""
@@ -400,7 +479,10 @@ class Index:
                         try:
                             segment = Segment(self._map(name), name=name)
                         except _BadSegment:
-                            remove_durable(self.path / name, sync=False)
+                            with suppress(NoAccess):  # who may not write makes it again in memory
+                                remove_durable(self.path / name, sync=False)
+                            continue
+                        except PermissionError:
                             continue
                         known[name] = segment
                     loaded.append(segment)
@@ -415,19 +497,18 @@ class Index:
         # Packs first: a pack that appears after the listing is merely not seen yet.
         on_disk = self._list_packs()
         self._load()
-        named: set[PackId] = set()
-        for segment in self._segments:
-            named.update(segment.pack_ids)
+        named = self._named()
         if named - on_disk:
             on_disk = self._list_packs()  # a segment may name a pack that is newer than the first listing
         missing = on_disk - named
+        if missing and not named:
+            self._report_remade()
+        self.packs_on_disk = on_disk
         if missing:
             self._read_in(missing)
-        self.packs_on_disk = on_disk
-        for segment in self._segments:
-            segment.gone = frozenset(
-                number for number, pack_id in enumerate(segment.pack_ids) if pack_id not in on_disk
-            )
+        if named - on_disk:
+            self._tell_lost(on_disk)
+        self.judge(self.damaged)
         self.merge()
 
     def settle(self) -> None:
@@ -435,6 +516,64 @@ class Index:
         if self.unsettled:
             self._settle_packs(self.unsettled)
             self.unsettled = set()
+
+    def judge(self, damaged: dict[PackId, Blocks]) -> None:
+        """Know these packs to be damaged."""
+        self.damaged = damaged
+        for segment in self._segments:
+            segment.judge(on_disk=self.packs_on_disk, damaged=damaged)
+
+    def _named(self) -> set[PackId]:
+        named: set[PackId] = set()
+        for segment in self._segments:
+            named.update(segment.pack_ids)
+        return named
+
+    def _tell_lost(self, on_disk: set[PackId]) -> None:
+        """Report the packs that segments name, that are not there, and that nobody collected."""
+        if not self._named() - on_disk - self.read_collected():
+            return
+        # A collection may have trimmed the index meanwhile, and no longer lists what it named before.
+        self._load()
+        lost = self._named() - self._list_packs() - self.read_collected()
+        if lost:
+            self._report_lost(lost)
+
+    def read_collected(self) -> set[PackId]:
+        """Return the packs that a collection deleted and that segments may still name."""
+        try:
+            data = (self.path / COLLECTED).read_bytes()
+        except OSError:
+            return set()
+        return {PackId(data[at : at + UUID_BYTES]) for at in range(0, len(data) - UUID_BYTES + 1, UUID_BYTES)}
+
+    def note_collected(self, pack_ids: Iterable[PackId]) -> None:
+        """Say that packs are about to be deleted: durable before they are, else they would seem lost."""
+        named = self._named()
+        known = self.read_collected()
+        new = {pack_id for pack_id in pack_ids if pack_id in named} - known
+        if new:
+            write_durable(self.path / COLLECTED, b"".join(sorted(known | new)), to_owner=True)
+
+    def trim(self) -> None:
+        """Drop packs that are gone from segments that are mostly of such. Leaves it to another who is at it."""
+        if not any(segment.gone for segment in self._segments):
+            return
+        try:
+            with FileLock(self.path / MERGE_LOCK) as lock:
+                if lock.acquire(wait=False):
+                    self._load()
+                    self.judge(self.damaged)
+                    stale = [segment for segment in self._segments if segment.name and _is_mostly_gone(segment)]
+                    if stale:
+                        self._replace(stale)
+                    collected = self.read_collected()
+                    if collected - self._named():
+                        fsync_directory(self.path)  # a segment that came back would name what is not listed any more
+                        left = b"".join(sorted(collected & self._named()))
+                        write_durable(self.path / COLLECTED, left, to_owner=True)
+        except DalError:
+            return  # not writable or full: a long index is slow, not wrong
 
     def _read_in(self, missing: set[PackId]) -> None:
         # A pack that no segment names: its writer is at work, or was killed before its name was durable. A segment is
@@ -468,13 +607,14 @@ class Index:
         for segment in self._segments:
             numbers = {number for number, pack_id in enumerate(segment.pack_ids) if pack_id in gone}
             segment.gone |= frozenset(numbers)
+            segment.shunned |= segment.gone
 
     def merge(self) -> None:
         """Merge small segments when there are many. Leaves it to another process that is at it."""
         if len(self._segments) < SEGMENTS_MAX:
             return
         try:
-            with FileLock(self.path / "merge.lock") as lock:
+            with FileLock(self.path / MERGE_LOCK) as lock:
                 if lock.acquire(wait=False):
                     self._merge_locked()
         except DalError:
@@ -482,20 +622,35 @@ class Index:
 
     def _merge_locked(self) -> None:
         self._load()
-        on_disk = self.packs_on_disk
+        self.judge(self.damaged)
         candidates = [segment for segment in self._segments if segment.name]
         chosen = [candidates[position] for position in choose_merge([segment.count for segment in candidates])]
         if not chosen:
             return
+        self._replace(chosen)
+
+    def _replace(self, chosen: list[Segment]) -> None:
+        """Write segments anew as one, without the packs that are gone. With the merge lock held."""
+        on_disk = self.packs_on_disk
         # A segment of another process may name packs made since our listing: ask the directory again for those.
         if any(pack_id not in on_disk for segment in chosen for pack_id in segment.pack_ids):
             on_disk = self._list_packs()
+            self._tell_lost(on_disk)
         for segment in chosen:
-            segment.gone = frozenset(
-                number for number, pack_id in enumerate(segment.pack_ids) if pack_id not in on_disk
-            )
-        name = random_bytes(8).hex() + SEGMENT_SUFFIX
-        _write_merged(self.path / name, chosen)
+            segment.judge(on_disk=on_disk, damaged=self.damaged)
+        if any(len(segment.gone) < len(segment.pack_ids) for segment in chosen):
+            _write_merged(self.path / (random_bytes(8).hex() + SEGMENT_SUFFIX), chosen)
         for segment in chosen:
             remove_durable(self.path / segment.name, sync=False)
         self._load()
+        self.judge(self.damaged)
+
+
+def _is_mostly_gone(segment: Segment) -> bool:
+    """Tell whether more than half of a segment's rows are of packs that are gone."""
+    if not segment.gone:
+        return False
+    numbers = np.frombuffer(segment.values, np.uint32).reshape(-1, 4)[:, 0]
+    gone = np.zeros(len(segment.pack_ids), np.bool_)
+    gone[list(segment.gone)] = True
+    return 2 * int(np.count_nonzero(gone[numbers])) > segment.count

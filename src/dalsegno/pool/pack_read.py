@@ -1,5 +1,6 @@
 """Read a pack: any object by its place on a file, or block after block from a stream; every byte checked."""
 
+import errno
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ from dalsegno.world.workers import Workers
 
 BLOCKS_CACHED_BYTES_MAX = 16 * MIB
 DELTA_DEPTH_MAX = 16
+_UNREADABLE = frozenset((errno.EIO, errno.EBADMSG, errno.EUCLEAN))
+"""A sector, or a file system's checksum, that is wrong."""
 OFFSET_MASK = numpy.uint32((1 << pack.OFFSET_BITS) - 1)
 
 
@@ -136,8 +139,13 @@ class OneFile:
             self.size_bytes = os.fstat(self._descriptor).st_size
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Return the bytes from `offset` on."""
-        return os.pread(self._descriptor, length, offset)
+        """Return the bytes from `offset` on; Damaged where the medium cannot give them."""
+        try:
+            return os.pread(self._descriptor, length, offset)
+        except OSError as error:
+            if error.errno not in _UNREADABLE:
+                raise
+            raise Damaged(f"{error.strerror} at offset {offset}") from error
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -170,6 +178,8 @@ class PackReader:
         self._columns: tuple[NDArray[numpy.uint8], NDArray[numpy.uint32]] | None = None
         self._prefixes: memoryview | None = None
         self._blocks = Blocks(BLOCKS_CACHED_BYTES_MAX)
+        self.damaged_blocks: set[int] = set()
+        """What `verify` found."""
 
     @classmethod
     def open(cls, place: Path | str | PackFile, realm: Realm) -> "PackReader":
@@ -413,6 +423,8 @@ class PackReader:
                     )
         except Damaged as error:
             findings.append(str(error))
+        if findings:
+            self.damaged_blocks.add(number)
         return count, findings
 
     def _whole_of_delta(self, identity: bytes) -> bytes | None:

@@ -6,6 +6,7 @@
     index/               local, made again from packs when lost (index.py)
     condemned/<id>       packs that a collection found dead, with the time; deleted after a grace period (collect.py)
     condemned/objects    ids of dead directories, recipes and revisions that stay behind in kept packs
+    damaged/             what was lost, and what rests on it (damage.py)
     writers.lock         held shared by writers, exclusively by a collection without grace
     reserve              room for what makes room on a full disk (backends/reserve.py)
 
@@ -14,6 +15,8 @@ Order of writing: blocks, pack durable under its name, index, ref. Deletion goes
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -23,11 +26,22 @@ import numpy.typing as npt
 
 from dalsegno.backends.contract import BackendWriter
 from dalsegno.backends.local import LocalBackend
-from dalsegno.backends.reserve import RESERVE_NAME, keep_reserve
+from dalsegno.backends.reserve import RESERVE_NAME, keep_reserve, with_reserve
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import pack
 from dalsegno.formats.objects import references
 from dalsegno.pool.blocks import Blocks
+from dalsegno.pool.damage import (
+    DAMAGED,
+    DIGEST_BYTES,
+    INDEX_LOST,
+    UNSOUND,
+    Damage,
+    PackDamage,
+    decode_damage,
+    encode_damage,
+    find_unsound,
+)
 from dalsegno.pool.index import Ids, Index, Values
 from dalsegno.pool.keys import (
     SETTINGS_NAME,
@@ -39,10 +53,10 @@ from dalsegno.pool.keys import (
 )
 from dalsegno.pool.pack_read import PackReader, apply_delta, split_records, view_record
 from dalsegno.pool.pack_write import ROWS_IN_MEMORY_MAX, PackWriter, new_header
-from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Damaged, NotFound, Refused, Unavailable
+from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Damaged, NoAccess, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, PackId, hex_short
 from dalsegno.terms.sizes import MIB
-from dalsegno.world.files import FileLock, make_directory, write_durable
+from dalsegno.world.files import FileLock, make_directory, remove_durable, write_durable
 from dalsegno.world.workers import Workers, new_lock
 
 PACK_BYTES_TARGET: Final = 64 * MIB
@@ -118,13 +132,18 @@ class Pool:
         self._readers: OrderedDict[PackId, PackReader] = OrderedDict()
         self._retired: deque[PackReader] = deque()
         self._blocks = Blocks(BLOCKS_CACHED_BYTES_MAX)
+        self.damage = self._read_damage()
+        """What is known to be lost, as of the last refresh."""
         self.index = Index(
             path / "index",
             list_packs=self.list_packs,
             read_pack=self._read_columns,
-            report_damage=self._note_damage,
             settle_packs=lambda packs: self.backend.settle(map(pack_name, packs)),
+            report_damage=self._note_unopened,
+            report_lost=self._note_lost,
+            report_remade=self._note_remade,
         )
+        self.index.judge(self.damage.shunned())
         self.index.refresh()
 
     @classmethod
@@ -226,8 +245,135 @@ class Pool:
         finally:
             reader.close()
 
-    def _note_damage(self, pack_id: PackId, error: DalError) -> None:
+    def _note_unopened(self, pack_id: PackId, error: DalError) -> None:
         self.damaged_packs[pack_id] = error
+
+    # What is lost
+
+    def _read_damage(self) -> Damage:
+        packs: dict[PackId, PackDamage] = {}
+        index_lost = False
+        for name in self.backend.list(DAMAGED + "/"):
+            index_lost |= name == INDEX_LOST
+            try:
+                pack_id = PackId(bytes.fromhex(name.rpartition("/")[2]))
+                packs[pack_id] = decode_damage(self.backend.read(name))
+            except (ValueError, NotFound, NoAccess):
+                continue
+        return Damage(packs=packs, index_lost=index_lost)
+
+    def _note_lost(self, lost: set[PackId]) -> None:
+        if not any((self.path / PACKS).iterdir()):
+            raise Damaged(f"{self.path / PACKS}: none of the pool's packs is there: is their disk mounted?")
+        for pack_id in lost:
+            self.set_damage(pack_id, PackDamage(lost=True))
+
+    def _note_remade(self) -> None:
+        with suppress(DalError):
+            self._write_note(INDEX_LOST, b"")
+        self.damage = replace(self.damage, index_lost=True)
+
+    def _write_note(self, name: str, data: bytes) -> None:
+        make_directory(self.path / DAMAGED, to_owner=True)
+        with_reserve(self.path, lambda: write_durable(self.path / name, data, to_owner=True))
+
+    def set_damage(self, pack_id: PackId, damage: PackDamage) -> None:
+        """Note what is wrong with a pack, or that nothing is; look-ups honour it at once, and the next backup heals it.
+
+        Durable if we may write.
+        """
+        if self.damage.packs.get(pack_id, PackDamage()) == damage:
+            return
+        packs = {key: value for key, value in self.damage.packs.items() if key != pack_id}
+        if damage == PackDamage():
+            with suppress(DalError):
+                remove_durable(self.path / DAMAGED / pack_id.hex())
+        else:
+            packs[pack_id] = damage
+            with suppress(DalError):
+                self._write_note(f"{DAMAGED}/{pack_id.hex()}", encode_damage(damage))
+        self.damage = replace(self.damage, packs=packs)
+        self.index.judge(self.damage.shunned())
+
+    def _note_block(self, pack_id: PackId, block_index: int | None) -> None:
+        known = self.damage.packs.get(pack_id, PackDamage())
+        if block_index is None:
+            self.set_damage(pack_id, replace(known, unreadable=True))
+        else:
+            self.set_damage(pack_id, replace(known, blocks=known.blocks | {block_index}))
+
+    def read_unsound(self) -> bytes:
+        """Return the joined ids of directories and recipes that rest on something lost, as far as it was looked at."""
+        return self._read_unsound()[1]
+
+    def _read_unsound(self) -> tuple[bytes, bytes]:
+        try:
+            data = self.backend.read(UNSOUND)
+        except NotFound:
+            return bytes(DIGEST_BYTES), b""
+        whole = len(data) // OBJECT_ID_BYTES * OBJECT_ID_BYTES
+        return data[:DIGEST_BYTES], data[DIGEST_BYTES:whole]
+
+    @property
+    def is_damage_new(self) -> bool:
+        """Whether something is lost of which nobody has looked yet what rests on it."""
+        # Of a pool that is only a part of others, what is missing may be with them.
+        return bool(self.damage) and self.elsewhere is None and self._read_unsound()[0] != self.damage.digest()
+
+    def look_for_unsound(self) -> bytes:
+        """Find what rests on something lost, so that nobody relies on it, and return the ids.
+
+        Every directory is read once.
+        """
+        with FileLock(self.path / COLLECT_LOCK) as lock:
+            lock.acquire()
+            self.refresh()
+            while True:
+                known = self.damage
+                packs = self.index.packs_on_disk.difference(self.read_condemned())
+                found = find_unsound(self.index, self._open_packs(packs), report_damage=self._note_block)
+                if self.damage == known:  # else look-ups gave answers that do not hold any more
+                    break
+            column = np.frombuffer(found, f"S{OBJECT_ID_BYTES}")
+            found = column[~member_mask(as_sorted_ids(self.read_dead_objects()), column)].tobytes()
+            self.write_unsound(found)
+            return found
+
+    def _open_packs(self, pack_ids: Iterable[PackId]) -> Iterator[tuple[PackId, PackReader]]:
+        for pack_id in sorted(pack_ids):
+            try:
+                reader = self.open_pack(pack_id)
+            except NotFound:
+                continue
+            except Damaged:
+                self._note_block(pack_id, None)
+                continue
+            with reader:
+                yield pack_id, reader
+
+    def write_unsound(self, ids: bytes) -> None:
+        """Set what rests on something lost, with all notes of now looked at. With the collection lock held."""
+        if ids or self.damage:
+            self._write_note(UNSOUND, self.damage.digest() + ids)
+        else:
+            self.forget_damage(())
+
+    def forget_damage(self, kept: Iterable[PackId]) -> None:
+        """Drop the notes but those of `kept` packs: nothing that is needed is lost. With the collection lock held."""
+        packs = {pack_id: self.damage.packs[pack_id] for pack_id in kept if pack_id in self.damage.packs}
+        for pack_id in self.damage.packs.keys() - packs.keys():
+            remove_durable(self.path / DAMAGED / pack_id.hex())
+        remove_durable(self.path / INDEX_LOST)
+        self.damage = Damage(packs=packs)
+        if packs:
+            self._write_note(UNSOUND, self.damage.digest())
+        else:
+            remove_durable(self.path / UNSOUND)
+        self.index.judge(self.damage.shunned())
+
+    def read_shunned_objects(self) -> bytes:
+        """Return the joined ids of objects on which nobody may rely: the dead and the unsound."""
+        return self.read_dead_objects() + self.read_unsound()
 
     def _reader(self, pack_id: PackId) -> PackReader:
         with self._lock:
@@ -248,6 +394,20 @@ class Pool:
 
     def _block(self, pack_id: PackId, block_index: int) -> bytes:
         return self._blocks.get(self._reader(pack_id), block_index)
+
+    def _block_or_note(self, pack_id: PackId, block_index: int) -> bytes:
+        """Return a raw block; when it cannot be read, say so in a note, for the next backup to heal."""
+        try:
+            reader = self._reader(pack_id)
+        except Damaged:
+            self._note_block(pack_id, None)
+            raise
+        try:
+            return self._blocks.get(reader, block_index)
+        except Damaged:
+            if block_index < reader.block_count:  # else it is the index that is wrong
+                self._note_block(pack_id, block_index)
+            raise
 
     def read_ahead(self, workers: Workers | None) -> None:
         """Let `workers` open the next blocks of packs that are read in order; None, before they end, ends it."""
@@ -294,7 +454,7 @@ class Pool:
         damage: Damaged | None = None
         for location in self.index.find_all(identity):
             try:
-                raw = self._block(location.pack_id, location.block_index)
+                raw = self._block_or_note(location.pack_id, location.block_index)
                 kind, payload, base = view_record(raw, location.offset, identity)
                 if base is not None:
                     return kind, apply_delta(payload, bytes(self._view(base, depth + 1)[1]))
@@ -343,9 +503,14 @@ class Pool:
         return self.index.find_prefix(digits)
 
     def refresh(self) -> None:
-        """See what other processes added and collected."""
+        """See what other processes added, collected, and found damaged."""
         with self._refresh_lock:
+            self.damage = self._read_damage()
+            self.index.judge(self.damage.shunned())
             self.index.refresh()
+            for pack_id in [key for key, each in self.damage.packs.items() if each.lost]:
+                if pack_id in self.index.packs_on_disk:  # somebody brought it back
+                    self.set_damage(pack_id, PackDamage())
 
     def writer(self, workers: Workers | None = None, *, refresh: bool = True) -> "PoolWriter":
         """Begin to write; use it in a `with` block, flush, guard, and then swap a ref.
@@ -427,6 +592,8 @@ class PoolWriter:
         """Payload bytes of the objects that were new."""
         self.bytes_stored = 0
         """Bytes of the packs written so far."""
+        self.objects_healed = 0
+        """Directories and recipes that rested on something lost, and do no more."""
         self._workers = workers
         self._identify = pool.realm.identify
         self._open: set[bytes] = set()
@@ -442,6 +609,8 @@ class PoolWriter:
         try:
             if refresh:
                 pool.refresh()
+            if pool.is_damage_new:
+                pool.look_for_unsound()
             self._read_shunned()
         except BaseException:
             self._unlock()
@@ -449,8 +618,16 @@ class PoolWriter:
 
     def _read_shunned(self) -> None:
         self._condemned = set(self.pool.read_condemned())
-        self._dead_data = self.pool.read_dead_objects()
+        self._dead_data = self.pool.read_shunned_objects()
         self._dead = as_sorted_ids(self._dead_data)
+
+    def see_damage(self) -> bool:
+        """Find what rests on damage that was met since the beginning; return whether there was any."""
+        if not self.pool.is_damage_new:
+            return False
+        self.pool.look_for_unsound()
+        self._read_shunned()
+        return True
 
     def _is_dead(self, identity: bytes) -> bool:
         if identity in self._rescued or not len(self._dead):
@@ -463,7 +640,7 @@ class PoolWriter:
         if pack_id is None:
             return False
         if self._condemned and pack_id in self._condemned:
-            for location in self.pool.index.find_all(identity):
+            for location in self.pool.index.find_good(identity):
                 if location.pack_id not in self._condemned:
                     pack_id = location.pack_id
                     break
@@ -549,19 +726,40 @@ class PoolWriter:
             self.pool.index.settle()
             endangered = self._find_endangered()
             if not endangered:
+                self._forget_healed()
                 return
             self.pool.refresh()
             self._rescue(endangered)
         raise Conflict(f"pool {self.pool.path}: collections outrun this writer: run again")
 
+    def _forget_healed(self) -> None:
+        """Take what was stored again, with all that it names, off the list of what rests on something lost."""
+        if not self._rescued or not self.pool.read_unsound():
+            return
+        with FileLock(self.pool.path / COLLECT_LOCK) as lock:
+            # While a collection runs the list stays; until the next writer it is only stored more than once.
+            if lock.acquire(wait=False):
+                digest, data = self.pool._read_unsound()
+                ids = [data[at : at + OBJECT_ID_BYTES] for at in range(0, len(data), OBJECT_ID_BYTES)]
+                left = [identity for identity in ids if identity not in self._rescued]
+                if len(left) < len(ids):
+                    self.objects_healed += len(ids) - len(left)
+                    self.pool._write_note(UNSOUND, digest + b"".join(left))
+                    self._read_shunned()
+
     def _find_endangered(self) -> list[bytes]:
         before = self._dead_data
+        self.pool.damage = self.pool._read_damage()
         self._read_shunned()
         dead_changed = before != self._dead_data
         endangered: list[bytes] = []
 
         def look_at(pack_id: PackId, ids: Callable[[], bytes | bytearray]) -> None:
-            gone = pack_id in self._condemned or not self.pool.pack_path(pack_id).exists()
+            gone = (
+                pack_id in self._condemned
+                or pack_id in self.pool.damage.packs
+                or not self.pool.pack_path(pack_id).exists()
+            )
             if not gone and not dead_changed:
                 return
             data = bytes(ids())
@@ -594,7 +792,7 @@ class PoolWriter:
             return False
         return any(
             location.pack_id not in self._condemned and self.pool.pack_path(location.pack_id).exists()
-            for location in self.pool.index.find_all(identity)
+            for location in self.pool.index.find_good(identity)
         )
 
     def _rescue(self, endangered: list[bytes]) -> None:

@@ -11,7 +11,7 @@ from heapq import heappop, heappush
 
 from dalsegno.formats.objects import Revision
 from dalsegno.pool.contract import Source
-from dalsegno.terms.errors import NotFound
+from dalsegno.terms.errors import Damaged, NotFound
 from dalsegno.trees.read import read_revision
 
 _OF_A = 1
@@ -27,7 +27,7 @@ def find_revision(source: Source, identity: bytes) -> Revision | None:
     """Return a revision, or None when it is not here."""
     try:
         return read_revision(source, identity)
-    except NotFound:
+    except (NotFound, Damaged):
         return None
 
 

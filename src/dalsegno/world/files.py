@@ -148,9 +148,14 @@ def make_directory(path: Path, *, mode: int = 0o777, to_owner: bool = False) -> 
         make_directory(path.parent, to_owner=to_owner)
     with file_errors(path):
         durable_step("make-directory")
-        path.mkdir(mode=mode, exist_ok=True)
-        if to_owner:
-            _give_to_owner(path, path.parent)
+        try:
+            path.mkdir(mode=mode)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+        else:
+            if to_owner:
+                _give_to_owner(path, path.parent)
     fsync_directory(path.parent)
 
 
