@@ -62,18 +62,33 @@ FLAG_DIRSYNC: Final = 0x10000
 FLAG_TOPDIR: Final = 0x20000
 FLAG_NOCOW: Final = 0x800000
 FLAG_PROJINHERIT: Final = 0x20000000
-FLAGS_SETTABLE: Final = (
+FLAG_CASEFOLD: Final = 0x40000000
+FLAG_LETTERS: Final = {
+    FLAG_COMPRESS: "c",
+    FLAG_SYNC: "S",
+    FLAG_NODUMP: "d",
+    FLAG_NOATIME: "A",
+    FLAG_DIRSYNC: "D",
+    FLAG_TOPDIR: "T",
+    FLAG_NOCOW: "C",
+    FLAG_PROJINHERIT: "P",
+    FLAG_CASEFOLD: "F",
+    FLAG_APPEND: "a",
+    FLAG_IMMUTABLE: "i",
+}
+"""Flags that can be set, as chattr(1) calls them; those that keep a file from being changed come last."""
+FLAGS_SETTABLE: Final = sum(FLAG_LETTERS)
+FLAGS_INHERITED: Final = (
     FLAG_COMPRESS
     | FLAG_SYNC
-    | FLAG_IMMUTABLE
-    | FLAG_APPEND
     | FLAG_NODUMP
     | FLAG_NOATIME
     | FLAG_DIRSYNC
-    | FLAG_TOPDIR
     | FLAG_NOCOW
     | FLAG_PROJINHERIT
+    | FLAG_CASEFOLD
 )
+"""Flags of a directory that what is made in it begins with."""
 FLAGS_LOCKING: Final = FLAG_IMMUTABLE | FLAG_APPEND
 """Flags that keep even root from changing the file."""
 
@@ -132,13 +147,18 @@ def place_of(directory: int, name: bytes = b"") -> Place:
     return Place(mount, os.makedev(fields[-2], fields[-1]))
 
 
-def has_host_clock(fd: int) -> bool:
-    """Tell whether the times of an open file's file system are set by this host's clock; False when unknown."""
+def file_system_magic(fd: int) -> int:
+    """Return the type of an open file's file system as statfs(2) tells it, 0 when unknown."""
     buffer = ctypes.create_string_buffer(_STATFS_BYTES)
     if libc_fstatfs(fd, buffer) != 0:
-        return False
+        return 0
     word = ctypes.sizeof(ctypes.c_long)
-    return int.from_bytes(buffer.raw[:word], "little") & 0xFFFFFFFF in _HOST_CLOCK_MAGICS
+    return int.from_bytes(buffer.raw[:word], "little") & 0xFFFFFFFF
+
+
+def has_host_clock(fd: int) -> bool:
+    """Tell whether the times of an open file's file system are set by this host's clock; False when unknown."""
+    return file_system_magic(fd) in _HOST_CLOCK_MAGICS
 
 
 def join_time_ns(seconds: int, nanoseconds: int) -> int:
@@ -166,6 +186,16 @@ def set_flags(fd: int, flags: int) -> None:
     new = (old & ~FLAGS_SETTABLE) | (flags & FLAGS_SETTABLE)
     if new != old:
         fcntl.ioctl(fd, FS_IOC_SETFLAGS, new.to_bytes(8, "little"))
+
+
+def single_flags(flags: int) -> list[int]:
+    """Return the settable flags in a set of them, in the order of FLAG_LETTERS."""
+    return [bit for bit in FLAG_LETTERS if flags & bit]
+
+
+def flag_letters(flags: int) -> str:
+    """Return flags as chattr(1) and lsattr(1) write them."""
+    return "".join(FLAG_LETTERS[bit] for bit in single_flags(flags))
 
 
 def path_beneath(directory: int, name: bytes) -> bytes:

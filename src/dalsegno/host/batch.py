@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dalsegno.formats.objects import Entry
+from dalsegno.host.setting import set_mode, set_owner, set_times
 
 BATCH_FILES_MAX: Final = 64
 BATCH_BYTES_MAX: Final = 1024 * 1024
@@ -36,24 +37,22 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What did not go as it should: files that failed, and why; files whose owner could not be set."""
+    """What did not go as it should: files that failed, and why; attributes that could not be set, and why."""
 
     failed: list[tuple[Entry, OSError]]
-    not_owned: list[Entry]
+    lost: list[tuple[Entry, str, str]]
 
 
-def write_batch(directory: int, temporary: bytes, batch: Batch, mode_unowned: int) -> BatchResult:
-    """Write each file under the temporary name and rename it to its own; closes `directory`.
-
-    A file whose owner cannot be set gets only the mode bits in `mode_unowned`.
-    """
+def write_batch(directory: int, temporary: bytes, batch: Batch) -> BatchResult:
+    """Write each file under the temporary name and rename it to its own; closes `directory`."""
     result = BatchResult([], [])
     try:
         for entry, data, uid, gid in batch.files:
+            lost: list[tuple[Entry, str, str]] = []
             try:
-                if not _write(directory, temporary, entry, data, uid, gid, mode_unowned):
-                    result.not_owned.append(entry)
+                _write(directory, temporary, entry, data, (uid, gid), lost)
                 os.rename(temporary, entry.name, src_dir_fd=directory, dst_dir_fd=directory)
+                result.lost.extend(lost)
             except OSError as error:
                 result.failed.append((entry, error))
                 with contextlib.suppress(OSError):
@@ -63,20 +62,25 @@ def write_batch(directory: int, temporary: bytes, batch: Batch, mode_unowned: in
     return result
 
 
-def _write(directory: int, temporary: bytes, entry: Entry, data: bytes, uid: int, gid: int, mode_unowned: int) -> bool:
-    """Write one file and return whether its owner could be set."""
+def _write(
+    directory: int,
+    temporary: bytes,
+    entry: Entry,
+    data: bytes,
+    owner: tuple[int, int],
+    lost: list[tuple[Entry, str, str]],
+) -> None:
+    """Write one file."""
+
+    def lose(attribute: str, text: str) -> None:
+        lost.append((entry, attribute, text))
+
     fd = os.open(temporary, _WRITE_FLAGS, 0o600, dir_fd=directory)
     try:
         written = os.write(fd, data) if data else 0
         while written < len(data):
             written += os.write(fd, memoryview(data)[written:])
-        mode, owned = entry.mode, True
-        try:
-            os.fchown(fd, uid, gid)
-        except PermissionError:
-            mode, owned = mode & mode_unowned, False
-        os.fchmod(fd, mode)
-        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
-        return owned
+        set_mode(fd, set_owner(fd, entry.mode, *owner, lose), lose)
+        set_times(fd, entry.mtime_ns, entry.mtime_ns, lose)
     finally:
         os.close(fd)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -22,9 +23,11 @@ from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry, Revision
 from dalsegno.host import attributes
 from dalsegno.host.access import (
+    CAP_DAC_OVERRIDE,
     CAP_FOWNER,
     OWNER_ALL,
     OWNER_READS,
+    OWNER_WRITES,
     Opened,
     close_again,
     has_capability,
@@ -36,11 +39,26 @@ from dalsegno.host.access import (
 from dalsegno.host.attributes import Place, place_of
 from dalsegno.host.batch import Batch, BatchResult, write_batch
 from dalsegno.host.descent import DIRECTORY_FLAGS, Descent
+from dalsegno.host.kept import KeptTimes, clamp
 from dalsegno.host.links import INODE_UNKNOWN, FirstNames
-from dalsegno.host.losses import LINK, Loss, Losses
+from dalsegno.host.losses import FLAGS, GROUP, LINK, MODE, OWNER, TIME, XATTR, Loss, Losses
 from dalsegno.host.removal import MOUNTED, crossing, remove_tree
+from dalsegno.host.setting import (
+    FULL_ERRORS,
+    attainable,
+    is_full,
+    mode_without_acl,
+    prepare_empty,
+    say_time,
+    set_all,
+    set_flags,
+    set_mode,
+    set_owner,
+    set_times,
+    set_xattrs,
+)
 from dalsegno.pool.contract import Source
-from dalsegno.terms.errors import BadInput, Conflict, DalError, Damaged, Full, NotFound, Refused
+from dalsegno.terms.errors import BadInput, Conflict, DalError, Damaged, Full, NoAccess, NotFound, Refused
 from dalsegno.terms.events import Note, Progress, Report, silent
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.sizes import MIB
@@ -55,17 +73,14 @@ PROGRESS_BYTES: Final = 16 * MIB
 RUN_BYTES_MAX: Final = 1 * MIB
 WRITES_PENDING_MAX: Final = 8
 BATCHES_PENDING_MAX: Final = 32
-MODE_SET_ID: Final = modes.S_ISUID | modes.S_ISGID
 TEMPORARY_PREFIX: Final = b".dal-restore-"
 _TEMPORARY: Final = re.compile(rb"^\.dal-restore-[0-9a-f]{16}(-[0-9]+)?$")
 _WRITE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_XATTRS_INHERITED: Final = frozenset({"system.posix_acl_default", "btrfs.compression"})
 _PATH_FLAGS: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_FULL_ERRORS: Final = {errno.ENOSPC, errno.EDQUOT}
 _NO_LINK_ERRORS: Final = {errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS}
 """The place has no hard links, no more of them for this file, or none between these directories."""
-_XATTRS_OF_HOST: Final = {b"security.selinux", b"security.ima", b"security.evm", b"security.SMACK64"}
-"""Given by the host's own policy: set when the tree has them, never removed."""
 _FORMS: Final = {
     objects.ENTRY_FILE: modes.S_IFREG,
     objects.ENTRY_DIRECTORY: modes.S_IFDIR,
@@ -172,6 +187,26 @@ class _Owners:
             return entry.gid
 
 
+class _Existing:
+    """A file that is there already: open, or (a symlink, FIFO, device, or not readable) only named."""
+
+    __slots__ = ("directory", "fd", "flags", "is_open", "mode", "stat", "target")
+
+    def __init__(
+        self, fd: int, is_open: bool, path: bytes, stat: os.stat_result, directory: int, opened: Opened | None = None
+    ) -> None:
+        self.fd = fd
+        self.directory = directory
+        self.is_open = is_open
+        self.target: int | bytes = fd if is_open else path
+        self.stat = stat
+        # As they were before we opened it up.
+        self.mode = modes.S_IMODE(stat.st_mode) if opened is None or opened.mode is None else opened.mode
+        self.flags = opened.flags if opened is not None else None
+        if self.flags is None and is_open:
+            self.flags = attributes.get_flags(fd) or 0
+
+
 class _Frame:
     """One directory that is being restored. `fd` is -1 where a dry run has no directory."""
 
@@ -183,6 +218,7 @@ class _Frame:
         "existing",
         "fd",
         "fresh",
+        "inherited",
         "is_open_up",
         "items",
         "opened",
@@ -210,6 +246,8 @@ class _Frame:
         self.batches_pending = 0
         self.own_fd = False
         self.place = _NOWHERE
+        # Flags of the directory that new files in it begin with.
+        self.inherited = 0
         # What was changed so that files can be written there: taken back at the end.
         self.is_open_up = fresh
         self.opened: Opened | None = None
@@ -242,8 +280,7 @@ class _Restore:
         self.workers = workers
         self.is_rehearsal = is_rehearsal()
         self.result = RestoreResult()
-        self.is_root = os.geteuid() == 0
-        self.chown_noted = False
+        self.times = KeptTimes(may_write=not dry_run)
         self.temporary = TEMPORARY_PREFIX + random_bytes(8).hex().encode()
         self.device = 0
         self.way = Descent(-1)
@@ -269,7 +306,8 @@ class _Restore:
 
     def lose(self, path: bytes, attribute: str, text: str) -> None:
         """Say that a restored file lacks something."""
-        self.result.lost.add(Loss(path=path, attribute=attribute, text=text))
+        is_expected = attribute in (OWNER, GROUP) and os.geteuid() != 0
+        self.result.lost.add(Loss(path=path, attribute=attribute, text=text), is_expected=is_expected)
         self.note(path, f"{attribute} not restored: {text}")
 
     def progress(self) -> None:
@@ -287,112 +325,90 @@ class _Restore:
 
     # -- attributes
 
-    def set_owner(self, target: int | bytes, entry: Entry, path: bytes, directory: int | None = None) -> int:
-        """Set owner and group, and return the mode to set: a file that stays ours must not run as us for others."""
-        uid, gid = self.owners.of(entry)
-        try:
-            if isinstance(target, int):
-                os.fchown(target, uid, gid)
-            else:
-                os.chown(target, uid, gid, dir_fd=directory, follow_symlinks=False)
-        except PermissionError:
-            self.note_owners(path)
-            return entry.mode & ~MODE_SET_ID
-        return entry.mode
-
-    def note_owners(self, path: bytes) -> None:
-        """Say once that owners are not restored."""
-        if not self.chown_noted:
-            self.chown_noted = True
-            self.note(path, "owners cannot be restored without root rights; files belong to the current user")
-
-    def set_xattrs(self, target: int | bytes, wanted: list[tuple[bytes, bytes]], path: bytes) -> None:
-        """Make the extended attributes of an open file or of a path be `wanted`."""
-        follow = isinstance(target, int)
-        present = dict(attributes.read_xattrs(target))
-        for name, value in wanted:
-            if present.pop(name, None) == value:
-                continue
-            try:
-                os.setxattr(target, name, value, follow_symlinks=follow)
-            except OSError as error:
-                if error.errno in _FULL_ERRORS:
-                    raise
-                self.note(path, f"extended attribute {os.fsdecode(name)} not restored: {error.strerror}")
-        for name in present:
-            if name in _XATTRS_OF_HOST:
-                continue
-            try:
-                os.removexattr(target, name, follow_symlinks=follow)
-            except OSError as error:
-                if not name.startswith(b"security."):
-                    self.note(path, f"extended attribute {os.fsdecode(name)} not removed: {error.strerror}")
-
-    def set_flags(self, fd: int, flags: int, path: bytes) -> None:
-        try:
-            attributes.set_flags(fd, flags)
-        except OSError as error:
-            self.note(path, f"inode flags {flags:#x} not restored: {error.strerror}")
-
     def fix_attributes(
         self, frame: _Frame, name: bytes, entry: Entry, path: bytes, stat: os.stat_result
     ) -> bool | None:
         """Give an existing file the entry's attributes and tell whether any differed.
 
-        None when they differ and the file has further names, of which some may lie outside the target: they share the
-        attributes, so it has to be written anew.
+        None when they differ and the file is to be written anew: its attributes are not ours to set, or it has further
+        names, of which some may lie outside the target.
         """
-        directory = frame.fd
-        uid, gid = self.owners.of(entry)
-        form = modes.S_IFMT(stat.st_mode)
-        fd, lent = self.open_existing(directory, name, form)
-        opened = fd >= 0
+        fd, lent = self.open_existing(frame.fd, name, modes.S_IFMT(stat.st_mode))
+        is_open = fd >= 0
         try:
-            if not opened:
-                fd = os.open(name, _PATH_FLAGS, dir_fd=directory)
-            target: int | bytes = fd if opened else attributes.path_beneath(directory, name)
-            wanted = entry_xattrs(self.source, entry)
+            if not is_open:
+                fd = os.open(name, _PATH_FLAGS, dir_fd=frame.fd)
             now = os.fstat(fd)
             if (now.st_dev, now.st_ino) != (stat.st_dev, stat.st_ino):
                 raise Conflict(f"{os.fsdecode(path)}: replaced while it was restored")
-            flags = attributes.get_flags(fd) if opened else None
-            owner_differs = self.is_root and (uid, gid) != (stat.st_uid, stat.st_gid)
-            ours = self.is_root or (uid, gid) == (stat.st_uid, stat.st_gid)
-            mode = entry.mode if ours else entry.mode & ~MODE_SET_ID
-            mode_differs = form != modes.S_IFLNK and stat.st_mode & 0o7777 != mode
-            xattrs_differ = attributes.read_xattrs(target) != wanted
-            time_differs = stat.st_mtime_ns != entry.mtime_ns
-            flags_differ = flags is not None and flags != entry.flags
-            differs = owner_differs or mode_differs or xattrs_differ or time_differs or flags_differ
-            if differs and (stat.st_nlink > 1 or not self.may_change(stat)):
+            file = _Existing(fd, is_open, attributes.path_beneath(frame.fd, name), stat, frame.fd)
+            difference = self.compare(file, entry, path)
+            if not difference or self.dry_run:
+                return bool(difference)
+            if stat.st_nlink > 1 or not self.may_change(stat):
                 return None
-            if not differs or self.dry_run:
-                return differs
             if frame.place.mount and frame.place.mount != place_of(fd).mount:
                 raise OSError(errno.EXDEV, MOUNTED)
-            if flags is not None and flags & attributes.FLAGS_LOCKING:
-                attributes.set_flags(fd, flags & ~attributes.FLAGS_LOCKING)
-                flags_differ = True
-            if owner_differs:
-                self.set_owner(fd if opened else name, entry, path, directory)
-            if mode_differs or lent is not None or (owner_differs and form != modes.S_IFLNK):
-                lent = None
-                os.chmod(fd if opened else b"/proc/self/fd/%d" % fd, mode)
-            if xattrs_differ or owner_differs:
-                self.set_xattrs(target, wanted, path)
-            times = (stat.st_atime_ns, entry.mtime_ns)
-            if opened:
-                os.utime(fd, ns=times)
-            else:
-                os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)
-            if flags_differ:
-                self.set_flags(fd, entry.flags, path)
+            self.change(frame, file, entry, path, difference)
+            lent = None
             return True
         finally:
             if lent is not None:
                 os.fchmod(fd, lent)
             if fd >= 0:
                 os.close(fd)
+
+    def compare(self, file: _Existing, entry: Entry, path: bytes) -> set[str]:
+        """Return which attributes of an existing file differ from the entry's, of those that can be had."""
+        stat = file.stat
+        owner = self.owners.of(entry)
+        uid, gid, mode = attainable(entry.mode, *owner, stat)
+        difference = set()
+        if (uid, gid) != (stat.st_uid, stat.st_gid):
+            difference.add(OWNER)
+        if not modes.S_ISLNK(stat.st_mode) and file.mode != mode:
+            difference.add(MODE)
+        if attributes.read_xattrs(file.target) != entry_xattrs(self.source, entry):
+            difference.add(XATTR)
+        if not self.times.is_same(file.directory, stat.st_mtime_ns, entry.mtime_ns):
+            difference.add(TIME)
+        if file.is_open and file.flags != entry.flags:
+            difference.add(FLAGS)
+        if not difference:
+            self.say_unattainable(stat, owner, entry, path)
+        return difference
+
+    def say_unattainable(self, stat: os.stat_result, owner: tuple[int, int], entry: Entry, path: bytes) -> None:
+        """Say what an existing file lacks and cannot be given."""
+        lose = partial(self.lose, path)
+        if stat.st_uid != owner[0]:
+            lose(OWNER, f"{owner[0]}: the file belongs to {stat.st_uid}")
+        if stat.st_gid != owner[1]:
+            lose(GROUP, f"{owner[1]}: the file belongs to group {stat.st_gid}")
+        if clamp(stat.st_mtime_ns) != entry.mtime_ns:
+            say_time(entry.mtime_ns, stat.st_mtime_ns, lose)
+
+    def change(self, frame: _Frame, file: _Existing, entry: Entry, path: bytes, difference: set[str]) -> None:
+        """Set the attributes of an existing file, in the order of `setting`."""
+        lose = partial(self.lose, path)
+        stat, fd = file.stat, file.fd
+        is_link = modes.S_ISLNK(stat.st_mode)
+        by_fd: int | bytes = fd if file.is_open else b"/proc/self/fd/%d" % fd
+        if file.flags and file.flags & attributes.FLAGS_LOCKING:
+            attributes.set_flags(fd, file.flags & ~attributes.FLAGS_LOCKING)
+        directory = None if file.is_open else frame.fd
+        named: int | bytes = fd if file.is_open else entry.name
+        mode = set_owner(named, entry.mode, *self.owners.of(entry), lose, directory=directory)
+        if difference & {XATTR, OWNER}:
+            wanted = entry_xattrs(self.source, entry)
+            if file.is_open and not has_capability(CAP_DAC_OVERRIDE):
+                os.fchmod(fd, modes.S_IMODE(stat.st_mode) | OWNER_WRITES)
+            mode = mode_without_acl(mode, wanted, set_xattrs(file.target, wanted, lose))
+        if not is_link:
+            set_mode(by_fd, mode, lose)
+        set_times(named, stat.st_atime_ns, entry.mtime_ns, lose, directory=directory)
+        if file.is_open:
+            set_flags(fd, entry.flags, lose)
 
     def open_existing(self, directory: int, name: bytes, form: int) -> tuple[int, int | None]:
         """Open an existing file or directory; return the fd, -1 for what can only be named, and a mode to put back."""
@@ -438,7 +454,7 @@ class _Restore:
         if modes.S_IFMT(stat.st_mode) != _FORMS[entry.kind]:
             return False
         if entry.kind == objects.ENTRY_FILE:
-            if stat.st_size != entry.size or stat.st_mtime_ns != entry.mtime_ns:
+            if stat.st_size != entry.size or not self.times.is_same(directory, stat.st_mtime_ns, entry.mtime_ns):
                 return False
             return not self.verify_content or self.content_equal(directory, name, entry)
         if entry.kind == objects.ENTRY_SYMLINK:
@@ -470,7 +486,7 @@ class _Restore:
         batch, frame.batch = frame.batch, Batch()
         self.batch_count += 1
         temporary = b"%s-%d" % (self.temporary, self.batch_count)
-        future = self.workers.submit(write_batch, os.dup(frame.fd), temporary, batch, ~MODE_SET_ID)
+        future = self.workers.submit(write_batch, os.dup(frame.fd), temporary, batch)
         frame.batches_pending += 1
         self.batches.append((frame, batch, future))
         self.settle(BATCHES_PENDING_MAX)
@@ -484,8 +500,8 @@ class _Restore:
             self.result.created += len(batch.files) - len(result.failed)
             self.result.bytes_written += batch.size_bytes
             above = frame.path + b"/" if frame.path else b""
-            if result.not_owned:
-                self.note_owners(above + result.not_owned[0].name)
+            for entry, attribute, text in result.lost:
+                self.lose(above + entry.name, attribute, text)
             for entry, error in result.failed:
                 self.result.bytes_written -= entry.size
                 self.escalate(error)
@@ -529,14 +545,15 @@ class _Restore:
                     if stack:
                         self.way.leave()
 
-    def write_file(self, directory: int, temporary: bytes, entry: Entry, path: bytes) -> None:
+    def write_file(self, frame: _Frame, entry: Entry, path: bytes) -> None:
         """Write a whole file, but for locking flags, under the temporary name."""
         # The content is asked for first: what is not there leaves no trace.
         data = self.whole_content(entry)
         wanted = entry_xattrs(self.source, entry) if entry.xattrs else []
-        fd = os.open(temporary, _WRITE_FLAGS, 0o600, dir_fd=directory)
+        fd = os.open(self.temporary, _WRITE_FLAGS, 0o600, dir_fd=frame.fd)
         jobs: deque[Future[None]] = deque()
         try:
+            prepare_empty(fd, entry.flags, frame.inherited, wanted)
             if data is None:
                 end = 0
                 run: list[bytes] = []
@@ -559,12 +576,10 @@ class _Restore:
             elif data:
                 write_all(fd, [data], 0)
                 self.result.bytes_written += len(data)
-            os.fchmod(fd, self.set_owner(fd, entry, path))
-            if wanted or os.listxattr(fd):  # a default ACL of the directory may have given it some
-                self.set_xattrs(fd, wanted, path)
-            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
-            if entry.flags & ~attributes.FLAGS_LOCKING:
-                self.set_flags(fd, entry.flags & ~attributes.FLAGS_LOCKING, path)
+            lose = partial(self.lose, path)
+            set_all(fd, entry, wanted, self.owners.of(entry), lose)
+            if entry.flags or frame.inherited:
+                set_flags(fd, entry.flags & ~attributes.FLAGS_LOCKING, lose)
         finally:
             # After an error, too: no worker may write to a descriptor that has been given back.
             for job in jobs:
@@ -590,16 +605,18 @@ class _Restore:
             os.symlink(entry.content, temporary, dir_fd=directory)
         else:
             os.mknod(temporary, _FORMS[entry.kind] | 0o600, entry.device, dir_fd=directory)
-        self.set_owner(temporary, entry, path, directory)
+        lose = partial(self.lose, path)
+        mode = set_owner(temporary, entry.mode, *self.owners.of(entry), lose, directory=directory)
+        if wanted or entry.kind != objects.ENTRY_SYMLINK:
+            lost = set_xattrs(attributes.path_beneath(directory, temporary), wanted, lose)
+            mode = mode_without_acl(mode, wanted, lost)
         if entry.kind != objects.ENTRY_SYMLINK:
-            fd = os.open(temporary, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            fd = os.open(temporary, _PATH_FLAGS, dir_fd=directory)
             try:
-                os.chmod(b"/proc/self/fd/%d" % fd, entry.mode)
+                set_mode(b"/proc/self/fd/%d" % fd, mode, lose)
             finally:
                 os.close(fd)
-        if wanted or entry.kind != objects.ENTRY_SYMLINK:
-            self.set_xattrs(attributes.path_beneath(directory, temporary), wanted, path)
-        os.utime(temporary, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=directory, follow_symlinks=False)
+        set_times(temporary, entry.mtime_ns, entry.mtime_ns, lose, directory=directory)
 
     def place(self, directory: int, name: bytes, stat: os.stat_result | None) -> None:
         """Rename the temporary to its name, in the place of what is there."""
@@ -686,7 +703,7 @@ class _Restore:
                 durable_step("write")
             self.open_up(frame)
             if entry.kind == objects.ENTRY_FILE:
-                self.write_file(directory, self.temporary, entry, path)
+                self.write_file(frame, entry, path)
             else:
                 self.write_special(directory, self.temporary, entry, path)
             if link:
@@ -710,7 +727,7 @@ class _Restore:
             return
         fd = os.open(name, _READ_FLAGS, dir_fd=directory)
         try:
-            self.set_flags(fd, entry.flags, path)
+            set_flags(fd, entry.flags, partial(self.lose, path))
         finally:
             os.close(fd)
 
@@ -774,7 +791,7 @@ class _Restore:
             frame.existing = set(map(os.fsencode, os.listdir(fd)))
         # A rehearsal takes its steps one after the other.
         if self.workers is not None and fd >= 0 and not self.dry_run and not self.is_rehearsal:
-            frame.plain = "system.posix_acl_default" not in os.listxattr(fd)
+            frame.plain = _XATTRS_INHERITED.isdisjoint(os.listxattr(fd))
         return frame
 
     def open_up(self, frame: _Frame) -> None:
@@ -815,8 +832,26 @@ class _Restore:
             self.way.leave()
             raise
         below.place = frame.place
+        self.prepare_directory(below, frame.inherited)
         self.result.created += 1
         return below
+
+    def begin_root(self, frame: _Frame) -> None:
+        """Look at the target itself; one that was made for this restore begins as a new directory does."""
+        flags = attributes.get_flags(frame.fd) or 0
+        frame.inherited = flags & attributes.FLAGS_INHERITED
+        frame.plain = frame.plain and not frame.inherited
+        if frame.fresh:
+            self.prepare_directory(frame, frame.inherited)
+        elif not self.dry_run and not is_searchable(frame.fd):
+            self.open_up(frame)
+
+    def prepare_directory(self, frame: _Frame, inherited: int) -> None:
+        """Begin a new directory without the flags of the one above, and with those that it takes only while empty."""
+        if inherited or frame.entry.flags & attributes.FLAG_CASEFOLD:
+            set_flags(frame.fd, frame.entry.flags & attributes.FLAG_CASEFOLD, partial(self.lose, frame.path))
+            frame.inherited = (attributes.get_flags(frame.fd) or 0) & attributes.FLAGS_INHERITED
+            frame.plain = frame.plain and not frame.inherited
 
     def enter_existing(self, frame: _Frame, entry: Entry, path: bytes, selection: Selection | None) -> _Frame | None:
         lent = None
@@ -842,6 +877,8 @@ class _Restore:
             self.way.leave()
             raise
         below.place, below.opened = place, opened
+        below.inherited = (attributes.get_flags(fd) or 0) & attributes.FLAGS_INHERITED
+        below.plain = below.plain and not below.inherited
         if not self.dry_run and not is_searchable(fd):
             self.open_up(below)
         return below
@@ -881,34 +918,24 @@ class _Restore:
             close_again(fd, opened)
             return
         if not frame.fresh:
-            before = os.fstat(fd)
-            mode = before.st_mode & 0o7777 if opened is None or opened.mode is None else opened.mode
-            flags = (attributes.get_flags(fd) or 0) if opened is None or opened.flags is None else opened.flags
-            uid, gid = self.owners.of(entry)
-            same = (
-                before.st_mtime_ns == entry.mtime_ns
-                and mode == entry.mode
-                and (not self.is_root or (before.st_uid, before.st_gid) == (uid, gid))
-                and attributes.read_xattrs(fd) == entry_xattrs(self.source, entry)
-                and flags == entry.flags
-            )
-            if same:
+            directory = _Existing(fd, True, b"", os.fstat(fd), fd, opened)
+            difference = self.compare(directory, entry, path)
+            if not difference:
                 close_again(fd, opened)
                 self.result.unchanged += 1
                 return
             self.result.updated += 1
+            if XATTR in difference and not self.dry_run:
+                self.open_up(frame)
         if self.dry_run:
             return
-        mode = self.set_owner(fd, entry, path)
-        if entry.xattrs or os.listxattr(fd):
-            self.set_xattrs(fd, entry_xattrs(self.source, entry), path)
-        os.fchmod(fd, mode)
-        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+        lose = partial(self.lose, path)
+        set_all(fd, entry, entry_xattrs(self.source, entry), self.owners.of(entry), lose)
         if entry.flags or not frame.fresh:
-            self.set_flags(fd, entry.flags, path)
+            set_flags(fd, entry.flags, lose)
 
-    def run(self, target: bytes, selection: Selection | None) -> None:
-        """Restore everything that is selected."""
+    def run(self, target: bytes, selection: Selection | None, *, fresh: bool) -> None:
+        """Restore everything that is selected; `fresh`: the target was made for it."""
         root = self.revision.root
         try:
             fd = os.open(target, DIRECTORY_FLAGS & ~os.O_NOFOLLOW)
@@ -919,9 +946,10 @@ class _Restore:
         self.way = Descent(fd)
         stack: list[_Frame] = []
         try:
-            stack.append(self.open_frame(root, b"", fd, fresh=fd < 0, selection=selection))
+            stack.append(self.open_frame(root, b"", fd, fresh=fresh or fd < 0, selection=selection))
             if fd >= 0:
                 stack[0].place = place_of(fd)
+                self.begin_root(stack[0])
                 self.device = stack[0].place.device
             self.above.add(root.content)
             while stack:
@@ -977,14 +1005,23 @@ class _Restore:
         finally:
             self.abandon_batches()
             self.first_names.close()
+            self.times.close()
             self.close_frames(stack)
             self.way.close()
 
-    @staticmethod
-    def escalate(error: Exception) -> None:
+    def escalate(self, error: Exception) -> None:
         """Raise what no further file would survive."""
-        if isinstance(error, OSError) and error.errno in _FULL_ERRORS:
-            raise Full("the target has no space left: free some and run the same restore again, it resumes") from error
+        if isinstance(error, OSError):
+            root = self.way.root
+            # A name that did not fit while there is room: the index of one directory is full, say.
+            is_name = error.filename is not None and error.errno == errno.ENOSPC and not is_full(root)
+            if error.errno in FULL_ERRORS and not is_name:
+                text = "the target has no space left: free some and run the same restore again, it resumes"
+                raise Full(text) from error
+            if error.errno == errno.EROFS and os.fstatvfs(root).f_flag & os.ST_RDONLY:
+                raise NoAccess(
+                    "the target is read-only: mount it for writing and run the same restore again"
+                ) from error
         if isinstance(error, DalError) and not isinstance(error, Damaged | NotFound | Conflict):
             raise error
 
@@ -1022,6 +1059,26 @@ def _holds_names(directory: int, name: bytes) -> bool:
         os.close(fd)
 
 
+def _make_target(place: bytes) -> bool:
+    """Make the target unless it is there; return whether it was made."""
+    shown = os.fsdecode(place)
+    try:
+        os.mkdir(place, 0o700)
+        return True
+    except FileExistsError:
+        if not os.path.isdir(place):
+            raise Refused(f"{shown}: not a directory") from None
+        return False
+    except FileNotFoundError:
+        raise NotFound(f"{shown}: its parent directory does not exist") from None
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            raise NoAccess(f"{shown}: read-only: mount it for writing, or choose another target") from error
+        if error.errno in FULL_ERRORS:
+            raise Full(f"{shown}: no space left there: free some, or choose another target") from error
+        raise
+
+
 def restore_tree(
     source: Source,
     revision: Revision,
@@ -1039,20 +1096,14 @@ def restore_tree(
     """Make `target` (made if it is missing, with its attributes) hold the tree, or only the subtrees `paths`.
 
     A file with the entry's size and modification time is taken for equal unless `verify_content`. `delete` removes
-    what the tree does not hold, within what is restored. Raises Full and Refused; the rest is in `failed`.
+    what the tree does not hold, within what is restored. Raises Full, NoAccess (read-only) and Refused; the rest is in
+    `failed` and `lost`.
     """
     selection = plan_selection(paths)
     if selection is not None:
         check_selection(source, revision.root.content, selection)
     place = os.fsencode(target)
-    if not dry_run:
-        try:
-            os.mkdir(place, 0o700)
-        except FileExistsError:
-            if not os.path.isdir(place):
-                raise Refused(f"{os.fsdecode(place)}: not a directory") from None
-        except FileNotFoundError:
-            raise NotFound(f"{os.fsdecode(place)}: its parent directory does not exist") from None
+    fresh = not dry_run and _make_target(place)
     restore = _Restore(
         source,
         revision,
@@ -1064,6 +1115,6 @@ def restore_tree(
         report=report,
         workers=workers,
     )
-    restore.run(place, selection)
+    restore.run(place, selection, fresh=fresh)
     restore.progress()
     return restore.result
