@@ -1,7 +1,7 @@
 """The links table of a revision, read at random: the file behind each of millions of hard links, in bounded memory.
 
 Node numbers are random, so the files of one directory lie all over the table. Each leaf is therefore decoded once and
-kept packed: some 70 bytes a file where decoded entries take ten times as much. Past a bound the leaves used last stay.
+kept packed: some 60 bytes a file where decoded entries take ten times as much. Past a bound the leaves used last stay.
 """
 
 from array import array
@@ -21,35 +21,31 @@ from dalsegno.terms.sizes import MIB
 from dalsegno.trees.read import links_key
 from dalsegno.world.workers import new_lock
 
-KEPT_BYTES_MAX: Final = 64 * MIB
+KEPT_BYTES_MAX: Final = 48 * MIB
 ROW_BYTES: Final = 12
 """What a file takes beside its record: its key and where the record ends."""
+FACTS_BYTES: Final = 400
+"""What one set of facts takes, about."""
 FILL_AFTER: Final = 16
 """After so many leaves that were looked for one by one, all others are read in the order in which they are stored."""
 
-_FIELDS: Final = tuple(name for name in Entry.__struct_fields__ if name not in ("name", "node", "link"))
-"""What a record holds: a file's name in the table and its node are its key."""
 _HEX_DIGITS: Final = 16
+
+_Facts = tuple[int, int, int, int, bytes, bytes, int, int]
+"""Kind, mode, uid, gid, owner, group, device, flags: many files have the same."""
 
 
 class _Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    kind: int
-    mode: int
-    uid: int
-    gid: int
-    owner: bytes
-    group: bytes
+    """What a file has of its own; its name in the table and its node are its key."""
+
+    facts: int
     mtime_ns: int
     btime_ns: int
     size: int
     content_kind: int
     content: bytes
-    device: int
-    flags: int
     xattrs: bytes
 
-
-assert _Record.__struct_fields__ == _FIELDS
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Record).decode
@@ -58,44 +54,49 @@ _decode = msgspec.msgpack.Decoder(_Record).decode
 class _Leaf:
     """The files of one leaf: `keys` ascend; record n ends at `ends[n]` in `records`."""
 
-    __slots__ = ("ends", "keys", "records")
+    __slots__ = ("ends", "facts", "keys", "records")
 
     def __init__(self, entries: list[Entry]) -> None:
-        self.keys = array("Q")
-        self.ends = array("I")
+        known: dict[_Facts, int] = {}
         records: list[bytes] = []
+        ends: list[int] = []
         end = 0
-        for entry in entries:
-            self.keys.append(_key_of(entry.name))
-            record = _encode([getattr(entry, name) for name in _FIELDS])
-            end += len(record)
+        for e in entries:
+            facts = (e.kind, e.mode, e.uid, e.gid, e.owner, e.group, e.device, e.flags)
+            number = known.setdefault(facts, len(known))
+            record = _encode((number, e.mtime_ns, e.btime_ns, e.size, e.content_kind, e.content, e.xattrs))
             records.append(record)
-            self.ends.append(end)
+            end += len(record)
+            ends.append(end)
+        self.keys = array("Q", [_key_of(entry.name) for entry in entries])
+        self.ends = array("I", ends)
         self.records = b"".join(records)
+        self.facts = tuple(known)
 
     @property
     def size_bytes(self) -> int:
-        return len(self.records) + ROW_BYTES * len(self.keys)
+        return len(self.records) + ROW_BYTES * len(self.keys) + FACTS_BYTES * len(self.facts)
 
     def entry(self, row: int) -> Entry:
         key = self.keys[row]
         record = _decode(memoryview(self.records)[self.ends[row - 1] if row else 0 : self.ends[row]])
+        kind, mode, uid, gid, owner, group, device, flags = self.facts[record.facts]
         return Entry(
             name=links_key(key),
             node=key,
-            kind=record.kind,
-            mode=record.mode,
-            uid=record.uid,
-            gid=record.gid,
-            owner=record.owner,
-            group=record.group,
+            kind=kind,
+            mode=mode,
+            uid=uid,
+            gid=gid,
+            owner=owner,
+            group=group,
             mtime_ns=record.mtime_ns,
             btime_ns=record.btime_ns,
             size=record.size,
             content_kind=record.content_kind,
             content=record.content,
-            device=record.device,
-            flags=record.flags,
+            device=device,
+            flags=flags,
             xattrs=record.xattrs,
         )
 
