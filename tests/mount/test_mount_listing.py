@@ -1,15 +1,18 @@
-"""Counting hard links goes in steps, so that one `stat` never walks a whole tree."""
+"""Counting hard links goes in steps, so that one `stat` never walks a whole tree; walks keep and read little."""
 
+import random
 from pathlib import Path
 
 import pytest
 
-from dalsegno.formats import objects
+from dalsegno.formats import fuse, objects
 from dalsegno.formats.objects import Entry
 from dalsegno.mount import listing
-from dalsegno.mount.listing import Kept, LinkCounts
+from dalsegno.mount.listing import Kept, LinkCounts, Listings
+from dalsegno.mount.readonly import Owners, Picture, ReadOnly
 from dalsegno.pool.pool import Pool
 from dalsegno.trees.build import store_directory
+from dalsegno.trees.read import links_key
 
 
 def test_link_counts_grow_in_steps_and_are_exact_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,3 +37,54 @@ def test_link_counts_grow_in_steps_and_are_exact_in_the_end(tmp_path: Path, monk
         assert counts.count(1, exact=False) == 36 and counts.count(99, exact=True) == 1
         whole = LinkCounts(Kept(pool), tree)
         assert whole.count(2, exact=True) == 36 and whole.is_complete
+
+
+def test_walk_over_links_and_empty_directories_keeps_little(tmp_path: Path) -> None:
+    """Kind of fault: a cost for each entry that grows with what lies around it."""
+    with Pool.create(tmp_path / "pool", encryption="none") as pool:
+        with pool.writer() as writer:
+            kind = {"kind": objects.ENTRY_DIRECTORY, "content_kind": objects.CONTENT_DIRECTORY}
+            empty = store_directory(writer, [])
+            names = [Entry(name=b"e%03d" % each, content=empty, node=each + 1, **kind) for each in range(300)]  # type: ignore[arg-type]
+            keys = [each * 2**50 + 7 for each in range(2000)]
+            names += [Entry(name=b"l%04d" % n, kind=objects.ENTRY_LINK, link=key) for n, key in enumerate(keys)]
+            files = [
+                Entry(name=links_key(key), kind=objects.ENTRY_FILE, node=key, mode=0o640, uid=n, mtime_ns=n)
+                for n, key in enumerate(keys)
+            ]
+            tree, links = store_directory(writer, names), store_directory(writer, files)
+        root = Entry(name=b"", content=tree, node=9, **kind)  # type: ignore[arg-type]
+        listings = Listings(Kept(pool))
+        shown = ReadOnly(
+            Picture(
+                listings=listings,
+                root=root,
+                tree=tree,
+                links=links,
+                identity=b"i" * 32,
+                volume_id=b"",
+                label="odd",
+                total_bytes=0,
+                entry_count=0,
+            ),
+            None,
+            owners=Owners(),
+            now_ns=0,
+        )
+        folders_before = len(shown._folders)
+        for each in range(300):
+            child = shown.find(fuse.ROOT_NODE, b"e%03d" % each).node
+            assert shown.read_directory(child, 0, 4096, plus=True) and not shown.read_directory(
+                child, 2, 4096, plus=True
+            )
+        assert len(shown._folders) == folders_before
+        loaded = []
+        load = listings.source.get
+        listings.source.get = lambda identity: loaded.append(identity) or load(identity)  # type: ignore[func-returns-value,method-assign,assignment]
+        for number in random.Random(7).sample(range(2000), 2000):
+            found = shown.find(fuse.ROOT_NODE, b"l%04d" % number)
+            assert (found.attr.uid, found.attr.mode & 0o7777) == (number, 0o640)
+            entry, _ = shown.entry(found.node)
+            assert entry == files[number]
+        met = [identity for identity in loaded if identity != empty]  # the walk that counts names meets it each time
+        assert len(met) <= 2 * len(set(met)), "each node was read once, those of the tree twice"

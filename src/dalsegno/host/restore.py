@@ -66,6 +66,7 @@ from dalsegno.trees.links import LinksTable
 from dalsegno.trees.read import entry_xattrs, iterate_content, iterate_directory, lookup
 from dalsegno.world.chance import random_bytes
 from dalsegno.world.files import durable_step, is_rehearsal
+from dalsegno.world.memory import give_large_blocks_back
 from dalsegno.world.workers import Workers
 
 PROGRESS_FILES: Final = 256
@@ -73,6 +74,8 @@ PROGRESS_BYTES: Final = 16 * MIB
 RUN_BYTES_MAX: Final = 1 * MIB
 WRITES_PENDING_MAX: Final = 8
 BATCHES_PENDING_MAX: Final = 32
+LINKS_MANY: Final = 100_000
+"""Hard-linked files from which on memory counts for more than page faults."""
 TEMPORARY_PREFIX: Final = b".dal-restore-"
 _TEMPORARY: Final = re.compile(rb"^\.dal-restore-[0-9a-f]{16}(-[0-9]+)?$")
 _WRITE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -285,6 +288,7 @@ class _Restore:
         self.device = 0
         self.way = Descent(-1)
         self.links = LinksTable(source, revision.links)
+        self.links_met = False
         self.first_names = FirstNames()
         self.links_failed: set[int] = set()
         # Contents of the directories on the way down: one that contains itself would never end.
@@ -733,6 +737,10 @@ class _Restore:
 
     def linked_file(self, entry: Entry) -> Entry:
         """Return the file that a hard link is a name of."""
+        if not self.links_met:
+            self.links_met = True
+            if self.links.count > LINKS_MANY:
+                give_large_blocks_back()
         found = self.links.find(entry.link)
         if found is None:
             raise Damaged(f"{entry.name!r}: its file {entry.link:x} is not in the links table")

@@ -3,10 +3,13 @@
 A row is the place of a name in its directory, from 0 on. A directory object never changes, so neither do its rows.
 """
 
+from array import array
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final, Protocol
+
+import numpy as np
 
 from dalsegno.formats import objects
 from dalsegno.formats.objects import DirectoryLeaf, DirectoryList, Entry
@@ -179,18 +182,28 @@ class LinkCounts:
         self.is_complete = False
         self._source = source
         self._pending = [tree] if tree else []
-        self._counts: dict[int, int] = {}
+        # A word for each name while the walk goes on, then two for each file: there may be millions.
+        self._seen = array("Q")
+        self._links = array("Q")
+        self._counts = array("Q")
         self._lock = new_lock()
 
     def count(self, link: int, *, exact: bool) -> int:
-        """Return how many names a file has; before the walk is complete, and unless `exact`, at least two."""
+        """Return how many names a file has; before the walk is complete, and unless `exact`, two."""
         with self._lock:
             entries_left = LINK_ENTRIES_A_STEP
             while self._pending and (exact or entries_left > 0):
                 entries_left -= self._count_node(self._pending.pop())
-            self.is_complete = not self._pending
-            found = self._counts.get(link, 0)
-        return max(found, 1 if self.is_complete else 2)
+            if self._pending:
+                return 2
+            if not self.is_complete:
+                links, counts = np.unique(np.frombuffer(self._seen, np.uint64), return_counts=True)
+                self._links.frombytes(links.tobytes())
+                self._counts.frombytes(counts.astype(np.uint64).tobytes())
+                self._seen = array("Q")
+                self.is_complete = True
+            row = bisect_left(self._links, link)
+            return self._counts[row] if row < len(self._links) and self._links[row] == link else 1
 
     def _count_node(self, identity: bytes) -> int:
         node = objects.decode_directory(self._source.get(ObjectId(identity)))
@@ -201,7 +214,7 @@ class LinkCounts:
             if entry.kind == objects.ENTRY_DIRECTORY:
                 self._pending.append(entry.content)
             elif entry.kind == objects.ENTRY_LINK:
-                self._counts[entry.link] = self._counts.get(entry.link, 0) + 1
+                self._seen.append(entry.link)
         return max(1, len(node.entries))
 
 

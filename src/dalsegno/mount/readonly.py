@@ -21,7 +21,8 @@ from dalsegno.terms.errors import DalError, Damaged, NotFound
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.trees.extents import find_data, find_hole, iterate_extents
-from dalsegno.trees.read import entry_xattrs, links_key
+from dalsegno.trees.links import LinksTable
+from dalsegno.trees.read import entry_xattrs
 from dalsegno.world.workers import new_lock
 
 CLONES_NAME: Final = b".clones"
@@ -45,8 +46,8 @@ FORMS: Final = {
 }
 FLAGS: Final = (
     fuse.ASYNC_READ
+    # Always: what a name's attributes cost here is little beside the LOOKUP that they save.
     | fuse.DO_READDIRPLUS
-    | fuse.READDIRPLUS_AUTO
     | fuse.NO_OPEN_SUPPORT
     | fuse.NO_OPENDIR_SUPPORT
     | fuse.PARALLEL_DIROPS
@@ -134,13 +135,14 @@ class Owners:
 class Layer:
     """One picture in use: what all its folders share."""
 
-    __slots__ = ("link_counts", "links", "listings", "picture", "salt")
+    __slots__ = ("link_counts", "links", "links_table", "listings", "picture", "salt")
 
     def __init__(self, picture: Picture, *, salted: bool) -> None:
         self.picture = picture
         self.listings = picture.listings
         self.salt = int.from_bytes(picture.identity[:8], "big") >> 1 if salted else 0
         self.links: Folder | None = None
+        self.links_table = LinksTable(picture.listings.source, picture.links)
         self.link_counts = LinkCounts(picture.listings.source, picture.tree)
 
 
@@ -339,8 +341,9 @@ class ReadOnly:
         if above.shelf is not None:
             opened = self.folder(node)
             return opened.entry, opened.layer
-        assert above.layer is not None
-        return above.layer.listings.at(above.content, row), above.layer
+        layer = above.layer
+        assert layer is not None
+        return layer.links_table.at(row) if above is layer.links else layer.listings.at(above.content, row), layer
 
     def resolve_row(self, above: Folder, row: int, entry: Entry) -> tuple[int, Entry]:
         """Return the node of a row, and the entry that it shows: a hard link is its file, in the table of links."""
@@ -348,7 +351,7 @@ class ReadOnly:
             return above.number << ROW_BITS | (row + 1), entry
         assert above.layer is not None
         table = self._links_folder(above.layer)
-        found = above.layer.listings.find(table.content, links_key(entry.link)) if table.content else None
+        found = above.layer.links_table.find(entry.link)
         if found is None:
             raise Damaged(f"{entry.name!r}: its file {entry.link:x} is not in the links table")
         return table.number << ROW_BITS | (found[0] + 1), found[1]
@@ -548,7 +551,7 @@ class ReadOnly:
 
     def read_directory(self, node: int, offset: int, size: int, *, plus: bool) -> bytes:
         """Return a READDIR's payload: offset 0 is `.`, 1 is `..`, and row + 2 an entry."""
-        folder = self.folder(node)
+        folder = self._by_node.get(node) or self._passing_folder(node)
         if folder.shelf is not None:
             names = self._shelf_dirents(folder, offset, plus)
         else:
@@ -561,6 +564,17 @@ class ReadOnly:
                 break
             pieces.append(piece)
         return b"".join(pieces)
+
+    def _passing_folder(self, node: int) -> Folder:
+        """Return the folder of a directory; one without names, to which no node can belong, is not kept."""
+        above, row = self.place(node)
+        if above.shelf is None and above.layer is not None:
+            entry = above.layer.listings.at(above.content, row)
+            if entry.kind == objects.ENTRY_DIRECTORY and not above.layer.listings.count(entry.content):
+                folder = Folder(above, entry.name, layer=above.layer, content=entry.content, ino=entry.node)
+                folder.node = node
+                return folder
+        return self.folder(node)
 
     def dots(self, folder: Folder, offset: int, plus: bool, *, begun: int = 0) -> Iterator[bytes]:
         """Yield `.` and `..`; `begun` is added to what they say of where they stand."""
@@ -588,11 +602,13 @@ class ReadOnly:
         for entry in entries:
             row += 1
             kind = entry.kind
-            # Nearly everything is one of these two: no function is called for it but the one that packs it.
+            # Nearly everything is one of these: no function is called for it but the one that packs it.
             if plus and not owned and kind == objects.ENTRY_FILE and entry.content_kind <= objects.CONTENT_CHUNK:
                 form, size, used = stat.S_IFREG, entry.size, entry.size if entry.content_kind else 0
             elif plus and not owned and kind == objects.ENTRY_DIRECTORY:
                 form, size, used = stat.S_IFDIR, DIRECTORY_BYTES, DIRECTORY_BYTES
+            elif plus and not owned and kind == objects.ENTRY_SYMLINK:
+                form, size, used = stat.S_IFLNK, len(entry.content), len(entry.content)
             else:
                 yield self._entry_name(folder, entry, row - 1, plus)
                 continue

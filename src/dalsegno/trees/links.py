@@ -5,7 +5,7 @@ kept packed: some 60 bytes a file where decoded entries take ten times as much. 
 """
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final
@@ -128,14 +128,22 @@ class LinksTable:
         self._kept_bytes = 0
         self._missed_count = 0
 
+    def at(self, row: int) -> Entry:
+        """Return the file in a row; Damaged when there is no such row."""
+        with self._lock:
+            self._read_lists()
+            number = bisect_right(self._first_rows, row) - 1
+            if not 0 <= number < len(self._first_rows) - 1:
+                raise Damaged(f"the links table has no row {row}")
+            leaf = self._leaf(number)
+        return leaf.entry(row - self._first_rows[number])
+
     def find(self, link: int) -> tuple[int, Entry] | None:
         """Return row and entry (under the table's name) of a file, or None; Damaged when the table is."""
         with self._lock:
-            if self._last_keys is None:
-                self._read_lists()
-            assert self._last_keys is not None
-            number = bisect_left(self._last_keys, link)
-            if number == len(self._last_keys):
+            last_keys = self._read_lists()
+            number = bisect_left(last_keys, link)
+            if number == len(last_keys):
                 return None
             leaf = self._leaf(number)
         row = bisect_left(leaf.keys, link)
@@ -147,22 +155,24 @@ class LinksTable:
     def count(self) -> int:
         """Return how many files the table says it holds."""
         with self._lock:
-            if self._last_keys is None:
-                self._read_lists()
+            self._read_lists()
             return self._first_rows[-1]
 
-    def _read_lists(self) -> None:
-        """Read everything above the leaves: a word of memory or two for a leaf."""
-        last_keys = array("Q")
+    def _read_lists(self) -> "array[int]":
+        """Read everything above the leaves, once: a word of memory or two for a leaf. Return their last keys."""
+        if self._last_keys is not None:
+            return self._last_keys
+        last_keys, first_rows, ids = array("Q"), array("Q", [0]), bytearray()
         if self._identity:
             try:
                 for last, count, identity in self._leaf_places(self._identity, None):
                     last_keys.append(last)
-                    self._first_rows.append(self._first_rows[-1] + count)
-                    self._ids += identity
+                    first_rows.append(first_rows[-1] + count)
+                    ids += identity
             except OverflowError:
                 raise Damaged("the links table says that it holds more files than there can be") from None
-        self._last_keys = last_keys
+        self._last_keys, self._first_rows, self._ids = last_keys, first_rows, ids
+        return last_keys
 
     def _leaf_places(self, identity: bytes, level: int | None) -> Iterator[tuple[int, int, bytes]]:
         node = objects.decode_directory(self._source.get(ObjectId(identity)))

@@ -3,15 +3,30 @@
 import ctypes
 from typing import Final
 
-from dalsegno.terms.sizes import MIB
+from dalsegno.terms.sizes import KIB, MIB
 
 KEPT_BYTES_MAX: Final = 64 * MIB
 """Freed memory that is kept for what comes next instead of going back to the system."""
 _LARGE_BYTES: Final = 32 * MIB
 """What is larger is taken from the system by itself and goes back at once: the most that glibc takes."""
 
+_APART_BYTES: Final = 512 * KIB
+
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
+
+
+def give_large_blocks_back() -> None:
+    """Let what is as large as a block go back to the system at once: for a process that also keeps millions of records.
+
+    By itself glibc soon puts blocks among the small things, and the room between them is lost: 40 MiB of 210 in a
+    restore of 1,500,000 hard links.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return
+    mallopt(_M_MMAP_THRESHOLD, _APART_BYTES)
 
 
 def keep_freed_memory() -> None:
