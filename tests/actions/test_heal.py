@@ -7,21 +7,24 @@ import dataclasses
 import os
 import random
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dalsegno.actions.backup import BackupResult, backup, import_directory
+from dalsegno.actions.dump import dump
 from dalsegno.actions.heal import LostFiles
 from dalsegno.actions.house import House
-from dalsegno.actions.keep import gc, verify_pool
+from dalsegno.actions.keep import gc, stats, verify_pool
+from dalsegno.actions.restore import restore_volume
 from dalsegno.assembly import create_pool, open_pool
 from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_LINK, KIND_CHUNK
 from dalsegno.pool.adopt import Standing
 from dalsegno.pool.damage import PackDamage, decode_damage, encode_damage
 from dalsegno.pool.pack_read import PackReader
-from dalsegno.terms.errors import DalError, Damaged
+from dalsegno.terms.errors import DalError, Damaged, NoAccess
 from dalsegno.terms.events import Event, Note
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.read import entry_xattrs, iterate_content, iterate_directory, read_revision, resolve_link
@@ -304,6 +307,32 @@ def test_what_a_collection_deleted_is_not_taken_for_lost(pool_path: Path, source
         assert (again.taken.healed, again.taken.files_read) == (0, 0)
 
 
+def test_counting_does_not_count_what_is_gone_and_the_index_shrinks(pool_path: Path, source: Path) -> None:
+    """The kind: numbers, files and caches that keep what was removed."""
+    (source / "small").mkdir()
+    for number in range(2_000):
+        (source / "small" / f"{number:04}").write_bytes(b"%d" % number * 200)
+    with open_house(pool_path) as house:
+        backup(house, str(source), clone_name="many")
+        before = stats(house)
+        (pool_path.parent / "cache" / ("00" * 16 + ".scan")).write_bytes(b"of a volume that is gone")
+        for clone in ("one", "two", "three", "many"):
+            house.volumes.unclone("source", clone)
+        shutil.rmtree(source / "small")
+        backup(house, str(source))
+        result = gc(house, grace_seconds=0)
+        after = stats(house)
+        assert before.object_count > 2_000
+        assert (
+            result.live_objects <= after.object_count < result.live_objects + 5
+        )  # a dead chunk may stay in a kept pack
+        assert after.index_bytes < before.index_bytes / 10
+        assert not house.pool.index.read_collected()
+        assert len(list((pool_path.parent / "cache").glob("*.scan"))) == 1
+    with open_house(pool_path) as house:
+        assert not house.pool.damage
+
+
 def test_lost_files_are_listed_for_whole_directories_and_links(pool_path: Path) -> None:
     with open_house(pool_path) as house:
         state = read_revision(house.pool, house.volumes.get("source").head)
@@ -314,6 +343,79 @@ def test_lost_files_are_listed_for_whole_directories_and_links(pool_path: Path) 
         house.pool.look_for_unsound()
         paths = set(LostFiles(house.pool).paths(state))
     assert paths == {b"/a", b"/large", b"/deep/b", b"/still/"}
+
+
+def test_a_dump_of_what_was_healed_takes_the_good_copy_and_one_that_meets_damage_notes_it(
+    pool_path: Path, source: Path, tmp_path: Path
+) -> None:
+    (path,) = [each for each in pool_path.glob("packs/*/*.pack") if each.stat().st_size > 1_000_000]
+    flip(path, 400_000)
+    with open_house(pool_path) as house, pytest.raises(Damaged):
+        dump(house, "source@three", level=0, output=tmp_path / "bad.dump", record=False)
+    with open_house(pool_path) as house:
+        assert house.pool.damage.packs, "the next backup knows"
+        backup(house, str(source), clone_name="healed")
+        dump(house, "source@healed", level=0, output=tmp_path / "good.dump", record=False)
+    with open_house(pool_path) as house:
+        house.volumes.remove("source", force=True)
+        flip(path, 400_001)
+        state = restore_volume(house, [tmp_path / "good.dump"], "again")
+        assert read_all(house, state.head) == read_source(source)
+
+
+def test_dumps_that_are_loaded_store_again_what_was_lost(pool_path: Path, source: Path, tmp_path: Path) -> None:
+    with open_house(pool_path) as house:
+        dump(house, "source@three", level=0, output=tmp_path / "full.dump", record=False)
+        for path in pool_path.glob("packs/*/*.pack"):
+            if path.stat().st_size > 1_000_000:
+                path.unlink()
+        house.volumes.remove("source", force=True)
+        state = restore_volume(house, [tmp_path / "full.dump"], "again")
+        assert read_all(house, state.head) == read_source(source)
+        assert errors(house) == []
+
+
+@pytest.mark.parametrize("index", ["missing", "torn", "stale"])
+def test_a_pool_that_cannot_be_written_is_read_without_a_good_index(
+    pool_path: Path, source: Path, tmp_path: Path, index: str
+) -> None:
+    """The kind: what can be made again is needed to read."""
+    segments = sorted((pool_path / "index").glob("*.idx"))
+    if index == "missing":
+        shutil.rmtree(pool_path / "index")
+    elif index == "torn":
+        for each in segments:
+            os.truncate(each, each.stat().st_size // 2)
+    else:
+        segments[0].unlink()
+    place = tmp_path / "read-only"
+    place.mkdir()
+    if subprocess.run(["mount", "--bind", pool_path, place], check=False).returncode:
+        pytest.skip("A READ-ONLY POOL IS NOT TESTED: nobody may mount")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", place], check=True)
+        with open_house(place) as house:
+            assert read_all(house, house.volumes.get("source").clones["three"].revision) == read_source(source)
+            with pytest.raises(NoAccess):
+                backup(house, str(source))
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes into pools of others")
+def test_what_root_stores_in_a_users_pool_belongs_to_the_user(pool_path: Path, source: Path) -> None:
+    for path in (pool_path, *pool_path.rglob("*")):
+        os.chown(path, 1234, 1235)
+    before = os.umask(0o077)
+    try:
+        with open_house(pool_path) as house:
+            (source / "more").write_bytes(os.urandom(50_000))
+            backup(house, str(source))
+            gc(house, grace_seconds=0)
+    finally:
+        os.umask(before)
+    strangers = [path for path in pool_path.rglob("*") if (path.stat().st_uid, path.stat().st_gid) != (1234, 1235)]
+    assert strangers == []
 
 
 @pytest.mark.parametrize(

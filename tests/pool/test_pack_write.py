@@ -2,6 +2,8 @@
 
 import io
 import random
+import struct
+from array import array
 
 import pytest
 
@@ -9,7 +11,7 @@ from dalsegno.formats import objects, pack
 from dalsegno.pool import pack_write
 from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pack_read import PackReader
-from dalsegno.pool.pack_write import PackWriter, new_header
+from dalsegno.pool.pack_write import PackWriter, encode_trailer, new_header
 from kit import REALM, PoolStore
 
 
@@ -84,3 +86,10 @@ def test_a_copy_finds_objects_whose_pack_was_collected_since_they_were_marked(tm
     with PackWriter(stream.write, realm=REALM, header=new_header(REALM, kind=pack.PACK_DUMP, sealed=False)) as writer:
         marks.copy(writer, lambda done, total: None)
         assert writer.finish().object_count == 1
+
+
+def test_the_trailer_is_little_endian_whatever_the_machine():
+    """The kind: the machine's own byte order in a format that other machines read."""
+    offsets, stored, raw = array("Q", [0x0102030405060708]), array("I", [0x01020304]), array("I", [5])
+    trailer = encode_trailer(offsets, stored, raw, bytearray([2]), [b"i" * 32])
+    assert trailer == struct.pack("<IQIIBI", 1, 0x0102030405060708, 0x01020304, 5, 2, 1) + b"i" * 32

@@ -8,7 +8,7 @@ from typing import Final
 
 from dalsegno.actions.heal import LostFiles
 from dalsegno.actions.house import House
-from dalsegno.formats.objects import KIND_CHUNK, KIND_REVISION
+from dalsegno.formats.objects import KIND_CHUNK, KIND_REVISION, Revision
 from dalsegno.host.cache import SCAN_SUFFIX, is_left_behind
 from dalsegno.pool.adopt import Standing
 from dalsegno.pool.check import Finding, check_pool, only_copies
@@ -19,6 +19,7 @@ from dalsegno.terms.errors import Conflict, DalError, Damaged, NoAccess, NotFoun
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.trees.closure import visit_reachable
 from dalsegno.trees.read import read_revision
+from dalsegno.volumes.state import VolumeState
 from dalsegno.volumes.store import bases_kept
 from dalsegno.world.clock import now_ns, real_now_ns, ticks_ns
 
@@ -38,6 +39,7 @@ class Stats:
     pack_count: int
     pack_bytes: int
     object_count: int
+    """Objects in packs that stay, but for those that the last collection found dead."""
     index_bytes: int
     protected_bytes: int
     """Bytes of files in the newest state of every volume."""
@@ -240,6 +242,34 @@ def _name_lost(house: House, states: list[tuple[str, bytes]], broken: dict[str, 
             yield Finding(severity="error", where=label, text=broken[label])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeSize:
+    """What there is of a volume, without reading its directories."""
+
+    clone_count: int
+    revision_count: int
+    """From the head back, as far as they are here, and those that only clones name."""
+    entry_count: int
+    total_bytes: int
+    """Files and bytes of the newest state."""
+
+
+def volume_size(house: House, state: VolumeState) -> VolumeSize:
+    """Count what a volume has."""
+    known = {clone.revision for clone in state.clones.values()}
+    newest: Revision | None = None
+    with suppress(NotFound, Damaged):
+        for identity, revision in house.volumes.log(state):
+            newest = newest or revision
+            known.add(identity)
+    return VolumeSize(
+        clone_count=len(state.clones),
+        revision_count=len(known),
+        entry_count=newest.entry_count if newest else 0,
+        total_bytes=newest.total_bytes if newest else 0,
+    )
+
+
 def stats(house: House) -> Stats:
     """Return sizes and counts."""
     pool = house.pool
@@ -258,7 +288,7 @@ def stats(house: House) -> Stats:
         clone_count=sum(len(state.clones) for state in states),
         pack_count=len(packs),
         pack_bytes=sum(pool.pack_path(pack).stat().st_size for pack in packs),
-        object_count=pool.index.object_count,
+        object_count=pool.count_objects(),
         index_bytes=sum(file.stat().st_size for file in index.iterdir() if file.is_file()),
         protected_bytes=protected,
     )

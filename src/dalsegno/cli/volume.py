@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from dalsegno.actions.backup import create_volume
+from dalsegno.actions.keep import VolumeSize, volume_size
 from dalsegno.actions.rules import left_out, own_keys
 from dalsegno.actions.sources import followers, set_rules, set_source
 from dalsegno.cli.backup import add_rules, left_out_origin, left_out_value, left_out_words, read_rules
 from dalsegno.cli.door import open_house, open_volumes
-from dalsegno.cli.terminal import Terminal, show
+from dalsegno.cli.terminal import Terminal, as_json, show
 from dalsegno.cli.words import Parser
+from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, BadInput, NotFound, Refused
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
@@ -190,13 +192,24 @@ def _rename(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _remove(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    size: VolumeSize | None = None
     with open_volumes(arguments, terminal, arguments.name) as house:
         with suppress(NotFound):  # of a realm's volume that nobody has, the place is forgotten
             state = house.volumes.get(arguments.name)
             if state.replicas is not None:
                 state = house.volumes.get(state.name)  # all that there is of it, not what the named server shows
+            size = volume_size(house, state)
             if state.clones and not arguments.yes:
-                raise Refused(f"volume {state.name!r} has {len(state.clones)} clones: say --yes to forget them all")
+                raise Refused(f"volume {state.name!r} has {_size_words(size)}: say --yes to forget them all")
         state = house.volumes.remove(arguments.name)
-    terminal.result(volume_value(state), [f"forgot volume {state.name}; `dal gc` gives back its room"])
+    lines = [f"forgot volume {state.name}"]
+    if size is not None:
+        when = "a day after the next `dal gc`, or with `dal gc --grace 0` at once"
+        lines = [f"forgot volume {state.name} with {_size_words(size)}; what nothing else needs is free {when}"]
+    terminal.result({**volume_value(state), "removed": as_json(size) if size is not None else None}, lines)
     return EXIT_DONE
+
+
+def _size_words(size: VolumeSize) -> str:
+    clones, states = count_of(size.clone_count, "clone"), count_of(size.revision_count, "revision")
+    return f"{clones}, {states}, the newest of {count_of(size.entry_count, 'file')} and {format_size(size.total_bytes)}"

@@ -34,7 +34,7 @@ from dalsegno.formats.pack import ENCODING_DELTA
 from dalsegno.pool.adopt import JOINED_SUFFIX, UPLOADS
 from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.damage import UNSOUND, PackDamage
-from dalsegno.pool.index import Blocks, Ids, Values
+from dalsegno.pool.index import Ids, Values
 from dalsegno.pool.pack_read import PackReader, read_record
 from dalsegno.pool.pool import (
     COLLECT_LOCK,
@@ -102,8 +102,8 @@ class _Pack:
     total_bytes: int = 0
     needed_bytes: int = 0
     needed_count: int = 0
-    hurt: Blocks = frozenset()
-    """Blocks that cannot be read; None: all of them."""
+    is_hurt: bool = False
+    """Whether some of it cannot be read."""
 
     @property
     def rewritten_bytes(self) -> int:
@@ -236,9 +236,7 @@ class _Collection:
         ordinary = [each for each in packs if each.pack_id not in condemned_since]
         # The fullest claim first, so that of two copies the one in the emptier pack is given up; damaged packs, then
         # condemned packs last.
-        ordinary.sort(
-            key=lambda each: (each.hurt != frozenset(), -(each.live_bytes / max(each.total_bytes, 1)), each.pack_id)
-        )
+        ordinary.sort(key=lambda each: (each.is_hurt, -(each.live_bytes / max(each.total_bytes, 1)), each.pack_id))
         condemned = [each for each in packs if each.pack_id in condemned_since]
         newly_dead = [self._claim(each) for each in ordinary]
         for each in condemned:
@@ -247,11 +245,11 @@ class _Collection:
         for each, dead in zip(ordinary, newly_dead, strict=True):
             young = bool(self.grace_ns) and each.mtime_ns > self.now_ns - self.grace_ns
             # What is lost in a damaged pack and is nowhere else may be read from it once more some day.
-            last_hope = each.hurt != frozenset() and self._holds_missing(each)
+            last_hope = each.is_hurt and self._holds_missing(each)
             sparse = each.needed_bytes * 100 < each.total_bytes * LIVE_PERCENT_MIN
             if not each.needed_count and not last_hope:
                 (verdict.young if young and not self.alone else verdict.doomed).append(each)
-            elif not young and not last_hope and (sparse or each.hurt != frozenset()):
+            elif not young and not last_hope and (sparse or each.is_hurt):
                 verdict.partial.append(each)
                 verdict.dead_partial.append(dead)
             else:
@@ -276,7 +274,7 @@ class _Collection:
     def _holds_missing(self, each: _Pack) -> bool:
         """Tell whether a damaged pack once held something that is needed and is nowhere else."""
         ids, values = self._columns(each)
-        rows = np.flatnonzero(member_mask(self.live, _joined(ids)) & _hurt_rows(each, values))
+        rows = np.flatnonzero(member_mask(self.live, _joined(ids)) & self.pool.hurt_rows(each.pack_id, values))
         return bool((self.owners[np.searchsorted(self.live, _joined(ids)[rows])] == NOBODY).any())
 
     def _act(self, verdict: _Verdict) -> list[_Pack]:
@@ -415,7 +413,6 @@ class _Collection:
             usable: list[_Pack] = []
             bases = bytearray()
             self.unopened = []
-            damaged = self.pool.damage.shunned()
             for number, each in enumerate(packs):
                 self.report(Progress(phase="measure", done_count=number, total_count=len(packs)))
                 try:
@@ -429,8 +426,8 @@ class _Collection:
                         self.unopened.append(each)
                     self.report(Note(severity="error", path=bytes(self.pool.pack_path(each.pack_id)), text=str(error)))
                     continue
-                each.hurt = damaged.get(each.pack_id, frozenset())
-                mask = member_mask(self.live, _joined(ids)) & ~_hurt_rows(each, values)
+                each.is_hurt = each.pack_id in self.pool.damage.packs
+                mask = member_mask(self.live, _joined(ids)) & ~self.pool.hurt_rows(each.pack_id, values)
                 each.total_bytes = int(values[:, 2].sum(dtype=np.uint64))
                 each.live_bytes = int(values[mask, 2].sum(dtype=np.uint64))
                 bases += self._missing_bases(each, ids, values, mask)
@@ -466,7 +463,7 @@ class _Collection:
     def _owned_rows(self, each: _Pack, ids: Ids, values: Values, owner: int) -> npt.NDArray[np.intp]:
         """Return the rows of a pack's live objects that can be read and whose owner is `owner`."""
         joined = _joined(ids)
-        rows = np.flatnonzero(member_mask(self.live, joined) & ~_hurt_rows(each, values))
+        rows = np.flatnonzero(member_mask(self.live, joined) & ~self.pool.hurt_rows(each.pack_id, values))
         owned: npt.NDArray[np.intp] = rows[self.owners[np.searchsorted(self.live, joined[rows])] == owner]
         return owned
 
@@ -564,13 +561,6 @@ class _Collection:
             return
         for suffix in (PARTIAL_SUFFIX, JOINED_SUFFIX) if folder == UPLOADS else (PARTIAL_SUFFIX,):
             yield from (self.pool.path / folder).rglob("*" + suffix)
-
-
-def _hurt_rows(each: _Pack, values: Values) -> npt.NDArray[np.bool_]:
-    """Return which rows lie in blocks that cannot be read."""
-    if each.hurt is None:
-        return np.ones(len(values), np.bool_)
-    return np.isin(values[:, 0], list(each.hurt)) if each.hurt else np.zeros(len(values), np.bool_)
 
 
 def _joined(ids: Ids) -> npt.NDArray[np.bytes_]:

@@ -51,14 +51,22 @@ class PoolMarks(Marks):
             ids, values = segment.ids_of(rows), segment.pack_values(rows)
             try:
                 reader = self._pool.open_pack(pack_id)
-            except NotFound:  # collected meanwhile: what is needed has been copied to another pack before
+            except (NotFound, Damaged):  # collected meanwhile, or damaged: another pack has what is needed of it
                 _copy_each(ids[marked], writer, self._pool.get_kind)
             else:
                 with reader:
                     fetch = self._pool.get_kind
-                    for copied in copy_steps(reader, writer, ids=ids, values=values, marked=marked, fetch=fetch):
-                        yield done + copied, total
-                    writer.drain()
+                    hurt = marked & self._pool.hurt_rows(pack_id, values)
+                    if hurt.any():
+                        _copy_each(ids[hurt], writer, fetch)
+                        marked = marked & ~hurt
+                    try:
+                        for copied in copy_steps(reader, writer, ids=ids, values=values, marked=marked, fetch=fetch):
+                            yield done + copied, total
+                        writer.drain()
+                    except Damaged:
+                        self._pool.look_at_pack(pack_id)  # so that the next backup heals it
+                        raise
             done += int(values[marked, 2].sum(dtype=numpy.uint64))
             yield done, total
         for identity in sorted(self.elsewhere):

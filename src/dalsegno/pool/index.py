@@ -18,7 +18,7 @@ import mmap
 import os
 import struct
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -327,6 +327,16 @@ class Index:
     def object_count(self) -> int:
         """Entries in all segments, copies and vanished packs included."""
         return sum(segment.count for segment in self._segments)
+
+    def count_in(self, excepted: Container[PackId]) -> int:
+        """Return how many objects lie in packs that are there, but for some; a second copy counts, too."""
+        count = 0
+        for segment in self._segments:
+            numbers = np.frombuffer(segment.values, np.uint32).reshape(-1, 4)[:, 0]
+            kept = np.array([pack_id not in excepted for pack_id in segment.pack_ids], np.bool_)
+            kept[list(segment.gone)] = False
+            count += int(np.count_nonzero(kept[numbers]))
+        return count
 
     @property
     def segments(self) -> tuple[Segment, ...]:

@@ -374,9 +374,9 @@ def encode_trailer(
     return b"".join(
         (
             count.to_bytes(4, "little"),
-            offsets.tobytes(),
-            stored.tobytes(),
-            raw.tobytes(),
+            numpy.asarray(offsets, "<u8").tobytes(),
+            numpy.asarray(stored, "<u4").tobytes(),
+            numpy.asarray(raw, "<u4").tobytes(),
             bytes(types),
             len(first_ids).to_bytes(4, "little"),
             *first_ids,

@@ -302,6 +302,23 @@ class Pool:
         else:
             self.set_damage(pack_id, replace(known, blocks=known.blocks | {block_index}))
 
+    def look_at_pack(self, pack_id: PackId) -> None:
+        """Read all of a pack in which something was wrong, and note what."""
+        try:
+            with self.open_pack(pack_id) as reader:
+                for _ in reader.verify():
+                    pass
+                self.set_damage(pack_id, PackDamage(blocks=frozenset(reader.damaged_blocks)))
+        except Damaged:
+            self._note_block(pack_id, None)
+
+    def hurt_rows(self, pack_id: PackId, values: Values) -> npt.NDArray[np.bool_]:
+        """Return which rows of a pack's index lie in blocks that are noted as damaged."""
+        damage = self.damage.packs.get(pack_id)
+        if damage is None:
+            return np.zeros(len(values), np.bool_)
+        return np.ones(len(values), np.bool_) if damage.is_whole else np.isin(values[:, 0], list(damage.blocks))
+
     def read_unsound(self) -> bytes:
         """Return the joined ids of directories and recipes that rest on something lost, as far as it was looked at."""
         return self._read_unsound()[1]
@@ -497,6 +514,11 @@ class Pool:
     def has(self, identity: ObjectId, /) -> bool:
         """Return whether an object is known to be in a pack that is there."""
         return self.index.contains(identity)
+
+    def count_objects(self) -> int:
+        """Return how many objects there are, without those in condemned packs and those that are known to be dead."""
+        self.refresh()
+        return self.index.count_in(self.read_condemned()) - len(self.read_dead_objects()) // OBJECT_ID_BYTES
 
     def find_prefix(self, digits: str) -> list[ObjectId]:
         """Return the ids that begin with these hexadecimal digits."""
