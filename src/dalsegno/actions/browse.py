@@ -232,7 +232,8 @@ def versions(house: House, address: str, *, histories: Histories | None = None) 
         state = resolve(house.pool, house.volumes, parsed, now_ns=now_ns()).state
         history = History(volume=state.name, steps=pool_steps(state), source=house.pool)
     else:
-        history = next(histories(parsed.volume))
+        opened = histories(parsed.volume)  # held to the end: the dumps are closed when it goes
+        history = next(opened)
     found: list[Version] = []
     seen: dict[bytes, Entry | None] = {}
     for step in history.steps:
