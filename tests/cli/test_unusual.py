@@ -1,6 +1,7 @@
 """Ways that are seldom taken: maps of owners, pipes, damage, an empty machine, many revisions, other users."""
 
 import grp
+import json
 import os
 import pwd
 import shutil
@@ -231,11 +232,20 @@ def test_what_is_whole_in_a_damaged_dump_is_saved_and_restored(person: Person) -
     said = person.run("verify", "bad.dump", "--salvage", "saved.dump", code=5)
     assert b"lost: " in said.stdout and not list(person.home.glob("*.partial"))
     person.run("inspect", "saved.dump")
-    said = person.run("restore", "saved.dump", "--to", "back", code=3)
+    named = person.run("verify", "bad.dump", "--salvage", "saved2.dump", "--json", code=5)
+    listed = {each["path"] for each in json.loads(named.stdout)["lost"]}
+    said = person.run("restore", "saved.dump", "--to", "back", code=5)
     original, back = contents(person.home / "doc"), contents(person.home / "back")
     assert back.items() < original.items() and len(back) >= len(original) - 4
     for lost in original.keys() - back.keys():
-        assert lost.encode() in said.stdout
+        assert said.stderr.count(lost.encode() + b": ") == 1
+    assert listed == original.keys() - back.keys()
+    # Cut short, it has lost the lists of names, which come last.
+    (person.home / "cut.dump").write_bytes(data[: len(data) // 4])
+    said = person.run("verify", "cut.dump", "--salvage", "rest.dump", code=5)
+    assert b"all of it: its list of names is lost" in said.stdout
+    said = person.run("restore", "rest.dump", "--to", "nothing", code=5)
+    assert b"its list of files is lost" in said.stderr
     person.run("verify", "0.dump", "--salvage", "whole.dump")
     person.run("restore", "whole.dump", "--to", "all")
     assert contents(person.home / "all") == original

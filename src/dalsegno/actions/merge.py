@@ -1,6 +1,7 @@
 """Work on dump files alone: merge, inspect, verify, salvage."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -8,6 +9,7 @@ from typing import BinaryIO
 from dalsegno.actions.dump import forget
 from dalsegno.actions.house import House
 from dalsegno.dumps.chain import DumpChain
+from dalsegno.dumps.lost import find_lost_files
 from dalsegno.dumps.merge import merge_dumps, merged_note
 from dalsegno.dumps.place import place_for
 from dalsegno.dumps.plan import built_on, list_records
@@ -94,11 +96,33 @@ def verify(house: House, dump: Path | BinaryIO) -> list[str]:
     return []
 
 
-def salvage(house: House, damaged: Path, output: Path) -> Salvage:
-    """Write a dump of all that is whole in a damaged one."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SalvageOutcome:
+    """What could be saved of a damaged dump, and which files of its newest state were lost."""
+
+    saved: Salvage
+    lost: list[tuple[bytes, str]]
+    """Path and what is lost of it; an empty path is the list of all names."""
+    is_complete: bool
+    """Whether `lost` is all: of an increment without its index nobody knows what it held."""
+
+
+def salvage(house: House, damaged: Path, output: Path) -> SalvageOutcome:
+    """Write a dump of all that is whole in a damaged one, and find out what was lost."""
     if output.exists():
         raise Refused(f"{output}: exists already; name another file")
     with PartialFile(output) as file:
         saved = salvage_dump(damaged, house.pool.realm, file.write, sealed=house.pool.encryption != "none")
         file.commit()
-    return saved
+    if not saved.damaged:
+        return SalvageOutcome(saved=saved, lost=[], is_complete=True)
+    with ExitStack() as stack:
+        chain = stack.enter_context(DumpChain.open([output], house.pool.realm))
+        try:
+            index = stack.enter_context(DumpChain.open([damaged], house.pool.realm)).readers[0]
+        except Damaged:
+            # A full dump held all that its state is made of.
+            lost = [] if chain.bases else list(find_lost_files(chain, lambda identity: True))
+            return SalvageOutcome(saved=saved, lost=lost, is_complete=not chain.bases)
+        lost = list(find_lost_files(chain, lambda identity: index.find(identity) is not None))
+        return SalvageOutcome(saved=saved, lost=lost, is_complete=True)

@@ -10,7 +10,7 @@ from dalsegno.dumps.chain import DumpChain
 from dalsegno.formats.objects import Revision
 from dalsegno.pool.contract import Source
 from dalsegno.pool.pack_read import PackFile
-from dalsegno.terms.errors import NotFound
+from dalsegno.terms.errors import Damaged, NotFound
 from dalsegno.terms.ids import hex_short
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.address import dump_paths, parse_address, resolve
@@ -90,7 +90,10 @@ def open_dumps(places: Sequence[Path | PackFile], realm: Realm, clone: str, *, p
     try:
         chain.require_full()
         target = chain.find_target(clone)
-        revision = read_revision(chain, target.revision)
+        try:
+            revision = read_revision(chain, target.revision)
+        except NotFound as error:
+            raise Damaged(f"{label}: its list of files is lost: nothing in it can be found by name") from error
     except BaseException:
         chain.close()
         raise

@@ -19,6 +19,8 @@ from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import show_time
 
+LISTED_MAX = 100
+
 
 def add_merge(parser: Parser) -> None:
     """Say what `dal merge` understands."""
@@ -148,8 +150,25 @@ def _salvage(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if len(arguments.dumps) != 1 or arguments.dumps[0] == "-":
         raise BadInput("--salvage OUT: name the one damaged dump file")
     with open_dumps_house(arguments, terminal, arguments.dumps[0]) as house:
-        saved = actions.salvage(house, Path(arguments.dumps[0]), Path(arguments.salvage))
+        outcome = actions.salvage(house, Path(arguments.dumps[0]), Path(arguments.salvage))
+    saved, lost = outcome.saved, outcome.lost
     lines = [f"{arguments.salvage}: saved {count_of(saved.object_count, 'object')}"]
     lines += [f"  lost: {text}" for text in saved.damaged]
-    terminal.result({"path": arguments.salvage, "objects": saved.object_count, "damaged": saved.damaged}, lines)
+    if lost:
+        lines.append(f"  of its newest state, {count_of(len(lost), 'file or directory', 'files and directories')}:")
+        lines += [f"    {show(path) or 'all of it'}: {text}" for path, text in lost[:LISTED_MAX]]
+    if len(lost) > LISTED_MAX:
+        lines.append(f"    and {len(lost) - LISTED_MAX:,} more (--json lists all)")
+    if not outcome.is_complete:
+        lines.append("  which files these were is not known: restore the chain with it, what is missing is listed")
+    terminal.result(
+        {
+            "path": arguments.salvage,
+            "objects": saved.object_count,
+            "damaged": saved.damaged,
+            "lost": [{"path": path, "error": text} for path, text in lost],
+            "lost_is_complete": outcome.is_complete,
+        },
+        lines,
+    )
     return Damaged.exit_code if saved.damaged else EXIT_DONE

@@ -16,7 +16,7 @@ from dalsegno.cli.volume import volume_value
 from dalsegno.cli.words import POLICY_HELP, Parser, path_bytes
 from dalsegno.host.losses import count_words
 from dalsegno.host.restore import OwnerMap
-from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, NotFound, Unavailable
+from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, Damaged, NotFound, Unavailable
 from dalsegno.terms.events import Note
 from dalsegno.terms.sizes import format_size
 from dalsegno.volumes.address import parse_address, resolve
@@ -145,6 +145,8 @@ def _restore(arguments: argparse.Namespace, terminal: Terminal) -> int:
         {**more, **_outcome_value(outcome, dry_run=arguments.dry_run)},
         [] if terminal.quiet else _outcome_lines(outcome, dry_run=arguments.dry_run),
     )
+    if outcome.result.damaged_count:
+        return Damaged.exit_code
     return EXIT_PARTIAL if outcome.result.failed or outcome.result.lost.unexpected() else EXIT_DONE
 
 
@@ -160,6 +162,7 @@ def _outcome_value(outcome: actions.RestoreOutcome, *, dry_run: bool) -> dict[st
         "deleted": result.deleted,
         "bytes_written": result.bytes_written,
         "failed": [{"path": path, "error": text} for path, text in result.failed],
+        "damaged": result.damaged_count,
         "left": [{"path": path, "reason": text} for path, text in result.left],
         "attributes_lost": dict(result.lost.counts),
         "attributes_lost_listed": [
@@ -188,6 +191,11 @@ def _outcome_lines(outcome: actions.RestoreOutcome, *, dry_run: bool) -> list[st
         lines.append(f"  {len(result.left) - LISTED_MAX:,} more were left as they are (-v or --json lists them)")
     if result.failed:
         lines.append(f"  {len(result.failed):,} are missing or not as they should be")
+    if result.damaged_count:
+        lines.append(
+            f"  {result.damaged_count:,} of these because the backup is damaged: `dal verify` tells where; "
+            "restore them from another copy or an older clone"
+        )
     return lines
 
 

@@ -119,6 +119,8 @@ class RestoreResult:
     bytes_written: int = 0
     failed: list[tuple[bytes, str]] = field(default_factory=list)
     """What is missing or not as it should be, and why."""
+    damaged_count: int = 0
+    """How many of them failed because the backup is damaged or lacks something."""
     lost: Losses = field(default_factory=Losses)
     """Attributes of restored files that could not be given back."""
     left: list[tuple[bytes, str]] = field(default_factory=list)
@@ -302,8 +304,9 @@ class _Restore:
 
     # -- notes
 
-    def fail(self, path: bytes, text: str) -> None:
+    def fail(self, path: bytes, text: str, *, is_damaged: bool = False) -> None:
         self.result.failed.append((path, text))
+        self.result.damaged_count += is_damaged
 
     def note(self, path: bytes, text: str) -> None:
         self.report(Note(severity="note", path=path, text=text))
@@ -522,7 +525,7 @@ class _Restore:
             with suppress(OSError):
                 close_again(frame.fd, frame.opened)
             self.escalate(error)
-            self.fail(frame.path, describe(error))
+            self.fail(frame.path, describe(error), is_damaged=isinstance(error, Damaged | NotFound))
         finally:
             if frame.own_fd:
                 os.close(frame.fd)
@@ -966,7 +969,7 @@ class _Restore:
                     entry = next(frame.items, None)
                 except DalError as error:
                     frame.damaged = True
-                    self.fail(frame.path, f"directory not readable in the backup: {error}")
+                    self.fail(frame.path, f"directory not readable in the backup: {error}", is_damaged=True)
                     entry = None
                 if entry is None:
                     self.hand_over(frame)
@@ -1000,7 +1003,7 @@ class _Restore:
                     self.escalate(error)
                     if entry.kind == objects.ENTRY_LINK and isinstance(error, Damaged | NotFound):
                         self.links_failed.add(entry.link)
-                    self.fail(path, describe(error))
+                    self.fail(path, describe(error), is_damaged=isinstance(error, Damaged | NotFound))
                 frame.existing.discard(name)
                 self.done_count += 1
                 if self.done_count - self.progress_count >= PROGRESS_FILES:
