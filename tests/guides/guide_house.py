@@ -27,7 +27,14 @@ EMPTY = ("home", "srv", "mnt", "media", "nfs", "tmp", "root", "backup")
 _SETUP = r"""
 set -e
 work=$1 control=$2 person=$3; shift 3
-[ "$NETWORK" = host ] || ip link set lo up
+if [ "$NETWORK" != host ]; then
+    ip link set lo up
+    # With no address but its own loopback a machine resolves no names.
+    if ip link add lan type dummy || ip link add lan type veth; then
+        ip addr add 192.0.2.1/24 dev lan
+        ip link set lan up
+    fi
+fi
 hostname backup1
 mount -t tmpfs -o mode=755 tmpfs "$work"
 mkdir "$work/upper" "$work/work" "$work/root"
@@ -35,7 +42,7 @@ mount -t overlay -o "lowerdir=/,upperdir=$work/upper,workdir=$work/work" overlay
 cd "$work/root"
 for name in EMPTY; do
     mkdir -p "$name"
-    mount -t tmpfs -o mode=755 tmpfs "$name"
+    mount -t tmpfs -o mode=755,size=64g tmpfs "$name"
 done
 chmod 1777 tmp
 # The project, its Python and the steps stay where they are.
@@ -58,7 +65,7 @@ cd /
 mount -t proc proc proc
 umount -l /old
 rmdir /old
-printf '127.0.0.1 localhost backup1\n' >> /etc/hosts
+printf '127.0.1.1 backup1\n' >> /etc/hosts
 printf '%s:x:4242:4242::/home/%s:/bin/bash\n' "$person" "$person" >> /etc/passwd
 printf '%s:x:4242:\n' "$person" >> /etc/group
 install -d -o 4242 -g 4242 "/home/$person"

@@ -51,6 +51,8 @@ class Scene:
     """{the beginning of a block that is neither typed nor a file: what it is}."""
     answers: Mapping[str, str] = field(default_factory=dict)
     """{beginning of a command: the beginning of the block that is typed into it}."""
+    instead: Mapping[str, str] = field(default_factory=dict)
+    """{an example's value that no reader has: what is typed in its place}."""
 
 
 def follow(scene: Scene, *, person: str = "root") -> list[str]:
@@ -117,8 +119,9 @@ def _type(
             unused.discard(begin)
             typed = next(step.text for step in steps if isinstance(step, Block) and step.text.startswith(block_begin))
     text = fill_gap(command.text, machine.printed)
-    for old, new in known.items():
+    for old, new in (*known.items(), *scene.instead.items()):
         text = text.replace(old, new)
+        typed = typed.replace(old, new) if typed is not None else None
     if GOES_ON.search(text) and not text.rstrip().endswith("&"):
         return _go_on(machine, where, command, text)
     code, lines = machine.step(text, typed=typed)

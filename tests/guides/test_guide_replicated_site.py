@@ -52,6 +52,9 @@ SCENE = Scene(
         "dal move home s1 s6": "fresh s6",
         "dal replica add home s7 --seed": "fresh s7; cp home.0.dump /media/usb/home.full.dump; cp home.1.dump /media/usb",
     },
+    after="""
+        [ "$(dal cat home@tuesday:/tuesday)" = tuesday ] && [ "$(dal cat home:/monday)" = monday ]
+        [ "$(dal cat home:/doc/plan.txt)" = plan ]; dal replica check home --deep""",
     only_read={"[sets.homes]": "a part of a policy"},
 )
 can_mount = pytest.mark.skipif(
