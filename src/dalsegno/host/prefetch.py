@@ -19,6 +19,8 @@ from dalsegno.world.workers import Workers
 AHEAD_FILES_MAX: Final = 4096
 BATCH_FILES: Final = 32
 SAMPLE_FILES: Final = 256
+SAMPLE_DIRECTORIES_MAX: Final = 1024
+"""Whoever has found fewer files than a sample in so many directories would only take the scan's processor."""
 SAMPLE_MISSES_MIN: Final = 16
 FILE_BYTES_MAX: Final = 16 * MIB
 PAUSE_SECONDS: Final = 0.002
@@ -45,7 +47,7 @@ class Prefetch:
         self._crew.__exit__(None, None, None)
 
     def _walk(self) -> None:
-        met = 0
+        met = listed = 0
         try:
             device = os.stat(self._root).st_dev
         except OSError:
@@ -68,6 +70,9 @@ class Prefetch:
                             files.append(entry.path)
             except OSError:
                 continue  # the scan will meet it and say so
+            listed += 1
+            if listed > SAMPLE_DIRECTORIES_MAX and self._sampled < SAMPLE_FILES:
+                return
             stack += reversed(below)
             if met < self._position():
                 continue  # overtaken: what the scan has read needs no advice

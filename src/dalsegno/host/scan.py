@@ -71,6 +71,7 @@ PROGRESS_BYTES: Final = 16 * MIB
 FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 SECTOR_BYTES: Final = 512
 NAME_HASH_BYTES: Final = 16
+EMPTY_HASH: Final = blake3(b"").digest(NAME_HASH_BYTES)
 _KINDS: Final = {
     modes.S_IFREG: objects.ENTRY_FILE,
     modes.S_IFDIR: objects.ENTRY_DIRECTORY,
@@ -252,6 +253,8 @@ class _Scan:
         self.own_inodes: set[tuple[int, int]] = set()
         self.ignore_problems: list[IgnoreProblem] = []
         self.directories_reused = 0
+        self.empty = b""
+        """The id of a directory with nothing in it, once there was one."""
         self.key = KEY_NONE
         self.device = 0
         self.stack: list[_Frame] = []
@@ -347,6 +350,9 @@ class _Scan:
         patterns = frame.scope is not None and frame.scope.has_patterns
         filtering = patterns or rules.larger_than is not None or rules.nodump
         record = frame.record
+        if not names:
+            frame.clean = record is not None and record[5] == 0
+            return
         if record is not None and not filtering and self.unchanged(fd, frame, record, names):
             frame.clean = True
             return
@@ -943,6 +949,12 @@ class _Scan:
             self.builder.keep_directory(self.cache, record, identity=identity)
             return identity
         final = [entry for entry in frame.entries if entry is not None]
+        if not final:
+            self.empty = self.empty or store_directory(self.sink, [])
+            self.builder.add_directory(
+                device=frame.device, inode=frame.inode, names_hash=EMPTY_HASH, identity=self.empty, keys=b""
+            )
+            return self.empty
         keys = frame.keys
         if len(final) != len(frame.entries):
             keys = [key for key, entry in zip(keys, frame.entries, strict=True) if entry is not None]
