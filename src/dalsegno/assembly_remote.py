@@ -14,6 +14,7 @@ from dalsegno.pool.contract import Sink, Source
 from dalsegno.pool.keys import SETTINGS_NAME
 from dalsegno.pool.pool import Pool
 from dalsegno.replicas.contract import Site
+from dalsegno.replicas.followed import Directories
 from dalsegno.replicas.nearest import NearestSource, Nearness
 from dalsegno.replicas.profile import (
     Profile,
@@ -114,6 +115,7 @@ def open_realm(name: str, *, report: Report = silent) -> RemoteHouse:
         workers=workers,
         report=report,
         cache_bytes_max=profile.cache_bytes_max,
+        directories=Directories(name),
     )
     return RemoteHouse(
         pool=pool,

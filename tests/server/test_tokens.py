@@ -53,6 +53,7 @@ CALLS: dict[str, tuple[Callable[[RemoteSite], Any], str]] = {
     "send_dump": (lambda site: site.send_dump(UPLOAD, 1, [b"x"]), "write administer"),
     "load": (lambda site: site.load("home", [UPLOAD]), "write administer"),
     "create": (
+        # One that binds others; a plain one needs less: test_append.py.
         lambda site: site.create(VolumeState(id=bytes(16), name="home", kind=NATIVE, source=b"", created_ns=1)),
         "administer",
     ),

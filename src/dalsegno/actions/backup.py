@@ -17,7 +17,7 @@ from dalsegno.formats.objects import Revision
 from dalsegno.host.cache import SCAN_SUFFIX, load_cache
 from dalsegno.host.ignore import IgnoreProblem
 from dalsegno.host.scan import ScanResult, scan_tree
-from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, NotFound
+from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, NoAccess, NotFound
 from dalsegno.terms.events import Note
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.shrunk import Shrunk, find_shrunk
@@ -119,8 +119,8 @@ def take(
     if not os.path.isdir(directory):
         raise NotFound(f"{os.fsdecode(directory)}: no such directory")
     cache_path = house.cache_dir / f"{state.id.hex()}{SCAN_SUFFIX}"
+    previous: Revision | None = None
     with pool.writer(house.workers) as writer:
-        previous = _head(house, state)
         doubts = Doubts(pool, writer)
 
         def look() -> ScanResult:
@@ -136,7 +136,15 @@ def take(
                 relies=doubts.relies if doubts else None,
             )
 
-        scan = scan_again_when_damaged(doubts, look)
+        try:
+            previous = _head(house, state)
+            scan = scan_again_when_damaged(doubts, look)
+        except (NoAccess, NotFound):
+            if not house.volumes.merges:
+                raise
+            # A token that only appends cannot read back what is no longer in the cache: all is read and compared again.
+            previous = None
+            scan = look()
         changed = previous is None or previous.root != scan.root or previous.links != scan.links
         if changed:
             revision = _revision(state, scan, message=message)

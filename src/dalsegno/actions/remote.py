@@ -8,6 +8,7 @@ nothing here counts on that, and servers check every commit themselves.
     refs/unsent/    revisions that were committed here and not acknowledged: they are brought in at the next occasion
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from typing import Final, Protocol, TypeVar, cast
 import msgspec
 
 from dalsegno.actions.house import House
+from dalsegno.actions.rules import own_keys
 from dalsegno.actions.trim import trim
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Revision
@@ -25,6 +27,7 @@ from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pool import Pool, PoolWriter
 from dalsegno.replicas.catchup import CaughtUp
 from dalsegno.replicas.contract import Site
+from dalsegno.replicas.followed import Directories, Followed
 from dalsegno.replicas.freezing import Cloned
 from dalsegno.replicas.group import Group
 from dalsegno.replicas.heads import Merge
@@ -34,6 +37,8 @@ from dalsegno.replicas.profile import CACHE_BYTES_MAX_DEFAULT
 from dalsegno.replicas.pushing import Pushed
 from dalsegno.replicas.reach import Reach, list_errors, shared_kind, side_by_side, writers_needed
 from dalsegno.replicas.servers import Servers
+from dalsegno.replicas.tokens import fitting_name
+from dalsegno.replicas.wire import ServerInfo
 from dalsegno.terms.errors import (
     AlreadyThere,
     BadInput,
@@ -51,11 +56,13 @@ from dalsegno.terms.events import Note, Report
 from dalsegno.terms.ids import OBJECT_ID_BYTES, hex_short
 from dalsegno.terms.times import SECOND_NS, time_name
 from dalsegno.volumes.ancestry import find_revision, is_ancestor
+from dalsegno.volumes.shrunk import SETTING
 from dalsegno.volumes.state import (
     ANY,
     NATIVE,
     READER,
     STANDBY,
+    TRACKED,
     WRITER,
     Clone,
     DumpRecord,
@@ -64,7 +71,7 @@ from dalsegno.volumes.state import (
     encode_state,
     holders,
 )
-from dalsegno.volumes.store import SWAP_TRIES_MAX, Volumes, check_clone_name, check_volume_name
+from dalsegno.volumes.store import SWAP_TRIES_MAX, Volumes, check_clone_name, check_volume_name, free_name
 from dalsegno.world.chance import random_bytes
 from dalsegno.world.clock import now_ns, ticks_ns
 from dalsegno.world.workers import Workers, new_lock
@@ -117,6 +124,7 @@ class RealmVolumes(Volumes):
         workers: Workers,
         report: Report,
         cache_bytes_max: int = CACHE_BYTES_MAX_DEFAULT,
+        directories: Directories | None = None,
     ) -> None:
         super().__init__(pool)
         self.servers = servers
@@ -126,6 +134,7 @@ class RealmVolumes(Volumes):
         self.pushed: Pushed | None = None
         """How the last commit went."""
         self._mirror = Volumes(pool)
+        self._directories = directories
         self._source = source
         self._nearness = nearness
         self._merge = merge
@@ -373,8 +382,24 @@ class RealmVolumes(Volumes):
         """Return a volume by name, or as one server has it by `//SERVER/NAME`."""
         server, volume = split_place(name)
         if server and server != self.realm_name:
-            return self._get_at(server, volume)
-        return self._fresh(volume)
+            return self._with_source(self._get_at(server, volume))
+        return self._with_source(self._fresh(volume))
+
+    def _with_source(self, state: VolumeState) -> VolumeState:
+        """Return a state with the directory of this host that the volume follows, and the rules that are kept here."""
+        followed = self._directories.all().get(state.id) if self._directories is not None else None
+        if followed is None or state.role not in (WRITER, ""):
+            return state
+        kept = {key: value for key, value in state.settings.items() if key not in local_keys(state.settings)}
+        kind = TRACKED if followed.source else NATIVE
+        return msgspec.structs.replace(state, kind=kind, source=followed.source, settings={**kept, **followed.settings})
+
+    def name_for(self, stem: str) -> str:
+        """Return a name like `stem` for a new volume that this client's token has rights on."""
+        greeted, errors = self._ask(self.servers.names(), lambda site: _greeter(site).server())
+        if not greeted:
+            raise shared_kind(errors)(f"volume {stem!r}: {list_errors(errors)}")
+        return fitting_name(next(iter(greeted.values())).volumes, stem)
 
     def _fresh(self, name: str) -> VolumeState:
         """Return a volume as its writers have it now; those that were away are brought up to date on the way."""
@@ -491,8 +516,8 @@ class RealmVolumes(Volumes):
         except NotFound:
             return None
         except Unavailable:
-            return mirrored
-        return state if state.id == volume_id else None
+            return self._with_source(mirrored)
+        return self._with_source(state) if state.id == volume_id else None
 
     def create(
         self,
@@ -510,14 +535,23 @@ class RealmVolumes(Volumes):
         if server == self.realm_name and server not in names:
             server = ""
         if not server and len(names) != 1:
-            raise Refused(f"volume {volume!r}: say where: `dal volume create {volume} --replicas {','.join(names)}`")
-        if kind != NATIVE:
-            raise Refused(
-                f"volume {volume!r}: a server's volume follows no directory of this host: `dal import` fills it"
-            )
-        return self.create_replicated(
-            volume, [server or names[0]], now_ns=now_ns, volume_id=volume_id, settings=settings
+            then = f", then `dal volume set {volume} --source {os.fsdecode(source)}`" if source else ""
+            where = ",".join(names)
+            raise Refused(f"volume {volume!r}: say where: `dal volume create {volume} --replicas {where}`{then}")
+        if kind != NATIVE and self._directories is None:
+            raise Refused(f"volume {volume!r}: follows no directory of this host: `dal import` fills it")
+        settings = settings or {}
+        own = {key: settings[key] for key in local_keys(settings)}
+        state = self.create_replicated(
+            volume,
+            [server or names[0]],
+            now_ns=now_ns,
+            volume_id=volume_id,
+            settings={key: value for key, value in settings.items() if key not in own},
         )
+        if self._directories is not None and (source or own):
+            self._directories.put(Followed(volume=state.id, source=source, settings=own))
+        return self._with_source(state)
 
     def create_replicated(
         self,
@@ -569,8 +603,8 @@ class RealmVolumes(Volumes):
         if state is None:
             raise NotFound("the volume was removed meanwhile")
         changed = change(state)
-        if msgspec.structs.replace(changed, dumps=state.dumps) != state:
-            raise Refused(f"volume {state.name!r} is on servers: its settings are kept there and not changed from here")
+        self._keep_source(state, changed)
+        changed = msgspec.structs.replace(changed, kind=state.kind, source=state.source, settings=state.settings)
         before, after = ({record.dump_id for record in each.dumps} for each in (state, changed))
         for record in changed.dumps:
             if record.dump_id not in before:
@@ -579,7 +613,23 @@ class RealmVolumes(Volumes):
             self._forget_dump(state, dump_id)
         if changed != state and state.id not in self._shown:
             self._store_mirror(msgspec.structs.replace(self.known(volume_id), dumps=changed.dumps))
-        return changed
+        return self._with_source(changed)
+
+    def _keep_source(self, state: VolumeState, changed: VolumeState) -> None:
+        """Keep here what a changed state says of this host: the directory that it follows, what is left out of it."""
+        own = {key: changed.settings[key] for key in local_keys(changed.settings)}
+        others = {key: value for key, value in changed.settings.items() if key not in own}
+        kept = {key: value for key, value in state.settings.items() if key not in local_keys(state.settings)}
+        same = msgspec.structs.replace(
+            changed, kind=state.kind, source=state.source, settings=state.settings, dumps=state.dumps
+        )
+        if same != state or others != kept:
+            raise Refused(f"volume {state.name!r} is on servers: its settings are kept there and not changed from here")
+        if (changed.kind, changed.source, changed.settings) == (state.kind, state.source, state.settings):
+            return
+        if self._directories is None or state.role not in (WRITER, ""):
+            raise Refused(f"volume {state.name!r} is on servers: it follows no directory of this host")
+        self._directories.put(Followed(volume=state.id, source=changed.source, settings=own))
 
     def rename(self, old: str, new: str) -> VolumeState:
         """Refuse: a name is what its servers know a volume by."""
@@ -665,12 +715,19 @@ class RealmVolumes(Volumes):
         automatic = automatic or clone_name is None
         if revision and revision != self._fresh(name).head:
             return self._clone_older(name, clone_name, now_ns=now_ns, revision=revision, automatic=automatic)
-        with self._turn(name):
-            group = self.group(name)
-            self.cloned = cloned = group.freeze_and_clone(clone_name, automatic=automatic)
-            self._note_answers(name, cloned.cloned, cloned.missing)
-            self._look_again(name, group)
-        return cloned.name, cloned.clone
+        try:
+            with self._turn(name):
+                group = self.group(name)
+                self.cloned = cloned = group.freeze_and_clone(clone_name, automatic=automatic)
+                self._note_answers(name, cloned.cloned, cloned.missing)
+                self._look_again(name, group)
+            return cloned.name, cloned.clone
+        except NoAccess:
+            # A token that only appends freezes nobody: it names what it has sent.
+            named = revision or self._fresh(name).head
+            if not named:
+                raise
+            return self._clone_older(name, clone_name, now_ns=now_ns, revision=named, automatic=automatic)
 
     def _look_again(self, name: str, group: Group) -> None:
         look = group.look()
@@ -685,7 +742,7 @@ class RealmVolumes(Volumes):
             group = self.group(name)
             look = group.look()
             taken = {each for state in look.states.values() for each in state.clones}
-            wanted = clone_name or time_name(now_ns)
+            wanted = clone_name or free_name(time_name(now_ns), taken)
             check_clone_name(wanted)
             if wanted in taken:
                 raise AlreadyThere(f"clone {name}@{wanted} exists already: choose another name, or unclone it first")
@@ -773,7 +830,7 @@ class RealmVolumes(Volumes):
             what = "no server answers: these are the volumes seen last" if not answers else "not all servers answer"
             self._tell(self.realm_name, f"{what}: {list_errors(errors)}")
         self._listed = {state.id: state for state in best.values()}
-        return [best[name] for name in sorted(best)]
+        return [self._with_source(best[name]) for name in sorted(best)]
 
     def _seen_last(self, away: set[str]) -> dict[str, VolumeState]:
         """Return the volumes of servers that do not answer, as far as they are known here or in the directory."""
@@ -810,6 +867,25 @@ class Recorder(Protocol):
     def forget_dump(self, volume: str, dump_id: bytes) -> VolumeState:
         """Let no later dump build on this one; again changes nothing."""
         ...
+
+
+class Greeter(Protocol):
+    """A server that says what a token is for."""
+
+    def server(self) -> ServerInfo:
+        """Return who answers, and what the token that asks may do."""
+        ...
+
+
+def _greeter(site: Site) -> Greeter:
+    if not hasattr(site, "server"):
+        raise Refused(f"{site.name}: does not say what a token is for")
+    return cast(Greeter, site)
+
+
+def local_keys(settings: Mapping[str, object]) -> set[str]:
+    """Return the keys of settings that say something about a directory of this host."""
+    return {*own_keys(settings), *({SETTING} & set(settings))}
 
 
 def _recorder(site: Site) -> Recorder:

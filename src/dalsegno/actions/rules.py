@@ -5,7 +5,7 @@ A volume's own rules are kept in its settings, each with the time since when it 
 out the same; a run of the policy renews them. What is said for one run is kept nowhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -46,7 +46,7 @@ class RulesChange:
         return self == RulesChange()
 
 
-def own_keys(settings: Settings) -> set[str]:
+def own_keys(settings: Mapping[str, object]) -> set[str]:
     """Return the keys of a volume's settings that are about rules."""
     keys = {PATTERNS, LARGER_THAN, *FLAGS.values()}
     return {key for key in settings if key.removesuffix(SINCE) in keys or key.startswith(POLICY)}

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import msgspec
 
 from dalsegno.actions.house import House
 from dalsegno.actions.rules import RulesChange, changed_settings
-from dalsegno.terms.errors import AlreadyThere, NotFound, Refused
+from dalsegno.terms.errors import AlreadyThere, NoAccess, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Note
 from dalsegno.volumes.ancestry import find_revision
 from dalsegno.volumes.state import NATIVE, TRACKED, VolumeState
@@ -49,8 +50,10 @@ class Choice:
     """Native volumes that followed it before, or have its name."""
 
 
-def choose_volume(word: str, directory: bytes | None, known: Sequence[Known]) -> Choice:
+def choose_volume(word: str, directory: bytes | None, known: Sequence[Known], *, stem: str = "") -> Choice:
     """Return which volume `word` means; `directory` is the real path when it is one. NotFound when it is neither.
+
+    `stem` is the name that a new volume would have, when it is not that of the directory.
 
     A plain word that is a volume's name is that volume, wherever the command is run; one with a slash is a directory.
     """
@@ -64,7 +67,7 @@ def choose_volume(word: str, directory: bytes | None, known: Sequence[Known]) ->
     following = tuple(each.name for each in known if each.source == directory)
     if following:
         return Choice(volume=following[0]) if len(following) == 1 else Choice(several=following)
-    stem, place = stem_of(directory), _as_text(directory)
+    stem, place = stem or stem_of(directory), _as_text(directory)
     native = [each for each in known if not each.source and not each.on_servers]
     came = tuple(each.name for each in native if each.came_from == place)
     return Choice(before=came or tuple(each.name for each in native if each.name == stem))
@@ -93,13 +96,16 @@ def taken_message(word: str, directory: bytes) -> str:
     return f"{word} {_as_text(directory)}"
 
 
-def _known(house: House, state: VolumeState) -> Known:
+def _known(house: House, state: VolumeState, *, look_back: bool) -> Known:
     came_from = ""
-    if state.kind == NATIVE and state.head and state.replicas is None:
-        revision = find_revision(house.pool, state.head)
-        word, _, place = revision.message.partition(" ") if revision is not None else ("", "", "")
-        came_from = place if word in TAKEN_WORDS else ""
-    return Known(name=state.name, source=state.source, on_servers=state.replicas is not None, came_from=came_from)
+    # A server's own pool is not asked for what its clients keep there.
+    on_servers = state.replicas is not None and not house.volumes.merges
+    if look_back and state.kind == NATIVE and state.head and not on_servers:
+        with suppress(NoAccess, Unavailable):
+            revision = find_revision(house.pool, state.head)
+            word, _, place = revision.message.partition(" ") if revision is not None else ("", "", "")
+            came_from = place if word in TAKEN_WORDS else ""
+    return Known(name=state.name, source=state.source, on_servers=on_servers, came_from=came_from)
 
 
 def find_or_create(
@@ -114,7 +120,10 @@ def find_or_create(
         return _require_tracked(house.volumes.get(what), what), False
     directory = os.fsencode(os.path.realpath(what)) if os.path.isdir(what) else None
     states = {state.name: state for state in house.volumes.list()}
-    choice = choose_volume(what, directory, [_known(house, state) for state in states.values()])
+    choice = choose_volume(what, directory, [_known(house, state, look_back=False) for state in states.values()])
+    if directory is not None and not choice.volume and not choice.several:
+        known = [_known(house, state, look_back=True) for state in states.values()]
+        choice = choose_volume(what, directory, known, stem=house.volumes.name_for(stem_of(directory)))
     if choice.volume:
         state = _require_tracked(states[choice.volume], what)
         if choice.beside:
@@ -179,7 +188,7 @@ def _follow_again(house: House, what: str, directory: bytes, name: str, ask: Ask
 
 def create_tracked(house: House, directory: bytes) -> VolumeState:
     """Make a volume that follows a directory, named after it."""
-    stem = stem_of(directory)
+    stem = house.volumes.name_for(stem_of(directory))
     for number in range(1, NAME_TRIES_MAX):
         name = stem if number == 1 else f"{stem}-{number}"
         try:
@@ -202,7 +211,7 @@ def real_source(house: House, source: Path) -> bytes:
 def set_source(house: House, name: str, source: Path | None) -> VolumeState:
     """Let a volume follow a directory from now on, or none; its history stays."""
     state = house.volumes.get(name)
-    if state.replicas is not None:
+    if state.replicas is not None and not house.volumes.merges:
         raise Refused(f"volume {name!r} is on servers: it follows no directory of this host, `dal import` fills it")
     real = real_source(house, source) if source is not None else b""
     return house.volumes.update(

@@ -60,6 +60,7 @@ from dalsegno.backup.tables import (
     value_of,
 )
 from dalsegno.terms.errors import BadInput, DalError, Damaged, Full, NoAccess, NotFound, TooNew, Unavailable
+from dalsegno.world.database import DRIVER_HINT
 from dalsegno.world.files import durable_step, file_errors, make_directory
 
 INSTANT_NS_MAX: Final = 2**63 - 1
@@ -111,7 +112,7 @@ class Catalog:
             else:
                 engine = create_engine(parsed, pool_pre_ping=True)
         except (ModuleNotFoundError, NoSuchModuleError):
-            raise BadInput(f"catalog {url!r}: its driver is missing: pip install 'dalsegno[postgresql]'") from None
+            raise BadInput(f"catalog {url!r}: its driver is missing: {DRIVER_HINT}") from None
         catalog = cls(engine, url)
         try:
             catalog._prepare(create=create)

@@ -14,14 +14,14 @@ from dalsegno.actions.house import House
 from dalsegno.actions.rules import LARGER_THAN, NO_LIMIT, LeftOut, RulesChange
 from dalsegno.actions.sources import Ask, nothing_there
 from dalsegno.assembly import create_pool
-from dalsegno.cli.choice import chosen, key_path
-from dalsegno.cli.door import open_chosen, open_volumes
+from dalsegno.cli.choice import Choice, chosen, joined_realms, key_path
+from dalsegno.cli.door import open_chosen, open_realm_house, open_volumes
 from dalsegno.cli.key import KEEP_THE_KEY
 from dalsegno.cli.terminal import Terminal, format_duration, show
 from dalsegno.cli.words import POLICY_HELP, Parser
 from dalsegno.host.ignore import check_pattern
 from dalsegno.pool.keys import SETTINGS_NAME
-from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, DalError, NotFound
+from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, DalError, NotFound, Refused
 from dalsegno.terms.sizes import format_size, parse_size
 from dalsegno.terms.times import format_time, show_time
 from dalsegno.volumes.state import TRACKED
@@ -140,15 +140,38 @@ def _open_or_create(arguments: argparse.Namespace, terminal: Terminal) -> House:
             raise nothing_there(missing)  # that is what is wrong, whether there is a pool or not
         return open_volumes(arguments, terminal, *arguments.what)
     choice = chosen(arguments, about_volumes=True)
-    path = choice.pool
+    path, realms = choice.pool, joined_realms()
     if path is None or not arguments.what:
         return open_volumes(arguments, terminal)
+    if choice.is_default and realms:
+        return _open_where_followed(arguments, terminal, choice, realms)
     if (path / SETTINGS_NAME).exists():
         return open_chosen(arguments, terminal, choice)
     house = create_pool(path, key_path=key_path(arguments), report=terminal.report)
     terminal.note(f"made a pool in {path}")
     terminal.note(f"its key is {house.pool.key_path}: {KEEP_THE_KEY}")
     return house
+
+
+def _open_where_followed(arguments: argparse.Namespace, terminal: Terminal, choice: Choice, realms: list[str]) -> House:
+    """Open the pool or the realm of which a volume follows the first directory; nobody is guessed for a new one."""
+    assert choice.pool is not None
+    first = arguments.what[0]
+    place = os.fsencode(os.path.realpath(first))
+    followed = import_module("dalsegno.replicas.followed")
+    for realm in realms:
+        if any(each.source == place for each in followed.Directories(realm).all().values()):
+            return open_realm_house(realm, terminal)
+    if (choice.pool / SETTINGS_NAME).exists():
+        house = open_chosen(arguments, terminal, choice)
+        if any(first == state.name or state.source == place for state in house.volumes.list()):
+            return house
+        house.__exit__(None, None, None)
+    words = " or ".join(f"`DAL_REALM={realm} dal backup {first}`" for realm in realms)
+    raise Refused(
+        f"{first}: no volume follows it yet, so say where it goes: {words} puts it on the servers, "
+        f"`dal backup --pool {choice.pool} {first}` into a pool here"
+    )
 
 
 def _backup(arguments: argparse.Namespace, terminal: Terminal) -> int:

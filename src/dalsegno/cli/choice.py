@@ -45,6 +45,8 @@ class Choice:
     realm: str = ""
     why: str
     is_policys: bool = False
+    is_default: bool = False
+    """Nobody said so."""
     others: tuple[str, ...] = ()
     """What the command could have been about, each with how to say so."""
 
@@ -70,12 +72,15 @@ def choose(facts: Facts, *, about_volumes: bool) -> Choice:
         others = tuple(filter(None, (own if facts.policy_pool != facts.own_pool else "", joined)))
         return Choice(pool=facts.policy_pool, why=f"the policy {facts.policy}", is_policys=True, others=others)
     if facts.own_is_there:
-        return Choice(pool=facts.own_pool, why="default: it is your own", others=(joined,) if joined else ())
+        return Choice(
+            pool=facts.own_pool, why="default: it is your own", is_default=True, others=(joined,) if joined else ()
+        )
     if len(facts.realms) == 1 and about_volumes:
         return Choice(realm=facts.realms[0], why="default: it is the only one that was joined, and you have no pool")
     return Choice(
         pool=facts.own_pool or places.data_dir() / "pool",
         why="default: it would be your own, and is not made yet",
+        is_default=True,
         others=(joined,) if joined else (),
     )
 

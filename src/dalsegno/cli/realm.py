@@ -26,6 +26,7 @@ from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser
 from dalsegno.formats.join import JOIN_BYTES_MAX, parse_join
 from dalsegno.pool.keys import SETTINGS_NAME
+from dalsegno.replicas.followed import Directories
 from dalsegno.replicas.profile import (
     CACHE_BYTES_MAX_DEFAULT,
     Profile,
@@ -410,6 +411,7 @@ def _leave(arguments: argparse.Namespace, terminal: Terminal) -> int:
             f"`dal replica resolve {volume}` brings it there; --force gives it up"
         )
     shutil.rmtree(cache_directory(profile.name), ignore_errors=True)
+    Directories(profile.name).remove()
     remove_profile(profile.name)
     terminal.result({"realm": profile.name}, [] if terminal.quiet else [f"realm {profile.name} is forgotten here"])
     return EXIT_DONE

@@ -12,6 +12,7 @@ from dalsegno.actions.keep import VolumeSize, volume_size
 from dalsegno.actions.rules import left_out, own_keys
 from dalsegno.actions.sources import followers, set_rules, set_source
 from dalsegno.cli.backup import add_rules, left_out_origin, left_out_value, left_out_words, read_rules
+from dalsegno.cli.choice import chosen
 from dalsegno.cli.door import open_house, open_volumes
 from dalsegno.cli.terminal import Terminal, as_json, show
 from dalsegno.cli.words import Parser
@@ -142,7 +143,8 @@ def _create(arguments: argparse.Namespace, terminal: Terminal) -> int:
         code: int = import_module("dalsegno.cli.replica").create_replicated(arguments, terminal)
         return code
     places = [arguments.name] if arguments.name.startswith("//") else []
-    with open_volumes(arguments, terminal, *places) if places else open_house(arguments, terminal) as house:
+    on_servers = places or chosen(arguments, about_volumes=True).realm
+    with open_volumes(arguments, terminal, *places) if on_servers else open_house(arguments, terminal) as house:
         state = create_volume(house, arguments.name, source=arguments.source, rules=rules)
     terminal.result(volume_value(state), [f"made {state.kind} volume {state.name}"])
     return EXIT_DONE

@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from dalsegno.formats.objects import UNREADABLE
 from dalsegno.pool.pool import Pool
-from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, Damaged, NotFound
+from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, Damaged, NoAccess, NotFound
 from dalsegno.world.chance import random_bytes
 
 READ: Final = "read"
@@ -82,6 +82,17 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     def is_expired(self, *, now_ns: int) -> bool:
         """Tell whether its time is over."""
         return bool(self.expires_ns) and now_ns >= self.expires_ns
+
+
+def fitting_name(patterns: Sequence[str], stem: str) -> str:
+    """Return a volume's name like `stem` that fits one of a token's patterns. NoAccess when none can."""
+    if any(fnmatchcase(stem, pattern) for pattern in patterns):
+        return stem
+    for pattern in patterns:
+        before, star, behind = pattern.partition("*")
+        if star and not set(before + behind) & set("*?["):
+            return before + stem + behind
+    raise NoAccess(f"no volume like {stem!r}: the token is for {', '.join(map(repr, patterns)) or 'none'}")
 
 
 class TokenStore(Protocol):

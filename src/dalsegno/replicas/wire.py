@@ -127,6 +127,10 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
     realm: bytes
     """The realm's id."""
     now_ns: int
+    rights: list[str] = []
+    """What the token that asks gives a right to."""
+    volumes: list[str] = []
+    """The patterns of the volumes that it is for."""
 
 
 class RealmKey(msgspec.Struct, frozen=True, kw_only=True):

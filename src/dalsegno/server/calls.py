@@ -148,8 +148,9 @@ CALLS: Final = (
         name="publish",
         method="PUT",
         path="/v1/realm/volumes/{volume}",
-        right=ADMINISTER,
-        what="Put into the directory where a volume is: taken when its version is larger than the one there.",
+        right=APPEND,
+        what="Put into the directory where a volume is: taken when its version is larger than the one there. Without "
+        "the right to administer: a new volume on one server.",
         body="Placed",
         errors=(404, 409, 422),
     ),
@@ -321,8 +322,9 @@ CALLS: Final = (
     _volume(
         "create",
         "POST",
-        ADMINISTER,
-        "Make an empty volume; the same again is no error.",
+        APPEND,
+        "Make an empty volume; the same again is no error. Without the right to administer: a plain one on this "
+        "server alone.",
         body="VolumeState",
         body_bytes_max=STATE_BYTES_MAX,
         answer="VolumeState",

@@ -16,9 +16,9 @@ from dalsegno.replicas.view import Placed, RealmView
 from dalsegno.server.bodies import Outlet
 from dalsegno.server.calls import CALLS
 from dalsegno.server.shown import Shown
-from dalsegno.terms.errors import BadInput, NoAccess, NotFound, Unavailable
+from dalsegno.terms.errors import AlreadyThere, BadInput, NoAccess, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
-from dalsegno.volumes.state import VolumeState
+from dalsegno.volumes.state import NATIVE, WRITER, ReplicaSet, VolumeState
 from dalsegno.volumes.store import check_clone_name
 from dalsegno.world.clock import now_ns
 
@@ -84,6 +84,8 @@ def _server(service: Service, ask: Ask) -> wire.ServerInfo:
         protocol=wire.PROTOCOL,
         realm=service.house.pool.realm.realm_id,
         now_ns=now_ns(),
+        rights=ask.token.rights,
+        volumes=ask.token.volumes,
     )
 
 
@@ -107,6 +109,11 @@ def _publish(service: Service, ask: Ask) -> wire.Done:
     placed: Placed = ask.body
     if placed.name != ask.volume:
         raise BadInput(f"the body is of volume {placed.name!r}, the path of {ask.volume!r}")
+    if not ask.token.allows(ADMINISTER, ask.volume):
+        # A first version never takes the place of another.
+        known = any(each.id == placed.id and each.name != placed.name for each in _desk(service).view().volumes)
+        if known or not _is_plain(placed.replicas):
+            raise NoAccess("this token puts only new volumes into the directory, each on one server")
     _desk(service).publish(placed)
     return wire.Done()
 
@@ -309,7 +316,42 @@ def _create(service: Service, ask: Ask) -> VolumeState:
     state: VolumeState = ask.body
     if state.name != ask.volume:
         raise BadInput(f"the body is of volume {state.name!r}, the path of {ask.volume!r}")
-    return service.site.create(state)
+    if ask.token.allows(ADMINISTER, ask.volume):
+        return service.site.create(state)
+    return _create_plain(service, ask, state)
+
+
+def _is_plain(replicas: ReplicaSet | None) -> bool:
+    """Tell whether a replica set is that of a new volume on one server."""
+    return (
+        replicas is not None
+        and replicas == ReplicaSet(version=1, writers=replicas.writers)
+        and (len(replicas.writers) == 1)
+    )
+
+
+def _create_plain(service: Service, ask: Ask, state: VolumeState) -> VolumeState:
+    """Make a volume for a token that may only append: an empty one on this server, with nothing that binds others."""
+    plain = VolumeState(
+        id=state.id,
+        name=state.name,
+        kind=NATIVE,
+        source=b"",
+        created_ns=state.created_ns,
+        role=WRITER,
+        replicas=ReplicaSet(version=1, writers=[service.name]),
+    )
+    if state != plain:
+        raise NoAccess("this token makes only empty volumes on this server, without settings: more needs to administer")
+    states = service.site.states()
+    there = [each for each in states if each.name == state.name or each.id == state.id]
+    if not there:
+        if sum(ask.token.covers(each.name) for each in states) >= VOLUMES_APPENDED_MAX:
+            raise Refused(f"this token has {VOLUMES_APPENDED_MAX} volumes already: who may administer makes more")
+        return service.site.create(state)
+    if there[0].name != state.name or there[0].id != state.id:
+        raise AlreadyThere(f"volume {state.name!r} exists already: choose another name")
+    return there[0]
 
 
 def _remove(service: Service, ask: Ask) -> wire.Done:
@@ -324,6 +366,9 @@ def _arrange(service: Service, ask: Ask) -> VolumeState:
 def _switch(service: Service, ask: Ask) -> VolumeState:
     return service.site.switch(ask.volume, ask.body)
 
+
+VOLUMES_APPENDED_MAX: Final = 1000
+"""How many volumes a token may have made that only appends."""
 
 Answer = msgspec.Struct | bytes | Iterator[bytes] | Written | dict[str, Any]
 Route = Callable[[Service, Ask], Answer]

@@ -1,7 +1,7 @@
 """Volumes in a pool: made, found, changed and removed; every change is one compare-and-swap of one ref."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import msgspec
 from blake3 import blake3
@@ -120,6 +120,10 @@ class Volumes:
         """Return the newest revision of the line that `head` is in, where commits may wait to be acknowledged."""
         return head
 
+    def name_for(self, stem: str) -> str:
+        """Return a name like `stem` that a new volume may have."""
+        return stem
+
     def trim(self) -> None:
         """Let go of what others have, too: nothing, where the pool is all that there is."""
 
@@ -208,7 +212,7 @@ class Volumes:
         chosen: list[tuple[str, Clone]] = []
 
         def change(current: VolumeState) -> VolumeState:
-            wanted = clone_name or _free_name(time_name(now_ns), current.clones)
+            wanted = clone_name or free_name(time_name(now_ns), current.clones)
             if wanted in current.clones:
                 raise AlreadyThere(f"clone {name}@{wanted} exists already: choose another name, or unclone it first")
             target = revision or current.head
@@ -342,7 +346,8 @@ def _has_ended(pinned: bytes, now_ns: int) -> bool:
     return until_ns != 0 and not now_ns < until_ns <= now_ns + PIN_SECONDS_MAX * SECOND_NS
 
 
-def _free_name(wanted: str, taken: dict[str, Clone]) -> str:
+def free_name(wanted: str, taken: Collection[str]) -> str:
+    """Return a name that nobody has: `wanted`, or one like it with a number."""
     name, number = wanted, 2
     while name in taken:
         name, number = f"{wanted}-{number}", number + 1

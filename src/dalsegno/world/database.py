@@ -1,5 +1,6 @@
 """Databases: SQLite for one machine, PostgreSQL for a site, opened alike; drivers' errors become ours."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from dalsegno.terms.errors import BadInput, DalError, Damaged, Full, NoAccess, N
 from dalsegno.world.files import durable_step, file_errors, make_directory
 
 CONNECT_SECONDS: Final = 5
+DRIVER_HINT: Final = f"{sys.executable} -m pip install 'psycopg[binary]'"
 SQLITE: Final = "sqlite"
 POSTGRESQL: Final = "postgresql"
 
@@ -58,7 +60,7 @@ class Database:
             else:
                 engine = create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS})
         except (ModuleNotFoundError, NoSuchModuleError):
-            raise BadInput(f"{label}: its driver is missing: pip install 'dalsegno[postgresql]'") from None
+            raise BadInput(f"{label}: its driver is missing: {DRIVER_HINT}") from None
         return cls(engine, label)
 
     def close(self) -> None:
