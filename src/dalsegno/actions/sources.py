@@ -118,12 +118,7 @@ def find_or_create(
     """
     if by_name or what.startswith("//"):
         return _require_tracked(house.volumes.get(what), what), False
-    directory = os.fsencode(os.path.realpath(what)) if os.path.isdir(what) else None
-    states = {state.name: state for state in house.volumes.list()}
-    choice = choose_volume(what, directory, [_known(house, state, look_back=False) for state in states.values()])
-    if directory is not None and not choice.volume and not choice.several:
-        known = [_known(house, state, look_back=True) for state in states.values()]
-        choice = choose_volume(what, directory, known, stem=house.volumes.name_for(stem_of(directory)))
+    choice, directory, states = _choose(house, what)
     if choice.volume:
         state = _require_tracked(states[choice.volume], what)
         if choice.beside:
@@ -140,14 +135,23 @@ def find_or_create(
     return create_tracked(house, directory), True
 
 
+def _choose(house: House, what: str) -> tuple[Choice, bytes | None, dict[str, VolumeState]]:
+    """Return which volume a word means, the directory that it names, and the volumes by name."""
+    directory = os.fsencode(os.path.realpath(what)) if os.path.isdir(what) else None
+    states = {state.name: state for state in house.volumes.list()}
+    choice = choose_volume(what, directory, [_known(house, state, look_back=False) for state in states.values()])
+    if directory is not None and not choice.volume and not choice.several:
+        known = [_known(house, state, look_back=True) for state in states.values()]
+        choice = choose_volume(what, directory, known, stem=house.volumes.name_for(stem_of(directory)))
+    return choice, directory, states
+
+
 def find_tracked(house: House, what: str, *, by_name: bool = False) -> tuple[VolumeState | None, bytes]:
     """Return the tracked volume that `what` means, None where one would be made, and the directory; nothing is made."""
     if by_name or what.startswith("//"):
         state = _require_tracked(house.volumes.get(what), what)
         return state, state.source
-    directory = os.fsencode(os.path.realpath(what)) if os.path.isdir(what) else None
-    states = {state.name: state for state in house.volumes.list()}
-    choice = choose_volume(what, directory, [_known(house, state) for state in states.values()])
+    choice, directory, states = _choose(house, what)
     if choice.volume:
         state = _require_tracked(states[choice.volume], what)
         return state, state.source
