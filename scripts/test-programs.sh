@@ -18,6 +18,10 @@ sudo|sudo|everything under the real Amanda
 fusermount3|fuse3|mounts as an ordinary user
 git|git|.dalignore beside git, work with git in a mount
 rsync|rsync|rsync from a mount
+mkfs.btrfs|btrfs-progs|restore over subvolumes and no-copy-on-write
+mkntfs|ntfs-3g|restore where names have no case
+mkfs.exfat|exfatprogs|restore to a stick
+mount.exfat-fuse|exfat-fuse|restore to a stick
 fio|fio|load on a mount
 make|make|builds in a mount
 cc|gcc libc6-dev|system calls on a mount, made by a C program

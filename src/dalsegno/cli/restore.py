@@ -16,6 +16,7 @@ from dalsegno.cli.volume import volume_value
 from dalsegno.cli.words import POLICY_HELP, Parser, path_bytes
 from dalsegno.host.losses import count_words
 from dalsegno.host.restore import OwnerMap
+from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, Damaged, NotFound, Unavailable
 from dalsegno.terms.events import Note
 from dalsegno.terms.sizes import format_size
@@ -190,7 +191,7 @@ def _outcome_lines(outcome: actions.RestoreOutcome, *, dry_run: bool) -> list[st
     if len(result.left) > LISTED_MAX:
         lines.append(f"  {len(result.left) - LISTED_MAX:,} more were left as they are (-v or --json lists them)")
     if result.failed:
-        lines.append(f"  {len(result.failed):,} are missing or not as they should be")
+        lines.append(f"  {count_of(len(result.failed), 'is', 'are')} missing or not as they should be")
     if result.damaged_count:
         lines.append(
             f"  {result.damaged_count:,} of these because the backup is damaged: `dal verify` tells where; "

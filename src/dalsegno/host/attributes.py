@@ -102,7 +102,7 @@ SECOND_NS: Final = 1_000_000_000
 TIME_SECONDS_MAX: Final = 9_223_372_035
 """Instants are 64-bit nanoseconds: 1677 to 2262; times beyond are stored as the nearest of these."""
 _NO_FLAGS_ERRORS = {errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
-_NO_XATTRS_ERRORS = {errno.ENOTSUP, errno.ENODATA, errno.EPERM, errno.EACCES}
+_NO_XATTRS_ERRORS = {errno.ENOTSUP, errno.ENODATA, errno.EPERM, errno.EACCES, errno.ENOSYS}
 
 
 def statx_error(path: bytes) -> OSError:
@@ -164,6 +164,11 @@ def file_system_magic(fd: int) -> int:
 
 def has_host_clock(fd: int) -> bool:
     """Tell whether the times of an open file's file system are set by this host's clock; False when unknown."""
+    return is_native(fd)
+
+
+def is_native(fd: int) -> bool:
+    """Tell whether an open file lies on a file system of Linux itself: it keeps modes and owners, or says that not."""
     return file_system_magic(fd) in _HOST_CLOCK_MAGICS
 
 
@@ -209,16 +214,20 @@ def path_beneath(directory: int, name: bytes) -> bytes:
     return b"/proc/self/fd/%d/%s" % (directory, name)
 
 
-def read_xattrs(target: int | bytes) -> list[tuple[bytes, bytes]]:
-    """Return all readable extended attributes of an open file, or of a path (symlinks not followed)."""
+def list_xattrs(target: int | bytes) -> list[str]:
+    """Return the names of extended attributes; none where a file system (FAT) has no such thing."""
     try:
-        names = os.listxattr(target) if isinstance(target, int) else os.listxattr(target, follow_symlinks=False)
+        return os.listxattr(target) if isinstance(target, int) else os.listxattr(target, follow_symlinks=False)
     except OSError as error:
         if error.errno in _NO_XATTRS_ERRORS:
             return []
         raise
+
+
+def read_xattrs(target: int | bytes) -> list[tuple[bytes, bytes]]:
+    """Return all readable extended attributes of an open file, or of a path (symlinks not followed)."""
     found = []
-    for name in names:
+    for name in list_xattrs(target):
         try:
             if isinstance(target, int):
                 value = os.getxattr(target, name)

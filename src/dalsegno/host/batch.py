@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dalsegno.formats.objects import Entry
-from dalsegno.host.setting import set_mode, set_owner, set_times
+from dalsegno.host.setting import set_all, set_mode, set_owner, set_times
 
 BATCH_FILES_MAX: Final = 64
 BATCH_BYTES_MAX: Final = 1024 * 1024
@@ -23,6 +23,8 @@ class Batch:
 
     files: list[tuple[Entry, bytes, int, int]] = field(default_factory=list)
     size_bytes: int = 0
+    is_native: bool = True
+    """Whether the file system says what it does not take."""
 
     def add(self, entry: Entry, data: bytes, uid: int, gid: int) -> None:
         """Add a file."""
@@ -50,7 +52,7 @@ def write_batch(directory: int, temporary: bytes, batch: Batch) -> BatchResult:
         for entry, data, uid, gid in batch.files:
             lost: list[tuple[Entry, str, str]] = []
             try:
-                _write(directory, temporary, entry, data, (uid, gid), lost)
+                _write(directory, temporary, entry, data, (uid, gid), lost, is_native=batch.is_native)
                 os.rename(temporary, entry.name, src_dir_fd=directory, dst_dir_fd=directory)
                 result.lost.extend(lost)
             except OSError as error:
@@ -69,6 +71,8 @@ def _write(
     data: bytes,
     owner: tuple[int, int],
     lost: list[tuple[Entry, str, str]],
+    *,
+    is_native: bool,
 ) -> None:
     """Write one file."""
 
@@ -80,6 +84,9 @@ def _write(
         written = os.write(fd, data) if data else 0
         while written < len(data):
             written += os.write(fd, memoryview(data)[written:])
+        if not is_native:
+            set_all(fd, entry, [], owner, lose, is_native=False)
+            return
         set_mode(fd, set_owner(fd, entry.mode, *owner, lose), lose)
         set_times(fd, entry.mtime_ns, entry.mtime_ns, lose)
     finally:

@@ -1,4 +1,4 @@
-"""What the places of a restore keep of a time: to the nanosecond, the second, or two; within what range.
+"""What the places of a restore keep: times to the nanosecond, the second, or two, in what range; names with their case.
 
 A place is asked by setting the time of a nameless file there. Equal is what the place would make of the time.
 """
@@ -6,6 +6,7 @@ A place is asked by setting the time of a nameless file there. Equal is what the
 import contextlib
 import errno
 import os
+import unicodedata
 from typing import Final
 
 from dalsegno.host import attributes
@@ -31,6 +32,34 @@ _FLAGS: Final = os.O_WRONLY | os.O_CLOEXEC
 def clamp(time_ns: int) -> int:
     """Return the nearest time that a tree holds."""
     return attributes.join_time_ns(time_ns // attributes.SECOND_NS, time_ns % attributes.SECOND_NS)
+
+
+def folds_names(directory: int, *, may_write: bool) -> bool:
+    """Tell whether the file system of an open directory takes names that differ in case alone for one name."""
+    if attributes.is_native(directory):
+        return False  # but for directories with FLAG_CASEFOLD
+    is_known = attributes.file_system_magic(directory) in STEPS_NS
+    if is_known or not may_write:
+        return is_known
+    name = _probe_name()
+    try:
+        os.close(os.open(name, _FLAGS | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory))
+        try:
+            os.stat(name.upper(), dir_fd=directory, follow_symlinks=False)
+        finally:
+            os.unlink(name, dir_fd=directory)
+    except OSError:
+        return False
+    return True
+
+
+def fold(name: bytes) -> str:
+    """Return what names have in common that differ in case alone."""
+    return unicodedata.normalize("NFC", os.fsdecode(name)).casefold()
+
+
+def _probe_name() -> bytes:
+    return b".dal-restore-" + random_bytes(8).hex().encode()
 
 
 class KeptTimes:
@@ -73,7 +102,7 @@ class KeptTimes:
         except OSError as error:
             if error.errno not in _NO_NAMELESS_ERRORS or not self._may_write:
                 return -1
-        name = b".dal-restore-" + random_bytes(8).hex().encode()
+        name = _probe_name()
         try:
             probe = os.open(name, _FLAGS | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory)
             os.unlink(name, dir_fd=directory)

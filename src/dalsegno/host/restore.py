@@ -38,8 +38,8 @@ from dalsegno.host.access import (
 )
 from dalsegno.host.attributes import Place, place_of
 from dalsegno.host.batch import Batch, BatchResult, write_batch
-from dalsegno.host.descent import DIRECTORY_FLAGS, Descent
-from dalsegno.host.kept import KeptTimes, clamp
+from dalsegno.host.descent import DIRECTORY_FLAGS, Descent, open_max
+from dalsegno.host.kept import KeptTimes, clamp, fold, folds_names
 from dalsegno.host.links import INODE_UNKNOWN, FirstNames
 from dalsegno.host.losses import FLAGS, GROUP, LINK, MODE, OWNER, TIME, XATTR, Loss, Losses
 from dalsegno.host.removal import MOUNTED, crossing, remove_tree
@@ -48,6 +48,7 @@ from dalsegno.host.setting import (
     attainable,
     is_full,
     mode_without_acl,
+    once,
     prepare_empty,
     say_time,
     set_all,
@@ -56,6 +57,7 @@ from dalsegno.host.setting import (
     set_owner,
     set_times,
     set_xattrs,
+    verify,
 )
 from dalsegno.pool.contract import Source
 from dalsegno.terms.errors import BadInput, Conflict, DalError, Damaged, Full, NoAccess, NotFound, Refused
@@ -222,8 +224,10 @@ class _Frame:
         "entry",
         "existing",
         "fd",
+        "folds",
         "fresh",
         "inherited",
+        "is_native",
         "is_open_up",
         "items",
         "opened",
@@ -253,6 +257,9 @@ class _Frame:
         self.place = _NOWHERE
         # Flags of the directory that new files in it begin with.
         self.inherited = 0
+        # Of its file system: it takes names that differ in case alone for one; it says what it does not take.
+        self.folds = False
+        self.is_native = True
         # What was changed so that files can be written there: taken back at the end.
         self.is_open_up = fresh
         self.opened: Opened | None = None
@@ -298,6 +305,7 @@ class _Restore:
         # Batches handed over, oldest first, and directories that wait for theirs to be finished.
         self.batches: deque[tuple[_Frame, Batch, Future[BatchResult]]] = deque()
         self.batch_count = 0
+        self.batches_pending_max = min(BATCHES_PENDING_MAX, open_max() // 2)
         self.done_count = 0
         self.progress_count = 0
         self.progress_bytes = 0
@@ -305,16 +313,16 @@ class _Restore:
     # -- notes
 
     def fail(self, path: bytes, text: str, *, is_damaged: bool = False) -> None:
-        self.result.failed.append((path, text))
+        self.result.failed.append((path or b".", text))
         self.result.damaged_count += is_damaged
 
     def note(self, path: bytes, text: str) -> None:
-        self.report(Note(severity="note", path=path, text=text))
+        self.report(Note(severity="note", path=path or b".", text=text))
 
     def lose(self, path: bytes, attribute: str, text: str) -> None:
         """Say that a restored file lacks something."""
         is_expected = attribute in (OWNER, GROUP) and os.geteuid() != 0
-        self.result.lost.add(Loss(path=path, attribute=attribute, text=text), is_expected=is_expected)
+        self.result.lost.add(Loss(path=path or b".", attribute=attribute, text=text), is_expected=is_expected)
         self.note(path, f"{attribute} not restored: {text}")
 
     def progress(self) -> None:
@@ -397,7 +405,7 @@ class _Restore:
 
     def change(self, frame: _Frame, file: _Existing, entry: Entry, path: bytes, difference: set[str]) -> None:
         """Set the attributes of an existing file, in the order of `setting`."""
-        lose = partial(self.lose, path)
+        lose = partial(self.lose, path) if frame.is_native else once(partial(self.lose, path))
         stat, fd = file.stat, file.fd
         is_link = modes.S_ISLNK(stat.st_mode)
         by_fd: int | bytes = fd if file.is_open else b"/proc/self/fd/%d" % fd
@@ -416,6 +424,8 @@ class _Restore:
         set_times(named, stat.st_atime_ns, entry.mtime_ns, lose, directory=directory)
         if file.is_open:
             set_flags(fd, entry.flags, lose)
+            if not frame.is_native:
+                verify(fd, mode, self.owners.of(entry), entry.mtime_ns, lose)
 
     def open_existing(self, directory: int, name: bytes, form: int) -> tuple[int, int | None]:
         """Open an existing file or directory; return the fd, -1 for what can only be named, and a mode to put back."""
@@ -490,13 +500,25 @@ class _Restore:
         if not frame.batch.files:
             return
         assert self.workers is not None
+        fd = self.duplicate(frame.fd)
         batch, frame.batch = frame.batch, Batch()
+        batch.is_native = frame.is_native
         self.batch_count += 1
         temporary = b"%s-%d" % (self.temporary, self.batch_count)
-        future = self.workers.submit(write_batch, os.dup(frame.fd), temporary, batch)
+        future = self.workers.submit(write_batch, fd, temporary, batch)
         frame.batches_pending += 1
         self.batches.append((frame, batch, future))
-        self.settle(BATCHES_PENDING_MAX)
+        self.settle(self.batches_pending_max)
+
+    def duplicate(self, fd: int) -> int:
+        """Return one more descriptor of a directory; where they are scarce, after those of all batches came back."""
+        try:
+            return os.dup(fd)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        self.settle(0)
+        return os.dup(fd)
 
     def settle(self, pending_max: int) -> None:
         """Take the results of batches, oldest first, until few are pending; directories that are complete end here."""
@@ -584,7 +606,7 @@ class _Restore:
                 write_all(fd, [data], 0)
                 self.result.bytes_written += len(data)
             lose = partial(self.lose, path)
-            set_all(fd, entry, wanted, self.owners.of(entry), lose)
+            set_all(fd, entry, wanted, self.owners.of(entry), lose, is_native=frame.is_native)
             if entry.flags or frame.inherited:
                 set_flags(fd, entry.flags & ~attributes.FLAGS_LOCKING, lose)
         finally:
@@ -802,7 +824,7 @@ class _Restore:
             frame.existing = set(map(os.fsencode, os.listdir(fd)))
         # A rehearsal takes its steps one after the other.
         if self.workers is not None and fd >= 0 and not self.dry_run and not self.is_rehearsal:
-            frame.plain = _XATTRS_INHERITED.isdisjoint(os.listxattr(fd))
+            frame.plain = _XATTRS_INHERITED.isdisjoint(attributes.list_xattrs(fd))
         return frame
 
     def open_up(self, frame: _Frame) -> None:
@@ -842,7 +864,7 @@ class _Restore:
         except BaseException:
             self.way.leave()
             raise
-        below.place = frame.place
+        below.place, below.is_native, below.folds = frame.place, frame.is_native, frame.folds
         self.prepare_directory(below, frame.inherited)
         self.result.created += 1
         return below
@@ -851,18 +873,47 @@ class _Restore:
         """Look at the target itself; one that was made for this restore begins as a new directory does."""
         flags = attributes.get_flags(frame.fd) or 0
         frame.inherited = flags & attributes.FLAGS_INHERITED
-        frame.plain = frame.plain and not frame.inherited
+        self.look_at_place(frame)
         if frame.fresh:
             self.prepare_directory(frame, frame.inherited)
         elif not self.dry_run and not is_searchable(frame.fd):
             self.open_up(frame)
+
+    def look_at_place(self, frame: _Frame) -> None:
+        """Find out what the file system of a directory is like."""
+        frame.is_native = attributes.is_native(frame.fd)
+        frame.folds = folds_names(frame.fd, may_write=not self.dry_run)
+        self.settle_plain(frame)
+
+    @staticmethod
+    def settle_plain(frame: _Frame) -> None:
+        """Decide, knowing all else about a directory, whether its new files can be written by the batch."""
+        frame.folds = frame.folds or bool(frame.inherited & attributes.FLAG_CASEFOLD)
+        frame.plain = frame.plain and not frame.inherited and not frame.folds
+
+    def take_alias(self, frame: _Frame, name: bytes) -> None:
+        """Find out what a new name means where several are one: what stands there, or what was restored before."""
+        try:
+            found = os.stat(name, dir_fd=frame.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        with os.scandir(frame.fd) as items:
+            names = {os.fsencode(item.name): item.inode() for item in items}
+        like = [each for each in names if fold(each) == fold(name)]
+        like += [each for each, inode in names.items() if inode == found.st_ino]
+        waiting = [each for each in like if each in frame.existing]
+        if like and not waiting:
+            text = f"{os.fsdecode(like[0])} was restored there: this file system takes the two names for one"
+            raise OSError(errno.EEXIST, text)
+        frame.existing.difference_update(waiting[:1])
+        frame.existing.add(name)
 
     def prepare_directory(self, frame: _Frame, inherited: int) -> None:
         """Begin a new directory without the flags of the one above, and with those that it takes only while empty."""
         if inherited or frame.entry.flags & attributes.FLAG_CASEFOLD:
             set_flags(frame.fd, frame.entry.flags & attributes.FLAG_CASEFOLD, partial(self.lose, frame.path))
             frame.inherited = (attributes.get_flags(frame.fd) or 0) & attributes.FLAGS_INHERITED
-            frame.plain = frame.plain and not frame.inherited
+        self.settle_plain(frame)
 
     def enter_existing(self, frame: _Frame, entry: Entry, path: bytes, selection: Selection | None) -> _Frame | None:
         lent = None
@@ -889,7 +940,11 @@ class _Restore:
             raise
         below.place, below.opened = place, opened
         below.inherited = (attributes.get_flags(fd) or 0) & attributes.FLAGS_INHERITED
-        below.plain = below.plain and not below.inherited
+        if place.mount != frame.place.mount:
+            self.look_at_place(below)
+        else:
+            below.is_native, below.folds = frame.is_native, frame.folds
+            self.settle_plain(below)
         if not self.dry_run and not is_searchable(fd):
             self.open_up(below)
         return below
@@ -941,7 +996,7 @@ class _Restore:
         if self.dry_run:
             return
         lose = partial(self.lose, path)
-        set_all(fd, entry, entry_xattrs(self.source, entry), self.owners.of(entry), lose)
+        set_all(fd, entry, entry_xattrs(self.source, entry), self.owners.of(entry), lose, is_native=frame.is_native)
         if entry.flags or not frame.fresh:
             set_flags(fd, entry.flags, lose)
 
@@ -975,7 +1030,7 @@ class _Restore:
                     self.hand_over(frame)
                     is_open = frame.fd >= 0
                     if frame.batches_pending:
-                        frame.fd, frame.own_fd = os.dup(frame.fd), True
+                        frame.fd, frame.own_fd = self.duplicate(frame.fd), True
                     else:
                         self.end_directory(frame)
                     stack.pop()
@@ -988,6 +1043,8 @@ class _Restore:
                     raise Damaged(f"{os.fsdecode(frame.path)}: the tree holds the forbidden name {name!r}")
                 path = frame.path + b"/" + name if frame.path else name
                 try:
+                    if frame.folds and name not in frame.existing:
+                        self.take_alias(frame, name)
                     if entry.kind == objects.ENTRY_DIRECTORY:
                         if entry.content in self.above:
                             raise Damaged("a directory that contains itself")

@@ -169,13 +169,44 @@ def mode_without_acl(mode: int, wanted: Xattrs, lost: set[bytes]) -> int:
     return mode & (~0o070 | (group & mask & 0o7) << 3)
 
 
-def set_all(fd: int, entry: Entry, wanted: Xattrs, owner: tuple[int, int], lose: Lose) -> None:
+def set_all(
+    fd: int, entry: Entry, wanted: Xattrs, owner: tuple[int, int], lose: Lose, *, is_native: bool = True
+) -> None:
     """Set all but the flags of an open file or directory that was made just now."""
+    if not is_native:
+        lose = once(lose)
     mode = set_owner(fd, entry.mode, *owner, lose)
-    if wanted or os.listxattr(fd):  # a default ACL of the directory above may have given it some
+    if wanted or attributes.list_xattrs(fd):  # a default ACL of the directory above may have given it some
         mode = mode_without_acl(mode, wanted, set_xattrs(fd, wanted, lose))
     set_mode(fd, mode, lose)
     set_times(fd, entry.mtime_ns, entry.mtime_ns, lose)
+    if not is_native:
+        verify(fd, mode, owner, entry.mtime_ns, lose)
+
+
+def verify(fd: int, mode: int, owner: tuple[int, int], mtime_ns: int, lose: Lose) -> None:
+    """Say what a foreign file system (FUSE, a network's) did not take, though it did not say so."""
+    stat = os.fstat(fd)
+    if modes.S_IMODE(stat.st_mode) != mode:
+        lose(MODE, f"{mode:04o}: this file system keeps {modes.S_IMODE(stat.st_mode):04o} instead")
+    if stat.st_uid != owner[0]:
+        lose(OWNER, f"{owner[0]}: this file system keeps {stat.st_uid} instead")
+    if stat.st_gid != owner[1]:
+        lose(GROUP, f"{owner[1]}: this file system keeps {stat.st_gid} instead")
+    if TIME_NS_MIN <= mtime_ns < TIME_NS_MAX:
+        say_time(mtime_ns, stat.st_mtime_ns, lose)
+
+
+def once(lose: Lose) -> Lose:
+    """Return a listener that hears of each attribute once."""
+    said: set[str] = set()
+
+    def lose_once(attribute: str, text: str) -> None:
+        if attribute in (XATTR, ACL) or attribute not in said:
+            said.add(attribute)
+            lose(attribute, text)
+
+    return lose_once
 
 
 def prepare_empty(fd: int, flags: int, inherited: int, wanted: Xattrs) -> None:
