@@ -34,6 +34,7 @@ SLOW = (
     "replicas/test_keeper.py",
 )
 """Rooms and files whose tests run a command once for each step it may be killed at, or through many histories."""
+SLOW_NAMES = ("any_step", "every_step", "any_two_steps", "any_moment")
 LONG_SECONDS = 30
 REPORT_EVERY_SECONDS = 10
 
@@ -43,7 +44,14 @@ PLACE = Path(os.environ["HOME"]).parent if IS_WORKER else Path(tempfile.mkdtemp(
 """Everything that the run leaves on its way: HOME, and what pytest calls basetemp."""
 KEPT = PLACE.parent / f"dal-test-kept-{os.getuid()}"
 """What tests that failed left, of the last run that had any."""
+OLD_SECONDS = 24 * 3600
 (PLACE / "home").mkdir(exist_ok=True)
+if not IS_WORKER:
+    for left in PLACE.parent.glob("dal-test-*"):
+        # Of a run that was killed.
+        with contextlib.suppress(OSError):
+            if left.stat().st_uid == os.getuid() and time.time() - left.stat().st_mtime > OLD_SECONDS:
+                remove(left)
 settle_signals()
 settle_environment(str(PLACE / "home"))
 
@@ -102,7 +110,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what starts servers, and the slow files; single tests carry `@pytest.mark.slow` themselves."""
     for item in items:
         place = item.path.relative_to(Path(__file__).parent).as_posix()
-        if place.startswith(SLOW):
+        if place.startswith(SLOW) or any(words in item.name for words in SLOW_NAMES):
             item.add_marker("slow")
         assert isinstance(item, pytest.Function)
         from_where = {getattr(value, "__module__", "") for value in vars(item.module).values()}

@@ -17,6 +17,7 @@ from dalsegno.volumes.state import VolumeState
 APPLICATION = Path("/usr/lib/amanda/application/amdalsegno")
 RULE = Path("/etc/sudoers.d/amdalsegno")
 LOCK = "/var/tmp/dalsegno-test-amanda.lock"
+LEFT_BEHIND = (Path("/tmp/amanda"), Path("/var/tmp/amdalsegno-0"))
 ENVIRONMENT = {"HOME": "/var/backups", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 TAPES = 9
 PROGRAM_SECONDS_MAX = 300
@@ -207,9 +208,9 @@ def descendants(number: int) -> dict[int, str]:
 
 @contextmanager
 def amanda_site() -> Iterator[Site]:
-    """Give a site, one at a time on this host, and take it away again."""
-    with open(LOCK, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """Give a site, one at a time on this host, and take it away again, with what Amanda's programs leave behind."""
+    with _alone():
+        left_behind = [path for path in LEFT_BEHIND if not path.exists()]
         root = Path(tempfile.mkdtemp(prefix="dal-amanda-", dir="/var/tmp"))
         root.chmod(0o755)
         name = f"daltest{os.getpid()}"
@@ -223,8 +224,23 @@ def amanda_site() -> Iterator[Site]:
                 path.unlink(missing_ok=True)
             places = [root, Path("/etc/amanda") / name, Path("/var/lib/amanda") / name]
             places += [Path("/var/log/amanda") / side / name for side in ("server", "client")]
-            for place in places:
+            for place in (*places, *left_behind):
                 shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Hold the lock of this host; its file is gone when nobody wants it any more."""
+    while True:
+        with open(LOCK, "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not os.path.exists(LOCK) or os.fstat(lock.fileno()).st_ino != os.stat(LOCK).st_ino:
+                continue  # whoever held it has removed it
+            try:
+                yield
+            finally:
+                os.unlink(LOCK)
+            return
 
 
 _CONF = """\
