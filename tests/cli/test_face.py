@@ -253,6 +253,8 @@ CASES = [
     (["volume", "create", "--so"], {"--source"}),
     (["init", "--encryption", "p"], {"passphrase"}),
     (["completion", "f"], {"fish"}),
+    (["hel"], {"help"}),
+    (["help", "env"], {"environment"}),
     (["verify", "my"], {"my file.dump"}),
     (["ls", "two"], {"two words"}),
     (["ls", "do"], {"doc"}),

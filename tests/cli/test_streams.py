@@ -84,3 +84,25 @@ def test_names_that_the_output_cannot_spell_are_shown_otherwise(person: Person) 
             [*COMMAND, "ls", "doc@odd"], env=environment(person.home, **variables), capture_output=True
         )
         assert done.returncode == 0 and b"-\xff\n" in done.stdout, (done, variables)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse here")
+def test_a_mount_in_the_foreground_says_at_once_that_it_is_there(person: Person) -> None:
+    """Kind: a line that a pipe or a journal gets only at the end."""
+    (person.home / "old").mkdir()
+    process = subprocess.Popen(
+        [*COMMAND, "mount", "--foreground", "doc@one", "old"],
+        cwd=person.home,
+        env={key: text for key, text in environment(person.home).items() if key != "PYTHONUNBUFFERED"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None and b"doc@one is at old" in process.stdout.readline()
+        assert (person.home / "old" / "large").exists()
+        listed = person.run("mount", "--list").stdout.decode().splitlines()
+        assert listed[0].split() == ["shows", "at", "by"] and any(str(person.home / "old") in line for line in listed)
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    assert not os.path.ismount(person.home / "old")

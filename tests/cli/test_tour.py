@@ -67,7 +67,7 @@ def change(user: User, number: int) -> None:
 
 def test_whole_tour_from_first_backup_to_continued_volume(user: User) -> None:
     first = user.run("backup", "doc")
-    assert b"copy that file" in first.stderr and b"made volume doc" in first.stdout
+    assert b"copy it to another place" in first.stderr and b"made volume doc" in first.stdout
     change(user, 2)
     (user.home / "doc" / "old.txt").unlink()
     second = user.value("backup", "doc")

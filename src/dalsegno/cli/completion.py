@@ -8,6 +8,7 @@ import argparse
 import re
 
 from dalsegno.cli import main
+from dalsegno.cli.help import TOPICS
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser, new_parser
 from dalsegno.terms.errors import EXIT_DONE
@@ -122,7 +123,8 @@ def bash_script() -> str:
                 values.append(f'        {name}{option}) words="{" ".join(map(str, action.choices))}" ;;')
             elif action.nargs != 0:
                 values.append(f"        {name}{option}) files=1 ;;")
-    every = " ".join((*main.COMMANDS, *sorted(long_options(new_parser("x", "x", "x")))))
+    verbs.append(f'        help) words="{" ".join((*TOPICS, *main.COMMANDS))}" ;;')
+    every = " ".join((*main.COMMANDS, "help", *sorted(long_options(new_parser("x", "x", "x")))))
     tables = {
         "EVERY": every,
         "VALUES": "\n".join(values),
@@ -166,6 +168,8 @@ def fish_script() -> str:
             lines.append(f"{seen} -f -a {quoted(' '.join(first))}")
         elif name in VOLUME_COMMANDS:
             lines.append(f"{seen} -a '({VOLUMES})' -d volume")
+    lines.append("complete -c dal -n __dal_is -f -a help -d 'explain commands and topics'")
+    lines.append(f"complete -c dal -n '__dal_is help' -f -a {quoted(' '.join((*TOPICS, *main.COMMANDS)))}")
     return "\n".join(lines)
 
 

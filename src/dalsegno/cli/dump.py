@@ -1,6 +1,7 @@
 """`dal dump`, `mark`, `estimate`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -134,15 +135,22 @@ def _dump(arguments: argparse.Namespace, terminal: Terminal) -> int:
     }
     base = f"on dump {hex_short(note.base_dump)}" if note.base_dump else "full"
     lines = [
-        result.path,
-        f"  level {note.level} of {note.volume_name}, {base}; dump {hex_short(result.dump_id)}, "
-        f"{count_of(len(note.targets), 'revision')}, {count_of(result.object_count, 'object')}, "
+        _shown_path(result.path, arguments.output),
+        f"  dump {hex_short(result.dump_id)}: level {note.level} of {note.volume_name}, {base}, "
         + format_size(result.size_bytes)
         + ("" if result.recorded else "; not recorded, `dal mark` does it"),
         *useless_lines(result.useless),
     ]
+    if terminal.verbose:
+        counts = [count_of(len(note.targets), "revision"), count_of(result.object_count, "object")]
+        lines.append(f"  {', '.join(counts)}; {result.path}")
     terminal.result(value, [] if terminal.quiet else lines)
     return EXIT_DONE
+
+
+def _shown_path(path: str, given: str | None) -> str:
+    """Return a dump's place as the person named it: seen from the current directory, unless named from the root."""
+    return path if given is not None and os.path.isabs(given) else os.path.relpath(path)
 
 
 def useless_lines(useless: Sequence[DumpRecord]) -> list[str]:

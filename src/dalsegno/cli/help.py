@@ -29,7 +29,8 @@ They stand before or behind the command.
   --json         print the result as JSON, and errors as JSON on standard error
   --utc          read and show times in UTC, not in the local time zone
   -q, --quiet    print only results that were asked for, and errors
-  -v, --verbose  print more: what was done with each file, volume or pack
+  -v, --verbose  print more, where there is more: notes on single files, every
+                 name of a list that is else cut short
   -h, --help     print a command's options and an example
   --version      print the version
 """

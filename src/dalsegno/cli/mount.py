@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import pwd
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,8 @@ def _mount(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if not arguments.directory.is_dir():
         raise BadInput(f"{arguments.directory}: no such directory: make it first (mkdir)")
     shown = arguments.what or "all volumes"
-    lines = [f"{shown} is at {arguments.directory}; `dal umount {arguments.directory}` ends it"]
+    verb = "is" if arguments.what else "are"
+    lines = [f"{shown} {verb} at {arguments.directory}; `dal umount {arguments.directory}` ends it"]
     value: dict[str, Any] = {"mounted": shown, "at": at}
 
     def tell() -> None:
@@ -168,11 +170,20 @@ def _error_of(answer: bytes) -> DalError:
     return error_kinds().get(words["code"], DalError)(words["message"])
 
 
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def _list(terminal: Terminal) -> int:
     mounts = kernel.list_mounts()
-    values = [{"mounted": each.label, "at": each.path, "read_only": each.read_only} for each in mounts]
-    rows = [[each.label, each.path, "read-only" if each.read_only else "writable"] for each in mounts]
-    terminal.result(values, terminal.listing(["shows", "at", ""], rows))
+    values = [{"mounted": each.label, "at": each.path, "read_only": each.read_only, "uid": each.uid} for each in mounts]
+    rows = [
+        [each.label, each.path, "read-only" if each.read_only else "writable", _name_of(each.uid)] for each in mounts
+    ]
+    terminal.result(values, terminal.listing(["shows", "at", "", "by"], rows))
     return EXIT_DONE
 
 

@@ -11,7 +11,7 @@ from dalsegno.replicas.release import ALREADY, FAILED, NEWER, RELEASED, SiteOutc
 from dalsegno.replicas.servers import Servers
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput
 from dalsegno.terms.sizes import format_size
-from dalsegno.terms.times import format_time
+from dalsegno.terms.times import format_time, show_time
 from dalsegno.volumes.state import Release
 
 _SAYS = {RELEASED: "shows it now", ALREADY: "showed it already", NEWER: "shows a newer one", FAILED: "FAILED"}
@@ -88,7 +88,9 @@ def _release(arguments: argparse.Namespace, terminal: Terminal) -> int:
             servers, arguments.what, to=to, crew=servers.workers, report=terminal.report
         )
     value = {"volume": volume, "release": release_value(released.release), "noted": list(released.noted)}
-    head = [f"released {volume}@{actions.describe_release(released.release)}"]
+    release = released.release
+    name = release.clone or "#" + release.revision.hex()[:12]
+    head = [f"released {volume}@{name} at {show_time(release.released_ns)}"]
     return _finish(terminal, value, head, released.outcomes)
 
 

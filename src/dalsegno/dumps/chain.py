@@ -106,8 +106,8 @@ class DumpChain:
         """Refuse a chain that starts with an increment."""
         if self.bases:
             raise Refused(
-                f"{self.readers[0].path}: {describe(self.notes[0], self.readers[0].pack_id)}; it is an increment: "
-                f"put dump {hex_short(self.notes[0].base_dump)}, which it was made against, in front (BASE+INCREMENT)"
+                f"{self.readers[0].path}: is an increment: put dump {hex_short(self.notes[0].base_dump)}, which it was "
+                f"made against, in front (BASE+INCREMENT). It is {describe(self.notes[0], self.readers[0].pack_id)}"
             )
 
 
@@ -123,8 +123,9 @@ def _check_lineage(readers: Sequence[PackReader], notes: Sequence[DumpNote]) -> 
         if note.bases[0] not in carried:
             other = "it is of another volume" if note.volume != previous_note.volume else "a dump between is missing"
             raise Refused(
-                f"{here} does not continue {there}: {other}; "
-                f"dump {hex_short(note.base_dump)}, which it was made against, must come before it"
+                f"{reader.path}: dump {hex_short(note.base_dump)}, which it was made against, must come before it, and "
+                f"{previous.path} is another ({other}). It is {describe(note, reader.pack_id)}; "
+                f"{previous.path} is {describe(previous_note, previous.pack_id)}"
             )
         if note.taken_at_ns < previous_note.taken_at_ns:
             raise Refused(f"{here} is older than {there}: give the dumps in the order in which they were made")

@@ -7,6 +7,7 @@ import array
 import ctypes
 import errno
 import os
+import re
 import shutil
 import socket
 import stat
@@ -55,6 +56,8 @@ class Mounted:
     read_only: bool
     device: str
     """Major and minor number with a colon between."""
+    uid: int
+    """The user that made it."""
 
 
 def mount(directory: Path, options: MountOptions) -> int:
@@ -178,7 +181,9 @@ def list_mounts() -> list[Mounted]:
         if kind == TYPE:
             read_only = "ro" in words[5].split(",")
             path, label = _unescape(words[4]), _unescape(source)
-            found.append(Mounted(path=path, label=label, read_only=read_only, device=words[2]))
+            owner = re.search(r"(?:^|,)user_id=(\d+)", behind)
+            uid = int(owner[1]) if owner else 0
+            found.append(Mounted(path=path, label=label, read_only=read_only, device=words[2], uid=uid))
     return found
 
 
