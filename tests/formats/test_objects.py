@@ -4,6 +4,7 @@ import pytest
 
 from dalsegno.formats import objects
 from dalsegno.formats.objects import (
+    Coverage,
     DirectoryChild,
     DirectoryLeaf,
     DirectoryList,
@@ -55,6 +56,29 @@ CASES = [
         ),
         "9ba176c4100000000000000000000000000000000091c4200000000000000000000000000000000000000000000000000000000000000000dc0011c40002cd01ed0000c400c4000000000004c4200000000000000000000000000000000000000000000000000000000000000000000000c400c40001a161a16d0203c400",
     ),
+    (
+        objects.KIND_REVISION,
+        Revision(
+            volume=bytes(16),
+            parents=[],
+            root=ROOT,
+            links=b"",
+            created_ns=1,
+            author="a",
+            message="m",
+            entry_count=2,
+            total_bytes=3,
+            coverage=Coverage(
+                patterns=[b"*.o"],
+                ignore_files=True,
+                larger_than=1024,
+                unreadable=[b"a/b"],
+                not_entered=[b"mnt"],
+                is_coarse=True,
+            ),
+        ),
+        "9ca176c4100000000000000000000000000000000090dc0011c40002cd01ed0000c400c4000000000004c4200000000000000000000000000000000000000000000000000000000000000000000000c400c40001a161a16d0203c4009991c4032a2e6fc3c2cd0400c2c291c403612f6291c4036d6e74c3",
+    ),
 ]
 DECODERS = {
     objects.KIND_DIRECTORY: objects.decode_directory,
@@ -68,6 +92,7 @@ GOLDEN_IDS = [
     "fa74bde915f9409715de37314a82b1132ee4f39132295181a828f8a44080d6a2",
     "579ee734683509679ec0a67ed08825d02e93d9113174d934312265add391f85e",
     "cda844945ff00e69927fed0492f443745feef0a1e2c1a6f672fe15b9884ff0c0",
+    "2360596728444f9af823f9b03c3ed6f86e80376e2d9a178c96d79d6a10b42d5d",
     "9cdf46df5ab0742a2de3a602728671911667d497ade7a6263ed95b200508ab34",
 ]
 

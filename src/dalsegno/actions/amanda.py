@@ -304,7 +304,7 @@ def restore_images(
             chain.require_full()
         revision = read_revision(source, ObjectId(chain.target.revision))
         increment = bool(chain.notes[-1].bases)
-        return restore_tree(source, revision, target, paths=list(paths), delete=increment)
+        return restore_tree(source, revision, target, paths=list(paths), delete=increment, delete_excluded=True)
 
 
 def _has(source: Source, revision: bytes) -> bool:

@@ -13,8 +13,9 @@ from dalsegno.actions.rules import LeftOut, RulesChange, changed_settings, left_
 from dalsegno.actions.shrunk import entries_expected, keep_shrunk
 from dalsegno.actions.sources import Ask, find_or_create, real_source, taken_message
 from dalsegno.chunks.cut import Cutter
-from dalsegno.formats.objects import Revision
+from dalsegno.formats.objects import Coverage, Revision
 from dalsegno.host.cache import SCAN_SUFFIX, load_cache
+from dalsegno.host.coverage import coverage_of
 from dalsegno.host.ignore import IgnoreProblem
 from dalsegno.host.scan import ScanResult, scan_tree
 from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, NoAccess, NotFound
@@ -76,15 +77,20 @@ class BackupResult:
     duration_ns: int
 
 
+def own_places(house: House) -> set[bytes]:
+    """Return where our own files are, symlinks resolved: pool, caches, spools and catalogs."""
+    known = (places.find_cache_dir(), places.find_state_dir(), places.SITE_STATE_DIR)
+    found = (house.pool.path, house.cache_dir, *house.own_places, *known)
+    return {os.path.realpath(os.fsencode(place)) for place in found if place is not None}
+
+
 def own_paths(house: House, directory: bytes) -> tuple[bytes, ...]:
     """Return the paths from `directory` of our own places, within it or not: pool, caches, spools and catalogs.
 
     No backup holds them, by whatever way they are met.
     """
-    known = (places.find_cache_dir(), places.find_state_dir(), places.SITE_STATE_DIR)
-    found = (house.pool.path, house.cache_dir, *house.own_places, *known)
     source = os.path.realpath(directory)
-    paths = {os.path.relpath(os.path.realpath(os.fsencode(place)), source) for place in found if place is not None}
+    paths = {os.path.relpath(place, source) for place in own_places(house)}
     return tuple(sorted(paths - {b"."}))
 
 
@@ -145,9 +151,13 @@ def take(
             # A token that only appends cannot read back what is no longer in the cache: all is read and compared again.
             previous = None
             scan = look()
-        changed = previous is None or previous.root != scan.root or previous.links != scan.links
+        coverage = coverage_of(
+            rules_of(left), [path for path, _ in scan.unreadable], [path for path, _ in scan.not_entered]
+        )
+        seen = (scan.root, scan.links, coverage)
+        changed = previous is None or (previous.root, previous.links, previous.coverage) != seen
         if changed:
-            revision = _revision(state, scan, message=message)
+            revision = _revision(state, scan, coverage, message=message)
             state, identity = house.volumes.commit_revision(writer, state, revision)
         else:
             writer.commit_guard()
@@ -199,7 +209,7 @@ def _head(house: House, state: VolumeState) -> Revision | None:
         return None
 
 
-def _revision(state: VolumeState, scan: ScanResult, *, message: str) -> Revision:
+def _revision(state: VolumeState, scan: ScanResult, coverage: Coverage | None, *, message: str) -> Revision:
     return Revision(
         volume=state.id,
         parents=[state.head] if state.head else [],
@@ -210,6 +220,7 @@ def _revision(state: VolumeState, scan: ScanResult, *, message: str) -> Revision
         message=message,
         entry_count=scan.entry_count,
         total_bytes=scan.total_bytes,
+        coverage=coverage,
     )
 
 

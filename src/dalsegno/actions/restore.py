@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dalsegno.actions.backup import own_paths, own_places
 from dalsegno.actions.house import House
 from dalsegno.actions.view import View, open_view
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.load import load_chain
 from dalsegno.host.restore import OwnerMap, RestoreResult, restore_tree
-from dalsegno.terms.errors import BadInput, NotFound
+from dalsegno.terms.errors import BadInput, NotFound, Refused
 from dalsegno.volumes.state import VolumeState
 from dalsegno.world.clock import now_ns
 
@@ -35,6 +36,8 @@ def restore(
     paths: Sequence[bytes] = (),
     owners: OwnerMap | None = None,
     delete: bool = False,
+    delete_excluded: bool = False,
+    sure: bool = False,
     dry_run: bool = False,
     compare: bool = False,
     cross_file_systems: bool = False,
@@ -43,7 +46,8 @@ def restore(
 
     Only `paths` when given (relative to the volume's root); a path in the address is one of them. A file with the
     same size and time is taken for equal, unless `compare` has it read. What is mounted below the target is left alone
-    unless `cross_file_systems`.
+    unless `cross_file_systems`. What `delete` removes never is the program's own, and only with `delete_excluded` what
+    the backup did not cover. Refused: to delete below `/` unless `sure`, or in the program's own places.
     """
     with open_view(house, address) as view:
         return restore_view(
@@ -53,6 +57,8 @@ def restore(
             paths=paths,
             owners=owners,
             delete=delete,
+            delete_excluded=delete_excluded,
+            sure=sure,
             dry_run=dry_run,
             compare=compare,
             cross_file_systems=cross_file_systems,
@@ -67,12 +73,17 @@ def restore_view(
     paths: Sequence[bytes] = (),
     owners: OwnerMap | None = None,
     delete: bool = False,
+    delete_excluded: bool = False,
+    sure: bool = False,
     dry_run: bool = False,
     compare: bool = False,
     cross_file_systems: bool = False,
 ) -> RestoreOutcome:
-    """Make `target` hold what an open view shows."""
+    """Make `target` hold what an open view shows, as `restore` does."""
     started_ns = now_ns()
+    own = own_paths(house, os.fsencode(target)) if delete else ()
+    if delete and not dry_run:
+        _check_deletion(house, target, sure=sure)
     wanted = [*paths, *([view.path] if view.path else [])]
     result = restore_tree(
         view.source,
@@ -81,12 +92,26 @@ def restore_view(
         paths=wanted,
         owners=owners or OwnerMap(),
         delete=delete,
+        delete_excluded=delete_excluded,
+        own=own,
         dry_run=dry_run,
         verify_content=compare,
         cross_devices=cross_file_systems,
         report=house.report,
     )
     return RestoreOutcome(label=view.label, target=os.fspath(target), result=result, duration_ns=now_ns() - started_ns)
+
+
+def _check_deletion(house: House, target: Path, *, sure: bool) -> None:
+    """Refuse what would remove a whole system, or what this program keeps."""
+    place = os.path.realpath(os.fsencode(target))
+    if place == b"/" and not sure:
+        raise Refused("--delete below / removes whatever the backup has not: look first (--dry-run), then give --yes")
+    for own in own_places(house):
+        if place == own or place.startswith(own + b"/"):
+            raise Refused(
+                f"{os.fsdecode(place)}: the program's own files are in {os.fsdecode(own)}: --delete is refused"
+            )
 
 
 def restore_volume(house: House, paths: Sequence[Path], name: str) -> VolumeState:

@@ -146,7 +146,9 @@ def restore_dated(
                     arguments.to,
                     paths=paths,
                     owners=owners,
-                    delete=arguments.delete,
+                    delete=arguments.delete or arguments.delete_excluded,
+                    delete_excluded=arguments.delete_excluded,
+                    sure=arguments.yes,
                     compare=arguments.compare,
                     cross_file_systems=arguments.cross_file_systems,
                 )

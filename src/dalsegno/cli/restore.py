@@ -39,7 +39,13 @@ def add_restore(parser: Parser) -> None:
     )
     parser.add_argument("--rule", choices=("any", "majority"), help="with --server: how many acknowledge a commit")
     parser.add_argument("--path", action="append", default=[], metavar="P", help="only this file or directory")
-    parser.add_argument("--delete", action="store_true", help="remove what is in DIR and not in the backup")
+    parser.add_argument(
+        "--delete",
+        action="store_true",
+        help="remove what is in DIR and not in the backup; what the backup left out or could not read stays",
+    )
+    parser.add_argument("--delete-excluded", action="store_true", help="the same, and what the backup left out, too")
+    parser.add_argument("--yes", action="store_true", help="with --delete and --to /: yes, below /")
     parser.add_argument("--compare", action="store_true", help="read files that look equal; else size and time tell")
     parser.add_argument("-n", "--dry-run", action="store_true", help="only tell what would be done")
     parser.add_argument("--cross-file-systems", action="store_true", help="restore into what is mounted below DIR, too")
@@ -131,7 +137,9 @@ def _restore(arguments: argparse.Namespace, terminal: Terminal) -> int:
                     arguments.to,
                     paths=[path_bytes(path) for path in arguments.path],
                     owners=owners,
-                    delete=arguments.delete,
+                    delete=arguments.delete or arguments.delete_excluded,
+                    delete_excluded=arguments.delete_excluded,
+                    sure=arguments.yes,
                     dry_run=arguments.dry_run,
                     compare=arguments.compare,
                     cross_file_systems=arguments.cross_file_systems,
@@ -162,6 +170,8 @@ def _outcome_value(outcome: actions.RestoreOutcome, *, dry_run: bool) -> dict[st
         "unchanged": result.unchanged,
         "deleted": result.deleted,
         "bytes_written": result.bytes_written,
+        "protected": dict(result.protected.counts),
+        "protected_listed": [{"path": path, "reason": why} for path, why in result.protected.listed],
         "failed": [{"path": path, "error": text} for path, text in result.failed],
         "damaged": result.damaged_count,
         "left": [{"path": path, "reason": text} for path, text in result.left],
@@ -187,6 +197,9 @@ def _outcome_lines(outcome: actions.RestoreOutcome, *, dry_run: bool) -> list[st
         )
     if result.lost.unexpected():
         lines.append(f"  could not be set: {count_words(result.lost.unexpected())} (-v or --json lists them)")
+    if result.protected.count:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(result.protected.counts.items()))
+        lines.append(f"  not deleted: {reasons} (-v or --json lists them; --delete-excluded removes them)")
     lines += [f"  {show(path)}: {show(text)}" for path, text in result.left[:LISTED_MAX]]
     if len(result.left) > LISTED_MAX:
         lines.append(f"  {len(result.left) - LISTED_MAX:,} more were left as they are (-v or --json lists them)")
@@ -225,7 +238,7 @@ def _restore_on_servers(arguments: argparse.Namespace, terminal: Terminal, what:
 
 
 def _restore_volume(arguments: argparse.Namespace, terminal: Terminal, what: str) -> int:
-    if arguments.path or arguments.delete or arguments.dry_run or arguments.compare:
+    if arguments.path or arguments.delete or arguments.delete_excluded or arguments.dry_run or arguments.compare:
         raise BadInput("--path, --delete, --compare and --dry-run belong to --to DIR, not to --volume")
     if arguments.server or arguments.volume.startswith("//"):
         return _restore_on_servers(arguments, terminal, what)

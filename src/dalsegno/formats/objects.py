@@ -130,6 +130,29 @@ class RecipeList(msgspec.Struct, array_like=True, frozen=True, tag="R", forbid_u
     ids: list[bytes]
 
 
+class Coverage(msgspec.Struct, array_like=True, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the backup that made a revision did not look at, so that a restore does not take it for gone."""
+
+    patterns: list[bytes] = []
+    """Lines like those of a .gitignore at the root, by which names were left out."""
+    ignore_files: bool = False
+    """Whether `.dalignore` files in the tree were obeyed."""
+    cache_tags: bool = False
+    """Whether of a directory with a valid CACHEDIR.TAG only the tag was kept."""
+    larger_than: _Unsigned63 | None = None
+    """Files of more bytes were left out."""
+    nodump: bool = False
+    """Whether what has the nodump flag was left out."""
+    one_file_system: bool = False
+    """Whether directories on another device than the root were left empty."""
+    unreadable: list[bytes] = []
+    """Paths from the root, sorted: what was there and could not be read, each with all beneath it."""
+    not_entered: list[bytes] = []
+    """Paths of directories, sorted, whose content was left out: another file system, a pseudo file system."""
+    is_coarse: bool = False
+    """Whether there were too many paths to list: then directories stand for what lies in them."""
+
+
 class Revision(msgspec.Struct, array_like=True, frozen=True, kw_only=True, tag="v", forbid_unknown_fields=True):
     """One immutable state of a volume."""
 
@@ -145,7 +168,28 @@ class Revision(msgspec.Struct, array_like=True, frozen=True, kw_only=True, tag="
     entry_count: int
     total_bytes: int
     signature: bytes = b""
+    coverage: Coverage | None = None
+    """None: it holds everything there was, as a mount's or a merge's does, or is older than the field."""
 
+
+class _RevisionUncovered(
+    msgspec.Struct, array_like=True, frozen=True, kw_only=True, tag="v", forbid_unknown_fields=True
+):
+    """A Revision without its last field, which is not written when it is None."""
+
+    volume: bytes
+    parents: list[bytes]
+    root: Entry
+    links: bytes
+    created_ns: int
+    author: str
+    message: str
+    entry_count: int
+    total_bytes: int
+    signature: bytes
+
+
+assert Revision.__struct_fields__ == (*_RevisionUncovered.__struct_fields__, "coverage")
 
 Directory = DirectoryLeaf | DirectoryList
 Recipe = RecipeLeaf | RecipeList
@@ -159,7 +203,12 @@ _recipe_decoder = msgspec.msgpack.Decoder(Recipe)
 _revision_decoder = msgspec.msgpack.Decoder(Revision)
 _xattrs_decoder = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
 
-encode = _encoder.encode
+
+def encode(value: object) -> bytes:
+    """Return the encoding of a value: each has one."""
+    if type(value) is Revision and value.coverage is None:
+        value = _RevisionUncovered(**{name: getattr(value, name) for name in _RevisionUncovered.__struct_fields__})
+    return _encoder.encode(value)
 
 
 def encode_xattrs(xattrs: list[tuple[bytes, bytes]]) -> bytes:

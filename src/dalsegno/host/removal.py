@@ -3,6 +3,7 @@
 import errno
 import os
 import stat as modes
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,10 +35,16 @@ class _Level:
     is_left: bool = False
 
 
-class _Removal:
-    """The state of one removal."""
+Keep = Callable[[int, bytes, os.stat_result], bool]
+"""Asked of each name: the open directory, the path (from where the removal begins), and what it is; true: it stays."""
 
-    def __init__(self) -> None:
+
+class _Removal:
+    """The state of one removal; `dry_run` only looks."""
+
+    def __init__(self, keep: Keep | None, *, dry_run: bool) -> None:
+        self.keep = keep
+        self.dry_run = dry_run
         self.failures: list[Failure] = []
         self.levels: list[_Level] = []
 
@@ -52,11 +59,13 @@ class _Removal:
         try:
             fd = way.enter(name)
         except PermissionError:
-            lent = lend(way.fd, name, OWNER_ALL)
+            lent = None if self.dry_run else lend(way.fd, name, OWNER_ALL)
             if lent is None:
                 raise
             fd = way.enter(name)
-        opened = Opened(mode=lent, flags=None) if lent is not None else open_up(fd)
+        opened = None
+        if not self.dry_run:
+            opened = Opened(mode=lent, flags=None) if lent is not None else open_up(fd)
         children = sorted(map(os.fsencode, os.listdir(fd)), reverse=True)
         self.levels.append(_Level(name, path, place_of(fd), opened, children))
 
@@ -64,14 +73,19 @@ class _Removal:
         """Remove one name, or go down into it."""
         fd = way.fd
         try:
-            try:
-                os.unlink(name, dir_fd=fd)
-                return
-            except FileNotFoundError:
-                return
-            except (IsADirectoryError, PermissionError):
-                pass
+            if self.keep is None:
+                try:
+                    os.unlink(name, dir_fd=fd)
+                    return
+                except (IsADirectoryError, PermissionError):
+                    pass
             stat = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if self.keep is not None and self.keep(fd, path, stat):
+                if self.levels:
+                    self.levels[-1].is_left = True
+                return
+            if self.dry_run and not modes.S_ISDIR(stat.st_mode):
+                return
             if not modes.S_ISDIR(stat.st_mode):
                 with unlocked(fd, name):
                     os.unlink(name, dir_fd=fd)
@@ -79,6 +93,9 @@ class _Removal:
             why = crossing(above, place_of(fd, name))
             if why:
                 raise OSError(errno.EXDEV, why)
+            if self.dry_run:
+                self.enter(way, name, path)
+                return
             try:
                 self.remove_empty(fd, name)
             except OSError as error:
@@ -108,6 +125,8 @@ class _Removal:
             if self.levels:
                 self.levels[-1].is_left = True
             return
+        if self.dry_run:
+            return
         try:
             os.rmdir(level.name, dir_fd=fd)
         except FileNotFoundError:
@@ -116,18 +135,20 @@ class _Removal:
             self.fail(level.path, error)
 
 
-def remove_tree(directory: int, name: bytes) -> list[Failure]:
+def remove_tree(directory: int, name: bytes, *, keep: Keep | None = None, dry_run: bool = False) -> list[Failure]:
     """Remove `name` in an open directory and all beneath it; return what could not be removed, deepest first.
 
     Symlinks are not followed, mounted file systems and subvolumes are not entered, locks and modes that keep us out are
-    changed (and put back where something stays). Paths begin with `name`; one that is gone already is removed.
+    changed (and put back where something stays). Paths begin with `name`; one that is gone already is removed. What
+    `keep` wants stays, with the directories that lead there, and is no failure; `dry_run` only asks.
     """
-    try:
-        os.unlink(name, dir_fd=directory)
-        return []
-    except OSError:
-        pass
-    removal = _Removal()
+    if keep is None and not dry_run:
+        try:
+            os.unlink(name, dir_fd=directory)
+            return []
+        except OSError:
+            pass
+    removal = _Removal(keep, dry_run=dry_run)
     way = Descent(os.dup(directory))
     try:
         removal.remove(way, place_of(directory), name, name)

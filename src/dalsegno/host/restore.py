@@ -11,7 +11,7 @@ import pwd
 import re
 import stat as modes
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -39,9 +39,11 @@ from dalsegno.host.access import (
 from dalsegno.host.attributes import Place, place_of
 from dalsegno.host.batch import Batch, BatchResult, write_batch
 from dalsegno.host.descent import DIRECTORY_FLAGS, Descent, open_max
+from dalsegno.host.ignore import IGNORE_FILE, IGNORE_FILE_BYTES_MAX, Scope
 from dalsegno.host.kept import KeptTimes, clamp, fold, folds_names
 from dalsegno.host.links import INODE_UNKNOWN, FirstNames
 from dalsegno.host.losses import FLAGS, GROUP, LINK, MODE, OWNER, TIME, XATTR, Loss, Losses
+from dalsegno.host.protection import Protected, Protection
 from dalsegno.host.removal import MOUNTED, crossing, remove_tree
 from dalsegno.host.setting import (
     FULL_ERRORS,
@@ -65,7 +67,7 @@ from dalsegno.terms.events import Note, Progress, Report, silent
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.sizes import MIB
 from dalsegno.trees.links import LinksTable
-from dalsegno.trees.read import entry_xattrs, iterate_content, iterate_directory, lookup
+from dalsegno.trees.read import entry_xattrs, iterate_content, iterate_directory, lookup, read_content
 from dalsegno.world.chance import random_bytes
 from dalsegno.world.files import durable_step, is_rehearsal
 from dalsegno.world.memory import give_large_blocks_back
@@ -125,6 +127,8 @@ class RestoreResult:
     """How many of them failed because the backup is damaged or lacks something."""
     lost: Losses = field(default_factory=Losses)
     """Attributes of restored files that could not be given back."""
+    protected: Protected = field(default_factory=Protected)
+    """What was not deleted because the backup did not cover it."""
     left: list[tuple[bytes, str]] = field(default_factory=list)
     """What was left as it is on purpose, and why: nothing of the backup is missing there."""
 
@@ -232,9 +236,11 @@ class _Frame:
         "items",
         "opened",
         "own_fd",
+        "parent",
         "path",
         "place",
         "plain",
+        "scope",
         "selection",
     )
 
@@ -263,6 +269,9 @@ class _Frame:
         # What was changed so that files can be written there: taken back at the end.
         self.is_open_up = fresh
         self.opened: Opened | None = None
+        # For the patterns in force there, which are looked for when something is to be deleted.
+        self.parent: _Frame | None = None
+        self.scope: Scope | None = None
 
 
 class _Restore:
@@ -278,9 +287,11 @@ class _Restore:
         dry_run: bool,
         verify_content: bool,
         cross_devices: bool,
+        protection: Protection,
         report: Report,
         workers: Workers | None,
     ) -> None:
+        self.protection = protection
         self.source = source
         self.revision = revision
         self.owners = _Owners(owners)
@@ -691,9 +702,8 @@ class _Restore:
                 stat = os.stat(name, dir_fd=directory, follow_symlinks=False)
             except FileNotFoundError:
                 stat = None
-        if stat is not None and modes.S_ISDIR(stat.st_mode) and not self.delete and _holds_names(directory, name):
-            why = "a directory that is not empty stands there: move it away, or give --delete"
-            raise OSError(errno.ENOTEMPTY, why)
+        if stat is not None and modes.S_ISDIR(stat.st_mode):
+            self.check_replaced(frame, name)
         if link:
             if link in self.links_failed:
                 raise Damaged("the file that this is a name of could not be restored")
@@ -749,6 +759,20 @@ class _Restore:
         if entry.flags & attributes.FLAGS_LOCKING:
             self.lock_again(directory, name, entry, path)
         self.count(stat)
+
+    def check_replaced(self, frame: _Frame, name: bytes) -> None:
+        """Refuse to put a file in the place of a directory that holds something which is not to be deleted."""
+        if not self.delete and _holds_names(frame.fd, name):
+            why = "a directory that is not empty stands there: move it away, or give --delete"
+            raise OSError(errno.ENOTEMPTY, why)
+        kept_before = self.result.protected.count
+        if self.delete:
+            remove_tree(frame.fd, name, keep=partial(self.keeps, frame), dry_run=True)
+        if self.result.protected.count > kept_before:
+            why = (
+                "a directory stands there that holds what the backup left out: move it away, or give --delete-excluded"
+            )
+            raise OSError(errno.ENOTEMPTY, why)
 
     def lock_again(self, directory: int, name: bytes, entry: Entry, path: bytes) -> None:
         """Set the locking flags of a file that is in place."""
@@ -960,15 +984,44 @@ class _Restore:
 
     def delete_name(self, frame: _Frame, name: bytes, *, is_counted: bool) -> None:
         """Remove what the tree has not; what stays is named."""
-        failures = []
+        kept_before = self.result.protected.count
         if not self.dry_run:
             self.open_up(frame)
-            failures = remove_tree(frame.fd, name)
+        keep = partial(self.keeps, frame) if is_counted else None
+        failures = remove_tree(frame.fd, name, keep=keep, dry_run=self.dry_run)
         above = frame.path + b"/" if frame.path else b""
         for path, error in failures:
             self.fail(above + path, f"not deleted: {error.strerror}")
-        if is_counted and not failures:
+        if is_counted and not failures and self.result.protected.count == kept_before:
             self.result.deleted += 1
+
+    def keeps(self, frame: _Frame, fd: int, path: bytes, stat: os.stat_result) -> bool:
+        """Tell whether something beneath a directory is not to be deleted, and note it."""
+        whole = frame.path + b"/" + path if frame.path else path
+        directory, _, name = whole.rpartition(b"/")
+        why = self.protection.why(fd, self.scope_of(frame), directory, name, stat)
+        if why:
+            self.result.protected.add(whole, why)
+        return bool(why)
+
+    def scope_of(self, frame: _Frame) -> Scope:
+        """Return the patterns in force in a directory of the tree, with the `.dalignore` files of the tree itself."""
+        missing = []
+        each: _Frame | None = frame
+        while each is not None and each.scope is None:
+            missing.append(each)
+            each = each.parent
+        scope = each.scope if each is not None and each.scope is not None else self.protection.top()
+        for each in reversed(missing):
+            if self.protection.ignore_files:
+                found = lookup(self.source, each.entry.content, IGNORE_FILE)
+                if found is not None and found.kind == objects.ENTRY_LINK:
+                    found = self.linked_file(found)
+                if found is not None and found.kind == objects.ENTRY_FILE and found.size <= IGNORE_FILE_BYTES_MAX:
+                    content = read_content(self.source, found, offset=0, length=found.size)
+                    scope = self.protection.beneath(scope, each.path, content)
+            each.scope = scope
+        return scope
 
     def finish_directory(self, frame: _Frame) -> None:
         """Delete what is not in the tree, then give a finished directory its attributes."""
@@ -1050,6 +1103,7 @@ class _Restore:
                             raise Damaged("a directory that contains itself")
                         below = self.enter_directory(frame, entry, path)
                         if below is not None:
+                            below.parent = frame
                             stack.append(below)
                             self.above.add(entry.content)
                     elif entry.kind == objects.ENTRY_LINK or entry.kind in _FORMS:
@@ -1155,6 +1209,8 @@ def restore_tree(
     paths: Sequence[bytes] = (),
     owners: OwnerMap | None = None,
     delete: bool = False,
+    delete_excluded: bool = False,
+    own: Iterable[bytes] = (),
     dry_run: bool = False,
     verify_content: bool = False,
     cross_devices: bool = False,
@@ -1164,8 +1220,9 @@ def restore_tree(
     """Make `target` (made if it is missing, with its attributes) hold the tree, or only the subtrees `paths`.
 
     A file with the entry's size and modification time is taken for equal unless `verify_content`. `delete` removes
-    what the tree does not hold, within what is restored. Raises Full, NoAccess (read-only) and Refused; the rest is in
-    `failed` and `lost`.
+    what the tree does not hold, within what is restored, but for what the backup did not cover (unless
+    `delete_excluded`) and for `own` paths, those of the program. Raises Full, NoAccess (read-only) and Refused; the
+    rest is in `failed` and `lost`.
     """
     selection = plan_selection(paths)
     if selection is not None:
@@ -1180,6 +1237,7 @@ def restore_tree(
         dry_run=dry_run,
         verify_content=verify_content,
         cross_devices=cross_devices,
+        protection=Protection(revision.coverage, own, delete_excluded=delete_excluded),
         report=report,
         workers=workers,
     )
