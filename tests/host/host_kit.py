@@ -6,6 +6,7 @@ import subprocess
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,7 +73,7 @@ class Machine:
         self.cache: ScanCache | None = None
         self.events: list[Event] = []
 
-    def scan(self, root: bytes | Path, *, rules: Rules | None = None, cached: bool = True) -> ScanResult:
+    def scan(self, root: bytes | Path, *, rules: Rules | None = None, cached: bool = True, **more: Any) -> ScanResult:
         """Scan as if ten seconds had passed since the last change."""
         self.events.clear()
         result = scan_tree(
@@ -85,6 +86,7 @@ class Machine:
             rules=rules,
             report=self.events.append,
             started_ns=now_ns() + 10 * 10**9,
+            **more,
         )
         self.revision = revision_of(result)
         result.cache.save(self.cache_path, revision=REVISION_ID)

@@ -210,7 +210,9 @@ class CacheBuilder:
         self._directories = bytearray()
         self._links = bytearray()
 
-    def add_directory(self, *, device: int, inode: int, names_hash: bytes, identity: bytes, keys: bytes) -> None:
+    def add_directory(
+        self, *, device: int, inode: int, names_hash: bytes, identity: bytes, keys: bytes | bytearray
+    ) -> None:
         """Record a finished directory with the keys of its entries in order."""
         self._add_record(device, inode, names_hash, identity, len(keys))
         self._end_kept()

@@ -27,6 +27,24 @@ PAUSE_SECONDS: Final = 0.002
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
+def _list(directory: bytes) -> tuple[list[bytes], list[bytes], int]:
+    """Return the names of a directory's files and directories, each in the scan's order, and how many others it has."""
+    files: list[bytes] = []
+    below: list[bytes] = []
+    other_count = 0
+    with os.scandir(directory) as listing:
+        for entry in listing:
+            if entry.is_file(follow_symlinks=False):
+                files.append(entry.name)
+            elif entry.is_dir(follow_symlinks=False):
+                below.append(entry.name)
+            else:
+                other_count += 1
+    files.sort()
+    below.sort()
+    return files, below, other_count
+
+
 class Prefetch:
     """Runs ahead of a scan while its `with` block lasts; `position()` is how many entries the scan has met."""
 
@@ -53,36 +71,37 @@ class Prefetch:
         except OSError:
             return
         stack = [self._root]
-        pending: list[Future[None]] = []
         while stack and not self._ended:
             directory = stack.pop()
-            files: list[bytes] = []
-            below: list[bytes] = []
             try:
                 if os.stat(directory, follow_symlinks=False).st_dev != device:
                     continue
-                with os.scandir(directory) as listing:
-                    for entry in sorted(listing, key=lambda found: found.name):
-                        met += 1
-                        if entry.is_dir(follow_symlinks=False):
-                            below.append(entry.path)
-                        elif entry.is_file(follow_symlinks=False):
-                            files.append(entry.path)
+                files, below, other_count = _list(directory)
             except OSError:
                 continue  # the scan will meet it and say so
             listed += 1
             if listed > SAMPLE_DIRECTORIES_MAX and self._sampled < SAMPLE_FILES:
                 return
-            stack += reversed(below)
-            if met < self._position():
-                continue  # overtaken: what the scan has read needs no advice
-            for start in range(0, len(files), BATCH_FILES):
-                pending.append(self._crew.submit(self._advise, files[start : start + BATCH_FILES]))
-            if self._sampled >= SAMPLE_FILES and self._misses < SAMPLE_MISSES_MIN:
+            stack += [os.path.join(directory, name) for name in reversed(below)]
+            met += len(below) + other_count
+            if not self._advise_all(directory, files, met):
                 return
-            while met - self._position() > AHEAD_FILES_MAX and not self._ended:
-                pause(PAUSE_SECONDS)
+            met += len(files)
+
+    def _advise_all(self, directory: bytes, files: list[bytes], met: int) -> bool:
+        """Have the files of a directory read ahead, not too far; tell whether that is of any use."""
+        pending: list[Future[None]] = []
+        for start in range(0, len(files), BATCH_FILES):
+            if self._ended or (self._sampled >= SAMPLE_FILES and self._misses < SAMPLE_MISSES_MIN):
+                return False
+            if met + start < self._position():
+                continue  # overtaken: what the scan has read needs no advice
+            paths = [os.path.join(directory, name) for name in files[start : start + BATCH_FILES]]
             pending = [future for future in pending if not future.done()]
+            pending.append(self._crew.submit(self._advise, paths))
+            while met + start - self._position() > AHEAD_FILES_MAX and not self._ended:
+                pause(PAUSE_SECONDS)
+        return True
 
     def _advise(self, paths: list[bytes]) -> None:
         buffer = bytearray(1)

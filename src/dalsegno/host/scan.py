@@ -9,7 +9,7 @@ import os
 import stat as modes
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +45,7 @@ from dalsegno.host.cache import (
 )
 from dalsegno.host.descent import DIRECTORY_FLAGS, PLACE_FLAGS, Descent
 from dalsegno.host.ignore import CACHE_TAG_FILE, IgnoreProblem, Rules, Scope, enter_scope, open_scope
+from dalsegno.host.listing import LARGE_ENTRIES, NAME_HASH_BYTES, Listing
 from dalsegno.host.mounts import Boundaries, boundaries_below
 from dalsegno.host.prefetch import Prefetch
 from dalsegno.pool.contract import Sink, Source
@@ -70,7 +71,7 @@ FACTS_MAX: Final = 8
 PROGRESS_BYTES: Final = 16 * MIB
 FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 SECTOR_BYTES: Final = 512
-NAME_HASH_BYTES: Final = 16
+END: Final[tuple[None, bytes]] = (None, KEY_NONE)
 EMPTY_HASH: Final = blake3(b"").digest(NAME_HASH_BYTES)
 _KINDS: Final = {
     modes.S_IFREG: objects.ENTRY_FILE,
@@ -151,10 +152,9 @@ class _Frame:
         "changed",
         "clean",
         "device",
-        "entries",
         "index",
         "inode",
-        "keys",
+        "listing",
         "own",
         "path",
         "position",
@@ -174,8 +174,7 @@ class _Frame:
         self.scope = scope
         self.record: CachedDirectory | None = None
         self.clean = False
-        self.entries: list[Entry | None] = []
-        self.keys: list[bytes] = []
+        self.listing = Listing()
         self.subdirectories: list[tuple[bytes, int, Entry | None, bool]] = []
         """(name, index in entries, entry before, whether that entry still holds but for its content)."""
         self.position = 0
@@ -207,6 +206,7 @@ class _Scan:
         report: Report,
         node_source: Callable[[], int],
         started_ns: int,
+        large_entries: int,
         relies: Callable[[bytes], bool] | None,
     ) -> None:
         self.sink = sink
@@ -230,6 +230,7 @@ class _Scan:
         """Nodes carried on to another name or another inode than before: no other file gets them."""
         self.facts: dict[bytes, tuple[bytearray, array[int], array[int]]] = {}
         self.builder = CacheBuilder(started_ns)
+        self.large_entries = large_entries
         self.buffer = StatxBuffer()
         self.owners = attributes.OwnerNames()
         self.noatime = os.O_NOATIME
@@ -377,7 +378,7 @@ class _Scan:
         assert cache is not None
         if blake3(b"\0".join(names)).digest(NAME_HASH_BYTES) != record[2] and not self.has_sockets(fd, names, record):
             return False
-        keys = []
+        keys = bytearray()
         subdirectories: list[tuple[bytes, int, Entry | None, bool]] = []
         total = 0
         unpack = STATX_SHORT.unpack_from
@@ -388,19 +389,18 @@ class _Scan:
             if libc_statx(fd, name, STATX_FLAGS, STATX_MASK, address) != 0:
                 return False
             nlink, mode, ino, size, btime, btime_ns, ctime, ctime_ns, mtime, mtime_ns = unpack(data)
-            keys.append(pack(ino, size, ctime, ctime_ns, mtime, mtime_ns, (btime ^ btime_ns) & BIRTH_MASK))
             form = mode & 0o170000
+            if form == 0o140000:
+                continue
+            keys += pack(ino, size, ctime, ctime_ns, mtime, mtime_ns, (btime ^ btime_ns) & BIRTH_MASK)
             if form == 0o100000:
                 total += size
             elif form == 0o040000:
                 subdirectories.append((name, -1, None, True))
                 continue
-            elif form == 0o140000:
-                keys.pop()
-                continue
             if nlink > 1:
                 linked.append(STATX.unpack_from(data))
-        if b"".join(keys) != cache.keys(record):
+        if keys != cache.keys(record):
             return False
         for fields in linked:
             known = self.cached_link(device_number(fields), fields[_INO])
@@ -410,7 +410,7 @@ class _Scan:
             if not self.keep_link(fields) and fields[_MODE] & 0o170000 == 0o100000:
                 total -= fields[_SIZE]
         frame.subdirectories = subdirectories
-        self.entry_count += len(keys)
+        self.entry_count += len(keys) // KEY_BYTES
         self.total_bytes += total
         return True
 
@@ -449,24 +449,27 @@ class _Scan:
             birth_of(fields),
         )
 
+    def entries_before(self, frame: _Frame, prior: bytes) -> Iterator[tuple[Entry, bytes]]:
+        """Yield the entries of the directory before, with their keys, in name order."""
+        if not prior or self.source is None:
+            return
+        view = self.cache.keys(frame.record) if self.cache is not None and frame.record is not None else None
+        start = 0
+        try:
+            for known in iterate_directory(self.source, prior):
+                yield known, bytes(view[start : start + KEY_BYTES]) if view is not None else KEY_NONE
+                start += KEY_BYTES
+        except DalError as error:
+            # What cannot be read of the old tree is read anew from the disk.
+            self.note(frame.path, f"not compared with the revision before: {error}")
+
     def make_entries(self, fd: int, frame: _Frame, names: list[bytes], prior: bytes, filtering: bool) -> None:
         """Fill the frame's entries and keys; subdirectories get a place that `finish` fills."""
-        before: dict[bytes, tuple[Entry, bytes]] = {}
-        record = frame.record
-        if prior and self.source is not None:
-            try:
-                if record is not None and self.cache is not None:
-                    view = self.cache.keys(record)
-                    for number, known in enumerate(iterate_directory(self.source, prior)):
-                        before[known.name] = (known, bytes(view[number * KEY_BYTES : (number + 1) * KEY_BYTES]))
-                else:
-                    before = {known.name: (known, KEY_NONE) for known in iterate_directory(self.source, prior)}
-            except DalError as error:
-                before = {}  # what cannot be read of the old tree is read anew from the disk
-                self.note(frame.path, f"not compared with the revision before: {error}")
+        before = self.entries_before(frame, prior)
+        known, known_key = next(before, END)
         prefix = frame.path + b"/" if frame.path else b""
-        entries = frame.entries
-        keys = frame.keys
+        entries = frame.listing.entries
+        keys = frame.listing.keys
         pack = KEY.pack
         unpack = STATX.unpack_from
         data, address = self.buffer.data, self.buffer.address
@@ -474,7 +477,6 @@ class _Scan:
         self.directory_fd = fd
         self.directory_names = names
         self.directory_marks = None
-        nothing: tuple[None, bytes] = (None, KEY_NONE)
         for name in names:
             if libc_statx(fd, name, STATX_FLAGS, STATX_MASK, address) != 0:
                 self.fail(prefix + name, statx_error(name))
@@ -485,14 +487,16 @@ class _Scan:
             if filtering and self.excludes(frame, name, fields):
                 continue
             key = pack(ino, size, ctime, ctime_ns, mtime, mtime_ns, (btime ^ btime_ns) & BIRTH_MASK)
-            old, old_key = before.get(name, nothing)
+            while known is not None and known.name < name:
+                known, known_key = next(before, END)
+            old, old_key = (known, known_key) if known is not None and known.name == name else END
             if form == 0o040000:
                 holds = old_key == key
                 if not holds and self.cache is not None:
                     old = self.carry(fields, objects.ENTRY_DIRECTORY, old, old_key)
                 frame.subdirectories.append((name, len(entries), old, holds))
                 entries.append(None)
-                keys.append(unproven(key) if self.is_racy(fd, fields) else key)
+                keys += unproven(key) if self.is_racy(fd, fields) else key
                 continue
             entry: Entry | None
             if nlink > 1 and form != 0o140000:
@@ -514,7 +518,11 @@ class _Scan:
             if form == 0o100000 and nlink == 1:
                 self.total_bytes += entry.size
             entries.append(entry)
-            keys.append(key)
+            keys += key
+            if len(entries) >= self.large_entries:
+                frame.listing.relieve(
+                    self.sink, has_subdirectories=bool(frame.subdirectories), large=self.large_entries
+                )
             if (
                 self.entry_count - self.progress_count >= PROGRESS_FILES
                 or self.bytes_read - self.progress_bytes >= PROGRESS_BYTES
@@ -939,32 +947,20 @@ class _Scan:
             identity = record[3]
             if frame.changed:
                 assert self.source is not None
-                entries = []
-                for entry in iterate_directory(self.source, identity):
-                    new = frame.changed.get(entry.name)
-                    entries.append(entry if new is None or new == entry.content else replace(entry, content=new))
-                identity = store_directory(self.sink, entries)
+                identity = store_directory(self.sink, with_changed(self.source, identity, frame.changed))
             else:
                 self.directories_reused += 1
             self.builder.keep_directory(self.cache, record, identity=identity)
             return identity
-        final = [entry for entry in frame.entries if entry is not None]
-        if not final:
+        if not frame.listing.keys:
             self.empty = self.empty or store_directory(self.sink, [])
             self.builder.add_directory(
                 device=frame.device, inode=frame.inode, names_hash=EMPTY_HASH, identity=self.empty, keys=b""
             )
             return self.empty
-        keys = frame.keys
-        if len(final) != len(frame.entries):
-            keys = [key for key, entry in zip(keys, frame.entries, strict=True) if entry is not None]
-        identity = store_directory(self.sink, final)
+        identity, names_hash, keys = frame.listing.finish(self.sink)
         self.builder.add_directory(
-            device=frame.device,
-            inode=frame.inode,
-            names_hash=blake3(b"\0".join([entry.name for entry in final])).digest(NAME_HASH_BYTES),
-            identity=identity,
-            keys=b"".join(keys),
+            device=frame.device, inode=frame.inode, names_hash=names_hash, identity=identity, keys=keys
         )
         return identity
 
@@ -1031,7 +1027,9 @@ class _Scan:
                 else:
                     assert frame.own is not None
                     own = frame.own
-                    parent.entries[frame.index] = own if own.content == identity else replace(own, content=identity)
+                    parent.listing.entries[frame.index] = (
+                        own if own.content == identity else replace(own, content=identity)
+                    )
         finally:
             way.close()
 
@@ -1042,20 +1040,26 @@ class _Scan:
             # Its parent looked unchanged: from here on it is handled as a changed one.
             assert self.source is not None and frame.record is not None and self.cache is not None
             self.entry_count -= 1
-            view = bytes(self.cache.keys(frame.record))
-            places = {}
-            for number, entry in enumerate(iterate_directory(self.source, frame.record[3])):
-                new = frame.changed.get(entry.name)
-                places[entry.name] = number
-                frame.entries.append(entry if new is None else replace(entry, content=new))
-                frame.keys.append(view[number * KEY_BYTES : (number + 1) * KEY_BYTES])
+            entries = frame.listing.entries
+            places: dict[bytes, int] = {}
+            before: dict[bytes, Entry] = {}
+            for number, entry in enumerate(with_changed(self.source, frame.record[3], frame.changed)):
+                if entry.kind == objects.ENTRY_DIRECTORY:
+                    places[entry.name], before[entry.name] = number, entry
+                entries.append(entry)
+            frame.listing.keys += self.cache.keys(frame.record)
             frame.clean = False
             frame.changed = {}
-            frame.entries[places[name]] = None
-            frame.subdirectories = [
-                (one, places[one], frame.entries[places[one]], True) for one, _, _, _ in frame.subdirectories
-            ]
+            frame.subdirectories = [(one, places[one], before[one], True) for one, _, _, _ in frame.subdirectories]
+            entries[places[name]] = None
             self.entry_count -= len(frame.subdirectories) - frame.position
+
+
+def with_changed(source: Source, identity: bytes, changed: dict[bytes, bytes]) -> Iterator[Entry]:
+    """Yield the entries of a directory, some subdirectories with other content."""
+    for entry in iterate_directory(source, identity):
+        new = changed.get(entry.name)
+        yield entry if new is None or new == entry.content else replace(entry, content=new)
 
 
 def has_holes(fd: int, size: int) -> bool:
@@ -1099,13 +1103,15 @@ def scan_tree(
     node_source: Callable[[], int] = random_node,
     started_ns: int | None = None,
     relies: Callable[[bytes], bool] | None = None,
+    large_entries: int = LARGE_ENTRIES,
 ) -> ScanResult:
     """Store the tree beneath `root` in `sink`.
 
     `previous` (read from `source`) gives what carries on: node numbers, birth times, and with a `cache` loaded for
     that very revision, everything that is unchanged. `started_ns` is for tests: files that changed shortly
     before it (`RACY_NS`) are read again next time. `relies` is asked, where something in `source` is lost, whether a
-    directory of the cache is there with all that it names.
+    directory of the cache is there with all that it names. `large_entries` is how many entries of one directory wait in
+    memory as they are.
     """
     scan = _Scan(
         sink=sink,
@@ -1118,6 +1124,7 @@ def scan_tree(
         node_source=node_source,
         started_ns=now_ns() if started_ns is None else started_ns,
         relies=relies,
+        large_entries=large_entries,
     )
     # Only a first scan reads most of what it meets.
     ahead = Prefetch(os.fsencode(root), position=lambda: scan.entry_count) if previous is None else nullcontext()
