@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from dalsegno.actions.backup import BackupResult, backup, import_directory
+from dalsegno.actions.browse import versions
 from dalsegno.actions.dump import dump
-from dalsegno.actions.heal import LostFiles
+from dalsegno.actions.heal import LostFiles, damage_lines
 from dalsegno.actions.house import House
 from dalsegno.actions.keep import gc, stats, verify_pool
 from dalsegno.actions.restore import restore_volume
@@ -213,6 +214,26 @@ def test_what_nothing_has_any_more_is_named_by_file_and_clone(pool_path: Path, s
         house.volumes.unclone("source", "one")
         gc(house, grace_seconds=0)
         assert list(verify_pool(house)) == []
+
+
+def test_what_is_lost_is_shown_as_lost_and_can_be_let_go(pool_path: Path, source: Path) -> None:
+    """The kind: one state that cannot be read ends a command that is about all of them."""
+    notes: list[str] = []
+    for path in pool_path.glob("packs/*/*.pack"):
+        if path.stat().st_size > 1_000_000:
+            path.unlink()
+    with open_house(pool_path, notes=notes) as house:
+        backup(house, str(source), clone_name="healed")
+        assert sum(each.clone_count for each in versions(house, "source:/deep/down/new")) == 3
+        assert [text for text in notes if "lost, passed over" in text]
+        assert stats(house).clone_count == 4
+        assert any("lost altogether: source@one" in line for line in damage_lines(house.pool, house.volumes.list()))
+        with pytest.raises(Damaged, match=r"source@one.* cannot be read whole.*dal unclone source@one"):
+            gc(house, grace_seconds=0)
+        for clone in ("one", "two", "three"):
+            house.volumes.unclone("source", clone)
+        gc(house, grace_seconds=0)
+        assert damage_lines(house.pool, house.volumes.list()) == [] and list(verify_pool(house)) == []
 
 
 def test_every_volume_that_rested_on_it_heals_when_its_turn_comes(

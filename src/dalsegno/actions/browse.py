@@ -20,11 +20,13 @@ from dalsegno.host.cache import SCAN_SUFFIX, load_cache
 from dalsegno.host.scan import scan_tree
 from dalsegno.pool.contract import Source
 from dalsegno.terms.errors import BadInput, NotFound, Refused
+from dalsegno.terms.events import Note, Report
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.diff import Change, diff_revisions
 from dalsegno.trees.read import iterate_content, iterate_directory, read_revision, resolve_link, resolve_path
 from dalsegno.trees.walk import walk
 from dalsegno.volumes.address import parse_address, resolve
+from dalsegno.volumes.ancestry import find_revision
 from dalsegno.volumes.state import TRACKED, Clone, VolumeState
 from dalsegno.world.clock import now_ns
 
@@ -185,7 +187,7 @@ def find(
     if address is None or (parsed is not None and not parsed.selector and not parsed.path):
         volume = parsed.volume if parsed is not None else None
         for history in (histories or partial(pool_histories, house))(volume):
-            yield from _find_history(history, matcher)
+            yield from _find_history(history, matcher, house.report)
         return
     with open_view(house, address) as view:
         volume, _, clone = view.label.rpartition("@") if view.chain is None else (view.label, "", view.clone or "")
@@ -195,7 +197,16 @@ def find(
                 yield Found(volume=volume, first=clone, last=clone, path=path, entry=entry)
 
 
-def _find_history(history: History, matcher: Callable[[bytes], bool]) -> Iterator[Found]:
+def _read_state(history: History, step: Step, report: Report) -> Revision | None:
+    """Return the revision of a step; None when it is lost, which is said."""
+    revision = find_revision(history.source, step.revision)
+    if revision is None:
+        label = f"{history.volume}@{step.name}".encode(errors="surrogateescape")
+        report(Note(severity="notice", path=label, text="lost, passed over: `dal verify --pool` tells more"))
+    return revision
+
+
+def _find_history(history: History, matcher: Callable[[bytes], bool], report: Report) -> Iterator[Found]:
     source = history.source
     open_since: dict[bytes, tuple[str, Entry]] = {}
     before: Revision | None = None
@@ -203,7 +214,9 @@ def _find_history(history: History, matcher: Callable[[bytes], bool]) -> Iterato
     for step in history.steps:
         name, identity = step.name, step.revision
         if identity != before_id:
-            revision = read_revision(source, identity)
+            revision = _read_state(history, step, report)
+            if revision is None:
+                continue
             for change in diff_revisions(source, before, revision):
                 if not change.path or not matcher(change.path):
                     continue
@@ -239,8 +252,11 @@ def versions(house: House, address: str, *, histories: Histories | None = None) 
     for step in history.steps:
         name, identity = step.name, step.revision
         if identity not in seen:
+            revision = _read_state(history, step, house.report)
+            if revision is None:
+                continue
             try:
-                seen[identity] = resolve_path(history.source, read_revision(history.source, identity), parsed.path)
+                seen[identity] = resolve_path(history.source, revision, parsed.path)
             except NotFound:
                 seen[identity] = None
         entry = seen[identity]

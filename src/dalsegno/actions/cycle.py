@@ -12,6 +12,7 @@ from blake3 import blake3
 
 from dalsegno.actions.archive import see_media
 from dalsegno.actions.backup import take
+from dalsegno.actions.heal import is_whole
 from dalsegno.actions.house import House
 from dalsegno.actions.keep import collect_within
 from dalsegno.actions.mount import settle
@@ -167,6 +168,8 @@ class HouseSteps:
             plan = plan_dump(pool, state, targets=[("", revision)], level=level, now_ns=now_ns())
         except Refused:
             level, note, plan = 0, f"level {level} has no base any more", None
+        if plan is not None and plan.base is not None and not is_whole(pool, plan.base.revision):
+            level, note, plan = 0, f"the base of level {level} is lost in the pool", None
         if plan is None or plan.base is None:
             root = read_revision(pool, revision)
             return Choice(level=level, note=note, raw_bytes=root.total_bytes + ENTRY_BYTES_GUESS * root.entry_count)

@@ -5,16 +5,26 @@ reads those directories' files whatever its cache remembers.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_LINK, KIND_CHUNK, Entry, Revision, entry_references
+from dalsegno.formats.objects import (
+    ENTRY_DIRECTORY,
+    ENTRY_LINK,
+    KIND_CHUNK,
+    Entry,
+    Revision,
+    entry_references,
+    references,
+)
 from dalsegno.host.scan import ScanResult
 from dalsegno.pool.damage import summary
 from dalsegno.pool.pool import Pool, PoolWriter
+from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import DalError, Damaged, NotFound
 from dalsegno.terms.events import Note, Report
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
 from dalsegno.trees.read import iterate_directory, links_key
+from dalsegno.volumes.state import VolumeState
 
 
 class Doubts:
@@ -72,8 +82,7 @@ class LostFiles:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        data = pool.read_unsound()
-        self._unsound = {data[at : at + OBJECT_ID_BYTES] for at in range(0, len(data), OBJECT_ID_BYTES)}
+        self._unsound = unsound_of(pool)
 
     def paths(self, revision: Revision) -> Iterator[bytes]:
         """Yield the paths whose content or attributes cannot be read, and directories whose names cannot (`/` behind).
@@ -132,15 +141,43 @@ class LostFiles:
         return self._pool.realm.identify(kind, payload) == identity
 
 
-def damage_lines(pool: Pool) -> list[str]:
+def is_whole(pool: Pool, revision: bytes) -> bool:
+    """Tell whether a revision is here with all that it names, as far as is known; directories are not read."""
+    try:
+        return all(
+            pool.has(ObjectId(identity)) and identity not in unsound_of(pool)
+            for identity in (revision, *(each for _, each in references(*pool.get_kind(revision))))
+        )
+    except (NotFound, Damaged):
+        return False
+
+
+def unsound_of(pool: Pool) -> set[bytes]:
+    """Return the directories and recipes that rest on something lost."""
+    data = pool.read_unsound()
+    return {data[at : at + OBJECT_ID_BYTES] for at in range(0, len(data), OBJECT_ID_BYTES)}
+
+
+def damage_lines(pool: Pool, states: Iterable[VolumeState]) -> list[str]:
     """Return a line for each pack that is known to be damaged, and one about what to do."""
     lines = [f"{pool.pack_path(pack_id)}: {each.text()}" for pack_id, each in sorted(pool.damage.packs.items())]
-    unsound = len(pool.read_unsound()) // OBJECT_ID_BYTES
+    unsound = len(unsound_of(pool))
+    if not lines and not unsound:
+        return []
+    lost = [
+        f"{state.name}@{name}"
+        for state in states
+        for name, clone in state.clones.items()
+        if not pool.has(ObjectId(clone.revision))
+    ]
+    if lost:
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        lines.append(f"lost altogether: {', '.join(lost[:3])}{more}: `dal unclone` lets go of them")
     if unsound:
         lines.append(
-            f"{unsound:,} director{'y' if unsound == 1 else 'ies'} of one state or another lack{'s' * (unsound == 1)} "
-            "something: `dal verify --pool` names files and clones, the next backup stores again what the source has"
+            f"{count_of(unsound, 'directory', 'directories')} of one state or another lack something: "
+            "`dal verify --pool` names files and clones, the next backup stores again what the source has"
         )
-    elif lines and not pool.is_damage_new:
+    elif not lost and not pool.is_damage_new:
         lines.append("what was there is stored again, or nothing needs it: `dal gc` ends this note")
     return lines

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-from dalsegno.actions.heal import LostFiles
+from dalsegno.actions.heal import LostFiles, is_whole
 from dalsegno.actions.house import House
 from dalsegno.formats.objects import KIND_CHUNK, KIND_REVISION, Revision
 from dalsegno.host.cache import SCAN_SUFFIX, is_left_behind
@@ -19,9 +19,11 @@ from dalsegno.terms.errors import Conflict, DalError, Damaged, NoAccess, NotFoun
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.trees.closure import visit_reachable
 from dalsegno.trees.read import read_revision
+from dalsegno.volumes.ancestry import find_revision
 from dalsegno.volumes.state import VolumeState
 from dalsegno.volumes.store import bases_kept
 from dalsegno.world.clock import now_ns, real_now_ns, ticks_ns
+from dalsegno.world.files import file_size
 
 PATHS_NAMED_MAX: Final = 20
 CACHE_UNUSED_NS_MAX: Final = 180 * 24 * 3600 * SECOND_NS
@@ -84,8 +86,8 @@ def gc(
         tops = sorted(set(house.volumes.revisions_kept(now_ns=now_ns())))
         try:
             visit_reachable(house.pool, [(KIND_REVISION, top) for top in tops], visit)
-        except NotFound as error:
-            raise Damaged(f"{error}; nothing was collected: `dal verify --pool` tells which volumes need it") from None
+        except (NotFound, Damaged) as error:
+            raise Damaged(f"{error}; nothing was collected: {_what_to_let_go(house)}") from None
         _see_history(house, seen, visit)
         yield from seen.ids()
 
@@ -126,6 +128,17 @@ def sweep_caches(house: House) -> int:
         except OSError:
             continue  # another's, or gone meanwhile
     return swept
+
+
+def _what_to_let_go(house: House) -> str:
+    """Return what to do about states whose directories are lost: nobody knows what else they would have kept."""
+    named = [label for label, revision in _states(house) if not is_whole(house.pool, revision) and " " not in label]
+    if not named:
+        return "`dal verify --pool` tells which volumes need it"
+    more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+    return (
+        f"{', '.join(named[:3])}{more} cannot be read whole: back up again, then let go of it: `dal unclone {named[0]}`"
+    )
 
 
 def _see_history(house: House, seen: PoolMarks, visit: Callable[[int, bytes], bool]) -> None:
@@ -277,8 +290,8 @@ def stats(house: House) -> Stats:
     packs = pool.list_packs()
     protected = 0
     for state in states:
-        if state.head:
-            protected += read_revision(pool, state.head).total_bytes
+        revision = find_revision(pool, state.head) if state.head else None
+        protected += revision.total_bytes if revision is not None else 0
     index = pool.path / "index"
     return Stats(
         path=str(pool.path),
@@ -287,8 +300,8 @@ def stats(house: House) -> Stats:
         volume_count=len(states),
         clone_count=sum(len(state.clones) for state in states),
         pack_count=len(packs),
-        pack_bytes=sum(pool.pack_path(pack).stat().st_size for pack in packs),
+        pack_bytes=sum(file_size(pool.pack_path(pack)) for pack in packs),
         object_count=pool.count_objects(),
-        index_bytes=sum(file.stat().st_size for file in index.iterdir() if file.is_file()),
+        index_bytes=sum(file_size(file) for file in index.glob("*")),
         protected_bytes=protected,
     )

@@ -14,7 +14,7 @@ from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time, show_time, time_name
-from dalsegno.trees.read import read_revision
+from dalsegno.volumes.ancestry import find_revision
 from dalsegno.volumes.state import Clone
 
 NAMES_SHOWN_MAX = 2
@@ -114,11 +114,15 @@ def _clones(arguments: argparse.Namespace, terminal: Terminal) -> int:
             if not state.clones:
                 terminal.note(f"volume {state.name}: no clones yet")
             for name, clone in ordered_clones(state):
-                revision = read_revision(house.pool, clone.revision)
-                size = {"entries": revision.entry_count, "bytes": revision.total_bytes}
+                revision = find_revision(house.pool, clone.revision)
+                if revision is None:
+                    size: dict[str, int | None] = {"entries": None, "bytes": None}
+                    row = [f"{state.name}@{name}", _made(name, clone), "", "", "LOST"]
+                else:
+                    size = {"entries": revision.entry_count, "bytes": revision.total_bytes}
+                    row = [f"{state.name}@{name}", _made(name, clone), f"{revision.entry_count:,}"]
+                    row += [format_size(revision.total_bytes), "held" if clone.held else ""]
                 values.append({**clone_value(state.name, name, clone), **size})
-                row = [f"{state.name}@{name}", _made(name, clone), f"{revision.entry_count:,}"]
-                row += [format_size(revision.total_bytes), "held" if clone.held else ""]
                 rows.append([*row, "#" + hex_short(clone.revision)] if terminal.verbose else row)
     if not states:
         terminal.note("no volumes yet: `dal backup DIR` makes one")

@@ -151,7 +151,7 @@ def _doctor(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_house(arguments, terminal) as house:
         pool = house.pool
         findings += [str(error) for error in pool.damaged_packs.values()]
-        findings += damage_lines(pool)
+        findings += damage_lines(pool, house.volumes.list())
         free = shutil.disk_usage(pool.path).free
         if free < FREE_BYTES_MIN:
             findings.append(f"{pool.path}: only {format_size(free)} free: `dal gc`, or a larger disk")

@@ -378,7 +378,9 @@ class Pool:
     def forget_damage(self, kept: Iterable[PackId]) -> None:
         """Drop the notes but those of `kept` packs: nothing that is needed is lost. With the collection lock held."""
         packs = {pack_id: self.damage.packs[pack_id] for pack_id in kept if pack_id in self.damage.packs}
-        for pack_id in self.damage.packs.keys() - packs.keys():
+        forgotten = self.damage.packs.keys() - packs.keys()
+        self.index.note_collected(forgotten)  # else they would be missed again as long as the index names them
+        for pack_id in forgotten:
             remove_durable(self.path / DAMAGED / pack_id.hex())
         remove_durable(self.path / INDEX_LOST)
         self.damage = Damage(packs=packs)

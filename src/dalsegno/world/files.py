@@ -159,6 +159,15 @@ def make_directory(path: Path, *, mode: int = 0o777, to_owner: bool = False) -> 
     fsync_directory(path.parent)
 
 
+def file_size(path: Path) -> int:
+    """Return a file's bytes; 0 when it is gone."""
+    with file_errors(path):
+        try:
+            return path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+
 def settle_file(path: Path) -> None:
     """Make a file that somebody else wrote durable, bytes and name: he may have been killed before he did."""
     with file_errors(path):
