@@ -26,6 +26,7 @@ SERVER_KITS = {"realm_kit", "server_kit", "served_kit", "postgres_kit", "amanda_
 SLOW = (
     "bridges/",
     "crash/",
+    "guides/test_guide_",
     "sim/",
     "cli/test_bad_input.py",
     "cli/test_faults.py",

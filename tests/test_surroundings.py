@@ -51,7 +51,7 @@ def test_a_tree_deeper_than_recursion_and_longer_than_a_path_is_removed(tmp_path
     deep = tmp_path / "deep"
     deep.mkdir()
     here = os.open(deep, os.O_RDONLY)
-    for _ in range(1500):
+    for _ in range(1100):
         os.mkdir("d" * 9, dir_fd=here)
         below = os.open("d" * 9, os.O_RDONLY, dir_fd=here)
         os.close(here)
