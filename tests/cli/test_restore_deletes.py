@@ -60,3 +60,52 @@ def test_rules_that_changed_make_a_new_state_and_the_same_rules_none(home: User)
     (home.home / "docs" / "a.o").unlink()
     assert home.value("backup", "docs")["changed"] is True
     assert home.value("backup", "docs")["changed"] is False
+
+
+def test_a_dry_run_names_each_change_and_changes_nothing(home: User) -> None:
+    docs = home.home / "docs"
+    for name in ("mode", "gone", "same"):
+        (docs / name).write_text(name)
+    home.quick("backup", "docs", "--exclude", "*.o")
+    (docs / "a.txt").write_text("changed")
+    (docs / "mode").chmod(0o600)
+    (docs / "gone").unlink()
+    (docs / "new").mkdir()
+    (docs / "new" / "file").write_text("123")
+    before = sorted(str(path) for path in docs.rglob("*"))
+    words = ("restore", "docs", "--to", "docs", "--delete")
+    lines = home.quick(*words, "-n").out.decode().splitlines()
+    shown = [" ".join(line.split()) for line in lines if not line.startswith((" ", "would"))]
+    assert shown == [
+        "change 1 B a.txt (content)",
+        "create 4 B gone",
+        "change 4 B mode (mode)",
+        "protect 8 B a.o (left out by the backup's rules)",
+        "delete 3 B new/file",
+        "delete directory new/",
+        "change directory ./ (modification time)",
+    ]
+    assert "5 B would be written" in lines[-2] and sorted(str(path) for path in docs.rglob("*")) == before
+    value = home.value(*words, "-n")
+    assert [each["action"] for each in value["changes"]] == [line.split()[0] for line in shown]
+    assert (value["changes_cut"], value["bytes_written"]) == (False, 5)
+    real = home.quick("-v", *words).out.decode().splitlines()
+    assert [" ".join(line.split()) for line in real[: len(shown)]] == shown
+    assert home.value(*words)["changes"][0]["action"] == "protect"
+
+
+def test_one_file_is_restored_as_the_file_that_is_named(home: User) -> None:
+    docs, out = home.home / "docs", home.home / "out"
+    (docs / "letters").mkdir()
+    (docs / "letters" / "offer.txt").write_text("offer")
+    os.link(docs / "letters" / "offer.txt", docs / "other")
+    home.quick("backup", "docs")
+    out.mkdir()
+    home.quick("restore", "docs:/letters/offer.txt", "--to", "out/offer.txt")
+    assert (out / "offer.txt").read_text() == "offer" and os.listdir(out) == ["offer.txt"]
+    (out / "offer.txt").write_text("something else")
+    home.quick("restore", "docs:/letters/offer.txt", "--to", "out/offer.txt")
+    assert (out / "offer.txt").read_text() == "offer"
+    home.quick("restore", "docs:/letters/offer.txt", "--to", "nowhere/offer.txt", code=6)
+    home.quick("restore", "docs:/letters/offer.txt", "--to", "out/as-before")
+    assert (out / "as-before" / "letters" / "offer.txt").read_text() == "offer"

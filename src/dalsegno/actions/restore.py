@@ -12,8 +12,13 @@ from dalsegno.actions.house import House
 from dalsegno.actions.view import View, open_view
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.load import load_chain
+from dalsegno.formats import objects
+from dalsegno.formats.objects import Entry
+from dalsegno.host.changes import Tell
 from dalsegno.host.restore import OwnerMap, RestoreResult, restore_tree
 from dalsegno.terms.errors import BadInput, NotFound, Refused
+from dalsegno.trees.one import OneEntry
+from dalsegno.trees.read import lookup, resolve_path
 from dalsegno.volumes.state import VolumeState
 from dalsegno.world.clock import now_ns
 
@@ -41,13 +46,15 @@ def restore(
     dry_run: bool = False,
     compare: bool = False,
     cross_file_systems: bool = False,
+    tell: Tell | None = None,
 ) -> RestoreOutcome:
     """Make `target` hold what an address or a chain of dumps names; only what differs is written.
 
     Only `paths` when given (relative to the volume's root); a path in the address is one of them. A file with the
     same size and time is taken for equal, unless `compare` has it read. What is mounted below the target is left alone
     unless `cross_file_systems`. What `delete` removes never is the program's own, and only with `delete_excluded` what
-    the backup did not cover. Refused: to delete below `/` unless `sure`, or in the program's own places.
+    the backup did not cover. `tell` hears of each entry. Refused: to delete below `/` unless `sure`, or in the
+    program's own places.
     """
     with open_view(house, address) as view:
         return restore_view(
@@ -62,6 +69,7 @@ def restore(
             dry_run=dry_run,
             compare=compare,
             cross_file_systems=cross_file_systems,
+            tell=tell,
         )
 
 
@@ -78,17 +86,23 @@ def restore_view(
     dry_run: bool = False,
     compare: bool = False,
     cross_file_systems: bool = False,
+    tell: Tell | None = None,
 ) -> RestoreOutcome:
-    """Make `target` hold what an open view shows, as `restore` does."""
+    """Make `target` hold what an open view shows, as `restore` does; of a single file it may be that file."""
     started_ns = now_ns()
     own = own_paths(house, os.fsencode(target)) if delete else ()
     if delete and not dry_run:
         _check_deletion(house, target, sure=sure)
+    source, revision, place = view.source, view.revision, target
     wanted = [*paths, *([view.path] if view.path else [])]
+    single = _single_file(view, target) if not paths else None
+    if single is not None:
+        one = OneEntry(view.source, single)
+        source, revision, place, wanted = one, one.revision(view.revision), target.parent, [single.name]
     result = restore_tree(
-        view.source,
-        view.revision,
-        target,
+        source,
+        revision,
+        place,
         paths=wanted,
         owners=owners or OwnerMap(),
         delete=delete,
@@ -97,9 +111,26 @@ def restore_view(
         dry_run=dry_run,
         verify_content=compare,
         cross_devices=cross_file_systems,
+        tell=tell,
         report=house.report,
     )
     return RestoreOutcome(label=view.label, target=os.fspath(target), result=result, duration_ns=now_ns() - started_ns)
+
+
+def _single_file(view: View, target: Path) -> Entry | None:
+    """Return the file that an address names when `target` is to be that file: of its name, and no directory."""
+    above, _, name = view.path.rstrip(b"/").rpartition(b"/")
+    if not name or os.fsencode(target.name) != name or target.is_dir():
+        return None
+    directory = resolve_path(view.source, view.revision, above)
+    if directory.kind != objects.ENTRY_DIRECTORY:
+        return None
+    entry = lookup(view.source, directory.content, name)
+    if entry is None or entry.kind == objects.ENTRY_DIRECTORY:
+        return None
+    if not target.parent.is_dir():
+        raise NotFound(f"{target.parent}: no such directory")
+    return entry
 
 
 def _check_deletion(house: House, target: Path, *, sure: bool) -> None:

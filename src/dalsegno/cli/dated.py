@@ -18,6 +18,7 @@ from dalsegno.cli.door import open_realm_house
 from dalsegno.cli.site import asker, policy_if_any, policy_realm
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import path_bytes
+from dalsegno.host.changes import Tell
 from dalsegno.host.restore import OwnerMap
 from dalsegno.terms.errors import DalError, Damaged, NotFound, Unavailable
 from dalsegno.terms.ids import hex_short
@@ -93,6 +94,7 @@ def restore_dated(
     in_pool: Resolved | None,
     *,
     owners: OwnerMap,
+    tell: Tell | None = None,
 ) -> tuple[RestoreOutcome | None, dict[str, Any]] | None:
     """Restore an address from dumps; None when the pool has it as well as any dump. With --dry-run only the plan."""
     policy_path = policy_if_any(arguments)
@@ -106,7 +108,7 @@ def restore_dated(
             if in_pool is not None:
                 return None
             with open_realm_house(realm, terminal) as other:
-                return restore_dated(arguments, terminal, other, address, None, owners=owners)
+                return restore_dated(arguments, terminal, other, address, None, owners=owners, tell=tell)
         opened = open_site(policy, ask=asker(terminal), create=False)
     except NotFound:
         return None  # no catalog yet: the pool's word is the last one
@@ -151,6 +153,7 @@ def restore_dated(
                     sure=arguments.yes,
                     compare=arguments.compare,
                     cross_file_systems=arguments.cross_file_systems,
+                    tell=tell,
                 )
             return made, found
 

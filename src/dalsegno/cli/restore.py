@@ -10,10 +10,12 @@ from typing import Any
 from dalsegno.actions import restore as actions
 from dalsegno.actions.house import House
 from dalsegno.actions.view import split_dumps
+from dalsegno.cli.changes import Shown
 from dalsegno.cli.door import open_house, open_volumes
 from dalsegno.cli.terminal import Terminal, format_duration, show
 from dalsegno.cli.volume import volume_value
 from dalsegno.cli.words import POLICY_HELP, Parser, path_bytes
+from dalsegno.host.changes import Tell
 from dalsegno.host.losses import count_words
 from dalsegno.host.restore import OwnerMap
 from dalsegno.terms.counts import count_of
@@ -66,7 +68,7 @@ def _owners(text: str) -> OwnerMap:
 
 
 def _restore_dated(
-    arguments: argparse.Namespace, terminal: Terminal, house: House, what: str, owners: OwnerMap
+    arguments: argparse.Namespace, terminal: Terminal, house: House, what: str, owners: OwnerMap, tell: Tell | None
 ) -> tuple[actions.RestoreOutcome | None, dict[str, Any]] | None:
     """Restore from dumps what the pool does not have, or has older; None when the pool is to be read."""
     if split_dumps(what) is not None:
@@ -77,7 +79,7 @@ def _restore_dated(
     except NotFound:
         in_pool = None
     except Unavailable as error:
-        return _dumps_instead(arguments, terminal, house, what, owners, error)
+        return _dumps_instead(arguments, terminal, house, what, owners, tell, error)
     if in_pool is not None and in_pool.clone in ("", None, address.selector):
         return None
     if in_pool is not None and address.selector in ("", "latest"):
@@ -85,13 +87,19 @@ def _restore_dated(
     # Only now the catalog and all that belongs to it are loaded.
     result: tuple[actions.RestoreOutcome | None, dict[str, Any]] | None
     result = import_module("dalsegno.cli.dated").restore_dated(
-        arguments, terminal, house, address, in_pool, owners=owners
+        arguments, terminal, house, address, in_pool, owners=owners, tell=tell
     )
     return result
 
 
 def _dumps_instead(
-    arguments: argparse.Namespace, terminal: Terminal, house: House, what: str, owners: OwnerMap, error: Unavailable
+    arguments: argparse.Namespace,
+    terminal: Terminal,
+    house: House,
+    what: str,
+    owners: OwnerMap,
+    tell: Tell | None,
+    error: Unavailable,
 ) -> tuple[actions.RestoreOutcome | None, dict[str, Any]]:
     """Restore from dumps what no server gives; its error when there are none either."""
     if split_dumps(what) is not None:
@@ -99,7 +107,7 @@ def _dumps_instead(
     dated = import_module("dalsegno.cli.dated")
     found: tuple[actions.RestoreOutcome | None, dict[str, Any]] | None
     try:
-        found = dated.restore_dated(arguments, terminal, house, parse_address(what), None, owners=owners)
+        found = dated.restore_dated(arguments, terminal, house, parse_address(what), None, owners=owners, tell=tell)
     except NotFound:
         found = None
     if found is None:
@@ -123,8 +131,10 @@ def _restore(arguments: argparse.Namespace, terminal: Terminal) -> int:
         return _restore_volume(arguments, terminal, what)
     owners = _owners(arguments.owners)
     more: dict[str, Any] = {}
+    shown = Shown(terminal, lines=arguments.dry_run or terminal.verbose)
+    tell = shown.tell if shown.is_wanted else None
     with open_volumes(arguments, terminal, what) as house:
-        dated = _restore_dated(arguments, terminal, house, what, owners)
+        dated = _restore_dated(arguments, terminal, house, what, owners, tell)
         if dated is not None:
             outcome, more = dated
             if outcome is None:
@@ -143,15 +153,16 @@ def _restore(arguments: argparse.Namespace, terminal: Terminal) -> int:
                     dry_run=arguments.dry_run,
                     compare=arguments.compare,
                     cross_file_systems=arguments.cross_file_systems,
+                    tell=tell,
                 )
             except Unavailable as error:
                 # No server that has it answers: what backups are for.
-                outcome, more = _dumps_instead(arguments, terminal, house, what, owners, error)
+                outcome, more = _dumps_instead(arguments, terminal, house, what, owners, tell, error)
                 if outcome is None:
                     return EXIT_DONE
     _say_failures(terminal, outcome.result.failed)
     terminal.result(
-        {**more, **_outcome_value(outcome, dry_run=arguments.dry_run)},
+        {**more, **_outcome_value(outcome, dry_run=arguments.dry_run), **shown.value()},
         [] if terminal.quiet else _outcome_lines(outcome, dry_run=arguments.dry_run),
     )
     if outcome.result.damaged_count:
@@ -189,7 +200,7 @@ def _outcome_lines(outcome: actions.RestoreOutcome, *, dry_run: bool) -> list[st
     lines = [
         f"{done} {outcome.label} to {outcome.target} in {format_duration(outcome.duration_ns)}",
         f"  {result.created:,} created, {result.updated:,} updated, {result.unchanged:,} unchanged, "
-        f"{result.deleted:,} deleted; {format_size(result.bytes_written)} written",
+        f"{result.deleted:,} deleted; {format_size(result.bytes_written)} {'would be ' if dry_run else ''}written",
     ]
     if result.lost.expected:
         lines.append(

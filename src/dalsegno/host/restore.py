@@ -38,6 +38,18 @@ from dalsegno.host.access import (
 )
 from dalsegno.host.attributes import Place, place_of
 from dalsegno.host.batch import Batch, BatchResult, write_batch
+from dalsegno.host.changes import (
+    CHANGE,
+    CONTENT,
+    CREATE,
+    DELETE,
+    KIND,
+    LINKS,
+    PROTECT,
+    Tell,
+    change_of,
+    change_of_existing,
+)
 from dalsegno.host.descent import DIRECTORY_FLAGS, Descent, open_max
 from dalsegno.host.ignore import IGNORE_FILE, IGNORE_FILE_BYTES_MAX, Scope
 from dalsegno.host.kept import KeptTimes, clamp, fold, folds_names
@@ -288,10 +300,14 @@ class _Restore:
         verify_content: bool,
         cross_devices: bool,
         protection: Protection,
+        tell: Tell | None,
         report: Report,
         workers: Workers | None,
     ) -> None:
         self.protection = protection
+        self.tell = tell
+        # In what the file looked at last differed from the tree.
+        self.difference: set[str] = set()
         self.source = source
         self.revision = revision
         self.owners = _Owners(owners)
@@ -368,7 +384,7 @@ class _Restore:
             if (now.st_dev, now.st_ino) != (stat.st_dev, stat.st_ino):
                 raise Conflict(f"{os.fsdecode(path)}: replaced while it was restored")
             file = _Existing(fd, is_open, attributes.path_beneath(frame.fd, name), stat, frame.fd)
-            difference = self.compare(file, entry, path)
+            difference = self.difference = self.compare(file, entry, path)
             if not difference or self.dry_run:
                 return bool(difference)
             if stat.st_nlink > 1 or not self.may_change(stat):
@@ -693,6 +709,8 @@ class _Restore:
         ):
             self.open_up(frame)
             frame.batch.add(entry, self.whole_content(entry) or b"", *self.owners.of(entry))
+            if self.tell is not None:
+                self.tell(change_of(CREATE, path, entry))
             if frame.batch.is_full:
                 self.hand_over(frame)
             return
@@ -713,20 +731,24 @@ class _Restore:
                     result.unchanged += 1
                     return
                 if self.dry_run or self.link_to(row, frame, name, path, stat):
-                    self.count(stat)
+                    self.count(stat, entry, path, {LINKS})
                     return
                 # A copy, to which the names that follow are linked.
             entry = self.linked_file(entry)
             if entry.kind not in _FORMS or entry.kind == objects.ENTRY_DIRECTORY:
                 raise Damaged("the links table names something that is no file")
+        what: set[str] = set()
+        if stat is not None:
+            what = {CONTENT} if modes.S_IFMT(stat.st_mode) == _FORMS[entry.kind] else {KIND}
         if stat is not None and self.is_same(directory, name, entry, stat):
             shared = stat.st_nlink > 1 and (
                 not link or self.first_names.link_of_inode(stat.st_ino) not in (None, link)
             )  # tied to what the tree keeps apart
             differs = None if shared else self.fix_attributes(frame, name, entry, path, stat)
+            what = {LINKS} if shared else self.difference
             if differs is not None:
                 if differs:
-                    result.updated += 1
+                    self.count(stat, entry, path, what)
                 else:
                     result.unchanged += 1
                 if link:
@@ -735,7 +757,9 @@ class _Restore:
         if self.dry_run:
             if link:
                 self.first_names.add(link, frame.path, name, INODE_UNKNOWN)
-            self.count(stat)
+            self.count(stat, entry, path, what)
+            if entry.kind == objects.ENTRY_FILE and entry.content_kind != objects.CONTENT_NONE:
+                result.bytes_written += entry.size
             return
         try:
             if self.is_rehearsal:
@@ -758,7 +782,7 @@ class _Restore:
             self.first_names.add(link, frame.path, name, inode)
         if entry.flags & attributes.FLAGS_LOCKING:
             self.lock_again(directory, name, entry, path)
-        self.count(stat)
+        self.count(stat, entry, path, what)
 
     def check_replaced(self, frame: _Frame, name: bytes) -> None:
         """Refuse to put a file in the place of a directory that holds something which is not to be deleted."""
@@ -830,11 +854,16 @@ class _Restore:
             with unlocked(above, first):
                 os.link(first, name, src_dir_fd=above, dst_dir_fd=directory, follow_symlinks=False)
 
-    def count(self, stat: os.stat_result | None) -> None:
+    def count(self, stat: os.stat_result | None, entry: Entry, path: bytes, what: set[str]) -> None:
+        """Count and tell of an entry that was made, or (`stat` is what was there) changed."""
         if stat is None:
             self.result.created += 1
         else:
             self.result.updated += 1
+        if self.tell is not None:
+            if entry.kind == objects.ENTRY_LINK:
+                entry = self.linked_file(entry)
+            self.tell(change_of(CREATE if stat is None else CHANGE, path, entry, tuple(sorted(what)) if stat else ()))
 
     # -- directories
 
@@ -874,7 +903,7 @@ class _Restore:
                 for _, error in remove_tree(frame.fd, name):
                     raise error
         if self.dry_run and (fresh or frame.fd < 0):
-            self.result.created += 1
+            self.count(None, entry, path, set())
             return self.open_frame(entry, path, -1, fresh=True, selection=selection)
         if not fresh:
             return self.enter_existing(frame, entry, path, selection)
@@ -890,7 +919,7 @@ class _Restore:
             raise
         below.place, below.is_native, below.folds = frame.place, frame.is_native, frame.folds
         self.prepare_directory(below, frame.inherited)
-        self.result.created += 1
+        self.count(None, entry, path, set())
         return below
 
     def begin_root(self, frame: _Frame) -> None:
@@ -973,6 +1002,14 @@ class _Restore:
             self.open_up(below)
         return below
 
+    def leave_out(self, entry: Entry, path: bytes) -> None:
+        """Say that something in the tree is nothing that a directory of this host can hold."""
+        text = f"{objects.ENTRY_NAMES.get(entry.kind, entry.kind)}: not restored"
+        if entry.kind == objects.ENTRY_MOUNT:
+            text = f"a mount point to {os.fsdecode(entry.content)}: left out, it means something in a mount only"
+        self.result.left.append((path, text))
+        self.note(path, text)
+
     def leave_mounted(self, entry: Entry, path: bytes) -> None:
         """Say that nothing is restored into another file system."""
         if next(iterate_directory(self.source, entry.content), None) is None:
@@ -985,6 +1022,7 @@ class _Restore:
     def delete_name(self, frame: _Frame, name: bytes, *, is_counted: bool) -> None:
         """Remove what the tree has not; what stays is named."""
         kept_before = self.result.protected.count
+        stat = os.stat(name, dir_fd=frame.fd, follow_symlinks=False) if self.tell is not None else None
         if not self.dry_run:
             self.open_up(frame)
         keep = partial(self.keeps, frame) if is_counted else None
@@ -994,6 +1032,8 @@ class _Restore:
             self.fail(above + path, f"not deleted: {error.strerror}")
         if is_counted and not failures and self.result.protected.count == kept_before:
             self.result.deleted += 1
+            if self.tell is not None and stat is not None and modes.S_ISDIR(stat.st_mode):
+                self.tell(change_of_existing(DELETE, above + name, stat.st_mode, 0))
 
     def keeps(self, frame: _Frame, fd: int, path: bytes, stat: os.stat_result) -> bool:
         """Tell whether something beneath a directory is not to be deleted, and note it."""
@@ -1002,6 +1042,9 @@ class _Restore:
         why = self.protection.why(fd, self.scope_of(frame), directory, name, stat)
         if why:
             self.result.protected.add(whole, why)
+        if self.tell is not None and (why or not modes.S_ISDIR(stat.st_mode)):
+            action, what = (PROTECT, (why,)) if why else (DELETE, ())
+            self.tell(change_of_existing(action, whole, stat.st_mode, stat.st_size, what))
         return bool(why)
 
     def scope_of(self, frame: _Frame) -> Scope:
@@ -1043,7 +1086,7 @@ class _Restore:
                 close_again(fd, opened)
                 self.result.unchanged += 1
                 return
-            self.result.updated += 1
+            self.count(os.fstat(fd), entry, path, difference)
             if XATTR in difference and not self.dry_run:
                 self.open_up(frame)
         if self.dry_run:
@@ -1109,7 +1152,7 @@ class _Restore:
                     elif entry.kind == objects.ENTRY_LINK or entry.kind in _FORMS:
                         self.restore_leaf(frame, entry, path)
                     else:
-                        self.note(path, f"{objects.ENTRY_NAMES.get(entry.kind, entry.kind)}: not restored")
+                        self.leave_out(entry, path)
                 except (DalError, OSError, OverflowError, ValueError) as error:
                     self.escalate(error)
                     if entry.kind == objects.ENTRY_LINK and isinstance(error, Damaged | NotFound):
@@ -1214,6 +1257,7 @@ def restore_tree(
     dry_run: bool = False,
     verify_content: bool = False,
     cross_devices: bool = False,
+    tell: Tell | None = None,
     report: Report = silent,
     workers: Workers | None = None,
 ) -> RestoreResult:
@@ -1237,6 +1281,7 @@ def restore_tree(
         dry_run=dry_run,
         verify_content=verify_content,
         cross_devices=cross_devices,
+        tell=tell,
         protection=Protection(revision.coverage, own, delete_excluded=delete_excluded),
         report=report,
         workers=workers,
