@@ -36,7 +36,7 @@ class Realm:
         self.servers: dict[str, Server] = {}
         self.users: dict[str, User] = {}
         self.database = f"sqlite:///{home}/realm.db"
-        self.me = User(home / "me", environment={"DAL_POOL": str(home / "me" / "none")})
+        self.me = User(home / "me", environment={"DAL_POOL": ""})
         self.files = home / "files"
         self.files.mkdir()
 
