@@ -72,3 +72,20 @@ def test_short_options_and_habits_of_others(person: Person) -> None:
     for words in (["dump", "doc"], ["merge", "0.dump", "0.dump"]):
         assert b"no such directory" in person.run(*words, "-o", "new/", code=2).stderr
     assert not (person.home / "new").exists()
+
+
+def test_what_find_prints_is_an_address(person: Person) -> None:
+    """Kind: one command prints what no other takes."""
+    for name in ("one", "two", "three"):
+        person.run("backup", "doc", "--name", name)
+    (person.home / "doc" / "plan.txt").unlink()
+    person.run("backup", "doc", "--name", "four")
+    said = person.run("find", "plan.txt").stdout.decode()
+    assert said == "doc@three:/plan.txt  6 B  since one\n"
+    assert person.run("cat", said.split()[0]).stdout == b"first\n"
+    rows = person.run("versions", "doc:/plan.txt").stdout.decode().splitlines()
+    assert rows[0].split() == ["clone", "since", "clones", "size", "changed"]
+    assert rows[1].split()[:3] == ["three", "one", "3"] and rows[2].split() == ["four", "1", "not", "there"]
+    person.run("dump", "doc@two", "-o", "two.dump")
+    said = person.run("find", "plan.txt", "two.dump").stdout.decode()
+    assert person.run("cat", said.split()[0]).stdout == b"first\n"

@@ -138,10 +138,6 @@ def _cat(arguments: argparse.Namespace, terminal: Terminal) -> int:
     return EXIT_DONE
 
 
-def _clones_between(first: str, last: str) -> str:
-    return first if first == last else f"{first}..{last}"
-
-
 @contextmanager
 def _histories(arguments: argparse.Namespace, terminal: Terminal, house: House) -> Iterator[Histories | None]:
     """Give the states in pool and dumps as one history, where a policy has a catalog; None where there is none."""
@@ -169,9 +165,11 @@ def _find(arguments: argparse.Namespace, terminal: Terminal) -> int:
         return {**place, **entry_value(found.entry)}
 
     def line(found: Found) -> str:
-        address = f"{found.volume}@{_clones_between(found.first, found.last)}:/{show(found.path)}"
-        size = "" if found.entry.kind == objects.ENTRY_DIRECTORY else f"  {format_size(found.entry.size)}"
-        return address + (size if size else "/")
+        slash = "/" if found.entry.kind == objects.ENTRY_DIRECTORY else ""
+        size = "" if slash else f"  {format_size(found.entry.size)}"
+        since = "" if found.first == found.last else f"  since {found.first}"
+        clone = f"@{found.last}" if found.last else ""  # a dump's only state needs no name
+        return f"{found.volume}{clone}:/{show(found.path)}{slash}{size}{since}"
 
     places = [arguments.address] if arguments.address is not None else []
     with (
@@ -284,9 +282,10 @@ def _versions(arguments: argparse.Namespace, terminal: Terminal) -> int:
     for version in found:
         entry = version.entry
         there = [format_size(entry.size), show_time(entry.mtime_ns)] if entry is not None else ["not there", ""]
-        rows.append([_clones_between(version.first, version.last), f"{version.clone_count:,}", *there])
+        since = "" if version.first == version.last else version.first
+        rows.append([version.last, since, f"{version.clone_count:,}", *there])
     terminal.result(
         [value(version) for version in found],
-        terminal.listing(["in clones", "count", "size", "changed"], rows, right=(1, 2)),
+        terminal.listing(["clone", "since", "clones", "size", "changed"], rows, right=(2, 3)),
     )
     return EXIT_DONE
