@@ -165,15 +165,12 @@ def let_users_in(path: Path) -> None:
             each.chmod(each.stat().st_mode | 0o711)
 
 
-def run_as_user(action: Callable[[], None], *, groups: tuple[int, ...] = ()) -> None:
-    """Run `action` in a process of USER; what it raises fails the test."""
+def run_apart(action: Callable[[], None]) -> None:
+    """Run `action` in a process of its own, which it may change; what it raises fails the test."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            os.setgroups(groups)
-            os.setresgid(USER, USER, USER)
-            os.setresuid(USER, USER, USER)
             action()
             code = 0
         except BaseException:
@@ -181,3 +178,15 @@ def run_as_user(action: Callable[[], None], *, groups: tuple[int, ...] = ()) -> 
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def run_as_user(action: Callable[[], None], *, groups: tuple[int, ...] = ()) -> None:
+    """Run `action` in a process of USER; what it raises fails the test."""
+
+    def become_user() -> None:
+        os.setgroups(groups)
+        os.setresgid(USER, USER, USER)
+        os.setresuid(USER, USER, USER)
+        action()
+
+    run_apart(become_user)

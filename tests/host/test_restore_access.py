@@ -223,7 +223,7 @@ def test_a_deep_tree_needs_few_descriptors(machine: Machine, tmp_path: Path) -> 
     """A limit of descriptors that ends a deep tree in the middle."""
     deep = tmp_path / "root"
     deep.mkdir()
-    for number in range(150):
+    for number in range(60):
         deep = deep / "d"
         deep.mkdir()
         (deep / f"f{number}").write_text("x")
@@ -238,3 +238,45 @@ def test_a_deep_tree_needs_few_descriptors(machine: Machine, tmp_path: Path) -> 
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert describe_tree(os.fsencode(tmp_path / "target")) == describe_tree(os.fsencode(tmp_path / "root"))
+
+
+@as_root
+def test_a_user_restores_directories_that_cannot_be_searched_below_many_others(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """The way back up is looked for after the mode that forbids it was set; paths longer than the kernel takes."""
+    name = b"n" * 60
+    deep = os.open(tmp_path, os.O_RDONLY)
+    for number in range(70):
+        part = name if number else b"root"
+        os.mkdir(part, 0o700, dir_fd=deep)
+        below = os.open(part, os.O_RDONLY, dir_fd=deep)
+        os.chown(below, USER, USER)
+        os.close(deep)
+        deep = below
+        for file in (b"f", b"g"):
+            fd = os.open(file, os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=deep)
+            os.fchown(fd, USER, USER)
+            os.close(fd)
+    os.symlink(b"f", b"link", dir_fd=deep)
+    os.chown(b"link", USER, USER, dir_fd=deep, follow_symlinks=False)
+    os.link(b"f", b"h", src_dir_fd=deep, dst_dir_fd=deep)
+    os.fchmod(deep, 0o600)
+    os.close(deep)
+    machine.scan(tmp_path / "root")
+    let_users_in(tmp_path)
+    target = tmp_path / "target"
+    target.mkdir()
+    os.chown(target, USER, USER)
+
+    def act() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        check(restore(machine, target))
+        check(restore(machine, target), changed=0)
+
+    run_as_user(act)
+    assert machine.revision is not None
+    wanted = machine.revision.root.content
+    assert machine.scan(target, cached=False).root.content == wanted
+    for place in (tmp_path / "root", target):
+        subprocess.run(["rm", "-rf", place], check=True)

@@ -80,19 +80,23 @@ class Descent:
 
     def leave(self) -> int:
         """Go back to the parent and return its fd."""
-        fds = self._fds
-        fd = fds.pop()
-        index = len(fds) - 1
         try:
-            if fds[index] < 0:
-                parent = os.open(b"..", DIRECTORY_FLAGS, dir_fd=fd)
-                fds[index] = parent
-                stat = os.fstat(parent)
-                if (stat.st_dev, stat.st_ino) != self._marks.pop(index):
-                    raise Conflict("a directory was moved while it was in use: run again")
+            self.open_parent()
         finally:
-            os.close(fd)
-        return fds[index]
+            os.close(self._fds.pop())
+        return self._fds[-1]
+
+    def open_parent(self) -> None:
+        """Open the parent again if it was closed: to be done before the mode of the current directory forbids it."""
+        fds = self._fds
+        index = len(fds) - 2
+        if index < 0 or fds[index] >= 0:
+            return
+        parent = os.open(b"..", DIRECTORY_FLAGS, dir_fd=fds[-1])
+        fds[index] = parent
+        stat = os.fstat(parent)
+        if (stat.st_dev, stat.st_ino) != self._marks.pop(index):
+            raise Conflict("a directory was moved while it was in use: run again")
 
     def close(self) -> None:
         """Close everything that is open."""

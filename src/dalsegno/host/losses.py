@@ -4,6 +4,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
+from dalsegno.terms.counts import count_of
+
 LISTED_MAX: Final = 10_000
 
 OWNER: Final = "owner"
@@ -14,7 +16,7 @@ ACL: Final = "access control list"
 XATTR: Final = "extended attribute"
 FLAGS: Final = "inode flags"
 LINK: Final = "hard link"
-PLURALS: Final = {LINK: "hard links", FLAGS: "sets of inode flags"}
+_COUNTED: Final = {FLAGS: ("set of inode flags", "sets of inode flags")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,5 @@ class Losses:
 def count_words(counts: Counter[str]) -> str:
     """Return counts as words: `3 owners, 1 access control list`."""
     return ", ".join(
-        f"{count:,} {attribute if count == 1 else PLURALS.get(attribute, attribute + 's')}"
-        for attribute, count in sorted(counts.items())
+        count_of(count, *_COUNTED.get(attribute, (attribute,))) for attribute, count in sorted(counts.items())
     )

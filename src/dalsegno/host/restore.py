@@ -72,7 +72,9 @@ from dalsegno.host.setting import (
     set_times,
     set_xattrs,
     verify,
+    why,
 )
+from dalsegno.host.target import ROOT_KEPT, ROOT_REFUSED, is_root_of_other, make_target
 from dalsegno.pool.contract import Source
 from dalsegno.terms.errors import BadInput, Conflict, DalError, Damaged, Full, NoAccess, NotFound, Refused
 from dalsegno.terms.events import Note, Progress, Report, silent
@@ -322,6 +324,7 @@ class _Restore:
         self.times = KeptTimes(may_write=not dry_run)
         self.temporary = TEMPORARY_PREFIX + random_bytes(8).hex().encode()
         self.device = 0
+        self.keeps_root = False
         self.way = Descent(-1)
         self.links = LinksTable(source, revision.links)
         self.links_met = False
@@ -561,7 +564,7 @@ class _Restore:
             for entry, error in result.failed:
                 self.result.bytes_written -= entry.size
                 self.escalate(error)
-                self.fail(above + entry.name, describe(error))
+                self.fail(above + entry.name, why(error))
             if frame.own_fd and not frame.batches_pending:
                 self.end_directory(frame)
             self.batches.popleft()
@@ -574,7 +577,7 @@ class _Restore:
             with suppress(OSError):
                 close_again(frame.fd, frame.opened)
             self.escalate(error)
-            self.fail(frame.path, describe(error), is_damaged=isinstance(error, Damaged | NotFound))
+            self.fail(frame.path, why(error), is_damaged=isinstance(error, Damaged | NotFound))
         finally:
             if frame.own_fd:
                 os.close(frame.fd)
@@ -657,10 +660,15 @@ class _Restore:
     def write_special(self, directory: int, temporary: bytes, entry: Entry, path: bytes) -> None:
         """Make a symlink, FIFO or device under the temporary name."""
         wanted = entry_xattrs(self.source, entry) if entry.xattrs else []
-        if entry.kind == objects.ENTRY_SYMLINK:
-            os.symlink(entry.content, temporary, dir_fd=directory)
-        else:
-            os.mknod(temporary, _FORMS[entry.kind] | 0o600, entry.device, dir_fd=directory)
+        try:
+            if entry.kind == objects.ENTRY_SYMLINK:
+                os.symlink(entry.content, temporary, dir_fd=directory)
+            else:
+                os.mknod(temporary, _FORMS[entry.kind] | 0o600, entry.device, dir_fd=directory)
+        except OSError as error:
+            if error.errno in FULL_ERRORS or error.errno == errno.EROFS:
+                raise
+            raise OSError(error.errno, f"a {objects.ENTRY_NAMES[entry.kind]} cannot be made: {why(error)}") from error
         lose = partial(self.lose, path)
         mode = set_owner(temporary, entry.mode, *self.owners.of(entry), lose, directory=directory)
         if wanted or entry.kind != objects.ENTRY_SYMLINK:
@@ -787,16 +795,16 @@ class _Restore:
     def check_replaced(self, frame: _Frame, name: bytes) -> None:
         """Refuse to put a file in the place of a directory that holds something which is not to be deleted."""
         if not self.delete and _holds_names(frame.fd, name):
-            why = "a directory that is not empty stands there: move it away, or give --delete"
-            raise OSError(errno.ENOTEMPTY, why)
+            text = "a directory that is not empty stands there: move it away, or give --delete"
+            raise OSError(errno.ENOTEMPTY, text)
         kept_before = self.result.protected.count
         if self.delete:
             remove_tree(frame.fd, name, keep=partial(self.keeps, frame), dry_run=True)
         if self.result.protected.count > kept_before:
-            why = (
+            text = (
                 "a directory stands there that holds what the backup left out: move it away, or give --delete-excluded"
             )
-            raise OSError(errno.ENOTEMPTY, why)
+            raise OSError(errno.ENOTEMPTY, text)
 
     def lock_again(self, directory: int, name: bytes, entry: Entry, path: bytes) -> None:
         """Set the locking flags of a file that is in place."""
@@ -831,7 +839,7 @@ class _Restore:
             if error.errno not in _NO_LINK_ERRORS:
                 raise
             first = known.directory(row) + b"/" + known.name(row)
-            self.lose(path, LINK, f"{describe(error)}: a copy of {os.fsdecode(first.lstrip(b'/'))}")
+            self.lose(path, LINK, f"{why(error)}: a copy of {os.fsdecode(first.lstrip(b'/'))}")
             return False
         if stat is not None:
             try:
@@ -931,6 +939,14 @@ class _Restore:
             self.prepare_directory(frame, frame.inherited)
         elif not self.dry_run and not is_searchable(frame.fd):
             self.open_up(frame)
+
+    def check_root(self, frame: _Frame) -> None:
+        """Spare the root of the running system what a backup of something else would do to it."""
+        if frame.selection is None and is_root_of_other(frame.fd, self.source, self.revision.root):
+            if self.delete:
+                raise Refused(ROOT_REFUSED)
+            self.keeps_root = True
+            self.result.left.append((b".", ROOT_KEPT))
 
     def look_at_place(self, frame: _Frame) -> None:
         """Find out what the file system of a directory is like."""
@@ -1076,7 +1092,7 @@ class _Restore:
             if stale or (self.delete and not frame.damaged):
                 self.delete_name(frame, name, is_counted=not stale)
         opened = frame.opened
-        if frame.selection is not None and not frame.fresh:
+        if (frame.selection is not None and not frame.fresh) or (self.keeps_root and not path):
             close_again(fd, opened)
             return
         if not frame.fresh:
@@ -1111,6 +1127,7 @@ class _Restore:
             stack.append(self.open_frame(root, b"", fd, fresh=fresh or fd < 0, selection=selection))
             if fd >= 0:
                 stack[0].place = place_of(fd)
+                self.check_root(stack[0])
                 self.begin_root(stack[0])
                 self.device = stack[0].place.device
             self.above.add(root.content)
@@ -1118,11 +1135,14 @@ class _Restore:
                 frame = stack[-1]
                 try:
                     entry = next(frame.items, None)
-                except DalError as error:
+                except (DalError, OSError) as error:
+                    self.escalate(error)
                     frame.damaged = True
                     self.fail(frame.path, f"directory not readable in the backup: {error}", is_damaged=True)
                     entry = None
                 if entry is None:
+                    if frame.fd >= 0:
+                        self.way.open_parent()  # as long as the directory's mode lets us
                     self.hand_over(frame)
                     is_open = frame.fd >= 0
                     if frame.batches_pending:
@@ -1157,7 +1177,7 @@ class _Restore:
                     self.escalate(error)
                     if entry.kind == objects.ENTRY_LINK and isinstance(error, Damaged | NotFound):
                         self.links_failed.add(entry.link)
-                    self.fail(path, describe(error), is_damaged=isinstance(error, Damaged | NotFound))
+                    self.fail(path, why(error), is_damaged=isinstance(error, Damaged | NotFound))
                 frame.existing.discard(name)
                 self.done_count += 1
                 if self.done_count - self.progress_count >= PROGRESS_FILES:
@@ -1191,11 +1211,6 @@ class _Restore:
             raise error
 
 
-def describe(error: Exception) -> str:
-    """Return one line about an error."""
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
-
-
 def write_all(fd: int, pieces: list[bytes], offset: int) -> None:
     """Write pieces one after the other from `offset` on."""
     written = os.pwritev(fd, pieces, offset)
@@ -1222,26 +1237,6 @@ def _holds_names(directory: int, name: bytes) -> bool:
         return bool(os.listdir(fd))
     finally:
         os.close(fd)
-
-
-def _make_target(place: bytes) -> bool:
-    """Make the target unless it is there; return whether it was made."""
-    shown = os.fsdecode(place)
-    try:
-        os.mkdir(place, 0o700)
-        return True
-    except FileExistsError:
-        if not os.path.isdir(place):
-            raise Refused(f"{shown}: not a directory") from None
-        return False
-    except FileNotFoundError:
-        raise NotFound(f"{shown}: its parent directory does not exist") from None
-    except OSError as error:
-        if error.errno == errno.EROFS:
-            raise NoAccess(f"{shown}: read-only: mount it for writing, or choose another target") from error
-        if error.errno in FULL_ERRORS:
-            raise Full(f"{shown}: no space left there: free some, or choose another target") from error
-        raise
 
 
 def restore_tree(
@@ -1272,7 +1267,7 @@ def restore_tree(
     if selection is not None:
         check_selection(source, revision.root.content, selection)
     place = os.fsencode(target)
-    fresh = not dry_run and _make_target(place)
+    fresh = not dry_run and make_target(place)
     restore = _Restore(
         source,
         revision,
