@@ -128,3 +128,35 @@ def test_dump_that_a_hand_made_one_builds_on_outlives_retention(site: Site) -> N
     site.quick("mark", "--forget", "mine.dump")
     site.back_up(9)
     assert base.dump_id not in {entry.dump_id for entry in site.dumps()}
+
+
+def test_set_without_dumps_keeps_days_in_the_pool_and_pays_once(site: Site) -> None:
+    """Kind: who wants one thing must take another with it."""
+    site.policy('[sets.homes]\nsources = ["HOME/homes/*"]\ndumps = false\nkeep.clones = { daily = 3 }\n')
+    assert b"no mistakes" in site.quick("plan", "--check").out
+    for day in range(5):
+        change(site, f"night {day}")
+        report = site.back_up(day)
+        assert report["counts"] == {"done": 2, "incomplete": 0, "failed": 0} and report["at_risk"] == {}
+    assert len(clones(site)) == 3 and site.spool() == [] and site.dumps() == []
+    assert site.back_up(4, "--set", "all", "--due")["volumes"] == []
+    text = site.quick("backup", "--set", "all", DAL_NOW=night(5)).out.decode()
+    assert "set homes: 2 of 2 volumes cloned" in text
+    status = json.loads(site.quick("--json", "status", DAL_NOW=night(5)).out)["sets"][0]["volumes"][0]
+    assert (status["state"], status["last_good_backup"], status["level"], status["dump"]) == (
+        "ok",
+        night(5),
+        None,
+        None,
+    )
+    assert b"in the pool" in site.quick("status", DAL_NOW=night(5)).out
+    assert b"no good backup for 4 days" in site.quick("status", "--check", code=2, DAL_NOW=night(9)).out
+    days = json.loads(site.quick("--json", "plan", "--days", "2", DAL_NOW=night(6)).out)["days"]
+    assert [(dump["level"], dump["bytes"]) for day in days for dump in day["dumps"]] == [(None, 0)] * 4
+    site.quick("plan", "-v", DAL_NOW=night(6))
+    assert b"no volume of the sets has a dump yet" in site.quick("drill", code=6, DAL_NOW=night(6)).err
+    site.policy(
+        '[sets.homes]\nsources = ["HOME/homes/*"]\ndumps = false\ncycle_days = 7\nkeep.archive = { last = 1 }\n'
+    )
+    said = site.quick("plan", "--check", code=2).out.decode()
+    assert "cycle_days" in said and "keep.archive" in said and said.count("dumps = false makes none") == 2

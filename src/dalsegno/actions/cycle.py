@@ -17,10 +17,11 @@ from dalsegno.actions.house import House
 from dalsegno.actions.keep import collect_within
 from dalsegno.actions.mount import settle
 from dalsegno.actions.plan import gather_facts, membership
-from dalsegno.actions.prune import plan_prune, removal_name, run_prune
+from dalsegno.actions.prune import SPOOL, plan_prune, removal_name, run_prune
 from dalsegno.actions.rules import policy_settings
 from dalsegno.actions.shrunk import note_vanished
 from dalsegno.actions.sources import find_or_create
+from dalsegno.backup.clones_only import clone_entries
 from dalsegno.backup.cycle import (
     BEGUN,
     Choice,
@@ -243,7 +244,8 @@ class HouseSteps:
         found = plan_prune(self.site, [state], [member], now_ns=now_ns(), volume_id=volume_id)
         result = run_prune(self.house, self.site, found)
         return Retained(
-            removed=tuple(removal_name(removal) for removal in result.removed),
+            # What leaves the spool is in the targets: nothing is lost of it.
+            removed=tuple(removal_name(removal) for removal in result.removed if removal.place != SPOOL),
             problems=tuple(f"retention: {removal_name(removal)}: {text}" for removal, text in result.failed),
         )
 
@@ -418,7 +420,9 @@ class _Cycle:
         )
 
     def _turn(self, job: Job, chosen: SetPolicy, *, resumed: bool) -> TurnResult:
-        words = f"level {job.data['level']}" + (", goes on" if resumed else "")
+        words = ("clone" if job.data["level"] is None else f"level {job.data['level']}") + (
+            ", goes on" if resumed else ""
+        )
         self.listener.begin(job.volume_name, words)
         result = take_turn(
             job,
@@ -454,7 +458,10 @@ class _Cycle:
             if member.set_name in self.chosen:
                 own = entries.get(states[member.volume].id, []) if not member.is_new else []
                 chosen = site.policy.sets[member.set_name]
-                found = find_risks(member.volume, own, copies, chosen, day=self.day, zone=site.zone)
+                own_copies = copies
+                if not chosen.dumps and not member.is_new:
+                    own, own_copies = clone_entries(states[member.volume])
+                found = find_risks(member.volume, own, own_copies, chosen, day=self.day, zone=site.zone)
                 if found:
                     risks[member.volume] = found
         report = RunReport(

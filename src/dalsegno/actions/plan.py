@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dalsegno.actions.house import House
 from dalsegno.actions.prune import Coming, PrunePlan, plan_prune
+from dalsegno.backup.clones_only import clone_entries
 from dalsegno.backup.days import dumped_days, local_day, zone_of
 from dalsegno.backup.members import Known, Member, Membership, find_members, path_matches
 from dalsegno.backup.plan import Balance, PlanDay, VolumeFacts, balance, plan_days
@@ -81,6 +82,8 @@ def gather_facts(
         state = None if member.is_new else by_name[member.volume]
         own = entries.get(state.id, []) if state is not None else []
         full_bytes, daily_bytes = _sizes(house, state, own)
+        if not site.policy.sets[member.set_name].dumps:
+            own = clone_entries(state)[0] if state is not None else []
         facts.append(
             VolumeFacts(
                 volume=member.volume if not member.is_new else member.source,
@@ -123,12 +126,14 @@ def plan(house: House, site: Site, *, day_count: int, now_ns: int) -> SitePlan:
     for day in days:
         for dump in day.dumps:
             at_ns = now_ns + (day.day - first_day) * DAY_NS
-            coming.setdefault(dump.volume, []).append(Coming(received_ns=at_ns, level=dump.level))
+            coming.setdefault(dump.volume, []).append(Coming(received_ns=at_ns, level=dump.level or 0))
     end_ns = now_ns + day_count * DAY_NS
     return SitePlan(
         days=days,
         balance=balance(days, facts),
         removals=plan_prune(site, states, found.members, now_ns=end_ns, coming=coming),
         membership=found,
-        unknown_sizes=sorted(each.volume for each in facts if not each.full_bytes),
+        unknown_sizes=sorted(
+            each.volume for each in facts if not each.full_bytes and site.policy.sets[each.set_name].dumps
+        ),
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from dalsegno.actions.plan import membership
 from dalsegno.actions.retrieve import media_here
+from dalsegno.backup.clones_only import clone_entries
 from dalsegno.backup.days import local_day
 from dalsegno.backup.drills import Candidate
 from dalsegno.backup.members import Member
@@ -43,6 +44,7 @@ def status(site: Site, states: Iterable[VolumeState], *, now_ns: int, report: Re
     states = list(states)
     members = membership(site.policy, states).members
     ids = {state.name: state.id for state in states}
+    by_name = {state.name: state for state in states}
     shrunk = {state.name: shrunk_from(state) for state in states}
     day = local_day(now_ns, site.zone)
     sets = []
@@ -53,13 +55,15 @@ def status(site: Site, states: Iterable[VolumeState], *, now_ns: int, report: Re
         volumes = []
         for member in own:
             volume_id = ids.get(member.volume, b"") if not member.is_new else b""
-            mine = entries.get(volume_id, [])
+            mine, own_copies = entries.get(volume_id, []), copies
+            if not chosen.dumps and volume_id:
+                mine, own_copies = clone_entries(by_name[member.volume])
             today = any(local_day(entry.taken_at_ns, site.zone) == day for entry in mine)
             volumes.append(
                 volume_status(
                     member.volume if not member.is_new else member.source,
                     mine,
-                    copies,
+                    own_copies,
                     chosen,
                     last_drill=site.catalog.last_drill(volume_id) if volume_id else None,
                     day=day,

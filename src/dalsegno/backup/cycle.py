@@ -274,12 +274,14 @@ class _Turn:
     def go(self) -> None:
         if not self.reached(CLONED):
             self._clone()
-        if not self.reached(DUMPED):
-            self._dump()
-        if not self.reached(VERIFIED):
-            self._verify()
+        if self.chosen.dumps:
+            if not self.reached(DUMPED):
+                self._dump()
+            if not self.reached(VERIFIED):
+                self._verify()
         if not self.reached(DONE):
-            self._archive()
+            if self.chosen.dumps:
+                self._archive()
             retained = self.steps.retain(self.job.volume_id, self.job.set_name)
             self.result.removed += retained.removed
             self.result.problems += retained.problems

@@ -33,7 +33,8 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
 
     volume: str
     set_name: str
-    level: int
+    level: int | None
+    """None: a clone alone, of a set without dumps."""
     size_bytes: int
     reason: str
 
@@ -112,12 +113,12 @@ def plan_days(policy: Policy, facts: Iterable[VolumeFacts], *, first_day: int, d
             due = _due(chosen, standing, day, standing.facts.volume in fulls)
             if due is None:
                 continue
-            size_bytes = standing.bytes_of(due.level, day)
+            size_bytes = standing.bytes_of(due.level, day) if chosen.dumps else 0
             dumps.append(
                 PlannedDump(
                     volume=standing.facts.volume,
                     set_name=chosen.name,
-                    level=due.level,
+                    level=due.level if chosen.dumps else None,
                     size_bytes=size_bytes,
                     reason=due.reason,
                 )
@@ -155,6 +156,8 @@ def balance(days: Sequence[PlanDay], facts: Iterable[VolumeFacts]) -> Balance:
 
 
 def _due(chosen: SetPolicy, standing: _Standing, day: int, full_planned: bool) -> Due | None:
+    if not chosen.dumps:
+        return Due(level=0, reason="a clone every day")
     return level_due(
         chosen.program,
         standing.history,
@@ -171,7 +174,7 @@ def _choose_fulls(chosen: SetPolicy, members: Sequence[_Standing], day: int) -> 
     A full is due a cycle after the last one and may only be made earlier. A day of the coming cycle that is fuller
     than the mean gives its largest volumes to the emptiest earlier days.
     """
-    if chosen.program.kind != "planned" or not members:
+    if chosen.program.kind != "planned" or not members or not chosen.dumps:
         return set()
     cycle_days = chosen.cycle_days
     days: list[list[tuple[int, str]]] = [[] for _ in range(cycle_days)]

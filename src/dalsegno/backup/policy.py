@@ -110,6 +110,8 @@ class SetPolicy:
     """Directories and globs of directories, each of which becomes a tracked volume."""
     rules: Rules = field(default_factory=Rules)
     """What the sources leave out."""
+    dumps: bool = True
+    """False: every night makes a clone, and no dump of it; nothing is read back, and nothing leaves the pool."""
     cycle_days: int = CYCLE_DAYS_DEFAULT
     program: Program = field(default_factory=lambda: Program(kind="planned"))
     targets: tuple[str, ...] = ()

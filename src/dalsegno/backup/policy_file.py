@@ -419,6 +419,7 @@ def _read_set(name: str, table: _Table, targets: Mapping[str, TargetPolicy]) -> 
         volumes=table.texts("volumes"),
         sources=tuple(os.path.normpath(source) for source in table.texts("sources")),
         rules=_read_rules(table),
+        dumps=table.flag("dumps", True),
         cycle_days=cycle_days,
         program=_read_program(table, cycle_days),
         targets=chosen,
@@ -439,6 +440,13 @@ def _read_set(name: str, table: _Table, targets: Mapping[str, TargetPolicy]) -> 
         if target not in targets:
             known = ", ".join(targets) or "none yet"
             table.add("targets", f"no target {target!r}{_meant(target, list(targets)) or f'; there is {known}'}")
+    if not found.dumps:
+        for word in ("targets", "copies", "program", "cycle_days", "first_full"):
+            if table.has(word):
+                table.add(word, "says how dumps are made, and dumps = false makes none: leave one of them away")
+        for word in ("spool", "archive"):
+            if keep.has(word):
+                keep.add(word, "says which dumps stay, and dumps = false makes none: leave one of them away")
     if len(set(chosen)) < len(chosen):
         table.add("targets", "names a target twice: name each once")
     return found

@@ -36,6 +36,8 @@ class VolumeStatus:
     targets_wanted: int = 0
     last_drill: Drill | None = None
     next_day: int | None = None
+    has_dumps: bool = True
+    """False in a set without dumps: `last` stands for a clone."""
     shrunk_from: int | None = None
     """How many files and directories it had before its source lost most of them; None when it did not."""
 
@@ -101,6 +103,7 @@ def volume_status(
         targets_wanted=chosen.copies_wanted,
         last_drill=last_drill,
         next_day=next_day,
+        has_dumps=chosen.dumps,
         shrunk_from=shrunk_from,
     )
 

@@ -109,6 +109,10 @@ def turn_line(result: TurnResult, *, colour: bool = False) -> str:
     parts = [f"{word}  {show(result.volume)}"]
     if result.error:
         return f"{parts[0]}: {result.error}"
+    if result.level is None:
+        return (
+            f"{parts[0]}, a clone{', gone on with' if result.resumed else ''}, in {format_duration(result.duration_ns)}"
+        )
     parts.append(f"level {result.level} ({result.reason}{', gone on with' if result.resumed else ''})")
     parts.append(f"{format_size(result.size_bytes)} in {format_duration(result.duration_ns)}")
     where = [f"{target} ({_labels(labels)})" for target, labels in result.media.items()]
@@ -182,7 +186,10 @@ def report_lines(report: RunReport, *, verbose: bool = False) -> list[str]:
         size = format_size(sum(result.size_bytes for result in own))
         fulls = sum(result.level == 0 and not result.error for result in own)
         done = sum(not result.error for result in own)
-        lines.append(f"set {name}: {done} of {len(own)} volumes dumped, {fulls} full, {size}")
+        if all(result.level is None for result in own if not result.error) and done:
+            lines.append(f"set {name}: {done} of {count_of(len(own), 'volume')} cloned")
+        else:
+            lines.append(f"set {name}: {done} of {count_of(len(own), 'volume')} dumped, {fulls} full, {size}")
         for result in own:
             if result.error:
                 lines.append(f"  {show(result.volume)} FAILED: {result.error}")

@@ -133,7 +133,7 @@ def _lines(found: SitePlan, policy: Policy, terminal: Terminal) -> list[str]:
             [
                 day_name(day.day),
                 str(fulls or ""),
-                str(len(day.dumps) - fulls or ""),
+                str(sum(bool(dump.level) for dump in day.dumps) or ""),
                 format_size(day.size_bytes),
                 *(format_size(day.target_bytes[target]) for target in targets),
                 "#" * round(BAR_WIDTH * day.size_bytes / busiest),
@@ -164,6 +164,8 @@ def _lines(found: SitePlan, policy: Policy, terminal: Terminal) -> list[str]:
 
 
 def _dump_words(volume: str, dump: Any) -> str:
+    if dump.level is None:
+        return f"{show(volume)}, {dump.reason}"
     return f"{show(volume)} level {dump.level}, {format_size(dump.size_bytes)}, {dump.reason}"
 
 

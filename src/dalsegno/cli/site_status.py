@@ -128,11 +128,17 @@ def _row(site: Site, volume: VolumeStatus, *, at_ns: int) -> list[str]:
         f"  {volume.volume}",
         show_time(last.taken_at_ns) if last is not None else "none",
         age_words(at_ns - last.taken_at_ns) if last is not None else "",
-        str(last.level) if last is not None else "",
-        f"{volume.target_count} of {volume.targets_wanted}",
+        ("clone" if not volume.has_dumps else str(last.level)) if last is not None else "",
+        _where(volume),
         drilled,
         coming,
     ]
+
+
+def _where(volume: VolumeStatus) -> str:
+    if not volume.has_dumps:
+        return "in the pool"
+    return f"{volume.target_count} of {volume.targets_wanted}" if volume.targets_wanted else "in the spool"
 
 
 def _value(found: SiteStatus, wanted: list[str]) -> dict[str, Any]:
@@ -151,8 +157,8 @@ def _value(found: SiteStatus, wanted: list[str]) -> dict[str, Any]:
                         "source": "ok" if volume.shrunk_from is None else "shrunk",
                         "entries_before": volume.shrunk_from,
                         "last_good_backup": format_time(volume.last.taken_at_ns) if volume.last else None,
-                        "level": volume.last.level if volume.last else None,
-                        "dump": volume.last.dump_id.hex() if volume.last else None,
+                        "level": volume.last.level if volume.last and volume.has_dumps else None,
+                        "dump": volume.last.dump_id.hex() if volume.last and volume.has_dumps else None,
                         "targets": volume.target_count,
                         "targets_wanted": volume.targets_wanted,
                         "last_drill": format_time(volume.last_drill.ended_ns) if volume.last_drill else None,
