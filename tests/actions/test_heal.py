@@ -354,6 +354,30 @@ def test_counting_does_not_count_what_is_gone_and_the_index_shrinks(pool_path: P
         assert not house.pool.damage
 
 
+def test_what_killed_programs_left_is_swept(pool_path: Path, source: Path) -> None:
+    """The kind: files of a process that is gone stay for ever."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    cache = pool_path.parent / "cache"
+    scan = next(cache.glob("*.scan"))
+    left = [
+        cache / f"{scan.name}.{process.pid}.tmp",
+        pool_path / f"pool.toml.{process.pid}.0.partial",
+        pool_path / "reserve.partial",
+        pool_path / "refs" / "volumes" / f"x.{process.pid}.1.partial",
+    ]
+    for path in left:
+        path.write_bytes(b"half")
+        os.utime(path, (0, 0))
+    at_work = cache / f"{scan.name}.{os.getppid()}.tmp"
+    at_work.write_bytes(b"of one that lives")
+    with open_house(pool_path) as house:
+        backup(house, str(source))
+        assert not left[0].exists(), "the next backup of the volume looks for its own"
+        gc(house, grace_seconds=24 * 3600)
+    assert [path.name for path in left if path.exists()] == [] and at_work.exists()
+
+
 def test_lost_files_are_listed_for_whole_directories_and_links(pool_path: Path) -> None:
     with open_house(pool_path) as house:
         state = read_revision(house.pool, house.volumes.get("source").head)

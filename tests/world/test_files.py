@@ -130,6 +130,27 @@ def test_new_files_get_their_name_once_where_calls_are_missing(tmp_path: Path, r
     assert found == {"a": b"first", "p": b"whole", "taken": b"sent"}
 
 
+NO_LOCKS = r"""
+from dalsegno.terms.errors import Refused
+from dalsegno.world.files import FileLock
+try:
+    FileLock(place / "lock").acquire()
+except Refused as error:
+    assert "no locks" in str(error)
+else:
+    raise SystemExit("locked")
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="numbers of calls are x86_64's")
+@pytest.mark.parametrize("answer", [38, 37, 95], ids=["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
+def test_a_file_system_without_locks_is_refused_in_words(tmp_path: Path, answer: int) -> None:
+    """The kind: a feature of Linux's own file systems that others lack is an error without a way out."""
+    code = NO_SUCH_CALLS.replace("{NUMBERS}", repr([(73, answer)])) + NO_LOCKS
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_what_root_writes_into_anothers_directory_is_its_owners_when_asked(tmp_path: Path) -> None:
     """The kind: root helps once, and the user's own program stands before a file that it may not read."""

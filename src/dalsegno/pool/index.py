@@ -533,19 +533,21 @@ class Index:
         for segment in self._segments:
             segment.judge(on_disk=self.packs_on_disk, damaged=damaged)
 
-    def _named(self) -> set[PackId]:
+    def _named(self, *, stored: bool = False) -> set[PackId]:
+        """Return the packs that segments name; `stored`: only those that a collection knows, too."""
         named: set[PackId] = set()
         for segment in self._segments:
-            named.update(segment.pack_ids)
+            if segment.name or not stored:
+                named.update(segment.pack_ids)
         return named
 
     def _tell_lost(self, on_disk: set[PackId]) -> None:
         """Report the packs that segments name, that are not there, and that nobody collected."""
-        if not self._named() - on_disk - self.read_collected():
+        if not self._named(stored=True) - on_disk - self.read_collected():
             return
         # A collection may have trimmed the index meanwhile, and no longer lists what it named before.
         self._load()
-        lost = self._named() - self._list_packs() - self.read_collected()
+        lost = self._named(stored=True) - self._list_packs() - self.read_collected()
         if lost:
             self._report_lost(lost)
 
