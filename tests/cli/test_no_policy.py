@@ -1,6 +1,7 @@
 """What a person without a policy has: retention by rules, a history of dumps, and a status that sees when backups stop."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,7 @@ def test_history_shows_the_recorded_dumps_of_a_pool(user: User) -> None:
     assert (only["level"], only["taken"], only["volume"]) == (0, day(2), "doc")
     assert b"full.dump" in user.quick("history").out
     user.quick("history", "docs", code=6)
+    assert b"`dal verify --pool`" in user.quick("drill", code=6).err
 
 
 def test_status_sees_that_backups_have_stopped_and_is_not_taken_in_by_a_clock_that_jumped(user: User) -> None:
@@ -98,5 +100,11 @@ def test_drill_of_a_set_without_targets_reads_the_spool_and_links_that_no_set_na
     user.environment["DAL_POLICY"] = str(user.home / "site.toml")
     said = user.quick("plan", "--check").out.decode()
     assert f"left out: {user.home}/homes/bob is a link to {user.home}/elsewhere, which no source names" in said
+    assert "mail" not in said
+    text = (user.home / "site.toml").read_text()
+    (user.home / "site.toml").write_text(text + '[notify]\nmail_to = "root"\n')
+    there = any(shutil.which("sendmail", path=place) for place in ("/usr/sbin", "/usr/lib", "/sbin"))
+    said = user.quick("plan", "--check", PATH="/nowhere").out.decode()
+    assert ("notify.mail_to: nobody will get mail" in said) != there
     user.quick("backup", "--set", "all", DAL_NOW=day(1))
     assert b"all as it was backed up" in user.quick("drill", DAL_NOW=day(1)).out

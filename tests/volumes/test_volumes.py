@@ -3,12 +3,14 @@
 import multiprocessing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, NotFound, Refused
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.address import dump_paths, parse_address, resolve
+from dalsegno.volumes.state import Clone, decode_state, is_automatic
 from dalsegno.volumes.store import Volumes
 from kit import store_revision
 
@@ -147,3 +149,25 @@ def test_four_processes_clone_at_once_and_nothing_is_lost(pool, volumes):
     for process in crew:
         process.join()
     assert len(volumes.get("home").clones) == 40
+
+
+def test_clone_of_an_older_version_is_read_and_its_name_tells_who_chose_it() -> None:
+    """Kind: what an older version wrote is read with a meaning that nobody gave it."""
+    old = msgspec.msgpack.encode(
+        {
+            "id": bytes(16),
+            "name": "home",
+            "kind": "native",
+            "source": b"",
+            "created_ns": 1,
+            "clones": {
+                name: {"revision": bytes(32), "created_ns": 1, "held": False}
+                for name in ("2026-11-21T02:00:00Z", "2026-11-21T020000Z-2", "2026-11-21", "before upgrade")
+            },
+        }
+    )
+    clones = decode_state(old).clones
+    assert [is_automatic(name, clone) for name, clone in clones.items()] == [True, True, False, False]
+    assert all(clone.entry_count is None for clone in clones.values())
+    given = Clone(revision=bytes(32), created_ns=1, automatic=False)
+    assert not is_automatic("2026-11-21T02:00:00Z", given)

@@ -40,6 +40,11 @@ def send(notify: Notify, *, subject: str, lines: list[str], value: Mapping[str, 
     return problems
 
 
+def find_sendmail() -> str | None:
+    """Return the machine's mail program, or None where there is none."""
+    return shutil.which("sendmail", path=f"{os.environ.get('PATH', '')}:{SENDMAIL_PLACES}")
+
+
 def _mail(notify: Notify, subject: str, lines: list[str]) -> None:
     message = EmailMessage()
     message["Subject"] = subject
@@ -54,7 +59,7 @@ def _mail(notify: Notify, subject: str, lines: list[str]) -> None:
         except (OSError, smtplib.SMTPException) as error:
             raise Unavailable(f"mail through {notify.smtp}: {error}") from None
         return
-    program = shutil.which("sendmail", path=f"{os.environ.get('PATH', '')}:{SENDMAIL_PLACES}")
+    program = find_sendmail()
     if program is None:
         raise NotFound('mail: no sendmail on this machine: install a mail program, or write smtp = "HOST"')
     try:

@@ -7,7 +7,7 @@ from dalsegno.actions.status import drill_candidates
 from dalsegno.backup.drills import Candidate, choose_volumes, drill_line
 from dalsegno.backup.members import choose_sets
 from dalsegno.backup.records import GOOD
-from dalsegno.cli.site import add_policy, open_all, read_policy
+from dalsegno.cli.site import add_policy, open_all, policy_if_any, read_policy
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, DalError, Damaged, NotFound
@@ -34,6 +34,11 @@ def _drill(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if not 1 <= arguments.files <= FILES_MAX or arguments.count < 1:
         raise BadInput(f"--files and --count: expected 1 or more, and at most {FILES_MAX:,} files")
     values, lines, code = [], [], EXIT_DONE
+    if policy_if_any(arguments) is None:
+        raise NotFound(
+            "no policy, so no media to try: `dal verify --pool` reads every byte of the pool, and "
+            "`dal restore VOLUME --to DIR` tries a restore"
+        )
     policy = read_policy(arguments)
     with open_all(arguments, terminal, policy) as (house, site):
         chosen_sets = choose_sets(policy, arguments.sets) if arguments.sets else []

@@ -6,6 +6,7 @@ from typing import Any
 from dalsegno.actions.plan import SitePlan, outside_links, plan
 from dalsegno.actions.prune import ARCHIVE, CLONES, SPOOL, Removal, removal_name
 from dalsegno.backup.days import day_name, day_text
+from dalsegno.backup.notify import find_sendmail
 from dalsegno.backup.plan import BUSIEST_TO_MEAN_MAX
 from dalsegno.backup.policy import Policy
 from dalsegno.backup.policy_file import examine_policy, find_policy
@@ -51,6 +52,10 @@ def _check(arguments: argparse.Namespace, terminal: Terminal) -> int:
     links = outside_links(policy) if policy is not None else []
     if policy is not None:
         lines.append(f"{path}: no mistakes; {count_of(len(policy.sets), 'set')}")
+        if policy.notify.mail_to and not policy.notify.smtp and find_sendmail() is None:
+            text = "nobody will get mail: no sendmail on this machine; install a mail program, or write smtp"
+            lines.append(f"{path}: notify.mail_to: {text}")
+            value.append({"file": str(path), "key": "notify.mail_to", "problem": None, "note": text})
         lines += [f"left out: {link} is a link to {target}, which no source names" for link, target in links]
         value += [{"file": str(path), "problem": None, "left_out": link, "leads_to": target} for link, target in links]
     terminal.result(value, lines)
