@@ -16,7 +16,8 @@ from host_kit import USER, Machine, as_root, describe_tree, file_system, let_use
 from dalsegno.host import attributes, restore, setting
 from dalsegno.host.kept import TIME_NS_MAX, KeptTimes
 from dalsegno.host.losses import ACL, FLAGS, GROUP, LINK, OWNER, TIME, XATTR
-from dalsegno.host.restore import OwnerMap, RestoreResult
+from dalsegno.host.owners import OwnerMap
+from dalsegno.host.restore import RestoreResult
 from dalsegno.terms.errors import Full, NoAccess
 from dalsegno.world.workers import Workers
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry
 from dalsegno.host import attributes, restore
-from dalsegno.host.restore import OwnerMap
+from dalsegno.host.owners import OwnerMap
 from dalsegno.terms.errors import BadInput, Damaged, Full, NotFound
 from dalsegno.terms.events import Note
 from dalsegno.trees.build import store_directory

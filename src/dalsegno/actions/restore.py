@@ -15,7 +15,8 @@ from dalsegno.dumps.load import load_chain
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry
 from dalsegno.host.changes import Tell
-from dalsegno.host.restore import OwnerMap, RestoreResult, restore_tree
+from dalsegno.host.owners import OwnerMap
+from dalsegno.host.restore import RestoreResult, restore_tree
 from dalsegno.terms.errors import BadInput, NotFound, Refused
 from dalsegno.trees.one import OneEntry
 from dalsegno.trees.read import lookup, resolve_path

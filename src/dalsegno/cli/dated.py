@@ -19,7 +19,7 @@ from dalsegno.cli.site import asker, policy_if_any, policy_realm
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import path_bytes
 from dalsegno.host.changes import Tell
-from dalsegno.host.restore import OwnerMap
+from dalsegno.host.owners import OwnerMap
 from dalsegno.terms.errors import DalError, Damaged, NotFound, Unavailable
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size

@@ -17,7 +17,7 @@ from dalsegno.cli.volume import volume_value
 from dalsegno.cli.words import POLICY_HELP, Parser, path_bytes
 from dalsegno.host.changes import Tell
 from dalsegno.host.losses import count_words
-from dalsegno.host.restore import OwnerMap
+from dalsegno.host.owners import OwnerMap
 from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, Damaged, NotFound, Unavailable
 from dalsegno.terms.events import Note

@@ -5,13 +5,11 @@ the target is never followed. A file appears under its name only whole: it is wr
 """
 
 import errno
-import grp
 import os
-import pwd
 import re
 import stat as modes
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,11 +21,9 @@ from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry, Revision
 from dalsegno.host import attributes
 from dalsegno.host.access import (
-    CAP_DAC_OVERRIDE,
     CAP_FOWNER,
     OWNER_ALL,
     OWNER_READS,
-    OWNER_WRITES,
     Opened,
     close_again,
     has_capability,
@@ -51,27 +47,27 @@ from dalsegno.host.changes import (
     change_of_existing,
 )
 from dalsegno.host.descent import DIRECTORY_FLAGS, Descent, open_max
+from dalsegno.host.existing import Existing, change, compare, is_plainly_equal, say_unattainable
 from dalsegno.host.ignore import IGNORE_FILE, IGNORE_FILE_BYTES_MAX, Scope
-from dalsegno.host.kept import KeptTimes, clamp, fold, folds_names
+from dalsegno.host.kept import KeptTimes, fold, folds_names
 from dalsegno.host.links import INODE_UNKNOWN, FirstNames
-from dalsegno.host.losses import FLAGS, GROUP, LINK, MODE, OWNER, TIME, XATTR, Loss, Losses
+from dalsegno.host.losses import GROUP, LINK, OWNER, XATTR, Loss, Losses
+from dalsegno.host.owners import OwnerMap, Owners
 from dalsegno.host.protection import Protected, Protection
 from dalsegno.host.removal import MOUNTED, crossing, remove_tree
 from dalsegno.host.setting import (
     FULL_ERRORS,
-    attainable,
+    Lose,
     is_full,
     mode_without_acl,
     once,
     prepare_empty,
-    say_time,
     set_all,
     set_flags,
     set_mode,
     set_owner,
     set_times,
     set_xattrs,
-    verify,
     why,
 )
 from dalsegno.host.target import ROOT_KEPT, ROOT_REFUSED, is_root_of_other, make_target
@@ -110,20 +106,6 @@ _FORMS: Final = {
     objects.ENTRY_CHAR_DEVICE: modes.S_IFCHR,
     objects.ENTRY_BLOCK_DEVICE: modes.S_IFBLK,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnerMap:
-    """Whose the restored files are: by `name` (number when the host lacks the name), by `number`, or by a `map`."""
-
-    mode: str = "name"
-    users: Mapping[bytes, int] = field(default_factory=dict)
-    """For `map`: from a name or a decimal number to the number here; what is not in it goes by name."""
-    groups: Mapping[bytes, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("name", "number", "map"):
-            raise BadInput(f"owners {self.mode!r}: expected name, number or map")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -171,65 +153,6 @@ def plan_selection(paths: Sequence[bytes]) -> Selection | None:
         else:
             level[names[-1]] = None
     return top or None
-
-
-class _Owners:
-    """Numbers of owners, each decided once."""
-
-    def __init__(self, rule: OwnerMap) -> None:
-        self._rule = rule
-        self._known: dict[tuple[int, int, bytes, bytes], tuple[int, int]] = {}
-
-    def of(self, entry: Entry) -> tuple[int, int]:
-        mark = (entry.uid, entry.gid, entry.owner, entry.group)
-        found = self._known.get(mark)
-        if found is None:
-            found = self._known[mark] = (self._user(entry), self._group(entry))
-        return found
-
-    def _user(self, entry: Entry) -> int:
-        rule = self._rule
-        if rule.mode == "number":
-            return entry.uid
-        for key in (entry.owner, b"%d" % entry.uid):
-            if rule.mode == "map" and key and key in rule.users:
-                return rule.users[key]
-        try:
-            return pwd.getpwnam(os.fsdecode(entry.owner)).pw_uid if entry.owner else entry.uid
-        except (KeyError, ValueError):
-            return entry.uid
-
-    def _group(self, entry: Entry) -> int:
-        rule = self._rule
-        if rule.mode == "number":
-            return entry.gid
-        for key in (entry.group, b"%d" % entry.gid):
-            if rule.mode == "map" and key and key in rule.groups:
-                return rule.groups[key]
-        try:
-            return grp.getgrnam(os.fsdecode(entry.group)).gr_gid if entry.group else entry.gid
-        except (KeyError, ValueError):
-            return entry.gid
-
-
-class _Existing:
-    """A file that is there already: open, or (a symlink, FIFO, device, or not readable) only named."""
-
-    __slots__ = ("directory", "fd", "flags", "is_open", "mode", "stat", "target")
-
-    def __init__(
-        self, fd: int, is_open: bool, path: bytes, stat: os.stat_result, directory: int, opened: Opened | None = None
-    ) -> None:
-        self.fd = fd
-        self.directory = directory
-        self.is_open = is_open
-        self.target: int | bytes = fd if is_open else path
-        self.stat = stat
-        # As they were before we opened it up.
-        self.mode = modes.S_IMODE(stat.st_mode) if opened is None or opened.mode is None else opened.mode
-        self.flags = opened.flags if opened is not None else None
-        if self.flags is None and is_open:
-            self.flags = attributes.get_flags(fd) or 0
 
 
 class _Frame:
@@ -312,7 +235,7 @@ class _Restore:
         self.difference: set[str] = set()
         self.source = source
         self.revision = revision
-        self.owners = _Owners(owners)
+        self.owners = Owners(owners)
         self.delete = delete
         self.dry_run = dry_run
         self.verify_content = verify_content
@@ -386,15 +309,24 @@ class _Restore:
             now = os.fstat(fd)
             if (now.st_dev, now.st_ino) != (stat.st_dev, stat.st_ino):
                 raise Conflict(f"{os.fsdecode(path)}: replaced while it was restored")
-            file = _Existing(fd, is_open, attributes.path_beneath(frame.fd, name), stat, frame.fd)
-            difference = self.difference = self.compare(file, entry, path)
-            if not difference or self.dry_run:
-                return bool(difference)
+            owner = self.owners.of(entry)
+            if is_open and is_plainly_equal(fd, stat, entry, owner):
+                self.difference = set()
+                return False
+            wanted = entry_xattrs(self.source, entry)
+            file = Existing(fd, stat, directory=frame.fd, name=name, is_open=is_open)
+            self.difference = compare(file, entry, owner, wanted, self.times)
+            lose: Lose = partial(self.lose, path)
+            if not self.difference:
+                say_unattainable(stat, entry, owner, lose)
+            if not self.difference or self.dry_run:
+                return bool(self.difference)
             if stat.st_nlink > 1 or not self.may_change(stat):
                 return None
             if frame.place.mount and frame.place.mount != place_of(fd).mount:
                 raise OSError(errno.EXDEV, MOUNTED)
-            self.change(frame, file, entry, path, difference)
+            lose = lose if frame.is_native else once(lose)
+            change(file, entry, owner, wanted, self.difference, lose, is_native=frame.is_native)
             lent = None
             return True
         finally:
@@ -402,60 +334,6 @@ class _Restore:
                 os.fchmod(fd, lent)
             if fd >= 0:
                 os.close(fd)
-
-    def compare(self, file: _Existing, entry: Entry, path: bytes) -> set[str]:
-        """Return which attributes of an existing file differ from the entry's, of those that can be had."""
-        stat = file.stat
-        owner = self.owners.of(entry)
-        uid, gid, mode = attainable(entry.mode, *owner, stat)
-        difference = set()
-        if (uid, gid) != (stat.st_uid, stat.st_gid):
-            difference.add(OWNER)
-        if not modes.S_ISLNK(stat.st_mode) and file.mode != mode:
-            difference.add(MODE)
-        if attributes.read_xattrs(file.target) != entry_xattrs(self.source, entry):
-            difference.add(XATTR)
-        if not self.times.is_same(file.directory, stat.st_mtime_ns, entry.mtime_ns):
-            difference.add(TIME)
-        if file.is_open and file.flags != entry.flags:
-            difference.add(FLAGS)
-        if not difference:
-            self.say_unattainable(stat, owner, entry, path)
-        return difference
-
-    def say_unattainable(self, stat: os.stat_result, owner: tuple[int, int], entry: Entry, path: bytes) -> None:
-        """Say what an existing file lacks and cannot be given."""
-        lose = partial(self.lose, path)
-        if stat.st_uid != owner[0]:
-            lose(OWNER, f"{owner[0]}: the file belongs to {stat.st_uid}")
-        if stat.st_gid != owner[1]:
-            lose(GROUP, f"{owner[1]}: the file belongs to group {stat.st_gid}")
-        if clamp(stat.st_mtime_ns) != entry.mtime_ns:
-            say_time(entry.mtime_ns, stat.st_mtime_ns, lose)
-
-    def change(self, frame: _Frame, file: _Existing, entry: Entry, path: bytes, difference: set[str]) -> None:
-        """Set the attributes of an existing file, in the order of `setting`."""
-        lose = partial(self.lose, path) if frame.is_native else once(partial(self.lose, path))
-        stat, fd = file.stat, file.fd
-        is_link = modes.S_ISLNK(stat.st_mode)
-        by_fd: int | bytes = fd if file.is_open else b"/proc/self/fd/%d" % fd
-        if file.flags and file.flags & attributes.FLAGS_LOCKING:
-            attributes.set_flags(fd, file.flags & ~attributes.FLAGS_LOCKING)
-        directory = None if file.is_open else frame.fd
-        named: int | bytes = fd if file.is_open else entry.name
-        mode = set_owner(named, entry.mode, *self.owners.of(entry), lose, directory=directory)
-        if difference & {XATTR, OWNER}:
-            wanted = entry_xattrs(self.source, entry)
-            if file.is_open and not has_capability(CAP_DAC_OVERRIDE):
-                os.fchmod(fd, modes.S_IMODE(stat.st_mode) | OWNER_WRITES)
-            mode = mode_without_acl(mode, wanted, set_xattrs(file.target, wanted, lose))
-        if not is_link:
-            set_mode(by_fd, mode, lose)
-        set_times(named, stat.st_atime_ns, entry.mtime_ns, lose, directory=directory)
-        if file.is_open:
-            set_flags(fd, entry.flags, lose)
-            if not frame.is_native:
-                verify(fd, mode, self.owners.of(entry), entry.mtime_ns, lose)
 
     def open_existing(self, directory: int, name: bytes, form: int) -> tuple[int, int | None]:
         """Open an existing file or directory; return the fd, -1 for what can only be named, and a mode to put back."""
@@ -612,7 +490,8 @@ class _Restore:
         fd = os.open(self.temporary, _WRITE_FLAGS, 0o600, dir_fd=frame.fd)
         jobs: deque[Future[None]] = deque()
         try:
-            prepare_empty(fd, entry.flags, frame.inherited, wanted)
+            if entry.flags or frame.inherited or wanted:
+                prepare_empty(fd, entry.flags, frame.inherited, wanted)
             if data is None:
                 end = 0
                 run: list[bytes] = []
@@ -1096,9 +975,11 @@ class _Restore:
             close_again(fd, opened)
             return
         if not frame.fresh:
-            directory = _Existing(fd, True, b"", os.fstat(fd), fd, opened)
-            difference = self.compare(directory, entry, path)
+            stat, owner = os.fstat(fd), self.owners.of(entry)
+            directory = Existing(fd, stat, directory=fd, opened=opened)
+            difference = compare(directory, entry, owner, entry_xattrs(self.source, entry), self.times)
             if not difference:
+                say_unattainable(stat, entry, owner, partial(self.lose, path))
                 close_again(fd, opened)
                 self.result.unchanged += 1
                 return
