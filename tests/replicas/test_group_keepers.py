@@ -191,6 +191,25 @@ def test_what_was_caught_up_survives_a_collection_on_every_server(world: World) 
     assert len(world.files()) == 5
 
 
+def test_a_server_that_lost_a_pack_acknowledges_nothing_on_it_and_gets_it_again(world: World) -> None:
+    """The kind: what a server says it has, over a pool that has lost what that rests on."""
+    client = Client(world, "c1")
+    client.add({b"a": random.Random(1).randbytes(20_000), b"b": random.Random(2).randbytes(20_000)})
+    client.push()
+    client.add({b"c": random.Random(3).randbytes(20_000)})
+    client.push()
+    pool = world.sites["s2"].pool
+    (lost,) = [path for path in (pool.path / "packs").rglob("*.pack") if path.stat().st_size > 30_000]
+    lost.unlink()
+    pool.close()
+    world.keepers.clock.pause(10)
+    client.add({b"d": random.Random(4).randbytes(20_000)})
+    assert client.push().acknowledged == ("s1", "s3")
+    client.group.catch_up()
+    assert len(world.files()) == 4
+    assert check_replicas(client.group, deep=True).differences == ()
+
+
 def test_side_by_side_is_the_same_as_in_turn(world: World) -> None:
     with Workers(3) as crew:
         client = Client(world, "c1", parallel=side_by_side(crew))

@@ -264,6 +264,7 @@ def take_value(taken: TakeResult) -> dict[str, Any]:
         "files_read": taken.files_read,
         "bytes_read": taken.bytes_read,
         "bytes_stored": taken.bytes_stored,
+        "healed": taken.healed,
         "unreadable": [{"path": path, "error": text} for path, text in taken.unreadable],
         "changed_while_read": taken.changed_while_read,
         "not_entered": [{"path": path, "reason": reason} for path, reason in taken.not_entered],
@@ -334,7 +335,7 @@ def take_lines(taken: TakeResult) -> list[str]:
             f"read {taken.files_read:,} files, {format_size(taken.bytes_read)}; "
             f"stored {format_size(taken.bytes_stored)}"
             if taken.changed
-            else "nothing changed"
+            else "nothing changed" + (f"; {format_size(taken.bytes_stored)} stored again" if taken.healed else "")
         )
     ]
     if taken.ignore_problems:

@@ -228,6 +228,8 @@ class Keeper:
         if not 0 <= now - self._refreshed_ns < REFRESH_NS:
             self.pool.refresh()
             self._refreshed_ns = now
+        if self.pool.is_damage_new:  # what rests on something lost does not stand: it is asked for
+            self.pool.look_for_unsound()
 
     def _check_ids(self, ids: bytes) -> None:
         if len(ids) % OBJECT_ID_BYTES or len(ids) > BATCH_IDS_MAX * OBJECT_ID_BYTES:
