@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import sqlite3
+import stat
 import struct
 import subprocess
 import sys
@@ -420,13 +421,26 @@ def test_mount_point_leads_to_another_volume_and_stays(home: User) -> None:
         (mount.path / "sub").mkdir()
         (mount.path / "sub" / "file").write_text("x")
         home.quick("mkmount", str(mount.path / "sub" / "OldFiles"), "doc.backup")
-        home.quick("mkmount", str(mount.path / "nowhere"), "no-such-volume")
+        warned = home.quick("mkmount", str(mount.path / "nowhere"), "no-such-volume").err
+        assert b"warning: nothing is there now" in warned and b"no-such-volume" in warned
+        # Kind of fault: what a name is changes while the kernel knows it, and it answers with an input/output error.
+        for _ in range(2):
+            assert stat.S_ISLNK(os.lstat(mount.path / "nowhere").st_mode)
+            assert os.readlink(mount.path / "nowhere") == "#no-such-volume"
+        listed = subprocess.run(["ls", "-la", str(mount.path)], capture_output=True, text=True)
+        assert listed.returncode == 0 and "nowhere -> #no-such-volume" in listed.stdout
         assert (mount.path / "sub" / "OldFiles" / "old").read_text() == "old file"
         assert "exists" in home.quick("mkmount", str(mount.path / "sub" / "OldFiles"), "doc", code=4).error
         with pytest.raises(OSError):
             (mount.path / "sub" / "OldFiles" / "new").write_text("refused")
         mount.end()
     assert [each["kind"] for each in home.value("ls", "v:/sub")] == ["mount", "file"]
+    assert (
+        b"Mrwxrwxrwx" in home.quick("ls", "-l", "v").out
+        and b"nowhere -> no-such-volume" in home.quick("ls", "-l", "v").out
+    )
+    left = home.value("restore", "v", "--to", str(home.home / "restored"))["left"]
+    assert sorted(each["path"] for each in left) == ["nowhere", "sub/OldFiles"] and "mount point" in left[0]["reason"]
     home.quick("clone", "v", "with-points")
     home.quick("dump", "v@with-points", "-o", "v.dump")
     with mounted(home, "v.dump") as mount:

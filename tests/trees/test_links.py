@@ -6,9 +6,11 @@ import pytest
 from msgspec.structs import replace
 
 from dalsegno.formats import objects
-from dalsegno.formats.objects import Entry
+from dalsegno.formats.objects import Entry, Revision
 from dalsegno.terms.errors import Damaged
 from dalsegno.trees.build import store_directory
+from dalsegno.trees.diff import diff_revisions
+from dalsegno.trees.diff_links import settle_links
 from dalsegno.trees.links import FILL_AFTER, LinksTable
 from dalsegno.trees.read import links_key, lookup
 from kit import DictStore
@@ -98,3 +100,75 @@ def test_empty_table_and_table_that_is_none_are_told():
         LinksTable(store, store_directory(store, [entry])).find(7)
     with pytest.raises(Damaged, match="no node number"):
         LinksTable(store, store_directory(store, [replace(entry, name=links_key(10).upper())])).find(7)
+
+
+def tree_of(store, names, files):
+    """Return a revision: `names` maps a name to a file's key, or 0 for a plain file; `files` maps keys to contents."""
+    links = [file_entry(links_key(key), key, files[key]) for key in sorted({key for key in names.values() if key})]
+    entries = [
+        Entry(name=name, kind=objects.ENTRY_LINK, link=key) if key else file_entry(name, 5, b"plain")
+        for name, key in sorted(names.items())
+    ]
+    root = Entry(
+        name=b"",
+        kind=objects.ENTRY_DIRECTORY,
+        content_kind=objects.CONTENT_DIRECTORY,
+        content=store_directory(store, entries),
+    )
+    return Revision(
+        volume=bytes(16),
+        parents=[],
+        root=root,
+        links=store_directory(store, links) if links else b"",
+        created_ns=0,
+        author="",
+        message="",
+        entry_count=len(names),
+        total_bytes=0,
+    )
+
+
+def file_entry(name, node, content):
+    return Entry(
+        name=name,
+        kind=objects.ENTRY_FILE,
+        node=node,
+        size=len(content),
+        content_kind=objects.CONTENT_INLINE,
+        content=content,
+    )
+
+
+FILES = {7: b"seven", 8: b"seven", 9: b"nine", 10: b"seven", 6: b"plain"}
+SETTLED = [
+    ("another number", {b"a": 7, b"b": 7}, {b"a": 8, b"b": 8}, {}),
+    ("another number and content", {b"a": 7, b"b": 7}, {b"a": 9, b"b": 9}, {b"a": (0, 0), b"b": (0, 0)}),
+    (
+        "two become one",
+        {b"a": 7, b"b": 7, b"c": 8, b"d": 8},
+        dict.fromkeys([b"a", b"b", b"c", b"d"], 10),
+        {b"c": (8, 10), b"d": (8, 10)},
+    ),
+    (
+        "one becomes two",
+        dict.fromkeys([b"a", b"b", b"c", b"d"], 7),
+        {b"a": 8, b"b": 8, b"c": 10, b"d": 10},
+        {b"c": (7, 10), b"d": (7, 10)},
+    ),
+    ("one name leaves", {b"a": 7, b"b": 7, b"c": 7}, {b"a": 7, b"b": 7, b"c": 0}, {b"c": (7, 0)}),
+    ("one name moves over", {b"a": 7, b"b": 7, b"c": 7, b"d": 8}, {b"a": 7, b"b": 7, b"c": 8, b"d": 8}, {b"c": (7, 8)}),
+    ("a name is removed", {b"a": 7, b"b": 7, b"c": 7}, {b"a": 8, b"b": 8}, {b"c": None}),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "told"), [case[1:] for case in SETTLED], ids=[case[0] for case in SETTLED])
+def test_changes_of_links_are_those_of_names_that_belong_together(old, new, told):
+    """Kind of fault: a number of our own, which nobody sees, is told as a change."""
+    store = DictStore()
+    before, after = tree_of(store, old, FILES), tree_of(store, new, FILES)
+    found = {}
+    for change in settle_links(diff_revisions(store, before, after), store, before, after):
+        assert all(each is None or each.name == change.path for each in (change.old, change.new))
+        both = change.old is not None and change.new is not None
+        found[change.path] = (change.old.link, change.new.link) if both else None
+    assert found == told

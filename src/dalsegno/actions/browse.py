@@ -8,6 +8,8 @@ from fnmatch import translate
 from functools import partial
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from dalsegno.actions.backup import own_paths
 from dalsegno.actions.house import House
 from dalsegno.actions.rules import left_out, rules_of
@@ -23,6 +25,7 @@ from dalsegno.terms.errors import BadInput, NotFound, Refused
 from dalsegno.terms.events import Note, Report
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.diff import Change, diff_revisions
+from dalsegno.trees.diff_links import settle_links
 from dalsegno.trees.read import iterate_content, iterate_directory, read_revision, resolve_link, resolve_path
 from dalsegno.trees.walk import walk
 from dalsegno.volumes.address import parse_address, resolve
@@ -51,6 +54,13 @@ class Found:
     last: str
     path: bytes
     entry: Entry
+    """As it is in the last of them."""
+
+    @property
+    def address(self) -> str:
+        """The path in the newest clone that has it, as every command takes it."""
+        clone = f"@{self.last}" if self.last else ""
+        return f"{self.volume}{clone}:/{os.fsdecode(self.path)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +238,9 @@ def _find_history(history: History, matcher: Callable[[bytes], bool], report: Re
                             volume=history.volume, first=known[0], last=before_name, path=change.path, entry=known[1]
                         )
                 else:
-                    entry = resolve_link(source, revision.links, change.new)
+                    # Of a changed hard link the table's entry is told.
+                    named = replace(change.new, name=change.path.rpartition(b"/")[2])
+                    entry = resolve_link(source, revision.links, named)
                     open_since[change.path] = (known[0] if known else name, entry)
             before, before_id = revision, identity
         before_name = name
@@ -301,7 +313,9 @@ def diff(house: House, old: str, new: str | None = None) -> Iterator[Change]:
             source: Source = before.source
             if after.source is not before.source:
                 source = _Either(after.source, before.source)
-            yield from _below(diff_revisions(source, before.revision, after.revision), after.path or before.path)
+            changes = diff_revisions(source, before.revision, after.revision)
+            settled = settle_links(changes, source, before.revision, after.revision)
+            yield from _below(settled, after.path or before.path)
 
 
 def _below(changes: Iterator[Change], path: bytes) -> Iterator[Change]:
@@ -376,4 +390,5 @@ def _diff_live(house: House, before: View) -> Iterator[Change]:
         entry_count=scan.entry_count,
         total_bytes=scan.total_bytes,
     )
-    yield from _below(diff_revisions(scratch, before.revision, live), before.path)
+    changes = diff_revisions(scratch, before.revision, live)
+    yield from _below(settle_links(changes, scratch, before.revision, live), before.path)

@@ -30,7 +30,10 @@ _FORMS = {
     objects.ENTRY_FIFO: stat.S_IFIFO,
     objects.ENTRY_CHAR_DEVICE: stat.S_IFCHR,
     objects.ENTRY_BLOCK_DEVICE: stat.S_IFBLK,
+    objects.ENTRY_CONFLICT: stat.S_IFREG,
 }
+_MOUNT_LETTER = "M"
+"""Of a mount point, for which `ls -l` has no letter."""
 
 
 def add_ls(parser: Parser) -> None:
@@ -89,7 +92,7 @@ def entry_value(entry: Entry) -> dict[str, Any]:
         "btime_ns": entry.btime_ns,
         "node": f"{entry.node:016x}",
     }
-    if entry.kind == objects.ENTRY_SYMLINK:
+    if entry.kind in (objects.ENTRY_SYMLINK, objects.ENTRY_MOUNT):
         value["target"] = entry.content
     if entry.flags:
         value["flags"] = entry.flags
@@ -101,11 +104,14 @@ def entry_line(path: bytes, entry: Entry) -> str:
     owner = show(entry.owner) or str(entry.uid)
     group = show(entry.group) or str(entry.gid)
     mode = stat.filemode(_FORMS.get(entry.kind, 0) | entry.mode) + ("+" if entry.xattrs else " ")
+    if entry.kind == objects.ENTRY_MOUNT:
+        mode = _MOUNT_LETTER + mode[1:]
     size = format_size(entry.size) if entry.kind in (objects.ENTRY_FILE, objects.ENTRY_SYMLINK) else "-"
     if objects.is_conflict(entry):
         size = "conflict"
     line = f"{mode} {owner:<8} {group:<8} {size:>10}  {show_time(entry.mtime_ns)}  {show(path)}"
-    return f"{line} -> {show(entry.content)}" if entry.kind == objects.ENTRY_SYMLINK else line
+    leads_on = entry.kind in (objects.ENTRY_SYMLINK, objects.ENTRY_MOUNT)
+    return f"{line} -> {show(entry.content)}" if leads_on else line
 
 
 def _ls(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -162,7 +168,7 @@ def _add_dumps(parser: Parser) -> None:
 def _find(arguments: argparse.Namespace, terminal: Terminal) -> int:
     def value(found: Found) -> dict[str, Any]:
         place = {"volume": found.volume, "first": found.first, "last": found.last, "path": found.path}
-        return {**place, **entry_value(found.entry)}
+        return {**place, "address": found.address, **entry_value(found.entry)}
 
     def line(found: Found) -> str:
         slash = "/" if found.entry.kind == objects.ENTRY_DIRECTORY else ""

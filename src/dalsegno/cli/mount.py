@@ -242,9 +242,12 @@ def _mkmount(arguments: argparse.Namespace, terminal: Terminal) -> int:
     parse_address(arguments.address)
     control, path = _point_place(arguments.directory)
     wish = {"do": "mkmount", "path": path, "target": arguments.address, "uid": os.getuid(), "gid": os.getgid()}
-    _ask_about(arguments.directory, control, wish)
-    value = {"at": os.fspath(arguments.directory), "leads_to": arguments.address}
-    terminal.result(value, [] if terminal.quiet else [f"{arguments.directory} leads to {arguments.address}"])
+    nowhere = _ask_about(arguments.directory, control, wish).get("nowhere", "")
+    value = {"at": os.fspath(arguments.directory), "leads_to": arguments.address, "warning": nowhere or None}
+    lines = [f"{arguments.directory} leads to {arguments.address}"]
+    if nowhere:
+        terminal.note(f"warning: nothing is there now, so it shows as a link to `#{arguments.address}`: {nowhere}")
+    terminal.result(value, [] if terminal.quiet else lines)
     return EXIT_DONE
 
 
@@ -257,7 +260,7 @@ def _rmmount(arguments: argparse.Namespace, terminal: Terminal) -> int:
     return EXIT_DONE
 
 
-def _ask_about(directory: Path, control: Path, wish: Words) -> None:
+def _ask_about(directory: Path, control: Path, wish: Words) -> Words:
     try:
         answer = actions.tell_mount(control, wish)
     except BadInput:
@@ -266,3 +269,4 @@ def _ask_about(directory: Path, control: Path, wish: Words) -> None:
         raise type(error)(f"{directory}: {error}") from None
     if answer is None:
         raise Unavailable(f"{directory}: its mount does not answer: see {log_path()}")
+    return answer

@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry, Revision
 from dalsegno.host import attributes
@@ -704,7 +706,7 @@ class _Restore:
         found = self.links.find(entry.link)
         if found is None:
             raise Damaged(f"{entry.name!r}: its file {entry.link:x} is not in the links table")
-        return found[1]
+        return replace(found[1], name=entry.name)
 
     def link_to(self, row: int, frame: _Frame, name: bytes, path: bytes, stat: os.stat_result | None) -> bool:
         """Make `name` a further name of a file, in the place of what `stat` says is there; tell if that can be."""

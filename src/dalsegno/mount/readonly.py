@@ -238,7 +238,7 @@ class ReadOnly:
     def open_point(self, node: int, parent: Folder, name: bytes, point: bytes) -> Folder:
         """Return the folder that a mount point leads to."""
         known = self._by_node.get(node)
-        return known if known is not None else self._open_folder(node, parent, name, self._follow(point))
+        return known if known is not None else self._open_folder(node, parent, name, self.follow(point))
 
     def add_folder(self, node: int, folder: Folder) -> Folder:
         """Give a folder its number, and its own node where none is given; another thread may have been first."""
@@ -279,7 +279,7 @@ class ReadOnly:
         assert above.layer is not None
         entry = above.layer.listings.at(above.content, row)
         if entry.kind == objects.ENTRY_MOUNT:
-            return self._open_folder(node, above, entry.name, self._follow(entry.content))
+            return self._open_folder(node, above, entry.name, self.follow(entry.content))
         if entry.kind != objects.ENTRY_DIRECTORY:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         folder = Folder(above, entry.name, layer=above.layer, content=entry.content, ino=entry.node)
@@ -294,7 +294,8 @@ class ReadOnly:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return folder, row
 
-    def _follow(self, point: bytes) -> Picture:
+    def follow(self, point: bytes) -> Picture:
+        """Return what a mount point names; NotFound and others when it leads nowhere."""
         if self._gallery is None:
             raise NotFound(f"mount point to {point!r}: there is no pool to look into")
         return self._gallery.follow(point[:_POINT_LENGTH_MAX])

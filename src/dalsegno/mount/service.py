@@ -292,7 +292,7 @@ class Control:
         target = str(words["target"]).encode(errors="surrogateescape")
         self._look_again(*self._writable.make_point(path, target, uid=int(words["uid"]), gid=int(words["gid"])))
         self._committer.commit()
-        return {}
+        return {"nowhere": self._writable.why_nowhere(target)}
 
     def _rmmount(self, words: Words) -> Words:
         self._look_again(*self._writable.remove_point(str(words["path"]).encode(errors="surrogateescape")))

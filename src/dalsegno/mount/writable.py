@@ -153,6 +153,8 @@ class Writable:
         if inode is None:
             entry, layer = self._still.entry(node)
             return self._still.attr(node, entry, layer)
+        if inode.kind == objects.ENTRY_MOUNT:
+            return self._attr_of_link(inode)  # one that leads somewhere is a folder of `still`
         if inode.kind == objects.ENTRY_DIRECTORY:
             size, blocks = DIRECTORY_BYTES, 8
         elif inode.kind == objects.ENTRY_SYMLINK:
@@ -745,6 +747,14 @@ class Writable:
             self._changes.entry_count += 1
             self._changes.touch_directory(folder, at_ns)
             return folder.node, name
+
+    def why_nowhere(self, target: bytes) -> str:
+        """Return why a mount point to an address leads nowhere now, or nothing when it leads there."""
+        try:
+            self._still.follow(target)
+        except DalError as error:
+            return str(error)
+        return ""
 
     def remove_point(self, path: bytes) -> tuple[int, bytes]:
         """Take a mount point away; what it leads to stays."""

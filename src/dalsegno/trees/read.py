@@ -3,6 +3,8 @@
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from dalsegno.formats import objects
 from dalsegno.formats.objects import DirectoryLeaf, DirectoryList, Entry, RecipeLeaf, RecipeList, Revision
 from dalsegno.pool.contract import Source
@@ -67,13 +69,13 @@ def links_key(link: int) -> bytes:
 
 
 def resolve_link(source: Source, links: bytes, entry: Entry) -> Entry:
-    """Return the file behind an ENTRY_LINK (under the table's name); other entries as they are."""
+    """Return the file behind an ENTRY_LINK, under the link's own name; other entries as they are."""
     if entry.kind != objects.ENTRY_LINK:
         return entry
     found = lookup(source, links, links_key(entry.link)) if links else None
     if found is None:
         raise Damaged(f"{entry.name!r}: its file {entry.link:x} is not in the links table")
-    return found
+    return replace(found, name=entry.name)
 
 
 def resolve_path(source: Source, revision: Revision, path: bytes) -> Entry:
