@@ -77,7 +77,7 @@ def test_manual_page_has_every_command_and_option_and_groff_takes_it(person: Per
         ("snapshots", "`dal clones`"), ("check", "`dal verify --pool`"), ("forget", "`dal unclone"),
         ("unmount x", "`dal umount DIR`"), ("list", "`dal clones`"), ("send", "`dal dump"), ("receive", "`dal restore"),
         ("extract", "`dal restore"), ("create", "`dal backup DIR`"), ("version", "`dal --version`"),
-        ("xyzzy", "`dal --help`"),
+        ("xyzzy", "`dal --help`"), ("--policy x status", "behind the command"), ("--pol x status", "`--pool`"),
         ("ls --recursve", "`--recursive`"), ("restore x --dest y", "`--to`"), ("ls -r", "`--recursive`"),
         ("volume shwo", "'show'"), ("backup --exclude-file f", "`--exclude-from`"), ("backup --repo x", "`--pool`"),
         ("find -dash", "-- -dash"), ("find -vault", "-- -vault"), ("find x -dash", "-- -dash"),

@@ -34,7 +34,7 @@ def test_clones_of_one_volume_or_of_all_fit_a_terminal_and_say_no_time_twice(per
 def test_empty_lists_say_so_on_the_side(person: Person) -> None:
     """Kind: nothing, where a person waits for an answer."""
     person.run("init")
-    for words in (["volume", "list"], ["clones"]):
+    for words in (["volume", "list"], ["clones"], ["ls"]):
         done = person.run(*words)
         assert done.stdout == b"" and b"no volumes yet" in done.stderr
         assert person.value(*words) == []

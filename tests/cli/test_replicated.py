@@ -272,7 +272,7 @@ def test_a_coordinator_killed_in_a_clone_freezes_nobody_for_long(realm: Realm) -
     other.quick("import", "home", files_of(other, a="second\n"))
     assert me.quick("cat", "home:/a").out == b"second\n"
     me.quick("clone", "home", "lives")
-    assert [line.split()[0] for line in me.lines("clones", "home")] == ["home@lives"]
+    assert [line.split()[0] for line in me.lines("clones", "home", "-q")] == ["home@lives"]
 
 
 def test_local_commands_load_nothing_of_realms(tmp_path: Path) -> None:

@@ -123,6 +123,8 @@ def _ls(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_volumes(arguments, terminal, *([arguments.address] if arguments.address is not None else [])) as house:
         if arguments.address is None:
             names = [state.name for state in house.volumes.list()]
+            if not names:
+                terminal.note("no volumes yet: `dal backup DIR` makes one")
             terminal.result(names, names)
             return EXIT_DONE
         rows = actions.ls(house, arguments.address, recursive=arguments.recursive)

@@ -3,7 +3,6 @@
 import argparse
 import os
 import shutil
-import sys
 from importlib import import_module
 
 from dalsegno.actions.cycle import HouseSteps, Listener, RunReport, report_value, run_backup
@@ -12,6 +11,7 @@ from dalsegno.backup.cycle import Steps, TurnResult
 from dalsegno.backup.notify import is_wanted, send
 from dalsegno.backup.site import Site
 from dalsegno.cli.site import coordinator, open_all, read_policy
+from dalsegno.cli.streams import say_aside
 from dalsegno.cli.terminal import REDRAW_NS_MIN, Terminal, format_duration, progress_line, show
 from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL
@@ -33,7 +33,7 @@ class Board:
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
         self._speaks = not terminal.json and not terminal.quiet
-        self._draws = self._speaks and sys.stderr.isatty()
+        self._draws = self._speaks and terminal.draws
         self._lock = new_lock()
         self._lines: dict[str, str] = {}
         self._phases: dict[str, tuple[str, int]] = {}
@@ -73,7 +73,7 @@ class Board:
             self._phases.pop(result.volume, None)
             if self._speaks:
                 self._erase()
-                print(turn_line(result, colour=self._draws), file=sys.stderr, flush=True)
+                say_aside(turn_line(result, colour=self._draws and not os.environ.get("NO_COLOR")) + "\n")
                 self._draw()
 
     def close(self) -> None:
@@ -83,8 +83,7 @@ class Board:
 
     def _erase(self) -> None:
         if self._drawn:
-            sys.stderr.write(f"\x1b[{self._drawn}A\x1b[J")
-            sys.stderr.flush()
+            say_aside(f"\x1b[{self._drawn}A\x1b[J")
             self._drawn = 0
 
     def _draw(self) -> None:
@@ -96,8 +95,7 @@ class Board:
         names = list(self._lines)[: max(1, size.lines - 2)]
         width = max(map(len, names), default=0)
         for name in names:
-            sys.stderr.write(f"  {show(name):<{width}}  {self._lines[name]}"[: size.columns - 1] + "\n")
-        sys.stderr.flush()
+            say_aside(f"  {show(name):<{width}}  {self._lines[name]}"[: size.columns - 1] + "\n")
         self._drawn = len(names)
 
 

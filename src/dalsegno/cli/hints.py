@@ -95,8 +95,28 @@ _OPTION_WORDS: Final = {
 }
 
 
-def unknown_command(name: str) -> str:
-    """Return the error for a command that there is not: the one that was meant, or all."""
+_BEFORE_COMMAND: Final = (
+    "--pool",
+    "--key",
+    "--json",
+    "--utc",
+    "--quiet",
+    "--verbose",
+    "--help",
+    "-q",
+    "-v",
+    "-h",
+    "-V",
+)
+
+
+def unknown_command(name: str, before: Sequence[str] = ()) -> str:
+    """Return the error for a command that there is not: the one that was meant, or all; `before`: the words before."""
+    strange = [word for word in before if word.startswith("-") and word.partition("=")[0] not in _BEFORE_COMMAND]
+    if strange and not re.fullmatch("-[qvh]+", strange[0]):
+        meant = get_close_matches(strange[0], [word for word in _BEFORE_COMMAND if len(word) > 2], n=1, cutoff=0.88)
+        hint = f"; did you mean `{meant[0]}`?" if meant else ", where a command has such an option: `dal --help`"
+        return f"{strange[0]} stands behind the command{hint}"
     if name in _OTHER_COMMANDS:
         return f"unknown command {name!r}: {_OTHER_COMMANDS[name]}"
     meant = get_close_matches(name.lower(), COMMANDS, n=2, cutoff=0.6)

@@ -182,7 +182,7 @@ def _run(words: list[str]) -> int:
     if name not in COMMANDS:
         from dalsegno.cli.hints import unknown_command
 
-        raise BadInput(unknown_command(name))
+        raise BadInput(unknown_command(name, before=words[: words.index(name)]))
     arguments = command_parser(name).parse_args(rest)
 
     from datetime import UTC

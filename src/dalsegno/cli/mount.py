@@ -183,6 +183,8 @@ def _list(terminal: Terminal) -> int:
     rows = [
         [each.label, each.path, "read-only" if each.read_only else "writable", _name_of(each.uid)] for each in mounts
     ]
+    if not rows:
+        terminal.note("nothing is mounted")
     terminal.result(values, terminal.listing(["shows", "at", "", "by"], rows))
     return EXIT_DONE
 

@@ -53,7 +53,7 @@ class Terminal:
         self.verbose = verbose
         self.about = ""
         """Which pool the command is about, where it could have been about another."""
-        self._draws = sys.stderr.isatty() and not quiet and not json and os.environ.get("TERM") != "dumb"
+        self.draws = sys.stderr.isatty() and not quiet and not json and os.environ.get("TERM") != "dumb"
         self._drawn_at_ns = 0
         self._phase = ""
         self._phase_started_ns = 0
@@ -121,7 +121,7 @@ class Terminal:
         if isinstance(event, Note):
             if event.severity == "error" or self.verbose or (event.severity == "notice" and not self.quiet):
                 self._say(event)
-        elif self._draws:
+        elif self.draws:
             self._draw(event)
 
     def _say(self, event: Note) -> None:
