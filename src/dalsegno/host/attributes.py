@@ -25,6 +25,8 @@ STATX: Final = struct.Struct("<8xQIIIH2xQQQ8x16xqI4xqI4xqI4xIIII")
 """attributes, nlink, uid, gid, mode, ino, size, blocks, btime (s, ns), ctime (s, ns), mtime (s, ns),
 rdev major, minor, dev major, minor: include/uapi/linux/stat.h, struct statx (little-endian hosts)."""
 assert STATX.size == 0x90
+STATX_DEVICE: Final = struct.Struct("<136xII")
+"""dev major, minor."""
 STATX_SHORT: Final = struct.Struct("<16xI8xH2xQQ32xqI4xqI4xqI")
 """nlink, mode, ino, size, btime (s, ns), ctime (s, ns), mtime (s, ns): all that tells whether a file changed."""
 

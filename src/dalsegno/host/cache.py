@@ -17,9 +17,10 @@ import mmap
 import os
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -129,15 +130,20 @@ class ScanCache:
     def keys(self, record: CachedDirectory) -> memoryview:
         """Return the keys of a directory's entries, one after the other."""
         start = HEADER.size + record[4]
-        self._touched_bytes += record[5] * KEY_BYTES
-        if self._touched_bytes > TOUCHED_BYTES_MAX and isinstance(self._data.obj, mmap.mmap):
-            self._data.obj.madvise(mmap.MADV_DONTNEED)  # each key is read once: what was read need not stay
-            self._touched_bytes = 0
+        self._touch(record[5] * KEY_BYTES)
         return self._data[start : start + record[5] * KEY_BYTES]
+
+    def _touch(self, size_bytes: int) -> None:
+        """Give memory back once much was read: each key is read once, and need not stay."""
+        self._touched_bytes += size_bytes
+        if self._touched_bytes > TOUCHED_BYTES_MAX and isinstance(self._data.obj, mmap.mmap):
+            self._data.obj.madvise(mmap.MADV_DONTNEED)
+            self._touched_bytes = 0
 
     def link(self, device: int, inode: int) -> tuple[int, bytes] | None:
         """Return (node, key) of a hard-linked file seen before."""
         for row in self._links.rows(inode):
+            self._touch(mmap.PAGESIZE)
             dev, _ino, node, key = LINK.unpack_from(self._data, self._links_table + row * LINK.size)
             if dev == device:
                 return node, key
@@ -208,7 +214,8 @@ class CacheBuilder:
         self._kept_from: ScanCache | None = None
         self._kept_start = self._kept_end = 0
         self._directories = bytearray()
-        self._links = bytearray()
+        self._link_records: Callable[[], Iterator[bytes]] = lambda: iter(())
+        self._link_count = 0
 
     def add_directory(
         self, *, device: int, inode: int, names_hash: bytes, identity: bytes, keys: bytes | bytearray
@@ -252,9 +259,9 @@ class CacheBuilder:
             self._pieces.append(data[HEADER.size + self._kept_start : HEADER.size + self._kept_end])
             self._kept_from = None
 
-    def add_link(self, *, device: int, inode: int, node: int, key: bytes) -> None:
-        """Record a file with several names."""
-        self._links += LINK.pack(device, inode, node, key)
+    def add_links(self, records: Callable[[], Iterator[bytes]], *, count: int) -> None:
+        """Record the files with several names, as many LINK records; they are asked for when the cache is saved."""
+        self._link_records, self._link_count = records, count
 
     def save(self, path: Path, *, revision: bytes) -> None:
         """Write the cache file, bound to the revision that the scan became.
@@ -266,7 +273,7 @@ class CacheBuilder:
             MAGIC,
             revision,
             len(self._directories) // DIRECTORY.size,
-            len(self._links) // LINK.size,
+            self._link_count,
             self._keys_bytes,
             max(0, self._started_ns),
         )
@@ -275,7 +282,7 @@ class CacheBuilder:
         digest = blake3()
         try:
             with open(temporary, "wb") as file:
-                for piece in (header, *self._pieces, self._directories, self._links):
+                for piece in chain((header, *self._pieces, self._directories), self._link_records()):
                     data = self._read_back(piece) if isinstance(piece, tuple) else piece
                     digest.update(data)
                     file.write(data)

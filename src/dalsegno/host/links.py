@@ -19,7 +19,7 @@ INODE_UNKNOWN: Final = 0
 """Of a file that a dry run did not make."""
 
 
-class _Rows:
+class Rows:
     """From a number to the row where `column` holds it; the newest row counts."""
 
     def __init__(self, column: "array[int]") -> None:
@@ -28,10 +28,18 @@ class _Rows:
         self._used_count = 0
 
     def find(self, number: int) -> int | None:
-        row = self._slots[self._place(number)]
-        return None if row == _EMPTY else row
+        """Return the row of a number, or None."""
+        slots, column = self._slots, self._column
+        mask = len(slots) - 1
+        place = (number * _MIX & _WORD) >> 32 & mask
+        while (row := slots[place]) != _EMPTY:
+            if column[row] == number:
+                return row
+            place = (place + 1) & mask
+        return None
 
     def set(self, number: int, row: int) -> None:
+        """Have `row`, in which the column holds `number` already, found by it."""
         place = self._place(number)
         if self._slots[place] == _EMPTY:
             self._used_count += 1
@@ -62,8 +70,8 @@ class FirstNames:
         self._inodes = array("Q")
         self._directories = array("I")
         self._names = array("Q")
-        self._by_link = _Rows(self._links)
-        self._by_inode = _Rows(self._inodes)
+        self._by_link = Rows(self._links)
+        self._by_inode = Rows(self._inodes)
         # Names and paths of directories, one behind the other, each with its length before it.
         self._text = bytearray()
         self._paths = array("Q")

@@ -26,6 +26,7 @@ from dalsegno.host import attributes
 from dalsegno.host.attributes import (
     STATX,
     STATX_ATTRIBUTE_NODUMP,
+    STATX_DEVICE,
     STATX_FLAGS,
     STATX_MASK,
     STATX_SHORT,
@@ -45,6 +46,7 @@ from dalsegno.host.cache import (
 )
 from dalsegno.host.descent import DIRECTORY_FLAGS, PLACE_FLAGS, Descent
 from dalsegno.host.ignore import CACHE_TAG_FILE, IgnoreProblem, Rules, Scope, enter_scope, open_scope
+from dalsegno.host.linked import LinkedFiles
 from dalsegno.host.listing import LARGE_ENTRIES, NAME_HASH_BYTES, Listing
 from dalsegno.host.mounts import Boundaries, boundaries_below
 from dalsegno.host.prefetch import Prefetch
@@ -53,6 +55,7 @@ from dalsegno.terms.errors import BadInput, DalError, NotFound
 from dalsegno.terms.events import Note, Progress, Report, silent
 from dalsegno.terms.sizes import GIB, KIB, MIB
 from dalsegno.trees.build import store_data, store_directory
+from dalsegno.trees.links import LinksTable
 from dalsegno.trees.read import iterate_directory, links_key
 from dalsegno.world.chance import random_node
 from dalsegno.world.clock import now_ns
@@ -235,10 +238,8 @@ class _Scan:
         self.owners = attributes.OwnerNames()
         self.noatime = os.O_NOATIME
         self.flagless: set[int] = set()
-        self.link_nodes: dict[tuple[int, int], int] = {}
-        self.link_keys: dict[int, tuple[int, int, bytes]] = {}
-        self.link_entries: dict[int, Entry | None] = {}
-        self.previous_links: dict[int, Entry] | None = None
+        self.linked = LinkedFiles()
+        self.previous_links = LinksTable(source, links) if source is not None and links else None
         self.entry_count = 0
         self.total_bytes = 0
         self.files_read = 0
@@ -384,7 +385,7 @@ class _Scan:
         unpack = STATX_SHORT.unpack_from
         pack = KEY.pack
         data, address = self.buffer.data, self.buffer.address
-        linked: list[Fields] = []
+        linked: list[tuple[int, int, int, int]] = []
         for name in names:
             if libc_statx(fd, name, STATX_FLAGS, STATX_MASK, address) != 0:
                 return False
@@ -399,16 +400,14 @@ class _Scan:
                 subdirectories.append((name, -1, None, True))
                 continue
             if nlink > 1:
-                linked.append(STATX.unpack_from(data))
+                major, minor = STATX_DEVICE.unpack_from(data)
+                linked.append((major << 32 | minor, ino, len(keys) - KEY_BYTES, size if form == 0o100000 else 0))
         if keys != cache.keys(record):
             return False
-        for fields in linked:
-            known = self.cached_link(device_number(fields), fields[_INO])
-            if known is None or known[1] != self.key_of(fields):
-                return False
-        for fields in linked:
-            if not self.keep_link(fields) and fields[_MODE] & 0o170000 == 0o100000:
-                total -= fields[_SIZE]
+        met_bytes = self.keep_links(linked, keys)
+        if met_bytes is None:
+            return False
+        total -= met_bytes
         frame.subdirectories = subdirectories
         self.entry_count += len(keys) // KEY_BYTES
         self.total_bytes += total
@@ -786,46 +785,57 @@ class _Scan:
         """Return (node, key) of a file with several names; None when its content may be lost."""
         return self.cache.link(device, inode) if self.cache is not None and not self.links_unsound else None
 
-    def keep_link(self, fields: Fields) -> bool:
-        """Note a hard-linked file that is as cached; tell whether it was new to this scan."""
-        mark = (device_number(fields), fields[_INO])
-        if mark in self.link_nodes:
-            return False
-        known = self.cached_link(*mark)
-        assert known is not None
-        node, key = known
-        self.link_nodes[mark] = node
-        self.link_entries[node] = None
-        self.link_keys[node] = (*mark, key)
-        return True
+    def keep_links(self, linked: list[tuple[int, int, int, int]], keys: bytearray) -> int | None:
+        """Note the hard-linked files of a directory, (device, inode, place in `keys`, bytes), when all are as cached.
+
+        Return how many bytes are of files that were met before; None, and nothing noted, when one is not as cached.
+        """
+        met_bytes = 0
+        found: list[tuple[int, int, int, int, bytes]] = []
+        for device, inode, place, size in linked:
+            key = keys[place : place + KEY_BYTES]
+            row = self.linked.find(device, inode)
+            if row is not None:
+                if self.linked.key(row) != key:
+                    return None
+                met_bytes += size
+                continue
+            known = self.cached_link(device, inode)
+            if known is None or known[1] != key:
+                return None
+            found.append((device, inode, size, *known))
+        for device, inode, size, node, cached_key in found:
+            if self.linked.find(device, inode) is None:
+                self.linked.add(device, inode, node=node, key=cached_key, entry=None)
+            else:
+                met_bytes += size
+        return met_bytes
 
     def old_link(self, node: int) -> Entry | None:
-        if self.previous_links is None:
-            links = self.previous.links if self.previous is not None else b""
-            table = iterate_directory(self.source, links) if links and self.source is not None else iter(())
-            try:
-                self.previous_links = {int(entry.name, 16): entry for entry in table}
-            except DalError:
-                if not self.links_unsound:
-                    raise
-                self.previous_links = {}  # all files with several names are read anew
-        return self.previous_links.get(node)
+        """Return the file that a node was in the revision before, under its name in the links table."""
+        try:
+            found = self.previous_links.find(node) if self.previous_links is not None else None
+        except DalError:
+            if not self.links_unsound:
+                raise
+            return None  # all files with several names are read anew
+        return found[1] if found is not None else None
 
     def make_link(
         self, directory: int, name: bytes, path: bytes, fields: Fields, key: bytes, old: Entry | None, old_key: bytes
     ) -> Entry | None:
         """Return the link entry of a name of a file with several; the file goes to the links table once."""
-        mark = (device_number(fields), fields[_INO])
+        device, inode = device_number(fields), fields[_INO]
         self.key = key
-        node = self.link_nodes.get(mark)
+        row = self.linked.find(device, inode)
+        node = self.linked.node(row) if row is not None else None
         if node is None:
-            known = self.cached_link(*mark)
-            used = self.link_entries
-            if known is not None and (KEY.unpack(known[1])[6] != birth_of(fields) or known[0] in used):
+            known = self.cached_link(device, inode)
+            if known is not None and (KEY.unpack(known[1])[6] != birth_of(fields) or self.linked.has_node(known[0])):
                 known = None
             if known is not None and known[1] == key:
-                self.keep_link(fields)
                 node = known[0]
+                self.linked.add(device, inode, node=node, key=key, entry=None)
                 self.total_bytes += fields[_SIZE] if fields[_MODE] & 0o170000 == 0o100000 else 0
             else:
                 before: Entry | None = None
@@ -840,15 +850,14 @@ class _Scan:
                 elif old is not None:
                     node = old.link if old.kind == objects.ENTRY_LINK else old.node
                     before = self.old_link(node) or old
-                if node is None or node in used:
+                if node is None or self.linked.has_node(node):
                     node, before = 0, None
                 entry = self.make_entry(directory, name, path, fields, key, before)
                 if entry is None:
                     return None
                 node = node or entry.node
-                self.link_nodes[mark] = node
-                self.link_entries[node] = replace(entry, name=links_key(node), node=node)
-                self.link_keys[node] = (*mark, self.key)
+                named = replace(entry, name=links_key(node), node=node)
+                self.linked.add(device, inode, node=node, key=self.key, entry=named)
                 self.total_bytes += entry.size if entry.kind == objects.ENTRY_FILE else 0
         if old is not None and old.kind == objects.ENTRY_LINK and old.link == node:
             return old
@@ -856,23 +865,29 @@ class _Scan:
 
     def finish_links(self) -> bytes:
         """Store the links table and return its id, or nothing without links."""
-        for node, (device, inode, key) in self.link_keys.items():
-            self.builder.add_link(device=device, inode=inode, node=node, key=key)
-        if not self.link_entries:
+        linked = self.linked
+        self.builder.add_links(linked.records, count=len(linked))
+        if not len(linked):
             return b""
-        fresh = any(entry is not None for entry in self.link_entries.values())
-        if not fresh and self.cache is not None and self.cache.link_count == len(self.link_entries):
+        if not linked.new_count and self.cache is not None and self.cache.link_count == len(linked):
             assert self.previous is not None
             return self.previous.links
-        table = []
-        for node in sorted(self.link_entries):
-            entry = self.link_entries[node] or self.old_link(node)
+        return store_directory(self.sink, self.links_table())
+
+    def links_table(self) -> Iterator[Entry]:
+        """Yield the files of the links table in its order: new ones, and from the old table what is as before."""
+        links = self.previous.links if self.previous is not None else b""
+        before = iterate_directory(self.source, links) if links and self.source is not None else iter(())
+        for row in self.linked.rows_by_node():
+            entry = self.linked.entry(row)
             if entry is None:
-                raise NotFound(
-                    f"links table: no file {node:x} in the revision before: remove the scan cache, run again"
-                )
-            table.append(entry)
-        return store_directory(self.sink, table)
+                name = links_key(self.linked.node(row))
+                entry = next((known for known in before if known.name >= name), None)
+                if entry is None or entry.name != name:
+                    raise NotFound(
+                        f"links table: no file {name.decode()} in the revision before: remove the scan cache, run again"
+                    )
+            yield entry
 
     # -- the walk
 
