@@ -22,7 +22,7 @@ SCENE = Scene(
         "dal key export": "[ ! -e ~/home/new ] && [ \"$(cat ~/home/letters/offer.txt)\" = offer ]",
         "dal init --join": "rm -rf ~/.local ~/.config ~/.cache ~/home",
     },
-    after="[ \"$(cat /letters/offer.txt)\" = older ] && [ \"$(dal cat home:/letters/offer.txt)\" = older ]",
+    after="[ \"$(cat ~/home/letters/offer.txt)\" = older ] && [ \"$(dal cat home:/letters/offer.txt)\" = older ]",
     only_read={"user hmpierce 1042": "lines of a file for --owners"},
 )  # fmt: skip
 
