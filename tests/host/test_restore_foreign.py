@@ -110,6 +110,21 @@ def test_modes_that_are_not_taken_without_a_word_are_said(
             assert result.failed == [] and result.lost.counts == Counter({MODE: 1, OWNER: 1})
 
 
+def test_a_place_that_is_tried_out_looks_as_before(machine: Machine, tmp_path: Path, workers: Workers | None) -> None:
+    """A trial that changes what it looks at: the directory would be restored anew each time."""
+    root = tmp_path / "root"
+    root.mkdir()
+    root.chmod(0o777)
+    (root / "a").write_text("a")
+    (root / "a").chmod(0o777)
+    machine.scan(root)
+    with foreign(tmp_path, "exfat") as place:
+        restore(machine, place / "out", workers)
+        again = restore(machine, place / "out", workers)
+        assert (again.created, again.updated, again.unchanged) == (0, 0, 2)
+        assert os.listdir(place / "out") == ["a"]
+
+
 def test_names_that_are_one_there_never_replace_each_other(
     machine: Machine, tmp_path: Path, workers: Workers | None
 ) -> None:

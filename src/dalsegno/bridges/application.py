@@ -17,6 +17,7 @@ from dalsegno.actions.house import House
 from dalsegno.bridges import amanda
 from dalsegno.bridges.amanda import Call
 from dalsegno.chunks.realm import Realm
+from dalsegno.host.losses import count_words
 from dalsegno.terms.errors import BadInput, Conflict, DalError, NoAccess, NotFound, Refused
 from dalsegno.terms.ids import hex_short
 from dalsegno.volumes.state import Clone
@@ -227,6 +228,8 @@ def restore(call: Call, line: Line, doors: Doors) -> int:
             house.__exit__(None, None, None)
     for path, text in result.failed:
         line.say(f"{os.fsdecode(path)}: {amanda.one_line(text)}")
+    if result.lost.unexpected():
+        line.say(f"could not be set: {count_words(result.lost.unexpected())}")
     return 1 if result.failed else 0
 
 

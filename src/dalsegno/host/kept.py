@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import unicodedata
+from collections.abc import Iterator
 from typing import Final
 
 from dalsegno.host import attributes
@@ -43,14 +44,33 @@ def folds_names(directory: int, *, may_write: bool) -> bool:
         return is_known
     name = _probe_name()
     try:
+        with _as_it_was(directory):
+            return _is_found_in_capitals(directory, name)
+    except OSError:
+        return False
+
+
+def _is_found_in_capitals(directory: int, name: bytes) -> bool:
+    try:
         os.close(os.open(name, _FLAGS | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory))
         try:
             os.stat(name.upper(), dir_fd=directory, follow_symlinks=False)
         finally:
             os.unlink(name, dir_fd=directory)
-    except OSError:
+    except FileNotFoundError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def _as_it_was(directory: int) -> Iterator[None]:
+    """Put a directory's times back after a file was made in it and removed."""
+    stat = os.fstat(directory)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.utime(directory, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def fold(name: bytes) -> str:
@@ -104,8 +124,9 @@ class KeptTimes:
                 return -1
         name = _probe_name()
         try:
-            probe = os.open(name, _FLAGS | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory)
-            os.unlink(name, dir_fd=directory)
+            with _as_it_was(directory):
+                probe = os.open(name, _FLAGS | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory)
+                os.unlink(name, dir_fd=directory)
         except OSError:
             return -1
         return probe
