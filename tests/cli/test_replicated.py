@@ -56,7 +56,7 @@ def _without_directory(realm: Realm, server: Postgres) -> None:
         done = me.quick("volume", "create", "other", "--replicas", "s1", code=(0, 9))
         if done.code == 0:
             break
-    assert me.quick("volume", "list").out.decode().split()[0] == "home"
+    assert me.quick("volume", "list", "-q").out.decode().split()[0] == "home"
 
 
 def _start_again(realm: Realm, name: str):  # type: ignore[no-untyped-def]
