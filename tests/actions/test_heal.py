@@ -18,7 +18,7 @@ from dalsegno.actions.browse import versions
 from dalsegno.actions.dump import dump
 from dalsegno.actions.heal import LostFiles, damage_lines
 from dalsegno.actions.house import House
-from dalsegno.actions.keep import gc, stats, verify_pool
+from dalsegno.actions.keep import gc, stats, verify_pool, volume_stats
 from dalsegno.actions.restore import restore_volume
 from dalsegno.assembly import create_pool, open_pool
 from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_LINK, KIND_CHUNK
@@ -352,6 +352,21 @@ def test_counting_does_not_count_what_is_gone_and_the_index_shrinks(pool_path: P
         assert len(list((pool_path.parent / "cache").glob("*.scan"))) == 1
     with open_house(pool_path) as house:
         assert not house.pool.damage
+
+
+def test_a_volumes_size_is_what_comes_back_when_it_goes(pool_path: Path, source: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(source / "a", other / "a")
+    (other / "own").write_bytes(random.Random(SEED + 9).randbytes(500_000))
+    with open_house(pool_path) as house:
+        backup(house, str(other))
+        found = volume_stats(house, "other")
+        assert found.size.clone_count == 1 and found.object_count > 3
+        assert 520_000 < found.raw_bytes < 522_000 and 500_000 < found.alone_bytes < 502_000
+        house.volumes.remove("other")
+        freed = gc(house, grace_seconds=0).freed_bytes
+        assert abs(freed - found.alone_stored_bytes) < found.alone_stored_bytes / 20
 
 
 def test_what_killed_programs_left_is_swept(pool_path: Path, source: Path) -> None:

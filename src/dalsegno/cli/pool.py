@@ -48,6 +48,7 @@ def add_gc(parser: Parser) -> None:
 
 def add_stats(parser: Parser) -> None:
     """Say what `dal stats` understands."""
+    parser.add_argument("volumes", nargs="*", metavar="VOLUME", help="what these take, and what each takes alone")
     parser.set_defaults(run=_stats)
 
 
@@ -130,7 +131,27 @@ def _packs(count: int) -> str:
     return f"{count:,} pack{'s' * (count != 1)}"
 
 
+def _volume_stats(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_house(arguments, terminal) as house:
+        found = [keep.volume_stats(house, name) for name in arguments.volumes]
+    rows = [
+        [
+            each.volume,
+            count_of(each.size.clone_count, "clone"),
+            format_size(each.size.total_bytes),
+            format_size(each.raw_bytes),
+            format_size(each.alone_stored_bytes),
+        ]
+        for each in found
+    ]
+    headings = ["volume", "", "newest state", "all states, before compression", "free if removed, about"]
+    terminal.result([as_json(each) for each in found], terminal.listing(headings, rows, right=(1, 2, 3, 4)))
+    return EXIT_DONE
+
+
 def _stats(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    if arguments.volumes:
+        return _volume_stats(arguments, terminal)
     with open_house(arguments, terminal) as house:
         found = keep.stats(house)
     rows = [

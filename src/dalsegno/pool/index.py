@@ -328,15 +328,20 @@ class Index:
         """Entries in all segments, copies and vanished packs included."""
         return sum(segment.count for segment in self._segments)
 
-    def count_in(self, excepted: Container[PackId]) -> int:
-        """Return how many objects lie in packs that are there, but for some; a second copy counts, too."""
-        count = 0
+    def measure(self, excepted: Container[PackId]) -> tuple[int, int]:
+        """Return how many objects lie in packs that are there, but for some, and their bytes before compression.
+
+        A second copy counts, too.
+        """
+        count = raw_bytes = 0
         for segment in self._segments:
-            numbers = np.frombuffer(segment.values, np.uint32).reshape(-1, 4)[:, 0]
+            values = np.frombuffer(segment.values, np.uint32).reshape(-1, 4)
             kept = np.array([pack_id not in excepted for pack_id in segment.pack_ids], np.bool_)
             kept[list(segment.gone)] = False
-            count += int(np.count_nonzero(kept[numbers]))
-        return count
+            rows = kept[values[:, 0]]
+            count += int(np.count_nonzero(rows))
+            raw_bytes += int((values[rows, 3] & np.uint32(_LENGTH_MASK)).sum(dtype=np.uint64))
+        return count, raw_bytes
 
     @property
     def segments(self) -> tuple[Segment, ...]:

@@ -517,10 +517,14 @@ class Pool:
         """Return whether an object is known to be in a pack that is there."""
         return self.index.contains(identity)
 
-    def count_objects(self) -> int:
-        """Return how many objects there are, without those in condemned packs and those that are known to be dead."""
+    def measure(self) -> tuple[int, int]:
+        """Return how many objects there are, without those that are known to be dead, and bytes before compression.
+
+        Packs that are condemned do not count; of dead objects in others the bytes do.
+        """
         self.refresh()
-        return self.index.count_in(self.read_condemned()) - len(self.read_dead_objects()) // OBJECT_ID_BYTES
+        count, raw_bytes = self.index.measure(self.read_condemned())
+        return count - len(self.read_dead_objects()) // OBJECT_ID_BYTES, raw_bytes
 
     def find_prefix(self, digits: str) -> list[ObjectId]:
         """Return the ids that begin with these hexadecimal digits."""
