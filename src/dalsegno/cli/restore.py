@@ -215,7 +215,8 @@ def _outcome_lines(outcome: actions.RestoreOutcome, *, dry_run: bool) -> list[st
     if len(result.left) > LISTED_MAX:
         lines.append(f"  {len(result.left) - LISTED_MAX:,} more were left as they are (-v or --json lists them)")
     if result.failed:
-        lines.append(f"  {count_of(len(result.failed), 'is', 'are')} missing or not as they should be")
+        what = count_of(len(result.failed), "is missing or not as it should be", "are missing or not as they should be")
+        lines.append(f"  {what}")
     if result.damaged_count:
         lines.append(
             f"  {result.damaged_count:,} of these because the backup is damaged: `dal verify` tells where; "
