@@ -19,6 +19,8 @@ from dalsegno.world.files import PARTIAL_SUFFIX, make_filler, remove_durable
 RESERVE_NAME: Final = "reserve"
 RESERVE_BYTES_MAX: Final = 1 * MIB
 """Room for the refs of the largest volumes, and for the ids of 30,000 dead directories."""
+RESERVE_BYTES_SMALL: Final = 64 * KIB
+"""While the place itself is small."""
 RESERVE_BYTES_MIN: Final = 16 * KIB
 RESERVE_PARTS: Final = 64
 """Of a small disk the reserve takes one part in so many."""
@@ -26,22 +28,32 @@ RESERVE_PARTS: Final = 64
 Result = TypeVar("Result")
 
 
-def keep_reserve(root: Path) -> bool:
-    """Make the reserve unless it is there; return whether it is. Without room or rights it is left for another time."""
+def keep_reserve(root: Path, *, large: bool = False) -> bool:
+    """Make the reserve unless it is there; return whether it is. Without room or rights it is left for another time.
+
+    `large`: the place is not small any more, so the reserve is not, either.
+    """
     path = root / RESERVE_NAME
-    if path.exists():
+    try:
+        there = path.stat().st_size
+    except OSError:
+        there = 0
+    if there and not (large and there <= RESERVE_BYTES_SMALL):
         return True
     try:
-        # Nothing compresses random bytes: on file systems that do, zeros would take no room.
-        make_filler(path, random_bytes(reserve_bytes(shutil.disk_usage(root).total)))
+        wanted = reserve_bytes(shutil.disk_usage(root).total, large=large)
+        if there < wanted:
+            # Nothing compresses random bytes: on file systems that do, zeros would take no room.
+            make_filler(path, random_bytes(wanted))
     except (DalError, OSError):
-        return False
+        return bool(there)
     return True
 
 
-def reserve_bytes(disk_bytes: int) -> int:
+def reserve_bytes(disk_bytes: int, *, large: bool) -> int:
     """Return how large the reserve is on a disk of this size."""
-    return max(RESERVE_BYTES_MIN, min(RESERVE_BYTES_MAX, disk_bytes // RESERVE_PARTS))
+    most = RESERVE_BYTES_MAX if large else RESERVE_BYTES_SMALL
+    return max(RESERVE_BYTES_MIN, min(most, disk_bytes // RESERVE_PARTS))
 
 
 def release_reserve(root: Path) -> bool:

@@ -43,6 +43,7 @@ from dalsegno.pool.pool import (
     PACK_BYTES_TARGET,
     PACKS,
     REFS,
+    RESERVE_LARGE_FROM,
     WRITERS_LOCK,
     Pool,
     PoolWriter,
@@ -168,7 +169,7 @@ def collect(
                 return run.run(packs, live, dry_run)
             finally:
                 if not dry_run:
-                    keep_reserve(pool.path)
+                    keep_reserve(pool.path, large=sum(each.size_bytes for each in packs) > RESERVE_LARGE_FROM)
 
 
 class _Collection:

@@ -60,6 +60,8 @@ from dalsegno.world.files import FileLock, make_directory, remove_durable, write
 from dalsegno.world.workers import Workers, new_lock
 
 PACK_BYTES_TARGET: Final = 64 * MIB
+RESERVE_LARGE_FROM: Final = 16 * MIB
+"""From so many bytes in packs on a pool has a large reserve."""
 PACK_OBJECTS_MAX: Final = 100_000
 assert PACK_OBJECTS_MAX < ROWS_IN_MEMORY_MAX
 BLOCKS_CACHED_BYTES_MAX: Final = 32 * MIB
@@ -867,7 +869,7 @@ class PoolWriter:
         try:
             self.flush()
             if self._own_packs:
-                keep_reserve(self.pool.path)
+                keep_reserve(self.pool.path, large=self.bytes_stored > RESERVE_LARGE_FROM)
         finally:
             self.abandon()
             self._unlock()
