@@ -58,7 +58,8 @@ def test_log_names_a_few_clones_of_a_revision(person: Person) -> None:
     for name in "abcde":
         person.run("backup", "documents", "--name", name)
     shown = person.run("log", "documents").stdout.decode().splitlines()
-    assert shown[1].endswith("a, b and 3 more")
+    assert shown[1].endswith("  backup   a, b and 3 more")
+    assert str(person.home / "documents") in person.run("log", "documents", "-v").stdout.decode()
     assert person.value("log", "documents")[0]["clones"] == list("abcde")
 
 

@@ -1,6 +1,7 @@
 """`dal clone`, `clones`, `unclone`, `log`, `hold`, `unhold`."""
 
 import argparse
+import os
 from itertools import islice
 from typing import Any
 
@@ -15,7 +16,7 @@ from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time, show_time, time_name
 from dalsegno.volumes.ancestry import find_revision
-from dalsegno.volumes.state import Clone
+from dalsegno.volumes.state import Clone, VolumeState
 
 NAMES_SHOWN_MAX = 2
 
@@ -167,7 +168,7 @@ def _log(arguments: argparse.Namespace, terminal: Terminal) -> int:
                     show_time(revision.created_ns),
                     format_size(revision.total_bytes),
                     show(revision.author),
-                    show(revision.message),
+                    show(revision.message if terminal.verbose else _short(revision.message, state)),
                     _some(clones),
                 ]
             )
@@ -176,6 +177,11 @@ def _log(arguments: argparse.Namespace, terminal: Terminal) -> int:
     headings = ["revision", "made", "size", "by", "message", "clones"]
     terminal.result(values, terminal.listing(headings, rows, right=(2,)))
     return EXIT_DONE
+
+
+def _short(message: str, state: VolumeState) -> str:
+    """Return a revision's message without the directory that the volume follows anyway."""
+    return message.removesuffix(f" {os.fsdecode(state.source)}") if state.source else message
 
 
 def _some(names: list[str]) -> str:
