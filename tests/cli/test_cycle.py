@@ -339,6 +339,9 @@ def test_plan_says_what_the_nights_then_do(site: Site) -> None:
     for day in range(1, 9):
         assert {each["level"] for each in site.back_up(day)["volumes"]} == levels[day - 1]
     text = site.quick("plan", "--days", "8", DAL_NOW=night(9)).out.decode()
+    narrow = site.quick("plan", "--days", "8", DAL_NOW=night(9), COLUMNS="66").out.decode()
+    rows = [line for line in narrow.splitlines() if line.endswith("#")]
+    assert rows and max(map(len, rows)) <= 66 < max(len(line) for line in text.splitlines() if line.endswith("#"))
     assert "Wed 25 Nov" in text and "retention removes by then: nothing" in text
 
 

@@ -1,6 +1,7 @@
 """`dal plan`."""
 
 import argparse
+import shutil
 from typing import Any
 
 from dalsegno.actions.plan import SitePlan, outside_links, plan
@@ -21,6 +22,7 @@ from dalsegno.world.clock import now_ns
 
 DAYS_MAX = 3660
 BAR_WIDTH = 24
+BAR_WIDTH_MIN = 4
 SHOWN_MAX = 10
 
 
@@ -131,9 +133,11 @@ def _lines(found: SitePlan, policy: Policy, terminal: Terminal) -> list[str]:
     ]
     targets = list(policy.targets)
     busiest = max(day.size_bytes for day in days) or 1
+    bars: dict[int, float] = {}
     rows = [["", "fulls", "increments", "dumped", *targets, ""]]
     for day in days:
         fulls = sum(dump.level == 0 for dump in day.dumps)
+        bars[len(rows)] = day.size_bytes / busiest
         rows.append(
             [
                 day_name(day.day),
@@ -141,12 +145,16 @@ def _lines(found: SitePlan, policy: Policy, terminal: Terminal) -> list[str]:
                 str(sum(bool(dump.level) for dump in day.dumps) or ""),
                 format_size(day.size_bytes),
                 *(format_size(day.target_bytes[target]) for target in targets),
-                "#" * round(BAR_WIDTH * day.size_bytes / busiest),
+                "",
             ]
         )
         if terminal.verbose:
             for dump in day.dumps:
                 rows.append(["", "", "", "", *("" for _ in targets), _dump_words(dump.volume, dump)])
+    figures = max(map(len, terminal.table([row[:-1] for row in rows])))
+    bar_width = max(BAR_WIDTH_MIN, min(BAR_WIDTH, shutil.get_terminal_size().columns - figures - 4))
+    for index, share in bars.items():
+        rows[index][-1] = "#" * round(bar_width * share)
     lines += ["  " + line for line in terminal.table(rows, right=tuple(range(1, 4 + len(targets))))]
     lines.append("")
     level = found.balance
