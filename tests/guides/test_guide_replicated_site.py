@@ -48,7 +48,9 @@ SCENE = Scene(
         "dal replica add home s4     ": "write monday; fresh s4 s5",
         "dal release home@friday": "fresh ro1 ro2",
         "dal promote home --server s2": "end s1",
-        "dal promote home --server s1": "serve s1; sleep 5",
+        "dal promote home --server s1": """
+            serve s1
+            for i in $(seq 100); do dal follow home --status | grep -qE '^s1 .* 0 +[0-9.]+ +0$' && break; sleep 0.2; done""",
         "dal move home s1 s6": "fresh s6",
         "dal replica add home s7 --seed": "fresh s7; cp home.0.dump /media/usb/home.full.dump; cp home.1.dump /media/usb",
     },
