@@ -46,6 +46,11 @@ def settle_environment(home: str) -> None:
     os.umask(0o022)
 
 
+def is_missing_program(name: object) -> bool:
+    """Return whether what could not be started is a program, named without its place, that this machine has not."""
+    return isinstance(name, str) and bool(name) and "/" not in name and shutil.which(name) is None
+
+
 def remove(path: Path) -> None:
     """Remove a directory, also one that is deeper than Python's recursion or longer than a path may be."""
     with contextlib.suppress(RecursionError):

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from surroundings import remove
+from surroundings import is_missing_program, remove
 
 ROOT = Path(__file__).parents[1]
 CHILD = "import signal; print(*(int(signal.getsignal(n)) for n in (signal.SIGHUP, signal.SIGTERM)), signal.getsignal(signal.SIGINT).__name__)"
@@ -59,3 +59,9 @@ def test_a_tree_deeper_than_recursion_and_longer_than_a_path_is_removed(tmp_path
     os.close(here)
     remove(deep)
     assert not deep.exists()
+
+
+def test_only_what_is_no_path_and_not_installed_is_a_missing_program() -> None:
+    """The kind of fault: a test fails on a small machine for what the machine has not."""
+    assert is_missing_program("no-such-program-anywhere")
+    assert not is_missing_program("sh") and not is_missing_program("/no/such/file") and not is_missing_program(None)
