@@ -9,7 +9,7 @@ import os
 import re
 import stat as modes
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,10 +31,9 @@ from dalsegno.host.access import (
     has_capability,
     is_searchable,
     lend,
-    open_up,
     unlocked,
 )
-from dalsegno.host.attributes import Place, place_of
+from dalsegno.host.attributes import place_of
 from dalsegno.host.batch import Batch, BatchResult, write_batch
 from dalsegno.host.changes import (
     CHANGE,
@@ -50,13 +49,15 @@ from dalsegno.host.changes import (
 )
 from dalsegno.host.descent import DIRECTORY_FLAGS, Descent, open_max
 from dalsegno.host.existing import Existing, change, compare, is_plainly_equal, say_unattainable
+from dalsegno.host.frame import Frame
 from dalsegno.host.ignore import IGNORE_FILE, IGNORE_FILE_BYTES_MAX, Scope
-from dalsegno.host.kept import KeptTimes, fold, folds_names
+from dalsegno.host.kept import KeptTimes
 from dalsegno.host.links import INODE_UNKNOWN, FirstNames
 from dalsegno.host.losses import GROUP, LINK, OWNER, XATTR, Loss, Losses
 from dalsegno.host.owners import OwnerMap, Owners
 from dalsegno.host.protection import Protected, Protection
 from dalsegno.host.removal import MOUNTED, crossing, remove_tree
+from dalsegno.host.selection import Selection, check_selection, plan_selection
 from dalsegno.host.setting import (
     FULL_ERRORS,
     Lose,
@@ -74,7 +75,7 @@ from dalsegno.host.setting import (
 )
 from dalsegno.host.target import ROOT_KEPT, ROOT_REFUSED, is_root_of_other, make_target
 from dalsegno.pool.contract import Source
-from dalsegno.terms.errors import BadInput, Conflict, DalError, Damaged, Full, NoAccess, NotFound, Refused
+from dalsegno.terms.errors import Conflict, DalError, Damaged, Full, NoAccess, NotFound, Refused
 from dalsegno.terms.events import Note, Progress, Report, silent
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.sizes import MIB
@@ -131,88 +132,6 @@ class RestoreResult:
     """What was left as it is on purpose, and why: nothing of the backup is missing there."""
 
 
-_NOWHERE: Final = Place(0, 0)
-
-Selection = dict[bytes, "Selection | None"]
-"""Names to restore in a directory; None is the whole entry."""
-
-
-def plan_selection(paths: Sequence[bytes]) -> Selection | None:
-    """Return the selection that `paths` (relative to the root) make; None is everything."""
-    top: Selection = {}
-    for path in paths:
-        names = [name for name in path.split(b"/") if name and name != b"."]
-        if b".." in names:
-            raise BadInput(f"{os.fsdecode(path)}: a path within the tree is expected, without ..")
-        if not names:
-            return None
-        level = top
-        for name in names[:-1]:
-            below = level.setdefault(name, {})
-            if below is None:
-                break
-            level = below
-        else:
-            level[names[-1]] = None
-    return top or None
-
-
-class _Frame:
-    """One directory that is being restored. `fd` is -1 where a dry run has no directory."""
-
-    __slots__ = (
-        "batch",
-        "batches_pending",
-        "damaged",
-        "entry",
-        "existing",
-        "fd",
-        "folds",
-        "fresh",
-        "inherited",
-        "is_native",
-        "is_open_up",
-        "items",
-        "opened",
-        "own_fd",
-        "parent",
-        "path",
-        "place",
-        "plain",
-        "scope",
-        "selection",
-    )
-
-    def __init__(
-        self, entry: Entry, path: bytes, fd: int, items: Iterator[Entry], *, fresh: bool, selection: Selection | None
-    ) -> None:
-        self.entry = entry
-        self.path = path
-        self.fd = fd
-        self.items = items
-        self.fresh = fresh
-        self.selection = selection
-        self.existing: set[bytes] = set()
-        self.damaged = False
-        # Files for a worker to write; `plain` directories give them no extended attributes.
-        self.plain = False
-        self.batch = Batch()
-        self.batches_pending = 0
-        self.own_fd = False
-        self.place = _NOWHERE
-        # Flags of the directory that new files in it begin with.
-        self.inherited = 0
-        # Of its file system: it takes names that differ in case alone for one; it says what it does not take.
-        self.folds = False
-        self.is_native = True
-        # What was changed so that files can be written there: taken back at the end.
-        self.is_open_up = fresh
-        self.opened: Opened | None = None
-        # For the patterns in force there, which are looked for when something is to be deleted.
-        self.parent: _Frame | None = None
-        self.scope: Scope | None = None
-
-
 class _Restore:
     """The state of one restore."""
 
@@ -258,7 +177,7 @@ class _Restore:
         # Contents of the directories on the way down: one that contains itself would never end.
         self.above: set[bytes] = set()
         # Batches handed over, oldest first, and directories that wait for theirs to be finished.
-        self.batches: deque[tuple[_Frame, Batch, Future[BatchResult]]] = deque()
+        self.batches: deque[tuple[Frame, Batch, Future[BatchResult]]] = deque()
         self.batch_count = 0
         self.batches_pending_max = min(BATCHES_PENDING_MAX, open_max() // 2)
         self.done_count = 0
@@ -295,9 +214,7 @@ class _Restore:
 
     # -- attributes
 
-    def fix_attributes(
-        self, frame: _Frame, name: bytes, entry: Entry, path: bytes, stat: os.stat_result
-    ) -> bool | None:
+    def fix_attributes(self, frame: Frame, name: bytes, entry: Entry, path: bytes, stat: os.stat_result) -> bool | None:
         """Give an existing file the entry's attributes and tell whether any differed.
 
         None when they differ and the file is to be written anew: its attributes are not ours to set, or it has further
@@ -405,7 +322,7 @@ class _Restore:
 
     # -- batches
 
-    def hand_over(self, frame: _Frame) -> None:
+    def hand_over(self, frame: Frame) -> None:
         """Let a worker write the frame's batch."""
         if not frame.batch.files:
             return
@@ -449,7 +366,7 @@ class _Restore:
                 self.end_directory(frame)
             self.batches.popleft()
 
-    def end_directory(self, frame: _Frame) -> None:
+    def end_directory(self, frame: Frame) -> None:
         """Finish a directory whose files are all there."""
         try:
             self.finish_directory(frame)
@@ -474,7 +391,7 @@ class _Restore:
                 frame.own_fd = False
         self.batches.clear()
 
-    def close_frames(self, stack: list[_Frame]) -> None:
+    def close_frames(self, stack: list[Frame]) -> None:
         """Take back, after an error, what was changed in directories that will not be finished."""
         while stack:
             frame = stack.pop()
@@ -484,7 +401,7 @@ class _Restore:
                     if stack:
                         self.way.leave()
 
-    def write_file(self, frame: _Frame, entry: Entry, path: bytes) -> None:
+    def write_file(self, frame: Frame, entry: Entry, path: bytes) -> None:
         """Write a whole file, but for locking flags, under the temporary name."""
         # The content is asked for first: what is not there leaves no trace.
         data = self.whole_content(entry)
@@ -582,7 +499,7 @@ class _Restore:
         for path, error in remove_tree(directory, name):
             raise OSError(error.errno, f"{os.fsdecode(path)} stands in the way: {error.strerror}")
 
-    def restore_leaf(self, frame: _Frame, entry: Entry, path: bytes) -> None:
+    def restore_leaf(self, frame: Frame, entry: Entry, path: bytes) -> None:
         """Restore one entry that is no directory."""
         name = entry.name
         directory = frame.fd
@@ -596,7 +513,7 @@ class _Restore:
             and (entry.content_kind in (objects.CONTENT_CHUNK, objects.CONTENT_INLINE) or not entry.size)
             and name not in frame.existing
         ):
-            self.open_up(frame)
+            frame.open_up()
             frame.batch.add(entry, self.whole_content(entry) or b"", *self.owners.of(entry))
             if self.tell is not None:
                 self.tell(change_of(CREATE, path, entry))
@@ -653,7 +570,7 @@ class _Restore:
         try:
             if self.is_rehearsal:
                 durable_step("write")
-            self.open_up(frame)
+            frame.open_up()
             if entry.kind == objects.ENTRY_FILE:
                 self.write_file(frame, entry, path)
             else:
@@ -673,7 +590,7 @@ class _Restore:
             self.lock_again(directory, name, entry, path)
         self.count(stat, entry, path, what)
 
-    def check_replaced(self, frame: _Frame, name: bytes) -> None:
+    def check_replaced(self, frame: Frame, name: bytes) -> None:
         """Refuse to put a file in the place of a directory that holds something which is not to be deleted."""
         if not self.delete and _holds_names(frame.fd, name):
             text = "a directory that is not empty stands there: move it away, or give --delete"
@@ -708,10 +625,10 @@ class _Restore:
             raise Damaged(f"{entry.name!r}: its file {entry.link:x} is not in the links table")
         return replace(found[1], name=entry.name)
 
-    def link_to(self, row: int, frame: _Frame, name: bytes, path: bytes, stat: os.stat_result | None) -> bool:
+    def link_to(self, row: int, frame: Frame, name: bytes, path: bytes, stat: os.stat_result | None) -> bool:
         """Make `name` a further name of a file, in the place of what `stat` says is there; tell if that can be."""
         known = self.first_names
-        self.open_up(frame)
+        frame.open_up()
         if stat is None and self.is_rehearsal:
             durable_step("rename")
         try:
@@ -756,12 +673,12 @@ class _Restore:
 
     # -- directories
 
-    def open_frame(self, entry: Entry, path: bytes, fd: int, *, fresh: bool, selection: Selection | None) -> _Frame:
+    def open_frame(self, entry: Entry, path: bytes, fd: int, *, fresh: bool, selection: Selection | None) -> Frame:
         """Begin a directory that is open (or, dry, absent)."""
         items = iterate_directory(self.source, entry.content)
         if selection is not None:
             items = (item for item in items if item.name in selection)
-        frame = _Frame(entry, path, fd, items, fresh=fresh, selection=selection)
+        frame = Frame(entry, path, fd, items, fresh=fresh, selection=selection)
         if not fresh and fd >= 0:
             frame.existing = set(map(os.fsencode, os.listdir(fd)))
         # A rehearsal takes its steps one after the other.
@@ -769,16 +686,7 @@ class _Restore:
             frame.plain = _XATTRS_INHERITED.isdisjoint(attributes.list_xattrs(fd))
         return frame
 
-    def open_up(self, frame: _Frame) -> None:
-        """Make a directory one that may be changed; its end takes that back."""
-        if not frame.is_open_up:
-            frame.is_open_up = True
-            lent = frame.opened
-            frame.opened = open_up(frame.fd)
-            if lent is not None:
-                frame.opened = Opened(mode=lent.mode, flags=frame.opened.flags if frame.opened is not None else None)
-
-    def enter_directory(self, frame: _Frame, entry: Entry, path: bytes) -> _Frame | None:
+    def enter_directory(self, frame: Frame, entry: Entry, path: bytes) -> Frame | None:
         """Make a subdirectory exist and enter it; None where another file system is mounted."""
         name = entry.name
         fresh = True
@@ -788,7 +696,7 @@ class _Restore:
             if modes.S_ISDIR(stat.st_mode):
                 fresh = False
             elif not self.dry_run:
-                self.open_up(frame)
+                frame.open_up()
                 for _, error in remove_tree(frame.fd, name):
                     raise error
         if self.dry_run and (fresh or frame.fd < 0):
@@ -796,7 +704,7 @@ class _Restore:
             return self.open_frame(entry, path, -1, fresh=True, selection=selection)
         if not fresh:
             return self.enter_existing(frame, entry, path, selection)
-        self.open_up(frame)
+        frame.open_up()
         if self.is_rehearsal:
             durable_step("make-directory")
         os.mkdir(name, 0o700, dir_fd=frame.fd)
@@ -807,21 +715,11 @@ class _Restore:
             self.way.leave()
             raise
         below.place, below.is_native, below.folds = frame.place, frame.is_native, frame.folds
-        self.prepare_directory(below, frame.inherited)
+        below.begin_new(frame.inherited, partial(self.lose, path))
         self.count(None, entry, path, set())
         return below
 
-    def begin_root(self, frame: _Frame) -> None:
-        """Look at the target itself; one that was made for this restore begins as a new directory does."""
-        flags = attributes.get_flags(frame.fd) or 0
-        frame.inherited = flags & attributes.FLAGS_INHERITED
-        self.look_at_place(frame)
-        if frame.fresh:
-            self.prepare_directory(frame, frame.inherited)
-        elif not self.dry_run and not is_searchable(frame.fd):
-            self.open_up(frame)
-
-    def check_root(self, frame: _Frame) -> None:
+    def check_root(self, frame: Frame) -> None:
         """Spare the root of the running system what a backup of something else would do to it."""
         if frame.selection is None and is_root_of_other(frame.fd, self.source, self.revision.root):
             if self.delete:
@@ -829,43 +727,7 @@ class _Restore:
             self.keeps_root = True
             self.result.left.append((b".", ROOT_KEPT))
 
-    def look_at_place(self, frame: _Frame) -> None:
-        """Find out what the file system of a directory is like."""
-        frame.is_native = attributes.is_native(frame.fd)
-        frame.folds = folds_names(frame.fd, may_write=not self.dry_run)
-        self.settle_plain(frame)
-
-    @staticmethod
-    def settle_plain(frame: _Frame) -> None:
-        """Decide, knowing all else about a directory, whether its new files can be written by the batch."""
-        frame.folds = frame.folds or bool(frame.inherited & attributes.FLAG_CASEFOLD)
-        frame.plain = frame.plain and not frame.inherited and not frame.folds
-
-    def take_alias(self, frame: _Frame, name: bytes) -> None:
-        """Find out what a new name means where several are one: what stands there, or what was restored before."""
-        try:
-            found = os.stat(name, dir_fd=frame.fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return
-        with os.scandir(frame.fd) as items:
-            names = {os.fsencode(item.name): item.inode() for item in items}
-        like = [each for each in names if fold(each) == fold(name)]
-        like += [each for each, inode in names.items() if inode == found.st_ino]
-        waiting = [each for each in like if each in frame.existing]
-        if like and not waiting:
-            text = f"{os.fsdecode(like[0])} was restored there: this file system takes the two names for one"
-            raise OSError(errno.EEXIST, text)
-        frame.existing.difference_update(waiting[:1])
-        frame.existing.add(name)
-
-    def prepare_directory(self, frame: _Frame, inherited: int) -> None:
-        """Begin a new directory without the flags of the one above, and with those that it takes only while empty."""
-        if inherited or frame.entry.flags & attributes.FLAG_CASEFOLD:
-            set_flags(frame.fd, frame.entry.flags & attributes.FLAG_CASEFOLD, partial(self.lose, frame.path))
-            frame.inherited = (attributes.get_flags(frame.fd) or 0) & attributes.FLAGS_INHERITED
-        self.settle_plain(frame)
-
-    def enter_existing(self, frame: _Frame, entry: Entry, path: bytes, selection: Selection | None) -> _Frame | None:
+    def enter_existing(self, frame: Frame, entry: Entry, path: bytes, selection: Selection | None) -> Frame | None:
         lent = None
         try:
             fd = self.way.enter(entry.name)
@@ -889,14 +751,13 @@ class _Restore:
             self.way.leave()
             raise
         below.place, below.opened = place, opened
-        below.inherited = (attributes.get_flags(fd) or 0) & attributes.FLAGS_INHERITED
         if place.mount != frame.place.mount:
-            self.look_at_place(below)
+            below.look_at_place(may_write=not self.dry_run)
         else:
             below.is_native, below.folds = frame.is_native, frame.folds
-            self.settle_plain(below)
+        below.look_at_flags()
         if not self.dry_run and not is_searchable(fd):
-            self.open_up(below)
+            below.open_up()
         return below
 
     def leave_out(self, entry: Entry, path: bytes) -> None:
@@ -916,12 +777,12 @@ class _Restore:
         else:
             self.fail(path, f"{MOUNTED}: not restored; unmount it, or give --cross-file-systems")
 
-    def delete_name(self, frame: _Frame, name: bytes, *, is_counted: bool) -> None:
+    def delete_name(self, frame: Frame, name: bytes, *, is_counted: bool) -> None:
         """Remove what the tree has not; what stays is named."""
         kept_before = self.result.protected.count
         stat = os.stat(name, dir_fd=frame.fd, follow_symlinks=False) if self.tell is not None else None
         if not self.dry_run:
-            self.open_up(frame)
+            frame.open_up()
         keep = partial(self.keeps, frame) if is_counted else None
         failures = remove_tree(frame.fd, name, keep=keep, dry_run=self.dry_run)
         above = frame.path + b"/" if frame.path else b""
@@ -932,7 +793,7 @@ class _Restore:
             if self.tell is not None and stat is not None and modes.S_ISDIR(stat.st_mode):
                 self.tell(change_of_existing(DELETE, above + name, stat.st_mode, 0))
 
-    def keeps(self, frame: _Frame, fd: int, path: bytes, stat: os.stat_result) -> bool:
+    def keeps(self, frame: Frame, fd: int, path: bytes, stat: os.stat_result) -> bool:
         """Tell whether something beneath a directory is not to be deleted, and note it."""
         whole = frame.path + b"/" + path if frame.path else path
         directory, _, name = whole.rpartition(b"/")
@@ -944,10 +805,10 @@ class _Restore:
             self.tell(change_of_existing(action, whole, stat.st_mode, stat.st_size, what))
         return bool(why)
 
-    def scope_of(self, frame: _Frame) -> Scope:
+    def scope_of(self, frame: Frame) -> Scope:
         """Return the patterns in force in a directory of the tree, with the `.dalignore` files of the tree itself."""
         missing = []
-        each: _Frame | None = frame
+        each: Frame | None = frame
         while each is not None and each.scope is None:
             missing.append(each)
             each = each.parent
@@ -963,7 +824,7 @@ class _Restore:
             each.scope = scope
         return scope
 
-    def finish_directory(self, frame: _Frame) -> None:
+    def finish_directory(self, frame: Frame) -> None:
         """Delete what is not in the tree, then give a finished directory its attributes."""
         entry, fd, path = frame.entry, frame.fd, frame.path
         if fd < 0:
@@ -987,7 +848,7 @@ class _Restore:
                 return
             self.count(os.fstat(fd), entry, path, difference)
             if XATTR in difference and not self.dry_run:
-                self.open_up(frame)
+                frame.open_up()
         if self.dry_run:
             return
         lose = partial(self.lose, path)
@@ -1005,13 +866,18 @@ class _Restore:
                 raise
             fd = -1
         self.way = Descent(fd)
-        stack: list[_Frame] = []
+        stack: list[Frame] = []
         try:
             stack.append(self.open_frame(root, b"", fd, fresh=fresh or fd < 0, selection=selection))
             if fd >= 0:
                 stack[0].place = place_of(fd)
                 self.check_root(stack[0])
-                self.begin_root(stack[0])
+                stack[0].look_at_place(may_write=not self.dry_run)
+                stack[0].look_at_flags()
+                if stack[0].fresh:
+                    stack[0].begin_new(stack[0].inherited, partial(self.lose, b""))
+                elif not self.dry_run and not is_searchable(fd):
+                    stack[0].open_up()
                 self.device = stack[0].place.device
             self.above.add(root.content)
             while stack:
@@ -1043,7 +909,7 @@ class _Restore:
                 path = frame.path + b"/" + name if frame.path else name
                 try:
                     if frame.folds and name not in frame.existing:
-                        self.take_alias(frame, name)
+                        frame.take_alias(name)
                     if entry.kind == objects.ENTRY_DIRECTORY:
                         if entry.content in self.above:
                             raise Damaged("a directory that contains itself")
@@ -1101,17 +967,6 @@ def write_all(fd: int, pieces: list[bytes], offset: int) -> None:
         rest = memoryview(b"".join(pieces))
         while written < len(rest):
             written += os.pwrite(fd, rest[written:], offset + written)
-
-
-def check_selection(source: Source, directory: bytes, selection: Selection, above: bytes = b"") -> None:
-    """Raise NotFound unless everything selected is in the tree."""
-    for name, below in selection.items():
-        path = above + b"/" + name if above else name
-        entry = lookup(source, directory, name)
-        if entry is None or (below is not None and entry.kind != objects.ENTRY_DIRECTORY):
-            raise NotFound(f"{os.fsdecode(path)}: no such file in this revision")
-        if below is not None:
-            check_selection(source, entry.content, below, path)
 
 
 def _holds_names(directory: int, name: bytes) -> bool:
