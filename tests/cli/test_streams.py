@@ -70,6 +70,8 @@ def test_bytes_are_refused_where_the_output_is_closed(person: Person) -> None:
         done = shell(person, f"dal {words} >&-")
         assert done.returncode == 2 and "standard output is closed" in done.stderr
     assert len(person.value("volume", "show", "doc")["dumps"]) == dumps
+    done = shell(person, "dal verify - <&-")
+    assert done.returncode == 2 and "standard input is closed" in done.stderr
     person.run("verify", "--pool")
 
 

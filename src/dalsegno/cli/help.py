@@ -76,7 +76,8 @@ Your time zone is that of the machine, or of TZ; --utc takes and shows UTC.
     0  done
     1  failed
     2  the words were wrong; nothing was done
-    3  done, but some files could not be read, written or set: they are listed
+    3  done, but something could not be read, written or set, or looks wrong:
+       it is listed
     4  refused: it would overwrite, remove or mix up something
     5  damaged: bytes are not those that were written
     6  not found

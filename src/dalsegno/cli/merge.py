@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,6 +9,7 @@ from dalsegno.actions import keep
 from dalsegno.actions import merge as actions
 from dalsegno.cli.door import open_dumps_house, open_house
 from dalsegno.cli.dump import binary_output, note_value, output_path
+from dalsegno.cli.streams import bytes_input
 from dalsegno.cli.terminal import Terminal, as_json, show
 from dalsegno.cli.words import Parser
 from dalsegno.dumps.plan import describe
@@ -125,7 +125,7 @@ def _verify(arguments: argparse.Namespace, terminal: Terminal) -> int:
     findings: dict[str, list[str]] = {}
     with open_dumps_house(arguments, terminal, arguments.dumps[0]) as house:
         for dump in arguments.dumps:
-            findings[dump] = actions.verify(house, sys.stdin.buffer if dump == "-" else Path(dump))
+            findings[dump] = actions.verify(house, bytes_input() if dump == "-" else Path(dump))
     lines = []
     for dump, texts in findings.items():
         lines += [f"{show(dump)}: whole"] if not texts else [f"{show(dump)}: DAMAGED", *[f"  {text}" for text in texts]]

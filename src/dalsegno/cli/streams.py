@@ -58,6 +58,13 @@ def bytes_output() -> BinaryIO:
     return sys.stdout.buffer
 
 
+def bytes_input() -> BinaryIO:
+    """Return standard input for a dump's bytes; BadInput where it was closed: nothing came, which is no damage."""
+    if sys.__stdin__ is None:
+        raise BadInput("standard input is closed: name a file, or redirect it")
+    return sys.stdin.buffer
+
+
 @contextmanager
 def writing_output() -> Iterator[None]:
     """Name standard output in the errors of writing to it."""
