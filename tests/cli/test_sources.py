@@ -1,7 +1,9 @@
 """What a backup takes from sources that are not what people think they are."""
 
 import os
+import resource
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,57 @@ def test_a_backup_of_home_holds_nothing_of_our_own(person: Person) -> None:
     assert b"else/file" in listed and b"packs" not in listed and b"spool" not in listed and b"other" not in listed
     again = person.run("backup", ".")
     assert b"nothing changed" in again.stdout and b"not entered: .cache/dalsegno (Dal Segno's own)" in again.stdout
+
+
+# -- limits of the system
+
+
+def grow_deep(root: Path, levels: int) -> str:
+    """Make a file so deep that its path from `root` has more than 4,096 bytes; return that path."""
+    fd = os.open(root, os.O_RDONLY)
+    for _level in range(levels):
+        os.mkdir("d" * 100, dir_fd=fd)
+        below = os.open("d" * 100, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    file = os.open("file", os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=fd)
+    os.write(file, b"deep down")
+    os.close(file)
+    os.close(fd)
+    return "/".join(["d" * 100] * levels) + "/file"
+
+
+def remove_deep(root: Path) -> None:
+    subprocess.run(["rm", "-rf", str(root)], check=True)
+
+
+def test_paths_beyond_what_the_system_takes_and_few_open_files(person: Person) -> None:
+    """Kind: limits of paths and descriptors."""
+    person.run("backup", "doc", "--name", "before")
+    path = grow_deep(person.home / "doc", 60)
+    assert len(path) > 4096
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(map(int, os.listdir("/proc/self/fd")))
+
+    def few(*words: str) -> bytes:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 32, before[1]))
+        try:
+            return person.run(*words).stdout
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    few("backup", "doc", "--name", "after")
+    assert few("cat", f"doc:/{path}") == b"deep down"
+    assert few("ls", f"doc:/{path}").count(b"file") == 1
+    assert few("find", "file", "doc").count(b"/file") == 1
+    assert few("diff", "doc@before", "doc@after").count(b"/file") == 1
+    few("dump", "doc", "-o", "doc.dump")
+    for words in (["doc", "--to", "one"], ["doc.dump", "--to", "two"], [f"doc:/{path}", "--to", "three"]):
+        few("restore", *words)
+    for name in ("one", "two", "three"):
+        again = person.home / name
+        listed = subprocess.run(["find", str(again), "-name", "file", "-size", "9c"], capture_output=True, check=True)
+        assert listed.stdout.count(b"/file") == 1
+        remove_deep(again)
+    remove_deep(person.home / "doc")

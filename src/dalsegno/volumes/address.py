@@ -1,5 +1,6 @@
 """Addresses: `[//SERVER/]VOLUME[@CLONE|@#REVISION-PREFIX|@TIME][:/PATH]`, `@latest` the default (docs/terms.md)."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,12 +105,13 @@ def _volume_of(volumes: Volumes, address: Address) -> tuple[VolumeState, str]:
 
 def dump_paths(text: str) -> list[Path] | None:
     """Return the files of a dump or a chain `full.dump+incr1.dump`, or None when `text` is not one."""
-    if Path(text).is_file():
+    # os.path and not Path: an address in a volume may be longer than the path of any file.
+    if os.path.isfile(text):
         return [Path(text)]
     parts = text.split("+")
     paths = [Path(part) for part in parts]
-    if len(parts) > 1 and all(part for part in parts) and any(path.is_file() for path in paths):
-        missing = [path for path in paths if not path.is_file()]
+    if len(parts) > 1 and all(part for part in parts) and any(map(os.path.isfile, paths)):
+        missing = [path for path in paths if not os.path.isfile(path)]
         if missing:
             raise NotFound(f"{missing[0]}: no such file")
         return paths
