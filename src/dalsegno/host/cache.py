@@ -46,6 +46,7 @@ BIRTH_MASK: Final = 0xFFFFFFFF
 DIGEST_BYTES: Final = 32
 PIECE_BYTES_MAX: Final = 4 * MIB
 """Keys of changed directories beyond this wait in a scratch file."""
+WINDOW_BYTES: Final = 8 * MIB
 TOUCHED_BYTES_MAX: Final = 16 * MIB
 _CTIME_NS_OFFSET: Final = 24
 _CTIME_NS_NEVER: Final = b"\xff\xff\xff\xff"
@@ -79,13 +80,13 @@ class Place:
 
 
 class _Column:
-    """Rows found by one 64-bit value, in 16 bytes a row."""
+    """Rows found by one 64-bit value, in 12 bytes a row; there are fewer than 2^32."""
 
     def __init__(self, values: "np.ndarray[tuple[int], np.dtype[np.uint64]]") -> None:
         order = np.argsort(values, kind="stable")
         self.count = len(order)
         self.values = np.ascontiguousarray(values[order], dtype=np.uint64).data
-        self.order = np.ascontiguousarray(order, dtype=np.uint64).data
+        self.order = np.ascontiguousarray(order, dtype=np.uint32).data
 
     def rows(self, value: int) -> Iterator[int]:
         """Yield the rows that hold `value`."""
@@ -111,7 +112,7 @@ class ScanCache:
         self._offsets = np.array(rows["offset"], dtype=np.uint64).data
         links = np.frombuffer(data, _LINK_COLUMNS, link_count, self._links_table)
         self._links = _Column(links["ino"])
-        self._link_nodes = _Column(links["node"])
+        self._link_nodes: _Column | None = None
         self._files: _Column | None = None
         self._touched_bytes = 0
 
@@ -151,10 +152,13 @@ class ScanCache:
 
     def knows_link(self, node: int) -> bool:
         """Tell whether a hard-linked file has this node."""
+        if self._link_nodes is None:
+            links = np.frombuffer(self._data, _LINK_COLUMNS, self.link_count, self._links_table)
+            self._link_nodes = _Column(links["node"])
         return next(self._link_nodes.rows(node), None) is not None
 
     def find(self, device: int, inode: int, birth: int) -> Iterator[Place]:
-        """Yield where a file of this inode and birth was. The first call sorts all inodes: 16 bytes an entry."""
+        """Yield where a file of this inode and birth was. The first call sorts all inodes: 12 bytes an entry."""
         if self._files is None:
             self._files = _Column(np.frombuffer(self._data, _KEY_COLUMNS, self._key_count, HEADER.size)["ino"])
         for row in self._files.rows(inode):
@@ -182,10 +186,24 @@ def load_cache(path: Path, *, revision: bytes) -> ScanCache | None:
         return None
     _magic, _revision, directory_count, link_count, keys_bytes, _started = HEADER.unpack_from(data)
     size = HEADER.size + keys_bytes + directory_count * DIRECTORY.size + link_count * LINK.size + DIGEST_BYTES
-    if size != len(data) or blake3(memoryview(data)[:-DIGEST_BYTES]).digest() != data[-DIGEST_BYTES:]:
+    if size != len(data):
         return None
-    data.madvise(mmap.MADV_DONTNEED)  # read once for the checksum: not ours to keep in memory
-    return ScanCache(data)
+    digest = blake3()
+    for window in _windows(memoryview(data)[:-DIGEST_BYTES]):
+        digest.update(window)
+    if digest.digest() != data[-DIGEST_BYTES:]:
+        return None
+    cache = ScanCache(data)
+    data.madvise(mmap.MADV_DONTNEED)
+    return cache
+
+
+def _windows(view: memoryview) -> Iterator[memoryview]:
+    """Yield the parts of a view one after the other; of a mapped file none stays in memory."""
+    for start in range(0, len(view), WINDOW_BYTES):
+        yield view[start : start + WINDOW_BYTES]
+        if isinstance(view.obj, mmap.mmap):
+            view.obj.madvise(mmap.MADV_DONTNEED)
 
 
 def is_left_behind(path: Path) -> bool:
@@ -284,8 +302,9 @@ class CacheBuilder:
             with open(temporary, "wb") as file:
                 for piece in chain((header, *self._pieces, self._directories), self._link_records()):
                     data = self._read_back(piece) if isinstance(piece, tuple) else piece
-                    digest.update(data)
-                    file.write(data)
+                    for window in _windows(memoryview(data)):
+                        digest.update(window)
+                        file.write(window)
                 file.write(digest.digest())
             os.replace(temporary, path)
         except BaseException:
