@@ -89,7 +89,9 @@ def test_vanished_source_is_a_state_of_its_own_and_a_person_may_accept_what_is_l
     good = clones(site)
     (site.home / "homes" / "ann" / "plan.txt").unlink()
     (site.home / "homes" / "ann").rmdir()
-    site.back_up(1, code=3)
+    report = site.back_up(1, code=3)
+    (ann,) = [each for each in report["volumes"] if each["volume"] == "ann"]
+    assert "is it mounted?" in ann["error"] and "`dal volume set ann --source none`" in ann["error"]
     status = json.loads(site.quick("--json", "status", DAL_NOW=night(1)).out)
     assert [each["source"] for each in status["sets"][0]["volumes"] if each["volume"] == "ann"] == ["shrunk"]
     (site.home / "homes" / "ann").mkdir()
@@ -97,6 +99,9 @@ def test_vanished_source_is_a_state_of_its_own_and_a_person_may_accept_what_is_l
     site.quick("backup", "--accept-shrunk", "ann", DAL_NOW=night(2, "03:00"))
     site.back_up(3)
     assert good[0] not in clones(site)
+    (site.home / "homes" / "ann").rmdir()
+    site.quick("volume", "set", "ann", "--source", "none", DAL_NOW=night(3, "03:00"))
+    assert [each["volume"] for each in site.back_up(4)["volumes"]] == ["bob"] and clones(site)
 
 
 def test_nights_give_back_the_room_of_what_retention_removed(site: Site) -> None:

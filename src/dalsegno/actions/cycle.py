@@ -19,7 +19,7 @@ from dalsegno.actions.mount import settle
 from dalsegno.actions.plan import gather_facts, membership
 from dalsegno.actions.prune import SPOOL, plan_prune, removal_name, run_prune
 from dalsegno.actions.rules import policy_settings
-from dalsegno.actions.shrunk import note_vanished
+from dalsegno.actions.shrunk import require_source
 from dalsegno.actions.sources import find_or_create
 from dalsegno.backup.clones_only import clone_entries
 from dalsegno.backup.cycle import (
@@ -137,7 +137,7 @@ class HouseSteps:
             if made is None:
                 revision = b""
                 if state.kind == TRACKED:
-                    note_vanished(self.house, state)
+                    require_source(self.house, state)
                     taken = take(self._scanning_house(report), state, state.source, message="backup")
                     revision, bytes_read = taken.revision, taken.bytes_read
                     shrunk = str(taken.shrunk or "")

@@ -10,7 +10,7 @@ from contextlib import suppress
 import msgspec
 
 from dalsegno.actions.house import House
-from dalsegno.terms.errors import Refused
+from dalsegno.terms.errors import NotFound, Refused
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.shrunk import SETTING, Shrunk, find_shrunk, shrunk_from
@@ -38,10 +38,14 @@ def keep_shrunk(house: House, state: VolumeState, shrunk: Shrunk | None) -> Volu
     return state
 
 
-def note_vanished(house: House, state: VolumeState) -> None:
-    """Keep in a volume whose directory is not there any more what it had: its backup fails, and `status` says why."""
+def require_source(house: House, state: VolumeState) -> None:
+    """Raise NotFound when a volume's directory is not there, and keep in the volume what it had, for `status`."""
     if os.path.isdir(state.source):
         return
     head = read_revision(house.pool, ObjectId(state.head)) if state.head else None
     before = entries_expected(state, entries_before=head.entry_count if head is not None else 0, accept=False)
     keep_shrunk(house, state, find_shrunk(entries_before=before, entries_now=0))
+    raise NotFound(
+        f"{os.fsdecode(state.source)}: no such directory: is it mounted? When it is gone for good: "
+        f"`dal volume set {state.name} --source none` (what was backed up stays)"
+    )

@@ -89,7 +89,8 @@ def _lines(site: Site, found: SiteStatus, wanted: list[str], terminal: Terminal,
             lines.append(line if volume.state == OK else paint(line, COLOURS[volume.state]))
             lines += [paint(f"      {text}", COLOURS[volume.state]) for text in volume.problems]
             if volume.shrunk_from is not None:
-                lines.append(f"      when it is right so: dal backup --accept-shrunk {volume.volume}")
+                lines.append(f"      when that is right: dal backup --accept-shrunk {volume.volume}")
+                lines.append(f"      when its directory is gone for good: dal volume set {volume.volume} --source none")
         lines.append("")
     if found.outside:
         lines.append(f"in no set, so nobody backs them up: {', '.join(found.outside)}")
