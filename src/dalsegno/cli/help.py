@@ -116,18 +116,21 @@ A policy's hooks and target programs get more: docs/formats/policy.md.
     "excludes": (
         "patterns for what is left out",
         """\
-A pattern is a line of .gitignore. `dal backup --exclude PATTERN` takes one, and
-so does a file .dalignore in any directory, a line for each.
+A pattern is a line of .gitignore. `dal backup --exclude PATTERN` takes one for
+this time only, `dal volume set NAME --exclude PATTERN` from now on; a file
+.dalignore in any directory has one in each line.
 
   *.tmp        names that end so, anywhere
   cache/       directories of this name, with all that is in them
   /build       only at the top, or beside the .dalignore
-  logs/*.gz    in any directory logs that lies at the top
+  logs/*.gz    in the directory logs at the top
   !keep.tmp    not this one, although a line above says so
 
 `--exclude-caches` leaves out directories that say of themselves that they are
 caches (CACHEDIR.TAG), `--exclude-larger-than 1G` large files, `--nodump` what
-`chattr +d` marks, `--one-file-system` what is mounted within.
+`chattr +d` marks, `--one-file-system` what is mounted within. File systems that
+hold nobody's files (proc, sysfs and their like), the pool itself, and caches of
+this program are left out unasked. Each backup says what it leaves out.
 """,
     ),
 }
