@@ -69,6 +69,9 @@ class Changes:
         self._links_stored = layer.picture.links
         self._dirty_links: dict[int, Inode] = {}
         self._orphans: dict[int, Inode] = {}
+        self._kept: dict[int, tuple[int, bytes | int]] = {}
+        """Nodes whose changes are stored, and where to find them: (folder, name), or of hard links (number, names)."""
+        self._gone_folders: list[Folder] = []
         self._next_node = NEW_NODE
         self._committing = False
 
@@ -116,8 +119,13 @@ class Changes:
         overlay = self._overlays.get(folder.number)
         if overlay is not None and name in overlay.changes:
             node = overlay.changes[name]
-            return self.revive(folder, overlay, name).node if node == STORED else node
-        return self.base_child(folder, name)
+            if node == STORED:
+                return self.revive(folder, overlay, name).node
+        else:
+            node = self.base_child(folder, name)
+        if node in self._kept:
+            self.wake(node)
+        return node
 
     def revive(self, folder: Folder, overlay: Overlay, name: bytes) -> Inode:
         """Return a name that is STORED as an inode again, with a new node."""
@@ -132,6 +140,27 @@ class Changes:
             self._still.add_folder(inode.node, made)
         return inode
 
+    def is_kept(self, node: int) -> bool:
+        """Tell whether a node has to be woken before it is used; may be asked without the lock."""
+        return node in self._kept
+
+    def wake(self, node: int) -> None:
+        """Make an inode again of what `shed` put away, if it did."""
+        place = self._kept.pop(node, None)
+        if place is None:
+            return
+        number, what = place
+        if isinstance(what, bytes):
+            found = self._listings.find(self._overlays[number].stored, what)
+        else:
+            found = self._listings.find(self._links_stored, links_key(number))
+        assert found is not None, "what is put away is stored"
+        inode = self.hot[node] = Inode(node, found[1], xattrs=dict(entry_xattrs(self.source, found[1])))
+        if isinstance(what, bytes):
+            inode.places = {(number, what)}
+        else:
+            inode.linked, inode.places, inode.link_count = True, None, what
+
     def base_child(self, folder: Folder, name: bytes) -> int | None:
         """Return the node that a name led to when the mount began, or None."""
         if not folder.content:
@@ -141,6 +170,7 @@ class Changes:
 
     def inode(self, node: int) -> Inode:
         """Return a node as something that can be changed."""
+        self.wake(node)
         inode = self.hot.get(node)
         if inode is not None:
             return inode
@@ -201,6 +231,19 @@ class Changes:
                 self.dirty_files.pop(node, None)
                 if not self._orphans and self._lasting.tail:
                     self._lasting.free(self._lasting.tail)
+                folder = self._still.known_folder(node)
+                if folder is not None and folder.number in self.removed_folders:
+                    self._gone_folders.append(folder)
+                    self._drop_gone_folders()
+
+    def _drop_gone_folders(self) -> None:
+        """Let go of removed directories that nobody can name any more; a commit may still speak of them."""
+        if self._committing:
+            return
+        for folder in self._gone_folders:
+            self.removed_folders.discard(folder.number)
+            self._still.drop_folder(folder)
+        self._gone_folders = []
 
     def set_name(self, folder: Folder, name: bytes, node: int) -> None:
         """Let a name lead to a node."""
@@ -383,6 +426,8 @@ class Changes:
             overlay = self.overlay(folder)
             drafts = {name: self._draft(folder, name, files, depths) for name in overlay.dirty}
             overlay.dirty = set()
+            if now_ns() - overlay.listed_ns > LIST_SECONDS_MAX * SECOND_NS:
+                overlay.compact()
             jobs.append(DirectoryJob(number, overlay.stored, drafts, depth))
         return jobs
 
@@ -457,6 +502,7 @@ class Changes:
             if snapshot.links is not None:
                 self._links_stored = snapshot.links.result
             self._spool.free(snapshot.spool_end)
+            self._drop_gone_folders()
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take back what could not be stored, so that the next commit tries again."""
@@ -475,13 +521,16 @@ class Changes:
             if snapshot.links is not None:
                 self._dirty_links.update(snapshot.linked)
             self.dirty_since_ns = snapshot.began_ns
+            self._drop_gone_folders()
 
     # Memory
 
-    def shed(self) -> None:
+    def shed(self, kept_max: int) -> None:
         """Drop what is new in this mount, stored, and forgotten by the kernel: it is found by its name again.
 
         A directory that was made in this mount becomes as those that were there before, once nothing of it is left.
+        What was there before, and hard links, are put away however well the kernel knows them, but for the newest
+        `kept_max`: of those only where their changes are stored is remembered, some 250 bytes each.
         """
         with self.lock:
             if self._committing:
@@ -500,6 +549,27 @@ class Changes:
                 if inode.lookup_count == 0 and self._is_settled(inode) and not used:
                     self._still.drop_folder(folder)
                     self._drop(inode)
+            for inode in list(self.hot.values())[: max(0, len(self.hot) - kept_max)]:
+                if inode.node < NEW_NODE or inode.linked:
+                    self._put_away(inode)
+
+    def _put_away(self, inode: Inode) -> None:
+        """Remember of an inode only where its changes are stored, if they are."""
+        is_plain = inode.link_count and inode.patches is None and inode.frozen is None
+        if not is_plain or inode.kind in (SOCKET, objects.ENTRY_MOUNT) or inode.node == fuse.ROOT_NODE:
+            return
+        if inode.linked:
+            if inode.node not in self._dirty_links:
+                self._kept[inode.node] = inode.number, inode.link_count
+                del self.hot[inode.node]
+            return
+        if inode.places is None or len(inode.places) != 1:
+            return
+        ((number, name),) = inode.places
+        overlay = self._overlays.get(number)
+        if overlay is not None and overlay.stored and name not in overlay.dirty:
+            self._kept[inode.node] = number, name
+            del self.hot[inode.node]
 
     def _folders_above_overlays(self) -> set[int]:
         above: set[int] = set()

@@ -13,6 +13,8 @@ SOCKET: Final = 0
 STORED: Final = 0
 """In place of a node: the name is as the newest commit stored it, and the kernel knows nothing of it."""
 
+COMPACTED_MIN: Final = 64
+
 
 class Inode:
     """One file, directory or whatever, after a change: `base` is what is stored, `patches` what was written since.
@@ -141,6 +143,13 @@ class Overlay:
             self.order.append(name)
         self.changes[name] = node
         self.dirty.add(name)
+
+    def compact(self) -> None:
+        """Number the names anew when most of those that had a position are gone: nobody may be listing them."""
+        if len(self.order) >= COMPACTED_MIN and 2 * len(self.positions) < len(self.order):
+            names = [name for name in self.order if name is not None]
+            self.order = list(names)
+            self.positions = {name: position for position, name in enumerate(names)}
 
     def remove(self, name: bytes, *, in_base: bool) -> None:
         """Let a name be gone; `in_base`: the directory had it when the mount began."""

@@ -30,7 +30,7 @@ class Shedder:
         before = len(changes.hot)
         if before <= INODES_KEPT_MAX or ticks_ns() < self._next_ns:
             return
-        changes.shed()
+        changes.shed(INODES_KEPT_MAX // 2)
         # What the kernel was asked to forget it says later that it forgot.
         in_use = self._asked and len(changes.hot) > before - before // 16
         self._asked = len(changes.hot) > INODES_KEPT_MAX

@@ -130,6 +130,9 @@ class Writable:
         still = self._still.methods[opcode]
 
         def answer(header: Header, body: Any) -> Answer:
+            if self._changes.is_kept(header.node):
+                with self._changes.lock:
+                    self._changes.wake(header.node)
             return method(header, body) if self._changes.is_ours(header.node) else still(header, body)
 
         return answer
@@ -142,6 +145,8 @@ class Writable:
             folder = self._still.folder_by_number(number)
             above = self._still.describe(folder.node).rstrip("/")
             return f"{above}/{name.decode(errors='backslashreplace')}"
+        if inode is not None and inode.linked:
+            return f"a file with {inode.link_count} names"
         return self._still.describe(node)
 
     # Nodes
@@ -707,6 +712,7 @@ class Writable:
         self, node: int, name: bytes, offset: int, plus: bool, entry: Entry | None
     ) -> tuple[bytes, Inode | None]:
         """Return one name; `entry` is what the base says of it."""
+        self._changes.wake(node)
         inode = self._changes.hot.get(node)
         kind = inode.kind if inode is not None else entry.kind if entry is not None else SOCKET
         if kind == objects.ENTRY_MOUNT:
