@@ -34,6 +34,7 @@ class Frame:
         "is_native",
         "is_open_up",
         "items",
+        "met_names",
         "opened",
         "own_fd",
         "parent",
@@ -55,6 +56,7 @@ class Frame:
         self.selection = selection
         self.existing: set[bytes] = set()
         self.damaged = False
+        self.met_names = False
         # Files for a worker to write; `plain` directories give them no extended attributes.
         self.plain = False
         self.batch = Batch()

@@ -176,6 +176,7 @@ class _Restore:
         self.links_failed: set[int] = set()
         # Contents of the directories on the way down: one that contains itself would never end.
         self.above: set[bytes] = set()
+        self.empty_content = b""
         # Batches handed over, oldest first, and directories that wait for theirs to be finished.
         self.batches: deque[tuple[Frame, Batch, Future[BatchResult]]] = deque()
         self.batch_count = 0
@@ -675,7 +676,8 @@ class _Restore:
 
     def open_frame(self, entry: Entry, path: bytes, fd: int, *, fresh: bool, selection: Selection | None) -> Frame:
         """Begin a directory that is open (or, dry, absent)."""
-        items = iterate_directory(self.source, entry.content)
+        # Directories without names have one content: of many it is read once.
+        items = iter(()) if entry.content == self.empty_content else iterate_directory(self.source, entry.content)
         if selection is not None:
             items = (item for item in items if item.name in selection)
         frame = Frame(entry, path, fd, items, fresh=fresh, selection=selection)
@@ -839,6 +841,9 @@ class _Restore:
             return
         if not frame.fresh:
             stat, owner = os.fstat(fd), self.owners.of(entry)
+            if opened is None and is_plainly_equal(fd, stat, entry, owner):
+                self.result.unchanged += 1
+                return
             directory = Existing(fd, stat, directory=fd, opened=opened)
             difference = compare(directory, entry, owner, entry_xattrs(self.source, entry), self.times)
             if not difference:
@@ -890,6 +895,8 @@ class _Restore:
                     self.fail(frame.path, f"directory not readable in the backup: {error}", is_damaged=True)
                     entry = None
                 if entry is None:
+                    if not frame.met_names and not frame.damaged and frame.selection is None:
+                        self.empty_content = frame.entry.content
                     if frame.fd >= 0:
                         self.way.open_parent()  # as long as the directory's mode lets us
                     self.hand_over(frame)
@@ -903,6 +910,7 @@ class _Restore:
                     if stack and is_open:
                         stack[-1].fd = self.way.leave()
                     continue
+                frame.met_names = True
                 name = entry.name
                 if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
                     raise Damaged(f"{os.fsdecode(frame.path)}: the tree holds the forbidden name {name!r}")

@@ -81,11 +81,11 @@ class Blocks:
     def get(self, reader: BlockReader, number: int) -> bytes:
         """Return a raw block of a pack. What opening it raises, everybody gets who waited for it."""
         key = (reader.pack_id, number)
+        coming = own = None
         with self._lock:
             raw = self._cache.get(key)
-            coming = None
-            own: Future[bytes] = Future()
             if raw is None:
+                own = Future[bytes]()
                 coming = self._coming.get(key)
                 # What a worker has not begun goes faster here than in its turn.
                 if coming is None or coming.cancel():
@@ -94,6 +94,7 @@ class Blocks:
         if raw is None and coming is not None:
             raw = coming.result()
         if raw is None:
+            assert own is not None
             try:
                 raw = self._open(reader, number)
             except BaseException as error:
