@@ -1,5 +1,7 @@
 """File systems that hold nobody's files are left out of what lies around them, and said."""
 
+import ctypes
+import errno
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -129,3 +131,30 @@ def test_our_own_places_are_left_out_also_where_they_are_mounted(
     mount(root / "seen", "--bind", str(tmp_path / "pool"))
     result = machine.scan(root, rules=Rules(own=(b"../pool",)))
     assert tree_of(machine, result.root.content) == {b"seen"} and result.not_entered == [(b"seen", OWN)]
+
+
+@as_root
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs FUSE")
+def test_a_mount_whose_program_is_gone_is_one_entry_that_cannot_be_read(machine: Machine, tmp_path: Path) -> None:
+    """Kind: one entry that cannot be looked at ends everything, or is taken for one that vanished."""
+    root = tmp_path / "root"
+    for name in ("after", "before", "dead"):
+        (root / name).mkdir(parents=True)
+        (root / name / "file").touch()
+    machine.scan(root)
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = os.open("/dev/fuse", os.O_RDWR)
+    options = b"fd=%d,rootmode=40000,user_id=0,group_id=0" % fd
+    mounted = libc.mount(b"gone", os.fsencode(root / "dead"), b"fuse", 0, options)
+    os.close(fd)
+    if mounted != 0:
+        pytest.skip("FUSE cannot be mounted here")
+    try:
+        for _again in range(2):
+            result = machine.scan(root)
+            assert result.unreadable == [(b"dead", os.strerror(errno.ENOTCONN))]
+            assert tree_of(machine, result.root.content) == {b"after", b"after/file", b"before", b"before/file"}
+    finally:
+        subprocess.run(["umount", "-l", str(root / "dead")], check=True)
+    result = machine.scan(root)
+    assert not result.unreadable and b"dead/file" in tree_of(machine, result.root.content)

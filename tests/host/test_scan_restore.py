@@ -1,5 +1,6 @@
 """What a directory holds comes back exactly, and nothing outside the target is touched."""
 
+import errno
 import os
 import shutil
 import stat
@@ -254,7 +255,7 @@ def test_vanished_is_noted_and_unreadable_is_listed(
 ) -> None:
     root = tmp_path / "tree"
     root.mkdir()
-    for name in ("gone", "good", "locked"):
+    for name in ("gone", "good", "locked", "stale"):
         (root / name).write_bytes(name.encode())
     real = os.open
 
@@ -263,13 +264,16 @@ def test_vanished_is_noted_and_unreadable_is_listed(
             raise FileNotFoundError(2, "No such file or directory")
         if path == b"locked":
             raise PermissionError(13, "Permission denied")
+        if path == b"stale":  # a server's, perhaps with all that is beneath
+            raise OSError(errno.ESTALE, "Stale file handle")
         return real(path, flags, mode, dir_fd=dir_fd)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "open", failing)
     result = machine.scan(root)
-    assert result.unreadable == [(b"locked", "Permission denied")] and result.entry_count == 1
+    assert result.unreadable == [(b"locked", "Permission denied"), (b"stale", "Stale file handle")]
+    assert result.entry_count == 1
     severities = {event.path: event.severity for event in machine.events if isinstance(event, Note)}
-    assert severities == {b"gone": "note", b"locked": "note"}
+    assert severities == dict.fromkeys((b"gone", b"locked", b"stale"), "note")
 
 
 def test_socket_is_left_out(machine: Machine, tmp_path: Path) -> None:
