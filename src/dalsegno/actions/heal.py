@@ -178,6 +178,8 @@ def damage_lines(pool: Pool, states: Iterable[VolumeState]) -> list[str]:
             f"{count_of(unsound, 'directory', 'directories')} of one state or another lack something: "
             "`dal verify --pool` names files and clones, the next backup stores again what the source has"
         )
-    elif not lost and not pool.is_damage_new:
+    elif pool.is_damage_new:
+        lines.append("`dal verify --pool` tells what is lost by it, the next backup stores again what the source has")
+    elif not lost:
         lines.append("what was there is stored again, or nothing needs it: `dal gc` ends this note")
     return lines
