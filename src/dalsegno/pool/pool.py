@@ -536,7 +536,7 @@ class Pool:
         """See what other processes added, collected, and found damaged."""
         with self._refresh_lock:
             self.damage = self._read_damage()
-            self.index.judge(self.damage.shunned())
+            self.index.damaged = self.damage.shunned()
             self.index.refresh()
             for pack_id in [key for key, each in self.damage.packs.items() if each.lost]:
                 if pack_id in self.index.packs_on_disk:  # somebody brought it back
