@@ -168,3 +168,15 @@ def test_set_without_dumps_keeps_days_in_the_pool_and_pays_once(site: Site) -> N
     )
     said = site.quick("plan", "--check", code=2).out.decode()
     assert "cycle_days" in said and "keep.archive" in said and said.count("dumps = false makes none") == 2
+
+
+def test_backup_from_the_future_does_not_hide_that_backups_have_stopped(site: Site) -> None:
+    """Kind: a time that is wrong counts for ever."""
+    site.back_up(0)
+    site.quick("backup", "--set", "all", DAL_NOW="2039-01-01T02:00:00Z")
+    change(site, "the clock is right again")
+    site.quick("backup", "--set", "all", code=(0, 3), DAL_NOW=night(1))
+    found = json.loads(site.quick("--json", "status", DAL_NOW=night(6)).out)["sets"][0]["volumes"][0]
+    assert found["last_good_backup"] == night(1) and found["state"] == "critical"
+    assert found["problems"][0] == "no good backup for 5 days"
+    assert b"no good backup for 5 days" in site.quick("status", "--check", code=2, DAL_NOW=night(6)).out

@@ -44,7 +44,7 @@ def render(
     lines += family(
         "dalsegno_last_good_backup_timestamp_seconds",
         "When the newest state that can be restored was frozen",
-        [(labels, last.taken_at_ns / SECOND_NS) for labels, last in lasts],
+        [(labels, last.made_ns / SECOND_NS) for labels, last in lasts],
     )
     lines += family("dalsegno_last_good_backup_level", "Its level", [(labels, last.level) for labels, last in lasts])
     lines += family(

@@ -71,6 +71,11 @@ class DumpEntry:
         """True when it needs no other dump."""
         return not self.base_revisions
 
+    @property
+    def made_ns(self) -> int:
+        """When it was made, as far as clocks can be believed: a dump on a base from the future is dated behind that."""
+        return min(self.taken_at_ns, self.received_at_ns) if self.received_at_ns else self.taken_at_ns
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy:

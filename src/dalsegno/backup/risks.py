@@ -37,14 +37,17 @@ def find_risks(
             at = by_id.get(at.base_dump)
         return None
 
-    newest_first = sorted(entries, key=lambda entry: entry.taken_at_ns, reverse=True)
+    # What a wrong clock dated later than today does not hide that backups have stopped since.
+    present = [entry for entry in entries if local_day(entry.made_ns, zone) <= day]
+    newest_first = sorted(present, key=lambda entry: entry.made_ns, reverse=True)
     good = next((found for entry in newest_first if (found := chain(entry)) is not None), None)
     if good is None:
         return ["no good backup" if entries else "never backed up"]
     risks = []
-    last, full = good[0], next(entry for entry in newest_first if entry.is_full and chain(entry) is not None)
-    days_since_last = day - local_day(last.taken_at_ns, zone)
-    days_since_full = day - local_day(full.taken_at_ns, zone)
+    fulls = (entry for entry in newest_first if entry.is_full and chain(entry) is not None)
+    last, full = good[0], next(fulls, good[-1])
+    days_since_last = day - local_day(last.made_ns, zone)
+    days_since_full = day - local_day(full.made_ns, zone)
     if days_since_last > longest_pause(chosen) + SLACK_DAYS:
         risks.append(f"no good backup for {count_of(days_since_last, 'day')}")
     if days_since_full > max(chosen.cycle_days, longest_pause(chosen)) + SLACK_DAYS:

@@ -56,11 +56,15 @@ def worst(states: Iterable[str]) -> str:
     return max(states, key=STATES.index, default=OK)
 
 
-def newest_good(entries: Sequence[DumpEntry], copies: Mapping[bytes, list[Copy]]) -> DumpEntry | None:
-    """Return the newest dump that can be restored with all that it builds on."""
-    good = restorable(
-        entries, usable=lambda entry: entry.verdict != BAD and bool(usable_copies(copies.get(entry.dump_id, [])))
-    )
+def newest_good(
+    entries: Sequence[DumpEntry], copies: Mapping[bytes, list[Copy]], *, among: Sequence[DumpEntry] | None = None
+) -> DumpEntry | None:
+    """Return the newest dump that can be restored with all that it builds on, which is `among` others."""
+
+    def usable(entry: DumpEntry) -> bool:
+        return entry.verdict != BAD and bool(usable_copies(copies.get(entry.dump_id, [])))
+
+    good = restorable(among or entries, usable=usable)
     newest_first = sorted(entries, key=lambda entry: (entry.cloned_at_ns, entry.taken_at_ns), reverse=True)
     return next((entry for entry in newest_first if entry.dump_id in good), None)
 
@@ -91,7 +95,7 @@ def volume_status(
     if shrunk_from is not None:
         problems.insert(0, f"its source lost most of its {shrunk_from:,} files and directories: is everything mounted?")
         state = worst((state, WARNING))
-    last = newest_good(entries, copies)
+    last = newest_good([entry for entry in entries if local_day(entry.made_ns, zone) <= day], copies, among=entries)
     held = {parts[0].target for parts in usable_copies(copies.get(last.dump_id, []))} if last is not None else set()
     return VolumeStatus(
         set_name=chosen.name,

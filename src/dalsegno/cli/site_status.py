@@ -127,8 +127,8 @@ def _row(site: Site, volume: VolumeStatus, *, at_ns: int) -> list[str]:
     coming = "" if volume.next_day is None else "today" if volume.next_day <= today else day_name(volume.next_day)
     return [
         f"  {volume.volume}",
-        show_time(last.taken_at_ns) if last is not None else "none",
-        age_words(at_ns - last.taken_at_ns) if last is not None else "",
+        show_time(last.made_ns) if last is not None else "none",
+        age_words(at_ns - last.made_ns) if last is not None else "",
         ("clone" if not volume.has_dumps else str(last.level)) if last is not None else "",
         _where(volume),
         drilled,
@@ -157,7 +157,7 @@ def _value(found: SiteStatus, wanted: list[str]) -> dict[str, Any]:
                         "problems": list(volume.problems),
                         "source": "ok" if volume.shrunk_from is None else "shrunk",
                         "entries_before": volume.shrunk_from,
-                        "last_good_backup": format_time(volume.last.taken_at_ns) if volume.last else None,
+                        "last_good_backup": format_time(volume.last.made_ns) if volume.last else None,
                         "level": volume.last.level if volume.last and volume.has_dumps else None,
                         "dump": volume.last.dump_id.hex() if volume.last and volume.has_dumps else None,
                         "targets": volume.target_count,
