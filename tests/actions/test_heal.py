@@ -8,7 +8,7 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -485,3 +485,43 @@ def test_what_root_stores_in_a_users_pool_belongs_to_the_user(pool_path: Path, s
 def test_notes_say_what_they_said(damage: PackDamage) -> None:
     assert decode_damage(encode_damage(damage)) == damage
     assert decode_damage(encode_damage(damage) + b"block x\nword of a later version\n") == damage
+
+
+def test_a_pool_that_is_committed_to_and_collected_meanwhile_is_not_called_damaged(
+    pool_path: Path, source: Path
+) -> None:
+    """The kind: what is old and what is new are compared, and the difference is called damage."""
+
+    def commit(number: int) -> None:
+        (source / "deep" / "down" / "c").write_bytes(b"%d" % number * 30_000)
+        with open_house(pool_path) as other:
+            backup(other, str(source), clone_name=f"meanwhile{number}")
+
+    def collect(number: int) -> None:
+        commit(number)
+        with open_house(pool_path) as other:
+            for name in list(other.volumes.get("source").clones)[:-1]:
+                other.volumes.unclone("source", name)
+            assert gc(other, grace_seconds=0).deleted
+
+    for number, meanwhile in enumerate((commit, collect)):
+        for moment in range(1, 6):
+            done = []
+
+            def step(*_: object, moment: int = moment, number: int = number, done: list[int] = done) -> None:
+                done.append(1)
+                if len(done) == moment:
+                    meanwhile(10 * number + moment)  # noqa: B023
+
+            with open_pool(pool_path, report=step) as opened:
+                house = dataclasses.replace(opened, cache_dir=pool_path.parent / "cache")
+                refresh = house.pool.refresh
+
+                def refresh_and_step(refresh: Callable[[], None] = refresh, step: Callable[[], None] = step) -> None:
+                    refresh()
+                    step()
+
+                house.pool.refresh = refresh_and_step  # type: ignore[method-assign]
+                assert list(verify_pool(house)) == [], (meanwhile, moment)
+            with open_house(pool_path) as house:
+                assert list(verify_pool(house)) == []

@@ -26,6 +26,7 @@ from dalsegno.world.clock import now_ns, real_now_ns, ticks_ns
 from dalsegno.world.files import file_size
 
 PATHS_NAMED_MAX: Final = 20
+VERIFY_TURNS_MAX: Final = 5
 CACHE_UNUSED_NS_MAX: Final = 180 * 24 * 3600 * SECOND_NS
 
 
@@ -179,7 +180,27 @@ def verify_pool(house: House) -> Iterator[Finding]:
     """
     pool = house.pool
     found = list(check_pool(pool, house.report))
-    states = list(_states(house))
+    # Others commit and collect meanwhile. What is missing counts only if it still is, of what is still named, by an
+    # index that is newer than the names.
+    for turn in range(VERIFY_TURNS_MAX):
+        states = list(_states(house))
+        pool.refresh()
+        seen, missing, broken = _visit_states(pool, states)
+        if not missing and not broken:
+            break
+        if turn and states == list(_states(house)):
+            break
+    yield from _without_unneeded(pool, found, seen)
+    if not missing and not broken and not pool.damage:
+        return
+    if missing or pool.is_damage_new:
+        with suppress(NoAccess):
+            pool.look_for_unsound()
+    yield from _name_lost(house, states, broken)
+
+
+def _visit_states(pool: Pool, states: list[tuple[str, bytes]]) -> tuple[PoolMarks, list[bytes], dict[str, str]]:
+    """Return all that (label, revision) pairs reach, what of it is not there, and by label what could not be read."""
     seen = PoolMarks(pool)
     missing: list[bytes] = []
 
@@ -197,13 +218,7 @@ def verify_pool(house: House) -> Iterator[Finding]:
             visit_reachable(pool, [(KIND_REVISION, revision)], visit)
         except DalError as error:
             broken[label] = str(error)
-    yield from _without_unneeded(pool, found, seen)
-    if not missing and not broken and not pool.damage:
-        return
-    if missing or pool.is_damage_new:
-        with suppress(NoAccess):
-            pool.look_for_unsound()
-    yield from _name_lost(house, states, broken)
+    return seen, missing, broken
 
 
 def _states(house: House) -> Iterator[tuple[str, bytes]]:

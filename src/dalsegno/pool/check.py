@@ -27,8 +27,8 @@ class Finding:
 
 def check_pool(pool: Pool, report: Report) -> Iterator[Finding]:
     """Read all of `pool` and yield what is wrong with it; a pool without errors yields none."""
-    pool.refresh()
     packs = sorted(pool.list_packs())
+    pool.refresh()  # behind the list: the index knows every pack of it
     sizes = {}
     for pack_id in packs:
         try:
