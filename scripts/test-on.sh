@@ -43,6 +43,11 @@ places=$({ env | grep '^PIP_' || true; python3 -m pip config list 2>/dev/null ||
 
 export suite root places
 exec unshare --mount --pid --fork --kill-child bash -euo pipefail -c '
+    # A mount point of its own, as a root is; its /tmp lies on a disk, as most do.
+    mount --bind "$root" "$root"
+    rm -rf --one-file-system "$root/tmp"
+    mkdir -m 1777 "$root/tmp"
+    ln -sf /proc/self/mounts "$root/etc/mtab"
     for path in /etc/pip.conf /etc/xdg/pip /root/.config/pip $places; do
         [ -e "$path" ] || continue
         if [ -d "$path" ]; then mkdir -p "$root$path"; else mkdir -p "$root${path%/*}"; touch "$root$path"; fi
@@ -52,7 +57,6 @@ exec unshare --mount --pid --fork --kill-child bash -euo pipefail -c '
     mount --rbind /dev "$root/dev"
     mount --rbind /sys "$root/sys"
     mount -t proc proc "$root/proc"
-    mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
     exec env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM="${TERM:-dumb}" \
         $(env | grep "^PIP_" || true) chroot "$root" sh -c "cd /project && exec \"\$@\"" sh "$@"
 ' bash "$@"

@@ -65,3 +65,9 @@ def test_only_what_is_no_path_and_not_installed_is_a_missing_program() -> None:
     """The kind of fault: a test fails on a small machine for what the machine has not."""
     assert is_missing_program("no-such-program-anywhere")
     assert not is_missing_program("sh") and not is_missing_program("/no/such/file") and not is_missing_program(None)
+
+
+def test_test_modules_have_names_of_their_own() -> None:
+    """Of two with one name in two rooms pytest would import one, and then collect nothing at all."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert len(names) == len(set(names)), sorted(name for name in set(names) if names.count(name) > 1)
