@@ -401,6 +401,17 @@ def test_discover_gives_the_volumes_of_a_pattern(client: Client) -> None:
     assert [each["dle_name"] for each in found] == ["dir", "doc"] and found[0]["diskname"] == "d*"
 
 
+def test_a_source_that_is_not_mounted_is_told(client: Client) -> None:
+    """Kind: a backup of what is not there counts as good."""
+    doc = client.user.home / "doc"
+    client.user.run("backup", "doc")
+    doc.rename(client.user.home / "away")
+    doc.mkdir()
+    told = client.backup(0)
+    strange = [line for line in told.messages if line.startswith("? ")]
+    assert told.code == 0 and len(strange) == 1 and "none now: is everything mounted?" in strange[0], told
+
+
 def test_unreadable_file_is_told_after_the_data_although_the_estimate_met_it(client: Client) -> None:
     if os.getuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("!!! needs root and setpriv to meet a file that it may not read")

@@ -108,6 +108,8 @@ def fresh_clone(house: House, volume: str, clone_name: str, *, age_seconds: int)
     if state.kind == TRACKED:
         taken = take(house, state, state.source, message="amanda")
         unreadable = tuple(f"{os.fsdecode(path)}: {text}" for path, text in taken.unreadable)
+        if taken.shrunk is not None:
+            unreadable = (f".: {taken.shrunk}", *unreadable)
         _keep_unreadable(house, state, taken.revision, unreadable)
     else:
         settle(house, state)
