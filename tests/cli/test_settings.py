@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from face_kit import COMMAND, Person, Session
 
 from cli_kit import User
 
@@ -161,3 +162,20 @@ def test_a_volumes_name_means_the_volume_wherever_the_command_runs(user: User) -
     assert done.err == b"" and [each["volume"] for each in user.value("backup")] == ["s", "s-2"]
     (user.home / "s" / "f").mkdir()
     assert "is a file" in user.quick("backup", "s/small", code=6).error
+
+
+@pytest.mark.parametrize(("answer", "code", "volumes"), [(b"y", 0, ["s"]), (b"n", 0, ["s", "s-2"]), (b"", 4, ["s"])])
+def test_at_a_terminal_a_person_is_asked_whether_the_old_history_goes_on(
+    user: User, answer: bytes, code: int, volumes: list[str]
+) -> None:
+    """Kind of fault: one history is split in two without a word."""
+    user.quick("backup", "s")
+    user.quick("volume", "set", "s", "--source", "none")
+    person = Person(user.home)
+    session = Session(person, [*COMMAND, "--pool", str(user.home / "pool"), "backup", "./s"])
+    session.expect(b"Volume s has the history of ")
+    session.expect(b"[y/n] ")
+    session.send(answer + b"\n")
+    assert session.finish()[0] == code
+    assert [each["volume"] for each in user.value("volume", "list")] == volumes
+    assert user.value("volume", "show", "s")["kind"] == ("tracked" if answer == b"y" else "native")

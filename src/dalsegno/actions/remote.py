@@ -385,9 +385,11 @@ class RealmVolumes(Volumes):
             return self._with_source(self._get_at(server, volume))
         return self._with_source(self._fresh(volume))
 
-    def _with_source(self, state: VolumeState) -> VolumeState:
+    def _with_source(self, state: VolumeState, known: Mapping[bytes, Followed] | None = None) -> VolumeState:
         """Return a state with the directory of this host that the volume follows, and the rules that are kept here."""
-        followed = self._directories.all().get(state.id) if self._directories is not None else None
+        if known is None:
+            known = self._directories.all() if self._directories is not None else {}
+        followed = known.get(state.id)
         if followed is None or state.role not in (WRITER, ""):
             return state
         kept = {key: value for key, value in state.settings.items() if key not in local_keys(state.settings)}
@@ -665,7 +667,8 @@ class RealmVolumes(Volumes):
             self._set_ref(self._name_ref(volume), None)
             self._set_ref(UNSENT + state.id.hex(), None)
             if failed:
-                raise Unavailable(f"volume {volume!r}: not removed everywhere, run again: {list_errors(failed)}")
+                kind = shared_kind(failed)
+                raise kind(f"volume {volume!r}: not removed everywhere, run again: {list_errors(failed)}")
         return state
 
     def _forget_place(self, volume: str) -> VolumeState:
@@ -830,7 +833,8 @@ class RealmVolumes(Volumes):
             what = "no server answers: these are the volumes seen last" if not answers else "not all servers answer"
             self._tell(self.realm_name, f"{what}: {list_errors(errors)}")
         self._listed = {state.id: state for state in best.values()}
-        return [self._with_source(best[name]) for name in sorted(best)]
+        followed = self._directories.all() if self._directories is not None else {}
+        return [self._with_source(best[name], followed) for name in sorted(best)]
 
     def _seen_last(self, away: set[str]) -> dict[str, VolumeState]:
         """Return the volumes of servers that do not answer, as far as they are known here or in the directory."""
