@@ -23,6 +23,7 @@ from dalsegno.formats.objects import (
 )
 from dalsegno.pool.adopt import UPLOADS
 from dalsegno.pool.collect import CollectResult, collect
+from dalsegno.pool.damage import PackDamage
 from dalsegno.pool.pool import Pool, PoolWriter
 from dalsegno.terms.errors import Conflict
 from dalsegno.terms.events import silent
@@ -162,6 +163,25 @@ def test_condemned_pack_that_is_needed_again_is_reprieved(pool: Pool) -> None:
     assert run(pool, [chunk], grace=3600, hours=9).reprieved == 1
     assert run(pool, [chunk], grace=3600, hours=19).deleted == 0
     assert pool.get(chunk) == b"back again"
+
+
+@pytest.mark.parametrize("condemned", [True, False])
+def test_a_damaged_pack_stays_while_what_it_lost_is_needed_and_nowhere_else(pool: Pool, condemned: bool) -> None:
+    """The kind: a copy that can be read is given up for one that cannot, or the last trace of something goes."""
+    lost, good = put_chunks(pool, b"lost" * 100, b"good" * 100)
+    (pack_id,) = pool.list_packs()
+    if condemned:
+        run(pool, [], grace=3600, hours=2)
+    pool.set_damage(pack_id, PackDamage(blocks=frozenset((0,))))
+    result = run(pool, [lost, good], grace=3600, hours=9)
+    assert (result.deleted, result.rewritten) == (0, 0) and pool.list_packs() == {pack_id}
+    with pool.writer() as writer:
+        writer.put(KIND_CHUNK, b"lost" * 100)
+        writer.put(KIND_CHUNK, b"good" * 100)
+        assert writer.objects_added == 2
+    run(pool, [lost, good])
+    assert pack_id not in pool.list_packs() and pool.get(lost) == b"lost" * 100
+    assert not pool.damage and list((pool.path / "damaged").iterdir()) == []
 
 
 def test_partly_live_pack_is_written_again(pool: Pool) -> None:

@@ -258,7 +258,7 @@ class _Collection:
                 if not young:
                     verdict.dead_kept.append(dead)
         for each in condemned:
-            if each.needed_count:
+            if each.needed_count or (each.is_hurt and self._holds_missing(each)):
                 verdict.reprieved.append(each)
                 verdict.dead_kept.append(self._dead_metadata(each))
             elif condemned_since[each.pack_id] + self.grace_ns <= self.now_ns:

@@ -152,11 +152,6 @@ def _prefixes(ids: npt.NDArray[np.uint8]) -> Prefixes:
     return np.ascontiguousarray(ids[:, :8]).view(">u8").reshape(-1).astype(np.uint64)
 
 
-def describe(damage: Damage, *, name: Callable[[PackId], object]) -> list[str]:
-    """Return a line for each pack that is damaged."""
-    return [f"{name(pack_id)}: {each.text()}" for pack_id, each in sorted(damage.packs.items())]
-
-
 def summary(damage: Damage) -> str:
     """Return what happened in a few words."""
     lost = [pack_id for pack_id, each in damage.packs.items() if each.lost]
