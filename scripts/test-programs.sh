@@ -12,6 +12,11 @@ getfattr|attr|extended attributes compared with getfattr
 setfattr|attr|extended attributes compared with getfattr
 chattr|e2fsprogs|inode flags
 mkfs.ext4|e2fsprogs|full disks, file systems of their own
+mkfs.btrfs|btrfs-progs|restores onto btrfs
+mkfs.vfat|dosfstools|restores onto FAT
+mkfs.exfat|exfatprogs|restores onto exFAT
+mkntfs|ntfs-3g|restores onto NTFS
+sqlite3|sqlite3|the guide of databases
 initdb|postgresql|the catalog and the directory on PostgreSQL
 amcheck|amanda-server amanda-client libencode-locale-perl procps|everything under the real Amanda
 sudo|sudo|everything under the real Amanda

@@ -3,10 +3,6 @@
 from guide_house import ROOT
 from guide_page import Command, read_page
 
-ELSEWHERE = {
-    "docs/guides/run-a-site.md": "tests/cli/test_rehearsal.py follows its story",
-}
-
 
 def test_every_page_with_commands_is_followed() -> None:
     pages = [ROOT / "README.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
@@ -15,6 +11,4 @@ def test_every_page_with_commands_is_followed() -> None:
     }
     tests = "".join(path.read_text() for path in (ROOT / "tests" / "guides").glob("test_guide_*.py"))
     followed = {page for page in typed if f'"{page}"' in tests}
-    assert typed - followed <= set(ELSEWHERE), (
-        f"no test types what these say: {sorted(typed - followed - set(ELSEWHERE))}"
-    )
+    assert typed == followed, f"no test types what these say: {sorted(typed - followed)}"
