@@ -19,6 +19,7 @@ from dalsegno.terms.errors import NotFound
 from dalsegno.terms.events import Report, silent
 from dalsegno.terms.ids import UUID_BYTES, ObjectId
 from dalsegno.trees.diff import Change, diff_revisions
+from dalsegno.trees.diff_links import settle_links
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.state import VolumeState
 from dalsegno.world.chance import random_bytes
@@ -130,5 +131,5 @@ def preview(
         bytes_new=counter.bytes_new,
         unreadable=scan.unreadable,
         left_out=left,
-        changes=diff_revisions(counter, previous, then),
+        changes=settle_links(diff_revisions(counter, previous, then), counter, previous, then),
     )

@@ -500,20 +500,20 @@ class _Restore:
         for path, error in remove_tree(directory, name):
             raise OSError(error.errno, f"{os.fsdecode(path)} stands in the way: {error.strerror}")
 
-    def restore_leaf(self, frame: Frame, entry: Entry, path: bytes) -> None:
-        """Restore one entry that is no directory."""
-        name = entry.name
-        directory = frame.fd
-        link = entry.link if entry.kind == objects.ENTRY_LINK else 0
-        result = self.result
-        if (
+    def is_for_batch(self, frame: Frame, entry: Entry) -> bool:
+        """Tell whether a worker may write a file: new, small, and with nothing but owner, mode and time."""
+        return (
             frame.plain
             and entry.kind == objects.ENTRY_FILE
             and not entry.xattrs
             and not entry.flags
             and (entry.content_kind in (objects.CONTENT_CHUNK, objects.CONTENT_INLINE) or not entry.size)
-            and name not in frame.existing
-        ):
+            and entry.name not in frame.existing
+        )
+
+    def restore_leaf(self, frame: Frame, entry: Entry, path: bytes) -> None:
+        """Restore one entry that is no directory."""
+        if self.is_for_batch(frame, entry):
             frame.open_up()
             frame.batch.add(entry, self.whole_content(entry) or b"", *self.owners.of(entry))
             if self.tell is not None:
@@ -521,33 +521,24 @@ class _Restore:
             if frame.batch.is_full:
                 self.hand_over(frame)
             return
+        name = entry.name
+        link = entry.link if entry.kind == objects.ENTRY_LINK else 0
         stat: os.stat_result | None = None
         if name in frame.existing:
-            try:
-                stat = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            except FileNotFoundError:
-                stat = None
+            with suppress(FileNotFoundError):
+                stat = os.stat(name, dir_fd=frame.fd, follow_symlinks=False)
         if stat is not None and modes.S_ISDIR(stat.st_mode):
             self.check_replaced(frame, name)
         if link:
-            if link in self.links_failed:
-                raise Damaged("the file that this is a name of could not be restored")
-            row = self.first_names.find(link)
-            if row is not None:
-                if stat is not None and stat.st_ino == self.first_names.inode(row) and stat.st_dev == self.device:
-                    result.unchanged += 1
-                    return
-                if self.dry_run or self.link_to(row, frame, name, path, stat):
-                    self.count(stat, entry, path, {LINKS})
-                    return
-                # A copy, to which the names that follow are linked.
+            if self.restore_further_name(frame, entry, path, stat):
+                return
             entry = self.linked_file(entry)
             if entry.kind not in _FORMS or entry.kind == objects.ENTRY_DIRECTORY:
                 raise Damaged("the links table names something that is no file")
         what: set[str] = set()
         if stat is not None:
             what = {CONTENT} if modes.S_IFMT(stat.st_mode) == _FORMS[entry.kind] else {KIND}
-        if stat is not None and self.is_same(directory, name, entry, stat):
+        if stat is not None and self.is_same(frame.fd, name, entry, stat):
             shared = stat.st_nlink > 1 and (
                 not link or self.first_names.link_of_inode(stat.st_ino) not in (None, link)
             )  # tied to what the tree keeps apart
@@ -557,17 +548,38 @@ class _Restore:
                 if differs:
                     self.count(stat, entry, path, what)
                 else:
-                    result.unchanged += 1
+                    self.result.unchanged += 1
                 if link:
                     self.first_names.add(link, frame.path, name, stat.st_ino)
                 return
-        if self.dry_run:
-            if link:
-                self.first_names.add(link, frame.path, name, INODE_UNKNOWN)
-            self.count(stat, entry, path, what)
-            if entry.kind == objects.ENTRY_FILE and entry.content_kind != objects.CONTENT_NONE:
-                result.bytes_written += entry.size
-            return
+        inode = INODE_UNKNOWN
+        if not self.dry_run:
+            inode = self.write_anew(frame, entry, path, stat)
+        elif entry.kind == objects.ENTRY_FILE and entry.content_kind != objects.CONTENT_NONE:
+            self.result.bytes_written += entry.size
+        if link:
+            self.first_names.add(link, frame.path, name, inode)
+        if entry.flags & attributes.FLAGS_LOCKING and not self.dry_run:
+            self.lock_again(frame.fd, name, entry, path)
+        self.count(stat, entry, path, what)
+
+    def restore_further_name(self, frame: Frame, entry: Entry, path: bytes, stat: os.stat_result | None) -> bool:
+        """Restore a name of a file that has another already; False when the file itself is to be written there."""
+        if entry.link in self.links_failed:
+            raise Damaged("the file that this is a name of could not be restored")
+        row = self.first_names.find(entry.link)
+        if row is None:
+            return False
+        if stat is not None and stat.st_ino == self.first_names.inode(row) and stat.st_dev == self.device:
+            self.result.unchanged += 1
+            return True
+        if self.dry_run or self.link_to(row, frame, entry.name, path, stat):
+            self.count(stat, entry, path, {LINKS})
+            return True
+        return False  # a copy, to which the names that follow are linked
+
+    def write_anew(self, frame: Frame, entry: Entry, path: bytes, stat: os.stat_result | None) -> int:
+        """Write a file beside its name and rename it there; return its inode."""
         try:
             if self.is_rehearsal:
                 durable_step("write")
@@ -575,21 +587,14 @@ class _Restore:
             if entry.kind == objects.ENTRY_FILE:
                 self.write_file(frame, entry, path)
             else:
-                self.write_special(directory, self.temporary, entry, path)
-            if link:
-                inode = os.stat(self.temporary, dir_fd=directory, follow_symlinks=False).st_ino
-            self.place(directory, name, stat)
+                self.write_special(frame.fd, self.temporary, entry, path)
+            inode = os.stat(self.temporary, dir_fd=frame.fd, follow_symlinks=False).st_ino
+            self.place(frame.fd, entry.name, stat)
         except BaseException:
-            try:
-                os.unlink(self.temporary, dir_fd=directory)
-            except OSError:
-                pass
+            with suppress(OSError):
+                os.unlink(self.temporary, dir_fd=frame.fd)
             raise
-        if link:
-            self.first_names.add(link, frame.path, name, inode)
-        if entry.flags & attributes.FLAGS_LOCKING:
-            self.lock_again(directory, name, entry, path)
-        self.count(stat, entry, path, what)
+        return inode
 
     def check_replaced(self, frame: Frame, name: bytes) -> None:
         """Refuse to put a file in the place of a directory that holds something which is not to be deleted."""
@@ -861,9 +866,75 @@ class _Restore:
         if entry.flags or not frame.fresh:
             set_flags(fd, entry.flags, lose)
 
+    def open_root(self, fd: int, selection: Selection | None, *, fresh: bool) -> Frame:
+        """Begin the target itself, open as `fd`, or (a dry run) not there."""
+        root = self.revision.root
+        frame = self.open_frame(root, b"", fd, fresh=fresh or fd < 0, selection=selection)
+        if fd >= 0:
+            frame.place = place_of(fd)
+            self.check_root(frame)
+            frame.look_at_place(may_write=not self.dry_run)
+            frame.look_at_flags()
+            if frame.fresh:
+                frame.begin_new(frame.inherited, partial(self.lose, b""))
+            elif not self.dry_run and not is_searchable(fd):
+                frame.open_up()
+            self.device = frame.place.device
+        self.above.add(root.content)
+        return frame
+
+    def leave_directory(self, stack: list[Frame]) -> None:
+        """Leave the deepest directory, of which all was met."""
+        frame = stack[-1]
+        if not frame.met_names and not frame.damaged and frame.selection is None:
+            self.empty_content = frame.entry.content
+        if frame.fd >= 0:
+            self.way.open_parent()  # as long as the directory's mode lets us
+        self.hand_over(frame)
+        is_open = frame.fd >= 0
+        if frame.batches_pending:
+            frame.fd, frame.own_fd = self.duplicate(frame.fd), True
+        else:
+            self.end_directory(frame)
+        stack.pop()
+        self.above.discard(frame.entry.content)
+        if stack and is_open:
+            stack[-1].fd = self.way.leave()
+
+    def restore_entry(self, stack: list[Frame], entry: Entry) -> None:
+        """Restore one entry of the deepest directory; one that is a directory is entered."""
+        frame, name = stack[-1], entry.name
+        if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
+            raise Damaged(f"{os.fsdecode(frame.path)}: the tree holds the forbidden name {name!r}")
+        path = frame.path + b"/" + name if frame.path else name
+        try:
+            if frame.folds and name not in frame.existing:
+                frame.take_alias(name)
+            if entry.kind == objects.ENTRY_DIRECTORY:
+                if entry.content in self.above:
+                    raise Damaged("a directory that contains itself")
+                below = self.enter_directory(frame, entry, path)
+                if below is not None:
+                    below.parent = frame
+                    stack.append(below)
+                    self.above.add(entry.content)
+            elif entry.kind == objects.ENTRY_LINK or entry.kind in _FORMS:
+                self.restore_leaf(frame, entry, path)
+            else:
+                self.leave_out(entry, path)
+        except (DalError, OSError, OverflowError, ValueError) as error:
+            self.escalate(error)
+            if entry.kind == objects.ENTRY_LINK and isinstance(error, Damaged | NotFound):
+                self.links_failed.add(entry.link)
+            self.fail(path, why(error), is_damaged=isinstance(error, Damaged | NotFound))
+        frame.existing.discard(name)
+        frame.met_names = True
+        self.done_count += 1
+        if self.done_count - self.progress_count >= PROGRESS_FILES:
+            self.progress()
+
     def run(self, target: bytes, selection: Selection | None, *, fresh: bool) -> None:
         """Restore everything that is selected; `fresh`: the target was made for it."""
-        root = self.revision.root
         try:
             fd = os.open(target, DIRECTORY_FLAGS & ~os.O_NOFOLLOW)
         except FileNotFoundError:
@@ -873,18 +944,7 @@ class _Restore:
         self.way = Descent(fd)
         stack: list[Frame] = []
         try:
-            stack.append(self.open_frame(root, b"", fd, fresh=fresh or fd < 0, selection=selection))
-            if fd >= 0:
-                stack[0].place = place_of(fd)
-                self.check_root(stack[0])
-                stack[0].look_at_place(may_write=not self.dry_run)
-                stack[0].look_at_flags()
-                if stack[0].fresh:
-                    stack[0].begin_new(stack[0].inherited, partial(self.lose, b""))
-                elif not self.dry_run and not is_searchable(fd):
-                    stack[0].open_up()
-                self.device = stack[0].place.device
-            self.above.add(root.content)
+            stack.append(self.open_root(fd, selection, fresh=fresh))
             while stack:
                 frame = stack[-1]
                 try:
@@ -895,50 +955,9 @@ class _Restore:
                     self.fail(frame.path, f"directory not readable in the backup: {error}", is_damaged=True)
                     entry = None
                 if entry is None:
-                    if not frame.met_names and not frame.damaged and frame.selection is None:
-                        self.empty_content = frame.entry.content
-                    if frame.fd >= 0:
-                        self.way.open_parent()  # as long as the directory's mode lets us
-                    self.hand_over(frame)
-                    is_open = frame.fd >= 0
-                    if frame.batches_pending:
-                        frame.fd, frame.own_fd = self.duplicate(frame.fd), True
-                    else:
-                        self.end_directory(frame)
-                    stack.pop()
-                    self.above.discard(frame.entry.content)
-                    if stack and is_open:
-                        stack[-1].fd = self.way.leave()
-                    continue
-                frame.met_names = True
-                name = entry.name
-                if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
-                    raise Damaged(f"{os.fsdecode(frame.path)}: the tree holds the forbidden name {name!r}")
-                path = frame.path + b"/" + name if frame.path else name
-                try:
-                    if frame.folds and name not in frame.existing:
-                        frame.take_alias(name)
-                    if entry.kind == objects.ENTRY_DIRECTORY:
-                        if entry.content in self.above:
-                            raise Damaged("a directory that contains itself")
-                        below = self.enter_directory(frame, entry, path)
-                        if below is not None:
-                            below.parent = frame
-                            stack.append(below)
-                            self.above.add(entry.content)
-                    elif entry.kind == objects.ENTRY_LINK or entry.kind in _FORMS:
-                        self.restore_leaf(frame, entry, path)
-                    else:
-                        self.leave_out(entry, path)
-                except (DalError, OSError, OverflowError, ValueError) as error:
-                    self.escalate(error)
-                    if entry.kind == objects.ENTRY_LINK and isinstance(error, Damaged | NotFound):
-                        self.links_failed.add(entry.link)
-                    self.fail(path, why(error), is_damaged=isinstance(error, Damaged | NotFound))
-                frame.existing.discard(name)
-                self.done_count += 1
-                if self.done_count - self.progress_count >= PROGRESS_FILES:
-                    self.progress()
+                    self.leave_directory(stack)
+                else:
+                    self.restore_entry(stack, entry)
             self.settle(0)
         except BaseException:
             for path, text in self.result.failed:  # no result will tell of them
