@@ -1,12 +1,14 @@
 """Which pool a command is about: one rule, the same for all commands, said wherever keys or pools are the trouble."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from cli_kit import User
-from dalsegno.cli.choice import Facts, choose
+from dalsegno.cli.choice import Facts, choose, find_policy_file
+from dalsegno.world import places
 
 OWN, SITE = Path("/h/pool"), Path("/srv/pool")
 POLICY = {"policy": Path("/etc/p.toml"), "policy_pool": SITE}
@@ -105,14 +107,22 @@ def test_an_empty_machine_gets_a_site_back_with_the_key_of_the_policy(user: User
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
-def test_a_policy_of_the_machine_is_not_for_who_may_not_use_its_pool(tmp_path: Path) -> None:
+def test_a_policy_of_the_machine_is_not_for_who_may_not_use_its_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kind of fault: what root has set up takes away what a user has."""
-    from dalsegno.cli.choice import may_use
-
-    assert may_use(tmp_path / "nothing")
-    child = os.fork()
-    if child == 0:
-        os.setgroups([])
-        os.setuid(65534)
-        os._exit(may_use(tmp_path) or may_use(tmp_path / "nothing"))
-    assert os.waitpid(child, 0)[1] == 0
+    with tempfile.TemporaryDirectory(prefix="dal-machine-") as place:  # tmp_path is root's alone
+        machine, own, broken = (Path(place) / name for name in ("machine.toml", "own.toml", "broken.toml"))
+        (Path(place) / "pool").mkdir(mode=0o700)
+        machine.write_text(f'pool = "{place}/pool"\n')
+        own.write_text("")
+        broken.write_text("pool = ")
+        os.chmod(place, 0o755)
+        monkeypatch.delenv("DAL_POLICY", raising=False)
+        for first, for_root in ((machine, machine), (broken, broken), (Path(place) / "none", own)):
+            monkeypatch.setattr(places, "policy_files", lambda first=first: [first, own])
+            assert find_policy_file(None) == for_root
+            child = os.fork()
+            if child == 0:
+                os.setgroups([])
+                os.setuid(65534)
+                os._exit(find_policy_file(None) != own)
+            assert os.waitpid(child, 0)[1] == 0, first

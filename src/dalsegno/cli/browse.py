@@ -12,13 +12,14 @@ from typing import Any
 from dalsegno.actions import browse as actions
 from dalsegno.actions.browse import Found, Histories, Row, Version, changed_parts
 from dalsegno.actions.house import House
+from dalsegno.cli.choice import find_policy_file
 from dalsegno.cli.door import open_volumes
 from dalsegno.cli.streams import bytes_output, writing_output
 from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import POLICY_HELP, Parser
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry
-from dalsegno.terms.errors import EXIT_DONE, BadInput, NotFound
+from dalsegno.terms.errors import EXIT_DONE, BadInput
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time, show_time
 from dalsegno.trees.diff import Change
@@ -149,11 +150,7 @@ def _cat(arguments: argparse.Namespace, terminal: Terminal) -> int:
 @contextmanager
 def _histories(arguments: argparse.Namespace, terminal: Terminal, house: House) -> Iterator[Histories | None]:
     """Give the states in pool and dumps as one history, where a policy has a catalog; None where there is none."""
-    try:
-        find_policy = import_module("dalsegno.backup.policy_file").find_policy
-        policy_path = None if arguments.no_dumps else find_policy(arguments.policy)
-    except NotFound:
-        policy_path = None
+    policy_path = None if arguments.no_dumps else find_policy_file(arguments.policy)
     if policy_path is None:
         yield None
         return

@@ -128,30 +128,43 @@ def key_path(arguments: argparse.Namespace) -> Path | None:
 
 
 def find_policy_file(given: str | None) -> Path | None:
-    """Return the policy's place: the option, DAL_POLICY, /etc, or the user's own; None where there is none."""
+    """Return the policy's place: the option, DAL_POLICY, /etc, or the user's own; None where there is none.
+
+    That of the machine is passed over by who may not use its pool.
+    """
     named = given or os.environ.get("DAL_POLICY")
     if named:
         return Path(named)
-    return next((place for place in places.policy_files() if place.exists()), None)
+    machine, *own = places.policy_files()
+    for place in (machine, *own):
+        if os.path.exists(place) and (place in own or is_for_user(place)):
+            return place
+    return None
+
+
+def is_for_user(machine: Path) -> bool:
+    """Tell whether the machine's policy is for this user: root, or who may use its pool."""
+    if os.geteuid() == 0:
+        return True
+    try:
+        pool = _read_places(machine)[0] if os.access(machine, os.R_OK) else None
+    except BadInput:
+        return False
+    return pool is not None and may_use(pool)
 
 
 def _policy_places(arguments: argparse.Namespace) -> tuple[Path | None, Path | None, Path | None]:
-    """Return the policy with its pool and its key; nothing for a site's policy whose pool is not for this user."""
+    """Return the policy with its pool and its key."""
     file = find_policy_file(getattr(arguments, "policy", None))
     if file is None or not file.is_file():
         return None, None, None  # who needs a policy says what is wrong
-    if not os.access(file, os.R_OK):
-        return None, None, None
     pool, key = _read_places(file)
-    if file == places.policy_files()[0] and pool is not None and not may_use(pool):
-        return None, None, None
     return file, pool, key
 
 
 def has_policy(arguments: argparse.Namespace) -> bool:
     """Tell whether there is a policy that is for this user."""
-    file = find_policy_file(getattr(arguments, "policy", None))
-    return file is not None and (file != places.policy_files()[0] or _policy_places(arguments)[0] is not None)
+    return find_policy_file(getattr(arguments, "policy", None)) is not None
 
 
 def may_use(pool: Path) -> bool:

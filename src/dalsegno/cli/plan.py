@@ -10,8 +10,8 @@ from dalsegno.backup.days import day_name, day_text
 from dalsegno.backup.notify import find_sendmail
 from dalsegno.backup.plan import BUSIEST_TO_MEAN_MAX
 from dalsegno.backup.policy import Policy
-from dalsegno.backup.policy_file import examine_policy, find_policy
-from dalsegno.cli.site import add_policy, open_all, read_policy
+from dalsegno.backup.policy_file import examine_policy
+from dalsegno.cli.site import add_policy, open_all, policy_place, read_policy
 from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import Parser
 from dalsegno.terms.counts import count_of
@@ -47,7 +47,7 @@ def _plan(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _check(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    path = find_policy(arguments.policy)
+    path = policy_place(arguments)
     policy, problems = examine_policy(path)
     value = [{"file": str(each.path), "line": each.line, "key": each.key, "problem": each.text} for each in problems]
     lines = [str(each) for each in problems]

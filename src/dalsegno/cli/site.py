@@ -13,11 +13,11 @@ from dalsegno.backup.policy import Policy
 from dalsegno.backup.policy_file import find_policy, load_policy
 from dalsegno.backup.site import Site, open_site
 from dalsegno.backup.targets import Ask
-from dalsegno.cli.choice import Choice, choose, gather_facts
+from dalsegno.cli.choice import Choice, choose, find_policy_file, gather_facts
 from dalsegno.cli.door import default_realm, open_chosen, open_realm_house, realm_of_addresses
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import POLICY_HELP
-from dalsegno.terms.errors import BadInput, Conflict, NotFound
+from dalsegno.terms.errors import BadInput, Conflict
 from dalsegno.terms.times import set_zone
 from dalsegno.world.files import FileLock, make_directory
 
@@ -29,7 +29,7 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
 
 def read_policy(arguments: argparse.Namespace) -> Policy:
     """Return the policy that the words name; times are read and shown in its time zone from then on."""
-    policy = load_policy(find_policy(arguments.policy))
+    policy = load_policy(policy_place(arguments))
     if not arguments.utc:
         set_zone(zone_of(policy))
     return policy
@@ -37,10 +37,12 @@ def read_policy(arguments: argparse.Namespace) -> Policy:
 
 def policy_if_any(arguments: argparse.Namespace) -> Path | None:
     """Return the policy's place, or None where there is no policy."""
-    try:
-        return find_policy(arguments.policy)
-    except NotFound:
-        return None
+    return find_policy_file(arguments.policy)
+
+
+def policy_place(arguments: argparse.Namespace) -> Path:
+    """Return the policy's place; NotFound says where it was looked for."""
+    return find_policy_file(arguments.policy) or find_policy(arguments.policy)
 
 
 def policy_pool(arguments: argparse.Namespace, policy: Policy) -> Path:
