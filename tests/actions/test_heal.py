@@ -299,12 +299,12 @@ def test_a_pack_that_comes_back_is_used_again(pool_path: Path, source: Path) -> 
     (path,) = [each for each in pool_path.glob("packs/*/*.pack") if each.stat().st_size > 1_000_000]
     path.rename(pool_path.parent / "aside")
     with open_house(pool_path) as house:
-        assert len(house.pool.damage.packs) == 1
+        assert len(house.pool.losses.notes.packs) == 1
     (pool_path.parent / "aside").rename(path)
     with open_house(pool_path) as house:
         made: BackupResult = backup(house, str(source))
         assert (made.taken.healed, made.taken.bytes_stored) == (0, 0)
-        assert not house.pool.damage and list(verify_pool(house)) == []
+        assert not house.pool.losses.notes and list(verify_pool(house)) == []
 
 
 def test_a_pool_whose_packs_are_all_away_is_refused(pool_path: Path, source: Path) -> None:
@@ -323,7 +323,7 @@ def test_what_a_collection_deleted_is_not_taken_for_lost(pool_path: Path, source
         house.volumes.unclone("source", "three")
         assert gc(house, grace_seconds=0).deleted > 0
     with open_house(pool_path) as house:
-        assert not house.pool.damage
+        assert not house.pool.losses.notes
         again = backup(house, str(source))
         assert (again.taken.healed, again.taken.files_read) == (0, 0)
 
@@ -351,7 +351,7 @@ def test_counting_does_not_count_what_is_gone_and_the_index_shrinks(pool_path: P
         assert not house.pool.index.read_collected()
         assert len(list((pool_path.parent / "cache").glob("*.scan"))) == 1
     with open_house(pool_path) as house:
-        assert not house.pool.damage
+        assert not house.pool.losses.notes
 
 
 def test_a_volumes_size_is_what_comes_back_when_it_goes(pool_path: Path, source: Path, tmp_path: Path) -> None:
@@ -413,7 +413,7 @@ def test_a_dump_of_what_was_healed_takes_the_good_copy_and_one_that_meets_damage
     with open_house(pool_path) as house, pytest.raises(Damaged):
         dump(house, "source@three", level=0, output=tmp_path / "bad.dump", record=False)
     with open_house(pool_path) as house:
-        assert house.pool.damage.packs, "the next backup knows"
+        assert house.pool.losses.notes.packs, "the next backup knows"
         backup(house, str(source), clone_name="healed")
         dump(house, "source@healed", level=0, output=tmp_path / "good.dump", record=False)
     with open_house(pool_path) as house:

@@ -172,7 +172,7 @@ def test_a_damaged_pack_stays_while_what_it_lost_is_needed_and_nowhere_else(pool
     (pack_id,) = pool.list_packs()
     if condemned:
         run(pool, [], grace=3600, hours=2)
-    pool.set_damage(pack_id, PackDamage(blocks=frozenset((0,))))
+    pool.losses.set(pack_id, PackDamage(blocks=frozenset((0,))))
     result = run(pool, [lost, good], grace=3600, hours=9)
     assert (result.deleted, result.rewritten) == (0, 0) and pool.list_packs() == {pack_id}
     with pool.writer() as writer:
@@ -181,7 +181,7 @@ def test_a_damaged_pack_stays_while_what_it_lost_is_needed_and_nowhere_else(pool
         assert writer.objects_added == 2
     run(pool, [lost, good])
     assert pack_id not in pool.list_packs() and pool.get(lost) == b"lost" * 100
-    assert not pool.damage and list((pool.path / "damaged").iterdir()) == []
+    assert not pool.losses.notes and list((pool.path / "damaged").iterdir()) == []
 
 
 def test_partly_live_pack_is_written_again(pool: Pool) -> None:

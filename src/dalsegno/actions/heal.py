@@ -37,7 +37,7 @@ class Doubts:
         self._unsound = bool(pool.read_unsound())
 
     def __bool__(self) -> bool:
-        return self._unsound or bool(self._pool.damage)
+        return self._unsound or bool(self._pool.losses.notes)
 
     def relies(self, identity: bytes) -> bool:
         """Tell whether a directory is there with all that it names."""
@@ -59,7 +59,7 @@ class Doubts:
         """Say in a line what was healed, and that something else is not."""
         if not self.count:
             return
-        text = f"the pool has lost something ({summary(self._pool.damage)}): {self.count:,} "
+        text = f"the pool has lost something ({summary(self._pool.losses.notes)}): {self.count:,} "
         text += "directory that rested on it was" if self.count == 1 else "directories that rested on it were"
         text += " read again and stored again"
         if self._pool.read_unsound():
@@ -160,7 +160,7 @@ def unsound_of(pool: Pool) -> set[bytes]:
 
 def damage_lines(pool: Pool, states: Iterable[VolumeState]) -> list[str]:
     """Return a line for each pack that is known to be damaged, and one about what to do."""
-    lines = [f"{pool.pack_path(pack_id)}: {each.text()}" for pack_id, each in sorted(pool.damage.packs.items())]
+    lines = [f"{pool.pack_path(pack_id)}: {each.text()}" for pack_id, each in sorted(pool.losses.notes.packs.items())]
     unsound = len(unsound_of(pool))
     if not lines and not unsound:
         return []

@@ -191,7 +191,7 @@ def verify_pool(house: House) -> Iterator[Finding]:
         if turn and states == list(_states(house)):
             break
     yield from _without_unneeded(pool, found, seen)
-    if not missing and not broken and not pool.damage:
+    if not missing and not broken and not pool.losses.notes:
         return
     if missing or pool.is_damage_new:
         with suppress(NoAccess):
@@ -237,7 +237,7 @@ def _without_unneeded(pool: Pool, found: list[Finding], seen: PoolMarks) -> Iter
     """Yield findings; those about damage that nothing needed rests on any more become notes."""
     harmless = {
         str(pool.pack_path(pack_id))
-        for pack_id in pool.damage.packs
+        for pack_id in pool.losses.notes.packs
         if not seen.holds(only_copies(pool, pack_id)).any()
     }
     for finding in found:

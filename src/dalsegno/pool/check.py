@@ -48,7 +48,7 @@ def check_pool(pool: Pool, report: Report) -> Iterator[Finding]:
         )
         yield from _check_pack(pool, pack_id)
         done_bytes += sizes.get(pack_id, 0)
-    for pack_id, damage in sorted(pool.damage.packs.items()):
+    for pack_id, damage in sorted(pool.losses.notes.packs.items()):
         if damage.lost:
             text = "lost: `dal backup` stores again what the sources still have; what nothing has is named below"
             yield Finding(severity="note", where=str(pool.pack_path(pack_id)), text=text)
@@ -77,7 +77,7 @@ def _check_pack(pool: Pool, pack_id: bytes) -> Iterator[Finding]:
     except NotFound:
         return  # collected meanwhile
     except Damaged as error:
-        pool.set_damage(PackId(pack_id), PackDamage(unreadable=True))
+        pool.losses.set(PackId(pack_id), PackDamage(unreadable=True))
         yield Finding(severity="error", where=str(path), text=str(error).removeprefix(f"{path}: "))
         return
     except DalError as error:
@@ -85,7 +85,7 @@ def _check_pack(pool: Pool, pack_id: bytes) -> Iterator[Finding]:
         return
     try:
         findings = list(reader.verify())
-        pool.set_damage(PackId(pack_id), PackDamage(blocks=frozenset(reader.damaged_blocks)))
+        pool.losses.set(PackId(pack_id), PackDamage(blocks=frozenset(reader.damaged_blocks)))
         for text in findings:
             yield Finding(severity="error", where=str(path), text=text.removeprefix(f"{path}: "))
         ids, values = reader.objects()
@@ -107,7 +107,7 @@ def _check_pack(pool: Pool, pack_id: bytes) -> Iterator[Finding]:
                 text=f"the index misses {unknown} objects, first {hex_short(first)}: delete {pool.index.path}",
             )
     except Damaged as error:
-        pool.set_damage(PackId(pack_id), PackDamage(unreadable=True))
+        pool.losses.set(PackId(pack_id), PackDamage(unreadable=True))
         yield Finding(severity="error", where=str(path), text=str(error).removeprefix(f"{path}: "))
     except DalError as error:
         yield Finding(severity="error", where=str(path), text=str(error).removeprefix(f"{path}: "))

@@ -275,7 +275,7 @@ class _Collection:
     def _holds_missing(self, each: _Pack) -> bool:
         """Tell whether a damaged pack once held something that is needed and is nowhere else."""
         ids, values = self._columns(each)
-        rows = np.flatnonzero(member_mask(self.live, _joined(ids)) & self.pool.hurt_rows(each.pack_id, values))
+        rows = np.flatnonzero(member_mask(self.live, _joined(ids)) & self.pool.losses.hurt_rows(each.pack_id, values))
         return bool((self.owners[np.searchsorted(self.live, _joined(ids)[rows])] == NOBODY).any())
 
     def _act(self, verdict: _Verdict) -> list[_Pack]:
@@ -323,7 +323,7 @@ class _Collection:
             self.report(Progress(phase="delete", done_count=number, total_count=len(packs)))
             remove_durable(self.pool.pack_path(each.pack_id))
             remove_durable(self._condemned_path(each.pack_id))
-            self.pool.set_damage(each.pack_id, PackDamage())
+            self.pool.losses.set(each.pack_id, PackDamage())
         self.pool.index.forget(ids)
         self.deleted += packs
 
@@ -423,12 +423,12 @@ class _Collection:
                 except DalError as error:
                     # A damaged pack may be all that is left of something: kept as long as anything is missing.
                     if isinstance(error, Damaged):
-                        self.pool.set_damage(each.pack_id, PackDamage(unreadable=True))
+                        self.pool.losses.set(each.pack_id, PackDamage(unreadable=True))
                         self.unopened.append(each)
                     self.report(Note(severity="error", path=bytes(self.pool.pack_path(each.pack_id)), text=str(error)))
                     continue
-                each.is_hurt = each.pack_id in self.pool.damage.packs
-                mask = member_mask(self.live, _joined(ids)) & ~self.pool.hurt_rows(each.pack_id, values)
+                each.is_hurt = each.pack_id in self.pool.losses.notes.packs
+                mask = member_mask(self.live, _joined(ids)) & ~self.pool.losses.hurt_rows(each.pack_id, values)
                 each.total_bytes = int(values[:, 2].sum(dtype=np.uint64))
                 each.live_bytes = int(values[mask, 2].sum(dtype=np.uint64))
                 bases += self._missing_bases(each, ids, values, mask)
@@ -464,7 +464,7 @@ class _Collection:
     def _owned_rows(self, each: _Pack, ids: Ids, values: Values, owner: int) -> npt.NDArray[np.intp]:
         """Return the rows of a pack's live objects that can be read and whose owner is `owner`."""
         joined = _joined(ids)
-        rows = np.flatnonzero(member_mask(self.live, joined) & ~self.pool.hurt_rows(each.pack_id, values))
+        rows = np.flatnonzero(member_mask(self.live, joined) & ~self.pool.losses.hurt_rows(each.pack_id, values))
         owned: npt.NDArray[np.intp] = rows[self.owners[np.searchsorted(self.live, joined[rows])] == owner]
         return owned
 
@@ -533,13 +533,13 @@ class _Collection:
         """Forget what was lost once nothing that is needed is missing; else what rests on it and is not needed."""
         pool = self.pool
         if not self.missing_count:
-            if pool.damage or (pool.path / UNSOUND).exists():
-                pool.forget_damage(each for each in pool.damage.packs if pool.pack_path(each).exists())
+            if pool.losses.notes or (pool.path / UNSOUND).exists():
+                pool.losses.forget(each for each in pool.losses.notes.packs if pool.pack_path(each).exists())
             return
         unsound = np.frombuffer(pool.read_unsound(), f"S{OBJECT_ID_BYTES}")
         needed = member_mask(self.live, unsound)
         if not needed.all() and not pool.is_damage_new:
-            pool.write_unsound(unsound[needed].tobytes())
+            pool.losses.write_unsound(unsound[needed].tobytes())
 
     def _sweep(self, condemned_since: dict[PackId, int]) -> None:
         """Remove what killed runs and killed writers left: verdicts on packs that are gone, files never finished."""

@@ -56,7 +56,7 @@ class PoolMarks(Marks):
             else:
                 with reader:
                     fetch = self._pool.get_kind
-                    hurt = marked & self._pool.hurt_rows(pack_id, values)
+                    hurt = marked & self._pool.losses.hurt_rows(pack_id, values)
                     if hurt.any():
                         _copy_each(ids[hurt], writer, fetch)
                         marked = marked & ~hurt

@@ -15,8 +15,6 @@ Order of writing: blocks, pack durable under its name, index, ref. Deletion goes
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -26,22 +24,12 @@ import numpy.typing as npt
 
 from dalsegno.backends.contract import BackendWriter
 from dalsegno.backends.local import LocalBackend
-from dalsegno.backends.reserve import RESERVE_NAME, keep_reserve, with_reserve
+from dalsegno.backends.reserve import RESERVE_NAME, keep_reserve
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import pack
 from dalsegno.formats.objects import references
 from dalsegno.pool.blocks import Blocks
-from dalsegno.pool.damage import (
-    DAMAGED,
-    DIGEST_BYTES,
-    INDEX_LOST,
-    UNSOUND,
-    Damage,
-    PackDamage,
-    decode_damage,
-    encode_damage,
-    find_unsound,
-)
+from dalsegno.pool.damage import PackDamage, find_unsound
 from dalsegno.pool.index import Ids, Index, Values
 from dalsegno.pool.keys import (
     SETTINGS_NAME,
@@ -51,12 +39,13 @@ from dalsegno.pool.keys import (
     encode_settings,
     open_pool_settings,
 )
+from dalsegno.pool.losses import Losses
 from dalsegno.pool.pack_read import PackReader, apply_delta, split_records, view_record
 from dalsegno.pool.pack_write import ROWS_IN_MEMORY_MAX, PackWriter, new_header
-from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Damaged, NoAccess, NotFound, Refused, Unavailable
+from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Damaged, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, PackId, hex_short
 from dalsegno.terms.sizes import MIB
-from dalsegno.world.files import FileLock, make_directory, remove_durable, write_durable
+from dalsegno.world.files import FileLock, make_directory, write_durable
 from dalsegno.world.workers import Workers, new_lock
 
 PACK_BYTES_TARGET: Final = 64 * MIB
@@ -134,7 +123,7 @@ class Pool:
         self._readers: OrderedDict[PackId, PackReader] = OrderedDict()
         self._retired: deque[PackReader] = deque()
         self._blocks = Blocks(BLOCKS_CACHED_BYTES_MAX)
-        self.damage = self._read_damage()
+        self.losses = Losses(path, self.backend)
         """What is known to be lost, as of the last refresh."""
         self.index = Index(
             path / "index",
@@ -143,9 +132,9 @@ class Pool:
             settle_packs=lambda packs: self.backend.settle(map(pack_name, packs)),
             report_damage=self._note_unopened,
             report_lost=self._note_lost,
-            report_remade=self._note_remade,
+            report_remade=self.losses.note_index_remade,
         )
-        self.index.judge(self.damage.shunned())
+        self.losses.attach(self.index)
         self.index.refresh()
 
     @classmethod
@@ -252,57 +241,11 @@ class Pool:
 
     # What is lost
 
-    def _read_damage(self) -> Damage:
-        packs: dict[PackId, PackDamage] = {}
-        index_lost = False
-        for name in self.backend.list(DAMAGED + "/"):
-            index_lost |= name == INDEX_LOST
-            try:
-                pack_id = PackId(bytes.fromhex(name.rpartition("/")[2]))
-                packs[pack_id] = decode_damage(self.backend.read(name))
-            except (ValueError, NotFound, NoAccess):
-                continue
-        return Damage(packs=packs, index_lost=index_lost)
-
     def _note_lost(self, lost: set[PackId]) -> None:
         if not any((self.path / PACKS).iterdir()):
             raise Damaged(f"{self.path / PACKS}: none of the pool's packs is there: is their disk mounted?")
         for pack_id in lost:
-            self.set_damage(pack_id, PackDamage(lost=True))
-
-    def _note_remade(self) -> None:
-        with suppress(DalError):
-            self._write_note(INDEX_LOST, b"")
-        self.damage = replace(self.damage, index_lost=True)
-
-    def _write_note(self, name: str, data: bytes) -> None:
-        make_directory(self.path / DAMAGED, to_owner=True)
-        with_reserve(self.path, lambda: write_durable(self.path / name, data, to_owner=True))
-
-    def set_damage(self, pack_id: PackId, damage: PackDamage) -> None:
-        """Note what is wrong with a pack, or that nothing is; look-ups honour it at once, and the next backup heals it.
-
-        Durable if we may write.
-        """
-        if self.damage.packs.get(pack_id, PackDamage()) == damage:
-            return
-        packs = {key: value for key, value in self.damage.packs.items() if key != pack_id}
-        if damage == PackDamage():
-            with suppress(DalError):
-                remove_durable(self.path / DAMAGED / pack_id.hex())
-        else:
-            packs[pack_id] = damage
-            with suppress(DalError):
-                self._write_note(f"{DAMAGED}/{pack_id.hex()}", encode_damage(damage))
-        self.damage = replace(self.damage, packs=packs)
-        self.index.judge(self.damage.shunned())
-
-    def _note_block(self, pack_id: PackId, block_index: int | None) -> None:
-        known = self.damage.packs.get(pack_id, PackDamage())
-        if block_index is None:
-            self.set_damage(pack_id, replace(known, unreadable=True))
-        else:
-            self.set_damage(pack_id, replace(known, blocks=known.blocks | {block_index}))
+            self.losses.set(pack_id, PackDamage(lost=True))
 
     def look_at_pack(self, pack_id: PackId) -> None:
         """Read all of a pack in which something was wrong, and note what."""
@@ -310,34 +253,20 @@ class Pool:
             with self.open_pack(pack_id) as reader:
                 for _ in reader.verify():
                     pass
-                self.set_damage(pack_id, PackDamage(blocks=frozenset(reader.damaged_blocks)))
+                self.losses.set(pack_id, PackDamage(blocks=frozenset(reader.damaged_blocks)))
         except Damaged:
-            self._note_block(pack_id, None)
-
-    def hurt_rows(self, pack_id: PackId, values: Values) -> npt.NDArray[np.bool_]:
-        """Return which rows of a pack's index lie in blocks that are noted as damaged."""
-        damage = self.damage.packs.get(pack_id)
-        if damage is None:
-            return np.zeros(len(values), np.bool_)
-        return np.ones(len(values), np.bool_) if damage.is_whole else np.isin(values[:, 0], list(damage.blocks))
+            self.losses.note_block(pack_id, None)
 
     def read_unsound(self) -> bytes:
         """Return the joined ids of directories and recipes that rest on something lost, as far as it was looked at."""
-        return self._read_unsound()[1]
-
-    def _read_unsound(self) -> tuple[bytes, bytes]:
-        try:
-            data = self.backend.read(UNSOUND)
-        except NotFound:
-            return bytes(DIGEST_BYTES), b""
-        whole = len(data) // OBJECT_ID_BYTES * OBJECT_ID_BYTES
-        return data[:DIGEST_BYTES], data[DIGEST_BYTES:whole]
+        return self.losses.read_unsound()[1]
 
     @property
     def is_damage_new(self) -> bool:
         """Whether something is lost of which nobody has looked yet what rests on it."""
         # Of a pool that is only a part of others, what is missing may be with them.
-        return bool(self.damage) and self.elsewhere is None and self._read_unsound()[0] != self.damage.digest()
+        notes = self.losses.notes
+        return bool(notes) and self.elsewhere is None and self.losses.read_unsound()[0] != notes.digest()
 
     def look_for_unsound(self) -> bytes:
         """Find what rests on something lost, so that nobody relies on it, and return the ids.
@@ -348,14 +277,14 @@ class Pool:
             lock.acquire()
             self.refresh()
             while True:
-                known = self.damage
+                known = self.losses.notes
                 packs = self.index.packs_on_disk.difference(self.read_condemned())
-                found = find_unsound(self.index, self._open_packs(packs), report_damage=self._note_block)
-                if self.damage == known:  # else look-ups gave answers that do not hold any more
+                found = find_unsound(self.index, self._open_packs(packs), report_damage=self.losses.note_block)
+                if self.losses.notes == known:  # else look-ups gave answers that do not hold any more
                     break
             column = np.frombuffer(found, f"S{OBJECT_ID_BYTES}")
             found = column[~member_mask(as_sorted_ids(self.read_dead_objects()), column)].tobytes()
-            self.write_unsound(found)
+            self.losses.write_unsound(found)
             return found
 
     def _open_packs(self, pack_ids: Iterable[PackId]) -> Iterator[tuple[PackId, PackReader]]:
@@ -365,32 +294,10 @@ class Pool:
             except NotFound:
                 continue
             except Damaged:
-                self._note_block(pack_id, None)
+                self.losses.note_block(pack_id, None)
                 continue
             with reader:
                 yield pack_id, reader
-
-    def write_unsound(self, ids: bytes) -> None:
-        """Set what rests on something lost, with all notes of now looked at. With the collection lock held."""
-        if ids or self.damage:
-            self._write_note(UNSOUND, self.damage.digest() + ids)
-        else:
-            self.forget_damage(())
-
-    def forget_damage(self, kept: Iterable[PackId]) -> None:
-        """Drop the notes but those of `kept` packs: nothing that is needed is lost. With the collection lock held."""
-        packs = {pack_id: self.damage.packs[pack_id] for pack_id in kept if pack_id in self.damage.packs}
-        forgotten = self.damage.packs.keys() - packs.keys()
-        self.index.note_collected(forgotten)  # else they would be missed again as long as the index names them
-        for pack_id in forgotten:
-            remove_durable(self.path / DAMAGED / pack_id.hex())
-        remove_durable(self.path / INDEX_LOST)
-        self.damage = Damage(packs=packs)
-        if packs:
-            self._write_note(UNSOUND, self.damage.digest())
-        else:
-            remove_durable(self.path / UNSOUND)
-        self.index.judge(self.damage.shunned())
 
     def read_shunned_objects(self) -> bytes:
         """Return the joined ids of objects on which nobody may rely: the dead and the unsound."""
@@ -421,13 +328,13 @@ class Pool:
         try:
             reader = self._reader(pack_id)
         except Damaged:
-            self._note_block(pack_id, None)
+            self.losses.note_block(pack_id, None)
             raise
         try:
             return self._blocks.get(reader, block_index)
         except Damaged:
             if block_index < reader.block_count:  # else it is the index that is wrong
-                self._note_block(pack_id, block_index)
+                self.losses.note_block(pack_id, block_index)
             raise
 
     def read_ahead(self, workers: Workers | None) -> None:
@@ -535,12 +442,11 @@ class Pool:
     def refresh(self) -> None:
         """See what other processes added, collected, and found damaged."""
         with self._refresh_lock:
-            self.damage = self._read_damage()
-            self.index.damaged = self.damage.shunned()
+            self.losses.reload()
             self.index.refresh()
-            for pack_id in [key for key, each in self.damage.packs.items() if each.lost]:
+            for pack_id in [key for key, each in self.losses.notes.packs.items() if each.lost]:
                 if pack_id in self.index.packs_on_disk:  # somebody brought it back
-                    self.set_damage(pack_id, PackDamage())
+                    self.losses.set(pack_id, PackDamage())
 
     def writer(self, workers: Workers | None = None, *, refresh: bool = True) -> "PoolWriter":
         """Begin to write; use it in a `with` block, flush, guard, and then swap a ref.
@@ -769,17 +675,17 @@ class PoolWriter:
         with FileLock(self.pool.path / COLLECT_LOCK) as lock:
             # While a collection runs the list stays; until the next writer it is only stored more than once.
             if lock.acquire(wait=False):
-                digest, data = self.pool._read_unsound()
+                digest, data = self.pool.losses.read_unsound()
                 ids = [data[at : at + OBJECT_ID_BYTES] for at in range(0, len(data), OBJECT_ID_BYTES)]
                 left = [identity for identity in ids if identity not in self._rescued]
                 if len(left) < len(ids):
                     self.objects_healed += len(ids) - len(left)
-                    self.pool._write_note(UNSOUND, digest + b"".join(left))
+                    self.pool.losses.write_unsound(b"".join(left), digest=digest)
                     self._read_shunned()
 
     def _find_endangered(self) -> list[bytes]:
         before = self._dead_data
-        self.pool.damage = self.pool._read_damage()
+        self.pool.losses.reload()
         self._read_shunned()
         dead_changed = before != self._dead_data
         endangered: list[bytes] = []
@@ -787,7 +693,7 @@ class PoolWriter:
         def look_at(pack_id: PackId, ids: Callable[[], bytes | bytearray]) -> None:
             gone = (
                 pack_id in self._condemned
-                or pack_id in self.pool.damage.packs
+                or pack_id in self.pool.losses.notes.packs
                 or not self.pool.pack_path(pack_id).exists()
             )
             if not gone and not dead_changed:
