@@ -655,6 +655,10 @@ def bench_shapes(
     say(f"shapes: {entries:,} entries; {names:,} names of hard-linked files")
     remove(place)
     place.mkdir(parents=True)
+    room = os.statvfs(place)
+    if names and room.f_files and room.f_favail < 2.2 * names:  # a tmpfs counts each name of a hard-linked file
+        results.note(f"many hard links: not measured, {place} has room for {room.f_favail:,} names only (nr_inodes=0)")
+        names = 0
     words = [sys.executable, str(ROOT / "bench/shapes.py"), dal, str(place), str(entries), str(names), *only]
     found = json.loads(subprocess.run(words, env=env, stdout=subprocess.PIPE, check=True).stdout)
     for note in found["notes"]:
@@ -1107,6 +1111,56 @@ def read_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def part_shapes(
+    options: argparse.Namespace, dal: list[str], python: str, env: dict[str, str], *, work: Path, disk: Path, runs: int
+) -> None:
+    """Measure trees of odd shapes and write their table."""
+    shapes = Results()
+    describe(shapes, dal, work, disk)
+    shapes.facts["places"] = filesystem_of(work)
+    entries = options.entries or (SHAPES_ENTRIES // 50 if options.quick else SHAPES_ENTRIES)
+    names = options.names if options.names is not None else (0 if options.quick else SHAPES_NAMES)
+    try:
+        bench_shapes(shapes, options.dal, env, work / "shapes", entries=entries, names=names, only=options.shape)
+    except (Failed, OSError, subprocess.CalledProcessError) as error:
+        shapes.note(f"shapes: FAILED: {error}")
+    publish(shapes, shapes_targets(), options, section=SHAPES_SECTION, runs=1)
+
+
+def part_mounts(
+    options: argparse.Namespace, dal: list[str], python: str, env: dict[str, str], *, work: Path, disk: Path, runs: int
+) -> None:
+    """Measure mounts and write their table."""
+    mounts = Results()
+    describe(mounts, dal, disk, disk)
+    mounts.facts["places"] = filesystem_of(disk)
+    try:
+        bench_mounts(mounts, env, python, disk, runs=runs, quick=options.quick)
+    except (Failed, OSError) as error:
+        mounts.note(f"mounts: FAILED: {error}")
+    publish(mounts, mount_targets(), options, section=MOUNTS_SECTION, runs=runs)
+
+
+def part_replication(
+    options: argparse.Namespace, dal: list[str], python: str, env: dict[str, str], *, work: Path, disk: Path, runs: int
+) -> None:
+    """Measure servers and write their table."""
+    between = Results()
+    describe(between, dal, work, disk)
+    between.facts["places"] = filesystem_of(work)
+    quick = options.quick
+    many = options.million if options.million is not None else (20_000 if quick else REPLICATION_MANY)
+    try:
+        bench_replication(between, env, python, work / "between", runs=runs, quick=quick, many=many)
+    except (Failed, OSError) as error:
+        between.note(f"replication: FAILED: {error}")
+    publish(between, replication_targets(many), options, section=REPLICATION_SECTION, runs=runs)
+
+
+PARTS = {"shapes": part_shapes, "mounts": part_mounts, "replication": part_replication}
+"""Parts with a page's table of their own, each of which can be measured alone."""
+
+
 def main() -> int:
     """Measure, then write the page."""
     options = read_arguments()
@@ -1128,45 +1182,12 @@ def main() -> int:
         env = base_env(work)
         dal = Dal(dal_command, work, env)
         describe(results, dal_command, work, disk)
-        alone = [part for part in ("mounts", "replication", "shapes") if getattr(options, part) == "alone"]
-        if options.shapes != "without" and alone in ([], ["shapes"]):
-            shapes = Results()
-            describe(shapes, dal_command, work, disk)
-            shapes.facts["places"] = filesystem_of(work)
-            entries = options.entries or (SHAPES_ENTRIES // 50 if quick else SHAPES_ENTRIES)
-            names = options.names if options.names is not None else (0 if quick else SHAPES_NAMES)
-            try:
-                place = work / "shapes"
-                bench_shapes(shapes, options.dal, env, place, entries=entries, names=names, only=options.shape)
-            except (Failed, OSError, subprocess.CalledProcessError) as error:
-                shapes.note(f"shapes: FAILED: {error}")
-            publish(shapes, shapes_targets(), options, section=SHAPES_SECTION, runs=1)
-            if alone:
-                return 0
-        if options.mounts != "without" and alone in ([], ["mounts"]):
-            mounts = Results()
-            describe(mounts, dal_command, disk, disk)
-            mounts.facts["places"] = filesystem_of(disk)
-            try:
-                bench_mounts(mounts, dal.env, python, disk, runs=runs, quick=quick)
-            except (Failed, OSError) as error:
-                mounts.note(f"mounts: FAILED: {error}")
-            publish(mounts, mount_targets(), options, section=MOUNTS_SECTION, runs=runs)
-            if options.mounts == "alone":
-                return 0
-        if options.replication != "without" and alone in ([], ["replication"]):
-            between = Results()
-            describe(between, dal_command, work, disk)
-            between.facts["places"] = filesystem_of(work)
-            many = options.million if options.million is not None else (20_000 if quick else REPLICATION_MANY)
-            try:
-                place = work / "between"
-                bench_replication(between, dal.env, python, place, runs=runs, quick=quick, many=many)
-            except (Failed, OSError) as error:
-                between.note(f"replication: FAILED: {error}")
-            publish(between, replication_targets(many), options, section=REPLICATION_SECTION, runs=runs)
-            if options.replication == "alone":
-                return 0
+        alone = [part for part in PARTS if getattr(options, part) == "alone"]
+        for part, measure in PARTS.items():
+            if getattr(options, part) != "without" and alone in ([], [part]):
+                measure(options, dal_command, python, dal.env, work=work, disk=disk, runs=runs)
+        if alone:
+            return 0
         wanted: list[tuple[str, Tool]] = [("restic", Restic(work, env)), ("borg", Borg(work, env)), ("dal", dal)]
         tools: list[Tool] = []
         for program, tool in wanted:
