@@ -10,11 +10,12 @@ from msgspec.structs import replace
 
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Coverage, Revision
-from dalsegno.host import coverage
-from dalsegno.host.coverage import bounded, coverage_of
+from dalsegno.host.coverage import coverage_of
 from dalsegno.host.ignore import Rules
 from dalsegno.host.protection import BY_RULES, LARGER, NOT_ENTERED, OWN, SOCKET, UNREADABLE
 from dalsegno.host.restore import restore_tree
+from dalsegno.trees import coverage
+from dalsegno.trees.coverage import bounded, join_coverage
 
 RULES = Rules(patterns=("*.o", "/build"), ignore_files=True, larger_than=1000)
 
@@ -126,3 +127,14 @@ def test_coverage_is_a_last_field_that_old_revisions_have_not(machine: Machine, 
     assert (
         Coverage(patterns=[b"*.o", b"/build"], ignore_files=True, larger_than=1000, unreadable=[b"x"]) == new.coverage
     )
+
+
+def test_a_merge_covers_only_what_both_sides_looked_at() -> None:
+    one = Coverage(patterns=[b"*.o", b"x"], larger_than=10, unreadable=[b"a"])
+    other = Coverage(patterns=[b"x", b"y"], larger_than=5, nodump=True, unreadable=[b"b"], is_coarse=True)
+    expected = Coverage(
+        patterns=[b"*.o", b"x", b"y"], larger_than=5, nodump=True, unreadable=[b"a", b"b"], is_coarse=True
+    )
+    assert join_coverage(one, other) == expected
+    assert join_coverage(one, None) == join_coverage(None, one) == join_coverage(one, one) == one
+    assert join_coverage(None, None) is None

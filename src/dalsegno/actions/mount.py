@@ -8,7 +8,7 @@ from typing import Final
 
 from dalsegno.actions.house import House, author
 from dalsegno.actions.view import View, open_dumps, open_view
-from dalsegno.formats.objects import Entry, Revision
+from dalsegno.formats.objects import Coverage, Entry, Revision
 from dalsegno.pool.contract import Sink
 from dalsegno.pool.keys import read_realm
 from dalsegno.pool.pool import PoolWriter
@@ -16,6 +16,7 @@ from dalsegno.terms.errors import BadInput, Conflict, DalError, Full, NoAccess, 
 from dalsegno.terms.times import SECOND_NS, time_name
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.address import parse_address
+from dalsegno.volumes.ancestry import find_revision
 from dalsegno.volumes.leases import held
 from dalsegno.volumes.state import NATIVE, READER, STANDBY, VolumeState
 from dalsegno.volumes.store import PIN_SECONDS_MAX
@@ -246,6 +247,7 @@ def commit_tree(
                 message=AUTOMATIC,
                 entry_count=tree.entry_count,
                 total_bytes=tree.total_bytes,
+                coverage=_coverage(house, head),
             )
             try:
                 _, identity = house.volumes.commit_revision(writer, state, revision)
@@ -273,9 +275,16 @@ def _commit_line(house: House, volume_id: bytes, tree: Tree, writer: PoolWriter,
         message=AUTOMATIC,
         entry_count=tree.entry_count,
         total_bytes=tree.total_bytes,
+        coverage=_coverage(house, head),
     )
     _, identity = house.volumes.commit_revision(writer, state, revision)
     return Committed(revision=bytes(identity), bytes_stored=writer.bytes_stored, displaced="")
+
+
+def _coverage(house: House, head: bytes) -> Coverage | None:
+    """Return what the state that was mounted says it left out: what changed since was changed in the mount."""
+    before = find_revision(house.pool, head) if head else None
+    return before.coverage if before is not None else None
 
 
 def _parents(house: House, state: VolumeState, head: bytes) -> list[bytes]:

@@ -91,6 +91,7 @@ def repair(house: House, address: str, keep: str) -> Repaired:
             message=f"repair {os.fsdecode(path)}",
             entry_count=before.entry_count + more_entries,
             total_bytes=before.total_bytes + more_bytes + (placed.size if placed.kind == objects.ENTRY_FILE else 0),
+            coverage=before.coverage,
         )
         state, identity = house.volumes.commit_revision(writer, state, revision)
     return Repaired(volume=state.name, path=path, kept=keep, revision=bytes(identity))

@@ -169,7 +169,7 @@ class Revision(msgspec.Struct, array_like=True, frozen=True, kw_only=True, tag="
     total_bytes: int
     signature: bytes = b""
     coverage: Coverage | None = None
-    """None: it holds everything there was, as a mount's or a merge's does, or is older than the field."""
+    """None: it holds everything there was, or is older than the field."""
 
 
 class _RevisionUncovered(

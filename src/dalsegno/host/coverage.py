@@ -1,15 +1,11 @@
 """What a backup did not look at, as its revision says it: a restore that deletes does not take it for gone."""
 
 import os
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Sequence
 
 from dalsegno.formats.objects import Coverage
 from dalsegno.host.ignore import Rules
-from dalsegno.terms.sizes import KIB
-
-PATHS_MAX: Final = 1000
-PATHS_BYTES_MAX: Final = 256 * KIB
+from dalsegno.trees.coverage import bounded
 
 
 def coverage_of(rules: Rules, unreadable: Sequence[bytes], not_entered: Sequence[bytes]) -> Coverage | None:
@@ -40,16 +36,3 @@ def rules_of_coverage(coverage: Coverage) -> Rules:
         nodump=coverage.nodump,
         one_file_system=coverage.one_file_system,
     )
-
-
-def bounded(paths: Iterable[bytes]) -> tuple[list[bytes], bool]:
-    """Return paths sorted, each once, and whether directories had to stand for some: the deepest ones first."""
-    kept = set(paths)
-    is_coarse = False
-    while len(kept) > PATHS_MAX or sum(map(len, kept)) > PATHS_BYTES_MAX:
-        is_coarse = True
-        deepest = max(path.count(b"/") for path in kept)
-        if not deepest:
-            return [b""], True
-        kept = {path.rpartition(b"/")[0] if path.count(b"/") == deepest else path for path in kept}
-    return sorted(kept), is_coarse

@@ -9,6 +9,7 @@ from dalsegno.pool.contract import Sink, Source
 from dalsegno.terms.errors import NotFound
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.trees.count import count_more
+from dalsegno.trees.coverage import join_coverage
 from dalsegno.trees.merge import Merged, merge_trees
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.ancestry import find_revision, merge_bases
@@ -42,6 +43,7 @@ def _merge(source: Source, sink: Sink, a: bytes, b: bytes, *, depth: int) -> byt
         message=_message(len(merged.conflicts)),
         entry_count=max(0, one.entry_count + more_entries),
         total_bytes=max(0, one.total_bytes + more_bytes),
+        coverage=join_coverage(one.coverage, other.coverage),
     )
     return bytes(sink.put(objects.KIND_REVISION, objects.encode(revision)))
 
