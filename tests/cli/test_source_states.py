@@ -82,6 +82,9 @@ def test_what_cannot_be_read_is_said_once(person: Person) -> None:
     quiet = person.run("backup", source, "-q", code=3)
     assert not quiet.stdout and quiet.stderr.count(b": Invalid argument") == len(missing)
     assert b"error" not in person.run("--json", "backup", source, code=3).stderr
+    volume = person.value("volume", "list")[0]["volume"]
+    compared = person.run("diff", volume)
+    assert compared.stderr.count(b"not readable: Invalid argument") == len(missing)
 
 
 def test_long_lists_end_with_how_much_more_there_is() -> None:

@@ -379,6 +379,8 @@ def _diff_live(house: House, before: View) -> Iterator[Change]:
         rules=rules_of(left_out(state.settings), own=own_paths(house, state.source)),
         report=house.report,
     )
+    for path, text in scan.unreadable:  # what seems to be removed is perhaps only not readable
+        house.report(Note(severity="error", path=path, text=f"not readable: {text}"))
     live = Revision(
         volume=state.id,
         parents=[],
