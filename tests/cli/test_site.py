@@ -95,7 +95,8 @@ def test_rebuild_stopped_at_any_step_leaves_the_old_catalog_or_the_new(admin: Ad
         assert len(admin.value("history")) == before
         if code == 0:
             break
-    assert rehearse(admin, action, ["catalog", "rebuild"], after) == step > 1
+    # After one that was stopped there is more to do: what that left is made durable first.
+    assert rehearse(admin, action, ["catalog", "rebuild"], after) >= step > 1
 
 
 @pytest.mark.parametrize("action", ["kill", "full"])
