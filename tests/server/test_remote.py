@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -385,8 +386,11 @@ def test_why_a_stream_was_cut_short_is_asked_for(tmp_path: Path) -> None:
         for call in (lambda: site.objects("home", ids), lambda: site.dump("home")):
             with pytest.raises(Damaged, match=r"\.pack"):
                 list(call())
-        lines = [line for line in server.log() if line["event"] == "cut"]
-        assert lines
+        # The server writes its log after the answer has ended.
+        deadline = time.monotonic() + 60
+        while not (lines := [line for line in server.log() if line["event"] == "cut"]):
+            assert time.monotonic() < deadline, "the log does not say that an answer was cut"
+            time.sleep(0.01)
         # Nobody else hears of it.
         other = server.site(server.token("read"))
         with pytest.raises(NotFound):
