@@ -25,7 +25,7 @@ if [ ! -e "$root/.made" ]; then
     echo "making $root from this machine's mirror"
     rm -rf --one-file-system "$root"
     mkdir -p "$root"
-    debootstrap --variant=minbase --include=ca-certificates,git,make,python3-venv "$suite" "$root" "$mirror" >"$root.log" 2>&1 ||
+    debootstrap --variant=minbase --include=ca-certificates,e2fsprogs,git,make,python3-venv "$suite" "$root" "$mirror" >"$root.log" 2>&1 ||
         { tail -5 "$root.log" >&2; exit 1; }
     touch "$root/.made"
 fi
@@ -45,6 +45,7 @@ export suite root places
 exec unshare --mount --pid --fork --kill-child bash -euo pipefail -c '
     # A mount point of its own, as a root is; its /tmp lies on a disk, as most do.
     mount --bind "$root" "$root"
+    chattr -R -i -a "$root/tmp" 2>/dev/null || true
     rm -rf --one-file-system "$root/tmp"
     mkdir -m 1777 "$root/tmp"
     ln -sf /proc/self/mounts "$root/etc/mtab"

@@ -1,6 +1,7 @@
 """What every test may rely on, whoever starts the run: signals, variables, locale, time zone, umask, and no trace afterwards."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -11,6 +12,9 @@ from pathlib import Path
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OWN_VARIABLES = ("DAL_TEST_", "DAL_SIM_", "DAL_SITES_", "DAL_LIFE_", "DAL_CRASH_", "DAL_IGNORE_", "DAL_SEED")
 """These speak to the tests, not to the program."""
+FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
+LOCKING_FLAGS = 0x10 | 0x20
+"""Immutable, append only: `chattr +i`, `chattr +a`."""
 
 
 def settle_signals() -> None:
@@ -52,8 +56,26 @@ def is_missing_program(name: object) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove a directory, also one that is deeper than Python's recursion or longer than a path may be."""
+    """Remove a directory, also one that is deeper than Python's recursion, longer than a path may be, or has locked files."""
     with contextlib.suppress(RecursionError):
         shutil.rmtree(path, ignore_errors=True)
+    if not path.is_symlink() and path.is_dir():
+        for place, names, others in os.walk(path):
+            for name in (*names, *others, ""):
+                _unlock(os.path.join(place, name))
     if path.is_symlink() or path.exists():
         subprocess.run(["rm", "-rf", "--one-file-system", str(path)], stderr=subprocess.DEVNULL)
+
+
+def _unlock(path: str) -> None:
+    """Take the flags away that keep a file from being removed, where there are any."""
+    with contextlib.suppress(OSError):
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        try:
+            flags = bytearray(8)
+            fcntl.ioctl(file, FS_IOC_GETFLAGS, flags)
+            value = int.from_bytes(flags, "little")
+            if value & LOCKING_FLAGS:
+                fcntl.ioctl(file, FS_IOC_SETFLAGS, (value & ~LOCKING_FLAGS).to_bytes(8, "little"))
+        finally:
+            os.close(file)

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from surroundings import is_missing_program, remove
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +61,16 @@ def test_a_tree_deeper_than_recursion_and_longer_than_a_path_is_removed(tmp_path
     os.close(here)
     remove(deep)
     assert not deep.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can lock files")
+def test_a_tree_with_locked_files_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "locked" / "d").mkdir(parents=True)
+    (tmp_path / "locked" / "d" / "file").write_text("x")
+    if subprocess.run(["chattr", "-R", "+i", tmp_path / "locked"], capture_output=True).returncode:
+        pytest.skip("this file system keeps no immutable flag")
+    remove(tmp_path / "locked")
+    assert not (tmp_path / "locked").exists()
 
 
 def test_only_what_is_no_path_and_not_installed_is_a_missing_program() -> None:
