@@ -701,20 +701,29 @@ def shapes_figures(results: Results, records: list[dict[str, Any]]) -> None:
 
 
 def shapes_table(records: list[dict[str, Any]]) -> list[str]:
-    """Return one row for each shape: seconds and peak MiB of ours, and of what stands beside it."""
-    found = {(each["shape"], each["step"], each["tool"]): each for each in records}
-    lines = ["### Seconds (peak MiB) of dal / of restic; walk: of a mount / of the tree itself", ""]
-    rows = []
-    for shape in dict.fromkeys(each["shape"] for each in records):
-        row = [shape]
-        for step in SHAPES_STEPS:
-            pair = [
-                found.get((shape, step, tool)) for tool in ("dal", "the tree itself" if step == "walk" else "restic")
-            ]
-            shown = [f"{each['seconds']:.1f} ({each['peak_mib']:.0f})" if each else "" for each in pair]
-            row.append(shown[0] if pair[1] is None else " / ".join(shown))
-        rows.append(row)
-    return [*lines, *table(["shape", *SHAPES_STEPS], rows)]
+    """Return one row for each shape: seconds and peak MiB of dal and of what stands beside it."""
+
+    def rows(show: Callable[[dict[str, Any]], str]) -> list[list[str]]:
+        found = {(each["shape"], each["step"], each["tool"]): each for each in records}
+        shown = []
+        for shape in dict.fromkeys(each["shape"] for each in records):
+            row = [shape]
+            for step in SHAPES_STEPS:
+                beside = "the tree itself" if step == "walk" else "restic"
+                pair = [found.get((shape, step, tool)) for tool in ("dal", beside)]
+                row.append(" / ".join(show(each) for each in pair if each))
+            shown.append(row)
+        return shown
+
+    head = ["shape", *SHAPES_STEPS]
+    return [
+        "### Seconds (peak MiB) of dal / of restic; walk: of a mount / of the tree itself",
+        "",
+        *table(head, rows(lambda each: f"{each['seconds']:.1f} ({each['peak_mib']:.0f})")),
+        "### Processor seconds of the same; walk: of the reader and of who serves the mount",
+        "",
+        *table(head, rows(lambda each: f"{each['processor']:.1f}")),
+    ]
 
 
 def read_back_ratio(results: Results) -> float | None:
