@@ -12,10 +12,11 @@ from site_kit import DiskMaker, flip, label, make_dump
 from dalsegno.backup.policy import TargetPolicy
 from dalsegno.backup.records import BAD, GOOD, MISSING, usable_copies
 from dalsegno.backup.shares import SharesTarget
+from dalsegno.backup.targets import Incomplete
 from dalsegno.formats.media import LABEL_NAME
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.terms.errors import Damaged, Full, Refused, Unavailable
-from dalsegno.terms.events import Event, Note
+from dalsegno.terms.events import Event
 from kit import REALM
 
 MIB = 1024 * 1024
@@ -128,10 +129,10 @@ def test_absent_directories_are_told_and_repaired_later(tmp_path: Path) -> None:
     (tmp_path / "dir2").rename(tmp_path / "away2")
     (tmp_path / "dir4").rename(tmp_path / "away4")
     entry = make_dump(tmp_path / "home.dump", size_bytes=1000)
-    told: list[Event] = []
-    copies = target.store(tmp_path / "home.dump", entry, now_ns=3, report=told.append)
+    with pytest.raises(Incomplete, match="3 of 5 shares are stored") as short:
+        target.store(tmp_path / "home.dump", entry, now_ns=3)
+    copies = short.value.copies
     assert [copy.part for copy in copies] == [0, 1, 3] and len(usable_copies(copies)) == 1
-    assert any(isinstance(event, Note) and "3 of 5 shares are stored" in event.text for event in told)
     (tmp_path / "dir3").rename(tmp_path / "away3")
     with pytest.raises(Unavailable, match=r"2 of 5 directories.*at least 3 must"):
         target.store(tmp_path / "home.dump", entry, now_ns=3)
@@ -154,7 +155,9 @@ def test_a_full_directory_loses_its_share_only(tmp_path: Path, disks: DiskMaker)
     disks.real("dir1", mib=1)
     target = shares(tmp_path)
     entry = make_dump(tmp_path / "home.dump", size_bytes=6 * MIB)
-    copies = target.store(tmp_path / "home.dump", entry, now_ns=3)
+    with pytest.raises(Incomplete, match="4 of 5 shares are stored") as short:
+        target.store(tmp_path / "home.dump", entry, now_ns=3)
+    copies = short.value.copies
     assert [copy.part for copy in copies] == [0, 2, 3, 4] and files(tmp_path / "dir1") == []
     target.fetch(copies, entry, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == (tmp_path / "home.dump").read_bytes()

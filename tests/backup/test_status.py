@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from dalsegno.actions.prune import is_safe
 from dalsegno.backup.metrics import family, render
 from dalsegno.backup.policy import Program, SetPolicy
 from dalsegno.backup.records import BAD, GOOD, Copy, Drill, DumpEntry, Medium, Run
@@ -160,3 +161,36 @@ def test_metrics_are_what_prometheus_reads() -> None:
     names = re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)
     assert len(names) == len(set(names)) and text.endswith("\n")
     assert family("x", "y", [({}, 1.5)])[-1] == "x 1.5"
+
+
+def test_a_target_that_holds_less_than_the_policy_says_is_a_risk_everywhere() -> None:
+    """The kind: some of what redundancy asks for counts as all of it."""
+    chosen = replace(HOMES, target_copies={"disks": 2})
+    found = copies(1)[(1).to_bytes(16, "big")]
+    disk, share = found
+    twice = [disk, replace(disk, number=2, medium="disks-2")]
+    shares = [replace(share, part=part, parts=3, needed=2, medium=f"grid-{part}") for part in range(3)]
+
+    def status_of(held: list[Copy]) -> VolumeStatus:
+        return volume_status(
+            "home",
+            [dump(1)],
+            {(1).to_bytes(16, "big"): held},
+            chosen,
+            last_drill=None,
+            day=EPOCH + 1,
+            next_day=None,
+            zone=UTC,
+        )
+
+    assert (status_of([*twice, *shares]).state, status_of([*twice, *shares]).target_count) == (OK, 2)
+    for held, words in (
+        ([disk, *shares], "disks: 1 of 2 copies"),
+        ([*twice, *shares[:2]], "grid: 2 of 3 shares"),
+        ([*twice, replace(shares[0], verdict=BAD), *shares[1:]], "grid: 2 of 3 shares"),
+    ):
+        status = status_of(held)
+        assert (status.state, status.target_count) == (WARNING, 1)
+        assert words in status.problems[0]
+        assert not is_safe(held, chosen)
+    assert "whole in no target" in status_of([disk, *shares[:2]]).problems[0]

@@ -183,6 +183,19 @@ def test_disk_that_is_away_leaves_the_dumps_in_the_spool_until_it_is_back(site: 
     assert all(len(entries) == 4 for entries in site.require_whole().values())
 
 
+def test_what_waits_for_a_target_is_brought_by_a_run_of_what_is_due_although_nothing_is(site: Site) -> None:
+    """The kind: what is put off is only looked at when something else is due."""
+    away = site.home / "disk1"
+    away.rename(site.home / "safe")
+    site.back_up(0, code=3)
+    waiting = site.back_up(0, "--set", "all", "--due", code=3)
+    assert sorted(waiting["idle"]) == ["ann", "bob"] and len(site.spool()) == 2
+    (site.home / "safe").rename(away)
+    report = site.back_up(0, "--set", "all", "--due")
+    assert report["at_risk"] == {} and len(list(away.rglob("*.dump"))) == 2
+    site.require_whole()
+
+
 def test_enough_copies_are_enough_although_one_target_is_away(site: Site) -> None:
     text = (
         (site.home / "site.toml").read_text().replace('targets = ["disks"]', 'targets = ["disks", "off"]\ncopies = 1')
@@ -537,3 +550,16 @@ def test_what_the_policy_leaves_out_is_left_out_by_hand_too_and_said(site: Site)
     assert there() == {"plan.txt", "big", "plan.tmp"} and site.value("volume", "show", "ann")["settings"] == {}
     (site.home / "site.toml").write_text(policy + 'exclude = ["x\\\\"]\n')
     assert "sets.homes.exclude: pattern 'x\\\\'" in site.quick("plan", "--check", code=2).out.decode()
+
+
+def test_fewer_copies_than_the_policy_asks_for_are_incomplete_and_at_risk_until_they_are_made(site: Site) -> None:
+    """The kind: some of what redundancy asks for counts as all of it."""
+    text = (site.home / "site.toml").read_text()
+    more = 'paths = ["' + f'{site.home}/disk2", "'
+    (site.home / "site.toml").write_text(text.replace('paths = ["', "copies = 2\n" + more))
+    report = site.back_up(0, code=3)
+    assert report["counts"]["incomplete"] == 2 and "1 of 2 copies" in str(report["volumes"])
+    assert "disks: 1 of 2 copies" in str(report["at_risk"])
+    status = site.quick("status", "--check", code=(1, 3), DAL_NOW=night(0, "04:00"))
+    assert b"WARNING" in status.out
+    assert len(site.spool()) == 2

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from dalsegno.actions.archive import see_media
+from dalsegno.actions.archive import archive_wanted, find_wanted, see_media
 from dalsegno.actions.backup import take
 from dalsegno.actions.heal import is_whole
 from dalsegno.actions.house import House
@@ -38,7 +38,7 @@ from dalsegno.backup.members import Member, choose_sets
 from dalsegno.backup.parts import file_digest
 from dalsegno.backup.plan import PlannedDump, plan_today
 from dalsegno.backup.policy import SetPolicy
-from dalsegno.backup.records import JOB_DONE, JOB_FAILED, DumpEntry, Job, Run
+from dalsegno.backup.records import JOB_DONE, JOB_FAILED, SPOOL_TARGET, DumpEntry, Job, Run
 from dalsegno.backup.risks import find_risks
 from dalsegno.backup.site import Site
 from dalsegno.backup.spool import DUMP_SUFFIX
@@ -50,8 +50,8 @@ from dalsegno.dumps.write import write_dump
 from dalsegno.formats.pack import DumpNote
 from dalsegno.pool.collect import CollectResult
 from dalsegno.terms.errors import DalError, Damaged, NotFound, Refused
-from dalsegno.terms.events import Event, Report
-from dalsegno.terms.times import format_time, time_name
+from dalsegno.terms.events import Event, Note, Report
+from dalsegno.terms.times import format_time, show_time, time_name
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.leases import freeze, thaw
 from dalsegno.volumes.state import TRACKED, DumpRecord, VolumeState
@@ -324,6 +324,8 @@ class _Cycle:
             else:
                 turns.append(partial(self._begin, run.id, member, planned))
         self._all(turns)
+        if self.due_only:
+            self._archive_waiting()
         for words in found.empty:
             set_name, _, word = words.partition(": ")
             if set_name in self.chosen:
@@ -331,6 +333,25 @@ class _Cycle:
                 absent.error, absent.error_code = "named in the policy and not there", NotFound.code
                 self.results.append(absent)
         return self._finish(run)
+
+    def _archive_waiting(self) -> None:
+        """Copy what waits in the spool of volumes that have no turn: a target that was away may be back."""
+        site = self.site
+        waiting = [
+            each
+            for each in find_wanted(site)
+            if each.entry.volume_name in self.idle and each.entry.set_name in self.chosen
+        ]
+        spooled = {
+            dump_id
+            for dump_id, copies in site.catalog.copies_of(each.entry.dump_id for each in waiting).items()
+            if any(copy.target == SPOOL_TARGET and copy.is_usable for copy in copies)
+        }
+        for made in archive_wanted(site, [each for each in waiting if each.entry.dump_id in spooled]):
+            entry = made.entry
+            words = f"level {entry.level} of {show_time(entry.cloned_at_ns)}"
+            text = f"{words} was copied to {made.target}" if not made.error else f"{words} waits: {made.error}"
+            self.listener.report(entry.volume_name, Note(severity="notice", path=b"", text=text))
 
     def _continued_run(self) -> Run | None:
         """Return the run of today that was killed, to go on with it; close one of an earlier day."""

@@ -12,6 +12,7 @@ from dalsegno.backup.members import Member
 from dalsegno.backup.policy import Keep, SetPolicy
 from dalsegno.backup.records import BAD, SPOOL_TARGET, Copy, DumpEntry, usable_copies
 from dalsegno.backup.retention import Item, apply_keep
+from dalsegno.backup.risks import whole_targets
 from dalsegno.backup.site import Site
 from dalsegno.dumps.plan import forget_dump
 from dalsegno.terms.errors import DalError, NotFound, Refused, Unavailable
@@ -119,9 +120,8 @@ def plan_clones(
 
 
 def is_safe(copies: Iterable[Copy], chosen: SetPolicy) -> bool:
-    """Tell whether as many of the set's targets hold a dump as should."""
-    held = {parts[0].target for parts in usable_copies(copies)} & set(chosen.targets)
-    return bool(chosen.targets) and len(held) >= chosen.copies_wanted
+    """Tell whether as many of the set's targets hold a dump as should, each with all copies and shares."""
+    return bool(chosen.targets) and len(whole_targets(copies, chosen)) >= chosen.copies_wanted
 
 
 def _count(

@@ -539,8 +539,10 @@ def _translate(url: str, error: DBAPIError) -> DalError:
     """Return the error of our tree for what a driver said."""
     text = " ".join(str(error.orig).split()) or type(error).__name__
     lower = text.lower()
-    if "is full" in lower or "no space left" in lower or "disk i/o error" in lower:
+    if "is full" in lower or "no space left" in lower:
         return Full(f"catalog {url}: {text}: free some space and run again")
+    if "disk i/o error" in lower:
+        return Unavailable(f"catalog {url}: {text}: look at its disk (or is it full?), and run again")
     if "malformed" in lower or "not a database" in lower:
         return Damaged(f"catalog {url}: {text}: move it away; `dal catalog rebuild` makes it again from the dumps")
     if "readonly" in lower or "unable to open" in lower or "permission denied" in lower or "authentication" in lower:

@@ -32,6 +32,7 @@ from dalsegno.backup.records import (
     Job,
     usable_copies,
 )
+from dalsegno.backup.risks import shortfalls, whole_targets
 from dalsegno.backup.site import Site
 from dalsegno.backup.targets import Incomplete
 from dalsegno.terms.errors import DalError, Damaged, NotFound, Unavailable
@@ -461,9 +462,12 @@ class _Turn:
     def _judge(self, copies: list[Copy]) -> None:
         """A dump in fewer targets than it should be in is a problem: say why."""
         missing = missing_targets(copies, self.chosen)
-        held = len(self.chosen.targets) - len(missing)
+        held = len(whole_targets(copies, self.chosen))
         if self.chosen.targets and held < self.chosen.copies_wanted:
-            why = list(dict.fromkeys(self.result.notes)) or [f"target {name} does not hold it yet" for name in missing]
+            why = list(dict.fromkeys(self.result.notes)) or [
+                *(f"target {name} does not hold it yet" for name in missing),
+                *(f"target {words}" for words in shortfalls(copies, self.chosen)),
+            ]
             self.result.problems += why
             self.result.notes.clear()
 

@@ -1,5 +1,6 @@
 """Policy: what an administrator sets up once, as values (docs/formats/policy.md). `policy_file.py` reads them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -117,6 +118,8 @@ class SetPolicy:
     targets: tuple[str, ...] = ()
     copies: int = 0
     """How many targets must hold a dump before it counts as safe; 0 means all of them."""
+    target_copies: Mapping[str, int] = field(default_factory=dict)
+    """How many copies each target is to have of a dump, where it is more than one."""
     keep_clones: Keep = Keep()
     keep_named: bool = True
     """Clones that a person named stay until they say otherwise, whatever `keep_clones` says."""

@@ -424,6 +424,7 @@ def _read_set(name: str, table: _Table, targets: Mapping[str, TargetPolicy]) -> 
         program=_read_program(table, cycle_days),
         targets=chosen,
         copies=table.number("copies", 0, low=1, high=max(1, len(chosen))),
+        target_copies={each: targets[each].copies for each in chosen if each in targets and targets[each].copies > 1},
         keep_clones=_read_keep(keep.table("clones")),
         keep_named=keep.flag("named", True),
         keep_spool=_read_keep(keep.table("spool")),

@@ -53,11 +53,15 @@ def find_risks(
     if days_since_full > max(chosen.cycle_days, longest_pause(chosen)) + SLACK_DAYS:
         risks.append(f"no good full for {count_of(days_since_full, 'day')}")
     if chosen.targets:
-        short = [entry for entry in good if _targets(copies.get(entry.dump_id, []), chosen) < chosen.copies_wanted]
+        held = {entry.dump_id: len(whole_targets(copies.get(entry.dump_id, []), chosen)) for entry in good}
+        short = [entry for entry in good if held[entry.dump_id] < chosen.copies_wanted]
         if short:
-            fewest = min(_targets(copies.get(entry.dump_id, []), chosen) for entry in short)
+            fewest = min(held[entry.dump_id] for entry in short)
             what = "its newest dump" if short == [last] else f"{len(short)} of the {len(good)} dumps it rests on"
             where = f"{fewest} of {chosen.copies_wanted} targets" if fewest else "the spool alone"
+            parts = sorted({words for entry in short for words in shortfalls(copies.get(entry.dump_id, []), chosen)})
+            where = "whole in no target" if not fewest and parts else where
+            where += f" ({'; '.join(parts)})" if parts else ""
             risks.append(f"{what} {'is' if len(short) == 1 else 'are'} in {where}")
     return risks
 
@@ -71,6 +75,27 @@ def longest_pause(chosen: SetPolicy) -> int:
     return max((later - earlier for earlier, later in zip(days, [*days[1:], days[0] + len(levels)], strict=True)))
 
 
-def _targets(copies: Iterable[Copy], chosen: SetPolicy) -> int:
-    """Return how many of the set's targets hold a dump."""
-    return len({parts[0].target for parts in usable_copies(copies)} & set(chosen.targets))
+def whole_targets(copies: Iterable[Copy], chosen: SetPolicy) -> set[str]:
+    """Return which of a set's targets hold a dump as often as the policy says, with all shares."""
+    return {target for target, (there, wanted, _) in _held(copies, chosen).items() if there >= wanted}
+
+
+def shortfalls(copies: Iterable[Copy], chosen: SetPolicy) -> list[str]:
+    """Return what a set's targets lack of a dump that they hold, in words: `grid: 2 of 3 shares`."""
+    held = _held(copies, chosen).items()
+    return [f"{target}: {there} of {wanted} {what}" for target, (there, wanted, what) in held if there < wanted]
+
+
+def _held(copies: Iterable[Copy], chosen: SetPolicy) -> dict[str, tuple[int, int, str]]:
+    """Return by target how much of a dump is there, how much should be, and of what; of targets that can restore it."""
+    found: dict[str, tuple[int, int, str]] = {}
+    for parts in usable_copies(copies):
+        first = parts[0]
+        if first.target not in chosen.targets:
+            continue
+        if first.parts > first.needed:
+            found[first.target] = len(parts), first.parts, "shares"
+        else:
+            there = found[first.target][0] if first.target in found else 0
+            found[first.target] = there + 1, chosen.target_copies.get(first.target, 1), "copies"
+    return found

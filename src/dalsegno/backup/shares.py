@@ -27,7 +27,7 @@ from dalsegno.backup.parts import (
     read_part_header,
 )
 from dalsegno.backup.records import BAD, GOOD, MISSING, UNKNOWN, Copy, DumpEntry, Medium
-from dalsegno.backup.targets import Found
+from dalsegno.backup.targets import Found, Incomplete
 from dalsegno.formats.media import (
     HEADER_DIGEST_BYTES,
     PART_SHARE,
@@ -245,7 +245,7 @@ class SharesTarget:
         self._require_enough(len(copies), "took a share")
         if len(copies) < settings.n:
             text = f"{len(copies)} of {settings.n} shares are stored: `dal archive repair {self.name}` makes the others"
-            report(Note(severity="note", path=os.fsencode(self.name), text=text))
+            raise Incomplete(text, [copies[number] for number in sorted(copies)])
         return [copies[number] for number in sorted(copies)]
 
     def _require_enough(self, count: int, what: str) -> None:
@@ -305,7 +305,7 @@ class SharesTarget:
             files: dict[int, PartialFile] = {}
             digests: dict[int, bytes] = {}
 
-            def drop(number: int, error: Full) -> None:
+            def drop(number: int, error: DalError) -> None:
                 files.pop(number).abandon()
                 if len(files) < max(1, needed):
                     raise error
@@ -321,14 +321,14 @@ class SharesTarget:
                 files[number] = file
                 try:
                     file.write(encoded)
-                except Full as error:
+                except (Full, Unavailable) as error:
                     drop(number, error)
             for stripe, chunks in enumerate(stripes):
                 wanted = tuple(files)
                 for number, chunk in zip(wanted, encoder.encode(chunks, wanted), strict=True):
                     try:
                         files[number].write(chunk + chunk_tag(digests[number], stripe, chunk))
-                    except Full as error:
+                    except (Full, Unavailable) as error:
                         drop(number, error)
                 done = sum(map(len, chunks))
                 self._pace(done * len(files) // self._settings.k)
@@ -337,7 +337,7 @@ class SharesTarget:
             for number in list(files):
                 try:
                     files[number].commit()
-                except Full as error:
+                except (Full, Unavailable) as error:
                     drop(number, error)
             for number, file in files.items():
                 with ShareReader(file.path) as reader:

@@ -8,7 +8,7 @@ from dalsegno.backup.chains import restorable
 from dalsegno.backup.days import local_day
 from dalsegno.backup.policy import SetPolicy
 from dalsegno.backup.records import BAD, Copy, Drill, DumpEntry, usable_copies
-from dalsegno.backup.risks import find_risks, longest_pause
+from dalsegno.backup.risks import find_risks, longest_pause, whole_targets
 from dalsegno.terms.counts import count_of
 
 OK = "ok"
@@ -96,14 +96,14 @@ def volume_status(
         problems.insert(0, f"its source lost most of its {shrunk_from:,} files and directories: is everything mounted?")
         state = worst((state, WARNING))
     last = newest_good([entry for entry in entries if local_day(entry.made_ns, zone) <= day], copies, among=entries)
-    held = {parts[0].target for parts in usable_copies(copies.get(last.dump_id, []))} if last is not None else set()
+    held = whole_targets(copies.get(last.dump_id, []), chosen) if last is not None else set()
     return VolumeStatus(
         set_name=chosen.name,
         volume=volume,
         state=state,
         problems=tuple(problems),
         last=last,
-        target_count=len(held & set(chosen.targets)),
+        target_count=len(held),
         targets_wanted=chosen.copies_wanted,
         last_drill=last_drill,
         next_day=next_day,

@@ -177,6 +177,8 @@ def _open_where_followed(arguments: argparse.Namespace, terminal: Terminal, choi
 def _backup(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if arguments.set:
         return _backup_sets(arguments, terminal)
+    if arguments.due or arguments.wait or arguments.policy:
+        raise BadInput("--due, --wait and --policy are about a policy's sets: add `--set all`, or the name of one")
     rules = read_rules(arguments)
     for pattern in rules.add:
         check_pattern(pattern)  # before a pool is made

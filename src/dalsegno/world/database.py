@@ -115,8 +115,10 @@ def _tune_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:
 def _translate(label: str, error: DBAPIError) -> DalError:
     text = " ".join(str(error.orig).split()) or type(error).__name__
     lower = text.lower()
-    if "is full" in lower or "no space left" in lower or "disk i/o error" in lower:
+    if "is full" in lower or "no space left" in lower:
         return Full(f"{label}: {text}: free some space and run again")
+    if "disk i/o error" in lower:
+        return Unavailable(f"{label}: {text}: look at its disk (or is it full?), and run again")
     if "malformed" in lower or "not a database" in lower:
         return Damaged(f"{label}: {text}: put back your copy of it")
     if "readonly" in lower or "permission denied" in lower or "authentication" in lower:
