@@ -10,7 +10,16 @@ import time
 from pathlib import Path
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-OWN_VARIABLES = ("DAL_TEST_", "DAL_SIM_", "DAL_SITES_", "DAL_LIFE_", "DAL_CRASH_", "DAL_IGNORE_", "DAL_SEED")
+OWN_VARIABLES = (
+    "DAL_TEST_",
+    "DAL_SIM_",
+    "DAL_SITES_",
+    "DAL_LIFE_",
+    "DAL_CRASH_",
+    "DAL_SOAK_",
+    "DAL_IGNORE_",
+    "DAL_SEED",
+)
 """These speak to the tests, not to the program."""
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 LOCKING_FLAGS = 0x10 | 0x20
