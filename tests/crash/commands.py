@@ -116,7 +116,11 @@ def remove_volume() -> Command:
 
 def hold() -> Command:
     """Hold a clone."""
-    return Command("hold", ("hold", "doc@one"), needs=frozenset({"doc@one"}))
+
+    def keeps(explorer: Explorer, promise: Promise) -> Promise:
+        return replace(promise, held=promise.held | {"doc@one"})
+
+    return Command("hold", ("hold", "doc@one"), keeps, needs=frozenset({"doc@one"}))
 
 
 def init() -> Command:

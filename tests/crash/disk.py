@@ -82,12 +82,13 @@ class Disk:
                 file = self.files.setdefault(number, bytearray())
                 del file[size:]
                 file += bytes(size - len(file))
-            case ("database", path, data):
-                directory, _, name = path.rpartition("/")
-                number = -1 - hash(path) % 10**9
-                self._name(directory, name, None if data is None else number)
-                if data is not None:
-                    self.files[number] = bytearray(data)
+            case ("databases", changed):
+                for path, data in changed:
+                    directory, _, name = path.rpartition("/")
+                    number = -1 - hash(path) % 10**9
+                    self._name(directory, name, None if data is None else number)
+                    if data is not None:
+                        self.files[number] = bytearray(data)
 
     def _name(self, directory: str, name: str, value: int | str | None) -> None:
         names = self.names.setdefault(directory, {})

@@ -143,6 +143,8 @@ class Machine:
         self.aside = place / "aside"
         self.before = ""
         """Python statements that every process runs first: how a test breaks the program on purpose."""
+        self.environment: dict[str, str] = {}
+        """What every process has in its environment besides."""
         self.aside.mkdir(parents=True)
         self.home.mkdir()
 
@@ -170,7 +172,7 @@ class Machine:
                 "stop": stop,
                 "root": str(self.home),
                 "cwd": str(self.aside),
-                "env": {**keep, "HOME": str(self.home), **environment},
+                "env": {**keep, "HOME": str(self.home), **self.environment, **environment},
                 "out": str(self.place / "out"),
                 "result": str(result),
             }

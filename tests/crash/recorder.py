@@ -20,11 +20,12 @@ from dalsegno.world import files
 Op = tuple[Any, ...]
 """("name", directory, name, file) a name means a file (a number), a directory (`DIRECTORY`) or nothing (None) from now on;
 ("move", directory, name, other directory, other name) a name goes over to another place, in one step;
-("write", file, offset, bytes); ("size", file, bytes); ("sync", file); ("sync-names", directory); ("database", path, bytes or None).
+("write", file, offset, bytes); ("size", file, bytes); ("sync", file); ("sync-names", directory); ("databases", ((path, bytes or None), ...)).
 Paths are relative to the root, which is ``""``."""
 
 DIRECTORY = "directory"
-DATABASE_SUFFIXES = (".db", ".db-journal", ".db-wal")
+DATABASE_SUFFIXES = (".db", ".sqlite")
+JOURNAL_SUFFIXES = ("-journal", "-wal")
 
 
 class _Raw(io.RawIOBase):
@@ -90,8 +91,12 @@ class Recorder:
                 status = os.lstat(path)
                 number = self.files.setdefault((status.st_dev, status.st_ino), len(self.files) + 1)
                 self.known.setdefault(number, self._below(path) or "")
-                if name.endswith(DATABASE_SUFFIXES):
+                if name.endswith(tuple(each + more for each in DATABASE_SUFFIXES for more in ("", *JOURNAL_SUFFIXES))):
                     self._databases[path] = (status.st_mtime_ns, status.st_size)
+        for path in list(self._databases):
+            if path.endswith(DATABASE_SUFFIXES):
+                for more in JOURNAL_SUFFIXES:
+                    self._databases.setdefault(path + more, None)
         self._counter = len(self.files)
 
     # -- where a call goes
@@ -157,7 +162,8 @@ class Recorder:
         return locked
 
     def look_at_databases(self) -> None:
-        """Note databases that changed; those that are new are met in the directories of known ones and of opened files."""
+        """Note databases that changed: a database and its journal in one step, as they stand together."""
+        changed: list[tuple[str, bytes | None]] = []
         for path, before in list(self._databases.items()):
             try:
                 status = os.stat(path)
@@ -170,7 +176,9 @@ class Recorder:
                 if now is not None:
                     with self._real_open(path, "rb") as file:
                         data = file.read()
-                self.log.append(("database", path[len(self.root) + 1 :], data))
+                changed.append((path[len(self.root) + 1 :], data))
+        if changed:
+            self.log.append(("databases", tuple(changed)))
 
     def watch_databases(self) -> None:
         """Look for databases that appeared."""
@@ -178,7 +186,8 @@ class Recorder:
             for directory, _, names in os.walk(self.root):
                 for name in names:
                     if name.endswith(DATABASE_SUFFIXES):
-                        self._databases.setdefault(os.path.join(directory, name), None)
+                        for more in ("", *JOURNAL_SUFFIXES):
+                            self._databases.setdefault(os.path.join(directory, name + more), None)
             self.look_at_databases()
 
     def _open(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:

@@ -5,25 +5,16 @@
 The kind of fault: a command believes what an earlier, killed or failing one made and never made durable.
 """
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from commands import COMMANDS, MADE, backup, clone, export_key, gc, init, take_in, unclone
+from commands import COMMANDS, MADE, backup, clone, export_key, gc, hold, init, take_in, unclone
 from disk import Disk
-from explorer import Command, Explorer, Promise, explore, shown
+from explorer import SEED, STATES, Command, Explorer, Promise, explore, shown
 from machine import Machine
 from recorder import DIRECTORY, Op
 
-SEED = int(os.environ.get("DAL_CRASH_SEED", "20261130"))
-STATES = int(os.environ.get("DAL_CRASH_STATES", "160"))
 PARTS = 4
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path / "machine")
 
 
 @pytest.mark.slow
@@ -61,6 +52,13 @@ def test_a_ref_that_was_not_synced_is_synced_before_something_is_deleted(machine
     explorer = Explorer(machine, seed=SEED)
     base, promise = explorer.prepared(backup("one"), backup("two"))
     explorer.killed_where(base, promise, unclone("one"), gc(), lambda op: op[0] == "move" and "/refs/volumes" in op[3])
+    assert not explorer.failures, shown(explorer.failures)
+
+
+def test_a_ref_that_says_already_what_a_command_wants_is_synced_before_it_is_acknowledged(machine: Machine) -> None:
+    explorer = Explorer(machine, seed=SEED)
+    base, promise = explorer.prepared(backup("one"))
+    explorer.killed_where(base, promise, hold(), hold(), lambda op: op[0] == "move" and "/refs/volumes" in op[3])
     assert not explorer.failures, shown(explorer.failures)
 
 

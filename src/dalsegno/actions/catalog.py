@@ -1,5 +1,6 @@
 """The catalog against the files: made again from media alone, and compared. The files are right, whatever it says."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,10 +30,11 @@ from dalsegno.chunks.realm import Realm
 from dalsegno.formats import pack
 from dalsegno.formats.media import PART_SLICE, PartHeader
 from dalsegno.pool.pack_read import open_note, read_opener
-from dalsegno.terms.errors import DalError, Damaged
+from dalsegno.terms.errors import DalError, Damaged, NoAccess
 from dalsegno.terms.events import Note, Progress, Report, silent
 from dalsegno.terms.ids import hex_short
 from dalsegno.world.clock import now_ns
+from dalsegno.world.files import fsync_directory
 
 Item = tuple[DumpEntry, tuple[Earlier, ...], tuple[Copy, ...]]
 
@@ -160,6 +162,7 @@ def rebuild(site: Site, realm: Realm, *, add: bool = False, report: Report = sil
 
     parts: dict[bytes, list[tuple[Copy, PartHeader]]] = {}
     media: dict[str, Medium] = {}
+    directories: set[Path] = set()
     sources: list[Iterable[Found]] = [scan_spool(site, report=listen)]
     for target in site.targets.values():
         media.update({medium.label: replace(medium, last_seen_ns=now_ns()) for medium in target.present()})
@@ -167,6 +170,9 @@ def rebuild(site: Site, realm: Realm, *, add: bool = False, report: Report = sil
     for source in sources:
         for found in source:
             parts.setdefault(found.copy.dump_id, []).append((found.copy, found.header))
+            if found.path is not None:
+                directories.add(found.path.parent)
+    _settle(directories)
     items: list[Item] = []
     for dump_id, files in sorted(parts.items()):
         # What a note says is better than what was guessed from a file copied by hand.
@@ -194,6 +200,13 @@ def rebuild(site: Site, realm: Realm, *, add: bool = False, report: Report = sil
             if not usable_copies(copies)
         ),
     )
+
+
+def _settle(directories: Iterable[Path]) -> None:
+    """Make the names in these directories durable: rows follow files, and who made the files may have been killed."""
+    for directory in sorted(directories):
+        with contextlib.suppress(NoAccess):  # a medium that is mounted to be read only: nothing is under way there
+            fsync_directory(directory)
 
 
 def _with_known(site: Site, items: list[Item], media: dict[str, Medium]) -> tuple[list[Item], dict[str, Medium]]:

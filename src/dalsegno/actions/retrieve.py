@@ -14,6 +14,7 @@ from dalsegno.terms.events import Note, Report, silent
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.world.clock import now_ns
+from dalsegno.world.files import settle_file
 
 FETCHED_KEPT_NS = 7 * 86400 * SECOND_NS
 """What a restore that was given up had fetched stays so long, for another try."""
@@ -107,6 +108,8 @@ def retrieve(
                 place = place.with_name(place.name + ".dump")
             if from_media or not (place.is_file() and place.stat().st_size == reading.entry.size_bytes):
                 _fetch(site, reading, place, report=report)
+            elif directory is not None:
+                settle_file(place)  # an earlier call that was killed may have brought it
         if place == site.spool.fetched(reading.entry.dump_id):  # now, or by an earlier call that was interrupted
             fetched.append(reading.entry.dump_id)
         places.append(place)

@@ -11,6 +11,7 @@ behind the last step that is written, and finds there either nothing, half of it
 done, the catalog's own rows are the journal: which targets hold the dump, and whether it is recorded.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,7 +40,7 @@ from dalsegno.terms.errors import DalError, Damaged, NotFound, Unavailable
 from dalsegno.terms.events import Report
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import MIB
-from dalsegno.world.files import remove_durable
+from dalsegno.world.files import remove_durable, settle_file
 from dalsegno.world.workers import new_lock
 
 BEGUN: Final = "begun"
@@ -295,6 +296,8 @@ class _Turn:
             self.hook("failed", self.chosen.hooks.failed)
             if not self.reached(DUMPED) and self.job.state == JOB_OPEN:
                 self._close(JOB_FAILED)
+                with contextlib.suppress(DalError):  # a next turn makes another dump, under another name
+                    remove_durable(self.path)
         self.hook("finally", self.chosen.hooks.always)
 
     def _close(self, state: str) -> None:
@@ -377,6 +380,7 @@ class _Turn:
         try:
             found = self.steps.read_back(self.path, None, self.report)
             if found.revision == revision and found.volume_id == self.job.volume_id:
+                settle_file(self.path)
                 return found
         except Damaged:
             pass

@@ -10,7 +10,7 @@ from dalsegno.formats.media import LABEL_BYTES_MAX, LABEL_NAME, Label, decode_la
 from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, NotFound, Refused
 from dalsegno.terms.times import format_time
 from dalsegno.world.chance import random_bytes
-from dalsegno.world.files import file_errors, write_durable
+from dalsegno.world.files import file_errors, fsync_directory, write_durable
 
 LABEL_CHARACTERS_MAX: Final = 100
 
@@ -83,6 +83,11 @@ def look(
                 f"(remove {LABEL_NAME}, then `dal media label`)"
             )
     return list(ours.values()), strangers
+
+
+def settle_label(mounted: Mounted) -> None:
+    """Make the name of a medium's label durable before dumps rest on it: who labelled it may have been killed."""
+    fsync_directory(mounted.path)
 
 
 def require_same(mounted: Mounted) -> None:

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from blake3 import blake3
 
-from dalsegno.backup.labels import Mounted, look, require_same, wrong_medium
+from dalsegno.backup.labels import Mounted, look, require_same, settle_label, wrong_medium
 from dalsegno.backup.parts import (
     DUMP_SUFFIX,
     NOTE_SUFFIX,
@@ -46,6 +46,7 @@ from dalsegno.world.files import (
     READ_BYTES,
     ResumedFile,
     file_errors,
+    fsync_directory,
     iterate_bytes,
     make_directory,
     remove_durable,
@@ -259,6 +260,7 @@ class DirectoryTarget:
                     length=0 if part.whole else part.length,
                 )
                 try:
+                    settle_label(mounted)
                     make_directory(mounted.path / DUMPS_DIRECTORY)
                     path = mounted.path / place
                     if part.whole:
@@ -328,7 +330,7 @@ class DirectoryTarget:
                 remove_durable(directory / left)
 
     def _find_copy(self, entry: DumpEntry, number: int, *, taken: set[str], now_ns: int, report: Report) -> list[Copy]:
-        """Return copy `number` when a killed run left it whole; what it left of a copy in parts is removed."""
+        """Return copy `number`, durable now, when a killed run left it whole; half a copy in parts is removed."""
         slices: list[tuple[Mounted, Path]] = []
         here = self._look()[0].values()
         left = [(mounted, path) for mounted in here for path in self._files_of(mounted, entry.dump_id)]
@@ -358,6 +360,7 @@ class DirectoryTarget:
         note = path.with_name(path.name + NOTE_SUFFIX)
         if not note.exists():
             write_durable(note, encode_part_header(header))
+        fsync_directory(path.parent)  # who gave these names may have been killed before he synced them
         place = str(path.relative_to(mounted.path))
         label = mounted.label.label
         return copy_of(header, target=self.name, medium=label, place=place, verdict=GOOD, checked_at_ns=now_ns)
@@ -384,6 +387,8 @@ class DirectoryTarget:
         except Damaged:
             offset = -1
         if offset == entry.size_bytes:
+            for directory in {path.parent for _, path in slices}:
+                fsync_directory(directory)
             return [replace(copy, parts=len(found), needed=len(found)) for copy in found]
         for _, path in slices:
             if _copy_number(path) in (None, number):

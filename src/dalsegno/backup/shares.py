@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import zfec
 from blake3 import blake3
 
-from dalsegno.backup.labels import Mounted, look, require_same, wrong_medium
+from dalsegno.backup.labels import Mounted, look, require_same, settle_label, wrong_medium
 from dalsegno.backup.media import DUMPS_DIRECTORY
 from dalsegno.backup.parts import (
     DUMP_SUFFIX,
@@ -48,6 +48,7 @@ from dalsegno.world.files import (
     PartialFile,
     ResumedFile,
     file_errors,
+    fsync_directory,
     iterate_bytes,
     make_directory,
     remove_durable,
@@ -259,7 +260,7 @@ class SharesTarget:
     def _find_shares(
         self, places: Mapping[int, Mounted], entry: DumpEntry, *, now_ns: int, report: Report
     ) -> dict[int, Copy]:
-        """Return the shares that a killed run left whole; what it left half is removed."""
+        """Return the shares that a killed run left whole, durable now; what it left half is removed."""
         found = {}
         for number, mounted in places.items():
             directory = mounted.path / DUMPS_DIRECTORY
@@ -271,6 +272,7 @@ class SharesTarget:
                         fits = (header.part, header.needed, header.parts) == shape
                         fits = fits and header.dump_digest == entry.digest
                         if fits and reader.verify(report=report, phase="check") is None:
+                            fsync_directory(directory)
                             found[number] = self._copy(header, mounted, path, now_ns=now_ns)
                             continue
                 remove_durable(path)
@@ -313,6 +315,7 @@ class SharesTarget:
                 report(Note(severity="note", path=where, text=f"{error}; its share is left out"))
 
             for number, header in headers.items():
+                settle_label(places[number])
                 directory = places[number].path / DUMPS_DIRECTORY
                 encoded = encode_part_header(header)
                 digests[number] = encoded[-HEADER_DIGEST_BYTES:]

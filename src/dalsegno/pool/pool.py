@@ -482,6 +482,10 @@ class Pool:
             if self.backend.swap(REFS + name, expected=sealed, value=sealed_value):
                 return True
 
+    def settle_ref(self, name: str) -> None:
+        """Make a ref durable as it is, whoever set it: before somebody is told that it is so."""
+        self.backend.settle([REFS + name])
+
     def list_refs(self, prefix: str = "") -> Iterator[str]:
         """Yield the names of refs that begin with `prefix`."""
         for name in self.backend.list(REFS + prefix):

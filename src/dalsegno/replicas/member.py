@@ -63,6 +63,8 @@ def write_membership(pool: Pool, change: Callable[[Membership | None], Membershi
         known = msgspec.msgpack.decode(data, type=Membership) if data is not None else None
         wanted = change(known)
         encoded = msgspec.msgpack.encode(wanted) if wanted is not None else None
+        if encoded == data:
+            pool.settle_ref(MEMBERSHIP)
         if encoded == data or pool.swap_ref(MEMBERSHIP, data, encoded):
             return
 

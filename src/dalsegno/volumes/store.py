@@ -145,7 +145,10 @@ class Volumes:
                 raise NotFound("the volume was removed meanwhile")
             state = change(decode_state(data))
             encoded = encode_state(state)
-            if encoded == data or self._pool.swap_ref(ref, data, encoded):
+            if encoded == data:
+                self._pool.settle_ref(ref)  # whoever made it so may have been killed before it was durable
+                return state
+            if self._pool.swap_ref(ref, data, encoded):
                 return state
         raise Conflict("the volume changes too fast: try again")
 
