@@ -16,7 +16,7 @@ DIR=$(cd "$DIR" && pwd -P)
 command -v dal >/dev/null || { echo "try: no dal command: run it as 'make try'" >&2; exit 1; }
 
 WORK=$(mktemp -d -t dal-try.XXXXXX)
-trap 'rm -rf "$WORK"' EXIT
+trap 'chmod -R u+rwX "$WORK" 2>/dev/null || true; rm -rf "$WORK"' EXIT  # the copy may have directories that are read-only
 export HOME=$WORK/home DAL_POOL=$WORK/pool
 export XDG_DATA_HOME=$WORK/home/data XDG_CONFIG_HOME=$WORK/home/config
 export XDG_CACHE_HOME=$WORK/home/cache XDG_STATE_HOME=$WORK/home/state
@@ -37,9 +37,9 @@ taken=0
 left_out=()
 # Whole top-level entries, in name order, as long as they fit.
 while IFS= read -r -d '' item; do
-    mib=$(du -smx -- "$item" 2>/dev/null | cut -f1)
+    mib=$({ du -smx -- "$item" 2>/dev/null || true; } | cut -f1)  # it complains of what it may not read
     if [ $((taken + ${mib:-0})) -gt "$COPY_MIB_MAX" ]; then
-        left_out+=("$(basename -- "$item")  ($mib MiB: more than the $COPY_MIB_MAX MiB that are copied)")
+        left_out+=("$(basename -- "$item")  ($mib MiB)")
         continue
     fi
     cp -a -- "$item" "$TREE/" 2>/dev/null || left_out+=("$(basename -- "$item")  (a part of it could not be copied)")
@@ -48,6 +48,8 @@ done < <(find "$DIR" -xdev -mindepth 1 -maxdepth 1 ! -type s -readable -print0 |
 while IFS= read -r -d '' item; do
     left_out+=("$(basename -- "$item")  (a socket, or not readable for you)")
 done < <(find "$DIR" -xdev -mindepth 1 -maxdepth 1 \( -type s -o ! -readable \) -print0 | sort -z)
+# Directories that nobody may read came without what is in them.
+find "$TREE" -type d ! -perm -u=rx -exec chmod u+rx {} + 2>/dev/null || true
 # One of each thing that is easy to lose.
 printf 'two names, one file\n' >"$TREE/try-link-one"
 ln "$TREE/try-link-one" "$TREE/try-link-two"
@@ -60,8 +62,8 @@ printf 'not UTF-8\n' >"$TREE/"$'try-\xff\xfe'
 setfattr -n user.try -v kept "$TREE/try-link-one" 2>/dev/null || true
 echo "$(find "$TREE" | wc -l) entries, $(du -sh "$TREE" | cut -f1), in $TREE"
 if [ ${#left_out[@]} -gt 0 ]; then
-    echo "NOT copied, and so not tried:"
-    printf '  %s\n' "${left_out[@]}" | head -20
+    echo "NOT copied, and so not tried ($COPY_MIB_MAX MiB are copied, in the order of names):"
+    printf '  %s\n' "${left_out[@]:0:20}"
     [ ${#left_out[@]} -le 20 ] || echo "  ... and $((${#left_out[@]} - 20)) more"
 fi
 
@@ -69,6 +71,7 @@ fi
 change() {
     local round=$1 count=0 path
     while IFS= read -r -d '' path; do
+        [ -w "${path%/*}" ] || continue  # a read-only directory stays as it is
         count=$((count + 1))
         case $((count % 5)) in
             0) rm -f -- "$path" ;;

@@ -31,6 +31,13 @@ def test_clones_of_one_volume_or_of_all_fit_a_terminal_and_say_no_time_twice(per
     assert [each["volume"] for each in person.value("clones")] == ["documents", "documents"]
 
 
+def test_a_list_has_no_column_that_is_empty_for_all(person: Person) -> None:
+    """Kind: a heading over nothing: the first list that a newcomer sees."""
+    person.run("backup", "documents", DAL_NOW="2026-11-21T02:00:00Z")
+    lines = person.run("clones", "documents", TZ="UTC").stdout.decode().splitlines()
+    assert [line.split()[:2] for line in lines] == [["clone", "entries"], ["documents@2026-11-21T020000Z", "1"]]
+
+
 def test_empty_lists_say_so_on_the_side(person: Person) -> None:
     """Kind: nothing, where a person waits for an answer."""
     person.run("init")
@@ -65,9 +72,11 @@ def test_log_names_a_few_clones_of_a_revision(person: Person) -> None:
 
 def test_one_is_not_many(person: Person) -> None:
     """Kind: `1 clones`."""
-    person.run("backup", "documents", "--name", "one")
+    said = person.run("backup", "documents", "--name", "one").stdout.decode()
+    assert " 1 file or directory, " in said and " 1 file, " in said
     person.run("dump", "documents", "-o", "0.dump")
-    for words in (["stats"], ["inspect", "0.dump"], ["status"], ["volume", "show", "documents"]):
+    shows = (["stats"], ["inspect", "0.dump"], ["status"], ["volume", "show", "documents"])
+    for words in (*shows, ["restore", "0.dump", "--volume", "back"]):
         said = person.run(*words).stdout.decode()
         for many in (" 1 clones", " 1 dumps", " 1 packs", " 1 volumes", " 1 revisions", " 1 objects", " 1 entrys"):
             assert many not in said, (words, said)

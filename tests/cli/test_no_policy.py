@@ -45,6 +45,7 @@ def test_clones_are_thinned_out_by_rules_of_the_command_line(user: User) -> None
     ):
         assert why in user.quick(*words, code=2).err
     assert b"no volume" in user.quick("prune", "docs", "--keep-last", "1", code=6).err
+    assert b"`dal prune VOLUME --keep-daily 7`" in user.quick("prune", code=6).err
 
 
 def test_history_shows_the_recorded_dumps_of_a_pool(user: User) -> None:
@@ -108,3 +109,23 @@ def test_drill_of_a_set_without_targets_reads_the_spool_and_links_that_no_set_na
     assert ("notify.mail_to: nobody will get mail" in said) != there
     user.quick("backup", "--set", "all", DAL_NOW=day(1))
     assert b"all as it was backed up" in user.quick("drill", DAL_NOW=day(1)).out
+
+
+def test_what_lies_in_the_spool_alone_is_not_told_as_lost(user: User) -> None:
+    """Kind: an alarm about what is as it should be; a place that is named twice in one line."""
+    (user.home / "disk").mkdir()
+    (user.home / "site.toml").write_text(
+        f'pool = "{user.home}/pool"\nstate = "{user.home}/state"\n'
+        f'[sets.docs]\nsources = ["{user.home}/doc"]\ntargets = ["disks"]\n'
+        f'[targets.disks]\nkind = "directory"\npaths = ["{user.home}/disk"]\n'
+    )
+    user.environment["DAL_POLICY"] = str(user.home / "site.toml")
+    user.quick("backup", "--set", "all", code=3, DAL_NOW=day(1))
+    said = user.quick("drill", code=6, DAL_NOW=day(1)).err
+    assert b"in the spool alone: `dal archive`" in said and b"no usable copy" not in said
+    said = user.quick("archive", code=9, DAL_NOW=day(1)).err
+    assert b"no medium is here" in said and said.count(b"target disks") == 1
+    user.quick("media", "label", str(user.home / "disk"), "one", "--target", "disks")
+    user.quick("archive", DAL_NOW=day(1))
+    user.quick("drill", DAL_NOW=day(1))
+    assert b"1 clone, 0 dumps in the spool, 1 dump in the archive" in user.quick("prune", "-n", DAL_NOW=day(1)).out

@@ -107,6 +107,15 @@ def test_a_volumes_own_rules_are_set_shown_and_said_by_each_backup(user: User) -
     assert user.value("volume", "show", "v")["left_out"] == []
 
 
+def test_a_word_that_ends_one_setting_is_not_silently_a_pattern_for_another(user: User) -> None:
+    """Kind of fault: `none` ends --source and --exclude-larger-than, and left out what is named none with --exclude."""
+    user.quick("backup", "s")
+    assert b"--clear-excludes" in user.quick("volume", "set", "s", "--exclude", "none", code=2).err
+    assert user.value("volume", "show", "s")["left_out"] == []
+    user.quick("volume", "set", "s", "--exclude", "**/none")
+    assert b"`dal volume set s`" in user.quick("volume", "create", "s", "--source", "s", code=4).err
+
+
 # -- which directory
 
 

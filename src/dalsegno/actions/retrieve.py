@@ -53,8 +53,6 @@ def plan_retrieve(site: Site, state: State, *, from_media: bool = False, report:
     """Return from where each dump of a state is read. `from_media`: as if nothing lay in the spool."""
 
     def lies_at(entry: DumpEntry, copies: Sequence[Copy]) -> Path | None:
-        if from_media:
-            return None
         places = [Path(copy.place) for copy in copies if copy.target == SPOOL_TARGET]
         for place in [*places, site.spool.fetched(entry.dump_id)]:
             if place.is_file() and place.stat().st_size == entry.size_bytes:
@@ -62,7 +60,7 @@ def plan_retrieve(site: Site, state: State, *, from_media: bool = False, report:
         return None
 
     copies = site.catalog.copies_of(entry.dump_id for entry in state.chain)
-    return plan_chain(state, copies, here=media_here(site, report=report), lies_at=lies_at)
+    return plan_chain(state, copies, here=media_here(site, report=report), lies_at=lies_at, from_media=from_media)
 
 
 def find_and_plan(

@@ -138,23 +138,27 @@ def plan_chain(
     *,
     here: Mapping[str, Set[str]],
     lies_at: Callable[[DumpEntry, Sequence[Copy]], Path | None],
+    from_media: bool = False,
 ) -> ChainPlan:
     """Return from which copies the dumps of a state are read.
 
     `here` has the labels of the media that can be reached, by target; `lies_at` tells where in the spool a dump lies.
+    `from_media`: as if the spool was gone. NotFound: a dump has no usable copy.
     """
     readings = []
     for entry in state.chain:
         usable = usable_copies(copies.get(entry.dump_id, ()))
-        place = lies_at(entry, [copy for parts in usable for copy in parts])
+        place = None if from_media else lies_at(entry, [copy for parts in usable for copy in parts])
         if place is not None:
             readings.append(Reading(entry=entry, copies=(), place=place, media=(), missing=()))
             continue
         best = rank_copies(usable, here=here)
         if not best:
+            spooled = from_media and any(copy.target == SPOOL_TARGET for parts in usable for copy in parts)
+            why = "is in the spool alone: `dal archive` brings it to a medium" if spooled else "has no usable copy left"
             raise NotFound(
                 f"dump {hex_short(entry.dump_id)} (level {entry.level} of {entry.volume_name}, "
-                f"{show_time(entry.cloned_at_ns)}) has no usable copy left"
+                f"{show_time(entry.cloned_at_ns)}) {why}"
             )
         media, missing = media_of(best[0], here=here)
         readings.append(Reading(entry=entry, copies=tuple(best[0]), place=None, media=media, missing=missing))

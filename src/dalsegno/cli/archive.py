@@ -147,7 +147,8 @@ def _archived(results: list[Archived], terminal: Terminal) -> int:
                 made = f"{first.target}: {count} of {first.parts} shares made again"
             lines.append(f"{_title(each.entry)}: {made}")
         if each.error:
-            terminal.fail(f"{_title(each.entry)}: target {each.target}: {each.error}")
+            of = "" if each.error.startswith(f"target {each.target}") else f"target {each.target}: "
+            terminal.fail(f"{_title(each.entry)}: {of}{each.error}")
             code = each.error_code if len(results) == 1 else EXIT_PARTIAL
     if not results:
         lines.append("every dump is where it should be")

@@ -21,6 +21,7 @@ from dalsegno.cli.terminal import Terminal, format_duration, show
 from dalsegno.cli.words import POLICY_HELP, Parser
 from dalsegno.host.ignore import check_pattern
 from dalsegno.pool.keys import SETTINGS_NAME
+from dalsegno.terms.counts import count_of, count_of_entries
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, DalError, NotFound, Refused
 from dalsegno.terms.sizes import format_size, parse_size
 from dalsegno.terms.times import format_time, show_time
@@ -332,9 +333,9 @@ def backup_value(result: BackupResult) -> dict[str, Any]:
 def take_lines(taken: TakeResult) -> list[str]:
     """Return what people want to know about a take."""
     lines = [
-        f"  {taken.entry_count:,} files and directories, {format_size(taken.total_bytes)}; "
+        f"  {count_of_entries(taken.entry_count)}, {format_size(taken.total_bytes)}; "
         + (
-            f"read {taken.files_read:,} files, {format_size(taken.bytes_read)}; "
+            f"read {count_of(taken.files_read, 'file')}, {format_size(taken.bytes_read)}; "
             f"stored {format_size(taken.bytes_stored)}"
             if taken.changed
             else "nothing changed" + (f"; {format_size(taken.bytes_stored)} stored again" if taken.healed else "")
@@ -350,7 +351,8 @@ def take_lines(taken: TakeResult) -> list[str]:
         lines.append(f"  {len(taken.missized):,} have not the size that they say, stored as they were read:")
         lines += listed(list(map(show, taken.missized)), SHOWN_MAX)
     if taken.changed_while_read:
-        lines.append(f"  {len(taken.changed_while_read):,} files changed while they were read, last state kept:")
+        files = count_of(len(taken.changed_while_read), "file")
+        lines.append(f"  {files} changed while being read, last state kept:")
         lines += listed(list(map(show, taken.changed_while_read)), SHOWN_MAX)
     if taken.unreadable:
         lines.append(f"  {len(taken.unreadable):,} could not be read and are NOT in the backup:")

@@ -128,7 +128,11 @@ def _clones(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if not states:
         terminal.note("no volumes yet: `dal backup DIR` makes one")
     headings = ["clone", "made", "entries", "size", "", *(["revision"] if terminal.verbose else [])]
-    terminal.result(values, terminal.listing(headings, rows, right=(2, 3)))
+    if any(row[1] for row in rows):
+        lines = terminal.listing(headings, rows, right=(2, 3))
+    else:  # each name is its time
+        lines = terminal.listing([headings[0], *headings[2:]], [[row[0], *row[2:]] for row in rows], right=(1, 2))
+    terminal.result(values, lines)
     return EXIT_DONE
 
 

@@ -4,7 +4,17 @@ import argparse
 from zoneinfo import ZoneInfo
 
 from dalsegno.actions.plan import membership
-from dalsegno.actions.prune import PrunePlan, PruneResult, plan_clones, plan_prune, removal_name, run_prune
+from dalsegno.actions.prune import (
+    ARCHIVE,
+    CLONES,
+    SPOOL,
+    PrunePlan,
+    PruneResult,
+    plan_clones,
+    plan_prune,
+    removal_name,
+    run_prune,
+)
 from dalsegno.backup.policy import Keep
 from dalsegno.cli.clone import count
 from dalsegno.cli.door import open_volumes
@@ -12,7 +22,8 @@ from dalsegno.cli.plan import removal_summary, removal_value
 from dalsegno.cli.site import add_policy, coordinator, open_all, read_policy
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser
-from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput
+from dalsegno.terms.counts import count_of
+from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, NotFound
 from dalsegno.terms.times import parse_duration_seconds, show_time
 from dalsegno.world.clock import now_ns
 from dalsegno.world.zones import local_zone_name
@@ -25,6 +36,12 @@ KEEP_COUNTS = {
     "monthly": "of months",
     "quarterly": "of quarters",
     "yearly": "of years",
+}
+
+_KEPT = {
+    CLONES: ("clone",),
+    SPOOL: ("dump in the spool", "dumps in the spool"),
+    ARCHIVE: ("dump in the archive", "dumps in the archive"),
 }
 
 
@@ -55,7 +72,10 @@ def _prune(arguments: argparse.Namespace, terminal: Terminal) -> int:
         return _prune_volumes(arguments, terminal, keep)
     if not keep.everything or arguments.named:
         raise BadInput("of which volumes? `dal prune VOLUME --keep-daily 7`; without rules the policy's count")
-    policy = read_policy(arguments)
+    try:
+        policy = read_policy(arguments)
+    except NotFound as error:
+        raise NotFound(f"{error}; without a policy: `dal prune VOLUME --keep-daily 7`") from None
     with coordinator(policy, terminal, wait=arguments.wait), open_all(arguments, terminal, policy) as (house, site):
         states = house.volumes.list()
         members = membership(policy, states).members
@@ -81,8 +101,8 @@ def _tell(found: PrunePlan, result: PruneResult, arguments: argparse.Namespace, 
     for removal, text in result.failed:
         terminal.fail(f"{removal_name(removal)}: {text}")
     word = "would remove" if arguments.dry_run else "removed"
-    stay = ", ".join(f"{count:,} in {place}" for place, count in found.kept.items())
-    lines.append(f"{word} {removal_summary(shown)}; {stay} stay")
+    kept = ", ".join(count_of(count, *_KEPT[place]) for place, count in found.kept.items())
+    lines.append(f"{word} {removal_summary(shown)}; what stays: {kept}")
     value = {
         "dry_run": arguments.dry_run,
         "removed": [removal_value(each) for each in shown],

@@ -15,6 +15,7 @@ from dalsegno.cli.volume import dump_value, volume_value
 from dalsegno.cli.words import Parser
 from dalsegno.replicas.catchup import CaughtUp
 from dalsegno.replicas.check import check_replicas
+from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, DalError
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
@@ -251,7 +252,7 @@ def restore_on_servers(arguments: argparse.Namespace, terminal: Terminal, paths:
         "media_bytes": done.media_bytes,
         "sent_bytes": done.sent_bytes,
     }
-    lines = [f"volume {state.name} lives on {', '.join(done.servers)}: {len(state.clones)} clones"]
+    lines = [f"volume {state.name} lives on {', '.join(done.servers)}: {count_of(len(state.clones), 'clone')}"]
     lines += [f"  without {name}: {error}" for name, error in sorted(done.missing.items())]
     terminal.result(value, [] if terminal.quiet else lines)
     return EXIT_PARTIAL if done.missing else EXIT_DONE

@@ -258,7 +258,7 @@ def _restore_volume(arguments: argparse.Namespace, terminal: Terminal, what: str
         raise BadInput(f"--volume {arguments.volume}: say on which servers: --server s1,s2 (or leave DAL_REALM away)")
     with open_house(arguments, terminal) as house:
         state = actions.restore_volume(house, _whole_dumps(what), arguments.volume)
-    lines = [f"volume {state.name} holds what {what} carries: {len(state.clones)} clones"]
+    lines = [f"volume {state.name} holds what {what} carries: {count_of(len(state.clones), 'clone')}"]
     if state.kind == NATIVE:
         lines.append(f"  it follows no directory: `dal volume set {state.name} --source DIR` has it backed up again")
     terminal.result(volume_value(state), [] if terminal.quiet else lines)

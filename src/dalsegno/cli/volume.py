@@ -16,7 +16,7 @@ from dalsegno.cli.choice import chosen
 from dalsegno.cli.door import open_house, open_volumes
 from dalsegno.cli.terminal import Terminal, as_json, show
 from dalsegno.cli.words import Parser
-from dalsegno.terms.counts import count_of
+from dalsegno.terms.counts import count_of, count_of_entries
 from dalsegno.terms.errors import EXIT_DONE, BadInput, NotFound, Refused
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
@@ -151,6 +151,10 @@ def _create(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _set(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    if "none" in arguments.exclude:
+        raise BadInput(
+            "--exclude none: --clear-excludes ends each pattern; what is named none is `--exclude '**/none'`"
+        )
     change = replace(read_rules(arguments), remove=tuple(arguments.remove_exclude), clear=arguments.clear_excludes)
     if change.is_empty and arguments.source is None:
         raise BadInput(f"say what to change: `dal volume set --help`; `dal volume show {arguments.name}` shows what is")
@@ -214,4 +218,4 @@ def _remove(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def _size_words(size: VolumeSize) -> str:
     clones, states = count_of(size.clone_count, "clone"), count_of(size.revision_count, "revision")
-    return f"{clones}, {states}, the newest of {count_of(size.entry_count, 'file')} and {format_size(size.total_bytes)}"
+    return f"{clones}, {states}, the newest of {count_of_entries(size.entry_count)}, {format_size(size.total_bytes)}"

@@ -76,7 +76,7 @@ def _volume_to_continue(chain: DumpChain, pool: Pool, volumes: Volumes, name: st
     if not chain.bases:
         if state.kind == NATIVE and not state.head and not state.clones:
             return state  # an empty one: made for this by a restore that was killed, or by hand
-        raise AlreadyThere(f"volume {name!r} exists already: choose another name, or remove it first")
+        raise AlreadyThere(f"volume {name!r} exists already: choose another name, or `dal volume rename {name}` first")
     if state.head != chain.bases[0]:
         raise Refused(
             f"{chain.readers[0].path} ({describe(chain.notes[0], chain.readers[0].pack_id)}) does not continue "

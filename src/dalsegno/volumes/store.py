@@ -86,7 +86,10 @@ class Volumes:
             raise AlreadyThere(f"volume {existing.name!r} is this same volume: remove it first, or restore elsewhere")
         taken = self._pool.get_ref(self._name_ref(name))
         if taken is not None and self._pool.get_ref(self._state_ref(taken)) is not None:
-            raise AlreadyThere(f"volume {name!r} exists already: choose another name, or remove it first")
+            raise AlreadyThere(
+                f"volume {name!r} exists already: choose another name; `dal volume set {name}` changes what it follows "
+                "and leaves out"
+            )
         # The name first, then the state: a name without a state is free, so a crash in between loses nothing.
         if not self._pool.swap_ref(self._name_ref(name), taken, volume_id):
             raise AlreadyThere(f"volume {name!r} exists already: choose another name")
