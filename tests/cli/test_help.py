@@ -64,10 +64,13 @@ def test_manual_page_has_every_command_and_option_and_groff_takes_it(person: Per
     for name in ("backup", "restore", "mount", "serve"):
         assert all(option in text for option in hints.options_of(command_parser(name)))
     try:
-        done = subprocess.run(["groff", "-man", "-ww", "-Tutf8"], input=page, capture_output=True)
+        done = subprocess.run(
+            ["groff", "-man", "-ww", "-Tutf8", "-rLL=80n", "-P-cbou"], input=page, capture_output=True
+        )
     except FileNotFoundError:
         return
     assert done.returncode == 0 and done.stderr == b""
+    assert all(len(line) <= 80 for line in done.stdout.decode().splitlines())
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_a_bad_line_in_one_ignore_file_is_named_and_the_rest_is_backed_up(person
     (person.home / "doc" / "sub").mkdir()
     (person.home / "doc" / "sub" / ".dalignore").write_bytes(b"cache/\n!\r\nx\\\n")
     done = person.run("backup", "doc")
-    assert b"2 lines of ignore files could not be obeyed" in done.stdout
+    assert b"of ignore files, these could not be obeyed:\n" in done.stdout
     assert b"doc" not in done.stderr and b"    sub/.dalignore: line 2: matches nothing: names nothing" in done.stdout
     found = person.value("backup", "doc")["ignore_problems"]
     assert [(each["path"], each["line"]) for each in found] == [("sub/.dalignore", 2), ("sub/.dalignore", 3)]

@@ -668,7 +668,8 @@ class RealmVolumes(Volumes):
             self._set_ref(UNSENT + state.id.hex(), None)
             if failed:
                 kind = shared_kind(failed)
-                raise kind(f"volume {volume!r}: not removed everywhere, run again: {list_errors(failed)}")
+                some = "not removed everywhere, run again" if len(failed) < len(there) else "not removed"
+                raise kind(f"volume {volume!r}: {some}: {list_errors(failed)}")
         return state
 
     def _forget_place(self, volume: str) -> VolumeState:

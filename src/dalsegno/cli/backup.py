@@ -342,8 +342,7 @@ def take_lines(taken: TakeResult) -> list[str]:
         )
     ]
     if taken.ignore_problems:
-        count = len(taken.ignore_problems)
-        lines.append(f"  {count:,} line{'' if count == 1 else 's'} of ignore files could not be obeyed:")
+        lines.append("  of ignore files, these could not be obeyed:")
         lines += listed([f"{show(each.path)}: {each}" for each in taken.ignore_problems], SHOWN_MAX)
     lines += left_out_lines(taken.left_out)
     lines += not_entered_lines(taken.not_entered)

@@ -12,14 +12,14 @@ def man_page() -> str:
     """Return the manual page dal(1), with every command and its options."""
     lines = [f'.TH DAL 1 "" "dal {__version__}" "Dal Segno"', ".SH NAME", "dal \\- volume backup and replication"]
     lines += [".SH SYNOPSIS", ".B dal", "[OPTION...] COMMAND [WORD...]", ".SH DESCRIPTION", _roff(START)]
-    lines += [".SH OPTIONS OF EVERY COMMAND", *_verbatim(GLOBAL_OPTIONS)]
+    lines += [".SH OPTIONS OF EVERY COMMAND", *_paragraphs(GLOBAL_OPTIONS)]
     for title, names in GROUPS:
         lines.append(f".SH COMMANDS: {_roff(title.upper())}")
         for name in names:
             if name in COMMANDS:
                 lines += _man_command(command_parser(name))
     for name, (line, text) in TOPICS.items():
-        lines += [f".SH {_roff(name.upper())}", _roff(f"{line[0].upper()}{line[1:]}:"), *_verbatim(text)]
+        lines += [f".SH {_roff(name.upper())}", _roff(f"{line[0].upper()}{line[1:]}:"), *_paragraphs(text)]
     return "\n".join(lines) + "\n"
 
 
@@ -30,7 +30,16 @@ def _roff(text: str) -> str:
 
 
 def _verbatim(text: str) -> list[str]:
-    return [".PP", ".nf", *(_roff(line) for line in text.rstrip().splitlines()), ".fi"]
+    """Return lines as they are, without man's own margin: they are as wide as a terminal."""
+    return [".PP", ".nf", ".in 0", *(_roff(line) for line in text.rstrip().splitlines()), ".in", ".fi"]
+
+
+def _paragraphs(text: str) -> list[str]:
+    """Return prose that fills the lines of the reader's terminal, and tables (indented) as they are."""
+    lines = []
+    for part in text.strip("\n").split("\n\n"):
+        lines += _verbatim(part) if part.startswith(" ") else [".PP", _roff(part)]
+    return lines
 
 
 def _man_command(parser: argparse.ArgumentParser, *, depth: int = 0) -> list[str]:

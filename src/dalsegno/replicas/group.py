@@ -17,7 +17,7 @@ from dalsegno.replicas.contract import Site
 from dalsegno.replicas.freezing import Cloned, freeze_and_clone
 from dalsegno.replicas.histories import parse_patterns
 from dalsegno.replicas.pushing import Pushed, Pusher
-from dalsegno.replicas.reach import Look, Reach, empty_state, list_errors, writers_needed
+from dalsegno.replicas.reach import Look, Reach, empty_state, list_errors, shared_kind, writers_needed
 from dalsegno.replicas.sources import SitesSource
 from dalsegno.replicas.transfer import Transferred
 from dalsegno.terms.errors import AlreadyThere, DalError, NotFound, Refused, Unavailable
@@ -85,7 +85,7 @@ class Group:
             done |= results.keys()
             errors.update(failed)
         if not done:
-            raise Unavailable(f"volume {self.reach.volume!r}: {list_errors(errors)}")
+            raise shared_kind(errors)(f"volume {self.reach.volume!r}: {list_errors(errors)}")
         return next(iter(found.values())), errors
 
     def set_held(self, name: str, *, held: bool) -> tuple[Clone, dict[str, DalError]]:
@@ -112,7 +112,7 @@ class Group:
 
         done, errors = self.reach.each(sorted(look.states), change)
         if not done:
-            raise Unavailable(f"volume {self.reach.volume!r}: {list_errors(errors)}")
+            raise shared_kind(errors)(f"volume {self.reach.volume!r}: {list_errors(errors)}")
         return new, {**look.errors, **errors}
 
     # Which servers

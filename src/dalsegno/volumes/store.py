@@ -39,7 +39,10 @@ def check_volume_name(name: str) -> None:
 def check_clone_name(name: str) -> None:
     """Refuse a clone name that could not be written in an address."""
     if not _CLONE_NAME.match(name) or len(name.encode()) > NAME_BYTES_MAX or name == "latest" or ".." in name:
-        raise BadInput(f"clone name {name!r}: use letters, digits and . _ - : (not 'latest'), at most 200 bytes")
+        raise BadInput(
+            f"clone name {name!r}: use letters, digits, spaces and . _ - + , = : (no / @ .. and not 'latest'), "
+            "at most 200 bytes"
+        )
 
 
 class Volumes:
