@@ -15,8 +15,8 @@ pytestmark = [needs_fuse, pytest.mark.slow]
 SEED = int(os.environ.get("DAL_SOAK_SEED", "20261130"))
 OPERATIONS = int(os.environ.get("DAL_SOAK_OPERATIONS", "40000"))
 LOOK_EVERY = 2_000
-RESIDENT_MIB_MAX = int(os.environ.get("DAL_SOAK_MIB", "250"))
-"""300 are promised. Some 130 are caches with bounds, which fill in the first hour."""
+RESIDENT_MIB_MAX = 160 if OPERATIONS <= 40_000 else 300
+"""300 are promised. Some 130 are caches with bounds, which fill in the first 300,000 operations."""
 SMALL = """
 import dalsegno.mount.commit as commit
 import dalsegno.mount.shed as shed
