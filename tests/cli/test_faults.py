@@ -198,12 +198,12 @@ def test_dump_and_merge_stopped_at_every_step_leave_no_half_file(user: User, act
 @pytest.mark.parametrize("action", ["kill", "full"])
 def test_a_dump_that_was_there_survives_a_stopped_one_of_the_same_name(user: User, action: str) -> None:
     output = user.home / "out.dump"
-    shutil.copy(user.home / "d1.dump", output)
+    shutil.copy(user.home / "d2.dump", output)
     before = output.read_bytes()
     for _ in faults(user, action, ["merge", "-o", "out.dump", "d1.dump", "d2.dump"]):
         if output.read_bytes() != before:
             assert user.value("verify", "out.dump")["whole"]
-            shutil.copy(user.home / "d1.dump", output)
+            shutil.copy(user.home / "d2.dump", output)
     assert output.read_bytes() != before
 
 
