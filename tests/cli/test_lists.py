@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 from face_kit import Person
 
+from dalsegno.backup.cycle import TurnResult
+from dalsegno.cli.cycle import turn_line
+
 
 @pytest.fixture
 def person(tmp_path: Path) -> Person:
@@ -68,6 +71,13 @@ def test_log_names_a_few_clones_of_a_revision(person: Person) -> None:
     assert shown[1].endswith("  backup   a, b and 3 more")
     assert str(person.home / "documents") in person.run("log", "documents", "-v").stdout.decode()
     assert person.value("log", "documents")[0]["clones"] == list("abcde")
+
+
+def test_a_target_that_is_a_program_is_named_once() -> None:
+    """Kind: `on tar (tar)`."""
+    media = {"tar": ["tar"], "disks": ["week-1"]}
+    said = turn_line(TurnResult(set_name="homes", volume="ann", level=0, reason="first full", media=media))
+    assert said.endswith(", on tar and disks (week-1)")
 
 
 def test_one_is_not_many(person: Person) -> None:

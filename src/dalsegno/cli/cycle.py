@@ -113,7 +113,8 @@ def turn_line(result: TurnResult, *, colour: bool = False) -> str:
         )
     parts.append(f"level {result.level} ({result.reason}{', gone on with' if result.resumed else ''})")
     parts.append(f"{format_size(result.size_bytes)} in {format_duration(result.duration_ns)}")
-    where = [f"{target} ({_labels(labels)})" for target, labels in result.media.items()]
+    # The one medium of a target that is a program has its name.
+    where = [t if labels == [t] else f"{t} ({_labels(labels)})" for t, labels in result.media.items()]
     parts.append("on " + " and ".join(where) if where else "in the spool")
     return ", ".join(parts)
 
