@@ -148,6 +148,11 @@ class User:
 
     def quick(self, *words: str, code: int | tuple[int, ...] = 0, before: str = "", **environment: str) -> Done:
         """Run the command in a forked process, after the Python statements `before`, and check its exit code."""
+        codes = code if isinstance(code, tuple) else (code,)
+        return self.quick_any(*words, before=before, **environment).check(*codes)
+
+    def quick_any(self, *words: str, before: str = "", **environment: str) -> Done:
+        """Run the command in a forked process, and let whatever it ends with be."""
         out, err = self.home / ".out", self.home / ".err"
         status = _forks.run(
             {
@@ -160,8 +165,7 @@ class User:
                 "err": str(err),
             }
         )
-        codes = code if isinstance(code, tuple) else (code,)
-        return Done(words, status, out.read_bytes(), err.read_bytes()).check(*codes)
+        return Done(words, status, out.read_bytes(), err.read_bytes())
 
     def value(self, *words: str) -> Any:
         return json.loads(self.quick("--json", *words).out)

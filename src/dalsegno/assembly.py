@@ -23,7 +23,7 @@ def cache_dir(pool: Pool) -> Path:
 def _house(pool: Pool, report: Report) -> House:
     return House(
         pool=pool,
-        volumes=Volumes(pool),
+        volumes=Volumes(pool, report=report),
         cache_dir=cache_dir(pool),
         report=report,
         workers=Workers(max(1, min(WORKERS_MAX, len(os.sched_getaffinity(0))))),

@@ -21,7 +21,7 @@ from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_FILE, ENTRY_NAMES, E
 from dalsegno.host.cache import SCAN_SUFFIX, load_cache
 from dalsegno.host.scan import scan_tree
 from dalsegno.pool.contract import Source
-from dalsegno.terms.errors import BadInput, NotFound, Refused
+from dalsegno.terms.errors import BadInput, Damaged, NotFound, Refused
 from dalsegno.terms.events import Note, Report
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.diff import Change, diff_revisions
@@ -212,8 +212,18 @@ def _read_state(history: History, step: Step, report: Report) -> Revision | None
     revision = find_revision(history.source, step.revision)
     if revision is None:
         label = f"{history.volume}@{step.name}".encode(errors="surrogateescape")
-        report(Note(severity="notice", path=label, text="lost, passed over: `dal verify --pool` tells more"))
+        text = "lost, passed over: `dal verify --pool` tells more"
+        report(Note(severity="notice", path=label, text=text, is_damage=True))
     return revision
+
+
+def _readable(changes: Iterator[Change], history: History, step: Step, report: Report) -> Iterator[Change]:
+    """Yield changes up to what cannot be read, which is said."""
+    try:
+        yield from changes
+    except (Damaged, NotFound) as error:  # a state that is named is there, or it is damaged
+        label = f"{history.volume}@{step.name}".encode(errors="surrogateescape")
+        report(Note(severity="error", path=label, text=f"cannot be read whole: {error}", is_damage=True))
 
 
 def _find_history(history: History, matcher: Callable[[bytes], bool], report: Report) -> Iterator[Found]:
@@ -227,7 +237,7 @@ def _find_history(history: History, matcher: Callable[[bytes], bool], report: Re
             revision = _read_state(history, step, report)
             if revision is None:
                 continue
-            for change in diff_revisions(source, before, revision):
+            for change in _readable(diff_revisions(source, before, revision), history, step, report):
                 if not change.path or not matcher(change.path):
                     continue
                 known = open_since.get(change.path)

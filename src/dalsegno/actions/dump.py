@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from dalsegno.actions.browse import ordered_clones
 from dalsegno.actions.house import House
+from dalsegno.actions.view import named
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.estimate import Estimate, count_in_pool, estimate_levels
 from dalsegno.dumps.place import dump_name, place_for
@@ -210,4 +211,5 @@ def mark(house: House, path: Path) -> tuple[VolumeState, DumpRecord]:
 def estimate(house: House, address: str, *, levels: Sequence[int]) -> list[Estimate]:
     """Return one estimate per level, from the comparison of trees: no file data is read."""
     state, targets = _targets(house, address)
-    return estimate_levels(state, levels=levels, count=count_in_pool(house.pool, targets[-1][1]))
+    with named(address):
+        return estimate_levels(state, levels=levels, count=count_in_pool(house.pool, targets[-1][1]))

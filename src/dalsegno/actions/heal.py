@@ -25,6 +25,7 @@ from dalsegno.terms.events import Note, Report
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
 from dalsegno.trees.read import iterate_directory, links_key
 from dalsegno.volumes.state import VolumeState
+from dalsegno.volumes.store import damaged_refs
 
 
 class Doubts:
@@ -160,10 +161,12 @@ def unsound_of(pool: Pool) -> set[bytes]:
 
 def damage_lines(pool: Pool, states: Iterable[VolumeState]) -> list[str]:
     """Return a line for each pack that is known to be damaged, and one about what to do."""
+    refs = [str(error) for error in damaged_refs(pool)]
     lines = [f"{pool.pack_path(pack_id)}: {each.text()}" for pack_id, each in sorted(pool.losses.notes.packs.items())]
     unsound = len(unsound_of(pool))
     if not lines and not unsound:
-        return []
+        return refs
+    lines = refs + lines
     lost = [
         f"{state.name}@{name}"
         for state in states

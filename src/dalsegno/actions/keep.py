@@ -16,6 +16,7 @@ from dalsegno.pool.collect import GRACE_SECONDS_DEFAULT, SECOND_NS, CollectResul
 from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import Conflict, DalError, Damaged, NoAccess, NotFound
+from dalsegno.terms.events import Note
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.trees.closure import visit_reachable
 from dalsegno.trees.read import read_revision
@@ -84,7 +85,10 @@ def gc(
             return seen.add(identity)
 
         # A revision that cannot be read stops the collection: nobody knows what it would have kept.
-        tops = sorted(set(house.volumes.revisions_kept(now_ns=now_ns())))
+        try:
+            tops = sorted(set(house.volumes.revisions_kept(now_ns=now_ns())))
+        except Damaged as error:
+            raise Damaged(f"{error}; nothing was collected") from None
         try:
             visit_reachable(house.pool, [(KIND_REVISION, top) for top in tops], visit)
         except (NotFound, Damaged) as error:
@@ -358,8 +362,8 @@ def volume_stats(house: House, name: str) -> VolumeStats:
 
     for other in house.volumes.list():
         if other.id != state.id:
-            visit_reachable(pool, _tops(other), lambda kind, identity: others.add(identity))
-    visit_reachable(pool, _tops(state), count_it)
+            _visit_readable(house, other, lambda kind, identity: others.add(identity))
+    _visit_readable(house, state, count_it)
     stored = sum(file_size(pool.pack_path(pack)) for pack in pool.list_packs() - pool.read_condemned().keys())
     return VolumeStats(
         volume=state.name,
@@ -369,6 +373,17 @@ def volume_stats(house: House, name: str) -> VolumeStats:
         alone_bytes=alone_bytes,
         alone_stored_bytes=alone_bytes * stored // max(pool.measure()[1], 1),
     )
+
+
+def _visit_readable(house: House, state: VolumeState, visit: Callable[[int, bytes], bool]) -> None:
+    """Visit all that a volume keeps, state by state; what cannot be read is said and not counted."""
+    for top in _tops(state):
+        try:
+            visit_reachable(house.pool, [top], visit)
+        except (Damaged, NotFound) as error:
+            label = f"{state.name}#{hex_short(top[1])}".encode(errors="surrogateescape")
+            text = f"cannot be read whole, and is not counted: {error}"
+            house.report(Note(severity="error", path=label, text=text, is_damage=True))
 
 
 def _tops(state: VolumeState) -> list[tuple[int, bytes]]:

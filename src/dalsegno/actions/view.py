@@ -1,8 +1,10 @@
 """What a reading command is pointed at: an address in the pool, or a dump, or a chain of dumps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from dalsegno.actions.house import House
 from dalsegno.chunks.realm import Realm
@@ -10,12 +12,14 @@ from dalsegno.dumps.chain import DumpChain
 from dalsegno.formats.objects import Revision
 from dalsegno.pool.contract import Source
 from dalsegno.pool.pack_read import PackFile
-from dalsegno.terms.errors import Damaged, NotFound
+from dalsegno.terms.errors import Damaged, Lost, NotFound
 from dalsegno.terms.ids import hex_short
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.address import dump_paths, parse_address, resolve
 from dalsegno.volumes.state import VolumeState
 from dalsegno.world.clock import now_ns
+
+NAMED_BY_VERIFY: Final = "`dal verify --pool` names all that is lost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +38,26 @@ class View:
     def __enter__(self) -> "View":
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if self.chain is not None:
             self.chain.close()
+        else:
+            _name(error, self.label)
+
+
+def _name(error: BaseException | None, label: str) -> None:
+    if isinstance(error, Damaged | Lost) and NAMED_BY_VERIFY not in str(error):
+        error.args = (f"{label}: {error}: {NAMED_BY_VERIFY}",)
+
+
+@contextmanager
+def named(label: str) -> Iterator[None]:
+    """Say of damage that is met here in which state it was met."""
+    try:
+        yield
+    except (Damaged, Lost) as error:
+        _name(error, label)
+        raise
 
 
 def split_dumps(text: str) -> tuple[list[Path], str, bytes] | None:
@@ -70,12 +91,17 @@ def open_view(house: House, text: str) -> View:
     if dumps is None:
         resolved = resolve(house.pool, house.volumes, parse_address(text), now_ns=now_ns())
         clone = resolved.clone or "#" + hex_short(resolved.revision)
+        label = f"{resolved.state.name}@{clone}"
+        try:
+            revision = read_revision(house.pool, resolved.revision)
+        except (Damaged, Lost) as error:
+            raise Damaged(f"{label}: cannot be read, its revision is damaged: {error}: {NAMED_BY_VERIFY}") from None
         return View(
             source=house.pool,
             revision_id=resolved.revision,
-            revision=read_revision(house.pool, resolved.revision),
+            revision=revision,
             path=resolved.path,
-            label=f"{resolved.state.name}@{clone}",
+            label=label,
             clone=resolved.clone,
             state=resolved.state,
             chain=None,

@@ -220,7 +220,7 @@ def _backup(arguments: argparse.Namespace, terminal: Terminal) -> int:
             if result.taken.incomplete:
                 code = EXIT_PARTIAL
         terminal.result(values if len(targets) > 1 else values[0], [] if terminal.quiet else lines)
-    return failed.exit_code if failed is not None else code
+    return failed.exit_code if failed is not None else code if arguments.what else code or terminal.done()
 
 
 def _preview(arguments: argparse.Namespace, terminal: Terminal, rules: RulesChange) -> int:

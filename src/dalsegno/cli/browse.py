@@ -127,7 +127,7 @@ def _ls(arguments: argparse.Namespace, terminal: Terminal) -> int:
             if not names:
                 terminal.note("no volumes yet: `dal backup DIR` makes one")
             terminal.result(names, names)
-            return EXIT_DONE
+            return terminal.done()
         rows = actions.ls(house, arguments.address, recursive=arguments.recursive)
         terminal.stream(rows, value=lambda row: {"path": row.path, **entry_value(row.entry)}, line=line)
     return EXIT_DONE
@@ -186,7 +186,7 @@ def _find(arguments: argparse.Namespace, terminal: Terminal) -> int:
         )
         if not terminal.stream(found, value=value, line=line):
             terminal.note(f"nothing found: {arguments.pattern}")
-    return EXIT_DONE
+    return terminal.done()
 
 
 def _sign(change: Change) -> str:
@@ -293,4 +293,4 @@ def _versions(arguments: argparse.Namespace, terminal: Terminal) -> int:
         [value(version) for version in found],
         terminal.listing(["clone", "since", "clones", "size", "changed"], rows, right=(2, 3)),
     )
-    return EXIT_DONE
+    return terminal.done()

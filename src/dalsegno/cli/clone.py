@@ -12,6 +12,7 @@ from dalsegno.cli.door import open_volumes
 from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import Parser
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL
+from dalsegno.terms.events import Note
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time, show_time, time_name
@@ -119,6 +120,9 @@ def _clones(arguments: argparse.Namespace, terminal: Terminal) -> int:
                 if revision is None:
                     size: dict[str, int | None] = {"entries": None, "bytes": None}
                     row = [f"{state.name}@{name}", _made(name, clone), "", "", "LOST"]
+                    text = "damaged: its revision cannot be read: `dal verify --pool` tells more"
+                    label = f"{state.name}@{name}".encode(errors="surrogateescape")
+                    terminal.report(Note(severity="notice", path=label, text=text, is_damage=True))
                 else:
                     size = {"entries": revision.entry_count, "bytes": revision.total_bytes}
                     row = [f"{state.name}@{name}", _made(name, clone), f"{revision.entry_count:,}"]
@@ -133,7 +137,7 @@ def _clones(arguments: argparse.Namespace, terminal: Terminal) -> int:
     else:  # each name is its time
         lines = terminal.listing([headings[0], *headings[2:]], [[row[0], *row[2:]] for row in rows], right=(1, 2))
     terminal.result(values, lines)
-    return EXIT_DONE
+    return terminal.done()
 
 
 def _unclone(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -180,7 +184,7 @@ def _log(arguments: argparse.Namespace, terminal: Terminal) -> int:
         terminal.note(f"volume {arguments.volume}: no revisions yet")
     headings = ["revision", "made", "size", "by", "message", "clones"]
     terminal.result(values, terminal.listing(headings, rows, right=(2,)))
-    return EXIT_DONE
+    return terminal.done()
 
 
 def _short(message: str, state: VolumeState) -> str:

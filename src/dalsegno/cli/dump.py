@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dalsegno.actions import dump as actions
+from dalsegno.actions.view import named
 from dalsegno.cli.door import open_dumps_house, open_volumes
 from dalsegno.cli.streams import bytes_output
 from dalsegno.cli.terminal import Terminal
@@ -112,14 +113,15 @@ def _dump(arguments: argparse.Namespace, terminal: Terminal) -> int:
         if house.volumes.merges:
             code: int = import_module("dalsegno.cli.replica").dump_from_server(arguments, terminal, house, output)
             return code
-        result = actions.dump(
-            house,
-            arguments.address,
-            level=arguments.level,
-            output=output,
-            record=not arguments.no_record,
-            force=arguments.force,
-        )
+        with named(arguments.address):
+            result = actions.dump(
+                house,
+                arguments.address,
+                level=arguments.level,
+                output=output,
+                record=not arguments.no_record,
+                force=arguments.force,
+            )
     note = result.note
     if arguments.output == "-":
         terminal.note(f"level {note.level} of {note.volume_name}, {format_size(result.size_bytes)}")

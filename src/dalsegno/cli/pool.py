@@ -18,7 +18,7 @@ from dalsegno.pool.key_copies import list_copies
 from dalsegno.pool.keys import ENCRYPTIONS
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.counts import count_of
-from dalsegno.terms.errors import EXIT_DONE, EXIT_FAILED
+from dalsegno.terms.errors import EXIT_DONE, EXIT_FAILED, Damaged
 from dalsegno.terms.sizes import GIB, format_size
 from dalsegno.terms.times import format_time, parse_duration_seconds
 
@@ -146,7 +146,7 @@ def _volume_stats(arguments: argparse.Namespace, terminal: Terminal) -> int:
     ]
     headings = ["volume", "", "newest state", "all states, before compression", "free if removed, about"]
     terminal.result([as_json(each) for each in found], terminal.listing(headings, rows, right=(1, 2, 3, 4)))
-    return EXIT_DONE
+    return terminal.done()
 
 
 def _stats(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -164,7 +164,7 @@ def _stats(arguments: argparse.Namespace, terminal: Terminal) -> int:
         ["index", format_size(found.index_bytes)],
     ]
     terminal.result({**as_json(found), "pool_id": found.pool_id.hex()}, terminal.table(rows))
-    return EXIT_DONE
+    return terminal.done()
 
 
 def _doctor(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -173,6 +173,7 @@ def _doctor(arguments: argparse.Namespace, terminal: Terminal) -> int:
         pool = house.pool
         findings += [str(error) for error in pool.damaged_packs.values()]
         findings += damage_lines(pool, house.volumes.list())
+        damaged = bool(findings)
         free = shutil.disk_usage(pool.path).free
         if free < FREE_BYTES_MIN:
             findings.append(f"{pool.path}: only {format_size(free)} free: `dal gc`, or a larger disk")
@@ -188,7 +189,7 @@ def _doctor(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if not findings:
         lines.append("all well; `dal verify --pool` reads every byte")
     terminal.result({"findings": findings, "hints": hints}, lines)
-    return EXIT_FAILED if findings else EXIT_DONE
+    return Damaged.exit_code if damaged else EXIT_FAILED if findings else EXIT_DONE
 
 
 def _key_hints(pool: Pool) -> list[str]:

@@ -11,7 +11,7 @@ from dalsegno.cli.door import open_volumes
 from dalsegno.cli.site_status import COLOURS, EXIT_UNKNOWN, age_words
 from dalsegno.cli.status import paint
 from dalsegno.cli.terminal import Terminal, show
-from dalsegno.terms.errors import EXIT_DONE, DalError
+from dalsegno.terms.errors import DalError
 from dalsegno.terms.times import SECOND_NS, format_time, parse_duration_seconds, show_time
 from dalsegno.world.clock import now_ns
 
@@ -47,7 +47,7 @@ def pool_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
     lines += [f"DAMAGED: {line}" for line in damaged]
     value = {**about, "state": worst_state(ages), "volumes": list(map(_value, ages)), "damaged": damaged}
     terminal.result(value, lines)
-    return EXIT_DONE
+    return terminal.done()
 
 
 def _row(each: VolumeAge, at_ns: int, terminal: Terminal) -> list[str]:

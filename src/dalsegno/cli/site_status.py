@@ -3,6 +3,7 @@
 import argparse
 from typing import Any, Final
 
+from dalsegno.actions.heal import damage_lines
 from dalsegno.actions.status import SiteStatus, status
 from dalsegno.backup.days import day_name, local_day
 from dalsegno.backup.members import choose_sets
@@ -14,7 +15,7 @@ from dalsegno.cli.site import open_all, policy_choice, policy_realm, read_policy
 from dalsegno.cli.status import paint
 from dalsegno.cli.terminal import Terminal
 from dalsegno.terms.counts import count_of
-from dalsegno.terms.errors import EXIT_DONE, DalError
+from dalsegno.terms.errors import DalError
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import SECOND_NS, format_time, show_time
 from dalsegno.world.clock import now_ns
@@ -51,22 +52,25 @@ def _site_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
     wanted = choose_sets(policy, arguments.sets) if arguments.sets else list(policy.sets)
     at_ns = now_ns()
     with open_all(arguments, terminal, policy) as (house, site):
-        found = status(site, house.volumes.list(), now_ns=at_ns, report=terminal.report)
+        states = house.volumes.list()
+        found = status(site, states, now_ns=at_ns, report=terminal.report)
+        damaged = damage_lines(house.pool, states)
         sets = [each for each in found.sets if each.name in wanted]
         if arguments.prometheus is not None:
             text = render(sets, last_run=found.last_run, media=found.media, here=found.media_here, now_ns=at_ns)
             write_durable(arguments.prometheus, text.encode(), mode=0o644)
         if arguments.check:
-            print(nagios_line(sets))
-            return STATES.index(worst(each.state for each in sets))
+            print(nagios_line(sets) + (f"; DAMAGED: {damaged[0]}" if damaged else ""))
+            return max(STATES.index(worst(each.state for each in sets)), 1 if damaged else 0)
         lines = [] if arguments.prometheus is not None else _lines(site, found, wanted, terminal, at_ns=at_ns)
-        value = _value(found, wanted)
+        lines += [f"DAMAGED: {line}" for line in damaged] if lines else []
+        value = {**_value(found, wanted), "damaged": damaged}
         if policy_realm(arguments, policy) is None:
             choice = policy_choice(arguments, policy)
             value |= {"pool": choice.pool, "why": choice.why, "others": choice.others}
             lines += [str(choice)] if lines else []
         terminal.result(value, lines)
-    return EXIT_DONE
+    return terminal.done()
 
 
 def _lines(site: Site, found: SiteStatus, wanted: list[str], terminal: Terminal, *, at_ns: int) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from dalsegno.cli.streams import say_aside, spell_all_names, write_result, writing_output
-from dalsegno.terms.errors import DalError
+from dalsegno.terms.errors import EXIT_DONE, DalError, Damaged
 from dalsegno.terms.events import Event, Note, Progress
 from dalsegno.terms.sizes import format_size
 from dalsegno.world.clock import now_ns
@@ -53,6 +53,8 @@ class Terminal:
         self.verbose = verbose
         self.about = ""
         """Which pool the command is about, where it could have been about another."""
+        self.met_damage = False
+        """Whether something damaged was said and passed over."""
         self.draws = sys.stderr.isatty() and not quiet and not json and os.environ.get("TERM") != "dumb"
         self._drawn_at_ns = 0
         self._phase = ""
@@ -104,6 +106,10 @@ class Terminal:
         """Return aligned lines with headings above; without them when quiet, and nothing where there is nothing."""
         return self.table(rows if self.quiet or not rows else [headings, *rows], right=right)
 
+    def done(self) -> int:
+        """Return the exit code of a command that showed all that is whole: 5 when something was not."""
+        return Damaged.exit_code if self.met_damage else EXIT_DONE
+
     def note(self, text: str) -> None:
         """Tell a person something on the side."""
         if not self.quiet and not self.json:
@@ -119,6 +125,7 @@ class Terminal:
     def report(self, event: Event) -> None:
         """Draw progress and print notes about paths."""
         if isinstance(event, Note):
+            self.met_damage |= event.is_damage
             if event.severity == "error" or self.verbose or (event.severity == "notice" and not self.quiet):
                 self._say(event)
         elif self.draws:

@@ -180,7 +180,7 @@ def _list(arguments: argparse.Namespace, terminal: Terminal) -> int:
         terminal.note("no volumes yet: `dal backup DIR` makes one")
     headings = ["volume", "kind", "clones", "dumps", "source"]
     terminal.result([volume_value(state) for state in states], terminal.listing(headings, rows, right=(2, 3)))
-    return EXIT_DONE
+    return terminal.done()
 
 
 def _show(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -200,6 +200,10 @@ def _rename(arguments: argparse.Namespace, terminal: Terminal) -> int:
 def _remove(arguments: argparse.Namespace, terminal: Terminal) -> int:
     size: VolumeSize | None = None
     with open_volumes(arguments, terminal, arguments.name) as house:
+        if arguments.yes and house.volumes.forget_damaged(arguments.name):
+            line = f"forgot volume {arguments.name}, whose ref was damaged: what it named goes with a collection"
+            terminal.result({"volume": arguments.name, "removed": None}, [line])
+            return EXIT_DONE
         with suppress(NotFound):  # of a realm's volume that nobody has, the place is forgotten
             state = house.volumes.get(arguments.name)
             if state.replicas is not None:

@@ -280,6 +280,11 @@ def open_pool_settings(
         with file_errors(path), open(path, "rb") as file:
             data = file.read(SETTINGS_BYTES_MAX + 1)
     except NotFound:
+        if any((pool_path / "packs").glob("*/*.pack")):
+            raise Damaged(
+                f"{path}: lost, its packs are there: put back your copy of that file, or restore the volumes from "
+                "dumps into a new pool"
+            ) from None
         raise NotFound(
             f"{pool_path}: no pool here (no {SETTINGS_NAME}): `dal backup DIR` or `dal init` makes one"
         ) from None

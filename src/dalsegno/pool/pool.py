@@ -29,7 +29,7 @@ from dalsegno.chunks.realm import Realm
 from dalsegno.formats import pack
 from dalsegno.formats.objects import references
 from dalsegno.pool.blocks import Blocks
-from dalsegno.pool.damage import PackDamage, find_unsound
+from dalsegno.pool.damage import PackDamage, find_unsound, summary
 from dalsegno.pool.index import Ids, Index, Values
 from dalsegno.pool.keys import (
     SETTINGS_NAME,
@@ -42,7 +42,7 @@ from dalsegno.pool.keys import (
 from dalsegno.pool.losses import Losses
 from dalsegno.pool.pack_read import PackReader, apply_delta, split_records, view_record
 from dalsegno.pool.pack_write import ROWS_IN_MEMORY_MAX, PackWriter, new_header
-from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Damaged, NotFound, Refused, Unavailable
+from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Damaged, Lost, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, PackId, hex_short
 from dalsegno.terms.sizes import MIB
 from dalsegno.world.files import FileLock, make_directory, write_durable
@@ -153,10 +153,10 @@ class Pool:
             raise AlreadyThere(f"{path}: there is a pool already")
         own = {PACKS, "refs", "index", CONDEMNED, WRITERS_LOCK, "refs.lock", RESERVE_NAME}
         if path.is_dir():
+            if next(LocalBackend(path).list(PACKS + "/"), None) is not None:
+                raise Damaged(f"{path}: packs without {SETTINGS_NAME}; put back your copy of that file")
             if any(child.name not in own and not child.name.endswith(".partial") for child in path.iterdir()):
                 raise Refused(f"{path}: the directory is not empty; choose another")
-            if next(LocalBackend(path).list(PACKS + "/"), None) is not None:
-                raise Refused(f"{path}: packs without {SETTINGS_NAME}; put back your copy of that file")
         elif path.exists():
             raise AlreadyThere(f"{path}: not a directory")
         settings, realm, used_key_path = create_pool_settings(
@@ -268,13 +268,14 @@ class Pool:
         notes = self.losses.notes
         return bool(notes) and self.elsewhere is None and self.losses.read_unsound()[0] != notes.digest()
 
-    def look_for_unsound(self) -> bytes:
+    def look_for_unsound(self, *, is_collecting: bool = False) -> bytes:
         """Find what rests on something lost, so that nobody relies on it, and return the ids.
 
-        Every directory is read once.
+        Every directory is read once. A collection holds its lock already.
         """
         with FileLock(self.path / COLLECT_LOCK) as lock:
-            lock.acquire()
+            if not is_collecting:
+                lock.acquire()
             self.refresh()
             while True:
                 known = self.losses.notes
@@ -374,6 +375,9 @@ class Pool:
         try:
             return self._view(identity, 0)
         except NotFound:
+            if self.elsewhere is None and self.losses.notes:
+                what = summary(self.losses.notes)
+                absent = Lost(f"object {hex_short(identity)}: lost, the pool {self.path} lacks {what}")
             raise absent from None
 
     def _view(self, identity: bytes, depth: int) -> tuple[int, bytes | memoryview]:
@@ -470,7 +474,7 @@ class Pool:
         try:
             return sealed, self.realm.open_value(sealed, context=name.encode())
         except Damaged:
-            raise Damaged(f"{self.path / REFS / name}: the ref is damaged; restore it from a replica") from None
+            raise Damaged(f"{self.ref_path(name)}: the ref is damaged: put back a copy of this file") from None
 
     def swap_ref(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
         """Set a ref if it is as expected (None: absent) and return True; else change nothing. Durable on return."""
@@ -485,6 +489,22 @@ class Pool:
     def settle_ref(self, name: str) -> None:
         """Make a ref durable as it is, whoever set it: before somebody is told that it is so."""
         self.backend.settle([REFS + name])
+
+    def ref_path(self, name: str) -> Path:
+        """Return the file of a ref."""
+        return self.path / REFS / name
+
+    def replace_damaged_ref(self, name: str, value: bytes | None) -> bool:
+        """Set a ref that is damaged (None: remove it) and return True; else change nothing."""
+        try:
+            sealed = self.backend.read(REFS + name)
+            self.realm.open_value(sealed, context=name.encode())
+        except NotFound:
+            return False
+        except Damaged:
+            sealed_value = None if value is None else self.realm.seal_value(value, context=name.encode())
+            return self.backend.swap(REFS + name, expected=sealed, value=sealed_value)
+        return False
 
     def list_refs(self, prefix: str = "") -> Iterator[str]:
         """Yield the names of refs that begin with `prefix`."""
@@ -550,7 +570,7 @@ class PoolWriter:
             if refresh:
                 pool.refresh()
             if pool.is_damage_new:
-                pool.look_for_unsound()
+                pool.look_for_unsound(is_collecting=not locked)
             self._read_shunned()
         except BaseException:
             self._unlock()

@@ -2,6 +2,7 @@
 
     DalError
       NotFound      6   it is not there
+      Lost        5   it is not there, and something of the pool is lost: it was there
       AlreadyThere  4   it is there already and would be overwritten
       Conflict      7   somebody else changed it: read again
         Diverged    7   both changed it: merge first
@@ -37,6 +38,13 @@ class DalError(Exception):
 class NotFound(DalError):
     code = "not-found"
     exit_code = 6
+
+
+class Lost(NotFound):
+    """An object that is not there, in a pool that has lost something."""
+
+    code = "lost"
+    exit_code = 5
 
 
 class AlreadyThere(DalError):

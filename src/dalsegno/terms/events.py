@@ -25,6 +25,8 @@ class Note:
     """`error` (a file is missing or wrong in the result: exit code 3), `notice` (what a person must know) or `note`."""
     path: bytes
     text: str
+    is_damage: bool = False
+    """Whether it is about something lost or damaged: a command that goes on around it ends with 5."""
 
 
 Event = Progress | Note

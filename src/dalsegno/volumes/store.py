@@ -1,7 +1,9 @@
 """Volumes in a pool: made, found, changed and removed; every change is one compare-and-swap of one ref."""
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 
 import msgspec
 from blake3 import blake3
@@ -9,8 +11,9 @@ from blake3 import blake3
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Revision
 from dalsegno.pool.pool import Pool, PoolWriter
-from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, NotFound, Refused
-from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
+from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, Damaged, NoAccess, NotFound, Refused
+from dalsegno.terms.events import Note, Report, silent
+from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, hex_short
 from dalsegno.terms.times import SECOND_NS, time_name
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.ancestry import between, find_revision
@@ -22,6 +25,7 @@ NAME_BYTES_MAX = 200
 SWAP_TRIES_MAX = 100
 PIN_END_BYTES = 8
 PIN_SECONDS_MAX = 7 * 24 * 3600
+NO_END_NS = 1 << 63
 _NAME = re.compile(r"^[\w][\w .+,=-]*$")
 _CLONE_NAME = re.compile(r"^[\w][\w :.+,=-]*$")
 
@@ -51,8 +55,10 @@ class Volumes:
     merges = False
     """Whether commits of others are merged with one's own, so that a mount goes on with its own line."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, *, report: Report = silent) -> None:
         self._pool = pool
+        self._report = report
+        self._told: set[str] = set()
 
     def _name_ref(self, name: str) -> str:
         # Names are keyed so that a ref's name tells a stranger nothing.
@@ -104,11 +110,23 @@ class Volumes:
         """Return the volume called `name`."""
         if name.startswith("//"):
             raise BadInput(f"{name}: is on a server, not in {self._pool.path}: leave --pool away, or the server")
-        volume_id = self._pool.get_ref(self._name_ref(name))
-        state = self.get_by_id(volume_id) if volume_id else None
+        volume_id = self._find_id(name)
+        try:
+            state = self.get_by_id(volume_id) if volume_id else None
+        except Damaged as error:
+            raise Damaged(f"volume {name!r}: {error}; or let go of it: `dal volume remove {name} --yes`") from None
         if state is None or state.name != name:
             raise NotFound(f"no volume {name!r} in {self._pool.path}: `dal volume list` shows what there is")
         return state
+
+    def _find_id(self, name: str) -> bytes | None:
+        """Return the id under a name. A name's ref that is damaged is written anew: the states know their names."""
+        with suppress(Damaged):
+            return self._pool.get_ref(self._name_ref(name))
+        found = [state.id for state in self.list() if state.name == name]
+        with suppress(NoAccess):
+            self._pool.replace_damaged_ref(self._name_ref(name), found[0] if found else None)
+        return found[0] if found else None
 
     def get_by_id(self, volume_id: bytes) -> VolumeState | None:
         """Return the volume with this id, if the pool has it."""
@@ -134,13 +152,15 @@ class Volumes:
         """Let go of what others have, too: nothing, where the pool is all that there is."""
 
     def list(self) -> list[VolumeState]:
-        """Return all volumes by name."""
-        states = []
-        for ref in self._pool.list_refs("volumes/"):
-            data = self._pool.get_ref(ref)
-            if data is not None:
-                states.append(decode_state(data))
-        return sorted(states, key=lambda state: state.name)
+        """Return all volumes by name; those whose refs are damaged are said and passed over."""
+        states, damaged = _read_states(self._pool)
+        for ref, error in damaged.items():
+            if ref not in self._told:
+                self._told.add(ref)
+                place = self._pool.ref_path(ref)
+                text = str(error).removeprefix(f"{place}: ")
+                self._report(Note(severity="error", path=os.fsencode(place), text=text, is_damage=True))
+        return states
 
     def update(self, volume_id: bytes, change: Callable[[VolumeState], VolumeState]) -> VolumeState:
         """Replace a volume's state by `change(state)`, again on the newest one whenever somebody else was first."""
@@ -172,6 +192,14 @@ class Volumes:
         renamed = self.update(state.id, lambda current: msgspec.structs.replace(current, name=new))
         self._pool.swap_ref(self._name_ref(old), state.id, None)
         return renamed
+
+    def forget_damaged(self, name: str) -> bool:
+        """Forget a volume whose ref is damaged; return whether that was so. What it named goes with a collection."""
+        volume_id = self._find_id(name)
+        if volume_id is None or not self._pool.replace_damaged_ref(self._state_ref(volume_id), None):
+            return False
+        self._pool.swap_ref(self._name_ref(name), volume_id, None)
+        return True
 
     def remove(self, name: str, *, force: bool = False) -> VolumeState:
         """Forget a volume; its objects go with the next collection. Refused while a clone is held."""
@@ -264,14 +292,28 @@ class Volumes:
 
     def log(self, state: VolumeState) -> Iterator[tuple[bytes, Revision]]:
         """Yield (id, revision) from the head along first parents, as far as the pool still has them."""
-        identity = state.head
+        identity, before_ns = state.head, NO_END_NS
         while identity:
             try:
                 revision = read_revision(self._pool, ObjectId(identity))
-            except NotFound:
-                return
+            except (Damaged, NotFound) as error:
+                # One that no clone names may have been thinned out.
+                if isinstance(error, NotFound) and all(each.revision != identity for each in state.clones.values()):
+                    return
+                label = f"{state.name}#{hex_short(identity)}".encode(errors="surrogateescape")
+                text = f"this revision cannot be read; of what is older only clones are listed: {error}"
+                self._report(Note(severity="error", path=label, text=text, is_damage=True))
+                identity = self._newest_clone(state, before_ns=before_ns)
+                continue
             yield identity, revision
+            before_ns = revision.created_ns
             identity = revision.parents[0] if revision.parents else b""
+
+    def _newest_clone(self, state: VolumeState, *, before_ns: int) -> bytes:
+        """Return the newest revision that can be read of those that clones name, made before `before_ns`, or empty."""
+        found = {clone.revision: find_revision(self._pool, clone.revision) for clone in state.clones.values()}
+        older = [(each.created_ns, key) for key, each in found.items() if each and each.created_ns < before_ns]
+        return max(older)[1] if older else b""
 
     def _pin_ref(self, volume_id: bytes, holder: str) -> str:
         return f"pins/{volume_id.hex()}-{blake3(holder.encode(errors='surrogateescape')).hexdigest()[:16]}"
@@ -310,8 +352,14 @@ class Volumes:
     def revisions_kept(self, *, now_ns: int) -> Iterator[bytes]:
         """Yield every revision that a head, a clone, a dump record or a pin names: what collecting must keep.
 
-        A volume that moved to another server is kept there.
+        A volume that moved to another server is kept there. Damaged when a ref cannot be read: what it names is not
+        known.
         """
+        _, damaged = _read_states(self._pool)
+        for error in damaged.values():
+            raise Damaged(
+                f"{error} (what that volume names is not known), or let go of it: `dal volume remove NAME --yes`"
+            )
         for _, pinned in self._pins():
             if not _has_ended(pinned, now_ns):
                 yield pinned[:OBJECT_ID_BYTES]
@@ -339,6 +387,34 @@ class Volumes:
                 yield state.common
             if state.released is not None:
                 yield state.released.revision
+
+
+def _read_states(pool: Pool) -> tuple[list[VolumeState], dict[str, Damaged]]:
+    """Return all volumes by name, and what is wrong with the refs that cannot be read."""
+    states: list[VolumeState] = []
+    damaged: dict[str, Damaged] = {}
+    for ref in pool.list_refs("volumes/"):
+        try:
+            data = pool.get_ref(ref)
+            if data is not None:
+                states.append(decode_state(data))
+        except Damaged as error:
+            damaged[ref] = error
+    return sorted(states, key=lambda state: state.name), damaged
+
+
+def damaged_refs(pool: Pool) -> Iterator[Damaged]:
+    """Yield what is wrong with the refs of a pool: of volumes, their names, and pins."""
+    for ref in pool.list_refs(""):
+        try:
+            data = pool.get_ref(ref)
+            if data is not None and ref.startswith("volumes/"):
+                decode_state(data)
+        except Damaged:
+            if ref.startswith("names/"):
+                place = pool.ref_path(ref)
+                error = Damaged(f"{place}: a volume's name is damaged: any command about that volume makes it anew")
+            yield error
 
 
 def bases_kept(state: VolumeState) -> Iterator[DumpRecord]:
