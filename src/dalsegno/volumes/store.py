@@ -410,11 +410,12 @@ def damaged_refs(pool: Pool) -> Iterator[Damaged]:
             data = pool.get_ref(ref)
             if data is not None and ref.startswith("volumes/"):
                 decode_state(data)
-        except Damaged:
+        except Damaged as error:
             if ref.startswith("names/"):
-                place = pool.ref_path(ref)
-                error = Damaged(f"{place}: a volume's name is damaged: any command about that volume makes it anew")
-            yield error
+                text = "a volume's name is damaged: the next command about that volume makes it anew"
+                yield Damaged(f"{pool.ref_path(ref)}: {text}")
+            else:
+                yield error
 
 
 def bases_kept(state: VolumeState) -> Iterator[DumpRecord]:
