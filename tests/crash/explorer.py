@@ -189,11 +189,16 @@ class Explorer:
             promise = each.keeps(self, promise)
         return self.machine.read(), promise
 
-    def record(self, disk: Disk, command: Command, *, fail_sync: int = 0) -> Ran:
+    def record(self, disk: Disk, command: Command, *, fail_sync: int = 0, fail_write: int = 0) -> Ran:
         """Run a command on a disk and record what it does, with the numbers that files have on that disk."""
         self.machine.put(disk)
         ran = self.machine.run(
-            self._words(command), record=True, codes=range(256), fail_sync=fail_sync, **command.environment
+            self._words(command),
+            record=True,
+            codes=range(256),
+            fail_sync=fail_sync,
+            fail_write=fail_write,
+            **command.environment,
         )
         numbers = {number: disk.number_at(path) for number, path in ran.known.items()}
         offset = max(disk.files, default=0) + 1000
@@ -224,20 +229,24 @@ class Explorer:
     def fail_then(
         self, base: Disk, promise: Promise, first: Command, second: Command, chance: random.Random, count: int
     ) -> None:
-        """One sync of the first fails, the second runs, then the power goes."""
+        """One sync of the first fails, or one write finds no room; the second runs, then the power goes."""
         self._prepare(first)
-        syncs = self.record(base, first).syncs
+        whole = self.record(base, first)
         for _ in range(count):
-            failing = chance.randrange(1, syncs + 1) if syncs else 0
-            ran = self.record(base, first, fail_sync=failing)
-            how = f"{first.name}, sync {failing} fails (exit {ran.codes[0]})"
+            kind, calls = chance.choice((("sync", whole.syncs), ("write", whole.writes)))
+            failing = chance.randrange(1, calls + 1) if calls else 0
+            ran = self.record(base, first, **{f"fail_{kind}": failing})
+            how = f"{first.name}, {kind} {failing} fails (exit {ran.codes[0]})"
             if not self.says_failure(ran):
                 self.failures.append(Failure(how, ran.done[0][1]))
-            self._second(base, ran.log, self._under_way(promise, first), second, chance, how)
+            # What it acknowledged all the same is promised: it did without what failed.
+            promised = first.keeps(self, promise) if ran.codes == [0] else self._under_way(promise, first)
+            # The second may make anew what the first removed.
+            self._second(base, ran.log, replace(promised, gone=frozenset()), second, chance, how)
 
     def says_failure(self, ran: Ran) -> bool:
         """Tell whether a command whose disk failed ended as it should."""
-        return ran.codes[0] in (0, 3, 9)
+        return ran.codes[0] in (0, 3, 9, 10)
 
     def is_excused(self, ran: Ran) -> bool:
         """Tell whether a command may end so behind another that failed: it acknowledges nothing then."""

@@ -42,6 +42,7 @@ def run(job):
     if job["record"]:
         recorder = Recorder(job["root"])
         recorder.fail_sync = job["fail_sync"]
+        recorder.fail_write = job["fail_write"]
     done = []
     for number, words in enumerate(job["commands"]):
         out = os.open(job["out"], os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -60,7 +61,7 @@ def run(job):
             break
     found = {"done": done}
     if recorder is not None:
-        found.update(log=recorder.log, known=recorder.known, syncs=recorder.syncs)
+        found.update(log=recorder.log, known=recorder.known, syncs=recorder.syncs, writes=recorder.writes)
     return found
 
 while True:
@@ -127,6 +128,7 @@ class Ran:
     known: dict[int, str] = field(default_factory=dict)
     """File number in `log`: the path that it had before."""
     syncs: int = 0
+    writes: int = 0
 
     @property
     def codes(self) -> list[int]:
@@ -153,6 +155,7 @@ class Machine:
         *commands: Sequence[str],
         record: bool = False,
         fail_sync: int = 0,
+        fail_write: int = 0,
         codes: Sequence[int] = (0,),
         stop: bool = True,
         **environment: str,
@@ -168,6 +171,7 @@ class Machine:
                 "record": record,
                 "before": self.before,
                 "fail_sync": fail_sync,
+                "fail_write": fail_write,
                 "codes": list(codes),
                 "stop": stop,
                 "root": str(self.home),

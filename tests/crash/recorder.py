@@ -77,6 +77,9 @@ class Recorder:
         self.syncs = 0
         self.fail_sync = 0
         """Which sync fails with EIO, counted from 1; 0: none."""
+        self.writes = 0
+        self.fail_write = 0
+        """Which call that wants room (a write, or a name that is new) fails with ENOSPC, counted from 1; 0: none."""
         self.files: dict[tuple[int, int], int] = {}
         self.known: dict[int, str] = {}
         """File number: the path that it had when the recording began."""
@@ -193,6 +196,8 @@ class Recorder:
     def _open(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         below = self._below(path, dir_fd) if not isinstance(path, int) else None
         was_there = below is not None and os.path.lexists(os.path.join(self.root, below))
+        if below is not None and flags & os.O_CREAT and not was_there:
+            self._take_room()
         descriptor: int = self._real["open"](path, flags, mode, dir_fd=dir_fd)
         if below is None:
             return descriptor
@@ -217,10 +222,16 @@ class Recorder:
         self._opened.pop(new, None)
         return int(self._real["dup2"](old, new, inheritable))
 
+    def _take_room(self) -> None:
+        self.writes += 1
+        if self.writes == self.fail_write:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def _write(self, descriptor: int, data: Any) -> int:
         _, number = self._opened.get(descriptor, ("", None))
         if number is None:
             return int(self._real["write"](descriptor, data))
+        self._take_room()
         offset = os.lseek(descriptor, 0, os.SEEK_CUR)
         if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND:
             offset = os.fstat(descriptor).st_size
@@ -229,8 +240,10 @@ class Recorder:
         return written
 
     def _pwrite(self, descriptor: int, data: Any, offset: int) -> int:
-        written = int(self._real["pwrite"](descriptor, data, offset))
         _, number = self._opened.get(descriptor, ("", None))
+        if number is not None:
+            self._take_room()
+        written = int(self._real["pwrite"](descriptor, data, offset))
         if number is not None:
             self.log.append(("write", number, offset, bytes(memoryview(data).cast("B")[:written])))
         return written
@@ -248,8 +261,10 @@ class Recorder:
             self.log.append(("size", number, os.fstat(descriptor).st_size))
 
     def _link(self, source: Any, target: Any, **named: Any) -> None:
-        self._real["link"](source, target, **named)
         below = self._below(target, named.get("dst_dir_fd"))
+        if below is not None:
+            self._take_room()
+        self._real["link"](source, target, **named)
         if below is not None:
             self._name(below, self._number(os.stat(target, dir_fd=named.get("dst_dir_fd"), follow_symlinks=False)))
 
@@ -284,8 +299,10 @@ class Recorder:
             self._name(below, None)
 
     def _mkdir(self, path: Any, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
-        self._real["mkdir"](path, mode, dir_fd=dir_fd)
         below = self._below(path, dir_fd)
+        if below is not None and not os.path.lexists(os.path.join(self.root, below)):
+            self._take_room()
+        self._real["mkdir"](path, mode, dir_fd=dir_fd)
         if below is not None:
             self._name(below, DIRECTORY)
 

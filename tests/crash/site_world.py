@@ -90,7 +90,7 @@ class SiteExplorer(Explorer):
 
     def says_failure(self, ran: Ran) -> bool:
         """Tell whether a command whose disk failed ended as it should: a set of which a volume failed ends with 1."""
-        return ran.codes[0] in (0, 1, 3, 9) and "internal" not in ran.done[0][1]
+        return ran.codes[0] in (0, 1, 3, 9, 10) and "internal" not in ran.done[0][1]
 
     def is_excused(self, ran: Ran) -> bool:
         """Tell whether a run says of an earlier dump that shares are missing: `dal archive` makes them."""

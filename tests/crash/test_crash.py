@@ -1,4 +1,4 @@
-"""Power cuts, kills and failing syncs at every point of every command that writes: nothing acknowledged is lost.
+"""Power cuts, kills, failing syncs and full disks at every point of every command that writes: nothing acknowledged is lost.
 
     make crash STATES=10000 SEED=1     tries more
 

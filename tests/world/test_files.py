@@ -10,7 +10,7 @@ import pytest
 
 from dalsegno.terms.errors import AlreadyThere, Full, Refused
 from dalsegno.world import chance, clock, files
-from dalsegno.world.files import FileLock, PartialFile, make_directory, write_durable
+from dalsegno.world.files import FileLock, PartialFile, make_directory, remove_left_behind, write_durable
 from dalsegno.world.workers import Workers
 
 
@@ -164,3 +164,14 @@ def test_what_root_writes_into_anothers_directory_is_its_owners_when_asked(tmp_p
     owners = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in tmp_path.rglob("*")}
     assert owners.pop("own") == (0, 0)
     assert owners == dict.fromkeys(("file", "a", "b", "partial", "lock"), (1234, 1235))
+
+
+def test_half_files_of_killed_processes_are_removed_and_those_of_living_ones_stay(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for name in (f"a.key.{ended.pid}.0.partial", f"a.key.{os.getpid()}.0.partial", f"a.txt.{ended.pid}.0.partial"):
+        (tmp_path / name).touch()
+    (tmp_path / "a.key").touch()
+    remove_left_behind(tmp_path, "*.key")
+    left = {f"a.key.{os.getpid()}.0.partial", f"a.txt.{ended.pid}.0.partial", "a.key"}
+    assert {path.name for path in tmp_path.iterdir()} == left

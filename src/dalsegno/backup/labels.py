@@ -10,7 +10,7 @@ from dalsegno.formats.media import LABEL_BYTES_MAX, LABEL_NAME, Label, decode_la
 from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, NotFound, Refused
 from dalsegno.terms.times import format_time
 from dalsegno.world.chance import random_bytes
-from dalsegno.world.files import file_errors, fsync_directory, write_durable
+from dalsegno.world.files import file_errors, fsync_directory, remove_left_behind, write_durable
 
 LABEL_CHARACTERS_MAX: Final = 100
 
@@ -49,6 +49,7 @@ def write_label(path: Path, *, label: str, target: str, kind: str, now_ns: int) 
     if known is not None:
         raise AlreadyThere(f"{path}: is labelled {known.label!r} of target {known.target!r} already; nothing was done")
     made = Label(label=label, target=target, kind=kind, id=random_bytes(16).hex(), created=format_time(now_ns))
+    remove_left_behind(path, LABEL_NAME)
     write_durable(path / LABEL_NAME, encode_label(made), replace=False)
     return made
 

@@ -19,7 +19,7 @@ from dalsegno.terms.times import format_time
 from dalsegno.world import places
 from dalsegno.world.chance import random_bytes
 from dalsegno.world.clock import now_ns
-from dalsegno.world.files import file_errors, make_directory, settle_file, write_durable
+from dalsegno.world.files import file_errors, make_directory, remove_left_behind, settle_file, write_durable
 
 SETTINGS_NAME: Final = "pool.toml"
 SETTINGS_VERSION: Final = 1
@@ -213,6 +213,7 @@ def key_file_text(secret: bytes, realm: Realm, notes: Mapping[str, str]) -> byte
 def write_key_file(path: Path, secret: bytes, realm: Realm, *, notes: Mapping[str, str] | None = None) -> None:
     """Write the secret where only its owner reads it; a file that holds this secret already is fine."""
     make_directory(path.parent, mode=0o700)
+    remove_left_behind(path.parent, f"*{path.suffix or '.key'}")
     try:
         write_durable(path, key_file_text(secret, realm, notes or {}), mode=0o600, replace=False)
     except AlreadyThere:

@@ -298,6 +298,29 @@ def write_durable(
         fsync_directory(path.parent)
 
 
+def remove_left_behind(directory: Path, names: str) -> None:
+    """Remove the half files that `write_durable` of killed processes of this machine left of files with such names.
+
+    For a file that is written once, in a place where no collection passes. Another machine that writes the same file on
+    a share just now would get NotFound, and nothing half.
+    """
+    with file_errors(directory):
+        for left in directory.glob(f"{names}.*.*{PARTIAL_SUFFIX}"):
+            process = left.name.split(".")[-3]
+            if process.isdecimal() and not _is_running(int(process)):
+                remove_durable(left, sync=False)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
 def remove_durable(path: Path, *, sync: bool = True) -> bool:
     """Remove a file; return False when it was not there."""
     with file_errors(path):
