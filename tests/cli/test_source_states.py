@@ -55,6 +55,32 @@ def test_an_empty_source_is_warned_of_each_time_until_it_is_back_or_accepted(per
     person.run("backup", "doc", code=6)
 
 
+# -- a pool that is not mounted
+
+
+def test_no_second_pool_is_made_where_the_pool_is_not_mounted(person: Person) -> None:
+    """Kind: a backup silently begins anew beside what it should go on with."""
+    disk = person.home / "disk"
+    disk.mkdir()
+    person.run("--pool", str(disk / "pool"), "backup", "doc")
+    disk.rename(person.home / "away")
+    disk.mkdir()
+    for made in (None, "pool"):  # not there, or an empty mount point
+        if made:
+            (disk / made).mkdir()
+        error = person.run("--pool", f"{disk}/../disk/pool", "backup", "doc", code=6).stderr
+        assert b"is its disk mounted?" in error
+        assert b"`dal init " in error
+        assert not (disk / "pool" / "pool.toml").exists()
+    (disk / "pool").rmdir()
+    disk.rmdir()
+    (person.home / "away").rename(disk)
+    assert person.value("--pool", str(disk / "pool"), "backup", "doc")["files_read"] == 0
+    (disk / "pool").rename(person.home / "gone")
+    person.run("init", str(disk / "pool"))
+    person.run("--pool", str(disk / "pool"), "backup", "doc")
+
+
 # -- ignore files with mistakes
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -19,13 +20,15 @@ from dalsegno.cli.door import open_chosen, open_realm_house, open_volumes
 from dalsegno.cli.key import KEEP_THE_KEY
 from dalsegno.cli.terminal import Terminal, format_duration, show
 from dalsegno.cli.words import POLICY_HELP, Parser
+from dalsegno.host.cache import SCAN_SUFFIX
 from dalsegno.host.ignore import check_pattern
-from dalsegno.pool.keys import SETTINGS_NAME
+from dalsegno.pool.keys import SETTINGS_NAME, notes_of_keys_for
 from dalsegno.terms.counts import count_of, count_of_entries
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, DalError, NotFound, Refused
 from dalsegno.terms.sizes import format_size, parse_size
 from dalsegno.terms.times import format_time, show_time
 from dalsegno.volumes.state import TRACKED
+from dalsegno.world import places
 from dalsegno.world.files import file_errors
 
 _NO = "none"
@@ -148,10 +151,26 @@ def _open_or_create(arguments: argparse.Namespace, terminal: Terminal) -> House:
         return _open_where_followed(arguments, terminal, choice, realms)
     if (path / SETTINGS_NAME).exists():
         return open_chosen(arguments, terminal, choice)
+    _refuse_second_pool(path)
     house = create_pool(path, key_path=key_path(arguments), report=terminal.report)
     terminal.note(f"made a pool in {path}")
     terminal.note(f"its key is {house.pool.key_path}: {KEEP_THE_KEY}")
     return house
+
+
+def _refuse_second_pool(path: Path) -> None:
+    """Refuse to begin anew where a pool was: its disk is away, most likely, and another would fill the one below."""
+    # A pool whose making was stopped has a key, too, but no scan: nothing was backed up into it yet.
+    used = [
+        notes for notes in notes_of_keys_for(path) if any((places.cache_dir() / notes["pool"]).glob(f"*{SCAN_SUFFIX}"))
+    ]
+    if not used or (path.is_dir() and any(path.iterdir())):
+        return
+    when, where = used[-1].get("made", "once"), used[-1].get("host", "this machine")
+    raise NotFound(
+        f"{path}: no pool here, but one was made here ({when} on {where}): is its disk mounted? "
+        f"`dal init {shlex.quote(os.fspath(path))}` makes a new one, when the old one is gone for good"
+    )
 
 
 def _open_where_followed(arguments: argparse.Namespace, terminal: Terminal, choice: Choice, realms: list[str]) -> House:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from dalsegno.chunks.realm import SECRET_BYTES, Realm
-from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, NoAccess, NotFound, TooNew
+from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Damaged, NoAccess, NotFound, TooNew
 from dalsegno.terms.ids import UUID_BYTES, hex_short
 from dalsegno.terms.times import format_time
 from dalsegno.world import places
@@ -242,6 +242,20 @@ def read_key_notes(path: Path) -> tuple[bytes, dict[str, str]]:
         raise NoAccess(f"key file {path}: not a key of this program") from None
     read_key_file(path, realm_id)
     return realm_id, notes
+
+
+def notes_of_keys_for(place: Path) -> list[dict[str, str]]:
+    """Return what your own key files say of themselves whose pools were made at `place`, the oldest first."""
+    wanted = os.path.normpath(place.absolute())
+    found = []
+    for file in (places.config_dir() / "keys").glob("*.key"):
+        try:
+            _, notes = read_key_notes(file)
+        except DalError:
+            continue  # what is no key, or not ours to read, tells of no pool
+        if "pool" in notes and "place" in notes and os.path.normpath(notes["place"]) == wanted:
+            found.append(notes)
+    return sorted(found, key=lambda notes: notes.get("made", ""))
 
 
 def read_realm(path: Path) -> Realm:
