@@ -263,7 +263,8 @@ def make(home: Path) -> Site:
     site.environment = {"DAL_POLICY": str(home / "site.toml"), "DAL_POOL": str(home / "pool"), "DAL_NOW": LATER}
     for name in ("ann", "bob"):
         (home / "homes" / name / "sub").mkdir(parents=True)
-        (home / "homes" / name / "still.txt").write_bytes(chance.randbytes(3_000))
+        for file in ("still.txt", "zoo.txt"):
+            (home / "homes" / name / file).write_bytes(chance.randbytes(3_000))
     site.disk("disk1")
     site.policy(
         """
@@ -419,6 +420,8 @@ def test_what_is_whole_is_listed_beside_what_is_not(made: Site, name: str) -> No
     found = made.quick("find", "plan.txt", "--no-dumps", code=5)
     assert b"bob@latest:/plan.txt" in found.out or b"bob@three:/plan.txt" in found.out
     assert b"ann@" in found.out and b"ann@" in found.err
+    zoo = made.quick("find", "zoo.txt", "ann", "--no-dumps", code=5)
+    assert b":/zoo.txt" in zoo.out, "what is behind a directory that cannot be read"
     log = made.quick("log", "ann", code=5)
     assert b"one" in log.out and b"three" in log.out and b"cannot be read" in log.err
     assert b"ann@two" in made.quick("dump", "ann@two", "-o", "new.dump", code=5).err

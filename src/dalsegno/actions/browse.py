@@ -21,7 +21,7 @@ from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_FILE, ENTRY_NAMES, E
 from dalsegno.host.cache import SCAN_SUFFIX, load_cache
 from dalsegno.host.scan import scan_tree
 from dalsegno.pool.contract import Source
-from dalsegno.terms.errors import BadInput, Damaged, NotFound, Refused
+from dalsegno.terms.errors import BadInput, DalError, Damaged, NotFound, Refused
 from dalsegno.terms.events import Note, Report
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.diff import Change, diff_revisions
@@ -217,13 +217,19 @@ def _read_state(history: History, step: Step, report: Report) -> Revision | None
     return revision
 
 
-def _readable(changes: Iterator[Change], history: History, step: Step, report: Report) -> Iterator[Change]:
-    """Yield changes up to what cannot be read, which is said."""
+def _readable(history: History, before: Revision | None, step: Step, now: Revision, report: Report) -> Iterator[Change]:
+    """Yield what changed since the state before, as far as it can be read; what cannot is said."""
+    label = f"{history.volume}@{step.name}"
+
+    def tell(path: bytes, error: DalError) -> None:
+        place = f"{label}:/".encode(errors="surrogateescape") + path
+        report(Note(severity="error", path=place, text=f"directory cannot be read: {error}", is_damage=True))
+
     try:
-        yield from changes
+        yield from diff_revisions(history.source, before, now, unreadable=tell)
     except (Damaged, NotFound) as error:  # a state that is named is there, or it is damaged
-        label = f"{history.volume}@{step.name}".encode(errors="surrogateescape")
-        report(Note(severity="error", path=label, text=f"cannot be read whole: {error}", is_damage=True))
+        text = f"cannot be read whole: {error}"
+        report(Note(severity="error", path=label.encode(errors="surrogateescape"), text=text, is_damage=True))
 
 
 def _find_history(history: History, matcher: Callable[[bytes], bool], report: Report) -> Iterator[Found]:
@@ -237,7 +243,7 @@ def _find_history(history: History, matcher: Callable[[bytes], bool], report: Re
             revision = _read_state(history, step, report)
             if revision is None:
                 continue
-            for change in _readable(diff_revisions(source, before, revision), history, step, report):
+            for change in _readable(history, before, step, revision, report):
                 if not change.path or not matcher(change.path):
                     continue
                 known = open_since.get(change.path)

@@ -1,6 +1,6 @@
 """Compare trees: equal ids are not entered, so the work follows the change."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -8,6 +8,7 @@ import msgspec
 from dalsegno.formats import objects
 from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_LINK, DirectoryLeaf, DirectoryList, Entry, Revision
 from dalsegno.pool.contract import Source
+from dalsegno.terms.errors import DalError, Damaged, NotFound
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.walk import walk
 
@@ -67,14 +68,29 @@ def _same_but_content(old: Entry, new: Entry) -> bool:
     return msgspec.structs.replace(old, content=b"") == msgspec.structs.replace(new, content=b"")
 
 
-def diff_directories(source: Source, old: bytes, new: bytes, path: bytes = b"") -> Iterator[Change]:
-    """Yield the changes between two directories and all that is below them, in name order."""
+Unreadable = Callable[[bytes, DalError], None]
+"""Told a directory that cannot be read, and why."""
+
+
+def diff_directories(
+    source: Source, old: bytes, new: bytes, path: bytes = b"", *, unreadable: Unreadable | None = None
+) -> Iterator[Change]:
+    """Yield the changes between two directories and all that is below them, in name order.
+
+    With `unreadable` it goes on around directories that cannot be read.
+    """
     stack = [(path, old, new)]
     while stack:
         parent, old_id, new_id = stack.pop()
         if old_id == new_id:
             continue
-        _, old_entries, new_entries = differing_nodes(source, old_id, new_id)
+        try:
+            _, old_entries, new_entries = differing_nodes(source, old_id, new_id)
+        except (Damaged, NotFound) as error:
+            if unreadable is None:
+                raise
+            unreadable(parent, error)
+            continue
         below = []
         for name in sorted(old_entries.keys() | new_entries.keys()):
             child = parent + b"/" + name if parent else name
@@ -89,12 +105,15 @@ def diff_directories(source: Source, old: bytes, new: bytes, path: bytes = b"") 
         stack += reversed(below)
 
 
-def diff_revisions(source: Source, old: Revision | None, new: Revision | None) -> Iterator[Change]:
+def diff_revisions(
+    source: Source, old: Revision | None, new: Revision | None, *, unreadable: Unreadable | None = None
+) -> Iterator[Change]:
     """Yield what changed from `old` to `new`, hard-linked files included; None is the empty tree."""
     if old and new and not _same_but_content(old.root, new.root):
         yield Change(b"", old.root, new.root)
     told = set()
-    for change in diff_directories(source, old.root.content if old else b"", new.root.content if new else b""):
+    roots = [each.root.content if each else b"" for each in (old, new)]
+    for change in diff_directories(source, *roots, unreadable=unreadable):
         if change.new and change.new.kind == ENTRY_LINK:
             told.add(change.path)
         yield change
