@@ -1,5 +1,6 @@
 """A Keeper keeps what it acknowledged and takes nothing that is not whole: killed, full, raced by collections."""
 
+import errno
 import os
 import random
 import shutil
@@ -24,7 +25,18 @@ from dalsegno.pool.pool import Pool
 from dalsegno.replicas.contract import BATCH_IDS_MAX, ROW_BYTES, ROW_KIND_SHIFT
 from dalsegno.replicas.keeper import FOLLOWERS_MAX, Keeper
 from dalsegno.replicas.transfer import Spool, copy, fetch, send
-from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, Damaged, Full, Moved, NotFound, Refused, TooNew
+from dalsegno.terms.errors import (
+    AlreadyThere,
+    BadInput,
+    Conflict,
+    Damaged,
+    Full,
+    Moved,
+    NotFound,
+    Refused,
+    TooNew,
+    Unavailable,
+)
 from dalsegno.terms.events import silent
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.trees.closure import visit_reachable
@@ -922,3 +934,39 @@ def test_a_collection_by_another_process_makes_nobody_store_things_again(
     b.advance(VOLUME, newest)
     assert len(b.pool.list_packs()) == packs + 1
     assert_whole(b, newest)
+
+
+@pytest.mark.parametrize("what", ["advance", "clone"])
+def test_what_is_there_and_was_not_synced_is_synced_before_it_is_acknowledged_again(
+    pair: tuple[Keeper, Keeper], what: str
+) -> None:
+    """The kind of fault: what one finds is taken for durable, and who made it could not sync it."""
+    keeper = pair[0]
+    revision = put(keeper, {b"a": b"1"})
+    steps: list[str] = []
+
+    def act() -> None:
+        if what == "advance":
+            keeper.advance(VOLUME, revision)
+        else:
+            keeper.clone(VOLUME, "one", Clone(revision=revision, created_ns=5))
+
+    if what == "clone":
+        keeper.advance(VOLUME, revision)
+
+    def fail_behind_rename(step: str, writes: bool) -> None:
+        if step == "fsync-directory" and steps[-1:] == ["rename"]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        steps.append(step)
+
+    try:
+        files.rehearse(fail_behind_rename)
+        with pytest.raises(Unavailable):
+            act()
+        assert keeper.state(VOLUME).head == revision
+        files.rehearse(lambda step, writes: steps.append(step))
+        steps.clear()
+        act()
+    finally:
+        files.rehearse(None)
+    assert "fsync-directory" in steps

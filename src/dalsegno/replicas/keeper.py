@@ -434,8 +434,7 @@ class Keeper:
         _require_moving(state)
         self._check_revisions(revision)
         if is_behind(self.pool, revision, state.head):
-            if not common:
-                return state
+            # Also when nothing changes: who made it the head may have been killed before that was durable.
             return self.volumes.update(state.id, lambda current: self._agreed_if_behind(current, common))
         with Adopter(self.pool, refresh=not self.pool.has(ObjectId(revision))) as adopter:
             new = adopter.require_whole(revision)
@@ -540,7 +539,7 @@ class Keeper:
         state = self.volumes.get(volume)
         _require_here(state)
         if self._cloned(state, name, clone) is state:
-            return state
+            return self._settled(state)
         if len(state.clones) >= CLONES_MAX and name not in state.clones:
             raise Refused(f"volume {volume!r} has {CLONES_MAX} clones: forget some first (`dal unclone`)")
         with Adopter(self.pool, refresh=not self.pool.has(ObjectId(clone.revision))) as adopter:
@@ -548,6 +547,10 @@ class Keeper:
             self._require_own(state, clone.revision)
             adopter.commit_guard()
             return self.volumes.update(state.id, lambda current: self._cloned(current, name, clone))
+
+    def _settled(self, state: VolumeState) -> VolumeState:
+        """Return a state that says already what is wanted, durable: who made it so may have been killed before."""
+        return self.volumes.update(state.id, lambda current: current)
 
     def _cloned(self, state: VolumeState, name: str, clone: Clone) -> VolumeState:
         """Return `state` with a clone; itself when nothing is to be done."""
@@ -609,7 +612,7 @@ class Keeper:
         if state.role != READER:
             return self.volumes.update(state.id, lambda current: _switched(current, release))
         if _switched(state, release) is state:
-            return state
+            return self._settled(state)
         with Adopter(self.pool, refresh=not self.pool.has(ObjectId(release.revision))) as adopter:
             adopter.require_whole(release.revision)
             self._require_own(state, release.revision)
