@@ -949,3 +949,11 @@ def test_what_a_user_may_not_read_is_listed_or_no_access(nobody: User) -> None:
 def test_names_in_errors_move_no_cursor(made: Path) -> None:
     error = User(made).quick("ls", "doc:/\x1b]0;title\x07\x1b[2J", code=6).error
     assert error.isprintable() and "title" in error
+
+
+@pytest.mark.parametrize("error", ["MemoryError()", 'RuntimeError("can\'t start new thread")'])
+def test_too_little_memory_is_said_and_is_no_fault_of_the_program(tmp_path: Path, error: str) -> None:
+    user = User(tmp_path / "home")
+    before = f"import dalsegno.cli.browse as browse\ndef fail(*words): raise {error}\nbrowse._ls = fail"
+    done = user.quick("ls", code=1, before=before)
+    assert b"too little memory" in done.err and b"internal" not in done.err

@@ -240,6 +240,9 @@ def _fail_os(words: list[str], error: OSError) -> int:
 
 
 def _fail_internal(words: list[str], error: Exception) -> int:
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+        text = "too little memory is allowed here (ulimit -v, a container's limit?): give it 300 MiB and run again"
+        return _debugged(words, error, "failed", text, EXIT_FAILED)
     message = f"internal error: {type(error).__name__}: {error}; please report it (DAL_DEBUG=1 shows where)"
     return _debugged(words, error, "internal", message, EXIT_FAILED)
 
