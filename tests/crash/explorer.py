@@ -221,10 +221,11 @@ class Explorer:
         """The first is killed at some operation, the second runs, then the power goes while it runs or after it."""
         self._prepare(first)
         whole = self.record(base, first)
+        under_way = self._under_way(promise, first)  # of the source as it is now
         for _ in range(count):
             killed = chance.randrange(len(whole.log) + 1)
             how = f"{first.name} killed at {killed}"
-            self._second(base, whole.log[:killed], self._under_way(promise, first), second, chance, how)
+            self._second(base, whole.log[:killed], under_way, second, chance, how)
 
     def fail_then(
         self, base: Disk, promise: Promise, first: Command, second: Command, chance: random.Random, count: int
