@@ -12,7 +12,8 @@ import random
 import shutil
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from dalsegno.terms.errors import DalError, Unavailable
 from dalsegno.volumes import store
 from dalsegno.volumes.store import Volumes
 from dalsegno.world import chance, files
-from dalsegno.world.workers import Workers
+from dalsegno.world.workers import Lane, Workers
 
 SECOND_NS = 1_000_000_000
 START_NS = 1_790_000_000 * SECOND_NS
@@ -58,6 +59,45 @@ class Faults:
     client_dies: float = 0.0
     server_dies: float = 0.0
     disk_full: float = 0.0
+
+
+class AtOnce(Workers):
+    """A crew, and a lane of it, that does each step when it is given, on the caller's thread.
+
+    Threads would ask chance for the disk's faults in an order of their own, and how much of a pack that failed they
+    still write would depend on the load of the machine.
+    """
+
+    def __init__(self) -> None:
+        self.count = 1
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(function(*args, **kwargs))
+        except BaseException as error:  # as a thread does: whoever asks for the result gets it
+            done.set_exception(error)
+        return done
+
+    def map_ordered(self, function: Callable[[Any], Any], values: Iterable[Any]) -> Iterator[Any]:
+        return map(function, values)
+
+    def lane(self, pending_max: int) -> "LaneAtOnce":
+        return LaneAtOnce()
+
+
+class LaneAtOnce(Lane):
+    def __init__(self) -> None:
+        pass
+
+    def submit(self, function: Callable[..., None], /, *args: Any, **kwargs: Any) -> None:
+        function(*args, **kwargs)
+
+    def drain(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class Baton:
@@ -149,7 +189,7 @@ class World:
         self._at: Server | None = None
         self._late: list[tuple[str, str, tuple[Any, ...], dict[str, Any]]] = []
         self.realm = Realm(self.seed.to_bytes(32, "little"))
-        self.workers = Workers(1)
+        self.workers = AtOnce()
         self.errors: list[str] = []
         files.rehearse(self._durable_step)
         # Ids of packs and names of files come from the seed, too, so that a history replays to the letter.
@@ -291,7 +331,6 @@ class World:
             if server.keeper is not None:
                 server.keeper.pool.close()
                 server.keeper = None
-        self.workers.__exit__(None, None, None)
         shutil.rmtree(self.base, ignore_errors=True)
 
 

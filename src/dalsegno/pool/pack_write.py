@@ -17,7 +17,7 @@ from dalsegno.formats import objects, pack
 from dalsegno.terms.sizes import MIB
 from dalsegno.world.chance import random_bytes
 from dalsegno.world.files import ScratchFile
-from dalsegno.world.workers import Lane, Workers
+from dalsegno.world.workers import Workers
 
 BLOCK_RAW_BYTES = {pack.BLOCK_METADATA: 1 * MIB, pack.BLOCK_DATA: 4 * MIB}
 """A block is closed when its records reach this size (docs/decisions/004-block-size.md)."""
@@ -191,7 +191,7 @@ class PackWriter:
         self.header, key = header
         self._write_out = write
         self._workers = workers
-        self._lane = Lane(WRITES_PENDING_MAX) if workers is not None else None
+        self._lane = workers.lane(WRITES_PENDING_MAX) if workers is not None else None
         self._hash = blake3()
         self.bytes_written = 0
         self.object_count = 0

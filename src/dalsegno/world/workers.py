@@ -24,6 +24,10 @@ class Workers:
         """Start `function` on the next free thread and return its future."""
         return self._executor.submit(function, *args, **kwargs)
 
+    def lane(self, pending_max: int) -> "Lane":
+        """Return a thread of its own for steps that must keep their order. Whoever asks closes it."""
+        return Lane(pending_max)
+
     def map_ordered(self, function: Callable[[A], R], values: Iterable[A]) -> Iterator[R]:
         """Yield `function(value)` for each value, in order, a few ahead of who asks."""
         pending: deque[Future[R]] = deque()
