@@ -67,6 +67,8 @@ WRITERS_LOCK: Final = "writers.lock"
 COLLECT_LOCK: Final = "collect.lock"
 """Held by whoever collects, or changes the list of dead objects."""
 
+_REF_2: Final = b"dalsegno ref 2\0"
+
 SortedIds = npt.NDArray[np.bytes_]
 """Ids as `S32`, sorted. Only compared as columns: taking one out as bytes would strip trailing zeros."""
 
@@ -75,6 +77,11 @@ def pack_name(pack_id: bytes) -> str:
     """Return the name of a pack in its backend."""
     digits = pack_id.hex()
     return f"{PACKS}/{digits[:2]}/{digits}.pack"
+
+
+def _ref_context(pool_id: bytes, name: str) -> bytes:
+    """Return what a ref is sealed with: neither another pool's nor another name's can stand in its place."""
+    return _REF_2 + pool_id + name.encode()
 
 
 def as_sorted_ids(data: bytes | bytearray) -> SortedIds:
@@ -472,13 +479,25 @@ class Pool:
         except NotFound:
             return None, None
         try:
-            return sealed, self.realm.open_value(sealed, context=name.encode())
+            return sealed, self._open_ref(name, sealed)
         except Damaged:
-            raise Damaged(f"{self.ref_path(name)}: the ref is damaged: put back a copy of this file") from None
+            raise Damaged(
+                f"{self.ref_path(name)}: the ref is damaged, or came from another pool: put back a copy of this file"
+            ) from None
+
+    def _seal_ref(self, name: str, value: bytes) -> bytes:
+        return self.realm.seal_value(value, context=_ref_context(self.pool_id, name))
+
+    def _open_ref(self, name: str, sealed: bytes) -> bytes:
+        try:
+            return self.realm.open_value(sealed, context=_ref_context(self.pool_id, name))
+        except Damaged:
+            # Of version 1, which was bound to its name alone; the next write binds it to the pool.
+            return self.realm.open_value(sealed, context=name.encode())
 
     def swap_ref(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
         """Set a ref if it is as expected (None: absent) and return True; else change nothing. Durable on return."""
-        sealed_value = None if value is None else self.realm.seal_value(value, context=name.encode())
+        sealed_value = None if value is None else self._seal_ref(name, value)
         while True:
             sealed, current = self._read_ref(name)
             if current != expected:
@@ -498,11 +517,11 @@ class Pool:
         """Set a ref that is damaged (None: remove it) and return True; else change nothing."""
         try:
             sealed = self.backend.read(REFS + name)
-            self.realm.open_value(sealed, context=name.encode())
+            self._open_ref(name, sealed)
         except NotFound:
             return False
         except Damaged:
-            sealed_value = None if value is None else self.realm.seal_value(value, context=name.encode())
+            sealed_value = None if value is None else self._seal_ref(name, value)
             return self.backend.swap(REFS + name, expected=sealed, value=sealed_value)
         return False
 

@@ -1,12 +1,14 @@
 """A volume's state: the one value under its ref, replaced as a whole (docs/decisions/001-one-ref-per-volume.md)."""
 
 import re
+from typing import Any, Final
 
 import msgspec
 
 from dalsegno.formats.objects import UNREADABLE
-from dalsegno.terms.errors import Damaged
+from dalsegno.terms.errors import Damaged, TooNew
 
+STATE_VERSION: Final = 2
 TRACKED = "tracked"
 NATIVE = "native"
 
@@ -117,19 +119,23 @@ class VolumeState(msgspec.Struct, frozen=True, kw_only=True):
     uncloned: dict[str, list[Clone]] = {}
     """Clones of a replicated volume that were removed: a replica that was away meanwhile does not bring them back."""
     released: Release | None = None
-
-
-_decoder = msgspec.msgpack.Decoder(VolumeState)
+    counter: int = 0
+    """How often this replica's state was written. It only grows, so that an older one put back in its place is noticed
+    by whoever remembers the number; 0: of version 1, which did not count."""
 
 
 def encode_state(state: VolumeState) -> bytes:
-    """Return `state` as stored under its ref."""
-    return msgspec.msgpack.encode(state)
+    """Return `state` as stored under its ref: version 2."""
+    return msgspec.msgpack.encode({"version": STATE_VERSION, **msgspec.structs.asdict(state)})
 
 
 def decode_state(data: bytes) -> VolumeState:
-    """Return the state stored in `data`."""
+    """Return the state stored in `data`; version 1 had neither a version nor a counter."""
     try:
-        return _decoder.decode(data)
+        plain = msgspec.msgpack.decode(data, type=dict[str, Any])
+        version = plain.pop("version", 1)
+        if isinstance(version, int) and version > STATE_VERSION:
+            raise TooNew(f"volume state of version {version}, this program reads {STATE_VERSION}: update the program")
+        return msgspec.convert(plain, VolumeState)
     except UNREADABLE as error:
         raise Damaged(f"volume state: {error}") from None

@@ -102,6 +102,7 @@ class Volumes:
         # The name first, then the state: a name without a state is free, so a crash in between loses nothing.
         if not self._pool.swap_ref(self._name_ref(name), taken, volume_id):
             raise AlreadyThere(f"volume {name!r} exists already: choose another name")
+        state = msgspec.structs.replace(state, counter=1)
         if not self._pool.swap_ref(self._state_ref(volume_id), None, encode_state(state)):
             raise Conflict(f"volume {name!r}: made by somebody else at the same time")
         return state
@@ -169,12 +170,13 @@ class Volumes:
             data = self._pool.get_ref(ref)
             if data is None:
                 raise NotFound("the volume was removed meanwhile")
-            state = change(decode_state(data))
-            encoded = encode_state(state)
-            if encoded == data:
+            before = decode_state(data)
+            state = change(before)
+            if state == before:
                 self._pool.settle_ref(ref)  # whoever made it so may have been killed before it was durable
                 return state
-            if self._pool.swap_ref(ref, data, encoded):
+            state = msgspec.structs.replace(state, counter=before.counter + 1)
+            if self._pool.swap_ref(ref, data, encode_state(state)):
                 return state
         raise Conflict("the volume changes too fast: try again")
 
@@ -207,7 +209,9 @@ class Volumes:
         held = [clone_name for clone_name, clone in state.clones.items() if clone.held]
         if held and not force:
             raise Refused(f"volume {name!r}: clone {held[0]!r} is held; `dal unhold {name}@{held[0]}` first")
-        if not self._pool.swap_ref(self._state_ref(state.id), encode_state(state), None):
+        ref = self._state_ref(state.id)
+        data = self._pool.get_ref(ref)
+        if data is None or decode_state(data) != state or not self._pool.swap_ref(ref, data, None):
             raise Conflict(f"volume {name!r} changed meanwhile: look again")
         self._pool.swap_ref(self._name_ref(name), state.id, None)
         return state

@@ -1,0 +1,79 @@
+"""Refs written by earlier versions are read forever; what they were bound to is checked."""
+
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from dalsegno.pool.pool import Pool
+from dalsegno.terms.errors import Damaged, TooNew
+from dalsegno.volumes.state import VolumeState, decode_state
+from dalsegno.volumes.store import Volumes
+from kit import REALM
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+sys.path.insert(0, str(GOLDEN))
+from make_ref_v1 import REF, STATE, VOLUME_ID  # noqa: E402
+from make_ref_v2 import make_pool  # noqa: E402
+
+
+@pytest.fixture
+def pool(tmp_path):
+    with make_pool(tmp_path / "pool") as pool:
+        yield pool
+
+
+def put(pool: Pool, name: str, ref: str = REF) -> None:
+    path = pool.ref_path(ref)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes((GOLDEN / name).read_bytes())
+
+
+def expected(**changes) -> VolumeState:
+    return msgspec.structs.replace(msgspec.convert(STATE, VolumeState), **changes)
+
+
+def test_version_1_is_read_and_becomes_version_2_at_the_first_write(pool):
+    put(pool, "ref-v1.volume")
+    volumes = Volumes(pool)
+    assert volumes.known(VOLUME_ID) == expected()
+    volumes.update(VOLUME_ID, lambda state: state)
+    assert pool.ref_path(REF).read_bytes() == (GOLDEN / "ref-v1.volume").read_bytes()
+    volumes.update(VOLUME_ID, lambda state: msgspec.structs.replace(state, name="later"))
+    assert volumes.known(VOLUME_ID) == expected(name="later", counter=1)
+    with pytest.raises(Damaged):
+        REALM.open_value(pool.ref_path(REF).read_bytes(), context=REF.encode())
+
+
+def test_version_2_is_read(pool):
+    put(pool, "ref-v2.volume")
+    assert Volumes(pool).known(VOLUME_ID) == expected(counter=3)
+
+
+def test_a_ref_of_another_pool_of_the_realm_or_of_another_name_is_refused(pool, tmp_path):
+    """Kind: a sealed value is taken wherever it is put."""
+    put(pool, "ref-v2.volume", REF[:-1] + "0")
+    with pytest.raises(Damaged, match="another pool"):
+        pool.get_ref(REF[:-1] + "0")
+    with Pool.create(tmp_path / "other", encryption="none", realm=REALM) as other:
+        put(other, "ref-v2.volume")
+        with pytest.raises(Damaged, match="another pool"):
+            other.get_ref(REF)
+
+
+def test_a_state_of_a_later_version_is_told_from_a_damaged_one():
+    with pytest.raises(TooNew, match="version 3"):
+        decode_state(msgspec.msgpack.encode({"version": 3}))
+    for bad in ({"version": 2}, {"version": "x"}, []):
+        with pytest.raises(Damaged):
+            decode_state(msgspec.msgpack.encode(bad))
+
+
+def test_each_write_counts_and_what_changes_nothing_does_not(pool):
+    volumes = Volumes(pool)
+    state = volumes.create("a", kind="native", now_ns=1)
+    for number in range(1, 4):
+        assert volumes.known(state.id).counter == number
+        volumes.update(state.id, lambda current: current)
+        volumes.update(state.id, lambda current, number=number: msgspec.structs.replace(current, created_ns=-number))
