@@ -1,6 +1,8 @@
 """Every backend keeps the promises of backends/contract.py."""
 
+import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from dalsegno.backends.contract import Backend
 from dalsegno.backends.local import LocalBackend
 from dalsegno.terms.errors import AlreadyThere, BadInput, NotFound
+from dalsegno.world import files
 
 
 @pytest.fixture(params=["local"])
@@ -95,3 +98,42 @@ def test_written_value_appears_only_at_commit(backend: Backend) -> None:
     with backend.writer("packs/p") as writer, pytest.raises(AlreadyThere):
         writer.commit()
     assert backend.read("packs/p") == b"wholeness"
+
+
+def syncs_of(action: Callable[[], object]) -> int:
+    """Return how many directories are synced while something is done."""
+    steps: list[str] = []
+    files.rehearse(lambda name, writes: steps.append(name))
+    try:
+        action()
+    finally:
+        files.rehearse(None)
+    return steps.count("fsync-directory")
+
+
+def test_what_is_read_while_another_thread_swaps_is_synced_by_the_next_swap(tmp_path: Path) -> None:
+    """What was seen counts as synced, though it came after the sync."""
+    backend = LocalBackend(tmp_path)
+    for name in ("refs/volumes/a", "refs/names/a"):
+        backend.swap(name, expected=None, value=b"1")
+    os.mkfifo(tmp_path / "refs/volumes/slow")
+    reader = threading.Thread(target=backend.read, args=("refs/volumes/slow",))
+    reader.start()  # it waits until there is something to read
+    with open(tmp_path / "refs/volumes/slow", "wb", buffering=0) as slow:
+        usual = syncs_of(lambda: backend.swap("refs/names/a", expected=b"1", value=b"2"))
+        slow.write(b"later")
+    reader.join()
+    assert syncs_of(lambda: backend.swap("refs/names/a", expected=b"2", value=b"3")) == usual + 1
+
+
+def test_what_is_told_is_synced_once_and_again_when_somebody_else_changed_it(tmp_path: Path) -> None:
+    """What a killed process left is told to others as if it were durable."""
+    ours, theirs = LocalBackend(tmp_path), LocalBackend(tmp_path)
+    ours.swap("refs/volumes/a", expected=None, value=b"1")
+    assert syncs_of(lambda: ours.settle_seen("refs/volumes/a")) == 0
+    theirs.swap("refs/volumes/a", expected=b"1", value=b"2")
+    assert syncs_of(lambda: ours.settle_seen("refs/volumes/a")) > 0
+    assert syncs_of(lambda: ours.settle_seen("refs/volumes/a")) == 0
+    theirs.swap("refs/volumes/a", expected=b"2", value=None)
+    assert syncs_of(lambda: ours.settle_seen("refs/volumes/a")) > 0
+    assert syncs_of(lambda: ours.settle_seen("refs/volumes/a")) == 0

@@ -7,7 +7,7 @@ on: the next backup, collection and check succeed.
 import hashlib
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -50,6 +50,27 @@ class Promise:
     """Addresses that must not come back."""
     head: Contents = frozenset()
     """What the newest state of the volume may be."""
+    facts: dict[str, Contents] = field(default_factory=dict)
+    """What else was told, and what it may be."""
+
+    def heard(self, log: Iterable[Op]) -> "Promise":
+        """Return what holds once somebody was told what operations tell; of a `tree ADDRESS` that is what it reads back as.
+
+        Of what nobody was told before it does not matter what it may become.
+        """
+        clones, facts = dict(self.clones), dict(self.facts)
+        for op in log:
+            if op[0] == "told":
+                _, kind, what, value = op
+                address = what.removeprefix("tree ")
+                known, key = (facts, what) if address == what else (clones, address)
+                if kind == "ends":
+                    facts = {each: values for each, values in facts.items() if not each.startswith(what)}
+                elif kind == "is":
+                    known[key] = frozenset({value})
+                elif key in known:
+                    known[key] |= {value}
+        return replace(self, clones=clones, facts=facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +84,8 @@ class Command:
     """What it may take away while it is under way: addresses, and dumps that it replaces."""
     needs: frozenset[str] = frozenset()
     """What must be there for it to end well."""
+    forgets: tuple[str, ...] = ()
+    """What of the facts it may make untrue, by how they begin."""
     changes: bool = False
     """The source is changed before."""
     makes_head: bool = False
@@ -175,6 +198,7 @@ class Explorer:
             clones={name: wanted for name, wanted in promise.clones.items() if name not in command.takes},
             dumps={name: wanted for name, wanted in promise.dumps.items() if name not in command.takes},
             gone=frozenset(),
+            facts={what: wanted for what, wanted in promise.facts.items() if not what.startswith(command.forgets)},
             head=promise.head | {self.now()} if command.makes_head else promise.head,
         )
 
@@ -184,9 +208,9 @@ class Explorer:
         promise = Promise()
         for each in commands:
             self._prepare(each)
-            ran = self.machine.run(self._words(each), **each.environment)
+            ran = self.machine.run(self._words(each), record=each.words[0].startswith("@"), **each.environment)
             assert ran.codes == [0], (each.name, ran.done)
-            promise = each.keeps(self, promise)
+            promise = each.keeps(self, promise).heard(ran.log)
         return self.machine.read(), promise
 
     def record(self, disk: Disk, command: Command, *, fail_sync: int = 0, fail_write: int = 0) -> Ran:
@@ -213,7 +237,8 @@ class Explorer:
         made, under_way = command.keeps(self, promise), self._under_way(promise, command)
         for choice in states(ran.log, chance, count=count):
             self.machine.put(cut_state(base, ran.log, choice))
-            self.check(made if choice[0] == len(ran.log) else under_way, f"{command.name}; power cut {choice}")
+            expected = (made if choice[0] == len(ran.log) else under_way).heard(ran.log[: choice[0]])
+            self.check(expected, f"{command.name}; power cut {choice}")
 
     def kill_then(
         self, base: Disk, promise: Promise, first: Command, second: Command, chance: random.Random, count: int
@@ -225,7 +250,7 @@ class Explorer:
         for _ in range(count):
             killed = chance.randrange(len(whole.log) + 1)
             how = f"{first.name} killed at {killed}"
-            self._second(base, whole.log[:killed], under_way, second, chance, how)
+            self._second(base, whole.log[:killed], under_way.heard(whole.log[:killed]), second, chance, how)
 
     def fail_then(
         self, base: Disk, promise: Promise, first: Command, second: Command, chance: random.Random, count: int
@@ -243,7 +268,7 @@ class Explorer:
             # What it acknowledged all the same is promised: it did without what failed.
             promised = first.keeps(self, promise) if ran.codes == [0] else self._under_way(promise, first)
             # The second may make anew what the first removed.
-            self._second(base, ran.log, replace(promised, gone=frozenset()), second, chance, how)
+            self._second(base, ran.log, replace(promised, gone=frozenset()).heard(ran.log), second, chance, how)
 
     def says_failure(self, ran: Ran) -> bool:
         """Tell whether a command whose disk failed ended as it should."""
@@ -258,16 +283,17 @@ class Explorer:
     ) -> tuple[list[Op], Promise, Promise]:
         """Run a second command on what the first, whose operations are `log`, left in memory: none of that has to last.
 
-        Return what both did, what holds after the second, and what holds while it is under way.
+        Return what both did, what holds after the second, and what holds when it begins.
         """
         half = base.copy()
         for op in log:
             half.apply(op)
         self._prepare(second)
         ran = self.record(half, second)
-        under_way = made = self._under_way(promise, second)
+        under_way = self._under_way(promise, second)
+        made = under_way.heard(ran.log)
         if ran.codes == [0]:
-            made = second.keeps(self, promise)
+            made = second.keeps(self, promise).heard(ran.log)
         elif not self.is_excused(ran):
             self.failures.append(Failure(how, f"then {second.name}: exit {ran.codes[0]}: {ran.done[0][1][-500:]}"))
         return [*log, *ran.log], made, under_way
@@ -280,7 +306,7 @@ class Explorer:
             if chance.random() < 0.5:
                 choice = (len(both), *choice[1:])
             self.machine.put(cut_state(base, both, choice))
-            expected = made if choice[0] == len(both) else under_way
+            expected = made if choice[0] == len(both) else under_way.heard(both[len(log) : choice[0]])
             self.check(expected, f"{how}; then {second.name}; power cut {choice}")
 
     def killed_where(
@@ -291,7 +317,8 @@ class Explorer:
         log = self.record(base, first).log
         killed = max(position for position, op in enumerate(log) if last(op)) + 1
         how = f"{first.name} killed at {killed}"
-        both, made, _ = self.then(base, log[:killed], self._under_way(promise, first), second, how)
+        under_way = self._under_way(promise, first).heard(log[:killed])
+        both, made, _ = self.then(base, log[:killed], under_way, second, how)
         self.machine.put(cut_state(base, both, (len(both), 0.0, 0)))
         self.check(made, f"{how}; then {second.name}; power cut")
 

@@ -27,8 +27,20 @@ import importlib, os, pickle, sys, time, traceback
 from dalsegno.cli import main as cli
 for name in {row[0] for row in cli.COMMANDS.values()} | {"terminal", "words", "door", "dated", "cycle", "site"}:
     importlib.import_module("dalsegno.cli." + name)
+from dalsegno.terms.errors import DalError
+from dalsegno.world.files import file_errors
 from recorder import Recorder
 wire_in, wire_out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+
+def call(words, told):
+    # What a test says in Python, `@module:function words...`, ends as a command line does.
+    module, _, name = words[0][1:].partition(":")
+    try:
+        with file_errors(words[0]):
+            return getattr(importlib.import_module(module), name)(words[1:], told)
+    except DalError as error:
+        print(f"{type(error).__name__}: {error}")
+        return error.exit_code
 
 def run(job):
     os.chdir(job["cwd"])
@@ -51,7 +63,8 @@ def run(job):
         os.close(out)
         if recorder is not None and number == 0:
             recorder.install()
-        code = cli.main(words)
+        told = recorder.told if recorder is not None else lambda *what: None
+        code = call(words, told) if words[0].startswith("@") else cli.main(words)
         sys.stdout.flush()
         if recorder is not None:
             recorder.watch_databases()
@@ -102,7 +115,7 @@ class _Server:
                 [sys.executable, "-c", _SERVER],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": f"{SOURCE}:{HERE}", "PYTHONHASHSEED": "0"},
+                env={**os.environ, "PYTHONPATH": f"{SOURCE}:{HERE}:{HERE.parent}", "PYTHONHASHSEED": "0"},
             )
             atexit.register(self._end)
         assert self._process.stdin is not None and self._process.stdout is not None

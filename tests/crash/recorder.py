@@ -1,7 +1,8 @@
 """Record what a process does to the files below a directory: writes, syncs, names that come and go.
 
 The recorder stands in for the functions of `os` and for `open`, so it sees the durable-file layer and whatever goes past it. SQLite
-writes from C code; its databases have their own recovery, tested elsewhere, and count as durable as soon as they changed.
+writes from C code; its databases have their own recovery, tested elsewhere, and count as durable as soon as they changed. They are known
+from the moment in which they are opened.
 """
 
 import builtins
@@ -11,6 +12,7 @@ import fcntl
 import io
 import os
 import stat
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +22,9 @@ from dalsegno.world import files
 Op = tuple[Any, ...]
 """("name", directory, name, file) a name means a file (a number), a directory (`DIRECTORY`) or nothing (None) from now on;
 ("move", directory, name, other directory, other name) a name goes over to another place, in one step;
-("write", file, offset, bytes); ("size", file, bytes); ("sync", file); ("sync-names", directory); ("databases", ((path, bytes or None), ...)).
+("write", file, offset, bytes); ("size", file, bytes); ("sync", file); ("sync-names", directory); ("databases", ((path, bytes or None), ...));
+("told", "may", "is" or "ends", what, value) nothing was done, but from now on something may be so, or somebody was told that it is so, or
+nothing holds any more of what begins so.
 Paths are relative to the root, which is ``""``."""
 
 DIRECTORY = "directory"
@@ -155,6 +159,22 @@ class Recorder:
         files._rename_flags = self._locked(self._rename_new)
         self._real_open = builtins.open
         builtins.open = io.open = self._builtin_open  # type: ignore[assignment]
+        sys.addaudithook(self._audit)
+
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event != "sqlite3.connect" or not isinstance(arguments[0], (str, bytes)):
+            return
+        below = self._below(arguments[0])
+        if below is not None:
+            with self._lock:
+                for more in ("", *JOURNAL_SUFFIXES):
+                    self._databases.setdefault(os.path.join(self.root, below + more), None)
+
+    def told(self, kind: str, what: str, value: str) -> None:
+        """Note what somebody was told, see `Op`."""
+        with self._lock:
+            self.look_at_databases()
+            self.log.append(("told", kind, what, value))
 
     def _locked(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def locked(*arguments: Any, **named: Any) -> Any:
@@ -205,8 +225,9 @@ class Recorder:
         if stat.S_ISDIR(status.st_mode):
             self._opened[descriptor] = (below, None)
             return descriptor
-        if not was_there and status.st_nlink:
+        if not was_there or not status.st_nlink:
             self.files.pop((status.st_dev, status.st_ino), None)  # the number of a file that is gone, used again
+        if not was_there and status.st_nlink:
             self._name(below, self._number(status))
         number = self._number(status)
         self._opened[descriptor] = (below, number)

@@ -61,6 +61,17 @@ def test_a_catalog_is_rebuilt_from_what_is_durable(site: SiteExplorer) -> None:
     assert not site.failures, shown(site.failures)
 
 
+def test_a_catalog_that_is_new_is_recorded_from_its_first_row(site: SiteExplorer) -> None:
+    """A database is only looked at when the command has ended."""
+    base, _ = site.prepared(SITE_MADE[0], on=site.empty())
+    site.change()
+    log = site.record(base, night(0)).log
+    written = [position for position, op in enumerate(log) if op[0] == "databases"]
+    copied = next(position for position, op in enumerate(log) if names_in("disk/dumps", ".dump")(op))
+    assert len([position for position in written if position < copied]) > 1
+    assert "state/catalog.db" in dict(log[written[0]][1])
+
+
 def test_a_label_that_was_not_synced_is_synced_by_who_writes_to_the_medium(site: SiteExplorer) -> None:
     base, _ = site.prepared(*SITE_MADE, on=site.empty())
     del base.names["disk"]["DALSEGNO-LABEL"]

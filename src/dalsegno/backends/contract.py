@@ -59,6 +59,10 @@ class Backend(Protocol):
         """Make names durable that others gave, who may have been killed on the way: before something rests on them."""
         ...
 
+    def settle_seen(self, name: str) -> None:
+        """Make what a swapped name means durable, or that it is absent, unless that is known: before it is told."""
+        ...
+
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the names that begin with `prefix`, sorted by directory; a name added meanwhile may be missed."""
         ...

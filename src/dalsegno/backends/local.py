@@ -33,6 +33,8 @@ class LocalBackend:
         self._read_from: set[Path] = set()
         """Directories with swapped values that were read since the last swap: their writers may have been killed before
         they synced them."""
+        self._settled: dict[Path, tuple[int, int]] = {}
+        """Values, and directories for what is not in them: how they were when they were known to be durable."""
 
     def _path(self, name: str) -> Path:
         parts = name.split("/")
@@ -45,7 +47,15 @@ class LocalBackend:
         """Return the bytes of a value from `offset`."""
         path = self._path(name)
         if name.startswith(SWAPPED):
-            self._read_from.add(path.parent)
+            try:
+                return self._read(path, offset, length)
+            finally:
+                # Not before: another thread's swap may have synced the directory as it was then.
+                self._read_from.add(path.parent)
+        return self._read(path, offset, length)
+
+    @staticmethod
+    def _read(path: Path, offset: int, length: int | None) -> bytes:
         with file_errors(path), open(path, "rb", buffering=0) as file:
             if offset:
                 file.seek(offset)
@@ -93,6 +103,8 @@ class LocalBackend:
                 with_reserve(self.root, lambda: self._set(path, value))
             else:
                 self._set(path, value)
+            self._note_settled(path)
+            self._note_settled(path.parent)
             return True
 
     @staticmethod
@@ -114,6 +126,26 @@ class LocalBackend:
         for path in sorted(folders):
             with contextlib.suppress(NotFound):
                 fsync_directory(path)
+
+    def settle_seen(self, name: str) -> None:
+        """Sync what a swapped value is now, or that there is none, unless that is known to be durable.
+
+        For who tells somebody what he saw. Costs a look, mostly.
+        """
+        path = self._path(name)
+        place = path if _mark(path) is not None else path.parent
+        mark = _mark(place)
+        if mark is None or self._settled.get(place) != mark:
+            self.settle([name])
+            if mark is not None:
+                self._settled[place] = mark
+
+    def _note_settled(self, path: Path) -> None:
+        mark = _mark(path)
+        if mark is None:
+            self._settled.pop(path, None)
+        else:
+            self._settled[path] = mark
 
     def _settle_reads(self, own: Path) -> None:
         """Make durable what was read of other directories: the value that is about to be written may rest on it."""
@@ -158,3 +190,13 @@ class LocalBackend:
         path = self._path(name)
         make_directory(path.parent, to_owner=True)
         return PartialFile(path, replace=False, to_owner=True)
+
+
+def _mark(path: Path) -> tuple[int, int] | None:
+    """Return what changes whenever a file is replaced, or a name in a directory; None where nothing is."""
+    with file_errors(path):
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return None
+    return status.st_ino, status.st_ctime_ns

@@ -237,6 +237,7 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal) -> int:
         address = Address(name=name, host=shown_host, port=shown_port, fingerprint=fingerprint, tls=context is not None)
         if address != known:
             _write_address(house, address)
+        house.pool.settle_seen_ref(ADDRESS_REF)
         drop_old_dumps(house)
         join = _join(address, "")
         member = _open_member(arguments, house, name)

@@ -509,6 +509,13 @@ class Pool:
         """Make a ref durable as it is, whoever set it: before somebody is told that it is so."""
         self.backend.settle([REFS + name])
 
+    def settle_seen_ref(self, name: str) -> None:
+        """Make a ref durable as it is, or absent, whoever did that, unless it is known to be: before somebody is told.
+
+        After the ref was read: what is told is then durable, or something later is.
+        """
+        self.backend.settle_seen(REFS + name)
+
     def ref_path(self, name: str) -> Path:
         """Return the file of a ref."""
         return self.path / REFS / name

@@ -116,11 +116,11 @@ class Keeper:
 
     def states(self) -> list[VolumeState]:
         """Return all volumes by name."""
-        return self.volumes.list()
+        return self.volumes.list_settled()
 
     def state(self, volume: str) -> VolumeState:
-        """Return a volume's state."""
-        return self.volumes.get(volume)
+        """Return a volume's state, durable: whoever asks lets go of his own copy when the head is here."""
+        return self.volumes.get_settled(volume)
 
     # Objects out
 
@@ -409,12 +409,12 @@ class Keeper:
                     raise
         if existing.name != state.name:
             raise AlreadyThere(f"volume {existing.name!r} is this same volume: rename it, or remove it first")
-        return self.arrange(state.name, state.replicas) if state.replicas is not None else existing
+        return self.arrange(state.name, state.replicas) if state.replicas is not None else self._settled(existing)
 
     def remove(self, volume: str) -> None:
         """Forget a volume; one that is not here is no error. Refused while a clone is held that nobody else has."""
         try:
-            state = self.volumes.get(volume)
+            state = self.volumes.get_settled(volume)
         except NotFound:
             return
         self.volumes.remove(volume, force=state.replicas is not None)
@@ -625,7 +625,7 @@ class Keeper:
         """Wait for another head. What a follower has is kept whole for it as long as it asks now and then."""
         until_ns = ticks_ns() + int(seconds * SECOND_NS)
         count = self._bell.count
-        state = self.volumes.get(volume) if seconds <= 0 else self._seen(volume, count)
+        state = self.state(volume) if seconds <= 0 else self._seen(volume, count)
         if follower:
             self._note_follower(state, follower, head)
         while state.head == head:
@@ -643,7 +643,7 @@ class Keeper:
         known = self._states_seen.get(volume)
         if known is not None and known[0] >= count and now - known[1] < POLL_SECONDS * SECOND_NS:
             return known[2]
-        state = self.volumes.get(volume)
+        state = self.state(volume)
         with self._lock:
             if len(self._states_seen) >= STATES_SEEN_MAX:
                 self._states_seen.clear()

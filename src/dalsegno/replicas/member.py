@@ -112,6 +112,7 @@ class Member:
             with SqlDirectory.open(url, realm_id=pool.realm.realm_id):
                 pass
             member._remember(lambda membership: Membership(url=url, name=name))
+        pool.settle_seen_ref(MEMBERSHIP)
         return member
 
     def close(self) -> None:

@@ -219,6 +219,7 @@ class PoolTokens:
         for _ in range(_SWAP_TRIES_MAX):
             data = self._pool.get_ref(f"tokens/{token_id}")
             if data is None:
+                self._pool.settle_seen_ref(f"tokens/{token_id}")  # it must not come back
                 raise NotFound(f"no token {token_id}: `dal token list` shows what there is")
             if self._pool.swap_ref(f"tokens/{token_id}", data, None):
                 self._forget_use(token_id)

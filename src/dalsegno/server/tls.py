@@ -40,6 +40,7 @@ def own_certificate(pool: Pool, *, name: str, host: str, now_ns: int) -> Own:
     for _ in range(3):
         data = pool.get_ref(REF)
         if data is not None:
+            pool.settle_seen_ref(REF)  # clients pin it for good
             try:
                 return msgspec.msgpack.decode(data, type=Own)
             except UNREADABLE as error:

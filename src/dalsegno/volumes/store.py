@@ -120,6 +120,27 @@ class Volumes:
             raise NotFound(f"no volume {name!r} in {self._pool.path}: `dal volume list` shows what there is")
         return state
 
+    def get_settled(self, name: str) -> VolumeState:
+        """Return a volume for somebody elsewhere, who will rely on its state or on its absence: both are durable then.
+
+        Who made it so may have been killed before it was.
+        """
+        try:
+            state = self.get(name)
+        except NotFound:
+            self._pool.settle_seen_ref(self._name_ref(name))
+            self._pool.settle_seen_ref(self._state_ref(bytes(16)))
+            raise
+        self._pool.settle_seen_ref(self._state_ref(state.id))
+        return state
+
+    def list_settled(self) -> list[VolumeState]:
+        """Return all volumes as `get_settled` does."""
+        states = self.list()
+        for state in states:
+            self._pool.settle_seen_ref(self._state_ref(state.id))
+        return states
+
     def _find_id(self, name: str) -> bytes | None:
         """Return the id under a name. A name's ref that is damaged is written anew: the states know their names."""
         with suppress(Damaged):

@@ -519,7 +519,7 @@ class UploadFile:
             self.size_bytes = os.fstat(self._descriptor).st_size
             self.has_other_name = False
             """As of the last `lock`: taken, but killed before this name was dropped."""
-        if new and sync:
+        if create and sync:  # who made it before may have been killed before that
             fsync_directory(path.parent)
 
     def lock(self) -> bool:
