@@ -47,6 +47,27 @@ def ask(
         return split(read_all(sock))
 
 
+def ask_over(sock: socket.socket, path: str, *, token: str = "") -> tuple[int, dict[str, str], bytes]:
+    """Return the answer to a GET over a connection, which may go on."""
+    line = f"Authorization: Bearer {token}\r\n" if token else ""
+    sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n{line}\r\n".encode())
+    return read_answer(sock)
+
+
+def read_answer(sock: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    """Return one answer that says its length."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = sock.recv(65536)
+        if not more:
+            raise ConnectionError("the server ended the connection")
+        data += more
+    status, headers, body = split(data)
+    while len(body) < int(headers["content-length"]):
+        body += sock.recv(65536)
+    return status, headers, body
+
+
 def split(data: bytes) -> tuple[int, dict[str, str], bytes]:
     head, _, body = data.partition(b"\r\n\r\n")
     first, *rest = head.decode("latin-1").split("\r\n")

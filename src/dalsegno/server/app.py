@@ -22,9 +22,10 @@ from dalsegno.replicas.view import check_realm_name
 from dalsegno.server import limits, metrics
 from dalsegno.server.bodies import Body, Gone, Outlet, Shares, TooLarge, TooSlow, feed, pulled
 from dalsegno.server.calls import ANY_RIGHT, CALLS, JSON, NO_TOKEN, OCTETS, Call
+from dalsegno.server.gate import Connection, Connections
 from dalsegno.server.limits import RateLimit
 from dalsegno.server.log import Log
-from dalsegno.server.openapi import MESSAGES, page
+from dalsegno.server.openapi import MESSAGES, encoded_page
 from dalsegno.server.routes import NOBODY, ROUTES, Ask, Service, Written
 from dalsegno.terms.errors import (
     AlreadyThere,
@@ -70,6 +71,8 @@ STATUS: Final[tuple[tuple[type[DalError], int], ...]] = (
 SENT_BY_CLIENT: Final = frozenset(("adopt", "commit", "upload", "load", "advance"))
 """Calls in which Damaged is about what was sent; elsewhere it is about what is kept here."""
 GONE_STATUS: Final = 499
+CONNECTION: Final = "dalsegno.connection"
+"""Where a request's state has the connection over which it came."""
 WATCH_SLICE_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 1
 
@@ -124,6 +127,9 @@ class _Exchange:
         self.headers = Headers(scope=scope)
         self.call = ""
         self.token = NOBODY
+        self.is_counted = False
+        """As a stranger's."""
+        self.is_logged = True
         self.body: Body | None = None
         self.status = 0
         self.bytes_sent = 0
@@ -133,6 +139,11 @@ class _Exchange:
     def address(self) -> str:
         client = self.scope.get("client")
         return str(client[0]) if client else ""
+
+    @property
+    def connection(self) -> Connection:
+        found: Connection = self.scope["state"][CONNECTION]
+        return found
 
     @property
     def has_begun(self) -> bool:
@@ -208,8 +219,11 @@ class App:
         self._stopped = False
         self._rate = RateLimit(rate, burst=rate * limits.BURST_SECONDS)
         self._stranger_rate = RateLimit(limits.STRANGER_RATE, burst=limits.STRANGER_RATE * limits.BURST_SECONDS)
-        self.addresses: Counter[str] = Counter()
-        """How many connections each address has; listen.py counts."""
+        self._health_rate = RateLimit(limits.STRANGER_RATE, burst=limits.STRANGER_RATE * limits.BURST_SECONDS)
+        """Apart, so that who guesses tokens leaves the monitors of his neighbours alone."""
+        self._logged_rate = RateLimit(limits.LOGGED_RATE, burst=1.0)
+        self._unlogged = 0
+        self.connections = Connections()
         self._watching: Counter[str] = Counter()
         """How many watches each token has."""
         self._used: dict[str, int] = {}
@@ -275,6 +289,7 @@ class App:
             self._note(exchange)
 
     async def _refuse(self, exchange: _Exchange, error: DalError) -> None:
+        error = await self._counted(exchange, error)
         if exchange.has_begun:
             # In the middle of an answer only cutting it short says that it is not whole; the log says why.
             self.log.line("cut", request=exchange.id, call=exchange.call, code=error.code, message=str(error))
@@ -302,6 +317,8 @@ class App:
             more["allow"] = error.allowed
         if status == 426:
             more["upgrade"] = f"dal/{wire.PROTOCOL}"
+        if not exchange.is_logged:
+            more["connection"] = "close"
         try:
             body = exchange.body
             if body is None:
@@ -325,6 +342,23 @@ class App:
         message = " ".join(text.split()).encode(errors="replace").decode()
         return wire.Failure(code=code, message=message, request=exchange.id)
 
+    async def _counted(self, exchange: _Exchange, error: DalError) -> DalError:
+        """Return what a request is refused with, which counts as a stranger's when no token came with it."""
+        status = status_of(error, exchange.call)
+        if exchange.is_counted or exchange.token is not NOBODY or isinstance(error, TooMany) or status // 100 != 4:
+            return error
+        try:
+            # Paths, methods and versions that are none here are looked at before the token is.
+            if await self._find_token(exchange) is None:
+                self.limit_stranger(exchange)
+        except DalError as other:
+            return other
+        return error
+
+    def count_cut(self, connection: Connection) -> bool:
+        """Count what was no request, and return whether it gets an answer."""
+        return connection.is_known or not self._stranger_rate.take(connection.source, now_ns=ticks_ns())
+
     def _note(self, exchange: _Exchange) -> None:
         spent_ns = ticks_ns() - exchange.began_ns
         received = exchange.body.bytes_read if exchange.body is not None else 0
@@ -333,7 +367,13 @@ class App:
         self.metrics.seconds[call] += spent_ns / 1e9
         self.metrics.bytes_in += received
         self.metrics.bytes_out += exchange.bytes_sent
+        if not exchange.is_logged and self._logged_rate.take(exchange.connection.source, now_ns=ticks_ns()):
+            self._unlogged += 1
+            return
+        more = {"unlogged": self._unlogged} if self._unlogged else {}
+        self._unlogged = 0
         self.log.request(
+            **more,
             request=exchange.id,
             address=exchange.address,
             token=exchange.token.id,
@@ -349,25 +389,35 @@ class App:
 
     async def identify(self, exchange: _Exchange) -> Token:
         """Return the token of a request; Stranger when it opens nothing, TooMany when it asks too often."""
-        scheme, _, text = exchange.headers.get("authorization", "").partition(" ")
-        found: tuple[Token, TokenStore] | None = None
-        if scheme.lower() == "bearer":
-            found = await self.in_thread(self._check, text.strip())
-        if found is None:
+        token = await self._find_token(exchange)
+        if token is None:
             self.metrics.strangers += 1
             self.limit_stranger(exchange)
             raise Stranger(
                 "no token, or one that is unknown, expired or revoked: `dal token add` on the server makes one"
             )
-        wait = self._rate.take(found[0].id, now_ns=ticks_ns())
+        wait = self._rate.take(token.id, now_ns=ticks_ns())
         if wait:
             raise TooMany("this token asks too often: wait a moment", seconds=wait)
+        return token
+
+    async def _find_token(self, exchange: _Exchange) -> Token | None:
+        scheme, _, text = exchange.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        found: tuple[Token, TokenStore] | None = await self.in_thread(self._check, text.strip())
+        if found is None:
+            return None
+        self.connections.know(exchange.connection)
         return found[0]
 
     def limit_stranger(self, exchange: _Exchange) -> None:
         """Count a request without a token that opens something."""
-        wait = self._stranger_rate.take(exchange.address, now_ns=ticks_ns())
+        exchange.is_counted = True
+        rate = self._health_rate if exchange.call == "health" else self._stranger_rate
+        wait = rate.take(exchange.connection.source, now_ns=ticks_ns())
         if wait:
+            exchange.is_logged = False
             raise TooMany("too many requests without a token that opens anything: wait a moment", seconds=wait)
 
     def _check(self, text: str) -> tuple[Token, TokenStore] | None:
@@ -393,7 +443,7 @@ class App:
             await self._answer_value(exchange, call, await self._watch(exchange, ask))
             return
         if call.name == "openapi":
-            await exchange.answer(msgspec.json.encode(page(self.service.version)), JSON)
+            await exchange.answer(encoded_page(), JSON)
             return
         if call.name == "failure":
             token_id, failure = self._failures.get(ask.request_id, ("", wire.Failure(code="", message="")))
@@ -403,7 +453,7 @@ class App:
             return
         if call.name == "metrics":
             extra = await self.in_thread(self.service.extra_metrics, ask.token.covers)
-            self.metrics.connections = self.connection_count()
+            self.metrics.connections = len(self.connections)
             await exchange.answer(self.metrics.text(extra, now_ns=now_ns()).encode(), metrics.MEDIA)
             return
         async with self._streams.taken(call.answer_shares):
@@ -491,10 +541,6 @@ class App:
             self.metrics.running += 1
             for task in (stop, gone):
                 task.cancel()
-
-    def connection_count(self) -> int:
-        """Return how many connections are open; listen.py knows."""
-        return 0
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -12,6 +12,10 @@ HEADERS_MAX: Final = 64
 HEAD_SECONDS: Final = 10
 """From the first byte of a request (or the connection's beginning) to the end of its headers."""
 KEEP_ALIVE_SECONDS: Final = 75
+LINGER_SECONDS: Final = 10
+"""For a client to take what it was sent before its connection was closed."""
+PIPELINED_MAX: Final = 8
+"""Requests on one connection that wait for the answer to an earlier one. Our own client sends none."""
 HANDSHAKE_SECONDS: Final = 10
 FRAMING_BYTES_MAX: Final = 64 * KIB
 """What a chunked body may have besides its bytes, on top of FRAMING_SHARE for each of them."""
@@ -35,7 +39,14 @@ WATCHES_AT_ONCE: Final = 512
 WATCHES_OF_TOKEN_MAX: Final = 256
 """So that nobody takes them all."""
 CONNECTIONS_MAX: Final = 2048
+"""Fewer where a process may not have so many files open."""
+FILES_RESERVED: Final = 512
+"""Descriptors for packs, the index, uploads and databases."""
 CONNECTIONS_OF_ADDRESS_MAX: Final = 1024
+STRANGERS_OF_ADDRESS_MAX: Final = 64
+"""Connections over which no token came yet that opens something."""
+TLS_READ_BYTES: Final = 64 * KIB
+"""Each TLS connection holds a buffer of this size."""
 STREAM_SHARES: Final = 5
 """For answers of `missing`, `objects` and `dump`: they hold some 40 MiB of blocks a share while a client takes them."""
 STREAM_WAIT_SECONDS: Final = 60
@@ -48,7 +59,9 @@ BODY_THREADS: Final = 32
 RATE: Final = 5000.0
 """Requests a second for one token."""
 STRANGER_RATE: Final = 20.0
-"""Requests a second without a token that opens something, for one address."""
+"""Requests a second without a token that opens something, for one address; as many again to /health."""
+LOGGED_RATE: Final = 0.1
+"""Lines a second in the log, for one address, about requests that were too many of a stranger's."""
 BURST_SECONDS: Final = 5.0
 COUNTED_MAX: Final = 10_000
 

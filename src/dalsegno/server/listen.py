@@ -1,7 +1,9 @@
 """Sockets, TLS and HTTP: uvicorn with httptools, and what these leave open: endless heads, slow clients, the stop.
 
 A request's head is at most HEAD_BYTES_MAX, in HEAD_SECONDS; framing of a chunked body may not outweigh the body; a
-connection that says nothing for KEEP_ALIVE_SECONDS is closed. Bodies are looked after in bodies.py.
+connection that says nothing for KEEP_ALIVE_SECONDS is closed, and one whose client sends requests without waiting for
+their answers when PIPELINED_MAX of them wait. Who gets a connection is said in gate.py; bodies are looked after in
+bodies.py.
 """
 
 import asyncio
@@ -12,17 +14,19 @@ import signal
 import socket
 import ssl
 from asyncio import TimerHandle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from typing import Any, Final
 
 import msgspec
 import uvicorn
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from dalsegno.formats import messages
 from dalsegno.replicas import wire
 from dalsegno.server import limits
-from dalsegno.server.app import App
+from dalsegno.server.app import CONNECTION, App
+from dalsegno.server.gate import Connection, Gate, connections_allowed, raise_file_limit
 from dalsegno.terms.errors import BadInput, Conflict, NoAccess, Unavailable
 
 _IDLE: Final = 0
@@ -33,51 +37,65 @@ _REASONS: Final = {
     400: ("bad-input", "Bad Request", "not an HTTP request that this server reads"),
     408: ("unavailable", "Request Timeout", "the request's head did not arrive in time"),
     431: ("bad-input", "Request Header Fields Too Large", "the request's head is too large"),
-    503: ("unavailable", "Service Unavailable", "too many connections: try again"),
+    503: ("unavailable", "Service Unavailable", "too many requests wait on this connection: read the answers first"),
 }
 
 
-class _TooBig(Exception):
+class _Refused(Exception):
     """Raised within the parser, to stop it."""
+
+
+class _Flow(FlowControl):
+    """Reads nothing more while whole requests wait."""
+
+    def __init__(self, transport: Any, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        """Read on, unless what was read already has not had its turn."""
+        if not self._pipeline:
+            super().resume_reading()
 
 
 class GuardedProtocol(HttpToolsProtocol):
     """One connection, whose client may want to do harm."""
 
-    def __init__(self, *, app: App, **given: Any) -> None:
-        super().__init__(**given)
+    def __init__(self, *, app: App, connection: Connection, **given: Any) -> None:
+        super().__init__(**given, app_state={CONNECTION: connection})
         self._guarded_app = app
+        self._connection = connection
         self._phase = _IDLE
         self._began = False
         self._head_bytes = 0
         self._body_bytes = 0
         self._fed_bytes = 0
         self._timer: TimerHandle | None = None
-        self._address = ""
+        self._end_timer: TimerHandle | None = None
+        self._codings: list[bytes] = []
+        self._hosts = 0
         self._status = 400
 
     def connection_made(self, transport: Any) -> None:
-        """Begin, unless there are too many."""
+        """Begin."""
         super().connection_made(transport)
-        peer = transport.get_extra_info("peername")
-        self._address = str(peer[0]) if peer else ""
-        self._guarded_app.addresses[self._address] += 1
-        if (
-            len(self.connections) > limits.CONNECTIONS_MAX
-            or self._guarded_app.addresses[self._address] > limits.CONNECTIONS_OF_ADDRESS_MAX
-        ):
-            self._cut(503)
-            return
+        self.flow = _Flow(transport, self.pipeline)
+        self._connection.end = self._abort
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._disarm()
-        addresses = self._guarded_app.addresses
-        addresses[self._address] -= 1
-        if not addresses[self._address]:
-            del addresses[self._address]
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+        self._guarded_app.connections.leave(self._connection)
+        self.pipeline.clear()
         super().connection_lost(exc)
+
+    def _abort(self) -> None:
+        # A close would wait for a client that takes nothing.
+        self._guarded_app.metrics.cut_off += 1
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and look at what it was."""
@@ -105,6 +123,8 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._phase, self._began = _HEAD, True
         self._head_bytes = 0
+        self._codings = []
+        self._hosts = 0
         self._arm()
 
     def on_url(self, url: bytes) -> None:
@@ -117,22 +137,37 @@ class GuardedProtocol(HttpToolsProtocol):
         self._count(len(name) + len(value))
         if len(self.headers) >= limits.HEADERS_MAX:
             self._status = 431
-            raise _TooBig
+            raise _Refused
         if self._phase == _HEAD:
             super().on_header(name, value)
+            if self.headers[-1][0] == b"transfer-encoding":
+                self._codings.append(value.strip().lower())
+            self._hosts += self.headers[-1][0] == b"host"
 
     def _count(self, count: int) -> None:
         self._head_bytes += count
         if self._head_bytes > limits.HEAD_BYTES_MAX:
             self._status = 431
-            raise _TooBig
+            raise _Refused
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
         self._disarm()
+        if not self._is_plain():
+            raise _Refused
+        if len(self.pipeline) >= limits.PIPELINED_MAX:
+            self._status = 503
+            raise _Refused
         self._phase, self._began = _BODY, True
         self._body_bytes = self._fed_bytes = 0
+        self._guarded_app.connections.begin(self._connection)
         super().on_headers_complete()
+
+    def _is_plain(self) -> bool:
+        """Tell whether nobody in between reads the head in another way: where a body ends is no matter of opinion."""
+        if self.parser.get_http_version() == "1.1":
+            return self._hosts == 1 and self._codings in ([], [b"chunked"])
+        return self._hosts <= 1 and not self._codings
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body came."""
@@ -143,6 +178,19 @@ class GuardedProtocol(HttpToolsProtocol):
         """The request is whole."""
         self._phase = _IDLE
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """An answer is whole."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._linger()
+        elif self.cycle.response_complete:
+            self._guarded_app.connections.rest(self._connection)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """End a connection that says nothing."""
+        super().timeout_keep_alive_handler()
+        self._linger()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what the parser refused."""
@@ -169,6 +217,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._disarm()
         if self.transport.is_closing():
             return
+        if not self._guarded_app.count_cut(self._connection):
+            self.transport.abort()
+            return
         if self.cycle is None or self.cycle.response_complete:
             code, reason, text = _REASONS[status]
             problem = messages.to_plain(wire.Problem(error=wire.Failure(code=code, message=text)))
@@ -180,6 +231,12 @@ class GuardedProtocol(HttpToolsProtocol):
             )
             self.transport.write(head.encode() + body)
         self.transport.close()
+        self._linger()
+
+    def _linger(self) -> None:
+        """Give a client that takes nothing some time before its connection ends whatever it has not taken."""
+        if self._end_timer is None:
+            self._end_timer = self.loop.call_later(limits.LINGER_SECONDS, self.transport.abort)
 
 
 class _Server(uvicorn.Server):
@@ -192,16 +249,18 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen."""
-        loop = asyncio.get_running_loop()
-        patience = limits.HANDSHAKE_SECONDS if self._tls is not None else None
+        metrics = self._app.metrics
 
-        def protocol() -> GuardedProtocol:
-            return GuardedProtocol(app=self._app, config=self.config, server_state=self.server_state, app_state={})
+        def protocol(connection: Connection) -> GuardedProtocol:
+            return GuardedProtocol(
+                app=self._app, connection=connection, config=self.config, server_state=self.server_state
+            )
+
+        def refused() -> None:
+            metrics.cut_off += 1
 
         self.servers = [
-            await loop.create_server(
-                protocol, sock=sock, ssl=self._tls, backlog=self.config.backlog, ssl_handshake_timeout=patience
-            )
+            Gate(sock, self._app.connections, protocol, tls=self._tls, refused=refused)  # type: ignore[misc]
             for sock in sockets or []
         ]
         await self.lifespan.startup()
@@ -269,7 +328,7 @@ def run(
         timeout_graceful_shutdown=stop_seconds,
     )
     server = _Server(config, app=app, tls=tls, ready=ready)
-    app.connection_count = lambda: len(server.server_state.connections)  # type: ignore[method-assign]
+    app.connections.count_max = connections_allowed(raise_file_limit())
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()

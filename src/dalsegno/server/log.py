@@ -1,12 +1,16 @@
 """The server's log: a line of JSON for each request and each thing that happens, on standard error. No secrets."""
 
 import json
+import re
 import sys
 import traceback
-from typing import Any
+from typing import Any, Final
 
 from dalsegno.terms.times import SECOND_NS, format_time
 from dalsegno.world.clock import now_ns
+
+_SECRET: Final = re.compile(rb"(dal_[0-9a-f]{16}_)[A-Za-z0-9_-]{1,43}")
+"""Of a token that somebody put where none belongs, or of what was cut off it."""
 
 
 class Log:
@@ -20,7 +24,7 @@ class Log:
         at = now_ns()
         text = {"time": f"{format_time(at)[:-1]}.{at % SECOND_NS // 1_000_000:03d}Z", "event": event, **words}
         try:
-            sys.stderr.buffer.write(json.dumps(text).encode() + b"\n")
+            sys.stderr.buffer.write(_SECRET.sub(rb"\1...", json.dumps(text).encode()) + b"\n")
             sys.stderr.buffer.flush()
         except OSError:
             pass

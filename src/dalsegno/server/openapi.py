@@ -3,6 +3,8 @@
 from functools import cache
 from typing import Any, Final
 
+import msgspec
+
 from dalsegno.formats.messages import schemas
 from dalsegno.replicas import wire
 from dalsegno.replicas.view import Placed, RealmView
@@ -67,7 +69,12 @@ PATH_PARAMETERS: Final[dict[str, dict[str, Any]]] = {
 
 
 @cache
-def page(version: str) -> dict[str, Any]:
+def encoded_page() -> bytes:
+    """Return the OpenAPI page, which says the protocol's version: the program's is for those who have a token."""
+    return msgspec.json.encode(page())
+
+
+def page() -> dict[str, Any]:
     """Return the OpenAPI page."""
     paths: dict[str, Any] = {}
     for call in CALLS:
@@ -76,7 +83,7 @@ def page(version: str) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "Dal Segno",
-            "version": version,
+            "version": wire.PROTOCOL,
             "description": "Volumes, their objects and their replicas. docs/formats/http.md explains each call.",
         },
         "paths": paths,
