@@ -8,7 +8,7 @@ The kind of fault: a command believes what an earlier, killed or failing one mad
 from collections.abc import Callable
 
 import pytest
-from commands import COMMANDS, MADE, backup, clone, export_key, gc, hold, init, take_in, unclone
+from commands import COMMANDS, MADE, backup, clone, export_key, gc, hold, init, remove_volume, take_in, unclone
 from disk import Disk
 from explorer import SEED, STATES, Command, Explorer, Promise, explore, shown
 from machine import Machine
@@ -52,6 +52,15 @@ def test_a_ref_that_was_not_synced_is_synced_before_something_is_deleted(machine
     explorer = Explorer(machine, seed=SEED)
     base, promise = explorer.prepared(backup("one"), backup("two"))
     explorer.killed_where(base, promise, unclone("one"), gc(), lambda op: op[0] == "move" and "/refs/volumes" in op[3])
+    assert not explorer.failures, shown(explorer.failures)
+
+
+def test_a_ref_that_was_removed_is_gone_before_what_it_named_is_deleted(machine: Machine) -> None:
+    """Only directories with refs in them are synced, and the last one was removed."""
+    explorer = Explorer(machine, seed=SEED)
+    base, promise = explorer.prepared(init(), take_in())
+    removed = lambda op: op[0] == "name" and op[1].endswith("/refs/volumes") and op[3] is None  # noqa: E731
+    explorer.killed_where(base, promise, remove_volume(), gc(), removed)
     assert not explorer.failures, shown(explorer.failures)
 
 

@@ -85,11 +85,11 @@ class Mount:
 
 
 @contextmanager
-def mounted(user: User, *words: str, path: Path | None = None, **environment: str) -> Iterator[Mount]:
-    """Mount what `words` say at `path` (default: `mnt` at home) until the block ends."""
+def mounted(user: User, *words: str, path: Path | None = None, before: str = "", **environment: str) -> Iterator[Mount]:
+    """Mount what `words` say at `path` (default: `mnt` at home) until the block ends; `before`: see User.quick."""
     directory = path or user.home / "mnt"
     directory.mkdir(exist_ok=True)
-    done = json.loads(user.quick("--json", "mount", *words, str(directory), **environment).out)
+    done = json.loads(user.quick("--json", "mount", *words, str(directory), before=before, **environment).out)
     mount = Mount(user, directory, done["process"])
     try:
         yield mount

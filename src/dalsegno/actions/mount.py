@@ -22,6 +22,7 @@ from dalsegno.volumes.state import NATIVE, READER, STANDBY, VolumeState
 from dalsegno.volumes.store import PIN_SECONDS_MAX
 from dalsegno.world.chance import random_node
 from dalsegno.world.clock import now_ns
+from dalsegno.world.files import FileLock
 from dalsegno.world.talk import Words, ask
 from dalsegno.world.workers import new_lock
 
@@ -33,6 +34,7 @@ PIN_SECONDS: Final = 6 * 3600
 """How long a mount that died still keeps what it showed; it renews all the time, for a machine that slept."""
 PIN_RENEW_SECONDS: Final = 1800
 assert 2 * PIN_RENEW_SECONDS < PIN_SECONDS < PIN_SECONDS_MAX
+LOCK_SUFFIX: Final = ".lock"
 COMMIT_TRIES_MAX: Final = 5
 COMMIT_SECONDS_MAX: Final = 600
 ANSWER_SECONDS_MAX: Final = 10
@@ -56,6 +58,17 @@ def mounts_directory(house: House) -> Path:
 def mount_socket(house: House, volume_id: bytes) -> Path:
     """Return where a volume's writable mount listens."""
     return mounts_directory(house) / f"{volume_id.hex()}.sock"
+
+
+def mount_lock(house: House, volume_id: bytes) -> Path:
+    """Return the lock that a volume's writable mount holds."""
+    return mount_socket(house, volume_id).with_suffix(LOCK_SUFFIX)
+
+
+def has_failed(socket: Path) -> bool:
+    """Tell whether the mount that listened there ended without removing the socket, its last act."""
+    with FileLock(socket.with_suffix(LOCK_SUFFIX)) as lock:
+        return lock.acquire(wait=False) and socket.exists()
 
 
 def running_mount(cache_base: Path, at: str) -> Path | None:

@@ -59,6 +59,10 @@ class Backend(Protocol):
         """Make names durable that others gave, who may have been killed on the way: before something rests on them."""
         ...
 
+    def settle_below(self, prefix: str) -> None:
+        """Make all names below a prefix that ends in `/` durable, and that others are gone."""
+        ...
+
     def settle_seen(self, name: str) -> None:
         """Make what a swapped name means durable, or that it is absent, unless that is known: before it is told."""
         ...

@@ -127,6 +127,15 @@ class LocalBackend:
             with contextlib.suppress(NotFound):
                 fsync_directory(path)
 
+    def settle_below(self, prefix: str) -> None:
+        """Sync all directories below a prefix, up to the root, empty ones, too: somebody removed what was there."""
+        top = self._path(prefix.rstrip("/"))
+        self.settle([prefix + "any"])
+        with file_errors(top):
+            for directory, directories, _ in os.walk(top):
+                for name in directories:
+                    fsync_directory(Path(directory, name))
+
     def settle_seen(self, name: str) -> None:
         """Sync what a swapped value is now, or that there is none, unless that is known to be durable.
 

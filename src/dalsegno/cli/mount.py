@@ -220,9 +220,12 @@ def _wait_for_end(control: Path, mounted: kernel.Mounted) -> list[int]:
     for turn in range(int(END_SECONDS_MAX / END_LOOK_SECONDS)):
         if not control.exists():
             return []
-        if turn % HOLDERS_LOOK_TURNS == 0 and (held_by := kernel.holders(mounted.device)):
-            actions.tell_mount(control, {"do": "commit"})
-            return held_by
+        if turn % HOLDERS_LOOK_TURNS == 0:
+            if held_by := kernel.holders(mounted.device):
+                actions.tell_mount(control, {"do": "commit"})
+                return held_by
+            if actions.has_failed(control):
+                raise DalError(f"{mounted.path}: what was written last could not be stored: see {log_path()}")
         pause(END_LOOK_SECONDS)
     raise Unavailable(f"{mounted.path}: its process still stores what was written: see {log_path()}")
 

@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -173,13 +173,23 @@ def _leave(path: str) -> None:
         log_to_stderr(str(error))
 
 
-def show_writable(
-    house: House, state: VolumeState, directory: Path, *, wishes: Wishes, ready: Callable[[], None]
-) -> None:
-    """Show a native volume for reading and writing, and commit what is written, until the end."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A native volume that this process holds for writing."""
+
+    still: ReadOnly
+    gallery: HouseGallery
+    changes: Changes
+    writable: Writable
+    committer: Committer
+
+
+@contextmanager
+def open_writable(house: House, state: VolumeState, *, as_user: bool = False) -> Iterator[Opened]:
+    """Hold a native volume for writing; what was changed and not committed is when the block ends, however it ends."""
     place = actions.mounts_directory(house)
     make_directory(place)
-    with FileLock(place / f"{state.id.hex()}.lock") as lock:
+    with FileLock(actions.mount_lock(house, state.id)) as lock, ExitStack() as stack:
         # A mount that was killed a moment ago may not have let go yet.
         for _ in range(int(LOCK_SECONDS_MAX / LOOK_SECONDS)):
             if lock.acquire(wait=False):
@@ -188,47 +198,61 @@ def show_writable(
         else:
             raise Conflict(f"volume {state.name!r} is mounted for writing already: `dal mount --list` shows where")
         state = actions.volume_by_id(house, state.id)
+        # This swaps a ref, so that the head that is shown is durable, whoever set it.
         actions.pin_base(house, state.id, state.head)
         gallery = HouseGallery(house)
+        stack.callback(gallery.close)
         picture = gallery.head(state) if state.head else _empty_picture(gallery, state)
-        owners = Owners(uid=os.getuid(), gid=os.getgid()) if wishes.as_user else Owners()
+        owners = Owners(uid=os.getuid(), gid=os.getgid()) if as_user else Owners()
         still = ReadOnly(picture, gallery, owners=owners, now_ns=now_ns())
         spool, lasting = Spool(place), Spool(place)
+        stack.callback(spool.close)
+        stack.callback(lasting.close)
         changes = Changes(still, spool=spool, lasting=lasting)
         writable = Writable(still, changes, disk=lambda: os.statvfs(house.pool.path))
         committer = Committer(house, state.id, changes, writable.methods, head=state.head, log=log_to_stderr)
-        control = Control(writable, changes, committer, os.path.realpath(directory))
+        try:
+            yield Opened(still=still, gallery=gallery, changes=changes, writable=writable, committer=committer)
+        finally:
+            committer.commit()
+            actions.unpin_base(house, state.id)
+
+
+def show_writable(
+    house: House, state: VolumeState, directory: Path, *, wishes: Wishes, ready: Callable[[], None]
+) -> None:
+    """Show a native volume for reading and writing, and commit what is written, until the end."""
+    with open_writable(house, state, as_user=wishes.as_user) as opened, Workers(2) as crew:
+        committer, gallery = opened.committer, opened.gallery
+        control = Control(opened.writable, opened.changes, committer, os.path.realpath(directory))
         listener = Listener(actions.mount_socket(house, state.id))
-        options = _options(wishes, read_only=False, label=state.name)
-        own = own_places(house)
-        with Workers(2) as crew, _reading_ahead(gallery.listings):
-            runs = []
+        runs = []
 
-            def begin(session: Session) -> None:
-                control.notify = session.notify
-                shelves, shedder = ShelfWatch(still, session), Shedder(changes, session.notify)
+        def begin(session: Session) -> None:
+            control.notify = session.notify
+            shelves, shedder = ShelfWatch(opened.still, session), Shedder(opened.changes, session.notify)
 
-                def besides() -> None:
-                    shelves.look()
-                    shedder.look()
-                    gallery.keep()
+            def besides() -> None:
+                shelves.look()
+                shedder.look()
+                gallery.keep()
 
-                runs.append(crew.submit(committer.run, besides))
-                runs.append(crew.submit(listener.serve, control.answer, ended=lambda: committer.ended))
-                ready()
+            runs.append(crew.submit(committer.run, besides))
+            runs.append(crew.submit(listener.serve, control.answer, ended=lambda: committer.ended))
+            ready()
 
-            try:
-                _serve(writable, directory, options, begin=begin, thread_count=WRITING_THREADS, own=own)
-            finally:
-                committer.ended = True
-                for run in runs:
-                    run.result()
-                listener.close()
-                committer.commit()
-                actions.unpin_base(house, state.id)
-                gallery.close()
-                spool.close()
-                lasting.close()
+        try:
+            with _reading_ahead(gallery.listings):
+                options = _options(wishes, read_only=False, label=state.name)
+                own = own_places(house)
+                _serve(opened.writable, directory, options, begin=begin, thread_count=WRITING_THREADS, own=own)
+        finally:
+            committer.ended = True
+            for run in runs:
+                run.result()
+            # Who unmounts waits until the socket is gone: not before all that was written is stored.
+            committer.commit()
+            listener.close()
 
 
 def _empty_picture(gallery: HouseGallery, state: VolumeState) -> Picture:

@@ -282,7 +282,7 @@ class _Collection:
         """Do what was decided; return the packs that should have been written again, but for room or time."""
         pool = self.pool
         # What refs say decides what goes: whoever wrote them may have been killed before they were durable.
-        pool.backend.settle(REFS + name for name in pool.list_refs())
+        pool.backend.settle_below(REFS)
         with_reserve(pool.path, lambda: make_directory(pool.path / CONDEMNED, to_owner=True))
         # Before anything that they name goes, those in packs that may be written again included.
         self._write_dead_objects(b"".join(verdict.dead_kept + verdict.dead_partial))
