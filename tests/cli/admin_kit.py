@@ -85,7 +85,7 @@ class Admin:
         assert ended != 99, (fault, words)
         return ended
 
-    def text(self, *words: object, code: int = 0) -> str:
+    def text(self, *words: object, code: int | tuple[int, ...] = 0) -> str:
         return self.run(*words, code=code).stdout.decode()
 
     def error(self, *words: object, code: int) -> str:

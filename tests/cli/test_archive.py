@@ -1,5 +1,6 @@
 """Archive, catalog, media and restore by date at the command line: a small site with a disk set, shares and a command."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -384,3 +385,35 @@ def test_volumes_that_only_dumps_have_are_found_too(site) -> None:
     admin, _ = site
     admin.run("--pool", "pool", "volume", "remove", "home", "--yes")
     assert [each["path"] for each in admin.value("find", "day2.txt", "home")] == ["sub/day2.txt"]
+
+
+def spoil_label(place: Path, how: str) -> None:
+    label = place / "DALSEGNO-LABEL"
+    if how == "torn":
+        os.truncate(label, 30)
+        return
+    label.rename(place / "elsewhere")
+    os.mkfifo(label) if how == "fifo" else label.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize("how", ["torn", "fifo", "symlink"])
+def test_a_bad_label_is_named_and_the_other_media_are_gone_on_with(site, how: str) -> None:
+    """The kind: the first medium that is in disorder ends what is asked of all of them, or nobody says so."""
+    admin, seen = site
+    spoil_label(admin.home / "g2", how)
+    bad = str(admin.home / "g2" / "DALSEGNO-LABEL")
+    (disagreement,) = admin.value("catalog", "check", code=5)
+    assert bad in disagreement["text"] and bad in admin.text("catalog", "check", code=5)
+    value = admin.value("catalog", "rebuild", code=5)
+    assert value["dump_count"] == 4 and set(value["media"]) == {"week-1", "grid-1", "grid-3", "far"}
+    assert bad in value["bad_labels"][0] and not value["unreadable"]
+    for words in (("media", "list"), ("archive", "-n"), ("status", "--prometheus", "metrics.prom")):
+        assert bad in admin.run(*words, code=5).stderr.decode(), words
+    assert f"DAMAGED: {bad}" in admin.text("status", code=5)
+    assert bad in admin.text("status", "--check", code=(1, 2))
+    assert bad in admin.value("doctor", code=5)["findings"][0]
+    admin.run("restore", f"home@{date(4)}", "--to", "back")
+    assert tree(admin.home / "back") == seen[4]
+    shutil.rmtree(admin.home / "disk1")  # two of three shares are enough
+    admin.run("restore", f"home@{date(3)}", "--to", "back3")
+    assert tree(admin.home / "back3") == seen[3]

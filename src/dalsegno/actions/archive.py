@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from dalsegno.actions.catalog import entry_of, read_lineage
-from dalsegno.actions.retrieve import media_here, plan_retrieve, retrieve
+from dalsegno.actions.retrieve import media_here, plan_retrieve, retrieve, say_bad_labels
 from dalsegno.backup.chains import State
 from dalsegno.backup.labels import write_label
 from dalsegno.backup.media import scanned_whole
@@ -83,6 +83,7 @@ def find_wanted(site: Site, names: Sequence[str] = (), *, report: Report = silen
     """Return which dumps are not in as many copies, or shares, as the policy says; of these targets when named."""
     for name in names:
         site.target(name)
+    say_bad_labels(site, report)
     here = media_here(site, report=report)
     entries = site.catalog.dumps()
     copies = site.catalog.copies_of(entry.dump_id for entry in entries)
@@ -203,6 +204,7 @@ def list_media(site: Site, *, report: Report = silent) -> list[MediumFacts]:
     """Return every medium that the catalog knows or a drive holds, by target and label."""
     known = {medium.label: medium for medium in site.catalog.media()}
     used = site.catalog.labels()
+    say_bad_labels(site, report)
     facts: dict[str, MediumFacts] = {}
     for name, target in site.targets.items():
         try:

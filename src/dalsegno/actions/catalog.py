@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dalsegno.actions.retrieve import media_here
+from dalsegno.actions.retrieve import bad_labels, media_here
 from dalsegno.backup.media import scanned_whole
 from dalsegno.backup.parts import copy_of, count_slices, is_slice
 from dalsegno.backup.records import (
@@ -50,6 +50,8 @@ class Rebuilt:
     """Dumps and parts that could not be understood, in words."""
     incomplete: tuple[str, ...]
     """Dumps of which no whole copy was found."""
+    bad_labels: tuple[str, ...] = ()
+    """Places whose label cannot be read, in words: nothing that is there was looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +201,7 @@ def rebuild(site: Site, realm: Realm, *, add: bool = False, report: Report = sil
             for entry, _, copies in items
             if not usable_copies(copies)
         ),
+        bad_labels=tuple(str(each.error) for each in bad_labels(site)),
     )
 
 
@@ -245,7 +248,10 @@ def check(site: Site, *, read: bool = False, report: Report = silent) -> list[Di
     """Compare the catalog with the media that are here, and put its verdicts right. `read`: every byte of each copy."""
     here = media_here(site, report=report)
     at_ns = now_ns()
-    found: list[Disagreement] = []
+    found = [
+        Disagreement(dump_id=b"", medium="", place=os.fspath(each.path), text=str(each.error))
+        for each in bad_labels(site)
+    ]
     entries = {entry.dump_id: entry for entry in site.catalog.dumps()}
     copies = site.catalog.copies_of(entries)
     changed: list[Copy] = []

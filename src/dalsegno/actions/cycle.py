@@ -18,6 +18,7 @@ from dalsegno.actions.keep import collect_within
 from dalsegno.actions.mount import settle
 from dalsegno.actions.plan import gather_facts, membership
 from dalsegno.actions.prune import SPOOL, plan_prune, removal_name, run_prune
+from dalsegno.actions.retrieve import bad_labels
 from dalsegno.actions.rules import policy_settings
 from dalsegno.actions.shrunk import require_source
 from dalsegno.actions.sources import find_or_create
@@ -459,7 +460,8 @@ class _Cycle:
 
     def _finish(self, run: Run) -> RunReport:
         site = self.site
-        problems = []
+        used = {name for chosen in self.chosen for name in site.policy.sets[chosen].targets}
+        problems = [str(bad.error) for bad in bad_labels(site, sorted(used))]
         try:
             see_media(site)
         except DalError as error:

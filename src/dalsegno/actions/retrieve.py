@@ -1,13 +1,16 @@
 """Bring dumps back from media: said before it begins, fetched to the spool, checked, gone on with when interrupted."""
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dalsegno.backup.chains import ChainPlan, Reading, State, find_state, plan_chain
+from dalsegno.backup.labels import BadLabel
 from dalsegno.backup.records import BAD, GOOD, SPOOL_TARGET, Copy, DumpEntry
 from dalsegno.backup.site import Site
+from dalsegno.formats.media import LABEL_NAME
 from dalsegno.pool.pack_read import PackFile
 from dalsegno.terms.errors import DalError, Damaged, NotFound
 from dalsegno.terms.events import Note, Report, silent
@@ -35,6 +38,27 @@ class Retrieved:
         found = tuple(place for place in self.places if isinstance(place, Path))
         assert len(found) == len(self.places)
         return found
+
+
+def bad_labels(site: Site, names: Iterable[str] | None = None) -> list[BadLabel]:
+    """Return the places of targets (all by default) whose label cannot be read; a target in disorder has none."""
+    found: list[BadLabel] = []
+    for name in site.targets if names is None else names:
+        with contextlib.suppress(DalError):
+            found += site.target(name).bad_labels()
+    return found
+
+
+def say_bad_labels(site: Site, report: Report) -> None:
+    """Report every place of a target whose label cannot be read: the others are gone on with."""
+    for bad in bad_labels(site):
+        report(bad_label_note(bad))
+
+
+def bad_label_note(bad: BadLabel) -> Note:
+    """Return what is to be said about a place whose label cannot be read."""
+    text = str(bad.error).removeprefix(f"{bad.path}/{LABEL_NAME}: ")
+    return Note(severity="error", path=os.fsencode(bad.path / LABEL_NAME), text=text, is_damage=True)
 
 
 def media_here(site: Site, *, report: Report = silent) -> dict[str, Set[str]]:

@@ -11,12 +11,13 @@ import msgspec
 from dalsegno.actions.catalog import Rebuilt, rebuild
 from dalsegno.actions.house import House
 from dalsegno.actions.restore import restore_volume
-from dalsegno.actions.retrieve import find_and_plan, forget, retrieve
-from dalsegno.backup.labels import read_label
+from dalsegno.actions.retrieve import bad_label_note, find_and_plan, forget, retrieve
+from dalsegno.backup.labels import BadLabel, read_label
 from dalsegno.backup.members import path_matches
 from dalsegno.backup.policy import Policy, SpoolPolicy, TargetKind, TargetPolicy
 from dalsegno.backup.site import Site
 from dalsegno.terms.errors import DalError, Damaged, NotFound
+from dalsegno.terms.events import Report, silent
 from dalsegno.terms.ids import hex_short
 from dalsegno.volumes.state import TRACKED, VolumeState
 
@@ -44,11 +45,20 @@ class RestoredSite:
     volumes: tuple[RestoredVolume, ...]
 
 
-def policy_of_media(paths: Sequence[Path], *, state_dir: Path, catalog_url: str) -> Policy:
-    """Return a policy that knows of these media what their labels say: enough to restore from them."""
+def policy_of_media(paths: Sequence[Path], *, state_dir: Path, catalog_url: str, report: Report = silent) -> Policy:
+    """Return a policy that knows of these media what their labels say: enough to restore from them.
+
+    A medium whose label cannot be read is reported and left out, unless there is no other.
+    """
     places: dict[tuple[str, str], list[Path]] = {}
     for path in paths:
-        label = read_label(path)
+        try:
+            label = read_label(path)
+        except DalError as error:
+            if len(paths) == 1:
+                raise
+            report(bad_label_note(BadLabel(path=path, error=error)))
+            continue
         if label is None:
             raise NotFound(f"{path}: no labelled medium is here: mount it first")
         places.setdefault((label.target, label.kind), []).append(path.absolute())
@@ -139,7 +149,7 @@ def find_source(policy: Policy, volume: str, *, set_name: str = "") -> str | Non
     return found.pop() if len(found) == 1 else None
 
 
-def with_media(policy: Policy, paths: Sequence[Path]) -> Policy:
+def with_media(policy: Policy, paths: Sequence[Path], *, report: Report = silent) -> Policy:
     """Return a policy whose targets are looked for on these media alone."""
-    media = policy_of_media(paths, state_dir=policy.state_dir, catalog_url=policy.catalog_url)
+    media = policy_of_media(paths, state_dir=policy.state_dir, catalog_url=policy.catalog_url, report=report)
     return replace(policy, targets=media.targets)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from dalsegno.actions.plan import membership
-from dalsegno.actions.retrieve import media_here
+from dalsegno.actions.retrieve import bad_labels, media_here
 from dalsegno.backup.clones_only import clone_entries
 from dalsegno.backup.days import local_day
 from dalsegno.backup.drills import Candidate
@@ -35,6 +35,8 @@ class SiteStatus:
     media_here: tuple[str, ...]
     collected: Run | None
     """The last run that gave back room."""
+    bad_labels: tuple[str, ...]
+    """Media whose label cannot be read, in words."""
     outside: tuple[str, ...]
     """Volumes of the pool that belong to no set: nobody backs them up."""
 
@@ -84,6 +86,7 @@ def status(site: Site, states: Iterable[VolumeState], *, now_ns: int, report: Re
         media=tuple(_media(site)),
         media_here=tuple(sorted(set().union(*here.values()))) if here else (),
         collected=collected,
+        bad_labels=tuple(str(each.error) for each in bad_labels(site)),
         outside=tuple(sorted(state.name for state in states if state.name not in inside)),
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from dalsegno.backup.labels import BadLabel
 from dalsegno.backup.media import scanned_whole
 from dalsegno.backup.parts import file_digest, media_name
 from dalsegno.backup.records import BAD, GOOD, MISSING, UNKNOWN, Copy, DumpEntry, Medium
@@ -172,6 +173,10 @@ class CommandTarget:
     def present(self) -> list[Medium]:
         """Return one medium, named like the target: what is behind the program is the program's business."""
         return [Medium(label=self.name, target=self.name, kind=self.kind)]
+
+    def bad_labels(self) -> list[BadLabel]:
+        """A program's media have no labels that we read."""
+        return []
 
     def _names(self) -> list[str]:
         output = self._run("list", self._settings.list, {}, output_bytes_max=LIST_BYTES_MAX)

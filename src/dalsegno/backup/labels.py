@@ -1,5 +1,7 @@
 """Labels: which medium is in which place. A directory without a label is never written to: nothing may be mounted."""
 
+import os
+import stat
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -7,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from dalsegno.formats.media import LABEL_BYTES_MAX, LABEL_NAME, Label, decode_label, encode_label
-from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, NotFound, Refused
+from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Damaged, NotFound, Refused
 from dalsegno.terms.times import format_time
 from dalsegno.world.chance import random_bytes
 from dalsegno.world.files import file_errors, fsync_directory, remove_left_behind, write_durable
@@ -25,18 +27,55 @@ class Mounted:
     """Somebody said that it is gone for good, and here it is: nothing on it counts, and nothing is written to it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadLabel:
+    """A place whose label is there and cannot be read: which medium it is nobody knows."""
+
+    path: Path
+    error: DalError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """What is in a target's places."""
+
+    ours: tuple[Mounted, ...] = ()
+    strangers: tuple[Mounted, ...] = ()
+    bad: tuple[BadLabel, ...] = ()
+
+    def require_readable(self) -> None:
+        """Raise what is wrong with the first label that cannot be read: the medium that is missing may be that one."""
+        for each in self.bad:
+            raise each.error
+
+
 def read_label(path: Path) -> Label | None:
-    """Return the label of the medium at `path`, or None when nothing labelled is there."""
+    """Return the label of the medium at `path`, or None when nothing labelled is there. Damaged when it is no label."""
     place = path / LABEL_NAME
     try:
-        with file_errors(place), open(place, "rb") as file:
-            data = file.read(LABEL_BYTES_MAX)
+        data = _read_file(place)
     except NotFound:
         return None
     try:
         return decode_label(data)
     except Damaged as error:
-        raise Damaged(f"{place}: {error}: put it right, or label the medium again") from None
+        raise Damaged(f"{place}: {error}: {_RELABEL}") from None
+
+
+_RELABEL: Final = "put it right, or remove it and label the medium again (`dal media label`)"
+
+
+def _read_file(place: Path) -> bytes:
+    """Return the bytes of a label file. Damaged when it is no file: a FIFO would hold us up, a link lead elsewhere."""
+    with file_errors(place):
+        try:
+            if not stat.S_ISREG(os.lstat(place).st_mode):
+                raise Damaged(f"{place}: is no file: {_RELABEL}")
+            descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except NotADirectoryError:
+            raise NotFound(f"{place}: no such directory") from None
+        with open(descriptor, "rb") as file:
+            return file.read(LABEL_BYTES_MAX)
 
 
 def write_label(path: Path, *, label: str, target: str, kind: str, now_ns: int) -> Label:
@@ -62,15 +101,21 @@ def belongs(label: Label, *, target: str, kind: str, patterns: Sequence[str]) ->
 
 def look(
     paths: Iterable[Path], *, target: str, kind: str, patterns: Sequence[str], lost: Collection[str] = ()
-) -> tuple[list[Mounted], list[Mounted]]:
-    """Return the media in these places: those of the target, and strangers. A medium seen twice counts once.
+) -> Looked:
+    """Return the media in these places: those of the target, strangers, and places whose label cannot be read.
 
-    `lost`: ids of media, in hexadecimal, that were said to be gone for good: strangers, too.
+    A medium seen twice counts once. `lost`: ids of media, in hexadecimal, that were said to be gone for good:
+    strangers, too.
     """
     ours: dict[str, Mounted] = {}
     strangers = []
+    bad = []
     for path in paths:
-        label = read_label(path)
+        try:
+            label = read_label(path)
+        except DalError as error:
+            bad.append(BadLabel(path=path, error=error))
+            continue
         if label is None:
             continue
         mounted = Mounted(path=path, label=label, is_lost=label.id in lost)
@@ -83,7 +128,7 @@ def look(
                 f"{known.path} and {path}: two media are labelled {label.label!r}: label one of them anew "
                 f"(remove {LABEL_NAME}, then `dal media label`)"
             )
-    return list(ours.values()), strangers
+    return Looked(ours=tuple(ours.values()), strangers=tuple(strangers), bad=tuple(bad))
 
 
 def settle_label(mounted: Mounted) -> None:

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from blake3 import blake3
 
-from dalsegno.backup.labels import Mounted, look, require_same, settle_label, wrong_medium
+from dalsegno.backup.labels import BadLabel, Looked, Mounted, look, require_same, settle_label, wrong_medium
 from dalsegno.backup.parts import (
     DUMP_SUFFIX,
     NOTE_SUFFIX,
@@ -140,15 +140,12 @@ class DirectoryTarget:
 
     # Which media are here
 
-    def _look(self) -> tuple[dict[str, Mounted], list[Mounted]]:
-        ours, strangers = look(
-            self._settings.paths,
-            target=self.name,
-            kind=self.kind,
-            patterns=self._settings.labels,
-            lost=self._lost,
-        )
-        return {each.label.label: each for each in ours}, strangers
+    def _look(self) -> Looked:
+        settings = self._settings
+        return look(settings.paths, target=self.name, kind=self.kind, patterns=settings.labels, lost=self._lost)
+
+    def _here(self) -> dict[str, Mounted]:
+        return {each.label.label: each for each in self._look().ours}
 
     def _free_bytes(self, mounted: Mounted) -> int:
         with file_errors(mounted.path):
@@ -158,7 +155,7 @@ class DirectoryTarget:
     def present(self) -> list[Medium]:
         """Return the media that are here now."""
         found = []
-        for label, mounted in sorted(self._look()[0].items()):
+        for label, mounted in sorted(self._here().items()):
             with file_errors(mounted.path):
                 status = os.statvfs(mounted.path)
             capacity = status.f_blocks * status.f_frsize
@@ -174,6 +171,10 @@ class DirectoryTarget:
             )
         return found
 
+    def bad_labels(self) -> list[BadLabel]:
+        """Return the places whose label cannot be read."""
+        return list(self._look().bad)
+
     def _places(self) -> str:
         return " or ".join(map(str, self._settings.paths))
 
@@ -183,12 +184,14 @@ class DirectoryTarget:
     def _require(self, label: str) -> Mounted:
         """Return the medium with this label, asking for it when somebody is there to ask."""
         while True:
-            ours, strangers = self._look()
+            looked = self._look()
+            ours = {each.label.label: each for each in looked.ours}
             if label in ours:
                 return ours[label]
             if self._asked(f"insert medium {label!r} of target {self.name} at {self._places()}"):
                 continue
-            others = strangers + [each for key, each in ours.items() if key != label]
+            looked.require_readable()
+            others = [*looked.strangers, *looked.ours]
             if others and len(self._settings.paths) == len(others):
                 raise wrong_medium(others, wanted=f"{label!r} of target {self.name!r}")
             raise Unavailable(f"medium {label!r} of target {self.name} is not here: insert it at {self._places()}")
@@ -223,7 +226,7 @@ class DirectoryTarget:
             # A copy in parts of which one cannot be written is no copy: give the room back.
             for copy in made:
                 with contextlib.suppress(DalError):
-                    self._remove_at(self._look()[0].get(copy.medium), copy)
+                    self._remove_at(self._here().get(copy.medium), copy)
             raise
         return [replace(copy, parts=len(made), needed=len(made)) for copy in made]
 
@@ -291,7 +294,8 @@ class DirectoryTarget:
     ) -> tuple[dict[str, Mounted], list[PlannedPart]]:
         """Return the next parts to write; with nobody to ask, all of them or none."""
         while True:
-            ours, strangers = self._look()
+            looked = self._look()
+            ours = {each.label.label: each for each in looked.ours}
             free = {
                 label: min(self._free_bytes(mounted), limits.get(label, 2 * (entry.size_bytes + overhead_bytes)))
                 for label, mounted in ours.items()
@@ -313,10 +317,11 @@ class DirectoryTarget:
             if self._asked(f"{there or 'none is here'}{others}: insert {wanted} at {self._places()}"):
                 limits.clear()
                 continue
+            looked.require_readable()
             if rooms:
                 raise Full(f"target {self.name}: {there}{others}: insert {wanted} at {self._places()} and run again")
-            if strangers:
-                raise wrong_medium(strangers, wanted=wanted)
+            if looked.strangers:
+                raise wrong_medium(looked.strangers, wanted=wanted)
             raise Unavailable(
                 f"target {self.name}: no medium is here{others}: insert one at {self._places()} and run again "
                 "(a new one is labelled with `dal media label`)"
@@ -332,7 +337,7 @@ class DirectoryTarget:
     def _find_copy(self, entry: DumpEntry, number: int, *, taken: set[str], now_ns: int, report: Report) -> list[Copy]:
         """Return copy `number`, durable now, when a killed run left it whole; half a copy in parts is removed."""
         slices: list[tuple[Mounted, Path]] = []
-        here = self._look()[0].values()
+        here = self._here().values()
         left = [(mounted, path) for mounted in here for path in self._files_of(mounted, entry.dump_id)]
         for _, path in left:
             if path.name.endswith(PARTIAL_SUFFIX):
@@ -454,7 +459,7 @@ class DirectoryTarget:
 
     def open_read(self, copies: Sequence[Copy], entry: DumpEntry) -> Path | PackFile | None:
         """Return the file of a whole copy, or its slices as one, when all of it is here."""
-        here = self._look()[0]
+        here = self._here()
         if any(copy.medium not in here for copy in copies):
             return None
         paths = [here[copy.medium].path / copy.place for copy in sorted(copies, key=lambda each: each.part)]
@@ -507,7 +512,7 @@ class DirectoryTarget:
 
     def scan(self, *, report: Report = silent) -> Iterator[Found]:
         """Yield what is on the media that are here; a file that cannot be understood is noted and left out."""
-        for label, mounted in sorted(self._look()[0].items()):
+        for label, mounted in sorted(self._here().items()):
             yield from scan_directory(mounted.path, label=label, target=self.name, report=report)
 
 

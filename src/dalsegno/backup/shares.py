@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import zfec
 from blake3 import blake3
 
-from dalsegno.backup.labels import Mounted, look, require_same, settle_label, wrong_medium
+from dalsegno.backup.labels import BadLabel, Looked, Mounted, look, require_same, settle_label, wrong_medium
 from dalsegno.backup.media import DUMPS_DIRECTORY
 from dalsegno.backup.parts import (
     DUMP_SUFFIX,
@@ -175,28 +175,34 @@ class SharesTarget:
         self._pace = pace
         self._lost = lost
 
+    def _look_at_all(self) -> Looked:
+        settings = self._settings
+        return look(settings.paths, target=self.name, kind=self.kind, patterns=settings.labels, lost=self._lost)
+
     def _look(self) -> list[Mounted]:
-        ours, strangers = look(
-            self._settings.paths,
-            target=self.name,
-            kind=self.kind,
-            patterns=self._settings.labels,
-            lost=self._lost,
-        )
-        if strangers and len(ours) < self._settings.k:
-            raise wrong_medium(strangers, wanted=f"a directory of shares of target {self.name!r}")
-        return ours
+        looked = self._look_at_all()
+        if len(looked.ours) < self._settings.k:
+            looked.require_readable()
+            if looked.strangers:
+                raise wrong_medium(looked.strangers, wanted=f"a directory of shares of target {self.name!r}")
+        return list(looked.ours)
+
+    def bad_labels(self) -> list[BadLabel]:
+        """Return the directories whose label cannot be read."""
+        return list(self._look_at_all().bad)
 
     def _at(self, label: str) -> Mounted:
-        for mounted in self._look():
+        looked = self._look_at_all()
+        for mounted in looked.ours:
             if mounted.label.label == label:
                 return mounted
+        looked.require_readable()
         raise Unavailable(f"directory {label!r} of target {self.name} is not here: put it back, then run again")
 
     def present(self) -> list[Medium]:
         """Return the directories that are here now."""
         found = []
-        for mounted in self._look():
+        for mounted in self._look_at_all().ours:
             with file_errors(mounted.path):
                 status = os.statvfs(mounted.path)
             capacity = status.f_blocks * status.f_frsize
@@ -476,7 +482,7 @@ class SharesTarget:
 
     def scan(self, *, report: Report = silent) -> Iterator[Found]:
         """Yield the shares in the directories that are here."""
-        for mounted in self._look():
+        for mounted in self._look_at_all().ours:
             yield from scan_shares(mounted.path, label=mounted.label.label, target=self.name, report=report)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from dalsegno.backup.labels import BadLabel
 from dalsegno.backup.records import Copy, DumpEntry, Medium
 from dalsegno.formats.media import PartHeader
 from dalsegno.pool.pack_read import PackFile
@@ -74,6 +75,9 @@ class Target(Protocol):
 
     def present(self) -> list[Medium]:
         """Return the media of this target that can be reached now."""
+
+    def bad_labels(self) -> list[BadLabel]:
+        """Return the places of this target whose label is there and cannot be read: all else goes on without them."""
 
     def scan(self, *, report: Report) -> Iterator[Found]:
         """Yield every file of a dump on the media that are present, as their own headers tell: for a rebuild."""

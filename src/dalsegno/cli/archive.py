@@ -162,7 +162,7 @@ def _archived(results: list[Archived], terminal: Terminal) -> int:
         for each in results
     ]
     terminal.result(value, [] if terminal.quiet else lines)
-    return code
+    return code or terminal.done()
 
 
 def _archive(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -192,7 +192,7 @@ def _archive(arguments: argparse.Namespace, terminal: Terminal) -> int:
     ]
     value = [{**entry_value(each.entry), "target": each.target} for each in wanted]
     terminal.result(value, lines or ["every dump is where it should be"])
-    return EXIT_DONE
+    return terminal.done()
 
 
 def _retrieve(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -316,7 +316,7 @@ def _media_list(arguments: argparse.Namespace, terminal: Terminal) -> int:
         "no medium yet: `dal media label DIR LABEL --target NAME`"
     ]
     terminal.result(value, lines)
-    return EXIT_DONE
+    return terminal.done()
 
 
 def _media_label(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -362,7 +362,10 @@ def _catalog_rebuild(arguments: argparse.Namespace, terminal: Terminal) -> int:
     ]
     lines += [f"  left out: {text}" for text in result.unreadable]
     lines += [f"  incomplete: {text}" for text in result.incomplete]
+    lines += [f"  NOT LOOKED AT: {text}" for text in result.bad_labels]
     terminal.result(result, lines)
+    if result.bad_labels:
+        return Damaged.exit_code
     return EXIT_PARTIAL if result.unreadable or result.incomplete else EXIT_DONE
 
 
@@ -372,7 +375,7 @@ def _catalog_check(arguments: argparse.Namespace, terminal: Terminal) -> int:
     lines = []
     for each in found:
         where = f"{each.medium}: {each.place}".rstrip(": ") if each.medium else f"dump {hex_short(each.dump_id)}"
-        lines.append(f"{where}: {each.text}")
+        lines.append(f"{where}: {each.text}" if each.medium or each.dump_id else each.text)
     value = [
         {"dump": each.dump_id.hex(), "medium": each.medium, "place": each.place, "text": each.text} for each in found
     ]

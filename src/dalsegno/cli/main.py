@@ -63,7 +63,7 @@ COMMANDS: Final = {
     "stats": ("pool", "show sizes and counts", "dal stats"),
     "drill": ("drill", "restore a sample from media and compare it", "dal drill --set homes --files 50"),
     "status": ("status", "show the volumes and their last backup", "dal status"),
-    "doctor": ("pool", "look for what is wrong and say what to do", "dal doctor"),
+    "doctor": ("doctor", "look for what is wrong and say what to do", "dal doctor"),
     "realm": ("realm", "make, join and show a realm of servers", "dal realm status"),
     "replica": ("replica", "add, remove, list, check and resolve the replicas of a volume", "dal replica check home"),
     "serve": ("serve", "serve the pool to other machines over HTTP", "dal serve --listen 0.0.0.0:8420 --name s1"),

@@ -1,24 +1,19 @@
-"""`dal init`, `gc`, `stats`, `doctor`."""
+"""`dal init`, `gc`, `stats`."""
 
 import argparse
-import os
-import shutil
 from pathlib import Path
 
 from dalsegno.actions import keep
-from dalsegno.actions.heal import damage_lines
 from dalsegno.assembly import create_pool
 from dalsegno.cli.choice import key_path, pool_path
 from dalsegno.cli.door import open_house
 from dalsegno.cli.key import KEEP_THE_KEY
-from dalsegno.cli.terminal import Terminal, as_json, show
+from dalsegno.cli.terminal import Terminal, as_json
 from dalsegno.cli.words import Parser, read_passphrase
 from dalsegno.pool.collect import CollectResult
-from dalsegno.pool.key_copies import list_copies
 from dalsegno.pool.keys import ENCRYPTIONS
-from dalsegno.pool.pool import Pool
 from dalsegno.terms.counts import count_of
-from dalsegno.terms.errors import EXIT_DONE, EXIT_FAILED, Damaged
+from dalsegno.terms.errors import EXIT_DONE
 from dalsegno.terms.sizes import GIB, format_size
 from dalsegno.terms.times import format_time, parse_duration_seconds
 
@@ -50,11 +45,6 @@ def add_stats(parser: Parser) -> None:
     """Say what `dal stats` understands."""
     parser.add_argument("volumes", nargs="*", metavar="VOLUME", help="what these take, and what each takes alone")
     parser.set_defaults(run=_stats)
-
-
-def add_doctor(parser: Parser) -> None:
-    """Say what `dal doctor` understands."""
-    parser.set_defaults(run=_doctor)
 
 
 def _init(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -165,42 +155,3 @@ def _stats(arguments: argparse.Namespace, terminal: Terminal) -> int:
     ]
     terminal.result({**as_json(found), "pool_id": found.pool_id.hex()}, terminal.table(rows))
     return terminal.done()
-
-
-def _doctor(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    findings: list[str] = []
-    with open_house(arguments, terminal) as house:
-        pool = house.pool
-        findings += [str(error) for error in pool.damaged_packs.values()]
-        findings += damage_lines(pool, house.volumes.list())
-        damaged = bool(findings)
-        free = shutil.disk_usage(pool.path).free
-        if free < FREE_BYTES_MIN:
-            findings.append(f"{pool.path}: only {format_size(free)} free: `dal gc`, or a larger disk")
-        if pool.key_path is not None and os.stat(pool.key_path).st_mode & 0o077:
-            findings.append(f"{pool.key_path}: others may read the key: chmod 600 it")
-        hints = _key_hints(pool)
-        for state in house.volumes.list():
-            if state.source and not os.path.isdir(state.source):
-                findings.append(f"volume {state.name}: its source {show(state.source)} is not there")
-            if not state.clones:
-                hints.append(f"volume {state.name}: no clone yet")
-    lines = [*findings, *(f"hint: {text}" for text in hints)]
-    if not findings:
-        lines.append("all well; `dal verify --pool` reads every byte")
-    terminal.result({"findings": findings, "hints": hints}, lines)
-    return Damaged.exit_code if damaged else EXIT_FAILED if findings else EXIT_DONE
-
-
-def _key_hints(pool: Pool) -> list[str]:
-    """Return what to do about a key that is lost together with its pool."""
-    if pool.key_path is None or os.stat(pool.key_path).st_dev != os.stat(pool.path).st_dev:
-        return []
-    copies = list_copies(pool.pool_id)
-    if any(copy.is_apart for copy in copies):
-        return []
-    beside = f", and so does its copy {show(copies[-1].place)}" if copies else ""
-    return [
-        f"the key {show(os.fspath(pool.key_path))} lies on the same disk as the pool{beside}: "
-        "`dal key export FILE` makes a copy on another"
-    ]

@@ -15,20 +15,21 @@ from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import read_passphrase
 from dalsegno.pool.keys import SETTINGS_NAME
 from dalsegno.terms.counts import count_of
-from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, Refused
+from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, Damaged, Refused
 from dalsegno.terms.times import show_time
 
 
-def _policy(arguments: argparse.Namespace) -> Policy:
+def _policy(arguments: argparse.Namespace, terminal: Terminal) -> Policy:
     media = [Path(path) for path in arguments.media]
     place = policy_if_any(arguments)
     if place is not None:
         policy = load_policy(place)
-        return with_media(policy, media) if media else policy
+        return with_media(policy, media, report=terminal.report) if media else policy
     if not media:
         raise BadInput("without a policy, say where the media are: --media DIR for each, or --policy FILE")
     state_dir = (arguments.state or default_state_dir()).absolute()
-    return policy_of_media(media, state_dir=state_dir, catalog_url=f"sqlite:///{state_dir / 'catalog.sqlite'}")
+    catalog_url = f"sqlite:///{state_dir / 'catalog.sqlite'}"
+    return policy_of_media(media, state_dir=state_dir, catalog_url=catalog_url, report=terminal.report)
 
 
 def _house(arguments: argparse.Namespace, terminal: Terminal, place: Path) -> House:
@@ -43,7 +44,7 @@ def _house(arguments: argparse.Namespace, terminal: Terminal, place: Path) -> Ho
 
 def restore_whole_site(arguments: argparse.Namespace, terminal: Terminal) -> int:
     """Run `dal restore --site`."""
-    policy = _policy(arguments)
+    policy = _policy(arguments, terminal)
     if policy.server_volumes:
         raise Refused(
             f"{policy.path}: its volumes are on servers ({policy.server_volumes[0]}): `dal catalog rebuild`, then for "
@@ -78,6 +79,9 @@ def restore_whole_site(arguments: argparse.Namespace, terminal: Terminal) -> int
     lines.append(f"the catalog knows {known}: older states come back with `dal restore VOLUME@DATE`")
     lines += [f"  left out: {text}" for text in result.catalog.unreadable]
     lines += [f"  incomplete: {text}" for text in result.catalog.incomplete]
+    lines += [f"  NOT LOOKED AT: {text}" for text in result.catalog.bad_labels]
     terminal.result(result, lines)
+    if result.catalog.bad_labels or terminal.met_damage:
+        return Damaged.exit_code
     trouble = failed or result.catalog.unreadable or result.catalog.incomplete
     return EXIT_PARTIAL if trouble else EXIT_DONE

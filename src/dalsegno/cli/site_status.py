@@ -54,11 +54,14 @@ def _site_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_all(arguments, terminal, policy) as (house, site):
         states = house.volumes.list()
         found = status(site, states, now_ns=at_ns, report=terminal.report)
-        damaged = damage_lines(house.pool, states)
+        damaged = damage_lines(house.pool, states) + list(found.bad_labels)
+        terminal.met_damage |= bool(found.bad_labels)
         sets = [each for each in found.sets if each.name in wanted]
         if arguments.prometheus is not None:
             text = render(sets, last_run=found.last_run, media=found.media, here=found.media_here, now_ns=at_ns)
             write_durable(arguments.prometheus, text.encode(), mode=0o644)
+            for line in found.bad_labels:
+                terminal.fail(line)
         if arguments.check:
             print(nagios_line(sets) + (f"; DAMAGED: {damaged[0]}" if damaged else ""))
             return max(STATES.index(worst(each.state for each in sets)), 1 if damaged else 0)

@@ -1,0 +1,86 @@
+"""`dal doctor`: what is wrong with the pool, and with the media and the catalog of the policy that is for it."""
+
+import argparse
+import os
+import shutil
+from contextlib import suppress
+
+from dalsegno.actions.heal import damage_lines
+from dalsegno.backup.catalog import Catalog
+from dalsegno.backup.policy_file import load_policy
+from dalsegno.backup.site import open_target
+from dalsegno.cli.choice import find_policy_file
+from dalsegno.cli.door import open_house
+from dalsegno.cli.terminal import Terminal, show
+from dalsegno.cli.words import Parser
+from dalsegno.pool.key_copies import list_copies
+from dalsegno.pool.pool import Pool
+from dalsegno.terms.errors import EXIT_DONE, EXIT_FAILED, DalError, Damaged, NotFound
+from dalsegno.terms.sizes import GIB, format_size
+
+FREE_BYTES_MIN = 1 * GIB
+
+
+def add_doctor(parser: Parser) -> None:
+    """Say what `dal doctor` understands."""
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    findings: list[str] = []
+    with open_house(arguments, terminal) as house:
+        pool = house.pool
+        findings += [str(error) for error in pool.damaged_packs.values()]
+        findings += damage_lines(pool, house.volumes.list())
+        findings += _media_findings(pool)
+        damaged = bool(findings)
+        free = shutil.disk_usage(pool.path).free
+        if free < FREE_BYTES_MIN:
+            findings.append(f"{pool.path}: only {format_size(free)} free: `dal gc`, or a larger disk")
+        if pool.key_path is not None and os.stat(pool.key_path).st_mode & 0o077:
+            findings.append(f"{pool.key_path}: others may read the key: chmod 600 it")
+        hints = _key_hints(pool)
+        for state in house.volumes.list():
+            if state.source and not os.path.isdir(state.source):
+                findings.append(f"volume {state.name}: its source {show(state.source)} is not there")
+            if not state.clones:
+                hints.append(f"volume {state.name}: no clone yet")
+    lines = [*findings, *(f"hint: {text}" for text in hints)]
+    if not findings:
+        lines.append("all well; `dal verify --pool` reads every byte")
+    terminal.result({"findings": findings, "hints": hints}, lines)
+    return Damaged.exit_code if damaged else EXIT_FAILED if findings else EXIT_DONE
+
+
+def _media_findings(pool: Pool) -> list[str]:
+    """Return what is damaged of the media and the catalog, where there is a policy that may be about this pool."""
+    place = find_policy_file(None)
+    if place is None:
+        return []
+    findings: list[str] = []
+    try:
+        policy = load_policy(place)
+        if policy.pool is not None and os.path.realpath(policy.pool) != os.path.realpath(pool.path):
+            return []
+        for target in policy.targets.values():
+            opened = open_target(target, scratch=policy.spool.path)
+            findings += [str(bad.error) for bad in opened.bad_labels()]
+        with suppress(NotFound):
+            Catalog.open(policy.catalog_url, create=False).close()
+    except DalError as error:
+        findings.append(str(error))
+    return findings
+
+
+def _key_hints(pool: Pool) -> list[str]:
+    """Return what to do about a key that is lost together with its pool."""
+    if pool.key_path is None or os.stat(pool.key_path).st_dev != os.stat(pool.path).st_dev:
+        return []
+    copies = list_copies(pool.pool_id)
+    if any(copy.is_apart for copy in copies):
+        return []
+    beside = f", and so does its copy {show(copies[-1].place)}" if copies else ""
+    return [
+        f"the key {show(os.fspath(pool.key_path))} lies on the same disk as the pool{beside}: "
+        "`dal key export FILE` makes a copy on another"
+    ]
