@@ -1,22 +1,33 @@
-"""Hours of random work leave a mount small and right: DAL_SOAK_OPERATIONS=10000000 for some hours, DAL_SOAK_SEED to repeat."""
+"""Hours of random work, builds and git leave a mount small and right.
 
+DAL_SOAK_SECONDS=3600 (or DAL_SOAK_OPERATIONS=10000000) with `-n 0 -s` for a long run, which tells each minute what the
+mount keeps; DAL_SOAK_NAMES=40000 for many files and the program's own settings; DAL_SOAK_SEED repeats a run.
+"""
+
+import json
 import os
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mount_kit import mounted, needs_fuse
+from mount_kit import Mount, mounted, needs_fuse
+from soak_kit import Trades, Work, shape, worked_on
 
 from cli_kit import User
-
-pytestmark = [needs_fuse, pytest.mark.slow]
+from dalsegno.terms.times import SECOND_NS
+from dalsegno.world.clock import ticks_ns
 
 SEED = int(os.environ.get("DAL_SOAK_SEED", "20261130"))
-OPERATIONS = int(os.environ.get("DAL_SOAK_OPERATIONS", "40000"))
+SECONDS = int(os.environ.get("DAL_SOAK_SECONDS", "0"))
+OPERATIONS = int(os.environ.get("DAL_SOAK_OPERATIONS", "1000000000" if SECONDS else "40000"))
+NAMES_MAX = int(os.environ.get("DAL_SOAK_NAMES", "1500"))
 LOOK_EVERY = 2_000
-RESIDENT_MIB_MAX = 160 if OPERATIONS <= 40_000 else 300
+TRADE_EVERY = 1_000
+LONG = OPERATIONS > 40_000
+RESIDENT_MIB_MAX = 300 if LONG else 160
 """300 are promised. Some 130 are caches with bounds, which fill in the first 300,000 operations."""
+pytestmark = [needs_fuse, pytest.mark.slow, *([pytest.mark.timeout(0)] if LONG else [])]
+
 SMALL = """
 import dalsegno.mount.commit as commit
 import dalsegno.mount.shed as shed
@@ -24,143 +35,40 @@ import dalsegno.mount.shed as shed
 commit.COMMIT_SECONDS = 1
 shed.INODES_KEPT_MAX = 500
 """
-NAMES_MAX = 1_500
+TELL = """
+import gc, json, os, time
+from collections import Counter
+import dalsegno.mount.shed as shed
 
+look = shed.Shedder.look
+said = [0.0]
 
-class Work:
-    """The same random operations on a mount and on a plain directory."""
+def tell(changes):
+    overlays, still = changes._overlays, changes._still
+    kept = {
+        "hot": len(changes.hot), "put_away": len(changes._kept), "orphans": len(changes._orphans),
+        "dirty": len(changes.dirty_files), "removed": len(changes.removed_folders), "overlays": len(overlays),
+        "names": sum(len(each.changes) for each in overlays.values()),
+        "positions": sum(len(each.order) for each in overlays.values()),
+        "folders": len(still._by_node), "numbers": len(still._folders),
+        "spool": changes._spool.tail, "lasting": changes._lasting.tail,
+    }
+    index = changes.source.source.index
+    kept["packs"], kept["objects"] = len(index.packs_on_disk), index.object_count
+    kept["types"] = dict(Counter(type(each).__name__ for each in gc.get_objects()).most_common(12))
+    with open(os.environ["DAL_KEPT"] + ".new", "w") as file:
+        json.dump(kept, file)
+    os.rename(os.environ["DAL_KEPT"] + ".new", os.environ["DAL_KEPT"])
 
-    def __init__(self, roots: tuple[Path, Path], chance: random.Random) -> None:
-        self.roots = roots
-        self.chance = chance
-        self.files: list[str] = []
-        self.directories = ["."]
-        self.number = 0
-        self.operations: list[Callable[[], None]] = [
-            *[self.write] * 4,
-            *[self.change] * 3,
-            *[self.rename] * 2,
-            *[self.unlink] * 3,
-            *[self.look] * 2,
-            self.link,
-            self.symlink,
-            self.attributes,
-            self.make_directory,
-            self.remove_directory,
-            self.move_directory,
-        ]
+def look_and_tell(self):
+    look(self)
+    if time.monotonic() > said[0] + 50:
+        said[0] = time.monotonic()
+        with self._changes.lock:
+            tell(self._changes)
 
-    def both(self, do: Callable[[Path], object]) -> None:
-        """Do the same at both places; what one refuses the other refuses alike."""
-        answers = []
-        for root in self.roots:
-            try:
-                answers.append((0, do(root)))
-            except OSError as error:
-                answers.append((error.errno or -1, None))
-        assert answers[0] == answers[1], (self.number, answers)
-
-    def new_name(self, word: str) -> str:
-        self.number += 1
-        return os.path.normpath(f"{self.chance.choice(self.directories)}/{word}{self.number}")
-
-    def pop(self, names: list[str]) -> str:
-        position = self.chance.randrange(len(names))
-        names[position], names[-1] = names[-1], names[position]
-        return names.pop()
-
-    def write(self) -> None:
-        if len(self.files) > NAMES_MAX:
-            return self.unlink()
-        name, data = self.new_name("f"), self.chance.randbytes(self.chance.choice((0, 10, 3_000)))
-        self.both(lambda root: (root / name).write_bytes(data))
-        self.files.append(name)
-        return None
-
-    def change(self) -> None:
-        if self.files:
-            name, data = self.chance.choice(self.files), self.chance.randbytes(50)
-            size = self.chance.randrange(4_000)
-
-            def edit(root: Path) -> None:
-                descriptor = os.open(root / name, os.O_RDWR | os.O_NOFOLLOW)
-                try:
-                    os.pwrite(descriptor, data, size)
-                    if size % 3 == 0:
-                        os.ftruncate(descriptor, size // 2)
-                finally:
-                    os.close(descriptor)
-
-            self.both(edit)
-
-    def link(self) -> None:
-        if self.files and len(self.files) < NAMES_MAX:
-            name, new = self.chance.choice(self.files), self.new_name("l")
-            self.both(lambda root: os.link(root / name, root / new, follow_symlinks=False))
-            self.files.append(new)
-
-    def symlink(self) -> None:
-        if len(self.files) < NAMES_MAX:
-            name = self.new_name("s")
-            self.both(lambda root: os.symlink("somewhere", root / name))
-            self.files.append(name)
-
-    def rename(self) -> None:
-        if self.files:
-            name = self.pop(self.files)
-            new = self.chance.choice(self.files) if self.files and self.chance.random() < 0.2 else self.new_name("r")
-            self.both(lambda root: os.rename(root / name, root / new))
-            if new not in self.files:
-                self.files.append(new)
-            if all(os.path.lexists(root / name) for root in self.roots):
-                self.files.append(name)  # two names of one file: rename does nothing
-
-    def unlink(self) -> None:
-        if self.files:
-            name = self.pop(self.files)
-            self.both(lambda root: (root / name).unlink())
-
-    def attributes(self) -> None:
-        if self.files:
-            name, mode = self.chance.choice(self.files), self.chance.choice((0o600, 0o644, 0o755))
-            if not (self.roots[1] / name).is_symlink():
-                self.both(lambda root: os.chmod(root / name, mode))
-                self.both(lambda root: os.utime(root / name, ns=(1, 1_000_000_000 + mode)))
-
-    def look(self) -> None:
-        if self.files:
-            name = self.chance.choice(self.files)
-
-            def see(root: Path) -> object:
-                status = os.lstat(root / name)
-                content = os.readlink(root / name) if (root / name).is_symlink() else (root / name).read_bytes()
-                return status.st_mode, status.st_nlink, status.st_size, content
-
-            self.both(see)
-        directory = self.chance.choice(self.directories)
-        self.both(lambda root: sorted(os.listdir(root / directory)))
-
-    def make_directory(self) -> None:
-        if len(self.directories) < 200:
-            name = self.new_name("d")
-            self.both(lambda root: (root / name).mkdir())
-            self.directories.append(name)
-
-    def remove_directory(self) -> None:
-        if len(self.directories) > 100:
-            name = self.chance.choice(self.directories[1:])
-            self.both(lambda root: (root / name).rmdir())
-            if not (self.roots[1] / name).exists():
-                self.directories.remove(name)
-
-    def move_directory(self) -> None:
-        if len(self.directories) > 2:
-            name, new = self.chance.choice(self.directories[1:]), self.new_name("m")
-            if f"{new}/".startswith(f"{name}/"):
-                return
-            self.both(lambda root: os.rename(root / name, root / new))
-            for names in (self.files, self.directories):
-                names[:] = [new + each[len(name) :] if f"{each}/".startswith(f"{name}/") else each for each in names]
+shed.Shedder.look = look_and_tell
+"""
 
 
 def resident_mib(process: int) -> int:
@@ -168,31 +76,55 @@ def resident_mib(process: int) -> int:
     return int(status.partition("RssAnon:")[2].split()[0]) // 1024
 
 
-def shape(root: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Return mode, names and content of everything below `root`: times are those of two different moments."""
-    found = {}
-    for path in root.rglob("*"):
-        status = path.lstat()
-        data = os.readlink(path).encode() if path.is_symlink() else path.read_bytes() if path.is_file() else b""
-        found[str(path.relative_to(root))] = (status.st_mode, 0 if path.is_dir() else status.st_nlink, data)
-    return found
+class Watch:
+    """Looks at the mount's memory, and tells each minute of a long run."""
+
+    def __init__(self, mount: Mount, kept: Path) -> None:
+        self.mount = mount
+        self.kept = kept
+        self.peak = 0
+        self.began_ns = ticks_ns()
+        self.minute = 0
+
+    @property
+    def seconds(self) -> int:
+        return (ticks_ns() - self.began_ns) // SECOND_NS
+
+    def look(self, number: int) -> None:
+        now = resident_mib(self.mount.process)
+        self.peak = max(self.peak, now)
+        if self.seconds // 60 > self.minute:
+            self.minute = self.seconds // 60
+            kept = json.loads(self.kept.read_text()) if self.kept.exists() else {}
+            print(f"{self.minute} min, {number} operations, {now} MiB, peak {self.peak}, {kept}", flush=True)
+        assert now < RESIDENT_MIB_MAX, f"{now} MiB after {number} operations"
 
 
-def test_random_work_leaves_a_mount_small_and_is_as_on_a_plain_directory(user: User) -> None:
-    print(f"seed {SEED}: DAL_SOAK_SEED={SEED} repeats this run")
+def test_random_work_builds_and_git_leave_a_mount_small_and_as_a_plain_directory(user: User) -> None:
+    print(f"seed {SEED}: DAL_SOAK_SEED={SEED} repeats this run", flush=True)
     plain = user.home / "plain"
     plain.mkdir()
     user.quick("init", "--encryption", "none")
     user.quick("volume", "create", "v")
-    peak = 0
-    with mounted(user, "v", before=SMALL) as mount:
-        work = Work((mount.path, plain), random.Random(SEED))
-        for number in range(OPERATIONS):
-            work.chance.choice(work.operations)()
+    before = (SMALL if NAMES_MAX < 10_000 else "") + (TELL if LONG else "")
+    with mounted(user, "v", before=before, DAL_KEPT=str(user.home / "kept")) as mount:
+        roots = (mount.path, plain)
+        work = Work(roots, random.Random(SEED), names_max=NAMES_MAX)
+        trades = Trades(roots, random.Random(SEED), home=user.home)
+        watch = Watch(mount, user.home / "kept")
+        number = 0
+        while number < OPERATIONS and (not SECONDS or watch.seconds < SECONDS):
+            work.step()
+            if number % TRADE_EVERY == 0:
+                trades.step()
             if number % LOOK_EVERY == 0:
-                peak = max(peak, resident_mib(mount.process))
-                assert peak < RESIDENT_MIB_MAX, f"{peak} MiB after {number} operations"
-        print(f"peak {peak} MiB after {OPERATIONS} operations")
+                watch.look(number)
+            number += 1
+        print(f"peak {watch.peak} MiB after {number} operations and {trades.number} builds and commits", flush=True)
+        at_end = shape(mount.path)
+        trades.check(mount.path)
         mount.end()
     user.quick("restore", "v", "--to", "back")
-    assert shape(user.home / "back") == shape(plain)
+    assert shape(user.home / "back") == at_end
+    assert worked_on(at_end) == worked_on(shape(plain))
+    trades.check(user.home / "back")

@@ -27,7 +27,8 @@ from dalsegno.terms.errors import EXIT_DONE, BadInput, Conflict, DalError, Damag
 from dalsegno.terms.times import format_time, parse_duration_seconds, show_time
 from dalsegno.world.clock import SECOND_NS, now_ns
 from dalsegno.world.files import FileLock, write_durable
-from dalsegno.world.service import notify, share_arenas
+from dalsegno.world.memory import share_heaps
+from dalsegno.world.service import notify
 from dalsegno.world.workers import Workers, new_event
 
 LISTEN = f"127.0.0.1:{PORT}"
@@ -218,7 +219,7 @@ def _export_running(path: Path, house: House, terminal: Terminal) -> int:
 def _serve(arguments: argparse.Namespace, terminal: Terminal) -> int:
     listen, app_module, routes, log_module = (_import_server(name) for name in ("listen", "app", "routes", "log"))
     host, port = split_place(arguments.listen, option="--listen")
-    share_arenas()
+    share_heaps()
     with open_house(arguments, terminal) as house, FileLock(house.pool.path / SERVE_LOCK) as lock:
         if not lock.acquire(wait=False):
             if arguments.export_cert:

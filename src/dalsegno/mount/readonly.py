@@ -205,7 +205,8 @@ class ReadOnly:
         self._owners = owners
         self._started_ns = now_ns
         self._lock = new_lock()
-        self._folders: list[Folder | None] = [None]
+        self._folders: dict[int, Folder] = {}
+        self._next_number = 1
         self._by_node: dict[int, Folder] = {}
         self._shelves_seen: dict[Folder, frozenset[bytes]] = {}
         self.root = self._open_folder(fuse.ROOT_NODE, None, b"", top, salted=False)
@@ -231,9 +232,7 @@ class ReadOnly:
 
     def folder_by_number(self, number: int) -> Folder:
         """Return a folder by its number."""
-        folder = self._folders[number]
-        assert folder is not None
-        return folder
+        return self._folders[number]
 
     def open_point(self, node: int, parent: Folder, name: bytes, point: bytes) -> Folder:
         """Return the folder that a mount point leads to."""
@@ -246,16 +245,17 @@ class ReadOnly:
             known = self._by_node.get(node)
             if known is not None:
                 return known
-            folder.number = len(self._folders)
+            folder.number = self._next_number
+            self._next_number += 1
             folder.node = node or folder.number << ROW_BITS
-            self._folders.append(folder)
+            self._folders[folder.number] = folder
             self._by_node[folder.node] = folder
             return folder
 
     def drop_folder(self, folder: Folder) -> None:
         """Let go of a folder that nobody uses; its number is not given out again."""
         with self._lock:
-            self._folders[folder.number] = None
+            del self._folders[folder.number]
             del self._by_node[folder.node]
 
     def _open_folder(
@@ -288,7 +288,7 @@ class ReadOnly:
     def place(self, node: int) -> tuple[Folder, int]:
         """Return the folder and the row that a node stands for."""
         number = node >> ROW_BITS
-        folder = self._folders[number] if 0 < number < len(self._folders) else None
+        folder = self._folders.get(number)
         row = (node & ((1 << ROW_BITS) - 1)) - 1
         if folder is None or row < 0:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))

@@ -49,8 +49,8 @@ SEGMENTS_MAX = 8
 SEGMENT_CHECKED_BYTES_MAX = 32 * MIB
 """A smaller segment is verified whole when opened; a larger one is synced before it gets its name instead."""
 _REBUILD_OBJECTS = 250_000
-MERGE_ROWS = 250_000
-"""Rows of segments that are merged in one go: what bounds its memory."""
+MERGE_ROWS = 64_000
+"""Rows of segments that are merged in one go: what bounds its memory, to some 15 MiB."""
 _MAGIC = 0x3158_4449_4C41_4400 | 0x44
 _VERSION = 1
 _HEADER = struct.Struct("=QIIQQ32s")

@@ -1,7 +1,6 @@
-"""A process that runs for months: what a service manager wants to hear (sd_notify(3)), and memory that stays small."""
+"""A process that runs for months: what a service manager wants to hear (sd_notify(3))."""
 
 import contextlib
-import ctypes
 import os
 import socket
 
@@ -13,13 +12,3 @@ def notify(message: str) -> None:
         return
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as line:
         line.sendto(message.encode(), "\0" + place[1:] if place[0] == "@" else place)
-
-
-_ARENA_MAX_OPTION = -8
-_ARENAS = 2
-
-
-def share_arenas() -> None:
-    """Let many threads share two heaps of the C library (mallopt(3)): each of their own would keep its largest size."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_ARENA_MAX_OPTION, _ARENAS)
