@@ -31,7 +31,7 @@ STATE = VolumeState(
 )
 
 CASES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
-    (Lease(owner="me", until_ns=-(2**63)), {"owner": "me", "until_ns": -(2**63)}),
+    (Lease(owner="me", until_ns=-(2**63)), {"owner": "me", "until_ns": -(2**63), "proof": ""}),
     (
         Clone(revision=b"\xab\x00", created_ns=1),
         {"revision": "ab00", "created_ns": 1, "held": False, "automatic": None, "entry_count": None},

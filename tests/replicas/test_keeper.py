@@ -878,7 +878,7 @@ def test_a_merge_is_not_taken_without_what_it_merged(pair: tuple[Keeper, Keeper]
 
 def test_times_are_later_than_parents_whatever_the_clock_says(pair: tuple[Keeper, Keeper]) -> None:
     a, _ = pair
-    ahead = commit(a, {b"f": b"1"}, at_ns=now_ns() + 10**15)
+    ahead = commit(a, {b"f": b"1"}, at_ns=now_ns() + 10**13)
     state = a.state(VOLUME)
     old = objects.decode_revision(a.pool.get(ahead))  # type: ignore[arg-type]
     with a.pool.writer() as writer:

@@ -30,6 +30,8 @@ from dalsegno.volumes.state import ReplicaSet
 from kit import REALM
 from server_kit import Server, start_server
 
+FREEZE = json.dumps({"owner": "me", "secret": "00" * 16}).encode()
+
 
 def test_health_metrics_and_the_log(served: Served) -> None:
     status, headers, body = ask(served.server, "GET", "/health")
@@ -377,7 +379,7 @@ def test_a_volume_that_moved_sends_its_clients_on(tmp_path: Path) -> None:
         with pytest.raises(Moved) as caught:
             site.commit("home", b"?" * 32, b"", [])
         assert caught.value.server == "s2"
-        status, _, body = ask(server, "POST", "/v1/volumes/home/freeze", token=site._token, body=b'{"owner": "me"}')
+        status, _, body = ask(server, "POST", "/v1/volumes/home/freeze", token=site._token, body=FREEZE)
         assert status == 421 and json.loads(body)["moved_to"]["name"] == "s2"
         assert site.state("home").head == head
         with pytest.raises(NotFound):

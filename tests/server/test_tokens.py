@@ -62,6 +62,7 @@ CALLS: dict[str, tuple[Callable[[RemoteSite], Any], str]] = {
         lambda site: site.switch("nobody", Release(number=1, revision=bytes(32), clone="", released_ns=1)),
         "administer",
     ),
+    "reopen": (lambda site: site.reopen("home", at_ns=1), "administer"),
     "remove": (lambda site: site.remove("nobody"), "administer"),
     "tokens": (lambda site: site.tokens(), "administer"),
     "add_token": (lambda site: site.add_token(wire.NewToken(rights=["read"], volumes=["x"])), "administer"),

@@ -26,7 +26,7 @@ from dalsegno.pool.adopt import UPLOADS
 from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pool import Pool, PoolWriter
 from dalsegno.replicas.catchup import CaughtUp
-from dalsegno.replicas.contract import Site
+from dalsegno.replicas.contract import Reopener, Site
 from dalsegno.replicas.followed import Directories, Followed
 from dalsegno.replicas.freezing import Cloned
 from dalsegno.replicas.group import Group
@@ -56,6 +56,8 @@ from dalsegno.terms.events import Note, Report
 from dalsegno.terms.ids import OBJECT_ID_BYTES, hex_short
 from dalsegno.terms.times import SECOND_NS, time_name
 from dalsegno.volumes.ancestry import find_revision, is_ancestor
+from dalsegno.volumes.dates import is_future
+from dalsegno.volumes.reopen import plan_reopened
 from dalsegno.volumes.shrunk import SETTING
 from dalsegno.volumes.state import (
     ANY,
@@ -282,6 +284,7 @@ class RealmVolumes(Volumes):
         unsent = self._unsent(mirrored.id) if mirrored is not None else []
         caught = group.catch_up()
         for head in unsent:
+            head = self._dated_now(caught.state.id, head)
             caught = group.catch_up(head=head)
             if len(caught.reached) >= writers_needed(caught.replicas):
                 self._drop_unsent(caught.state.id, head)
@@ -372,6 +375,21 @@ class RealmVolumes(Volumes):
         self._change_unsent(
             volume_id, lambda known: [*(each for each in known if each not in behind | {revision}), revision]
         )
+
+    def _dated_now(self, volume_id: bytes, head: bytes) -> bytes:
+        """Return a commit that waits; one that no server takes, since it is of the future, is made anew.
+
+        Such a one came on top of a head of the future, of a volume that has been reopened since.
+        """
+        revision = find_revision(self._pool, head)
+        if revision is None or not is_future(revision.created_ns, now_ns=now_ns()):
+            return head
+        state = msgspec.structs.replace(self.known(volume_id), head=head)
+        revision = plan_reopened(self._pool, state, content=b"", now_ns=now_ns())
+        with self._pool.writer() as writer:
+            made = bytes(writer.put(objects.KIND_REVISION, objects.encode(revision)))
+        self._change_unsent(volume_id, lambda known: [made if each == head else each for each in known])
+        return made
 
     def _drop_unsent(self, volume_id: bytes, revision: bytes) -> None:
         self._change_unsent(volume_id, lambda known: [each for each in known if each != revision])
@@ -711,6 +729,33 @@ class RealmVolumes(Volumes):
                 self._behind.add(name)
             self._show(name, self._with_all_dumps(pushed.state, (), away=True))
         return pushed.state, identity
+
+    def reopen(self, name: str, clone: str, *, now_ns: int) -> tuple[dict[str, VolumeState], dict[str, DalError]]:
+        """Reopen a volume on all its servers that take commits, to the files of a clone or (empty) of its head.
+
+        Return what those that did it have now, and what others said.
+        """
+        volume = split_place(name)[1]
+        with self._turn(volume):
+            look = self.group(volume).look()
+            replicas = look.replicas
+            named = next((state.clones[clone] for state in look.states.values() if clone in state.clones), None)
+            if clone and named is None:
+                raise NotFound(f"no clone {volume}@{clone} on a server that answers: `dal clones {volume}` shows them")
+            content = named.revision if named is not None else b""
+            names = [*replicas.writers, *replicas.standbys] or list(look.states)
+
+            def step(site: Site) -> VolumeState:
+                if not isinstance(site, Reopener):
+                    raise Refused(f"{site.name}: reopens no volumes")
+                return site.reopen(volume, at_ns=now_ns, content=content)
+
+            done, errors = self._ask(names, step)
+            if not done:
+                raise shared_kind(errors)(f"volume {volume!r}: {list_errors(errors)}")
+            self._groups.pop(volume, None)
+            self._show(volume, next(iter(done.values())))
+        return done, errors
 
     def add_clone(
         self, name: str, clone_name: str | None, *, now_ns: int, revision: bytes = b"", automatic: bool = False

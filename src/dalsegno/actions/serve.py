@@ -7,13 +7,16 @@ from typing import BinaryIO, Final, Protocol
 import msgspec
 
 from dalsegno.actions.house import House
+from dalsegno.dumps.admission import check_sent
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.load import load_chain
 from dalsegno.dumps.plan import forget_dump, plan_dump, record_dump
 from dalsegno.dumps.write import write_dump
-from dalsegno.terms.errors import BadInput, NotFound, Refused
+from dalsegno.terms.errors import BadInput, Damaged, NotFound, Refused
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.volumes.address import Address, resolve
+from dalsegno.volumes.dates import require_past
+from dalsegno.volumes.ownership import require_own
 from dalsegno.volumes.state import DumpRecord, VolumeState
 from dalsegno.world.clock import SECOND_NS, now_ns
 from dalsegno.world.files import ResumedFile, file_errors, make_directory, remove_durable
@@ -41,14 +44,18 @@ def stream_dump(
     level: int = 0,
     base: bytes = b"",
     taken_at_ns: int = 0,
+    sees_all: bool = True,
 ) -> None:
     """Write a dump of a clone, or of the newest state, and do not record it; `base` names a recorded dump.
 
-    It bears the time `taken_at_ns`, or now: who asks several servers in turn has one clock for all.
+    It bears the time `taken_at_ns`, or now: who asks several servers in turn has one clock for all. Unless `sees_all`,
+    who asks may not read every volume.
     """
     state = house.volumes.get(volume)
     now, recorder = now_ns(), ""
     named = resolve(house.pool, house.volumes, Address(volume=state.name, selector=clone), now_ns=now)
+    if not sees_all:
+        require_own(house.pool, house.volumes, state, named.revision)
     if base:
         found = [record for record in state.dumps if record.dump_id == base]
         if not found:
@@ -68,14 +75,24 @@ def stream_dump(
     )
 
 
-def record(house: House, volume: str, made: DumpRecord) -> VolumeState:
+def record(house: House, volume: str, made: DumpRecord, *, sees_all: bool = True) -> VolumeState:
     """Note that a dump of a volume is durable, wherever it is."""
     state = house.volumes.get(volume)
+    if not sees_all:
+        require_own(house.pool, house.volumes, state, made.revision)
+    require_past(f"dump {hex_short(made.dump_id)}", made.taken_at_ns, now_ns=now_ns())
     if not house.pool.has(ObjectId(made.revision)):
         raise Refused(f"volume {volume!r}: revision {hex_short(made.revision)} of the dump is not here")
     if made.base_dump and all(known.dump_id != made.base_dump for known in state.dumps):
         raise Refused(f"volume {volume!r}: dump {hex_short(made.base_dump)}, which it builds on, is not recorded here")
     return house.volumes.update(state.id, lambda current: record_dump(current, made))
+
+
+def _without_paths(text: str, paths: Iterable[Path]) -> str:
+    """Return a message without the places of uploaded dumps, which are the server's own affair."""
+    for number, path in enumerate(paths, 1):
+        text = text.replace(str(path), f"dump {number}")
+    return text
 
 
 def forget(house: House, volume: str, dump_id: bytes) -> VolumeState:
@@ -130,13 +147,19 @@ def drop_old_dumps(house: House) -> None:
                 remove_durable(path)
 
 
-def load_dumps(house: House, owner: str, dumps: Sequence[bytes], name: str, *, may_create: bool) -> VolumeState:
-    """Make a volume of uploaded dumps, or bring one forward by increments that continue it; then forget the uploads."""
+def load_dumps(
+    house: House, owner: str, dumps: Sequence[bytes], name: str, *, may_administer: bool, sees_all: bool
+) -> VolumeState:
+    """Make a volume of uploaded dumps, or bring one forward by increments that continue it; then forget the uploads.
+
+    Who may administer the volume may make it, and take it where nothing tells that this is forward; `sees_all`: who
+    sent the dumps may read every volume.
+    """
     try:
         state: VolumeState | None = house.volumes.get(name)
     except NotFound:
         state = None
-    if state is None and not may_create:
+    if state is None and not may_administer:
         raise NotFound(f"no volume {name!r} here: making one needs the right to administer it")
     if state is not None and state.replicas is not None:
         raise Refused(f"volume {name!r} is replicated: seed a replica instead (`dal replica add --seed`)")
@@ -149,8 +172,22 @@ def load_dumps(house: House, owner: str, dumps: Sequence[bytes], name: str, *, m
         if not partial.is_file():
             raise NotFound(f"dump {hex_short(dump_id)} was not uploaded with this token")
         paths.append(partial)
-    with DumpChain.open(paths, house.pool.realm) as chain:
-        loaded = load_chain(chain, house.pool, house.volumes, name, now_ns=now_ns(), workers=house.workers)
+    try:
+        with DumpChain.open(paths, house.pool.realm) as chain:
+            loaded = load_chain(
+                chain,
+                house.pool,
+                house.volumes,
+                name,
+                now_ns=now_ns(),
+                workers=house.workers,
+                admit=lambda state: check_sent(
+                    chain, house.pool, state, now_ns=now_ns(), may_jump=may_administer, sees_all=sees_all
+                ),
+                keep_paths=False,
+            )
+    except (BadInput, Damaged, NotFound, Refused) as error:
+        raise type(error)(_without_paths(str(error), paths)) from error
     for path in paths:
         remove_durable(path)
     return loaded

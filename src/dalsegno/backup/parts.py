@@ -32,7 +32,7 @@ from dalsegno.world.files import PartialFile, file_errors, iterate_bytes, write_
 
 NOTE_SUFFIX: Final = ".note"
 DUMP_SUFFIX: Final = ".dump"
-_SLICE: Final = re.compile(r"\.dump\.s\d{3,}$")
+_SLICE: Final = re.compile(r"\.dump\.s\d{3,}\Z")
 Pace = Callable[[int], None]
 """Told how many bytes were copied; waits when that was too fast."""
 

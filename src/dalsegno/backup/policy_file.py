@@ -42,10 +42,10 @@ SHARES_MAX = 255
 VOLUMES_AT_ONCE_MAX = 64
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _KINDS = get_args(TargetKind)
-_NAME = re.compile(r"^\w[\w.+-]*$")
+_NAME = re.compile(r"^\w[\w.+-]*\Z")
 _WORD = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
 _ASSIGNED = re.compile(rf"^\s*({_WORD}(?:\s*\.\s*{_WORD})*)\s*=")
-_SERVER_VOLUME = re.compile(r"^//[^/*?\[]+/[^/]+$")
+_SERVER_VOLUME = re.compile(r"^//[^/*?\[]+/[^/]+\Z")
 Key = tuple[str, ...]
 
 
@@ -355,7 +355,7 @@ def _read_notify(table: _Table) -> Notify:
     )
     if notify.webhook and not notify.webhook.startswith(("http://", "https://")):
         table.add("webhook", f"{notify.webhook!r}: expected an address beginning with https:// or http://")
-    if notify.smtp and not re.match(r"^[^:\s]+(:\d+)?$", notify.smtp):
+    if notify.smtp and not re.match(r"^[^:\s]+(:\d+)?\Z", notify.smtp):
         table.add("smtp", f"{notify.smtp!r}: expected HOST or HOST:PORT")
     table.done()
     return notify

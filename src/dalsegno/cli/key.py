@@ -23,7 +23,7 @@ from dalsegno.world.files import file_errors
 KEEP_THE_KEY = (
     "copy it to another place now (`dal key export FILE`); without it nobody can read the backup, not even you"
 )
-_POOL_KEY = re.compile(r"^([0-9a-f]{32})\.key$")
+_POOL_KEY = re.compile(r"^([0-9a-f]{32})\.key\Z")
 _NO_FILE = {"passphrase": "no key file: the passphrase opens the pool", "none": "no key: nothing is encrypted"}
 
 

@@ -1,4 +1,4 @@
-"""`dal volume create|set|list|show|rename|remove`."""
+"""`dal volume create|set|list|show|rename|remove|reopen`."""
 
 import argparse
 from contextlib import suppress
@@ -9,6 +9,7 @@ from typing import Any
 
 from dalsegno.actions.backup import create_volume
 from dalsegno.actions.keep import VolumeSize, volume_size
+from dalsegno.actions.reopen import reopen
 from dalsegno.actions.rules import left_out, own_keys
 from dalsegno.actions.sources import followers, set_rules, set_source
 from dalsegno.cli.backup import add_rules, left_out_origin, left_out_value, left_out_words, read_rules
@@ -17,7 +18,7 @@ from dalsegno.cli.door import open_house, open_volumes
 from dalsegno.cli.terminal import Terminal, as_json, show
 from dalsegno.cli.words import Parser
 from dalsegno.terms.counts import count_of, count_of_entries
-from dalsegno.terms.errors import EXIT_DONE, BadInput, NotFound, Refused
+from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, NotFound, Refused
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time, show_time
@@ -26,7 +27,7 @@ from dalsegno.volumes.state import DumpRecord, VolumeState
 
 def add_volume(parser: Parser) -> None:
     """Say what `dal volume` understands."""
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="create|set|list|show|rename|remove")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="create|set|list|show|rename|remove|reopen")
     create = verbs.add_parser("create", help="make a volume", epilog="example: dal volume create home --source /home")
     create.add_argument("name", metavar="NAME")
     create.add_argument("--source", type=Path, metavar="DIR", help="the host directory that it follows")
@@ -57,6 +58,13 @@ def add_volume(parser: Parser) -> None:
     remove.add_argument("name", metavar="VOLUME")
     remove.add_argument("--yes", action="store_true", help="do it although it has clones")
     remove.set_defaults(run=_remove)
+    again = verbs.add_parser(
+        "reopen",
+        help="take commits again after a state that is dated in the future",
+        epilog="example: dal volume reopen home",
+    )
+    again.add_argument("name", metavar="VOLUME[@CLONE]", help="with a clone: go on with its files, not the newest ones")
+    again.set_defaults(run=_reopen)
 
 
 def dump_value(record: DumpRecord) -> dict[str, Any]:
@@ -218,6 +226,23 @@ def _remove(arguments: argparse.Namespace, terminal: Terminal) -> int:
         lines = [f"forgot volume {state.name} with {_size_words(size)}; what nothing else needs is free {when}"]
     terminal.result({**volume_value(state), "removed": as_json(size) if size is not None else None}, lines)
     return EXIT_DONE
+
+
+def _reopen(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_volumes(arguments, terminal, arguments.name) as house:
+        result = reopen(house, arguments.name)
+    for server, error in sorted(result.missing.items()):
+        terminal.note(f"without {server}: {error}")
+    where = f" on {', '.join(result.servers)}" if result.servers else ""
+    value = {
+        **volume_value(result.state),
+        "servers": list(result.servers),
+        "missing": {server: str(error) for server, error in result.missing.items()},
+    }
+    head = hex_short(result.state.head)
+    terminal.result(value, [f"volume {result.state.name} takes commits again{where}, from #{head}"])
+    away = any(not isinstance(error, Refused) for error in result.missing.values())
+    return EXIT_PARTIAL if away else EXIT_DONE
 
 
 def _size_words(size: VolumeSize) -> str:

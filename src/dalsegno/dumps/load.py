@@ -1,6 +1,7 @@
 """Load dumps into a pool: a living, writable volume again, whose next increments continue the old lineage."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -10,11 +11,13 @@ from dalsegno.formats import objects
 from dalsegno.formats.objects import Reference
 from dalsegno.pool.marks import Marks
 from dalsegno.pool.pool import Pool
-from dalsegno.terms.errors import AlreadyThere, Conflict, Damaged, NotFound, Refused
-from dalsegno.terms.events import Progress, Report, silent
+from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, Damaged, NotFound, Refused
+from dalsegno.terms.events import Note, Progress, Report, silent
 from dalsegno.terms.ids import ObjectId, hex_short
+from dalsegno.trees.read import read_revision
+from dalsegno.volumes.dates import is_future
 from dalsegno.volumes.state import NATIVE, Clone, DumpRecord, VolumeState
-from dalsegno.volumes.store import Volumes
+from dalsegno.volumes.store import Volumes, check_clone_name
 from dalsegno.world.workers import Workers
 
 
@@ -27,13 +30,19 @@ def load_chain(
     now_ns: int,
     workers: Workers | None = None,
     report: Report = silent,
+    admit: Callable[[VolumeState | None], None] = lambda state: None,
+    keep_paths: bool = True,
 ) -> VolumeState:
     """Make volume `name` from the chain; a chain of increments brings an existing volume forward instead.
 
     Everything is checked before anything is written: an increment onto a volume that is not at its base is Refused.
-    The revisions that the chain carries become clones; its dumps become the bases of the next increments.
+    The revisions that the chain carries become clones; its dumps become the bases of the next increments. `admit` is
+    given the volume as it is, or None, and refuses what whoever sent the chain may not do. Without `keep_paths` nothing
+    is recorded of where the dumps were.
     """
     existing = _volume_to_continue(chain, pool, volumes, name)
+    admit(existing)
+    carried = _clones_of(chain, now_ns=now_ns, report=report)
     transfer(chain, pool, workers=workers, report=report)
     if existing is None:
         last = chain.notes[-1]
@@ -44,12 +53,6 @@ def load_chain(
     def change(state: VolumeState) -> VolumeState:
         if state.head != expected:
             raise Conflict(f"volume {name!r}: somebody else committed meanwhile; run again")
-        # Of a name that was given again the newest state counts, as when the chain is read; what the volume has stays.
-        carried = {
-            target.clone: Clone(revision=target.revision, created_ns=target.created_ns)
-            for target in chain.targets()
-            if target.clone
-        }
         state = msgspec.structs.replace(state, head=chain.target.revision, clones={**carried, **state.clones})
         for reader, note in zip(chain.readers, chain.notes, strict=True):
             record = DumpRecord(
@@ -58,13 +61,33 @@ def load_chain(
                 revision=note.targets[-1].revision,
                 base_dump=note.base_dump,
                 taken_at_ns=note.taken_at_ns,
-                path=str(reader.path.absolute()),
+                path=str(reader.path.absolute()) if keep_paths else "",
                 size_bytes=reader.size_bytes,
             )
             state = record_dump(state, record)
         return state
 
-    return volumes.update(existing.id, change)
+    state = volumes.update(existing.id, change)
+    if is_future(read_revision(pool, ObjectId(state.head)).created_ns, now_ns=now_ns):
+        text = f"its newest state is of the future, and no server takes a later one: `dal volume reopen {name}`"
+        report(Note(severity="warning", path=os.fsencode(name), text=text))
+    return state
+
+
+def _clones_of(chain: DumpChain, *, now_ns: int, report: Report) -> dict[str, Clone]:
+    """Return the clones that a chain carries, dated no later than now; a name that no clone may have is said."""
+    carried = {}
+    # Of a name that was given again the newest state counts, as when the chain is read; what the volume has stays.
+    for target in chain.targets():
+        if not target.clone:
+            continue
+        try:
+            check_clone_name(target.clone)
+        except BadInput as error:
+            report(Note(severity="warning", path=chain.readers[0].path.name.encode(), text=f"left out: {error}"))
+            continue
+        carried[target.clone] = Clone(revision=target.revision, created_ns=min(target.created_ns, now_ns))
+    return carried
 
 
 def _volume_to_continue(chain: DumpChain, pool: Pool, volumes: Volumes, name: str) -> VolumeState | None:

@@ -94,7 +94,7 @@ BATCHES_PENDING_MAX: Final = 32
 LINKS_MANY: Final = 100_000
 """Hard-linked files from which on memory counts for more than page faults."""
 TEMPORARY_PREFIX: Final = b".dal-restore-"
-_TEMPORARY: Final = re.compile(rb"^\.dal-restore-[0-9a-f]{16}(-[0-9]+)?$")
+_TEMPORARY: Final = re.compile(rb"^\.dal-restore-[0-9a-f]{16}(-[0-9]+)?\Z")
 _WRITE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _XATTRS_INHERITED: Final = frozenset({"system.posix_acl_default", "btrfs.compression"})
 _PATH_FLAGS: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC

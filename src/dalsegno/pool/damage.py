@@ -31,7 +31,7 @@ DAMAGED: Final = "damaged"
 UNSOUND: Final = "damaged/objects"
 INDEX_LOST: Final = "damaged/index"
 DIGEST_BYTES: Final = 32
-_BLOCK = re.compile(r"^block (\d{1,9})$")
+_BLOCK = re.compile(r"^block (\d{1,9})\Z")
 Prefixes = npt.NDArray[np.uint64]
 
 

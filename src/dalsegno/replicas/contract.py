@@ -9,7 +9,7 @@ Unavailable (no answer: it may or may not have been done).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from dalsegno.terms.ids import ObjectId
 from dalsegno.volumes.state import Clone, Release, ReplicaSet, VolumeState
@@ -26,6 +26,19 @@ BATCH_BYTES_TARGET: Final = 64 * 1024 * 1024
 
 Record = tuple[int, bytes, bytes]
 """Kind, id and payload of an object."""
+
+
+@runtime_checkable
+class Reopener(Protocol):
+    """A server whose volumes can be reopened."""
+
+    def reopen(self, volume: str, *, at_ns: int, content: bytes = b"") -> VolumeState:
+        """Put a revision of `at_ns`, which is now, in the place of a head that is of the future, and return the state.
+
+        It has the files of the head, or of the revision `content` of this volume. Its parent is the newest revision
+        behind the head that is not of the future. Refused when the head is not of the future.
+        """
+        ...
 
 
 class Site(Protocol):

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from dalsegno.terms.errors import BadInput
 from dalsegno.volumes.state import Clone
 
-_LAST = re.compile(r"^last([1-9][0-9]{0,5})$")
+_LAST = re.compile(r"^last([1-9][0-9]{0,5})\Z")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ A call must not run on the `workers` that the Keeper was given: it waits for the
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from copy import copy
 from pathlib import Path
 from typing import Final
 
@@ -37,11 +38,14 @@ from dalsegno.terms.errors import (
 )
 from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES, ObjectId, PackId, hex_short
 from dalsegno.terms.sizes import MIB, format_size
-from dalsegno.terms.times import SECOND_NS
+from dalsegno.terms.times import SECOND_NS, show_time
 from dalsegno.trees.closure import new_objects
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes import leases
 from dalsegno.volumes.ancestry import behind_all, between, find_revision, is_ancestor
+from dalsegno.volumes.dates import is_old, require_past
+from dalsegno.volumes.ownership import is_others, require_own_past
+from dalsegno.volumes.reopen import reopen
 from dalsegno.volumes.state import (
     NATIVE,
     READER,
@@ -72,8 +76,6 @@ REFRESH_NS: Final = SECOND_NS
 POLL_SECONDS: Final = 0.25
 """How soon `watch` sees what another process did."""
 STATES_SEEN_MAX: Final = 100
-REVISION_NS_MAX: Final = 1 << 62
-"""In the year 2116. Each revision is later than its parents: one at the end of time would be the volume's last."""
 FOLLOWERS_MAX: Final = 1000
 PIN_SECONDS: Final = 60
 """A follower's revision is pinned anew so often at most; what was pinned before serves it nearly as well."""
@@ -111,6 +113,16 @@ class Keeper:
         self._states_seen: dict[str, tuple[int, int, VolumeState]] = {}
         """Volume: count of the bell and time before the state was read."""
         self._pinned: dict[tuple[bytes, str], int] = {}
+        self._is_narrow = False
+
+    def narrowed(self) -> "Keeper":
+        """Return the same for callers who may not read every volume of the pool: they get no revision of another one.
+
+        Other objects they get by their ids (docs/decisions/008-tokens-and-the-realms-key.md).
+        """
+        narrow = copy(self)
+        narrow._is_narrow = True
+        return narrow
 
     # What is there
 
@@ -126,10 +138,20 @@ class Keeper:
 
     def block(self, volume: str, identity: ObjectId) -> list[Record]:
         """Return an object and those stored beside it."""
-        self.volumes.get(volume)
+        state = self.volumes.get(volume)
         if len(identity) != OBJECT_ID_BYTES:
             raise BadInput(f"object id of {len(identity)} bytes: expected {OBJECT_ID_BYTES}")
-        return self.pool.beside(identity, bytes_max=BLOCK_ANSWER_BYTES_MAX)
+        records = self.pool.beside(identity, bytes_max=BLOCK_ANSWER_BYTES_MAX)
+        if not self._is_narrow:
+            return records
+        kept = [record for record in records if record[0] != KIND_REVISION or not self._is_others(state, record[1])]
+        if kept[:1] != records[:1]:
+            raise _not_its(state, identity)
+        return kept
+
+    def _is_others(self, state: VolumeState, identity: bytes) -> bool:
+        revision = find_revision(self.pool, identity)
+        return revision is not None and is_others(self.volumes, state, identity, revision)
 
     def missing(self, volume: str, targets: Sequence[bytes], bases: Sequence[bytes]) -> Iterator[bytes]:
         """Return the rows of what `targets` have and `bases` have not; NotFound at once, not on the way."""
@@ -140,13 +162,13 @@ class Keeper:
         for target in targets:
             self._require_own(state, target)
         try:
-            marks = self._mark(targets, bases)
+            marks = self._mark(state, targets, bases)
         except NotFound:
             # A base whose tree is not all here any more: compare with nothing.
-            marks = self._mark(targets, ())
+            marks = self._mark(state, targets, ())
         return _rows(marks)
 
-    def _mark(self, targets: Sequence[bytes], bases: Sequence[bytes]) -> PoolMarks:
+    def _mark(self, state: VolumeState, targets: Sequence[bytes], bases: Sequence[bytes]) -> PoolMarks:
         marks = PoolMarks(self.pool)
 
         def visit(kind: int, identity: bytes) -> bool:
@@ -164,7 +186,8 @@ class Keeper:
             new_objects(self.pool, target, previous, visit=visit)
             previous = target
         for identity in behind_all(self.pool, asked, bases):
-            marks.add(identity)
+            if not self._is_narrow or not self._is_others(state, identity):
+                marks.add(identity)
         return marks
 
     def _fitting(self, target: bytes, known: Mapping[bytes, Revision]) -> bytes | None:
@@ -186,8 +209,14 @@ class Keeper:
 
     def objects(self, volume: str, ids: bytes) -> Iterator[bytes]:
         """Return a pack of these objects, block by block; NotFound at once when the index has not all of them."""
-        self.volumes.get(volume)
+        state = self.volumes.get(volume)
         self._check_ids(ids)
+        if self._is_narrow:
+            kinds = Standing(self.pool).kinds(as_ids(ids))
+            for row in np.flatnonzero(kinds == KIND_REVISION).tolist():
+                identity = ids[row * OBJECT_ID_BYTES : (row + 1) * OBJECT_ID_BYTES]
+                if self._is_others(state, identity):
+                    raise _not_its(state, identity)
         marks = PoolMarks(self.pool)
         marks.add_many(ids)
         if marks.elsewhere:
@@ -249,10 +278,12 @@ class Keeper:
         revision = find_revision(self.pool, identity)
         if revision is None or revision.volume == state.id:
             return
+        if self._is_narrow and is_others(self.volumes, state, identity, revision):
+            raise _not_its(state, identity)
         # What was restored beside the original keeps the original's id in the past that came with it.
         named = {clone.revision for clone in state.clones.values()}
         if identity not in named and not is_behind(self.pool, identity, state.head):
-            raise Refused(f"revision {hex_short(identity)} is of another volume than {state.name!r}")
+            raise _not_its(state, identity)
 
     def _upload_path(self, state: VolumeState, upload: bytes) -> Path:
         if len(upload) != UUID_BYTES:
@@ -387,6 +418,9 @@ class Keeper:
             or (state.kind == TRACKED) != bool(state.source)
         ):
             raise BadInput(f"volume {state.name!r}: its id, kind or source cannot be right")
+        require_past(f"volume {state.name!r}", state.created_ns, now_ns=self._clock())
+        for record in state.dumps:
+            require_past(f"dump {hex_short(record.dump_id)}", record.taken_at_ns, now_ns=self._clock())
         existing = self.volumes.get_by_id(state.id)
         if existing is None:
             new = VolumeState(
@@ -439,6 +473,8 @@ class Keeper:
         with Adopter(self.pool, refresh=not self.pool.has(ObjectId(revision))) as adopter:
             new = adopter.require_whole(revision)
             self._check_revision(state, revision, new)
+            if self._is_narrow:
+                require_own_past(self.pool, self.volumes, state, revision)
             if sent and state.role == WRITER and state.head:
                 self._require_merged(volume, new)
 
@@ -471,9 +507,8 @@ class Keeper:
 
     def _check_revision(self, state: VolumeState, identity: bytes, revision: Revision) -> None:
         if revision.volume != state.id:
-            raise Refused(f"revision {hex_short(identity)} is of another volume than {state.name!r}")
-        if not 0 <= revision.created_ns < REVISION_NS_MAX:
-            raise Refused(f"revision {hex_short(identity)}: its time cannot be right: look at the clock of its maker")
+            raise _not_its(state, identity)
+        require_past(f"revision {hex_short(identity)}", revision.created_ns, now_ns=self._clock())
         for parent in revision.parents:
             known = find_revision(self.pool, parent)
             if known is not None and known.created_ns >= revision.created_ns:
@@ -485,6 +520,21 @@ class Keeper:
                 f"volume {state.name!r}: {format_size(revision.total_bytes)} of files, "
                 f"and its quota is {format_size(quota)}"
             )
+
+    def reopen(self, volume: str, *, at_ns: int, content: bytes = b"") -> VolumeState:
+        """Put a revision of `at_ns` in the place of a head of the future; all servers with one head make the same."""
+        state = self.volumes.get(volume)
+        _require_moving(state)
+        now_ns = self._clock()
+        require_past(f"volume {volume!r}", at_ns, now_ns=now_ns)
+        if is_old(at_ns, now_ns=now_ns):
+            raise Refused(f"volume {volume!r}: {show_time(at_ns)} is not now: look at the clocks")
+        if content:
+            self._check_revisions(content)
+            self._require_own(state, content)
+        state = reopen(self.pool, self.volumes, volume, content=content, now_ns=at_ns, workers=self._workers)
+        self._bell.ring()
+        return state
 
     def agree(self, volume: str, revision: bytes, *, uncloned: Mapping[str, Sequence[Clone]] = {}) -> None:
         """Note what all writers have; `common` only moves forward."""
@@ -535,6 +585,7 @@ class Keeper:
     def clone(self, volume: str, name: str, clone: Clone) -> VolumeState:
         """Name a revision."""
         check_clone_name(name)
+        require_past(f"clone {volume}@{name}", clone.created_ns, now_ns=self._clock())
         self._check_revisions(clone.revision)
         state = self.volumes.get(volume)
         _require_here(state)
@@ -607,6 +658,7 @@ class Keeper:
 
     def switch(self, volume: str, release: Release) -> VolumeState:
         """Show a release on a READER, note it elsewhere. Of two with one number the larger revision id counts."""
+        require_past(f"release {release.number} of {volume!r}", release.released_ns, now_ns=self._clock())
         state = self.volumes.get(volume)
         self._check_revisions(release.revision)
         if state.role != READER:
@@ -679,6 +731,10 @@ class Keeper:
                 self.volumes.pin(state.id, head, holder=f"follower {follower}", until_ns=until_ns)
 
 
+def _not_its(state: VolumeState, identity: bytes) -> Refused:
+    return Refused(f"revision {hex_short(identity)} is of another volume than {state.name!r}")
+
+
 def is_behind(pool: Pool, old: bytes, head: bytes) -> bool:
     """Return whether `old` is the head or lies behind it."""
     return bool(head) and is_ancestor(pool, old, head)
@@ -711,7 +767,7 @@ def _require_moving(state: VolumeState) -> None:
 
 def _require_thawed(state: VolumeState, *, owner: str, now_ns: int) -> None:
     lease = leases.held(state, now_ns=now_ns)
-    if lease is None or lease.owner != owner:
+    if lease is None or not leases.is_holder(lease, owner=owner):
         leases.require_thawed(state, now_ns=now_ns)
 
 

@@ -7,14 +7,18 @@ What the server refuses becomes the error that it was there. Silence, a lost ans
 import hashlib
 import hmac
 import http.client
+import os
 import re
 import select
 import socket
 import ssl
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Final, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
+
+from blake3 import blake3
 
 from dalsegno.chunks.realm import SECRET_BYTES
 from dalsegno.formats import messages
@@ -24,9 +28,10 @@ from dalsegno.replicas.contract import LEASE_SECONDS, ROW_BYTES, Record
 from dalsegno.replicas.view import Placed, RealmView
 from dalsegno.replicas.wire import PROTOCOL, PROTOCOL_HEADER
 from dalsegno.terms.errors import BadInput, DalError, Moved, NoAccess, Unavailable, error_kinds
-from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
+from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES, ObjectId
 from dalsegno.terms.sizes import KIB, MIB
 from dalsegno.volumes.state import Clone, DumpRecord, Release, ReplicaSet, VolumeState
+from dalsegno.world.chance import random_bytes
 from dalsegno.world.clock import pause
 from dalsegno.world.workers import new_lock
 
@@ -440,6 +445,11 @@ class RemoteSite:
             return Moved(text, server=problem.moved_to.name if problem.moved_to is not None else ""), None
         return kind(text), wait
 
+    def _lease_secret(self, owner: str) -> bytes:
+        """Return what proves to this server that a lease is `owner`'s, who is in this process; to no other server."""
+        key = _secret_of_process(os.getpid())
+        return blake3(f"{self.url}\0{self._fingerprint}\0{owner}".encode(), key=key).digest(length=UUID_BYTES)
+
     def _volume(self, volume: str, call: str) -> str:
         return f"/v1/volumes/{quote(volume, safe='')}/{call}"
 
@@ -609,6 +619,7 @@ class RemoteSite:
         """Do upload (whole, from 0), adopt, advance to `revision` and, with `common`, agree on that: in one call."""
         body, length = _sized(pieces)
         given = {"revision": revision.hex(), "upload": upload.hex(), "common": common.hex(), "owner": owner}
+        given["secret"] = self._lease_secret(owner).hex() if owner else ""
         query = {key: value for key, value in given.items() if value}
         answer = self._request("POST", self._volume(volume, "commit"), query=query, body=body, length=length)
         return messages.decode(answer.read(ANSWER_BYTES_MAX), VolumeState)
@@ -625,8 +636,13 @@ class RemoteSite:
 
     def advance(self, volume: str, revision: bytes, *, owner: str = "") -> VolumeState:
         """Move the head forward to `revision`, which is there whole, and return the state."""
-        body = wire.Advance(revision=revision, owner=owner)
+        body = wire.Advance(revision=revision, owner=owner, secret=self._lease_secret(owner) if owner else b"")
         return self._ask_value("POST", self._volume(volume, "advance"), VolumeState, body)
+
+    def reopen(self, volume: str, *, at_ns: int, content: bytes = b"") -> VolumeState:
+        """Have a revision of `at_ns` put in the place of a head of the future."""
+        body = wire.Reopen(at_ns=at_ns, revision=content)
+        return self._ask_value("POST", self._volume(volume, "reopen"), VolumeState, body)
 
     def agree(self, volume: str, revision: bytes, *, uncloned: Mapping[str, Sequence[Clone]] = {}) -> None:
         """Note that every writer has `revision`, and forget tombstones that every writer has."""
@@ -635,12 +651,13 @@ class RemoteSite:
 
     def freeze(self, volume: str, *, owner: str, seconds: int = LEASE_SECONDS) -> VolumeState:
         """Freeze, or freeze on, for `owner`, and return the state."""
-        body = wire.Freeze(owner=owner, seconds=seconds)
+        body = wire.Freeze(owner=owner, secret=self._lease_secret(owner), seconds=seconds)
         return self._ask_value("POST", self._volume(volume, "freeze"), VolumeState, body)
 
     def thaw(self, volume: str, *, owner: str) -> None:
         """End the lease of `owner`; one that ended by itself is no error."""
-        self._ask_value("POST", self._volume(volume, "thaw"), wire.Done, wire.Thaw(owner=owner))
+        body = wire.Thaw(owner=owner, secret=self._lease_secret(owner))
+        self._ask_value("POST", self._volume(volume, "thaw"), wire.Done, body)
 
     def clone(self, volume: str, name: str, clone: Clone) -> VolumeState:
         """Name a revision that is there whole."""
@@ -669,6 +686,11 @@ class RemoteSite:
             "GET", self._volume(volume, "watch"), query=query, wait_seconds=asked + WATCH_MARGIN_SECONDS
         )
         return messages.decode(answer.read(ANSWER_BYTES_MAX), VolumeState)
+
+
+@cache
+def _secret_of_process(pid: int) -> bytes:
+    return random_bytes(32)
 
 
 def _one_line(text: str) -> str:

@@ -25,7 +25,10 @@ _RECORD: Final = struct.Struct("<B32sI")
 ObjectIdBytes = Annotated[bytes, msgspec.Meta(min_length=OBJECT_ID_BYTES, max_length=OBJECT_ID_BYTES)]
 UploadId = Annotated[bytes, msgspec.Meta(min_length=UUID_BYTES, max_length=UUID_BYTES)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-Owner = Annotated[str, msgspec.Meta(max_length=200)]
+OwnerName = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Owner = Annotated[str, msgspec.Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+LeaseSecret = Annotated[bytes, msgspec.Meta(min_length=UUID_BYTES, max_length=UUID_BYTES)]
+LeaseSecretOrNone = Annotated[bytes, msgspec.Meta(max_length=UUID_BYTES)]
 Line = Annotated[str, msgspec.Meta(max_length=200, pattern=r"^[\x20-\x7e]*$")]
 VolumePattern = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[\x20-\x2e\x30-\x7e]+$")]
 
@@ -48,6 +51,8 @@ class Advance(msgspec.Struct, frozen=True, kw_only=True):
 
     revision: ObjectIdBytes
     owner: Owner = ""
+    secret: LeaseSecretOrNone = b""
+    """Of the lease that `owner` holds."""
 
 
 class Agree(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,17 +63,29 @@ class Agree(msgspec.Struct, frozen=True, kw_only=True):
     uncloned: dict[str, list[Clone]] = {}
 
 
+class Reopen(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `reopen`."""
+
+    at_ns: Annotated[int, msgspec.Meta(ge=0)]
+    """The time of the revision that takes the head's place: now, the same on all servers."""
+    revision: Annotated[bytes, msgspec.Meta(max_length=OBJECT_ID_BYTES)] = b""
+    """Whose files it has; empty: the head's."""
+
+
 class Freeze(msgspec.Struct, frozen=True, kw_only=True):
     """The body of `freeze`."""
 
-    owner: Name
+    owner: OwnerName
+    secret: LeaseSecret
+    """Of the holder's choice: with it, and not with his name alone, the lease is used, prolonged and ended."""
     seconds: Annotated[int, msgspec.Meta(ge=1, le=LEASE_SECONDS_MAX)] = LEASE_SECONDS
 
 
 class Thaw(msgspec.Struct, frozen=True, kw_only=True):
     """The body of `thaw`."""
 
-    owner: Name
+    owner: OwnerName
+    secret: LeaseSecret
 
 
 class NamedClone(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ from dalsegno.server.limits import RateLimit
 from dalsegno.server.log import Log
 from dalsegno.server.openapi import MESSAGES, encoded_page
 from dalsegno.server.routes import NOBODY, ROUTES, Ask, Service, Written
+from dalsegno.server.views import shown_value
 from dalsegno.terms.errors import (
     AlreadyThere,
     BadInput,
@@ -490,7 +491,12 @@ class App:
         async with contextlib.aclosing(pieces):  # type: ignore[type-var]
             await exchange.stream(pieces)
 
+    def _blank(self, path: str) -> str:
+        """Return a path without what it says of this server's disks."""
+        return "" if path.startswith(f"{self.service.house.pool.path}/") else path
+
     async def _answer_value(self, exchange: _Exchange, call: Call, value: Any) -> None:
+        value = shown_value(value, exchange.token, blank=self._blank)
         if isinstance(value, VolumeState) and len(value.clones) + len(value.dumps) > 100:
             data = await self.in_thread(messages.encode, value)
         else:

@@ -19,6 +19,7 @@ MESSAGES: Final[dict[str, type]] = {
         wire.Advance,
         wire.Agree,
         wire.Freeze,
+        wire.Reopen,
         wire.Thaw,
         wire.NamedClone,
         wire.Unclone,

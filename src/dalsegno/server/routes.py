@@ -9,7 +9,8 @@ import msgspec
 from dalsegno.actions import serve as actions
 from dalsegno.actions.house import House
 from dalsegno.replicas import wire
-from dalsegno.replicas.contract import Site
+from dalsegno.replicas.contract import Reopener, Site
+from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.servers import Desk
 from dalsegno.replicas.tokens import ADMINISTER, READ, WRITE, Token, TokenStore, new_token
 from dalsegno.replicas.view import Placed, RealmView
@@ -18,6 +19,8 @@ from dalsegno.server.calls import CALLS
 from dalsegno.server.shown import Shown
 from dalsegno.terms.errors import AlreadyThere, BadInput, NoAccess, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
+from dalsegno.volumes.dates import is_old
+from dalsegno.volumes.leases import owner_with_secret
 from dalsegno.volumes.state import NATIVE, WRITER, ReplicaSet, VolumeState
 from dalsegno.volumes.store import check_clone_name
 from dalsegno.world.clock import now_ns
@@ -44,6 +47,12 @@ class Service:
     """Further lines for Prometheus, about the volumes that the token covers."""
     shown: Shown = field(default_factory=Shown)
     """What tokens that may not read all volumes were given."""
+
+    def site_for(self, token: Token) -> Site:
+        """Return the site as it is for a token: of another volume's revisions one that may not read all gets none."""
+        if token.allows_everywhere(READ) or not isinstance(self.site, Keeper):
+            return self.site
+        return self.site.narrowed()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -207,13 +216,14 @@ def _dump(service: Service, ask: Ask) -> Written:
             level=query["level"],
             base=query["base"],
             taken_at_ns=query["taken"],
+            sees_all=ask.token.allows_everywhere(READ),
         )
 
     return Written(work)
 
 
 def _record(service: Service, ask: Ask) -> VolumeState:
-    return actions.record(service.house, ask.volume, ask.body)
+    return actions.record(service.house, ask.volume, ask.body, sees_all=ask.token.allows_everywhere(READ))
 
 
 def _forget_dump(service: Service, ask: Ask) -> VolumeState:
@@ -226,7 +236,8 @@ def _load(service: Service, ask: Ask) -> VolumeState:
         ask.token.id,
         ask.body.dumps,
         ask.volume,
-        may_create=ask.token.allows(ADMINISTER, ask.volume),
+        may_administer=ask.token.allows(ADMINISTER, ask.volume),
+        sees_all=ask.token.allows_everywhere(READ),
     )
 
 
@@ -236,7 +247,7 @@ def _state(service: Service, ask: Ask) -> VolumeState:
 
 def _block(service: Service, ask: Ask) -> bytes:
     wanted = ask.query["id"]
-    records = service.site.block(ask.volume, ObjectId(wanted))
+    records = service.site_for(ask.token).block(ask.volume, ObjectId(wanted))
     if not ask.token.allows_everywhere(READ):
         # What lies beside may be of other volumes.
         records = service.shown.choose(ask.token.id, wanted, records)
@@ -244,7 +255,7 @@ def _block(service: Service, ask: Ask) -> bytes:
 
 
 def _missing(service: Service, ask: Ask) -> Iterator[bytes]:
-    return service.site.missing(ask.volume, ask.body.targets, ask.body.bases)
+    return service.site_for(ask.token).missing(ask.volume, ask.body.targets, ask.body.bases)
 
 
 def _joined_ids(data: bytes) -> bytes:
@@ -254,7 +265,7 @@ def _joined_ids(data: bytes) -> bytes:
 
 
 def _objects(service: Service, ask: Ask) -> Iterator[bytes]:
-    return service.site.objects(ask.volume, _joined_ids(ask.body))
+    return service.site_for(ask.token).objects(ask.volume, _joined_ids(ask.body))
 
 
 def _have(service: Service, ask: Ask) -> bytes:
@@ -274,17 +285,29 @@ def _adopt(service: Service, ask: Ask) -> wire.Done:
     return wire.Done()
 
 
+def _owner(name: str, secret: bytes) -> str:
+    """Return whose lease counts as that of who asks: nobody's without a secret, which the state does not show."""
+    return owner_with_secret(name, secret) if name and secret else ""
+
+
 def _commit(service: Service, ask: Ask) -> VolumeState:
     query = ask.query
     # What every writer has only a token that may write tells; one that appends leaves it to them.
     common = query["common"] if ask.token.allows(WRITE, ask.volume) else b""
-    return service.site.commit(
-        ask.volume, query["revision"], query["upload"], ask.body, common=common, owner=query["owner"]
+    return service.site_for(ask.token).commit(
+        ask.volume,
+        query["revision"],
+        query["upload"],
+        ask.body,
+        common=common,
+        owner=_owner(query["owner"], query["secret"]),
     )
 
 
 def _advance(service: Service, ask: Ask) -> VolumeState:
-    return service.site.advance(ask.volume, ask.body.revision, owner=ask.body.owner)
+    return service.site_for(ask.token).advance(
+        ask.volume, ask.body.revision, owner=_owner(ask.body.owner, ask.body.secret)
+    )
 
 
 def _agree(service: Service, ask: Ask) -> wire.Done:
@@ -294,18 +317,35 @@ def _agree(service: Service, ask: Ask) -> wire.Done:
     return wire.Done()
 
 
+def _reopen(service: Service, ask: Ask) -> VolumeState:
+    if len(ask.body.revision) not in (0, OBJECT_ID_BYTES):
+        raise BadInput("revision: expected an id, or nothing")
+    if not isinstance(service.site, Reopener):
+        raise Refused(f"{service.name}: reopens no volumes")
+    return service.site.reopen(ask.volume, at_ns=ask.body.at_ns, content=ask.body.revision)
+
+
 def _freeze(service: Service, ask: Ask) -> VolumeState:
-    return service.site.freeze(ask.volume, owner=ask.body.owner, seconds=ask.body.seconds)
+    owner = _owner(ask.body.owner, ask.body.secret)
+    return service.site.freeze(ask.volume, owner=owner, seconds=ask.body.seconds)
 
 
 def _thaw(service: Service, ask: Ask) -> wire.Done:
-    service.site.thaw(ask.volume, owner=ask.body.owner)
+    service.site.thaw(ask.volume, owner=_owner(ask.body.owner, ask.body.secret))
     return wire.Done()
 
 
 def _clone(service: Service, ask: Ask) -> VolumeState:
     check_clone_name(ask.body.name)
-    return service.site.clone(ask.volume, ask.body.name, ask.body.clone)
+    is_dated_back = is_old(ask.body.clone.created_ns, now_ns=now_ns())
+    if is_dated_back and not ask.token.allows(WRITE, ask.volume) and not _has_clone(service, ask):
+        # Clones that servers bring one another are old; one that is new and says it is old takes the place of others.
+        raise Refused(f"clone {ask.volume}@{ask.body.name}: is dated back: this token names what is there now")
+    return service.site_for(ask.token).clone(ask.volume, ask.body.name, ask.body.clone)
+
+
+def _has_clone(service: Service, ask: Ask) -> bool:
+    return ask.body.name in service.site.state(ask.volume).clones
 
 
 def _unclone(service: Service, ask: Ask) -> VolumeState:
@@ -364,7 +404,7 @@ def _arrange(service: Service, ask: Ask) -> VolumeState:
 
 
 def _switch(service: Service, ask: Ask) -> VolumeState:
-    return service.site.switch(ask.volume, ask.body)
+    return service.site_for(ask.token).switch(ask.volume, ask.body)
 
 
 VOLUMES_APPENDED_MAX: Final = 1000
@@ -403,6 +443,7 @@ ROUTES: Final[dict[str, Route]] = {
     "commit": _commit,
     "advance": _advance,
     "agree": _agree,
+    "reopen": _reopen,
     "freeze": _freeze,
     "thaw": _thaw,
     "clone": _clone,

@@ -11,11 +11,11 @@ TIME_NS_MAX = 253_402_300_799 * SECOND_NS
 # The years 1 to 9999: what lies beyond means the nearest of these.
 TIMES_KNOWN = "2026-11-21, 2026-11-21T02:00, yesterday, monday, 3d (three days ago), now"
 """Examples of what `parse_time_ns` understands, for messages."""
-_AGO = re.compile(r"^(\d+)(s|m|h|d|w)$")
+_AGO = re.compile(r"^(\d+)(s|m|h|d|w)\Z")
 _AGO_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-_DATE = re.compile(r"^\d{4}(-?)\d\d\1\d\d$")
-_CLOCK = re.compile(r"[T ](\d\d)(?::?(\d\d)(?::?(\d\d)([.,]\d+)?)?)?(?:Z|[+-][\d:]+)?$")
+_DATE = re.compile(r"^\d{4}(-?)\d\d\1\d\d\Z")
+_CLOCK = re.compile(r"[T ](\d\d)(?::?(\d\d)(?::?(\d\d)([.,]\d+)?)?)?(?:Z|[+-][\d:]+)?\Z")
 _UNITS = (timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1), timedelta(0))
 
 _zone: tzinfo | None = None

@@ -46,6 +46,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 
     owner: str
     until_ns: int
+    proof: bytes = b""
+    """A hash of the holder's secret; empty: his name says enough, as among those who work in the pool itself."""
 
 
 class DumpRecord(msgspec.Struct, frozen=True, kw_only=True):

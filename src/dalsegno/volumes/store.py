@@ -26,8 +26,8 @@ SWAP_TRIES_MAX = 100
 PIN_END_BYTES = 8
 PIN_SECONDS_MAX = 7 * 24 * 3600
 NO_END_NS = 1 << 63
-_NAME = re.compile(r"^[\w][\w .+,=-]*$")
-_CLONE_NAME = re.compile(r"^[\w][\w :.+,=-]*$")
+_NAME = re.compile(r"^[\w][\w .+,=-]*\Z")
+_CLONE_NAME = re.compile(r"^[\w][\w :.+,=-]*\Z")
 
 
 def check_volume_name(name: str) -> None:
