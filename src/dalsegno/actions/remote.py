@@ -358,7 +358,7 @@ class RealmVolumes(Volumes):
         raise Conflict(f"{self._pool.path}: {ref} changes too fast: try again")
 
     def _unsent(self, volume_id: bytes) -> list[bytes]:
-        joined = self._pool.get_ref(UNSENT + volume_id.hex()) or b""
+        joined = _read_unsent(self._pool, UNSENT + volume_id.hex())
         return [joined[start : start + OBJECT_ID_BYTES] for start in range(0, len(joined), OBJECT_ID_BYTES)]
 
     def _change_unsent(self, volume_id: bytes, change: Callable[[list[bytes]], list[bytes]]) -> None:
@@ -893,6 +893,14 @@ class RealmVolumes(Volumes):
         return {name: state for name, state in found.items() if away & set(holders(state.replicas) or away)}
 
 
+def _read_unsent(pool: Pool, ref: str) -> bytes:
+    """Return the commits of one volume that wait, joined, and durable: whoever is told so counts on it."""
+    joined = pool.get_ref(ref) or b""
+    if joined:
+        pool.settle_seen_ref(ref)
+    return joined
+
+
 def list_unsent(pool: Pool) -> list[tuple[bytes, str, bytes]]:
     """Return the commits that wait in a cache pool: volume's id, its name, revision."""
     mirror = Volumes(pool)
@@ -900,7 +908,7 @@ def list_unsent(pool: Pool) -> list[tuple[bytes, str, bytes]]:
     for ref in pool.list_refs(UNSENT):
         volume_id = bytes.fromhex(ref.removeprefix(UNSENT))
         state = mirror.get_by_id(volume_id)
-        joined = pool.get_ref(ref) or b""
+        joined = _read_unsent(pool, ref)
         for start in range(0, len(joined), OBJECT_ID_BYTES):
             name = state.name if state is not None else volume_id.hex()
             found.append((volume_id, name, joined[start : start + OBJECT_ID_BYTES]))
