@@ -563,3 +563,38 @@ def test_fewer_copies_than_the_policy_asks_for_are_incomplete_and_at_risk_until_
     status = site.quick("status", "--check", code=(1, 3), DAL_NOW=night(0, "04:00"))
     assert b"WARNING" in status.out
     assert len(site.spool()) == 2
+
+
+def test_a_run_makes_the_shares_and_copies_that_an_earlier_one_could_not_and_says_it(site: Site) -> None:
+    """The kind: what succeeded in part is never completed, because it is not what failed."""
+    text = (site.home / "site.toml").read_text().replace('targets = ["disks"]', 'targets = ["disks", "grid"]')
+    text = text.replace(
+        'paths = ["HOME/disk1"]'.replace("HOME", str(site.home)), "copies = 2\n" + 'paths = ["DISK1", "DISK2"]'
+    )
+    for number in (1, 2):
+        text = text.replace(f"DISK{number}", f"{site.home}/disk{number}")
+    places = ", ".join(f'"{site.home}/g{number}"' for number in (1, 2, 3))
+    text = text.replace(
+        "[sets.homes]", f'[targets.grid]\nkind = "shares"\nk = 2\nn = 3\npaths = [{places}]\n[sets.homes]'
+    )
+    (site.home / "site.toml").write_text(text)
+    for number in (1, 2, 3):
+        site.disk(f"g{number}", target="grid", kind="shares")
+    site.disk("disk2")
+    lost = {name: (site.home / name).rename(site.home / f"{name}.away") for name in ("g3", "disk2")}
+    assert site.back_up(0, code=3)["counts"]["incomplete"] == 2
+    assert site.back_up(0, "--set", "all", "--due", code=3)["brought"] == []  # nothing has changed
+    lost["g3"].rename(site.home / "g3")
+    report = site.back_up(0, "--set", "all", "--due", code=3)
+    assert [(each["volume"], each["target"], each["error"]) for each in report["brought"]] == [
+        ("ann", "grid", None),
+        ("bob", "grid", None),
+    ]
+    assert report["volumes"] == [] and "1 of 2 copies" in str(report["at_risk"])
+    lost["disk2"].rename(site.home / "disk2")
+    change(site, "later")
+    done = site.quick("backup", "--set", "all", DAL_NOW=night(1)).out.decode()
+    assert "complete now in disks: ann level 0 of 2026-11-16" in done
+    assert site.quick("archive", "-n").out == b"every dump is where it should be\n"
+    site.require_whole()
+    assert site.back_up(2)["brought"] == []

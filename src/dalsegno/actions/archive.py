@@ -107,6 +107,20 @@ def _is_complete(policy: TargetPolicy, copies: Sequence[Copy], here: Iterable[st
     return len(usable) >= policy.n and (all(copy.medium in there for copy in usable) or not vacant)
 
 
+def can_take(site: Site, wanted: Wanted) -> bool:
+    """Tell whether media are here that have room for what is missing, and hold nothing of it yet."""
+    policy, size_bytes = site.policy.targets[wanted.target], wanted.entry.size_bytes
+    if policy.kind == "command":
+        return True
+    try:
+        present = site.target(wanted.target).present()
+    except DalError:
+        return False
+    held = {copy.medium for copy in wanted.copies if copy.is_usable}
+    rooms = [medium.capacity_bytes - medium.used_bytes for medium in present if medium.label not in held]
+    return any(room * policy.k > size_bytes for room in rooms) if policy.kind == "shares" else sum(rooms) > size_bytes
+
+
 def archive_wanted(site: Site, wanted: Sequence[Wanted], *, report: Report = silent) -> list[Archived]:
     """Make the copies and shares that are missing; each dump comes from the spool, or from another copy."""
     done = []

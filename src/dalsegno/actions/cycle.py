@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from dalsegno.actions.archive import archive_wanted, find_wanted, see_media
+from dalsegno.actions.archive import Archived, archive_wanted, can_take, find_wanted, see_media
 from dalsegno.actions.backup import take
 from dalsegno.actions.heal import is_whole
 from dalsegno.actions.house import House
@@ -39,7 +39,7 @@ from dalsegno.backup.members import Member, choose_sets
 from dalsegno.backup.parts import file_digest
 from dalsegno.backup.plan import PlannedDump, plan_today
 from dalsegno.backup.policy import SetPolicy
-from dalsegno.backup.records import JOB_DONE, JOB_FAILED, SPOOL_TARGET, DumpEntry, Job, Run
+from dalsegno.backup.records import BAD, JOB_DONE, JOB_FAILED, SPOOL_TARGET, DumpEntry, Job, Run, usable_copies
 from dalsegno.backup.risks import find_risks
 from dalsegno.backup.site import Site
 from dalsegno.backup.spool import DUMP_SUFFIX
@@ -50,9 +50,9 @@ from dalsegno.dumps.verify import verify_dump
 from dalsegno.dumps.write import write_dump
 from dalsegno.formats.pack import DumpNote
 from dalsegno.pool.collect import CollectResult
-from dalsegno.terms.errors import DalError, Damaged, NotFound, Refused
-from dalsegno.terms.events import Event, Note, Report
-from dalsegno.terms.times import format_time, show_time, time_name
+from dalsegno.terms.errors import DalError, Damaged, NotFound, Refused, Unavailable
+from dalsegno.terms.events import Event, Report
+from dalsegno.terms.times import format_time, time_name
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.leases import freeze, thaw
 from dalsegno.volumes.state import TRACKED, DumpRecord, VolumeState
@@ -79,6 +79,8 @@ class RunReport:
     """By volume: what is wrong with its newest good backup."""
     problems: list[str] = field(default_factory=list)
     """What concerns no single volume."""
+    brought: list[Archived] = field(default_factory=list)
+    """Copies and shares that an earlier run could not make, and this one made or could not make either."""
     collected: CollectResult | None = None
     """What the collector gave back; None when it did not run."""
 
@@ -299,6 +301,7 @@ class _Cycle:
         self.day = local_day(self.started_ns, site.zone)
         self.results: list[TurnResult] = []
         self.idle: list[str] = []
+        self.brought: list[Archived] = []
 
     def run(self) -> RunReport:
         site = self.site
@@ -325,8 +328,7 @@ class _Cycle:
             else:
                 turns.append(partial(self._begin, run.id, member, planned))
         self._all(turns)
-        if self.due_only:
-            self._archive_waiting()
+        self._bring_missing()
         for words in found.empty:
             set_name, _, word = words.partition(": ")
             if set_name in self.chosen:
@@ -335,24 +337,26 @@ class _Cycle:
                 self.results.append(absent)
         return self._finish(run)
 
-    def _archive_waiting(self) -> None:
-        """Copy what waits in the spool of volumes that have no turn: a target that was away may be back."""
-        site = self.site
-        waiting = [
-            each
-            for each in find_wanted(site)
-            if each.entry.volume_name in self.idle and each.entry.set_name in self.chosen
-        ]
-        spooled = {
-            dump_id
-            for dump_id, copies in site.catalog.copies_of(each.entry.dump_id for each in waiting).items()
-            if any(copy.target == SPOOL_TARGET and copy.is_usable for copy in copies)
-        }
-        for made in archive_wanted(site, [each for each in waiting if each.entry.dump_id in spooled]):
-            entry = made.entry
-            words = f"level {entry.level} of {show_time(entry.cloned_at_ns)}"
-            text = f"{words} was copied to {made.target}" if not made.error else f"{words} waits: {made.error}"
-            self.listener.report(entry.volume_name, Note(severity="notice", path=b"", text=text))
+    def _bring_missing(self) -> None:
+        """Make the copies and shares that earlier runs could not make: a target was away, or a medium full."""
+        site, away = self.site, set(self.shared.away)
+        tried = {(result.volume, result.clone_name) for result in self.results}
+        turned = {result.volume for result in self.results}
+        for wanted in find_wanted(site):
+            entry, target = wanted.entry, wanted.target
+            if entry.set_name not in self.chosen or entry.verdict == BAD or target in away:
+                continue
+            if (entry.volume_name, entry.clone_name) in tried:
+                continue  # in this run, just now
+            is_part_there = bool(usable_copies(wanted.copies))
+            if not is_part_there and (entry.volume_name in turned or not _is_spooled(site, entry)):
+                continue  # its turn has brought it, or said why not; or somebody has to bring a medium
+            if not can_take(site, wanted):
+                continue
+            (made,) = archive_wanted(site, [wanted], report=self._report(entry.volume_name))
+            if made.error_code == Unavailable.exit_code:
+                away.add(target)
+            self.brought.append(made)
 
     def _continued_run(self) -> Run | None:
         """Return the run of today that was killed, to go on with it; close one of an earlier day."""
@@ -495,6 +499,7 @@ class _Cycle:
             idle=sorted(set(self.idle)),
             risks=risks,
             problems=problems,
+            brought=self.brought,
             collected=collected,
         )
         site.catalog.end_run(run.id, ended_ns=report.ended_ns, report=report_value(report))
@@ -519,6 +524,10 @@ def collected_value(result: CollectResult) -> dict[str, Any]:
     }
 
 
+def _is_spooled(site: Site, entry: DumpEntry) -> bool:
+    return any(copy.target == SPOOL_TARGET and copy.is_usable for copy in site.catalog.copies(entry.dump_id))
+
+
 def _free_name(state: VolumeState, wanted: str) -> str:
     name, number = wanted, 2
     while name in state.clones:
@@ -539,6 +548,19 @@ def result_value(result: TurnResult) -> dict[str, Any]:
     return {"state": result.state, **value}
 
 
+def brought_value(made: Archived) -> dict[str, Any]:
+    """Return what programs want to know about a copy that was made for an earlier run."""
+    entry = made.entry
+    return {
+        "volume": entry.volume_name,
+        "level": entry.level,
+        "state_at": format_time(entry.cloned_at_ns),
+        "dump": entry.dump_id.hex(),
+        "target": made.target,
+        "error": made.error or None,
+    }
+
+
 def report_value(report: RunReport) -> dict[str, Any]:
     """Return what programs want to know about a run."""
     counts = dict.fromkeys(("done", "incomplete", "failed"), 0)
@@ -554,5 +576,6 @@ def report_value(report: RunReport) -> dict[str, Any]:
         "idle": report.idle,
         "at_risk": report.risks,
         "problems": report.problems,
+        "brought": [brought_value(made) for made in report.brought],
         "collected": collected_value(report.collected) if report.collected is not None else None,
     }

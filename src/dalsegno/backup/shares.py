@@ -251,7 +251,10 @@ class SharesTarget:
         copies = {**known, **made}
         self._require_enough(len(copies), "took a share")
         if len(copies) < settings.n:
-            text = f"{len(copies)} of {settings.n} shares are stored: `dal archive repair {self.name}` makes the others"
+            text = (
+                f"{len(copies)} of {settings.n} shares are stored: the next run makes the others when there is room, "
+                f"or `dal archive repair {self.name}`"
+            )
             raise Incomplete(text, [copies[number] for number in sorted(copies)])
         return [copies[number] for number in sorted(copies)]
 

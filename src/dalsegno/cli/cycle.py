@@ -211,6 +211,12 @@ def report_lines(report: RunReport, *, verbose: bool = False) -> list[str]:
         for text, names in told.items():
             more = f" and {len(names) - SHOWN_MAX} more" if len(names) > SHOWN_MAX else ""
             lines.append(f"  {', '.join(names[:SHOWN_MAX])}{more}: {text}")
+    for made in report.brought:
+        what = f"{show(made.entry.volume_name)} level {made.entry.level} of {show_time(made.entry.cloned_at_ns)}"
+        if made.error:
+            lines.append(f"still incomplete in {made.target}: {what}: {made.error}")
+        else:
+            lines.append(f"complete now in {made.target}: {what}")
     lines += [f"note: {text}" for text in report.problems]
     if report.risks:
         lines.append("at risk:")
