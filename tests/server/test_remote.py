@@ -103,7 +103,7 @@ def fails(code: str, **more: Any) -> bytes:
     return json.dumps({"error": {"code": code, "message": "said so"}, **more}).encode()
 
 
-INFO = b'{"name":"s1","version":"1","protocol":"1","realm":"","now_ns":1}'
+INFO = b'{"name":"s1","version":"1","protocol":"1","realm":"%s","now_ns":1}' % (b"00" * 16)
 GOOD = answers(200, INFO)
 
 

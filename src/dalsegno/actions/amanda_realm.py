@@ -2,17 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from io import BytesIO
 
 from dalsegno.actions.amanda import Fresh, Written, check_replaceable, clone_in_use
 from dalsegno.actions.clone import clone
+from dalsegno.actions.received import Wanted, receive
 from dalsegno.actions.remote import RemoteHouse
 from dalsegno.actions.remote_dump import ask_dump, no_dump, servers_that_dump
-from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.plan import DumpPlan
-from dalsegno.pool.pack_read import open_note, read_opener
-from dalsegno.terms.errors import Conflict, DalError, NotFound, Refused, Unavailable
-from dalsegno.terms.ids import hex_short
+from dalsegno.terms.errors import Conflict, DalError, Damaged, NotFound, Refused, Unavailable
 from dalsegno.volumes.state import READER, STANDBY, VolumeState
 from dalsegno.world.clock import now_ns
 
@@ -49,35 +46,30 @@ def fresh_clone(house: RemoteHouse, volume: str, clone_name: str, *, age_seconds
 def write(house: RemoteHouse, chosen: DumpPlan, write_bytes: Callable[[bytes], object]) -> Written:
     """Pass on the dump that a server writes; what was passed on cannot be taken back, so it is looked at before."""
     state = house.volumes.known(chosen.note.volume)
+    wanted = Wanted(
+        volume=chosen.note.volume,
+        revision=chosen.target,
+        level=chosen.note.level,
+        base_dump=chosen.note.base_dump,
+    )
     errors: dict[str, DalError] = {}
     for site in servers_that_dump(house, state):
-        dump_id, size = b"", 0
+        sent = 0
+
+        def pass_on(data: bytes) -> None:
+            nonlocal sent
+            write_bytes(data)
+            sent += len(data)
+
         try:
             clone_name = chosen.note.targets[-1].clone
-            for piece in ask_dump(site, state, clone=clone_name, level=chosen.note.level, base=chosen.base):
-                dump_id = dump_id or _identify(piece, chosen, house.pool.realm)
-                write_bytes(piece)
-                size += len(piece)
-        except (Unavailable, NotFound, Refused, Conflict) as error:
-            if size:
+            pieces = ask_dump(site, state, clone=clone_name, level=wanted.level, base=chosen.base)
+            found = receive(pieces, pass_on, realm=house.pool.realm, wanted=wanted)
+        except (Unavailable, NotFound, Refused, Conflict, Damaged) as error:
+            # A server that was away when the clone was made anew has an older one of that name.
+            if sent:
                 raise
             errors[site.name] = error
             continue
-        return Written(dump_id=dump_id, size_bytes=size)
+        return Written(dump_id=found.dump_id, size_bytes=found.size_bytes)
     raise no_dump(state, errors)
-
-
-def _identify(piece: bytes, chosen: DumpPlan, realm: Realm) -> bytes:
-    """Return the id of the dump that begins so; Conflict when it is not the one that was chosen.
-
-    A server that was away when the clone was made anew has an older one of that name.
-    """
-    opener, _ = read_opener(BytesIO(piece).read, realm)
-    note = open_note(opener.header, realm)
-    wanted = chosen.note
-    if (note.volume, note.level, note.targets[-1].revision, note.base_dump) != (
-        *(wanted.volume, wanted.level),
-        *(chosen.target, wanted.base_dump),
-    ):
-        raise Conflict(f"it sent revision {hex_short(note.targets[-1].revision)}, not {hex_short(chosen.target)}")
-    return opener.header.pack_id

@@ -12,6 +12,7 @@ from dalsegno.backup.media import scanned_whole
 from dalsegno.backup.parts import copy_of, count_slices, is_slice
 from dalsegno.backup.records import (
     BAD,
+    DUMP_SUFFIX,
     GOOD,
     MISSING,
     SPOOL_TARGET,
@@ -24,7 +25,7 @@ from dalsegno.backup.records import (
     usable_copies,
 )
 from dalsegno.backup.site import Site
-from dalsegno.backup.spool import DUMP_SUFFIX, FETCHED
+from dalsegno.backup.spool import FETCHED
 from dalsegno.backup.targets import Found
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import pack
@@ -316,7 +317,7 @@ def _verdict(
 ) -> str | None:
     """Return what is true of a copy now, or None when its medium is away."""
     if copy.target == SPOOL_TARGET:
-        path = Path(copy.place)
+        path = copy.path_in_spool()
         if not path.is_file():
             return MISSING
         if path.stat().st_size != entry.size_bytes:

@@ -39,10 +39,19 @@ from dalsegno.backup.members import Member, choose_sets
 from dalsegno.backup.parts import file_digest
 from dalsegno.backup.plan import PlannedDump, plan_today
 from dalsegno.backup.policy import SetPolicy
-from dalsegno.backup.records import BAD, JOB_DONE, JOB_FAILED, SPOOL_TARGET, DumpEntry, Job, Run, usable_copies
+from dalsegno.backup.records import (
+    BAD,
+    DUMP_SUFFIX,
+    JOB_DONE,
+    JOB_FAILED,
+    SPOOL_TARGET,
+    DumpEntry,
+    Job,
+    Run,
+    usable_copies,
+)
 from dalsegno.backup.risks import find_risks
 from dalsegno.backup.site import Site
-from dalsegno.backup.spool import DUMP_SUFFIX
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.estimate import count_in_pool, estimate_levels
 from dalsegno.dumps.plan import forget_dump, plan_dump, record_dump

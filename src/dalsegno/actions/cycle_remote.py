@@ -12,12 +12,12 @@ from blake3 import blake3
 
 from dalsegno.actions.cycle import ENTRY_BYTES_GUESS, HouseSteps, entry_of
 from dalsegno.actions.mount import settle
+from dalsegno.actions.received import Wanted, receive, require_whole
 from dalsegno.actions.remote import RemoteHouse
 from dalsegno.actions.remote_dump import ask_dump, count_new, no_dump, servers_that_dump
 from dalsegno.backup.cycle import Choice, Cloned, Retained
 from dalsegno.backup.records import BAD, DumpEntry, usable_copies
 from dalsegno.backup.site import Site
-from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.plan import choose_base
 from dalsegno.replicas.catchup import FROZEN_SECONDS_MAX
 from dalsegno.replicas.remote import RemoteSite
@@ -105,20 +105,14 @@ class RealmSteps:
         """Have a server write a dump; durable under `path` when this returns, not there in any part when it fails."""
         state = self._state(volume_id)
         base = choose_base(state.dumps, level=level)
+        base_dump = base.dump_id if base is not None else b""
+        wanted = Wanted(volume=volume_id, revision=revision, level=level, base_dump=base_dump)
         errors: dict[str, DalError] = {}
         for server in servers_that_dump(self.house, state):
             try:
-                digest = self._fetch(server, state, clone_name, level, base, path, report)
-            except (Unavailable, NotFound, Refused) as error:
+                return self._fetch(server, state, clone_name, wanted, base, path, report)
+            except (Unavailable, NotFound, Refused, Conflict, Damaged) as error:
                 errors[server.name] = error
-                continue
-            with DumpChain.open([path], self.house.pool.realm) as chain:
-                reader = chain.readers[0]
-                entry = entry_of(chain.notes[0], dump_id=reader.pack_id, size_bytes=reader.size_bytes, digest=digest)
-            wanted = volume_id, revision, level, base.dump_id if base is not None else b""
-            if (entry.volume_id, entry.revision, entry.level, entry.base_dump) != wanted:
-                raise Damaged(f"{server.name}: volume {state.name!r}: the dump that it sent is not the one asked for")
-            return entry
         raise no_dump(state, errors)
 
     def _fetch(
@@ -126,19 +120,26 @@ class RealmSteps:
         server: RemoteSite,
         state: VolumeState,
         clone_name: str,
-        level: int,
+        wanted: Wanted,
         base: DumpRecord | None,
         path: Path,
         report: Report,
-    ) -> bytes:
+    ) -> DumpEntry:
+        """Take a dump: the right one, with a whole index, when it gets its name; the next step reads every byte."""
         hasher = blake3()
+        realm = self.house.pool.realm
         with PartialFile(path) as file:
-            for piece in ask_dump(server, state, clone=clone_name, level=level, base=base):
-                hasher.update(piece)
-                file.write(piece)
+
+            def keep(data: bytes) -> None:
+                hasher.update(data)
+                file.write(data)
                 report(Progress(phase="dump", done_bytes=file.offset))
+
+            pieces = ask_dump(server, state, clone=clone_name, level=wanted.level, base=base)
+            found = receive(pieces, keep, realm=realm, wanted=wanted, whole=False)
+            require_whole(file.partial_path, realm, wanted=wanted)
             file.commit()
-        return hasher.digest()
+        return entry_of(found.note, dump_id=found.dump_id, size_bytes=found.size_bytes, digest=hasher.digest())
 
     def read_back(self, path: Path, entry: DumpEntry | None, report: Report) -> DumpEntry:
         """Read a dump whole, from the disk, and return what it is. Damaged when it is not what `entry` says."""

@@ -122,8 +122,8 @@ class Dumped:
     def _place(self, entry: DumpEntry, copies: list[Copy]) -> Path | PackFile | None:
         usable = usable_copies(copies)
         for parts in usable:
-            if parts[0].target == SPOOL_TARGET and Path(parts[0].place).is_file():
-                return Path(parts[0].place)
+            if parts[0].target == SPOOL_TARGET and parts[0].path_in_spool().is_file():
+                return parts[0].path_in_spool()
         for ranked in rank_copies(usable, here=self._here):
             place = self._site.target(ranked[0].target).open_read(ranked, entry)
             if place is not None:

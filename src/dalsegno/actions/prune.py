@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from dalsegno.actions.house import House
@@ -295,7 +294,7 @@ def _remove_dump(house: House, site: Site, removal: Removal) -> None:
     for copy in removal.copies:
         try:
             if copy.target == SPOOL_TARGET:
-                remove_durable(Path(copy.place))
+                remove_durable(copy.path_in_spool())
             elif copy.target in site.targets:
                 site.targets[copy.target].remove(copy)
             else:

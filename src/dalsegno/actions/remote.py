@@ -407,10 +407,12 @@ class RealmVolumes(Volumes):
         """Return a state with the directory of this host that the volume follows, and the rules that are kept here."""
         if known is None:
             known = self._directories.all() if self._directories is not None else {}
+        # What a server says of directories, and of what a backup leaves out, is about its own: it never makes this
+        # host read one, or leave something out.
+        kept = {key: value for key, value in state.settings.items() if key not in local_keys(state.settings)}
         followed = known.get(state.id)
         if followed is None or state.role not in (WRITER, ""):
-            return state
-        kept = {key: value for key, value in state.settings.items() if key not in local_keys(state.settings)}
+            return msgspec.structs.replace(state, kind=NATIVE, source=b"", settings=kept)
         kind = TRACKED if followed.source else NATIVE
         return msgspec.structs.replace(state, kind=kind, source=followed.source, settings={**kept, **followed.settings})
 
@@ -525,7 +527,7 @@ class RealmVolumes(Volumes):
             with suppress(Unavailable, NotFound):
                 state = self.servers.site(server).state(state.name)
                 self._shown[volume_id] = server, state
-            return state
+            return self._with_source(state)
         mirrored = self._mirror.get_by_id(volume_id) or self._listed.get(volume_id)
         if mirrored is None:
             mirrored = next((state for state in self.list() if state.id == volume_id), None)

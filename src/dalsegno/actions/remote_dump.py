@@ -1,33 +1,29 @@
 """Dumps of volumes that are on servers: one of these writes it and sends it; what it builds on is chosen here."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from struct import Struct
 from typing import BinaryIO, Final
 
 from dalsegno.actions.dump import forget
+from dalsegno.actions.received import Wanted, receive, require_whole
 from dalsegno.actions.remote import RemoteHouse, lineage_of, record_lineage
 from dalsegno.dumps.estimate import Estimate, estimate_levels
 from dalsegno.dumps.place import dump_name, place_for
 from dalsegno.dumps.plan import built_on, choose_base, choose_level, record_dump, recorded_by, require_unneeded
 from dalsegno.formats.pack import DumpNote
-from dalsegno.pool.pack_read import open_note, read_opener
 from dalsegno.replicas.contract import ROW_BYTES, ROW_KIND_SHIFT
 from dalsegno.replicas.reach import list_errors, shared_kind
 from dalsegno.replicas.remote import RemoteSite
-from dalsegno.terms.errors import BadInput, Conflict, DalError, NotFound, Refused, Unavailable
+from dalsegno.terms.errors import BadInput, Conflict, DalError, Damaged, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import hex_short
-from dalsegno.terms.sizes import KIB
 from dalsegno.volumes.address import parse_address, resolve
 from dalsegno.volumes.state import DumpRecord, VolumeState
 from dalsegno.world.clock import now_ns
 from dalsegno.world.files import PartialFile
 
-HEAD_BYTES_MAX: Final = 64 * KIB
-"""In so many bytes is the lineage of a dump that carries one state."""
 PAYLOAD_MASK: Final = (1 << ROW_KIND_SHIFT) - 1
 _ROW: Final = Struct("<32sI")
 assert _ROW.size == ROW_BYTES
@@ -74,20 +70,24 @@ def dump_remote(
     base = choose_base(history, level=level)
     if level > 0 and base is None:
         raise Refused(f"volume {state.name!r}: no recorded dump below level {level}; make a level 0 dump first")
-    wanted = dump_name(state.name, resolved.clone or hex_short(resolved.revision), level)
+    name = dump_name(state.name, resolved.clone or hex_short(resolved.revision), level)
     if output is None:
-        output = Path(wanted)
+        output = Path(name)
         if output.exists():
             raise Refused(f"{output}: exists already; name another file with -o")
     if isinstance(output, Path):
-        place = place_for(
-            output / wanted if output.is_dir() else output, house.pool.realm, volume=state.id, level=level
-        )
+        place = place_for(output / name if output.is_dir() else output, house.pool.realm, volume=state.id, level=level)
         output, replaced = place.path, place.replaced
         useless = built_on(history, replaced) if replaced else []
         require_unneeded(useless, force=force, what=str(output))
     clone = resolved.clone or "#" + resolved.revision.hex()
-    made = _write(house, state, output, clone=clone, level=level, base=base)
+    wanted = Wanted(
+        volume=state.id,
+        revision=resolved.revision,
+        level=level,
+        base_dump=base.dump_id if base is not None else b"",
+    )
+    made = _write(house, state, output, clone=clone, wanted=wanted, base=base)
     if replaced:
         forget(house, state, [replaced, *(each.dump_id for each in useless)])
         made = replace(made, useless=tuple(useless))
@@ -111,49 +111,44 @@ def _write(
     output: Path | BinaryIO,
     *,
     clone: str,
-    level: int,
+    wanted: Wanted,
     base: DumpRecord | None,
 ) -> RemoteDump:
     """Take a dump from the first server that gives it; what a stream has got cannot be taken back."""
     errors: dict[str, DalError] = {}
     for site in servers_that_dump(house, state):
-        head, size = bytearray(), 0
+        sent = 0
 
-        def pieces(site: RemoteSite = site, head: bytearray = head) -> Iterator[bytes]:
-            for piece in ask_dump(site, state, clone=clone, level=level, base=base):
-                head += piece[: HEAD_BYTES_MAX - len(head)]
-                yield piece
+        def pieces(site: RemoteSite = site) -> Iterator[bytes]:
+            return ask_dump(site, state, clone=clone, level=wanted.level, base=base)
+
+        def write(data: bytes) -> None:
+            nonlocal sent
+            assert not isinstance(output, Path)
+            sent += output.write(data)
 
         try:
             if isinstance(output, Path):
                 with PartialFile(output) as file:
-                    size = _copy(pieces(), file.write)
+                    found = receive(pieces(), file.write, realm=house.pool.realm, wanted=wanted)
+                    require_whole(file.partial_path, house.pool.realm, wanted=wanted)
                     file.commit()
             else:
-                size = _copy(pieces(), output.write)
+                found = receive(pieces(), write, realm=house.pool.realm, wanted=wanted)
                 output.flush()
-        except (Unavailable, NotFound, Refused, Conflict) as error:
+        except (Unavailable, NotFound, Refused, Conflict, Damaged) as error:
             errors[site.name] = error
-            if head and not isinstance(output, Path):
+            if sent:
                 raise
             continue
-        opener, _ = read_opener(BytesIO(head).read, house.pool.realm)
         return RemoteDump(
             server=site.name,
             path=str(output.absolute()) if isinstance(output, Path) else "-",
-            dump_id=opener.header.pack_id,
-            size_bytes=size,
-            note=open_note(opener.header, house.pool.realm),
+            dump_id=found.dump_id,
+            size_bytes=found.size_bytes,
+            note=found.note,
         )
     raise no_dump(state, errors)
-
-
-def _copy(pieces: Iterator[bytes], write: Callable[[bytes], object]) -> int:
-    size = 0
-    for piece in pieces:
-        write(piece)
-        size += len(piece)
-    return size
 
 
 def servers_that_dump(house: RemoteHouse, state: VolumeState) -> Iterator[RemoteSite]:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from dalsegno.backup.chains import ChainPlan, Reading, State, find_state, plan_chain
 from dalsegno.backup.labels import BadLabel
-from dalsegno.backup.records import BAD, GOOD, SPOOL_TARGET, Copy, DumpEntry
+from dalsegno.backup.records import BAD, DUMP_SUFFIX, GOOD, SPOOL_TARGET, Copy, DumpEntry
 from dalsegno.backup.site import Site
 from dalsegno.formats.media import LABEL_NAME
 from dalsegno.pool.pack_read import PackFile
 from dalsegno.terms.errors import DalError, Damaged, NotFound
 from dalsegno.terms.events import Note, Report, silent
 from dalsegno.terms.ids import hex_short
+from dalsegno.terms.names import file_name
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.world.clock import now_ns
 from dalsegno.world.files import settle_file
@@ -77,7 +78,7 @@ def plan_retrieve(site: Site, state: State, *, from_media: bool = False, report:
     """Return from where each dump of a state is read. `from_media`: as if nothing lay in the spool."""
 
     def lies_at(entry: DumpEntry, copies: Sequence[Copy]) -> Path | None:
-        places = [Path(copy.place) for copy in copies if copy.target == SPOOL_TARGET]
+        places = [copy.path_in_spool() for copy in copies if copy.target == SPOOL_TARGET]
         for place in [*places, site.spool.fetched(entry.dump_id)]:
             if place.is_file() and place.stat().st_size == entry.size_bytes:
                 return place
@@ -126,8 +127,8 @@ def retrieve(
         if place is None:
             place = site.spool.fetched(reading.entry.dump_id)
             if directory is not None:
-                place = directory / Path(reading.copies[0].place).name.partition(".dump")[0]
-                place = place.with_name(place.name + ".dump")
+                stem = Path(reading.copies[0].place).name.partition(DUMP_SUFFIX)[0]
+                place = directory / file_name(stem + DUMP_SUFFIX, of=f"medium {reading.copies[0].medium!r}")
             if from_media or not (place.is_file() and place.stat().st_size == reading.entry.size_bytes):
                 _fetch(site, reading, place, report=report)
             elif directory is not None:

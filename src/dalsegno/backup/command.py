@@ -19,6 +19,7 @@ from dalsegno.backup.targets import Found
 from dalsegno.terms.errors import BadInput, DalError, Damaged, NotFound, Unavailable
 from dalsegno.terms.events import Note, Progress, Report, silent
 from dalsegno.terms.ids import hex_short
+from dalsegno.terms.names import file_name
 from dalsegno.world.files import PARTIAL_SUFFIX, durable_step, file_errors, make_directory, remove_durable
 from dalsegno.world.programs import run_program
 
@@ -91,10 +92,10 @@ class CommandTarget:
     def _values(self, entry: DumpEntry, *, name: str, file: Path) -> dict[str, str]:
         return {
             "file": os.fspath(file),
-            "name": name,
+            "name": file_name(name, of=f"target {self.name}"),
             "dump": entry.dump_id.hex(),
             "level": str(entry.level),
-            "volume": entry.volume_name,
+            "volume": file_name(entry.volume_name, of="volume"),
             "size": str(entry.size_bytes),
         }
 
@@ -167,7 +168,11 @@ class CommandTarget:
 
     def remove(self, copy: Copy) -> None:
         """Have `remove` remove the copy."""
-        values = {"name": copy.place, "dump": copy.dump_id.hex(), "size": str(copy.size_bytes)}
+        values = {
+            "name": file_name(copy.place, of=f"target {self.name}"),
+            "dump": copy.dump_id.hex(),
+            "size": str(copy.size_bytes),
+        }
         self._run("remove", self._settings.remove, values)
 
     def present(self) -> list[Medium]:
@@ -189,8 +194,8 @@ class CommandTarget:
         for number, name in enumerate(names):
             report(Progress(phase="scan", done_count=number, total_count=len(names)))
             scratch = self._scratch / f"scan.{self.name}.dump"
-            values = {"file": os.fspath(scratch.absolute()), "name": name}
             try:
+                values = {"file": os.fspath(scratch.absolute()), "name": file_name(name, of=f"target {self.name}")}
                 self._run("fetch", self._settings.fetch, values)
                 header = scanned_whole(scratch, name=name, report=report)
             except DalError as error:

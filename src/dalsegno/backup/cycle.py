@@ -486,10 +486,10 @@ class _Turn:
             if spooled is None or not spooled.is_usable or not missing or entry.verdict == BAD:
                 continue
             try:
-                if not Path(spooled.place).exists():
+                if not spooled.path_in_spool().exists():
                     raise NotFound(f"{spooled.place}: gone")
                 for name in missing:
-                    self.store_in(name, entry, Path(spooled.place))
+                    self.store_in(name, entry, spooled.path_in_spool())
             except (Damaged, NotFound) as error:
                 self.site.catalog.put_copies([replace(spooled, verdict=BAD, checked_at_ns=self.steps.now_ns())])
                 words = f"dump {hex_short(entry.dump_id)}: {error}"

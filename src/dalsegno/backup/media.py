@@ -14,7 +14,6 @@ from blake3 import blake3
 
 from dalsegno.backup.labels import BadLabel, Looked, Mounted, look, require_same, settle_label, wrong_medium
 from dalsegno.backup.parts import (
-    DUMP_SUFFIX,
     NOTE_SUFFIX,
     Pace,
     SlicedFile,
@@ -32,7 +31,7 @@ from dalsegno.backup.parts import (
     write_slice,
     write_whole,
 )
-from dalsegno.backup.records import BAD, GOOD, MISSING, UNKNOWN, Copy, DumpEntry, Medium
+from dalsegno.backup.records import BAD, DUMP_SUFFIX, DUMPS_DIRECTORY, GOOD, MISSING, UNKNOWN, Copy, DumpEntry, Medium
 from dalsegno.backup.targets import Ask, Found, Incomplete
 from dalsegno.formats import pack
 from dalsegno.formats.media import PART_NOTE, PART_SLICE, PartHeader, encode_part_header
@@ -40,6 +39,7 @@ from dalsegno.pool.pack_read import PackFile
 from dalsegno.terms.errors import DalError, Damaged, Full, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Note, Progress, Report, silent
 from dalsegno.terms.ids import hex_short
+from dalsegno.terms.names import file_name
 from dalsegno.terms.sizes import MIB, format_size
 from dalsegno.world.files import (
     PARTIAL_SUFFIX,
@@ -53,7 +53,6 @@ from dalsegno.world.files import (
     write_durable,
 )
 
-DUMPS_DIRECTORY: Final = "dumps"
 SLICE_BYTES_MIN: Final = 1 * MIB
 """A medium with less room than this is full."""
 OVERHEAD_BYTES: Final = 64 * 1024
@@ -440,7 +439,7 @@ class DirectoryTarget:
             end = start + copy.size_bytes
             if end > file.offset:
                 mounted = self._require(copy.medium)
-                path = mounted.path / copy.place
+                path = copy.path_on(mounted.path)
                 skip = file.offset - start
                 if copy.needed == 1 and not is_slice(copy):
                     chunks = iterate_bytes(path, offset=skip)
@@ -462,7 +461,7 @@ class DirectoryTarget:
         here = self._here()
         if any(copy.medium not in here for copy in copies):
             return None
-        paths = [here[copy.medium].path / copy.place for copy in sorted(copies, key=lambda each: each.part)]
+        paths = [copy.path_on(here[copy.medium].path) for copy in sorted(copies, key=lambda each: each.part)]
         if not all(path.is_file() for path in paths):
             return None
         if not is_slice(copies[0]):
@@ -477,7 +476,7 @@ class DirectoryTarget:
     def check(self, copy: Copy, entry: DumpEntry, *, report: Report = silent) -> str:
         """Read one copy back and return its verdict."""
         mounted = self._require(copy.medium)
-        path = mounted.path / copy.place
+        path = copy.path_on(mounted.path)
         try:
             if is_slice(copy):
                 if read_part_header(path)[0].dump_id != entry.dump_id:
@@ -505,7 +504,7 @@ class DirectoryTarget:
     def _remove_at(self, mounted: Mounted | None, copy: Copy) -> None:
         if mounted is None:
             return
-        path = mounted.path / copy.place
+        path = copy.path_on(mounted.path)
         if not is_slice(copy):
             remove_durable(path.with_name(path.name + NOTE_SUFFIX))
         remove_durable(path)
@@ -534,7 +533,7 @@ def scan_directory(root: Path, *, label: str, target: str, report: Report) -> It
         if path.name.endswith((NOTE_SUFFIX, PARTIAL_SUFFIX)) or not path.is_file():
             continue
         try:
-            whole = path.name.endswith(DUMP_SUFFIX)
+            whole = file_name(path.name, of=str(directory)).endswith(DUMP_SUFFIX)
             header = _whole_header(path, report=report) if whole else read_part_header(path)[0]
         except DalError as error:
             report(Note(severity="error", path=os.fsencode(path), text=str(error)))

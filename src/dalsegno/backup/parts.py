@@ -10,7 +10,7 @@ from typing import Final
 
 from blake3 import blake3
 
-from dalsegno.backup.records import Copy, DumpEntry
+from dalsegno.backup.records import DUMP_SUFFIX, Copy, DumpEntry
 from dalsegno.formats import pack
 from dalsegno.formats.media import (
     DIGEST_BYTES,
@@ -31,7 +31,6 @@ from dalsegno.terms.ids import hex_short
 from dalsegno.world.files import PartialFile, file_errors, iterate_bytes, write_durable
 
 NOTE_SUFFIX: Final = ".note"
-DUMP_SUFFIX: Final = ".dump"
 _SLICE: Final = re.compile(r"\.dump\.s\d{3,}\Z")
 Pace = Callable[[int], None]
 """Told how many bytes were copied; waits when that was too fast."""

@@ -2,7 +2,15 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
+
+from dalsegno.terms.errors import Refused
+from dalsegno.terms.names import file_name
+
+DUMPS_DIRECTORY: Final = "dumps"
+"""The directory of a medium in which dumps, slices and shares are."""
+DUMP_SUFFIX: Final = ".dump"
 
 SPOOL_TARGET: Final = "spool"
 """A copy of this target is the dump file in the spool; its place is an absolute path."""
@@ -104,6 +112,21 @@ class Copy:
     def is_usable(self) -> bool:
         """True unless it was found missing or bad."""
         return self.verdict in (GOOD, UNKNOWN)
+
+    def path_on(self, root: Path) -> Path:
+        """Return where it is on the medium that is mounted at `root`; Refused when that would be anywhere else."""
+        directory, slash, name = self.place.rpartition("/")
+        if directory != DUMPS_DIRECTORY or not slash:
+            raise Refused(f"medium {self.medium!r}: {self.place[:80]!r} is no place of a dump: it is not used")
+        return root / directory / file_name(name, of=f"medium {self.medium!r}")
+
+    def path_in_spool(self) -> Path:
+        """Return where it is in the spool, or in one that was; Refused for a path that is no dump's."""
+        path = Path(self.place)
+        name = file_name(path.name, of="spool")
+        if not path.is_absolute() or ".." in path.parts or "\0" in self.place or not name.endswith(DUMP_SUFFIX):
+            raise Refused(f"spool: {self.place[:80]!r} is no place of a dump: it is not used")
+        return path
 
 
 def group_copies(copies: Iterable[Copy]) -> dict[tuple[str, int], list[Copy]]:

@@ -15,9 +15,7 @@ import zfec
 from blake3 import blake3
 
 from dalsegno.backup.labels import BadLabel, Looked, Mounted, look, require_same, settle_label, wrong_medium
-from dalsegno.backup.media import DUMPS_DIRECTORY
 from dalsegno.backup.parts import (
-    DUMP_SUFFIX,
     Pace,
     copy_of,
     media_name,
@@ -26,7 +24,7 @@ from dalsegno.backup.parts import (
     read_head,
     read_part_header,
 )
-from dalsegno.backup.records import BAD, GOOD, MISSING, UNKNOWN, Copy, DumpEntry, Medium
+from dalsegno.backup.records import BAD, DUMP_SUFFIX, DUMPS_DIRECTORY, GOOD, MISSING, UNKNOWN, Copy, DumpEntry, Medium
 from dalsegno.backup.targets import Found, Incomplete
 from dalsegno.formats.media import (
     HEADER_DIGEST_BYTES,
@@ -42,6 +40,7 @@ from dalsegno.pool.pack_read import PackFile
 from dalsegno.terms.errors import DalError, Damaged, Full, NotFound, Unavailable
 from dalsegno.terms.events import Note, Progress, Report, silent
 from dalsegno.terms.ids import hex_short
+from dalsegno.terms.names import file_name
 from dalsegno.world.files import (
     PARTIAL_SUFFIX,
     READ_BYTES,
@@ -370,7 +369,7 @@ class SharesTarget:
             for copy in sorted(copies, key=lambda each: each.part):
                 if copy.medium in mounted:
                     with contextlib.suppress(NotFound, Damaged):
-                        reader = ShareReader(mounted[copy.medium].path / copy.place)
+                        reader = ShareReader(copy.path_on(mounted[copy.medium].path))
                         stack.callback(reader.close)
                         same = (readers[0].header if readers else reader.header).length == reader.header.length
                         if reader.header.dump_digest == entry.digest and same:
@@ -424,7 +423,7 @@ class SharesTarget:
         """Read one share and return its verdict."""
         mounted = self._at(copy.medium)
         try:
-            with ShareReader(mounted.path / copy.place) as reader:
+            with ShareReader(copy.path_on(mounted.path)) as reader:
                 same = (reader.header.dump_id, reader.header.part) == (entry.dump_id, copy.part)
                 whole = same and reader.verify(report=report, phase="check") is None
         except NotFound:
@@ -481,7 +480,7 @@ class SharesTarget:
 
     def remove(self, copy: Copy) -> None:
         """Remove a share."""
-        remove_durable(self._at(copy.medium).path / copy.place)
+        remove_durable(copy.path_on(self._at(copy.medium).path))
 
     def scan(self, *, report: Report = silent) -> Iterator[Found]:
         """Yield the shares in the directories that are here."""
@@ -523,6 +522,7 @@ def scan_shares(root: Path, *, label: str, target: str, report: Report) -> Itera
         if SHARE_MARK not in path.name or path.name.endswith(PARTIAL_SUFFIX):
             continue
         try:
+            file_name(path.name, of=str(directory))
             header, _ = read_part_header(path)
         except DalError as error:
             report(Note(severity="error", path=os.fsencode(path), text=str(error)))

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from dalsegno.backup.records import DUMP_SUFFIX
 from dalsegno.terms.errors import Full
-from dalsegno.terms.ids import hex_short
+from dalsegno.terms.names import file_name
 from dalsegno.terms.sizes import format_size
 from dalsegno.world.files import file_errors, make_directory, remove_durable
 
-DUMP_SUFFIX: Final = ".dump"
 FETCHED: Final = "fetched"
 """Directory within the spool for what came back from media."""
 RESERVE_BYTES: Final = 16 * 1024 * 1024
@@ -28,8 +28,8 @@ class Spool:
         make_directory(self.path)
 
     def place(self, name: str) -> Path:
-        """Return where a dump of this name lies."""
-        return self.path / name
+        """Return where a dump of this name lies; Refused for a name that would lie elsewhere."""
+        return self.path / file_name(name, of=f"spool {self.path}")
 
     def fetched(self, dump_id: bytes) -> Path:
         """Return where a dump lies that was fetched from media."""
@@ -81,8 +81,3 @@ class Spool:
             if path.parent.name == FETCHED and (wanted is None or path.name.partition(".")[0] in wanted):
                 count += remove_durable(path)
         return count
-
-
-def dump_file_name(*, volume_name: str, day: str, level: int, dump_id: bytes) -> str:
-    """Return the file name of a dump: `home.2026-10-03.l1.3f2a9c017b44.dump`."""
-    return f"{volume_name}.{day}.l{level}.{hex_short(dump_id)}{DUMP_SUFFIX}"

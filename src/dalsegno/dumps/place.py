@@ -8,13 +8,14 @@ from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.plan import describe
 from dalsegno.terms.errors import DalError, NoAccess, Refused
+from dalsegno.terms.names import file_name
 from dalsegno.world.files import file_errors
 
 
 def dump_name(volume: str, clone: str, level: int) -> str:
     """Return the file name of a dump: without a colon, which rsync, scp and tar take for a host's end, and FAT for none
-    of a name's characters."""
-    return f"{volume}.{clone}.{level}.dump".replace(":", "")
+    of a name's characters. Refused when the names that it is made of are none."""
+    return file_name(f"{volume}.{clone}.{level}.dump".replace(":", ""), of="dump")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ PORT: Final = 8420
 FINGERPRINT_PREFIX: Final = "sha256:"
 FINGERPRINT_DIGITS: Final = 64
 JOIN_BYTES_MAX: Final = 2048
+URL_BYTES_MAX: Final = 2048
 _PARTS: Final = ("name", "fp", "token", "tls")
 
 
@@ -46,6 +47,26 @@ def format_url(host: str, port: int, *, tls: bool) -> str:
 
 def _format_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+def check_url(url: str) -> str:
+    """Return a server's address as `format_url` writes it, or BadInput."""
+    host, port, tls = split_url(url)
+    return format_url(host, port, tls=tls)
+
+
+def split_url(url: str) -> tuple[str, int, bool]:
+    """Return host, port and whether there is TLS of `https://HOST:PORT`; BadInput for what is none."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        host, port, parts = "", None, urlsplit("")
+    plain = url.isascii() and url.isprintable() and " " not in url and len(url) <= URL_BYTES_MAX
+    rest = parts.query or parts.fragment or "@" in parts.netloc or parts.path not in ("", "/")
+    if not host or not plain or rest or port == 0 or parts.scheme not in ("https", "http"):
+        raise BadInput(f"server {url[:80]!r}: expected https://HOST:PORT")
+    return host, PORT if port is None else port, parts.scheme == "https"
 
 
 def format_join(join: Join) -> str:

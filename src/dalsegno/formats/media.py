@@ -18,6 +18,7 @@ from blake3 import blake3
 
 from dalsegno.formats.objects import UNREADABLE
 from dalsegno.terms.errors import Damaged, TooNew
+from dalsegno.terms.names import is_file_name
 from dalsegno.terms.sizes import KIB, MIB
 
 MAGIC: Final = b"DALMEDIA"
@@ -118,7 +119,7 @@ def decode_part_header(data: bytes) -> PartHeader:
 
 def _check(header: PartHeader) -> None:
     sane = len(header.dump_id) == 16 and len(header.dump_digest) == DIGEST_BYTES and header.dump_bytes >= 0
-    sane = sane and header.copy >= 1 and header.part >= 0
+    sane = sane and header.copy >= 1 and header.part >= 0 and is_file_name(header.name)
     if header.kind == PART_NOTE:
         sane = sane and header.part == header.offset == header.length == header.needed == header.parts == 0
     elif header.kind == PART_SLICE:

@@ -1,30 +1,34 @@
 """Values as JSON and back, for the HTTP API (docs/formats/http.md, "Messages"). Pure.
 
 A value is a `msgspec.Struct` of numbers, texts, bytes, lists, maps with text keys, and other such values. Bytes are
-written as lowercase hexadecimal digits. A reader refuses what it does not know: a field nobody named, a number that
-does not fit 64 bits, text that is no text.
+written as lowercase hexadecimal digits. A reader refuses what it does not know: a field nobody named (unless it is told
+to pass over these), a number that does not fit 64 bits, text that is no text.
 """
 
-import math
+import re
+import sys
+import typing
 from collections.abc import Callable, Hashable
 from functools import cache
-from typing import Any, Final, TypeVar, cast
+from typing import Annotated, Any, Final, TypeVar, cast
 
 import msgspec
-from msgspec import inspect
 
 from dalsegno.terms.errors import BadInput
 
 HEX_PATTERN: Final = "^([0-9a-f]{2})*$"
+_HEX_STRICTLY: Final = r"\A([0-9a-f]{2})*\Z"
+_NO_HEX: Final = "expected lowercase hexadecimal digits, two for each byte"
 _BASE64_LENGTHS: Final = {44: 32, 24: 16}
 """Lengths in base64 of the bytes that have a length of their own: ids of objects, and of volumes and packs."""
 _TOO_DEEP: Final = "not JSON that this program reads: nested too deeply"
+_UNKNOWN: Final = re.compile("Object contains unknown field `(.*?)`", re.DOTALL)
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1
 
 S = TypeVar("S")
-_Read = Callable[[Any, str], Any]
-"""Turns what JSON holds at a place into the value it stands for; the place is named in complaints."""
+_Make = Callable[[Any], Any]
+"""Turns what was decoded into the value that it stands for."""
 
 
 def encode(value: Any) -> bytes:
@@ -32,20 +36,28 @@ def encode(value: Any) -> bytes:
     return msgspec.json.encode(to_plain(value))
 
 
-def decode(data: bytes | bytearray, kind: type[S]) -> S:
-    """Return the value of `kind` in `data`; BadInput says where it is none."""
+def decode(data: bytes | bytearray, kind: type[S], *, more: bool = False) -> S:
+    """Return the value of `kind` in `data`; BadInput says where it is none.
+
+    It is looked at while it is read: what is none costs no memory beyond its own. `more`: fields that nobody named are
+    passed over, as a later version's may be.
+    """
     try:
-        plain = msgspec.json.decode(data)
+        found = _decoder(cast(Hashable, kind), more).decode(data)
+    except msgspec.ValidationError as error:
+        raise BadInput(_words(error)) from None
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
         raise BadInput(f"not JSON: {error}") from None
     except RecursionError:
         raise BadInput(_TOO_DEEP) from None
-    return from_plain(plain, kind)
+    make = _maker(cast(Hashable, kind))
+    value: S = make(found) if make is not None else found
+    return value
 
 
-def decode_map(data: bytes | bytearray) -> dict[str, Any]:
-    """Return a JSON object without a kind of its own."""
-    return decode(data, dict[str, Any])
+def _words(error: Exception) -> str:
+    text = " ".join(str(error).split()).replace(f"Expected `str` matching regex {_HEX_STRICTLY!r}", _NO_HEX)
+    return _UNKNOWN.sub(lambda match: f"unknown field {match[1][:64]!r}", text)
 
 
 def to_plain(value: Any) -> Any:
@@ -63,108 +75,105 @@ def to_plain(value: Any) -> Any:
 
 def from_plain(plain: Any, kind: type[S]) -> S:
     """Return the value of `kind` that `plain` (as `to_plain` makes it) stands for."""
-    try:
-        return msgspec.convert(_reader(cast(Hashable, kind))(plain, "$"), kind, builtin_types=(bytes,))
-    except msgspec.ValidationError as error:
-        raise BadInput(" ".join(str(error).split())) from None
-    except RecursionError:
-        raise BadInput(_TOO_DEEP) from None
-
-
-@cache
-def _reader(kind: Hashable) -> _Read:
-    return _compile(inspect.type_info(kind))
-
-
-def _compile(info: inspect.Type) -> _Read:
-    if isinstance(info, inspect.StructType):
-        return _struct_reader(info)
-    if isinstance(info, inspect.ListType):
-        return _list_reader(_compile(info.item_type))
-    if isinstance(info, inspect.DictType):
-        return _map_reader(_compile(info.value_type))
-    if isinstance(info, inspect.BytesType):
-        return _read_bytes
-    if isinstance(info, inspect.UnionType):
-        return _union_reader(info)
-    if isinstance(info, inspect.AnyType):
-        return _read_any
-    return _read_scalar
-
-
-def _read_scalar(value: Any, where: str) -> Any:
-    if isinstance(value, int) and not INT_MIN <= value <= INT_MAX:
-        raise BadInput(f"a number beyond 64 bits - at `{where}`")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise BadInput(f"not a finite number - at `{where}`")
-    return value
-
-
-def _read_any(value: Any, where: str) -> Any:
-    if isinstance(value, list):
-        return [_read_any(item, where) for item in value]
-    if isinstance(value, dict):
-        return {key: _read_any(item, where) for key, item in value.items()}
-    return _read_scalar(value, where)
-
-
-def _read_bytes(value: Any, where: str) -> Any:
-    if not isinstance(value, str):
-        raise BadInput(f"expected hexadecimal digits - at `{where}`")
-    return parse_hex(value, where)
+    return decode(msgspec.json.encode(plain), kind)
 
 
 def parse_hex(text: str, where: str) -> bytes:
     """Return the bytes that lowercase hexadecimal digits name."""
     if len(text) % 2 or text.strip("0123456789abcdef"):
-        raise BadInput(f"expected lowercase hexadecimal digits, two for each byte - at `{where}`")
+        raise BadInput(f"{_NO_HEX} - at `{where}`")
     return bytes.fromhex(text)
 
 
-def _struct_reader(info: inspect.StructType) -> _Read:
-    fields = {field.encode_name: _compile(field.type) for field in info.fields}
-
-    def read(value: Any, where: str) -> Any:
-        if not isinstance(value, dict):
-            return value
-        unknown = value.keys() - fields.keys()
-        if unknown:
-            raise BadInput(f"unknown field {min(unknown)[:64]!r} - at `{where}`")
-        return {name: fields[name](item, f"{where}.{name}") for name, item in value.items()}
-
-    return read
+# A kind is read in two steps: as its likeness on the wire, where bytes are hexadecimal digits and a field that is not
+# there is UNSET, by msgspec; and from that as itself.
 
 
-def _list_reader(item_reader: _Read) -> _Read:
-    def read(value: Any, where: str) -> Any:
-        if not isinstance(value, list):
-            return value
-        return [item_reader(item, f"{where}[...]") for item in value]
-
-    return read
+@cache
+def _decoder(kind: Hashable, more: bool) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(_on_wire(kind, more))
 
 
-def _map_reader(item_reader: _Read) -> _Read:
-    def read(value: Any, where: str) -> Any:
-        if not isinstance(value, dict):
-            return value
-        return {key: item_reader(item, f"{where}[...]") for key, item in value.items()}
+@cache
+def _on_wire(kind: Any, more: bool) -> Any:
+    """Return the type that JSON has in the place of `kind`."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        hints = typing.get_type_hints(kind, include_extras=True)
+        fields = [
+            (field.name, _on_wire(hints[field.name], more))
+            if field.required
+            else (field.name, _on_wire(hints[field.name], more) | msgspec.UnsetType, msgspec.UNSET)
+            for field in msgspec.structs.fields(kind)
+        ]
+        return msgspec.defstruct(kind.__name__, fields, kw_only=True, forbid_unknown_fields=not more)
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return _with_limits(parts[0], parts[1:], more)
+    if origin in (list, dict):
+        return origin[tuple(_on_wire(part, more) for part in parts)]
+    if origin is typing.Literal or not parts:
+        return _with_limits(kind, (), more)
+    return typing.Union[tuple(_on_wire(part, more) for part in parts)]  # noqa: UP007 - of parts that are counted here
 
-    return read
+
+def _with_limits(kind: Any, limits: tuple[Any, ...], more: bool) -> Any:
+    if kind is bytes:
+        digits = {
+            f"{side}_length": 2 * length
+            for meta in limits
+            for side in ("min", "max")
+            if (length := getattr(meta, f"{side}_length")) is not None
+        }
+        return Annotated[str, msgspec.Meta(pattern=_HEX_STRICTLY, **digits)]
+    if kind is int:
+        least = max((meta.ge for meta in limits if meta.ge is not None), default=INT_MIN)
+        most = min((meta.le for meta in limits if meta.le is not None), default=INT_MAX)
+        return Annotated[int, msgspec.Meta(ge=least, le=most)]
+    if kind is float:
+        return Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+    likeness = kind if typing.get_origin(kind) is typing.Literal else _on_wire(kind, more) if limits else kind
+    for meta in limits:
+        likeness = Annotated[likeness, meta]
+    return likeness
 
 
-def _union_reader(info: inspect.UnionType) -> _Read:
-    others = [choice for choice in info.types if not isinstance(choice, inspect.NoneType)]
-    if len(others) > 1:
-        plain = (inspect.StrType, inspect.IntType, inspect.FloatType, inspect.BoolType, inspect.ListType)
-        assert all(isinstance(choice, plain) for choice in others), "JSON could not tell these apart"
-        return _read_any
-    reader = _compile(others[0])
+@cache
+def _maker(kind: Any) -> _Make | None:
+    """Return what makes a value of `kind` of its likeness; None where they are the same."""
+    if kind is bytes:
+        return bytes.fromhex
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return _struct_maker(kind)
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return _maker(parts[0])
+    if origin is list:
+        each = _maker(parts[0])
+        return None if each is None else lambda value: [each(item) for item in value]
+    if origin is dict:
+        item_maker = _maker(parts[1])
+        return None if item_maker is None else lambda value: {key: item_maker(item) for key, item in value.items()}
+    makers = [_maker(part) for part in parts] if origin is not typing.Literal else []
+    found = [maker for maker in makers if maker is not None]
+    if not found:
+        return None
+    assert len(parts) == 2 and type(None) in parts, "JSON could not tell these apart"
+    return lambda value: None if value is None else found[0](value)
 
-    def read(value: Any, where: str) -> Any:
-        return None if value is None else reader(value, where)
 
-    return read
+def _struct_maker(kind: type[msgspec.Struct]) -> _Make:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields = [(name, _maker(hints[name])) for name in kind.__struct_fields__]
+
+    def make(found: Any) -> Any:
+        given = {}
+        for name, maker in fields:
+            value = getattr(found, name)
+            if value is not msgspec.UNSET:
+                given[name] = value if maker is None else maker(value)
+        return kind(**given)
+
+    return make
 
 
 def schemas(kinds: list[type]) -> dict[str, Any]:

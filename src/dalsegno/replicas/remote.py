@@ -4,28 +4,27 @@ Connections are kept and used again; a stream that somebody reads slowly has one
 What the server refuses becomes the error that it was there. Silence, a lost answer, an answer cut short: Unavailable.
 """
 
-import hashlib
-import hmac
 import http.client
 import os
 import re
 import select
-import socket
 import ssl
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Final, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from blake3 import blake3
 
-from dalsegno.chunks.realm import SECRET_BYTES
 from dalsegno.formats import messages
-from dalsegno.formats.join import FINGERPRINT_PREFIX, PORT, Join, check_fingerprint
+from dalsegno.formats.join import Join, check_fingerprint, split_url
 from dalsegno.replicas import wire
+from dalsegno.replicas.answers import check
+from dalsegno.replicas.connections import SEND_BYTES, Connection, Plain, Response, Sealed, pinned_context
 from dalsegno.replicas.contract import LEASE_SECONDS, ROW_BYTES, Record
-from dalsegno.replicas.view import Placed, RealmView
+from dalsegno.replicas.view import Placed, RealmView, check_realm_name
 from dalsegno.replicas.wire import PROTOCOL, PROTOCOL_HEADER
 from dalsegno.terms.errors import BadInput, DalError, Moved, NoAccess, Unavailable, error_kinds
 from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES, ObjectId
@@ -39,14 +38,14 @@ CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 300.0
 """How long a server may think. One that died is noticed earlier: the network's own probes do."""
 WATCH_MARGIN_SECONDS: Final = 20.0
-PROBE_IDLE_SECONDS: Final = 10
-PROBE_INTERVAL_SECONDS: Final = 5
-PROBES: Final = 3
-UNHEARD_MS_MAX: Final = 25_000
+PIECE_SECONDS: Final = 4 * ANSWER_SECONDS
+"""How long a piece of a stream may take; a server that sends less does not answer."""
 PIECE_BYTES: Final = MIB
 ROWS_BYTES: Final = ROW_BYTES * (MIB // ROW_BYTES)
-SEND_BYTES: Final = 256 * KIB
-ANSWER_BYTES_MAX: Final = 256 * MIB
+ROWS_MAX: Final = 1 << 28
+"""So many rows of `missing` are more objects than any volume has."""
+ANSWER_BYTES_MAX: Final = 16 * MIB
+"""The largest message; bytes that are objects have no such bound."""
 MESSAGE_CHARACTERS_MAX: Final = 2000
 ERROR_BYTES_MAX: Final = 64 * KIB
 IDLE_CONNECTIONS_MAX: Final = 16
@@ -68,91 +67,19 @@ _SECONDS: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 T = TypeVar("T")
 
 
-class _Plain(http.client.HTTPConnection):
-    """A connection that is made quickly or not at all, and notices when the other side is gone."""
-
-    def __init__(self, host: str, port: int, *, connect_seconds: float, answer_seconds: float) -> None:
-        super().__init__(host, port, timeout=connect_seconds, blocksize=SEND_BYTES)
-        self._answer_seconds = answer_seconds
-
-    def connect(self) -> None:
-        super().connect()
-        _probe(self.sock)
-        self.sock.settimeout(self._answer_seconds)
-
-
-class _Sealed(http.client.HTTPSConnection):
-    """The same under TLS, to a server whose certificate is the pinned one, if one is."""
-
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        *,
-        connect_seconds: float,
-        answer_seconds: float,
-        context: ssl.SSLContext,
-        fingerprint: str,
-    ) -> None:
-        super().__init__(host, port, timeout=connect_seconds, blocksize=SEND_BYTES, context=context)
-        self._answer_seconds = answer_seconds
-        self._fingerprint = fingerprint
-
-    def connect(self) -> None:
-        super().connect()
-        _probe(self.sock)
-        self.sock.settimeout(self._answer_seconds)
-        if not self._fingerprint:
-            return
-        assert isinstance(self.sock, ssl.SSLSocket)
-        shown = certificate_fingerprint(self.sock.getpeercert(binary_form=True) or b"")
-        if not hmac.compare_digest(shown, self._fingerprint):
-            self.close()
-            raise NoAccess(
-                f"{self.host}:{self.port}: the server shows another certificate ({shown[:23]}...) than the pinned "
-                "one: somebody stands between, or it has a new one: join it anew"
-            )
-
-
-def certificate_fingerprint(der: bytes) -> str:
-    """Return the fingerprint of a certificate, as join strings carry it."""
-    return FINGERPRINT_PREFIX + hashlib.sha256(der).hexdigest()
-
-
-def _probe(sock: socket.socket) -> None:
-    for option, value in (
-        (socket.TCP_KEEPIDLE, PROBE_IDLE_SECONDS),
-        (socket.TCP_KEEPINTVL, PROBE_INTERVAL_SECONDS),
-        (socket.TCP_KEEPCNT, PROBES),
-        (socket.TCP_USER_TIMEOUT, UNHEARD_MS_MAX),
-    ):
-        sock.setsockopt(socket.IPPROTO_TCP, option, value)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-
-def _pinned_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # No authority vouches for a certificate that is compared with its fingerprint.
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-_Connection = _Plain | _Sealed
-
-
 class _Answer:
     """A success whose body is being read; its connection goes back when that is done."""
 
-    def __init__(self, site: "RemoteSite", connection: _Connection, response: http.client.HTTPResponse) -> None:
+    def __init__(self, site: "RemoteSite", connection: Connection, response: Response, *, seconds: float) -> None:
         self._site = site
-        self._connection: _Connection | None = connection
+        self._connection: Connection | None = connection
         self._response = response
+        self._seconds = seconds
 
     def read(self, bytes_max: int) -> bytes:
         """Return the whole body."""
         with self:
+            self._response.give(self._seconds)
             data = self._read(bytes_max + 1)
             if len(data) > bytes_max:
                 raise Unavailable(f"{self._site.label}: the answer is larger than {bytes_max} bytes")
@@ -163,11 +90,15 @@ class _Answer:
         """Yield the body in pieces of this size, but for the last. What cut it short is raised, if the server says."""
         with self:
             try:
-                while data := self._read(piece_bytes):
+                while data := self._piece(piece_bytes):
                     yield data
                 self._finish()
             except Unavailable as error:
                 raise self._site.why_cut(self._response.headers.get(wire.REQUEST_HEADER, ""), error) from None
+
+    def _piece(self, piece_bytes: int) -> bytes:
+        self._response.give(max(PIECE_SECONDS, self._seconds))
+        return self._read(piece_bytes)
 
     def _read(self, count: int) -> bytes:
         try:
@@ -202,29 +133,23 @@ class RemoteSite:
         fingerprint: str = "",
         connect_seconds: float = CONNECT_SECONDS,
         answer_seconds: float = ANSWER_SECONDS,
+        rows_max: int = ROWS_MAX,
     ) -> None:
-        try:
-            parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host, port = None, None
-        if not host or parts.scheme not in ("https", "http") or parts.path not in ("", "/") or parts.query:
-            raise BadInput(f"server {url!r}: expected https://HOST:PORT")
+        self._host, self._port, self._tls = split_url(url)
         if not token.isascii() or not token.isprintable():
             raise BadInput(f"server {url}: its token is none: `dal token add` there makes one")
         self.url = url.rstrip("/")
         self._name = name
         self._token = token
-        self._host, self._port = host, port or PORT
-        self._tls = parts.scheme == "https"
         self._fingerprint = check_fingerprint(fingerprint)
         if self._fingerprint and not self._tls:
             raise BadInput(f"server {url}: has a fingerprint, which only https can compare: nothing is sent there")
-        self._context = (_pinned_context() if fingerprint else ssl.create_default_context()) if self._tls else None
+        self._context = (pinned_context() if fingerprint else ssl.create_default_context()) if self._tls else None
         self._connect_seconds = connect_seconds
         self._answer_seconds = answer_seconds
+        self._rows_max = rows_max
         self._lock = new_lock()
-        self._idle: deque[_Connection] = deque()
+        self._idle: deque[Connection] = deque()
 
     @classmethod
     def from_join(
@@ -261,12 +186,12 @@ class RemoteSite:
 
     # Connections
 
-    def _open(self) -> _Connection:
+    def _open(self) -> Connection:
         if self._context is None:
-            return _Plain(
+            return Plain(
                 self._host, self._port, connect_seconds=self._connect_seconds, answer_seconds=self._answer_seconds
             )
-        return _Sealed(
+        return Sealed(
             self._host,
             self._port,
             connect_seconds=self._connect_seconds,
@@ -275,7 +200,7 @@ class RemoteSite:
             fingerprint=self._fingerprint,
         )
 
-    def _idle_connection(self) -> _Connection | None:
+    def _idle_connection(self) -> Connection | None:
         while True:
             with self._lock:
                 if not self._idle:
@@ -288,7 +213,7 @@ class RemoteSite:
                     return connection
             connection.close()
 
-    def keep(self, connection: _Connection) -> None:
+    def keep(self, connection: Connection) -> None:
         """Put a connection aside for the next call."""
         connection.sock.settimeout(self._answer_seconds)
         with self._lock:
@@ -319,7 +244,7 @@ class RemoteSite:
             failure = self._ask_value("GET", f"/v1/failures/{request_id}", wire.Problem).error
         except DalError:
             return error
-        kind = error_kinds().get(failure.code, DalError)
+        kind = _kind_of(failure.code)
         return kind(f"{self._name or self.url}: {_one_line(failure.message)}")
 
     # Requests
@@ -352,7 +277,7 @@ class RemoteSite:
         for _ in range(BUSY_TRIES_MAX):
             connection, response = self._exchange(method, target, headers, body, repeatable, wait_seconds)
             if 200 <= response.status < 300:
-                return _Answer(self, connection, response)
+                return _Answer(self, connection, response, seconds=wait_seconds or self._answer_seconds)
             error, wait = self._problem(connection, response)
             if wait is None or not repeatable:
                 break
@@ -367,7 +292,7 @@ class RemoteSite:
         body: bytes | Iterable[bytes] | None,
         repeatable: bool,
         wait_seconds: float | None,
-    ) -> tuple[_Connection, http.client.HTTPResponse]:
+    ) -> tuple[Connection, Response]:
         connection = self._idle_connection()
         if connection is not None:
             try:
@@ -395,13 +320,13 @@ class RemoteSite:
 
     def _ask(
         self,
-        connection: _Connection,
+        connection: Connection,
         method: str,
         target: str,
         headers: dict[str, str],
         body: bytes | Iterable[bytes] | None,
         wait_seconds: float | None,
-    ) -> http.client.HTTPResponse:
+    ) -> Response:
         if connection.sock is None:
             connection.connect()
         if wait_seconds is not None:
@@ -417,7 +342,7 @@ class RemoteSite:
                 raise error from None
         return connection.getresponse()
 
-    def _problem(self, connection: _Connection, response: http.client.HTTPResponse) -> tuple[DalError, float | None]:
+    def _problem(self, connection: Connection, response: Response) -> tuple[DalError, float | None]:
         """Return what the server refused as the error that it is, and how long to wait before asking again."""
         status = response.status
         try:
@@ -434,15 +359,15 @@ class RemoteSite:
             seconds = response.headers.get("Retry-After", "")
             wait = float(seconds) if _SECONDS.fullmatch(seconds) else 1.0
         try:
-            problem = messages.decode(data, wire.Problem)
+            problem = messages.decode(data, wire.Problem, more=True)
         except BadInput:
             code = _STATUS_CODES.get(status, "unavailable")
             kind = error_kinds().get(code, Unavailable)
             return kind(f"{self.label}: answered {status} {_one_line(response.reason)[:80]}"), wait
-        kind = error_kinds().get(problem.error.code, DalError)
+        kind = _kind_of(problem.error.code)
         text = f"{self._name or self.url}: {_one_line(problem.error.message)}"
         if problem.moved_to is not None or kind is Moved:
-            return Moved(text, server=problem.moved_to.name if problem.moved_to is not None else ""), None
+            return Moved(text, server=_server_name(problem.moved_to)), None
         return kind(text), wait
 
     def _lease_secret(self, owner: str) -> bytes:
@@ -453,14 +378,28 @@ class RemoteSite:
     def _volume(self, volume: str, call: str) -> str:
         return f"/v1/volumes/{quote(volume, safe='')}/{call}"
 
-    def _ask_value(self, method: str, path: str, kind: type[T], value: object = None, **query: str) -> T:
+    def _ask_value(
+        self, method: str, path: str, kind: type[T], value: object = None, *, volume: str = "", **query: str
+    ) -> T:
         body = messages.encode(value) if value is not None else None
         answer = self._request(method, path, query=query, body=body, media="application/json")
+        return self._value(answer, kind, volume=volume)
+
+    def _ask_state(self, method: str, volume: str, call: str, value: object = None, **query: str) -> VolumeState:
+        return self._ask_value(method, self._volume(volume, call), VolumeState, value, volume=volume, **query)
+
+    def _value(self, answer: _Answer, kind: type[T], *, volume: str = "") -> T:
+        """Return what an answer says, once it is known to be something that can be used."""
         data = answer.read(ANSWER_BYTES_MAX)
         try:
-            return messages.decode(data, kind)
+            return check(messages.decode(data, kind, more=True), volume=volume)
         except BadInput as error:
-            raise Unavailable(f"{self.label}: the answer is not one of protocol {PROTOCOL}: {error}") from None
+            raise self._strange(error) from None
+
+    def _strange(self, error: BadInput) -> DalError:
+        return Unavailable(
+            f"{self.label}: the answer is not one of protocol {PROTOCOL}, and not used: {_one_line(str(error))}"
+        )
 
     # Besides the volumes
 
@@ -470,10 +409,7 @@ class RemoteSite:
 
     def key(self) -> bytes:
         """Return the realm's secret, which the server's members share."""
-        secret = self._ask_value("GET", "/v1/key", wire.RealmKey).secret
-        if len(secret) != SECRET_BYTES:
-            raise Unavailable(f"{self.label}: the answer is not one of protocol {PROTOCOL}: a key of another length")
-        return secret
+        return self._ask_value("GET", "/v1/key", wire.RealmKey).secret
 
     def view(self) -> RealmView:
         """Return the realm's directory as the server knows it; NotFound when it has none."""
@@ -500,7 +436,7 @@ class RemoteSite:
         # Of all calls only this one would do more when it is done again.
         body = messages.encode(wanted)
         answer = self._request("POST", "/v1/tokens", body=body, media="application/json", repeatable=False)
-        return messages.decode(answer.read(ANSWER_BYTES_MAX), wire.MadeToken)
+        return self._value(answer, wire.MadeToken)
 
     def revoke_token(self, token_id: str) -> wire.TokenView:
         """Have a token revoked."""
@@ -517,11 +453,11 @@ class RemoteSite:
 
     def record(self, volume: str, record: DumpRecord) -> VolumeState:
         """Have a durable dump noted as a base of later ones."""
-        return self._ask_value("POST", self._volume(volume, "record"), VolumeState, record)
+        return self._ask_state("POST", volume, "record", record)
 
     def forget_dump(self, volume: str, dump_id: bytes) -> VolumeState:
         """Have a dump forgotten: later ones no longer build on it."""
-        return self._ask_value("POST", self._volume(volume, "forget_dump"), VolumeState, dump=dump_id.hex())
+        return self._ask_state("POST", volume, "forget_dump", dump=dump_id.hex())
 
     def dump_size(self, dump_id: bytes) -> int:
         """Return how many bytes of an uploaded dump are there."""
@@ -533,7 +469,7 @@ class RemoteSite:
         answer = self._request(
             "PUT", f"/v1/dumps/{dump_id.hex()}", query={"offset": str(offset)}, body=body, length=length
         )
-        return messages.decode(answer.read(ANSWER_BYTES_MAX), wire.Size).size
+        return self._value(answer, wire.Size).size
 
     def drop_dump(self, dump_id: bytes) -> None:
         """Have an uploaded dump forgotten."""
@@ -541,7 +477,7 @@ class RemoteSite:
 
     def load(self, volume: str, dumps: Sequence[bytes]) -> VolumeState:
         """Make a volume of uploaded dumps, or bring one forward by increments."""
-        return self._ask_value("POST", self._volume(volume, "load"), VolumeState, wire.Load(dumps=list(dumps)))
+        return self._ask_state("POST", volume, "load", wire.Load(dumps=list(dumps)))
 
     # What is there
 
@@ -551,7 +487,7 @@ class RemoteSite:
 
     def state(self, volume: str) -> VolumeState:
         """Return a volume's state, by name."""
-        return self._ask_value("GET", self._volume(volume, "state"), VolumeState)
+        return self._ask_state("GET", volume, "state")
 
     # Objects out
 
@@ -567,9 +503,11 @@ class RemoteSite:
         return self._rows(answer)
 
     def _rows(self, answer: _Answer) -> Iterator[bytes]:
+        row_count = 0
         for piece in answer.pieces(ROWS_BYTES):
-            if len(piece) % ROW_BYTES:
-                raise Unavailable(f"{self.label}: the answer was cut short")
+            row_count += len(piece) // ROW_BYTES
+            if len(piece) % ROW_BYTES or row_count > self._rows_max:
+                raise Unavailable(f"{self.label}: the answer was cut short, or has no end")
             yield piece
 
     def objects(self, volume: str, ids: bytes) -> Iterator[bytes]:
@@ -600,7 +538,7 @@ class RemoteSite:
             body=body,
             length=length,
         )
-        return messages.decode(answer.read(ANSWER_BYTES_MAX), wire.Size).size
+        return self._value(answer, wire.Size).size
 
     def adopt(self, volume: str, uploads: Sequence[bytes]) -> None:
         """Have whole uploads checked and kept."""
@@ -622,13 +560,16 @@ class RemoteSite:
         given["secret"] = self._lease_secret(owner).hex() if owner else ""
         query = {key: value for key, value in given.items() if value}
         answer = self._request("POST", self._volume(volume, "commit"), query=query, body=body, length=length)
-        return messages.decode(answer.read(ANSWER_BYTES_MAX), VolumeState)
+        return self._value(answer, VolumeState, volume=volume)
 
     # What moves
 
     def create(self, state: VolumeState) -> VolumeState:
         """Make an empty volume with this id, name, role, replica set and settings; the same again is no error."""
-        return self._ask_value("POST", self._volume(state.name, "create"), VolumeState, state)
+        made = self._ask_state("POST", state.name, "create", state)
+        if made.id != state.id:
+            raise self._strange(BadInput(f"volume {state.name!r}: it has another id"))
+        return made
 
     def remove(self, volume: str) -> None:
         """Forget a volume on this server."""
@@ -637,12 +578,12 @@ class RemoteSite:
     def advance(self, volume: str, revision: bytes, *, owner: str = "") -> VolumeState:
         """Move the head forward to `revision`, which is there whole, and return the state."""
         body = wire.Advance(revision=revision, owner=owner, secret=self._lease_secret(owner) if owner else b"")
-        return self._ask_value("POST", self._volume(volume, "advance"), VolumeState, body)
+        return self._ask_state("POST", volume, "advance", body)
 
     def reopen(self, volume: str, *, at_ns: int, content: bytes = b"") -> VolumeState:
         """Have a revision of `at_ns` put in the place of a head of the future."""
         body = wire.Reopen(at_ns=at_ns, revision=content)
-        return self._ask_value("POST", self._volume(volume, "reopen"), VolumeState, body)
+        return self._ask_state("POST", volume, "reopen", body)
 
     def agree(self, volume: str, revision: bytes, *, uncloned: Mapping[str, Sequence[Clone]] = {}) -> None:
         """Note that every writer has `revision`, and forget tombstones that every writer has."""
@@ -652,7 +593,7 @@ class RemoteSite:
     def freeze(self, volume: str, *, owner: str, seconds: int = LEASE_SECONDS) -> VolumeState:
         """Freeze, or freeze on, for `owner`, and return the state."""
         body = wire.Freeze(owner=owner, secret=self._lease_secret(owner), seconds=seconds)
-        return self._ask_value("POST", self._volume(volume, "freeze"), VolumeState, body)
+        return self._ask_state("POST", volume, "freeze", body)
 
     def thaw(self, volume: str, *, owner: str) -> None:
         """End the lease of `owner`; one that ended by itself is no error."""
@@ -662,20 +603,20 @@ class RemoteSite:
     def clone(self, volume: str, name: str, clone: Clone) -> VolumeState:
         """Name a revision that is there whole."""
         body = wire.NamedClone(name=name, clone=clone)
-        return self._ask_value("POST", self._volume(volume, "clone"), VolumeState, body)
+        return self._ask_state("POST", volume, "clone", body)
 
     def unclone(self, volume: str, name: str, clone: Clone, *, here_only: bool = False) -> VolumeState:
         """Forget a clone and, without `here_only`, remember that."""
         body = wire.Unclone(name=name, clone=clone, here_only=here_only)
-        return self._ask_value("POST", self._volume(volume, "unclone"), VolumeState, body)
+        return self._ask_state("POST", volume, "unclone", body)
 
     def arrange(self, volume: str, replicas: ReplicaSet) -> VolumeState:
         """Have a replica set with a larger version taken."""
-        return self._ask_value("POST", self._volume(volume, "arrange"), VolumeState, replicas)
+        return self._ask_state("POST", volume, "arrange", replicas)
 
     def switch(self, volume: str, release: Release) -> VolumeState:
         """Have a release shown, whose revision is there whole."""
-        return self._ask_value("POST", self._volume(volume, "switch"), VolumeState, release)
+        return self._ask_state("POST", volume, "switch", release)
 
     def watch(self, volume: str, head: bytes, *, seconds: float, follower: str = "") -> VolumeState:
         """Return the state as soon as the head is not `head`, or after `seconds`; note how far `follower` is."""
@@ -685,7 +626,20 @@ class RemoteSite:
         answer = self._request(
             "GET", self._volume(volume, "watch"), query=query, wait_seconds=asked + WATCH_MARGIN_SECONDS
         )
-        return messages.decode(answer.read(ANSWER_BYTES_MAX), VolumeState)
+        return self._value(answer, VolumeState, volume=volume)
+
+
+def _kind_of(code: str) -> type[DalError]:
+    """Return the error that a server names. That a commit waits on this machine is not a server's to say."""
+    kind = error_kinds().get(code, DalError)
+    return Unavailable if issubclass(kind, Unavailable) else kind
+
+
+def _server_name(place: wire.Place | None) -> str:
+    """Return where a volume is now; empty for what is no name of a server."""
+    with suppress(BadInput):
+        return check_realm_name(place.name) if place is not None else ""
+    return ""
 
 
 @cache

@@ -17,6 +17,8 @@ PROTOCOL: Final = "1"
 PROTOCOL_HEADER: Final = "Dal-Protocol"
 REQUEST_HEADER: Final = "X-Request-Id"
 BLOCK_BYTES_MAX: Final = 64 * MIB
+BLOCK_RECORDS_MAX: Final = 200_000
+"""Objects that are stored side by side: a block is closed when it has a few MiB, and none is smaller than its id."""
 WATCH_SECONDS_MAX: Final = 300
 LEASE_SECONDS_MAX: Final = 300
 LIST_MAX: Final = 20_000
@@ -225,9 +227,10 @@ def encode_records(records: Iterable[Record]) -> bytes:
 
 def decode_records(data: bytes) -> Iterator[Record]:
     """Yield the records in the answer of `block`."""
-    offset = 0
+    offset = count = 0
     while offset < len(data):
-        if offset + _RECORD.size > len(data):
+        count += 1
+        if offset + _RECORD.size > len(data) or count > BLOCK_RECORDS_MAX:
             raise Damaged("block: cut short")
         kind, identity, length = _RECORD.unpack_from(data, offset)
         offset += _RECORD.size

@@ -17,6 +17,7 @@ from starlette.routing import Route, Router
 
 from dalsegno.formats import messages
 from dalsegno.replicas import wire
+from dalsegno.replicas.answers import check
 from dalsegno.replicas.tokens import USED_STEP_NS, WRITE, Token, TokenStore, check_token
 from dalsegno.replicas.view import check_realm_name
 from dalsegno.server import limits, metrics
@@ -591,9 +592,9 @@ class _Endpoint:
             if call.body == OCTETS:
                 ask.body = data
             elif len(data) > 64 * 1024:
-                ask.body = await app.in_thread(messages.decode, data, MESSAGES[call.body])
+                ask.body = await app.in_thread(_read_message, data, MESSAGES[call.body])
             else:
-                ask.body = messages.decode(data, MESSAGES[call.body])
+                ask.body = _read_message(data, MESSAGES[call.body])
         try:
             await app.run(exchange, call, ask)
         except Refused as error:
@@ -629,6 +630,11 @@ class _Endpoint:
             return
         if state.replicas is not None and state.replicas.moved_to:
             raise Moved(str(error), server=state.replicas.moved_to) from None
+
+
+def _read_message(data: bytes, kind: type[Any]) -> Any:
+    """Return what a body says; of what gets into a volume's state all that clients look at is looked at here, too."""
+    return check(messages.decode(data, kind))
 
 
 def _require_right(call: Call, ask: Ask) -> None:

@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from dalsegno.formats.objects import UNREADABLE
 from dalsegno.pool.pool import Pool
-from dalsegno.replicas.remote import certificate_fingerprint
+from dalsegno.replicas.connections import certificate_fingerprint
 from dalsegno.terms.errors import BadInput, Conflict, Damaged, NoAccess, NotFound
 from dalsegno.world.files import file_errors
 

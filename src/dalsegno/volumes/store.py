@@ -26,27 +26,33 @@ SWAP_TRIES_MAX = 100
 PIN_END_BYTES = 8
 PIN_SECONDS_MAX = 7 * 24 * 3600
 NO_END_NS = 1 << 63
-_NAME = re.compile(r"^[\w][\w .+,=-]*\Z")
-_CLONE_NAME = re.compile(r"^[\w][\w :.+,=-]*\Z")
+_NAME = re.compile(r"[\w][\w .+,=-]*")
+_CLONE_NAME = re.compile(r"[\w][\w :.+,=-]*")
+_SHOWN_CHARACTERS_MAX = 80
 
 
 def check_volume_name(name: str) -> None:
     """Refuse a name that could not be written in an address or a file name."""
     # Where an address may stand, `x.dump` is a file, and `a..b` where a dump's targets stand is a range.
-    if ".." in name or name.endswith((" ", ".dump")) or not _NAME.match(name) or len(name.encode()) > NAME_BYTES_MAX:
+    has_form = _NAME.fullmatch(name) and ".." not in name and not name.endswith((" ", ".dump"))
+    if not has_form or len(name.encode()) > NAME_BYTES_MAX:
         raise BadInput(
-            f"volume name {name!r}: use letters, digits, spaces and . _ - + , = (no / @ : .. and no .dump at the end), "
-            "at most 200 bytes"
+            f"volume name {_shown(name)}: use letters, digits, spaces and . _ - + , = (no / @ : .. and no .dump at the "
+            "end), at most 200 bytes"
         )
 
 
 def check_clone_name(name: str) -> None:
     """Refuse a clone name that could not be written in an address."""
-    if not _CLONE_NAME.match(name) or len(name.encode()) > NAME_BYTES_MAX or name == "latest" or ".." in name:
+    if not _CLONE_NAME.fullmatch(name) or len(name.encode()) > NAME_BYTES_MAX or name == "latest" or ".." in name:
         raise BadInput(
-            f"clone name {name!r}: use letters, digits, spaces and . _ - + , = : (no / @ .. and not 'latest'), "
+            f"clone name {_shown(name)}: use letters, digits, spaces and . _ - + , = : (no / @ .. and not 'latest'), "
             "at most 200 bytes"
         )
+
+
+def _shown(name: str) -> str:
+    return repr(name[:_SHOWN_CHARACTERS_MAX])
 
 
 class Volumes:
