@@ -20,13 +20,16 @@ from explorer import Command, Explorer, Promise
 from machine import Machine
 
 from dalsegno.actions.house import House
+from dalsegno.actions.serve import incoming_path, receive_dump
 from dalsegno.assembly import open_pool
 from dalsegno.chunks.realm import Realm
 from dalsegno.cli.serve import open_site
 from dalsegno.formats import objects, pack
 from dalsegno.formats.objects import Entry, Revision
 from dalsegno.pool.pack_write import PackWriter, new_header
+from dalsegno.replicas.directory import SqlDirectory
 from dalsegno.replicas.keeper import Keeper
+from dalsegno.replicas.member import Member, read_membership, remember_directory
 from dalsegno.replicas.tokens import PoolTokens, new_token
 from dalsegno.replicas.transfer import Spool
 from dalsegno.server.tls import own_certificate
@@ -44,7 +47,7 @@ VOLUMES = {"home": bytes(15) + b"\1", "alone": bytes(15) + b"\2", "shown": bytes
 """A replicated volume, one that is not, and one of which this server is a reader."""
 CALLS = (
     *("commit", "commit", "upload", "upload", "part", "clone", "unclone", "look"),
-    *("freeze", "arrange", "remove", "token", "revoke", "certificate"),
+    *("freeze", "arrange", "remove", "token", "revoke", "certificate", "incoming", "register"),
 )
 LAST = "last-calls"
 """Beside the disk: the calls that were made last, for who makes them again."""
@@ -91,6 +94,17 @@ def fact(house: House, keeper: Keeper, what: str) -> str:
         return "there" if PoolTokens(house.pool).find(name) is not None else GONE
     if kind == "certificate":
         return certificate_of(house)
+    if kind == "incoming":
+        path = incoming_path(house, OWNER, bytes.fromhex(name))
+        partial = path.with_name(path.name + ".partial")
+        return hashlib.sha256(partial.read_bytes()).hexdigest() if partial.exists() else GONE
+    if kind == "member":
+        known = read_membership(house.pool)
+        return f"{known.name} {known.url}" if known is not None else GONE
+    if kind == "registered":
+        with SqlDirectory.open(directory_url(), realm_id=house.pool.realm.realm_id) as directory:
+            server = directory.view(now_ns=now_ns()).server(name)
+        return server.url if server is not None else GONE
     volume, _, upload = name.partition("@")[0].partition("#")
     try:
         state = keeper.state(volume)
@@ -103,6 +117,11 @@ def fact(house: House, keeper: Keeper, what: str) -> str:
     except NotFound:
         return GONE
     return facts_of(state).get(what, GONE)
+
+
+def directory_url() -> str:
+    """Return where the realm's directory is: on the same disk."""
+    return f"sqlite:///{os.environ['HOME']}/directory.db"
 
 
 def certificate_of(house: House) -> str:
@@ -210,7 +229,12 @@ def choose(house: House, keeper: Keeper, chance: random.Random) -> Call:
         return Call(name, data=new_token(rights=["read"], volumes=["*"], now_ns=now_ns())[0])
     if name == "revoke" and (tokens := PoolTokens(house.pool).all()):
         return Call(name, data=chance.choice(tokens).id)
-    return Call(name if name in ("freeze", "arrange", "remove", "certificate") else "look", state.name)
+    if name == "incoming":
+        return Call(name, data=(chance.randbytes(16), chance.randbytes(6000)))
+    if name == "arrange" and state.replicas is None:
+        name = "freeze"
+    others = ("freeze", "arrange", "remove", "certificate", "register")
+    return Call(name if name in others else "look", state.name)
 
 
 class Serve:
@@ -346,6 +370,27 @@ class Serve:
         except NotFound:
             pass  # who reads that there is none takes it for revoked
         self._told("is", f"token {token_id}", GONE)
+
+    def _incoming(self, _: str, data: Any) -> None:
+        dump_id, sent = data
+        what = f"incoming {dump_id.hex()}"
+        for start, end in ((0, len(sent) // 2), (len(sent) // 2, len(sent))):
+            self._told("ends", what, "")
+            receive_dump(self._house, OWNER, dump_id, start, [sent[start:end]])
+            self._told("is", what, hashlib.sha256(sent[:end]).hexdigest())
+
+    def _register(self, _: str, __: Any) -> None:
+        pool = self._house.pool
+        SqlDirectory.create(directory_url(), name="site", realm_id=pool.realm.realm_id).close()
+        remember_directory(pool, url=directory_url())
+        member = Member.open(pool, url=directory_url(), name=SERVER)
+        assert member is not None
+        try:
+            self._told("is", "member", f"{SERVER} {directory_url()}")
+            member.register("http://here:1", "")
+            self._told("is", f"registered {SERVER}", "http://here:1")
+        finally:
+            member.close()
 
     def _certificate(self, _: str, __: Any) -> None:
         self._told("is", "certificate", certificate_of(self._house))

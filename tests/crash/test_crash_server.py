@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from disk import Disk
 from explorer import SEED, STATES, explore, shown
-from machine import Machine
+from machine import Machine, cut_state
 from recorder import Op
 from server_world import SERVER_COMMANDS, SERVER_MADE, ServerExplorer, served
 
@@ -29,11 +29,21 @@ def test_what_a_server_acknowledged_is_there_whatever_fails(server: ServerExplor
 
 def sets_ref(directory: str) -> Callable[[Op], bool]:
     """Return what tells whether an operation sets or removes a ref in a directory."""
-    place = f"pool/refs/{directory}"
+    place = f"pool/refs/{directory}".rstrip("/")
     return lambda op: (
         (op[0] == "move" and op[3] == place)
         or (op[0] == "name" and op[1] == place and op[3] is None and not op[2].endswith(".partial"))
     )
+
+
+def test_bytes_of_a_dump_that_were_acknowledged_are_there(server: ServerExplorer) -> None:
+    base, promise = server.prepared(SERVER_MADE[0], served("create", "create", "create"))
+    log = server.record(base, served("incoming")).log
+    told = [position for position, op in enumerate(log) if op[0] == "told"]
+    for cut in (told[1] + 1, told[-1] + 1):
+        server.machine.put(cut_state(base, log, (cut, 0.0, 0)))
+        server.check(promise.heard(log[:cut]), f"power cut at {cut}")
+    assert not server.failures, shown(server.failures)
 
 
 def creates_upload(op: Op) -> bool:
@@ -52,6 +62,7 @@ def creates_upload(op: Op) -> bool:
         ("remove", "look", "volumes"),
         ("revoke", "again", "tokens"),
         ("certificate", "certificate", "server"),
+        ("register", "register", ""),
         ("freeze", "again", "volumes"),
         ("arrange", "again", "volumes"),
         ("switch", "again", "volumes"),

@@ -14,13 +14,14 @@ from dalsegno.actions.remote import list_unsent
 from dalsegno.actions.trim import trim
 from dalsegno.formats.objects import CONTENT_DIRECTORY, ENTRY_DIRECTORY, KIND_DIRECTORY, KIND_REVISION, Entry
 from dalsegno.pool.contract import Sink
-from dalsegno.pool.pool import Pool
+from dalsegno.pool.pool import WRITERS_LOCK, Pool
 from dalsegno.terms.errors import Full, Unacknowledged
 from dalsegno.terms.events import silent
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.closure import visit_reachable
 from dalsegno.trees.read import read_revision
 from dalsegno.world import files
+from dalsegno.world.files import FileLock
 from kit import store_model
 
 STEPS_MAX = 60
@@ -132,6 +133,20 @@ def test_who_writes_is_not_disturbed(world: RealmWorld) -> None:
     assert size_of(world) == before
 
 
+def test_what_waits_is_asked_for_when_nobody_can_write_any_more(world: RealmWorld) -> None:
+    """What came between the look and the lock was let go of."""
+    world.write("c1", a=text(1))
+    asked = []
+    with world.client("c1") as house, FileLock(house.pool.path / WRITERS_LOCK) as lock:
+
+        def waiting() -> list[bytes]:
+            asked.append(lock.acquire(shared=True, wait=False))
+            return []
+
+        trim(house.pool, waiting, bytes_max=0, report=silent)
+    assert asked == [False]
+
+
 def test_who_counted_on_what_went_stores_that_and_no_more(world: RealmWorld) -> None:
     world.write("c1", a=text(1), b=text(2))
     with world.client("c1") as house:
@@ -163,8 +178,10 @@ def in_child(action: Callable[[], object], fault: str) -> int:
 
 def let_go(place: Path) -> None:
     with Pool.open(place) as pool:
-        waiting = [revision for _, _, revision in list_unsent(pool)]
-        assert trim(pool, waiting, bytes_max=0, report=silent) is not None
+        assert (
+            trim(pool, lambda: [revision for _, _, revision in list_unsent(pool)], bytes_max=0, report=silent)
+            is not None
+        )
 
 
 @pytest.mark.parametrize("action", ["kill", "full"])

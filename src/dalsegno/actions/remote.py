@@ -176,7 +176,10 @@ class RealmVolumes(Volumes):
 
     def trim(self) -> None:
         """Let go of what the servers have, when the pool has become too large; not while somebody writes."""
-        waiting = [revision for _, _, revision in list_unsent(self._pool)]
+
+        def waiting() -> list[bytes]:
+            return [revision for _, _, revision in list_unsent(self._pool)]
+
         try:
             trim(self._pool, waiting, bytes_max=self._cache_bytes_max, report=self._report)
         except Conflict:

@@ -118,7 +118,7 @@ def incoming_size(house: House, owner: str, dump_id: bytes) -> int:
 
 
 def receive_dump(house: House, owner: str, dump_id: bytes, offset: int, pieces: Iterable[bytes]) -> int:
-    """Add bytes to an uploaded dump at `offset`, which must be at most its size, and return its size."""
+    """Add bytes to an uploaded dump at `offset`, which must be at most its size, and return its size, durable."""
     path = incoming_path(house, owner, dump_id)
     make_directory(path.parent)
     with ResumedFile(path) as file:
@@ -127,6 +127,7 @@ def receive_dump(house: House, owner: str, dump_id: bytes, offset: int, pieces: 
         file.truncate(offset)
         for piece in pieces:
             file.write(piece)
+        file.sync()
         return file.offset
 
 
@@ -152,6 +153,7 @@ def load_dumps(
 ) -> VolumeState:
     """Make a volume of uploaded dumps, or bring one forward by increments that continue it; then forget the uploads.
 
+    Damaged forgets them, too.
     Who may administer the volume may make it, and take it where nothing tells that this is forward; `sees_all`: who
     sent the dumps may read every volume.
     """
@@ -187,6 +189,9 @@ def load_dumps(
                 keep_paths=False,
             )
     except (BadInput, Damaged, NotFound, Refused) as error:
+        if isinstance(error, Damaged):  # after a power cut, say: who sends it again begins anew
+            for path in paths:
+                remove_durable(path)
         raise type(error)(_without_paths(str(error), paths)) from error
     for path in paths:
         remove_durable(path)

@@ -4,7 +4,7 @@ Only what is reachable here from commits that wait to be acknowledged stays, wit
 at once, so that what the pool promises does not change: beside what it holds it has all that was put here below it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from dalsegno.formats.objects import KIND_CHUNK, KIND_REVISION
 from dalsegno.pool.collect import CollectResult, collect
@@ -17,9 +17,10 @@ from dalsegno.trees.read import read_revision
 from dalsegno.world.clock import now_ns
 
 
-def trim(pool: Pool, waiting: Iterable[bytes], *, bytes_max: int, report: Report) -> CollectResult | None:
-    """Drop what no `waiting` revision needs from a pool larger than `bytes_max`; None when it is not.
+def trim(pool: Pool, waiting: Callable[[], Iterable[bytes]], *, bytes_max: int, report: Report) -> CollectResult | None:
+    """Drop what no revision needs that is `waiting` from a pool larger than `bytes_max`; None when it is not.
 
+    What waits is asked for when nobody can write any more: a commit may come until then.
     Conflict while somebody writes: another time will do. Killed at any point it leaves a good pool.
     """
     if _pack_bytes(pool) <= bytes_max:
@@ -27,6 +28,7 @@ def trim(pool: Pool, waiting: Iterable[bytes], *, bytes_max: int, report: Report
 
     def live() -> Iterator[bytes]:
         pool.refresh()
+        tops = list(waiting())
         seen = PoolMarks(pool)
 
         def visit(kind: int, identity: bytes) -> bool:
@@ -37,8 +39,8 @@ def trim(pool: Pool, waiting: Iterable[bytes], *, bytes_max: int, report: Report
                 return False
             return seen.add(identity)
 
-        visit_reachable(pool, [(KIND_REVISION, top) for top in waiting], visit)
-        for revision in _line(pool, waiting):
+        visit_reachable(pool, [(KIND_REVISION, top) for top in tops], visit)
+        for revision in _line(pool, tops):
             seen.add(revision)
         yield from seen.ids()
 

@@ -466,6 +466,13 @@ class ResumedFile:
             os.ftruncate(self._descriptor, size)
             self.offset = os.lseek(self._descriptor, size, os.SEEK_SET)
 
+    def sync(self) -> None:
+        """Make the bytes so far durable under the name that they have until the end."""
+        with file_errors(self.partial_path):
+            durable_step("fsync")
+            _sync(self._descriptor)
+        fsync_directory(self.path.parent)
+
     def rewrite(self, offset: int, data: bytes) -> None:
         """Replace bytes that were written before."""
         assert offset + len(data) <= self.offset
