@@ -2,9 +2,13 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
 
 from dalsegno.actions.house import House
+from dalsegno.chunks.realm import Realm
 from dalsegno.pool.keys import read_realm
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.events import Report, silent
@@ -27,6 +31,37 @@ def _house(pool: Pool, report: Report) -> House:
         cache_dir=cache_dir(pool),
         report=report,
         workers=Workers(max(1, min(WORKERS_MAX, len(os.sched_getaffinity(0))))),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpsHouse(House):
+    """A house of somebody who has dumps and a key, and no pool: an empty one stands in for it while it is open."""
+
+    scratch: TemporaryDirectory[str]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super(DumpsHouse, self).__exit__(kind, error, trace)
+        self.scratch.cleanup()
+
+
+def open_dumps(realm: Realm, *, report: Report = silent) -> House:
+    """Open a house in which dumps of a realm can be read, on a machine that has no pool of it."""
+    scratch = TemporaryDirectory(prefix="dal-")
+    # A sealed one, so that nothing made from these dumps is written in the open.
+    key_path = Path(scratch.name) / "stand-in.key"
+    pool = Pool.create(Path(scratch.name) / "pool", encryption="keyfile", key_path=key_path)
+    pool.realm = realm
+    house = _house(pool, report)
+    return DumpsHouse(
+        pool=pool,
+        volumes=house.volumes,
+        cache_dir=Path(scratch.name) / "cache",
+        report=report,
+        workers=house.workers,
+        scratch=scratch,
     )
 
 

@@ -514,12 +514,12 @@ class Forger:
             raws.append((claims or {}).get(block_type, size))
             types.append(block_type)
             out += block
-        table = encode_trailer(offsets, stored, raws, types, [index[:32]])
+        count = len(rows) if object_count is None else object_count
+        table = encode_trailer(offsets, stored, raws, types, [index[:32]], count)
         place = len(out)
         block = sealer.seal_compressed(*(trailer or (squeeze(table), len(table))), pack.BLOCK_TRAILER, len(blocks))
         out += block
-        count = len(rows) if object_count is None else object_count
-        out += pack.FOOTER.pack(place, len(block), len(blocks), count, bytes(32), pack.MAGIC_END)[:24]
+        out += pack.FOOTER.pack(place, len(block), len(blocks), bytes(32), pack.MAGIC_END)[:16]
         out += blake3(out).digest() + pack.MAGIC_END
         self.path.write_bytes(out)
 

@@ -16,9 +16,12 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))
 from make_pack_v1 import MODEL  # noqa: E402
 
+CLEAR = ["pack-v1-clear.dump", "pack-v2-clear.dump"]
+SEALED = ["pack-v1-sealed.dump", "pack-v2-sealed.dump", "pack-v2-reader.dump"]
 
-@pytest.mark.parametrize("name", ["pack-v1-sealed.dump", "pack-v1-clear.dump"])
-def test_version_1_is_read(name):
+
+@pytest.mark.parametrize("name", [*CLEAR, *SEALED])
+def test_every_version_is_read(name):
     with DumpChain.open([GOLDEN / name], REALM) as chain:
         assert chain.notes[0].volume_name == "golden" and chain.target.clone == "monday"
         files = {}
@@ -29,8 +32,9 @@ def test_version_1_is_read(name):
     assert list(verify_dump(GOLDEN / name, REALM)) == []
 
 
-def test_a_delta_record_is_followed():
+@pytest.mark.parametrize("name", CLEAR)
+def test_a_delta_record_is_followed(name):
     base = MODEL[b"chunk"]
     new = base[:3000] + b"changed" + base[3000:]
-    with DumpChain.open([GOLDEN / "pack-v1-clear.dump"], REALM) as chain:
+    with DumpChain.open([GOLDEN / name], REALM) as chain:
         assert chain.get(REALM.identify(objects.KIND_CHUNK, new)) == new

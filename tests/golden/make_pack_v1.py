@@ -1,4 +1,4 @@
-"""Write the golden packs of format version 1. Run once when the version was made; its files are read forever."""
+"""Write the golden packs of format version 1. Its files are read forever; run by the last program that wrote that version."""
 
 import sys
 from pathlib import Path

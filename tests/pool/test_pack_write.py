@@ -91,5 +91,7 @@ def test_a_copy_finds_objects_whose_pack_was_collected_since_they_were_marked(tm
 def test_the_trailer_is_little_endian_whatever_the_machine():
     """The kind: the machine's own byte order in a format that other machines read."""
     offsets, stored, raw = array("Q", [0x0102030405060708]), array("I", [0x01020304]), array("I", [5])
-    trailer = encode_trailer(offsets, stored, raw, bytearray([2]), [b"i" * 32])
-    assert trailer == struct.pack("<IQIIBI", 1, 0x0102030405060708, 0x01020304, 5, 2, 1) + b"i" * 32
+    trailer = encode_trailer(offsets, stored, raw, bytearray([2]), [b"i" * 32], 7)
+    assert trailer == struct.pack("<IQIIBI", 1, 0x0102030405060708, 0x01020304, 5, 2, 1) + b"i" * 32 + struct.pack(
+        "<Q", 7
+    )

@@ -86,15 +86,16 @@ def dump(
     output: Path | BinaryIO | None = None,
     record: bool = True,
     force: bool = False,
+    recipients: Sequence[str] = (),
 ) -> DumpResult:
     """Write a dump to a file (default: named after its content, here) or a stream, and record it once it is durable.
 
-    `force`: it may take the place of a dump that others build on, which are then forgotten.
+    `force`: it may take the place of a dump that others build on, which are then forgotten. Each of `recipients`
+    (public keys of age or ssh) opens the dump with his private key; it is sealed then, also from a pool that is not.
     """
     state, targets = _targets(house, address)
     replaced, useless = b"", list[DumpRecord]()
     plan = plan_dump(house.pool, state, targets=targets, level=level, now_ns=now_ns())
-    sealed = house.pool.encryption != "none"
     if output is None:
         output = Path(default_name(plan))
         if output.exists():
@@ -108,13 +109,13 @@ def dump(
         require_unneeded(useless, force=force, what=str(output))
         path = str(output.absolute())
         with PartialFile(output) as file:
-            summary = _write(house, plan, file, sealed=sealed)
+            summary = _write(house, plan, file, recipients)
             if replaced:  # before it is gone: nothing ever builds on a dump that is not there
                 forget(house, state, [replaced, *(each.dump_id for each in useless)])
             file.commit()
     else:
         path = "-"
-        summary = _write(house, plan, output, sealed=sealed)
+        summary = _write(house, plan, output, recipients)
         output.flush()
     if record:
         made = DumpRecord(
@@ -173,13 +174,14 @@ def forget_named(house: House, what: str, *, force: bool = False) -> tuple[Volum
     return state, gone
 
 
-def _write(house: House, plan: DumpPlan, stream: PartialFile | BinaryIO, *, sealed: bool) -> PackSummary:
+def _write(house: House, plan: DumpPlan, stream: PartialFile | BinaryIO, recipients: Sequence[str]) -> PackSummary:
     return write_dump(
         house.pool,
         plan,
         stream.write,
         realm=house.pool.realm,
-        sealed=sealed,
+        sealed=bool(recipients) or house.pool.encryption != "none",
+        recipients=recipients,
         workers=house.workers,
         report=house.report,
     )

@@ -8,9 +8,9 @@ from typing import Final
 
 from dalsegno.actions.house import House, author
 from dalsegno.actions.view import View, open_dumps, open_view
+from dalsegno.chunks.realm import Realm
 from dalsegno.formats.objects import Coverage, Entry, Revision
 from dalsegno.pool.contract import Sink
-from dalsegno.pool.keys import read_realm
 from dalsegno.pool.pool import PoolWriter
 from dalsegno.terms.errors import BadInput, Conflict, DalError, Full, NoAccess, NotFound, error_kinds
 from dalsegno.terms.times import SECOND_NS, time_name
@@ -45,9 +45,9 @@ def open_shown(house: House, text: str) -> View:
     return open_view(house, text)
 
 
-def open_shown_dumps(paths: list[Path], key_path: Path, *, clone: str, path: bytes) -> View:
+def open_shown_dumps(paths: list[Path], realm: Realm, *, clone: str, path: bytes) -> View:
     """Open dumps without their pool: the key alone is enough."""
-    return open_dumps(paths, read_realm(key_path), clone, path=path, label="+".join(map(os.fspath, paths)))
+    return open_dumps(paths, realm, clone, path=path, label="+".join(map(os.fspath, paths)))
 
 
 def mounts_directory(house: House) -> Path:

@@ -3,13 +3,15 @@
 Keys come from the secret by BLAKE3 in key derivation mode (BLAKE3 paper, section 4.2), one context for each use.
 """
 
-from typing import Final
+from functools import cached_property
+from typing import Any, Final
 
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from dalsegno.terms.errors import Damaged, NoAccess
+from dalsegno.chunks.recipients import age_identity, age_recipient, open_sealed, read_identity
+from dalsegno.terms.errors import Damaged, NoAccess, Refused
 from dalsegno.terms.ids import ObjectId, RealmId
 from dalsegno.world.chance import random_bytes
 
@@ -50,6 +52,19 @@ class Realm:
         except (InvalidTag, ValueError):
             raise NoAccess("the pack's key does not open with this pool's key") from None
 
+    @cached_property
+    def recipient(self) -> str:
+        """The realm's public key: who has it alone makes packs that only the realm's secret opens."""
+        return age_recipient(self._identity)
+
+    @cached_property
+    def _identity(self) -> str:
+        return age_identity(_derive(self.secret, "recipient of pack keys"))
+
+    def open_sealed(self, sealed: bytes) -> bytes:
+        """Return what was sealed to `recipient`; NoAccess when it was not."""
+        return open_sealed(sealed, [read_identity(self._identity)])
+
     def seal_value(self, value: bytes, *, context: bytes) -> bytes:
         """Return `value` sealed and bound to `context` (for example a ref's name)."""
         nonce = random_bytes(_NONCE_BYTES)
@@ -61,3 +76,24 @@ class Realm:
             return self._values.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], context)
         except (InvalidTag, ValueError):
             raise Damaged(f"sealed value {context.decode(errors='replace')}: damaged or from another pool") from None
+
+
+class DumpReader(Realm):
+    """A realm as it is seen by somebody who was given dumps of it: its ids can be checked, nothing else opens.
+
+    `secret`, which is random, seals what this process keeps for itself.
+    """
+
+    def __init__(self, identity: Any, *, realm_id: bytes, id_key: bytes) -> None:
+        super().__init__(random_bytes(SECRET_BYTES))
+        self.realm_id = RealmId(realm_id)
+        self.id_key = id_key
+        self._reader = identity
+
+    def open_sealed(self, sealed: bytes) -> bytes:
+        """Return what was sealed to the reader's own key; NoAccess when it was not."""
+        return open_sealed(sealed, [self._reader])
+
+    def wrap_key(self, pack_key: bytes, *, context: bytes) -> bytes:
+        """Refused: nobody could open it."""
+        raise Refused("what others gave you can be read with your key, not made anew under theirs")

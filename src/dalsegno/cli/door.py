@@ -6,14 +6,19 @@ from importlib import import_module
 from pathlib import Path
 
 from dalsegno.actions.house import House
-from dalsegno.assembly import open_pool
+from dalsegno.assembly import open_dumps, open_pool
+from dalsegno.chunks.realm import Realm
+from dalsegno.chunks.recipients import holds_identity, read_identity
 from dalsegno.cli.choice import Choice, chosen, joined_realms, key_path, pool_path
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import read_passphrase
 from dalsegno.formats.pack import PREAMBLE, decode_header, decode_preamble
-from dalsegno.pool.keys import SETTINGS_NAME, decode_settings
-from dalsegno.terms.errors import Damaged, NoAccess, NotFound, TooNew
+from dalsegno.pool.keys import SETTINGS_NAME, decode_settings, read_realm
+from dalsegno.pool.pack_read import open_as_reader
+from dalsegno.terms.errors import BadInput, Damaged, NoAccess, NotFound, TooNew
 from dalsegno.world.files import file_errors
+
+KEY_FILE_BYTES_MAX = 64 * 1024
 
 
 def open_house(arguments: argparse.Namespace, terminal: Terminal) -> House:
@@ -60,7 +65,11 @@ def open_volumes(arguments: argparse.Namespace, terminal: Terminal, *words: str)
 
 
 def open_dumps_house(arguments: argparse.Namespace, terminal: Terminal, file: Path | str) -> House:
-    """Open the house that has the key of a dump: DAL_REALM or the user's own pool, else a realm that he joined."""
+    """Open the house that has the key of a dump: the key that was given, where there is no pool or when it is the
+    user's own (age, ssh); DAL_REALM or the user's own pool, else a realm that he joined."""
+    realm = realm_of_key(arguments, Path(file))
+    if realm is not None:
+        return open_dumps(realm, report=terminal.report)
     realm_id = _realm_of_dump(file) if not arguments.pool_path and joined_realms() else None
     if realm_id is not None:
         fitting = _realms_with_id(realm_id)
@@ -73,7 +82,40 @@ def open_dumps_house(arguments: argparse.Namespace, terminal: Terminal, file: Pa
             return open_realm_house(fitting[0], terminal)
         if (own / SETTINGS_NAME).exists():
             return open_house(arguments, terminal)
+    if not (pool_path(arguments) / SETTINGS_NAME).exists() and not arguments.pool_path:
+        raise NotFound(no_key_for(file))
     return open_volumes(arguments, terminal)
+
+
+def no_key_for(file: Path | str) -> str:
+    """Return what to say of a dump that nothing here opens."""
+    return (
+        f"{file}: no pool here to read it with: give the key, --key FILE: the private key for which it was made, or "
+        "the exported key of its pool"
+    )
+
+
+def realm_of_key(arguments: argparse.Namespace, file: Path) -> Realm | None:
+    """Return what reads a dump by the key that was given alone; None when it is read by a pool or a joined realm.
+
+    The key is the reader's own (age or ssh), for whom the dump was made; or the exported one of a pool elsewhere.
+    """
+    key = key_path(arguments)
+    if key is None:
+        return None
+    try:
+        with file_errors(key), open(key, "rb") as stream:
+            text = stream.read(KEY_FILE_BYTES_MAX).decode(errors="replace")
+    except NotFound:
+        raise NotFound(f"key file {key}: no such file") from None
+    if text.startswith(("age1", "ssh-")):
+        raise NoAccess(f"{key}: holds a public key; what was made for it opens with the private one")
+    if holds_identity(text):
+        try:
+            return open_as_reader(file, read_identity(text, passphrase=read_passphrase))
+        except (BadInput, NoAccess) as error:
+            raise error if str(file) in str(error) else type(error)(f"{key}: {error}") from None
+    return None if (pool_path(arguments) / SETTINGS_NAME).exists() else read_realm(key)
 
 
 def _dump_file(word: str) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from dalsegno.actions import dump as actions
 from dalsegno.actions.view import named
+from dalsegno.chunks.recipients import check_recipient
 from dalsegno.cli.door import open_dumps_house, open_volumes
 from dalsegno.cli.streams import bytes_output
 from dalsegno.cli.terminal import Terminal
@@ -20,11 +21,12 @@ from dalsegno.dumps.estimate import Estimate
 from dalsegno.dumps.plan import LEVEL_MAX, list_records
 from dalsegno.formats.pack import DumpNote
 from dalsegno.terms.counts import count_of
-from dalsegno.terms.errors import EXIT_DONE, BadInput
+from dalsegno.terms.errors import EXIT_DONE, BadInput, Refused
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time
 from dalsegno.volumes.state import DumpRecord
+from dalsegno.world.files import file_errors
 
 
 def level(text: str) -> int:
@@ -41,6 +43,18 @@ def add_dump(parser: Parser) -> None:
         "-l", "--level", type=level, metavar="N", help="0 to 9 (default: 0 first, then one above the last)"
     )
     parser.add_argument("-o", "--output", metavar="FILE|-", help="default: VOLUME.CLONE.LEVEL.dump here")
+    parser.add_argument(
+        "-r",
+        "--recipient",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="a public key, age1... or `ssh-ed25519 ...`: its owner opens the dump with the private one (--key FILE); "
+        "again for more; a full dump that is not recorded, unless -l says a level",
+    )
+    parser.add_argument(
+        "--recipients-file", action="append", default=[], type=Path, metavar="FILE", help="such keys, one a line"
+    )
     parser.add_argument("--no-record", action="store_true", help="do not let later dumps start from it (see dal mark)")
     parser.add_argument(
         "--force", action="store_true", help="take the place of a dump that others build on; these are forgotten"
@@ -103,14 +117,35 @@ def note_value(note: DumpNote) -> dict[str, Any]:
     }
 
 
+def read_recipients(given: Sequence[str], files: Sequence[Path]) -> list[str]:
+    """Return the public keys that were named and those in files: one a line, # begins a comment."""
+    found = [check_recipient(text.strip()) for text in given]
+    for path in files:
+        with file_errors(path):
+            lines = path.read_text(errors="replace").splitlines()
+        keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        if not keys:
+            raise BadInput(f"{path}: holds no public key")
+        found += [check_recipient(key) for key in keys]
+    return list(dict.fromkeys(found))
+
+
 def _dump(arguments: argparse.Namespace, terminal: Terminal) -> int:
     output: Path | BinaryIO | None = None
     if arguments.output == "-":
         output = binary_output(terminal)
     elif arguments.output is not None:
         output = output_path(arguments.output)
+    recipients = read_recipients(arguments.recipient, arguments.recipients_file)
+    if recipients and arguments.level is None:  # who gets one dump has none of those below it
+        arguments.level, arguments.no_record = 0, True
     with open_volumes(arguments, terminal, arguments.address) as house:
         if house.volumes.merges:
+            if recipients:
+                raise Refused(
+                    f"{arguments.address}: a server makes this dump, and only for members of the realm; restore the "
+                    "volume here and dump it for others from a pool of your own"
+                )
             code: int = import_module("dalsegno.cli.replica").dump_from_server(arguments, terminal, house, output)
             return code
         with named(arguments.address):
@@ -121,6 +156,7 @@ def _dump(arguments: argparse.Namespace, terminal: Terminal) -> int:
                 output=output,
                 record=not arguments.no_record,
                 force=arguments.force,
+                recipients=recipients,
             )
     note = result.note
     if arguments.output == "-":

@@ -10,8 +10,8 @@ from typing import Any
 
 from dalsegno.actions import mount as actions
 from dalsegno.actions.view import split_dumps
-from dalsegno.cli.choice import joined_realms, key_path, pool_path
-from dalsegno.cli.door import open_volumes
+from dalsegno.cli.choice import joined_realms, pool_path
+from dalsegno.cli.door import no_key_for, open_volumes, realm_of_key
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser
 from dalsegno.mount import kernel, service
@@ -119,13 +119,17 @@ def _mount(arguments: argparse.Namespace, terminal: Terminal) -> int:
 def _serve(arguments: argparse.Namespace, terminal: Terminal, ready: Callable[[], None]) -> None:
     wishes = Wishes(allow_other=arguments.allow_other, as_user=arguments.as_user, devices=arguments.devices)
     dumps = split_dumps(arguments.what) if arguments.what is not None else None
-    key = key_path(arguments)
-    alone = not (pool_path(arguments) / "pool.toml").exists() and (key is not None or not joined_realms())
-    if dumps is not None and alone:
+    realm = realm_of_key(arguments, dumps[0][0]) if dumps is not None else None
+    if (
+        dumps is not None
+        and realm is None
+        and not (pool_path(arguments) / "pool.toml").exists()
+        and not joined_realms()
+    ):
+        raise NotFound(no_key_for(dumps[0][0]))
+    if dumps is not None and realm is not None:
         paths, clone, inner = dumps
-        if key is None:
-            raise NotFound(f"{paths[0]}: no pool here to read it with: give the exported key, --key FILE")
-        with actions.open_shown_dumps(paths, key, clone=clone, path=inner) as view:
+        with actions.open_shown_dumps(paths, realm, clone=clone, path=inner) as view:
             service.show_read_only(
                 dumps_picture(view), None, arguments.directory, wishes=wishes, label=view.label, own=paths, ready=ready
             )

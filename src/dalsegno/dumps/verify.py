@@ -64,15 +64,15 @@ def salvage_dump(path: Path, realm: Realm, write: Callable[[bytes], object], *, 
         note = open_note(opener.header, realm)
         header = new_header(realm, kind=pack.PACK_DUMP, sealed=sealed, note=pack.encode_struct(note))
         writer = PackWriter(write, realm=realm, header=header)
+        layout = opener.layout
         offset = len(head)
         number = 0
         while offset < size:
             try:
-                frame = stream.read(pack.FRAME.size)
-                if len(frame) < pack.FRAME.size:
+                frame = stream.read(layout.frame.size)
+                if len(frame) < layout.frame.size:
                     raise Damaged(f"cut short at offset {offset}")
-                stored_bytes, raw_bytes, block_type = pack.FRAME.unpack(frame)
-                pack.check_frame(stored_bytes, raw_bytes, block_type, offset=offset)
+                stored_bytes = pack.decode_frame(layout, frame, offset=offset)
             except DalError as error:
                 damaged.append(str(error))
                 break
@@ -80,8 +80,11 @@ def salvage_dump(path: Path, realm: Realm, write: Callable[[bytes], object], *, 
             try:
                 if len(body) < stored_bytes:
                     raise Damaged(f"cut short at offset {offset + len(frame) + len(body)}")
-                raw = decompress(opener.open(frame, body, number, offset=offset), raw_bytes, offset=offset)
-                if block_type in (pack.BLOCK_METADATA, pack.BLOCK_DATA):
+                opened = opener.open(frame, body, number, offset=offset)
+                if opened.block_type == pack.BLOCK_TRAILER:
+                    break
+                raw = decompress(opened, offset=offset)
+                if opened.block_type in (pack.BLOCK_METADATA, pack.BLOCK_DATA):
                     for _, kind, encoding, identity, payload in split_records(raw, offset=offset):
                         whole = encoding != pack.ENCODING_WHOLE or realm.identify(kind, payload) == identity
                         if whole and identity not in saved:
@@ -89,8 +92,6 @@ def salvage_dump(path: Path, realm: Realm, write: Callable[[bytes], object], *, 
                             writer.put(kind, identity, bytes(payload), encoding)
             except Damaged as error:
                 damaged.append(str(error))
-            if block_type == pack.BLOCK_TRAILER:
-                break
             offset += len(frame) + stored_bytes
             number += 1
     writer.finish()

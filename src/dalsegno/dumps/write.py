@@ -1,6 +1,6 @@
 """Write a dump: the transfer from a pool to a pack. What is wanted is marked first, then copied block by block."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.plan import DumpPlan
@@ -22,6 +22,7 @@ def write_dump(
     *,
     realm: Realm,
     sealed: bool,
+    recipients: Sequence[str] = (),
     dense: bool = False,
     workers: Workers | None = None,
     report: Report = silent,
@@ -48,7 +49,8 @@ def write_dump(
     for target in plan.note.targets:
         new_objects(pool, target.revision, base, visit=visit)
         base = target.revision
-    header = new_header(realm, kind=pack.PACK_DUMP, sealed=sealed, note=pack.encode_struct(plan.note))
+    note = pack.encode_struct(plan.note)
+    header = new_header(realm, kind=pack.PACK_DUMP, sealed=sealed, note=note, recipients=recipients)
     with PackWriter(write, realm=realm, header=header, workers=workers, dense=dense) as writer:
         wanted.copy(writer, lambda done, total: report(Progress(phase="dump", done_bytes=done, total_bytes=total)))
         return writer.finish()

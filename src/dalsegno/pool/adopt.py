@@ -162,8 +162,9 @@ class _Checked:
 
 def check_pack(file: UploadFile, pool: Pool, pack_id: bytes, workers: Workers | None) -> _Checked:
     """Check everything about a pack that can be told from it alone. Damaged or Refused otherwise."""
-    _check_size(file)
-    reader = PackReader.open(file, pool.realm)
+    if file.size_bytes > ADOPTED_BYTES_MAX:
+        raise Refused(f"{file.path}: {file.size_bytes} bytes: a pack of at most {ADOPTED_BYTES_MAX} is taken")
+    reader = PackReader.open(file, pool.realm, trailer_bytes_max=TRAILER_RAW_BYTES_MAX)
     path = file.path
     if reader.header.kind != pack.PACK_POOL:
         raise Refused(f"{path}: a dump, not a pool's pack: load it instead")
@@ -197,23 +198,9 @@ def check_pack(file: UploadFile, pool: Pool, pack_id: bytes, workers: Workers | 
     return _Checked(file=file, reader=reader, ids=ids, kinds=kinds, named=named, named_kinds=named_kinds)
 
 
-def _check_size(file: UploadFile) -> None:
-    """Look at the sizes in footer and trailer before anybody asks for that much memory."""
-    size = file.size_bytes
-    if size > ADOPTED_BYTES_MAX:
-        raise Refused(f"{file.path}: {size} bytes: a pack of at most {ADOPTED_BYTES_MAX} is taken")
-    footer = file.read_at(max(0, size - pack.FOOTER.size), pack.FOOTER.size)
-    if len(footer) < pack.FOOTER.size or footer[-8:] != pack.MAGIC_END:
-        raise Damaged(f"{file.path}: pack cut short or damaged at offset {size}: no footer")
-    offset = pack.FOOTER.unpack(footer)[0]
-    frame = file.read_at(min(offset, size), pack.FRAME.size)
-    if len(frame) < pack.FRAME.size or pack.FRAME.unpack(frame)[1] > TRAILER_RAW_BYTES_MAX:
-        raise Damaged(f"{file.path}: pack footer damaged at offset {size - pack.FOOTER.size}")
-
-
 def _check_layout(reader: PackReader) -> None:
     """Check that blocks lie end to end, records first, then the index: no byte is without a tag over it."""
-    ends = reader.offsets.astype(np.int64) + reader.stored.astype(np.int64) + pack.FRAME.size
+    ends = reader.offsets.astype(np.int64) + reader.stored.astype(np.int64) + reader.frame_bytes
     starts = np.concatenate((reader.offsets.astype(np.int64), [reader.trailer_offset]))
     whole = int(starts[0]) == reader.header_end and bool((starts[1:] == ends).all())
     types = reader.types

@@ -180,11 +180,12 @@ def _copy_block(
     writer: PackWriter,
 ) -> None:
     def make(sealer: BlockSealer, new_number: int) -> bytes:
-        body, raw_bytes, block_type = reader.block_body(number)
+        body = reader.block_body(number)
+        content = body.content
         if sealer.dense:
-            raw = decompress(body, raw_bytes, offset=int(reader.offsets[number]))
-            body = min(body, sealer.compress(raw, block_type), key=len)
-        return sealer.seal_compressed(body, raw_bytes, block_type, new_number)
+            raw = decompress(body, offset=int(reader.offsets[number]))
+            content = min(content, sealer.compress(raw, body.block_type), key=len)
+        return sealer.seal_compressed(content, body.raw_bytes, body.block_type, new_number)
 
     writer.put_made(
         make,

@@ -2,11 +2,14 @@
 
 import errno
 import os
+import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy
 import zstandard
@@ -15,12 +18,13 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
-from dalsegno.chunks.realm import Realm
+from dalsegno.chunks.realm import DumpReader, Realm
+from dalsegno.chunks.recipients import open_sealed
 from dalsegno.formats import pack
 from dalsegno.formats.objects import OBJECT_BYTES_MAX
 from dalsegno.pool.blocks import Blocks
 from dalsegno.pool.marks import find_rows
-from dalsegno.terms.errors import Damaged, NotFound, Refused
+from dalsegno.terms.errors import Damaged, NoAccess, NotFound, Refused
 from dalsegno.terms.events import Progress, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, hex_short
 from dalsegno.terms.sizes import MIB
@@ -44,8 +48,16 @@ class Opener:
     _block_key: bytes
     _digest: bytes
 
-    def open(self, frame: bytes, body: bytes | memoryview, number: int, *, offset: int) -> bytes:
-        """Return the zstd frame of a stored block; Damaged names the offset."""
+    @property
+    def layout(self) -> pack.Layout:
+        """Where the fields of the pack's version stand."""
+        return self.header.layout
+
+    def open(self, frame: bytes, body: bytes | memoryview, number: int, *, offset: int) -> pack.Body:
+        """Return what a stored block holds, its tag checked; Damaged names the offset."""
+        return pack.decode_body(self.layout, frame, self._opened(frame, body, number, offset=offset), offset=offset)
+
+    def _opened(self, frame: bytes, body: bytes | memoryview, number: int, *, offset: int) -> bytes | memoryview:
         associated = self._digest + frame + number.to_bytes(8, "little")
         if self._aead is not None:
             try:
@@ -55,15 +67,15 @@ class Opener:
         content, tag = body[: -pack.TAG_BYTES], body[-pack.TAG_BYTES :]
         if blake3(associated, key=self._block_key).update(content).digest(pack.TAG_BYTES) != tag:
             raise Damaged(f"block {number} damaged at offset {offset}")
-        return bytes(content)
+        return content
 
 
-def decompress(body: bytes, raw_bytes: int, *, offset: int) -> bytes:
-    """Return the raw block in a zstd frame that must hold exactly `raw_bytes`."""
+def decompress(body: pack.Body, *, offset: int) -> bytes:
+    """Return the raw block in a body, whose zstd frame must hold exactly as much as it says."""
     try:
-        if zstandard.frame_content_size(body) != raw_bytes:
+        if zstandard.frame_content_size(body.content) != body.raw_bytes:
             raise Damaged(f"block at offset {offset}: its sizes disagree")
-        return zstandard.ZstdDecompressor().decompress(body, max_output_size=raw_bytes)
+        return zstandard.ZstdDecompressor().decompress(body.content, max_output_size=body.raw_bytes)
     except zstandard.ZstdError as error:
         raise Damaged(f"block at offset {offset}: {error}") from None
 
@@ -85,19 +97,60 @@ def read_opener(read: Callable[[int], bytes], realm: Realm) -> tuple[Opener, byt
             f"this pool to realm {hex_short(realm.realm_id)}; use its own pool, or make one with its key: "
             "`dal init POOL --join KEYFILE`"
         )
-    aead = None
-    if header.seal == pack.SEAL_AES_256_GCM:
-        aead = AESGCM(realm.unwrap_key(header.wrapped_key, context=header.pack_id))
+    if header.version != int.from_bytes(preamble[8:10], "little"):
+        raise Damaged(f"pack header damaged at offset {pack.PREAMBLE.size}: it is of another version")
+    aead = AESGCM(pack_key(header, realm)) if header.seal == pack.SEAL_AES_256_GCM else None
     head = preamble + encoded + digest
     return Opener(header, len(head), aead, realm.block_key, digest), head
+
+
+def pack_key(header: pack.PackHeader, realm: Realm) -> bytes:
+    """Return the key of a sealed pack; NoAccess when this realm's secret does not open it."""
+    for wrapped in header.keys_of(pack.KEY_REALM):
+        with suppress(NoAccess):
+            return realm.unwrap_key(wrapped, context=header.pack_id)
+    return _sealed_key(header, realm.open_sealed)[0]
+
+
+def _sealed_key(header: pack.PackHeader, open_sealed: Callable[[bytes], bytes]) -> tuple[bytes, bytes]:
+    """Return the key of the pack and that of object ids, as they are sealed to a public key."""
+    for sealed in header.keys_of(pack.KEY_AGE):
+        with suppress(NoAccess, struct.error):
+            pack_id, key, id_key = pack.SEALED_KEY.unpack(open_sealed(sealed))
+            if pack_id == header.pack_id:
+                return key, id_key
+    raise NoAccess("the pack's key does not open with this key")
+
+
+def open_as_reader(path: Path, identity: Any) -> DumpReader:
+    """Return what reads a dump that was made for the owner of a private key (chunks/recipients.py), and its increments.
+
+    NoAccess when it was not made for him; Damaged when it is no dump.
+    """
+    with file_errors(path), open(path, "rb") as stream:
+        header = pack.decode_header(stream.read(pack.decode_preamble(stream.read(pack.PREAMBLE.size))))
+    if not header.keys_of(pack.KEY_AGE):
+        raise NoAccess(f"{path}: was not made for a single reader: it opens with the key of its pool")
+    try:
+        _, id_key = _sealed_key(header, partial(open_sealed, identities=[identity]))
+    except NoAccess:
+        raise NoAccess(f"{path}: was made for somebody else: this private key does not open it") from None
+    return DumpReader(identity, realm_id=header.realm, id_key=id_key)
 
 
 def open_note(header: pack.PackHeader, realm: Realm) -> pack.DumpNote:
     """Return a dump's lineage from its header."""
     if header.kind != pack.PACK_DUMP:
         raise Refused(f"pack {hex_short(header.pack_id)} is a pool's pack, not a dump")
-    sealed = header.seal == pack.SEAL_AES_256_GCM
-    return pack.decode_note(realm.open_value(header.note, context=header.pack_id) if sealed else header.note)
+    if header.seal != pack.SEAL_AES_256_GCM:
+        return pack.decode_note(header.note)
+    if header.version == 1:
+        return pack.decode_note(realm.open_value(header.note, context=header.pack_id))
+    try:
+        note = AESGCM(pack_key(header, realm)).decrypt(pack.NOTE_NONCE, header.note, header.pack_id)
+    except InvalidTag:
+        raise Damaged("dump header damaged: its note does not open with the pack's key") from None
+    return pack.decode_note(note)
 
 
 def split_records(raw: bytes, *, offset: int) -> Iterator[tuple[int, int, int, bytes, memoryview]]:
@@ -157,7 +210,7 @@ class OneFile:
 class PackReader:
     """Random access to one pack. Also a Source: `get` finds an object by the pack's own index."""
 
-    def __init__(self, file: PackFile, realm: Realm) -> None:
+    def __init__(self, file: PackFile, realm: Realm, trailer_bytes_max: int = pack.TRAILER_RAW_BYTES_MAX) -> None:
         self.path = file.path
         self._file = file
         self.realm = realm
@@ -174,7 +227,8 @@ class PackReader:
         self.header = self._opener.header
         self.header_end = self._opener.header_end
         self.pack_id = self.header.pack_id
-        self._read_trailer()
+        self.frame_bytes = self._opener.layout.frame.size
+        self._read_trailer(trailer_bytes_max)
         self._columns: tuple[NDArray[numpy.uint8], NDArray[numpy.uint32]] | None = None
         self._prefixes: memoryview | None = None
         self._blocks = Blocks(BLOCKS_CACHED_BYTES_MAX)
@@ -182,15 +236,18 @@ class PackReader:
         """What `verify` found."""
 
     @classmethod
-    def open(cls, place: Path | str | PackFile, realm: Realm) -> "PackReader":
+    def open(
+        cls, place: Path | str | PackFile, realm: Realm, *, trailer_bytes_max: int = pack.TRAILER_RAW_BYTES_MAX
+    ) -> "PackReader":
         """Open the pack at a path, or in an open PackFile, which is the reader's from now on.
 
+        No table of blocks of more than `trailer_bytes_max` is read.
         Damaged, Refused (another realm) or NoAccess name the file.
         """
         file = OneFile(Path(place)) if isinstance(place, (Path, str)) else place
         try:
             with file_errors(file.path):  # a directory can be opened, but not read
-                return cls(file, realm)
+                return cls(file, realm, trailer_bytes_max)
         except Damaged as error:
             file.close()
             raise Damaged(f"{file.path}: {error}") from None
@@ -208,52 +265,51 @@ class PackReader:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _read_trailer(self) -> None:
+    def _read_trailer(self, bytes_max: int) -> None:
         size = self.size_bytes
-        footer = self._file.read_at(max(0, size - pack.FOOTER.size), pack.FOOTER.size)
-        if len(footer) < pack.FOOTER.size or footer[-8:] != pack.MAGIC_END:
+        layout = self._opener.layout
+        footer_size = layout.footer.size
+        footer = self._file.read_at(max(0, size - footer_size), footer_size)
+        if len(footer) < footer_size or footer[-8:] != pack.MAGIC_END:
             raise Damaged(f"pack cut short or damaged at offset {size}: no footer")
-        offset, length, block_count, object_count, self.digest, _ = pack.FOOTER.unpack(footer)
-        if offset < self._opener.header_end or offset + length + pack.FOOTER.size != size:
-            raise Damaged(f"pack footer damaged at offset {size - pack.FOOTER.size}")
-        # An id is 32 bytes that nothing compresses: a count that cannot be true is told before memory is asked for.
+        offset, length, block_count, *counts, self.digest, _ = layout.footer.unpack(footer)
+        wrong = f"pack footer damaged at offset {size - footer_size}"
+        if offset < self._opener.header_end or offset + length + footer_size != size:
+            raise Damaged(wrong)
+        # A count that cannot be true is told before memory is asked for.
+        if length > bytes_max + pack.STORED_OVERHEAD_BYTES_MAX or block_count * (layout.frame.size + 16) > size:
+            raise Damaged(f"{wrong}: a table of {length} bytes for {block_count} blocks")
+        body = self._open_body(offset, length, block_count)
+        raw_max = 8 + layout.trailer_end_bytes + (pack.TRAILER_ROW_BYTES + OBJECT_ID_BYTES) * block_count
+        if body.raw_bytes > min(raw_max, bytes_max):
+            raise Damaged(f"pack trailer damaged at offset {offset}: {body.raw_bytes} bytes for {block_count} blocks")
+        raw = decompress(body, offset=offset)
+        end = layout.trailer_end_bytes
+        object_count = counts[0] if counts else int.from_bytes(raw[-end:], "little")
+        # An id is 32 bytes that nothing compresses.
         if object_count * OBJECT_ID_BYTES > size:
-            raise Damaged(f"pack footer damaged at offset {size - pack.FOOTER.size}: {object_count} objects do not fit")
-        body, raw_bytes, _ = self._open_body(offset, length, block_count)
-        if (
-            block_count * (pack.FRAME.size + pack.TAG_BYTES) > size
-            or raw_bytes > 8 + (pack.TRAILER_ROW_BYTES + OBJECT_ID_BYTES) * block_count
-        ):
-            raise Damaged(f"pack trailer damaged at offset {offset}: {raw_bytes} bytes for {block_count} blocks")
-        raw = decompress(body, raw_bytes, offset=offset)
+            raise Damaged(f"pack damaged at offset {offset}: {object_count} objects do not fit")
         self.trailer_offset = int(offset)
         self.block_count = block_count
         self.object_count = object_count
         self.offsets, self.stored, self.raw, self.types, self.index_count = decode_trailer(
-            raw, block_count, offset=offset
+            raw[: len(raw) - end], block_count, offset=offset
         )
 
-    def _open_body(self, offset: int, stored_total: int, number: int) -> tuple[bytes, int, int]:
-        """Return (zstd frame, raw bytes, type) of a block, its sizes and its tag checked."""
+    def _open_body(self, offset: int, stored_total: int, number: int) -> pack.Body:
+        """Return what a block holds, its sizes and its tag checked."""
         data = self._file.read_at(offset, stored_total)
-        if len(data) < stored_total or stored_total < pack.FRAME.size:
+        if len(data) < stored_total or stored_total < self.frame_bytes:
             raise Damaged(f"pack cut short at offset {offset + len(data)}")
-        frame = data[: pack.FRAME.size]
-        stored_bytes, raw_bytes, block_type = pack.FRAME.unpack(frame)
-        pack.check_frame(stored_bytes, raw_bytes, block_type, offset=offset)
-        if stored_bytes + pack.FRAME.size != stored_total:
+        frame = data[: self.frame_bytes]
+        if pack.decode_frame(self._opener.layout, frame, offset=offset) + self.frame_bytes != stored_total:
             raise Damaged(f"pack damaged at offset {offset}: block length")
-        body = self._opener.open(frame, memoryview(data)[pack.FRAME.size :], number, offset=offset)
-        return body, raw_bytes, block_type
+        return self._opener.open(frame, memoryview(data)[self.frame_bytes :], number, offset=offset)
 
-    def _open_block(self, offset: int, stored_total: int, number: int) -> tuple[bytes, int]:
-        body, raw_bytes, block_type = self._open_body(offset, stored_total, number)
-        return decompress(body, raw_bytes, offset=offset), block_type
-
-    def block_body(self, number: int) -> tuple[bytes, int, int]:
-        """Return (zstd frame, raw bytes, type) of a block, its tag checked: how merge copies whole blocks."""
+    def block_body(self, number: int) -> pack.Body:
+        """Return a block as it is compressed, its tag checked: how merge copies whole blocks."""
         try:
-            return self._open_body(int(self.offsets[number]), int(self.stored[number]) + pack.FRAME.size, number)
+            return self._open_body(int(self.offsets[number]), int(self.stored[number]) + self.frame_bytes, number)
         except Damaged as error:
             raise Damaged(f"{self.path}: {error}") from None
 
@@ -262,10 +318,11 @@ class PackReader:
         if not 0 <= number < self.block_count:
             raise Damaged(f"{self.path}: the index names block {number} of {self.block_count}")
         try:
-            raw, _ = self._open_block(int(self.offsets[number]), int(self.stored[number]) + pack.FRAME.size, number)
+            offset = int(self.offsets[number])
+            body = self._open_body(offset, int(self.stored[number]) + self.frame_bytes, number)
+            return decompress(body, offset=offset)
         except Damaged as error:
             raise Damaged(f"{self.path}: {error}") from None
-        return raw
 
     def cached_block(self, number: int) -> bytes:
         """Return the raw block `number`, from a small cache of those read last."""
@@ -436,7 +493,7 @@ class PackReader:
     def verify_digest(self) -> list[str]:
         """Return a finding when the file's digest, which the footer has, is wrong."""
         hasher = blake3()
-        end = self.size_bytes - 40
+        end = self.size_bytes - pack.DIGEST_AND_MAGIC_BYTES
         position = 0
         while position < end:
             data = self._file.read_at(position, min(4 * MIB, end - position))
@@ -532,29 +589,29 @@ def stream_blocks(stream: BinaryIO, realm: Realm) -> Iterator[tuple[pack.PackHea
 
     opener, head = read_opener(read, realm)
     hasher.update(head)
+    layout = opener.layout
     number = 0
     while True:
         start = offset
-        frame = read(pack.FRAME.size)
-        if len(frame) < pack.FRAME.size:
+        frame = read(layout.frame.size)
+        if len(frame) < layout.frame.size:
             raise Damaged(f"pack cut short at offset {offset}: no trailer")
-        stored_bytes, raw_bytes, block_type = pack.FRAME.unpack(frame)
-        pack.check_frame(stored_bytes, raw_bytes, block_type, offset=start)
+        stored_bytes = pack.decode_frame(layout, frame, offset=start)
         body = read(stored_bytes)
         if len(body) < stored_bytes:
             raise Damaged(f"pack cut short at offset {offset}: in block {number}")
         hasher.update(frame)
         hasher.update(body)
-        raw = decompress(opener.open(frame, body, number, offset=start), raw_bytes, offset=start)
-        yield opener.header, start, number, block_type, raw
-        if block_type == pack.BLOCK_TRAILER:
+        opened = opener.open(frame, body, number, offset=start)
+        yield opener.header, start, number, opened.block_type, decompress(opened, offset=start)
+        if opened.block_type == pack.BLOCK_TRAILER:
             break
         number += 1
-    footer = read(pack.FOOTER.size)
-    if len(footer) < pack.FOOTER.size or footer[-8:] != pack.MAGIC_END:
+    footer = read(layout.footer.size)
+    if len(footer) < layout.footer.size or footer[-8:] != pack.MAGIC_END:
         raise Damaged(f"pack cut short at offset {offset}: no footer")
-    hasher.update(footer[: pack.FOOTER_DIGESTED_BYTES])
-    if hasher.digest() != pack.FOOTER.unpack(footer)[4]:
+    hasher.update(footer[: -pack.DIGEST_AND_MAGIC_BYTES])
+    if hasher.digest() != footer[-pack.DIGEST_AND_MAGIC_BYTES : -8]:
         raise Damaged(f"pack footer damaged at offset {start}: the digest is wrong")
     if read(1):
         raise Damaged(f"pack goes on after its end at offset {offset - 1}")

@@ -2,7 +2,7 @@
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
 from dalsegno.chunks.realm import Realm
+from dalsegno.chunks.recipients import seal_to
 from dalsegno.formats import objects, pack
 from dalsegno.terms.sizes import MIB
 from dalsegno.world.chance import random_bytes
@@ -114,19 +115,32 @@ def join_rows(ids: NDArray[numpy.uint8], values: NDArray[numpy.uint32]) -> bytes
 
 
 def new_header(
-    realm: Realm, *, kind: int, sealed: bool, pack_id: bytes | None = None, note: bytes = b""
+    realm: Realm,
+    *,
+    kind: int,
+    sealed: bool,
+    pack_id: bytes | None = None,
+    note: bytes = b"",
+    recipients: Sequence[str] = (),
 ) -> tuple[pack.PackHeader, bytes]:
-    """Return a header with a fresh pack key wrapped in it, and that key (empty when not sealed)."""
+    """Return a header with a fresh pack key sealed in it, and that key (empty when not sealed).
+
+    Each of `recipients` (age's, see chunks/recipients.py) opens a sealed pack, too, with his own key.
+    """
+    assert sealed or not recipients
     pack_id = pack_id or random_bytes(16)
     key = random_bytes(32) if sealed else b""
+    keys = [(pack.KEY_REALM, realm.wrap_key(key, context=pack_id))] if sealed else []
+    if recipients:
+        keys.append((pack.KEY_AGE, seal_to(recipients, pack.SEALED_KEY.pack(pack_id, key, realm.id_key))))
     header = pack.PackHeader(
         kind=kind,
         pack_id=pack_id,
         realm=realm.realm_id,
         codec=pack.CODEC_ZSTD,
         seal=pack.SEAL_AES_256_GCM if sealed else pack.SEAL_NONE,
-        wrapped_key=realm.wrap_key(key, context=pack_id) if sealed else b"",
-        note=realm.seal_value(note, context=pack_id) if sealed and note else note,
+        keys=keys,
+        note=AESGCM(key).encrypt(pack.NOTE_NONCE, note, pack_id) if sealed and note else note,
     )
     return header, key
 
@@ -165,9 +179,10 @@ class BlockSealer:
         idle.append(compressor)
         return body
 
-    def seal_compressed(self, body: bytes, raw_bytes: int, block_type: int, number: int) -> bytes:
+    def seal_compressed(self, body: bytes | memoryview, raw_bytes: int, block_type: int, number: int) -> bytes:
         """Return a stored block from a zstd frame: how merge copies a wholly wanted block."""
-        frame = pack.FRAME.pack(len(body) + pack.TAG_BYTES, raw_bytes, block_type)
+        body = pack.encode_body(body, raw_bytes, block_type, padded=self._aead is not None)
+        frame = pack.FRAME.pack(len(body) + pack.TAG_BYTES)
         associated = self._header_digest + frame + number.to_bytes(8, "little")
         if self._aead is not None:
             return frame + self._aead.encrypt(number.to_bytes(12, "little"), body, associated)
@@ -330,13 +345,13 @@ class PackWriter:
             first_ids.append(waiting[:32])
             self._put_raw(waiting, pack.BLOCK_INDEX)
         self._drain(0)
-        trailer = encode_trailer(self._block_offsets, self._block_stored, self._block_raw, self._block_types, first_ids)
+        trailer = encode_trailer(
+            self._block_offsets, self._block_stored, self._block_raw, self._block_types, first_ids, self.object_count
+        )
         trailer_offset = self.bytes_written
         stored = self._sealer.seal(trailer, pack.BLOCK_TRAILER, self._block_number)
         self._write(stored)
-        fields = pack.FOOTER.pack(
-            trailer_offset, len(stored), self._block_number, self.object_count, bytes(32), pack.MAGIC_END
-        )
+        fields = pack.FOOTER.pack(trailer_offset, len(stored), self._block_number, bytes(32), pack.MAGIC_END)
         fields = fields[: pack.FOOTER_DIGESTED_BYTES]
         self._write(fields)
         if self._lane is not None:
@@ -366,9 +381,14 @@ def sort_order(ids: NDArray[numpy.uint8]) -> NDArray[numpy.intp]:
 
 
 def encode_trailer(
-    offsets: "array[int]", stored: "array[int]", raw: "array[int]", types: bytearray, first_ids: list[bytes]
+    offsets: "array[int]",
+    stored: "array[int]",
+    raw: "array[int]",
+    types: bytearray,
+    first_ids: list[bytes],
+    object_count: int,
 ) -> bytes:
-    """Return the table of blocks: count u32; columns u64, u32, u32, u8; index block count u32; their first ids."""
+    """Return the table of blocks: count u32; columns u64, u32, u32, u8; index block count u32; first ids; objects."""
     count = len(types)
     assert len(offsets) == len(stored) == len(raw) == count
     return b"".join(
@@ -380,5 +400,6 @@ def encode_trailer(
             bytes(types),
             len(first_ids).to_bytes(4, "little"),
             *first_ids,
+            object_count.to_bytes(8, "little"),
         )
     )
