@@ -323,7 +323,7 @@ def test_a_truncated_dump_over_an_existing_volume_touches_nothing(user: User) ->
     before = user.value("volume", "list")
     packs = sorted((user.home / "pool" / "packs").rglob("*.pack"))
     whole = (user.home / "d1.dump").read_bytes()
-    for cut in (0, 10, 100, len(whole) // 2, len(whole) - 100, len(whole) - 64, len(whole) - 1):
+    for cut in (0, 10, 100, len(whole) // 2, len(whole) - 100, len(whole) - 56, len(whole) - 1):
         (user.home / "d1.dump").write_bytes(whole[:cut])
         for volume in ("doc", "copy", "living", "new"):
             user.quick("restore", "d1.dump", "--volume", volume, code=5)
@@ -340,11 +340,11 @@ def places(data: bytes) -> list[int]:
     header_end = 16 + int.from_bytes(data[12:16], "little") + 16
     found = [0, 8, 12, 20, header_end - 1, header_end]
     at = header_end
-    footer = len(data) - 64
+    footer = len(data) - 56
     while at < footer:
         stored = int.from_bytes(data[at : at + 4], "little")
-        found += [at, at + 4, at + 8, at + 9, at + 9 + stored // 2, at + 9 + stored - 1]
-        at += 9 + stored
+        found += [at, at + 4, at + 8, at + 9, at + 4 + stored // 2, at + 4 + stored - 1]
+        at += 4 + stored
     assert at == footer, "the test misreads the format"
     return sorted({*found, footer, footer + 8, footer + 12, footer + 20, footer + 30, len(data) - 8, len(data) - 1})
 
@@ -395,8 +395,8 @@ def blocks_of(data: bytes) -> tuple[bytes, list[bytes], bytes]:
     """Cut a pack into head, stored blocks, and footer."""
     at = 16 + int.from_bytes(data[12:16], "little") + 16
     head, blocks = data[:at], []
-    while at < len(data) - 64:
-        end = at + 9 + int.from_bytes(data[at : at + 4], "little")
+    while at < len(data) - 56:
+        end = at + 4 + int.from_bytes(data[at : at + 4], "little")
         blocks.append(data[at:end])
         at = end
     return head, blocks, data[at:]

@@ -107,7 +107,7 @@ def realm_of_key(arguments: argparse.Namespace, file: Path) -> Realm | None:
         with file_errors(key), open(key, "rb") as stream:
             text = stream.read(KEY_FILE_BYTES_MAX).decode(errors="replace")
     except NotFound:
-        raise NotFound(f"key file {key}: no such file") from None
+        raise NoAccess(f"key file {key}: not there; give its place with --key or put back your copy") from None
     if text.startswith(("age1", "ssh-")):
         raise NoAccess(f"{key}: holds a public key; what was made for it opens with the private one")
     if holds_identity(text):
