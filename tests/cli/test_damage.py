@@ -7,6 +7,7 @@ volume `photos`. Everything that is hurt belongs to `ann`, to its second night w
 asked of `bob` or `photos` is served, and of `ann` what was not hurt.
 """
 
+import json
 import os
 import random
 import shutil
@@ -428,3 +429,37 @@ def test_what_is_whole_is_listed_beside_what_is_not(made: Site, name: str) -> No
     damaged = made.value("status")["damaged"]
     assert damaged and str(made.home / "pool" / "packs") in damaged[0]
     assert damaged[0].encode() in made.quick("doctor", code=5).out
+
+
+@pytest.mark.parametrize("name", ["pack", "metadata"])
+def test_a_walk_goes_on_behind_a_directory_that_cannot_be_read(made: Site, name: str) -> None:
+    """The kind: the first directory that is damaged ends a list or a comparison of all others."""
+    reset(made)
+    (made.home / "homes" / "ann" / "zoo.txt").write_text("another\n")
+    made.quick("backup", "homes/ann")  # it has no reason to look into `sub`
+    DAMAGES[name].do(Hurt(made.home))
+
+    def lines(*words: str) -> list[str]:
+        done = made.quick(*words, code=5)
+        assert b"ann@" in done.err and b"/sub: cannot be read: " in done.err and done.err.count(b"\n") == 1, done.err
+        return done.out.decode().splitlines()
+
+    assert lines("ls", "-R", "ann@latest") == ["plan.txt", "still.txt", "sub/", "zoo.txt"]
+    assert [each.split("  ")[0] for each in lines("diff", "ann@one", "ann@latest")] == [
+        "M plan.txt",
+        "M sub/",
+        "M zoo.txt",
+    ]
+    assert lines("diff", "ann@one", "ann@latest", "--stat")[-1].startswith("0 added")
+    assert b"M zoo.txt" in made.quick("diff", "ann@one").out, "the source is read"
+    assert lines("find", "*.txt", "ann@latest")[-1].endswith(":/zoo.txt  8 B")
+    listed = made.quick("--json", "ls", "-R", "ann@latest", code=5)
+    assert [each["path"] for each in json.loads(listed.out)] == ["plan.txt", "still.txt", "sub", "zoo.txt"]
+    assert json.loads(listed.err)["error"]["path"].endswith("/sub")
+    made.quick("ls", "ann@latest")
+    assert b"sub" in made.quick("ls", "ann@latest:/sub", code=5).err
+    versions = made.quick("versions", "ann:/sub/deep", "--no-dumps", code=5)
+    assert versions.error == "dal: error: ann:/sub/deep: in no clone of 'ann' that can be read"
+    made.quick("restore", "ann@latest:/zoo.txt", "--to", "back")
+    made.quick("restore", "ann@latest", "--to", "all", code=5)
+    assert (made.home / "all" / "zoo.txt").read_text() == "another\n"

@@ -21,13 +21,13 @@ from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_FILE, ENTRY_NAMES, E
 from dalsegno.host.cache import SCAN_SUFFIX, load_cache
 from dalsegno.host.scan import scan_tree
 from dalsegno.pool.contract import Source
-from dalsegno.terms.errors import BadInput, DalError, Damaged, NotFound, Refused
+from dalsegno.terms.errors import BadInput, DalError, Damaged, Lost, NotFound, Refused
 from dalsegno.terms.events import Note, Report
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.diff import Change, diff_revisions
 from dalsegno.trees.diff_links import settle_links
 from dalsegno.trees.read import iterate_content, iterate_directory, read_revision, resolve_link, resolve_path
-from dalsegno.trees.walk import walk
+from dalsegno.trees.walk import Unreadable, walk
 from dalsegno.volumes.address import parse_address, resolve
 from dalsegno.volumes.ancestry import find_revision
 from dalsegno.volumes.state import TRACKED, Clone, VolumeState
@@ -81,22 +81,45 @@ def list_volumes(house: House) -> list[VolumeState]:
 def ls(house: House, address: str, *, recursive: bool = False) -> Iterator[Row]:
     """Yield what is in a directory (or the file itself), in name order."""
     with open_view(house, address) as view:
-        yield from _rows(view, recursive=recursive)
+        yield from _rows(view, telling(house.report, view.label), recursive=recursive)
 
 
-def _rows(view: View, *, recursive: bool) -> Iterator[Row]:
-    source, links = view.source, view.revision.links
+def telling(report: Report, label: str) -> Unreadable:
+    """Return what reports the paths of a state that cannot be read, once each; the command goes on, and ends with 5."""
+    told: set[bytes] = set()
+
+    def tell(path: bytes, error: DalError) -> None:
+        if path not in told:
+            told.add(path)
+            place = f"{label}:/".encode(errors="surrogateescape") + path
+            report(Note(severity="error", path=place, text=f"cannot be read: {error}", is_damage=True))
+
+    return tell
+
+
+def _rows(view: View, tell: Unreadable, *, recursive: bool) -> Iterator[Row]:
+    source = view.source
     start = resolve_path(source, view.revision, view.path)
     if start.kind != ENTRY_DIRECTORY:
         yield Row(view.path, start)
     elif recursive:
         skip = len(view.path) + 1 if view.path else 0
-        for path, entry in walk(source, view.revision, view.path):
+        for path, entry in walk(source, view.revision, view.path, unreadable=tell):
             if path != view.path:
-                yield Row(path[skip:], resolve_link(source, links, entry))
+                yield Row(path[skip:], _file_of(view, path, entry, tell))
     else:
-        for entry in iterate_directory(source, start.content):
-            yield Row(entry.name, resolve_link(source, links, entry))
+        above = view.path + b"/" if view.path else b""
+        for entry in iterate_directory(source, start.content, unreadable=partial(tell, view.path)):
+            yield Row(entry.name, _file_of(view, above + entry.name, entry, tell))
+
+
+def _file_of(view: View, path: bytes, entry: Entry, tell: Unreadable) -> Entry:
+    """Return the file behind a hard link; the link itself when that cannot be read, which is told."""
+    try:
+        return resolve_link(view.source, view.revision.links, entry)
+    except (Damaged, NotFound) as error:
+        tell(path, error)
+        return entry
 
 
 def iterate_file(house: House, address: str) -> Iterator[bytes]:
@@ -201,9 +224,10 @@ def find(
         return
     with open_view(house, address) as view:
         volume, _, clone = view.label.rpartition("@") if view.chain is None else (view.label, "", view.clone or "")
-        for path, entry in walk(view.source, view.revision, view.path):
+        tell = telling(house.report, view.label)
+        for path, entry in walk(view.source, view.revision, view.path, unreadable=tell):
             if matcher(path) and path:
-                entry = resolve_link(view.source, view.revision.links, entry)
+                entry = _file_of(view, path, entry, tell)
                 yield Found(volume=volume, first=clone, last=clone, path=path, entry=entry)
 
 
@@ -220,16 +244,11 @@ def _read_state(history: History, step: Step, report: Report) -> Revision | None
 def _readable(history: History, before: Revision | None, step: Step, now: Revision, report: Report) -> Iterator[Change]:
     """Yield what changed since the state before, as far as it can be read; what cannot is said."""
     label = f"{history.volume}@{step.name}"
-
-    def tell(path: bytes, error: DalError) -> None:
-        place = f"{label}:/".encode(errors="surrogateescape") + path
-        report(Note(severity="error", path=place, text=f"directory cannot be read: {error}", is_damage=True))
-
+    tell = telling(report, label)
     try:
         yield from diff_revisions(history.source, before, now, unreadable=tell)
     except (Damaged, NotFound) as error:  # a state that is named is there, or it is damaged
-        text = f"cannot be read whole: {error}"
-        report(Note(severity="error", path=label.encode(errors="surrogateescape"), text=text, is_damage=True))
+        tell(b"", error)
 
 
 def _find_history(history: History, matcher: Callable[[bytes], bool], report: Report) -> Iterator[Found]:
@@ -277,6 +296,7 @@ def versions(house: House, address: str, *, histories: Histories | None = None) 
         history = next(opened)
     found: list[Version] = []
     seen: dict[bytes, Entry | None] = {}
+    is_unreadable = False
     for step in history.steps:
         name, identity = step.name, step.revision
         if identity not in seen:
@@ -285,6 +305,10 @@ def versions(house: House, address: str, *, histories: Histories | None = None) 
                 continue
             try:
                 seen[identity] = resolve_path(history.source, revision, parsed.path)
+            except (Damaged, Lost) as error:
+                telling(house.report, f"{history.volume}@{name}")(parsed.path, error)
+                is_unreadable = True
+                continue
             except NotFound:
                 seen[identity] = None
         entry = seen[identity]
@@ -294,6 +318,8 @@ def versions(house: House, address: str, *, histories: Histories | None = None) 
         else:
             found.append(Version(first=name, last=name, clone_count=1, entry=entry))
     if all(version.entry is None for version in found):
+        if is_unreadable:
+            raise Damaged(f"{address}: in no clone of {history.volume!r} that can be read")
         raise NotFound(f"{address}: in no clone of {history.volume!r}")
     return found
 
@@ -329,7 +355,8 @@ def diff(house: House, old: str, new: str | None = None) -> Iterator[Change]:
             source: Source = before.source
             if after.source is not before.source:
                 source = _Either(after.source, before.source)
-            changes = diff_revisions(source, before.revision, after.revision)
+            tell = telling(house.report, f"{before.label} or {after.label}")
+            changes = diff_revisions(source, before.revision, after.revision, unreadable=tell)
             settled = settle_links(changes, source, before.revision, after.revision)
             yield from _below(settled, after.path or before.path)
 
@@ -408,5 +435,5 @@ def _diff_live(house: House, before: View) -> Iterator[Change]:
         entry_count=scan.entry_count,
         total_bytes=scan.total_bytes,
     )
-    changes = diff_revisions(scratch, before.revision, live)
+    changes = diff_revisions(scratch, before.revision, live, unreadable=telling(house.report, before.label))
     yield from _below(settle_links(changes, scratch, before.revision, live), before.path)

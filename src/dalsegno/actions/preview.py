@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dalsegno.actions.backup import own_paths
-from dalsegno.actions.browse import Scratch
+from dalsegno.actions.browse import Scratch, telling
 from dalsegno.actions.house import House
 from dalsegno.actions.rules import LeftOut, RulesChange, left_out, rules_of
 from dalsegno.actions.sources import find_tracked, nothing_there
@@ -121,6 +121,7 @@ def preview(
         entry_count=scan.entry_count,
         total_bytes=scan.total_bytes,
     )
+    tell = telling(report, state.name if state is not None else "")
     return Preview(
         volume=state.name if state is not None else "",
         source=directory,
@@ -131,5 +132,5 @@ def preview(
         bytes_new=counter.bytes_new,
         unreadable=scan.unreadable,
         left_out=left,
-        changes=settle_links(diff_revisions(counter, previous, then), counter, previous, then),
+        changes=settle_links(diff_revisions(counter, previous, then, unreadable=tell), counter, previous, then),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from dalsegno.actions.browse import telling
 from dalsegno.actions.house import House, author
 from dalsegno.actions.mount import mount_socket, tell_mount
 from dalsegno.chunks.cut import Cutter
@@ -49,7 +50,8 @@ def list_conflicts(house: House, address: str) -> Iterator[Conflict]:
     if not state.head:
         return
     revision = read_revision(house.pool, state.head)
-    for found, entry in walk(house.pool, revision, path):
+    tell = telling(house.report, state.name)
+    for found, entry in walk(house.pool, revision, path, unreadable=tell):
         if is_conflict(entry):
             yield _conflict(house, revision, found, entry)
 

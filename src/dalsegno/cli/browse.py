@@ -130,7 +130,7 @@ def _ls(arguments: argparse.Namespace, terminal: Terminal) -> int:
             return terminal.done()
         rows = actions.ls(house, arguments.address, recursive=arguments.recursive)
         terminal.stream(rows, value=lambda row: {"path": row.path, **entry_value(row.entry)}, line=line)
-    return EXIT_DONE
+    return terminal.done()
 
 
 def _cat(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -254,7 +254,7 @@ def _diff(arguments: argparse.Namespace, terminal: Terminal) -> int:
         changes = actions.diff(house, arguments.old, arguments.new)
         if not arguments.stat:
             terminal.stream(changes, value=change_value, line=change_line)
-            return EXIT_DONE
+            return terminal.done()
         if terminal.json:
             for _ in counted(changes):
                 pass
@@ -269,7 +269,7 @@ def _diff(arguments: argparse.Namespace, terminal: Terminal) -> int:
         f"{totals.count['M']:,} changed, {'-' if grown < 0 else '+'}{format_size(abs(grown))}"
     ]
     terminal.result(value, lines)
-    return EXIT_DONE
+    return terminal.done()
 
 
 def _versions(arguments: argparse.Namespace, terminal: Terminal) -> int:

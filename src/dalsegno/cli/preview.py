@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 
 from dalsegno.actions.backup import TakeResult
+from dalsegno.actions.browse import telling
 from dalsegno.actions.house import House
 from dalsegno.actions.preview import Preview, preview
 from dalsegno.actions.rules import RulesChange
@@ -79,6 +80,7 @@ def changed_lines(house: House, taken: TakeResult) -> Iterator[str]:
     revision = read_revision(house.pool, taken.revision)
     if taken.changed and revision.parents:
         before = read_revision(house.pool, revision.parents[0])
-        for change in diff_revisions(house.pool, before, revision):
+        tell = telling(house.report, "the state before")
+        for change in diff_revisions(house.pool, before, revision, unreadable=tell):
             if change.path:
                 yield f"  {change_line(change, size=True)}"

@@ -31,7 +31,7 @@ def _repair(arguments: argparse.Namespace, terminal: Terminal) -> int:
                 for each in found
             ]
             terminal.result(value, lines or ["no conflicts"])
-            return EXIT_DONE
+            return terminal.done()
         done = actions.repair(house, arguments.address, arguments.keep)
     terminal.result(
         {"volume": done.volume, "path": done.path, "kept": done.kept, "revision": done.revision},

@@ -7,10 +7,13 @@ from dalsegno.mount.changes import Changes
 from dalsegno.mount.push import Tell
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.world.clock import ticks_ns
+from dalsegno.world.memory import give_back_freed
 
 INODES_KEPT_MAX: Final = 16 * 1024
 PRUNED_AT_ONCE_MAX: Final = 4096
 LOOK_NS: Final = SECOND_NS
+GIVE_BACK_NS: Final = 10 * SECOND_NS
+"""Caches and commits leave gaps in the heaps, 100 MiB after some minutes of writing."""
 REST_NS: Final = 5 * SECOND_NS
 """After a look that freed little: all else is in use, or not stored yet."""
 
@@ -23,10 +26,15 @@ class Shedder:
         self._tell = tell
         self._next_ns = 0
         self._asked = False
+        self._given_back_ns = 0
+        self._change_count = 0
 
     def look(self) -> None:
         """Drop what can be dropped, and ask the kernel to forget more; to be called now and then."""
         changes = self._changes
+        if changes.change_count != self._change_count and ticks_ns() - self._given_back_ns > GIVE_BACK_NS:
+            self._change_count, self._given_back_ns = changes.change_count, ticks_ns()
+            give_back_freed()
         before = len(changes.hot)
         if before <= INODES_KEPT_MAX or ticks_ns() < self._next_ns:
             return

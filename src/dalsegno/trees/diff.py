@@ -1,6 +1,6 @@
 """Compare trees: equal ids are not entered, so the work follows the change."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -8,9 +8,9 @@ import msgspec
 from dalsegno.formats import objects
 from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_LINK, DirectoryLeaf, DirectoryList, Entry, Revision
 from dalsegno.pool.contract import Source
-from dalsegno.terms.errors import DalError, Damaged, NotFound
+from dalsegno.terms.errors import Damaged, NotFound
 from dalsegno.terms.ids import ObjectId
-from dalsegno.trees.walk import walk
+from dalsegno.trees.walk import Unreadable, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,6 @@ def _same_but_content(old: Entry, new: Entry) -> bool:
     return msgspec.structs.replace(old, content=b"") == msgspec.structs.replace(new, content=b"")
 
 
-Unreadable = Callable[[bytes, DalError], None]
-"""Told a directory that cannot be read, and why."""
-
-
 def diff_directories(
     source: Source, old: bytes, new: bytes, path: bytes = b"", *, unreadable: Unreadable | None = None
 ) -> Iterator[Change]:
@@ -118,11 +114,17 @@ def diff_revisions(
             told.add(change.path)
         yield change
     if old and new and old.links != new.links and old.links and new.links:
-        _, before, after = differing_nodes(source, old.links, new.links)
+        try:
+            _, before, after = differing_nodes(source, old.links, new.links)
+        except (Damaged, NotFound) as error:
+            if unreadable is None:
+                raise
+            unreadable(b"", type(error)(f"the table of hard links, so what they changed is not told: {error}"))
+            return
         changed = {int(name, 16): name for name in before.keys() & after.keys()}
         if changed:
             # Only the links table knows the change, so the names are looked for: the one comparison that walks.
-            for path, entry in walk(source, new):
+            for path, entry in walk(source, new, unreadable=unreadable):
                 if entry.kind == ENTRY_LINK and entry.link in changed and path not in told:
                     name = changed[entry.link]
                     yield Change(path, before[name], after[name])

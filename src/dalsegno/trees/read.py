@@ -1,14 +1,14 @@
 """Read trees through any source: directories, paths, content."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from msgspec.structs import replace
 
 from dalsegno.formats import objects
 from dalsegno.formats.objects import DirectoryLeaf, DirectoryList, Entry, RecipeLeaf, RecipeList, Revision
 from dalsegno.pool.contract import Source
-from dalsegno.terms.errors import Damaged, NotFound
+from dalsegno.terms.errors import DalError, Damaged, NotFound
 from dalsegno.terms.ids import ObjectId
 
 
@@ -33,18 +33,28 @@ def _recipe_node(source: Source, identity: bytes, level: int | None) -> RecipeLe
     return node
 
 
-def iterate_directory(source: Source, identity: bytes) -> Iterator[Entry]:
-    """Yield the entries of a directory in name order."""
-    return _iterate_directory(source, identity, None)
+def iterate_directory(
+    source: Source, identity: bytes, *, unreadable: Callable[[DalError], None] | None = None
+) -> Iterator[Entry]:
+    """Yield the entries of a directory in name order; with `unreadable`, go on around what of it cannot be read."""
+    return _iterate_directory(source, identity, None, unreadable)
 
 
-def _iterate_directory(source: Source, identity: bytes, level: int | None) -> Iterator[Entry]:
-    node = _directory_node(source, identity, level)
+def _iterate_directory(
+    source: Source, identity: bytes, level: int | None, unreadable: Callable[[DalError], None] | None
+) -> Iterator[Entry]:
+    try:
+        node = _directory_node(source, identity, level)
+    except (Damaged, NotFound) as error:
+        if unreadable is None:
+            raise
+        unreadable(error)
+        return
     if isinstance(node, DirectoryLeaf):
         yield from node.entries
     else:
         for child in node.children:
-            yield from _iterate_directory(source, child.id, node.level - 1)
+            yield from _iterate_directory(source, child.id, node.level - 1, unreadable)
 
 
 def lookup(source: Source, directory: bytes, name: bytes) -> Entry | None:

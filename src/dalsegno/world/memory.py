@@ -52,3 +52,9 @@ def share_heaps() -> None:
     """Let many threads share two heaps of the C library (mallopt(3)): each of their own would keep its largest size."""
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)
+
+
+def give_back_freed() -> None:
+    """Give back what was freed in the middle of the heaps, too: what lives longer had kept it. Some milliseconds."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
