@@ -18,7 +18,7 @@ help:
 	@echo "make test INSTALL=1   the same, and installs those with apt-get before (as root; no mail server, no inetd)"
 	@echo "make test TESTS=DIR   a part: TESTS=tests/pool, TESTS='tests/cli -k restore'"
 	@echo "make sim SEEDS=10000  histories of replicated volumes under faults"
-	@echo "make crash STATES=10000  power cuts, kills and failing syncs in every command that writes"
+	@echo "make crash STATES=10000  power cuts, kills, failing disks and two commands at once"
 	@echo "make bench            beside restic, borg and tar; writes docs/benchmarks.md; a short one: BENCH=--quick"
 	@echo "make lint types imports clean"
 

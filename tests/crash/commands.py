@@ -99,7 +99,8 @@ def rename_volume() -> Command:
 
     def keeps(explorer: Explorer, promise: Promise) -> Promise:
         clones = {name: wanted for name, wanted in promise.clones.items() if name != "native"}
-        return replace(promise, clones={**clones, "renamed": promise.clones["native"]}, gone=promise.gone | {"native"})
+        renamed = {"renamed": promise.clones["native"]} if "native" in promise.clones else {}
+        return replace(promise, clones=clones | renamed, gone=promise.gone | {"native"})
 
     return Command("volume rename", ("volume", "rename", "native", "renamed"), keeps, takes=NATIVE, needs=NATIVE)
 
@@ -143,6 +144,25 @@ MADE = (
     unclone("two"),
 )
 """What is on the disk before."""
+
+
+def reader(*words: str) -> Command:
+    """Read, and promise nothing."""
+    return Command(" ".join(words), words)
+
+
+READERS = (
+    reader("verify", "--pool"),
+    reader("cat", "doc@one:/same"),
+    reader("find", "plan", "doc"),
+    reader("clones"),
+    reader("versions", "doc:/plan"),
+    reader("diff", "doc@one", "doc"),
+    reader("doctor"),
+    reader("stats"),
+    reader("status"),
+)
+"""What is run beside commands that write."""
 
 COMMANDS = (
     backup("three"),

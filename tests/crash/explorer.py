@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from disk import Disk
-from machine import Machine, Ran, cut_state, remove, states
+from machine import Beside, Machine, Ran, cut_state, remove, states
 from recorder import Op
 
 SEED = int(os.environ.get("DAL_CRASH_SEED", "20261130"))
@@ -127,18 +127,34 @@ class Explorer:
         (self.doc / "plan").write_bytes(chance.randbytes(2000))
         (self.doc / "sub" / f"new{self._generation % 3}").write_bytes(chance.randbytes(500))
 
+    def source(self) -> dict[str, bytes]:
+        """Return the files of the source."""
+        return {str(path.relative_to(self.doc)): path.read_bytes() for path in self.doc.rglob("*") if path.is_file()}
+
+    def put_source(self, files: dict[str, bytes]) -> None:
+        """Make the source what it was."""
+        for name in self.source().keys() - files:
+            (self.doc / name).unlink()
+        for name, data in files.items():
+            (self.doc / name).write_bytes(data)
+
     def now(self) -> str:
         """Return what the source holds."""
         return fingerprint(self.doc)
 
     # -- checks
 
+    def note(self, how: str, what: str) -> None:
+        """Note a failure, and say it at once."""
+        self.failures.append(Failure(how, what))
+        print(f"FAILURE {how}\n    {what}", flush=True)
+
     def check(self, promise: Promise, how: str) -> bool:
         """Look whether the home that is there keeps a promise and goes on; note a failure."""
         self.tried += 1
         what = self._broken(promise)
         if what:
-            self.failures.append(Failure(how, what))
+            self.note(how, what)
         return not what
 
     def _broken(self, promise: Promise) -> str:
@@ -184,14 +200,15 @@ class Explorer:
 
     # -- scenarios
 
-    def _words(self, command: Command) -> list[str]:
+    def words(self, command: Command) -> list[str]:
+        """Return the words of a command on this machine."""
         return [word.format(doc=self.doc, home=self.machine.home) for word in command.words]
 
     def _prepare(self, command: Command) -> None:
         if command.changes:
             self.change()
 
-    def _under_way(self, promise: Promise, command: Command) -> Promise:
+    def under_way(self, promise: Promise, command: Command) -> Promise:
         """Return what holds while a command is under way, or after it was killed."""
         return replace(
             promise,
@@ -208,20 +225,22 @@ class Explorer:
         promise = Promise()
         for each in commands:
             self._prepare(each)
-            ran = self.machine.run(self._words(each), record=each.words[0].startswith("@"), **each.environment)
+            ran = self.machine.run(self.words(each), record=each.words[0].startswith("@"), **each.environment)
             assert ran.codes == [0], (each.name, ran.done)
             promise = each.keeps(self, promise).heard(ran.log)
         return self.machine.read(), promise
 
-    def record(self, disk: Disk, command: Command, *, fail_sync: int = 0, fail_write: int = 0) -> Ran:
+    def record(
+        self, disk: Disk, command: Command, *, fault: tuple[str, int] | None = None, beside: Beside | None = None
+    ) -> Ran:
         """Run a command on a disk and record what it does, with the numbers that files have on that disk."""
         self.machine.put(disk)
         ran = self.machine.run(
-            self._words(command),
+            self.words(command),
             record=True,
             codes=range(256),
-            fail_sync=fail_sync,
-            fail_write=fail_write,
+            fault=fault,
+            beside=beside,
             **command.environment,
         )
         numbers = {number: disk.number_at(path) for number, path in ran.known.items()}
@@ -234,7 +253,7 @@ class Explorer:
         self._prepare(command)
         ran = self.record(base, command)
         assert ran.codes == [0], (command.name, ran.done)
-        made, under_way = command.keeps(self, promise), self._under_way(promise, command)
+        made, under_way = command.keeps(self, promise), self.under_way(promise, command)
         for choice in states(ran.log, chance, count=count):
             self.machine.put(cut_state(base, ran.log, choice))
             expected = (made if choice[0] == len(ran.log) else under_way).heard(ran.log[: choice[0]])
@@ -246,7 +265,7 @@ class Explorer:
         """The first is killed at some operation, the second runs, then the power goes while it runs or after it."""
         self._prepare(first)
         whole = self.record(base, first)
-        under_way = self._under_way(promise, first)  # of the source as it is now
+        under_way = self.under_way(promise, first)  # of the source as it is now
         for _ in range(count):
             killed = chance.randrange(len(whole.log) + 1)
             how = f"{first.name} killed at {killed}"
@@ -259,14 +278,14 @@ class Explorer:
         self._prepare(first)
         whole = self.record(base, first)
         for _ in range(count):
-            kind, calls = chance.choice((("sync", whole.syncs), ("write", whole.writes)))
-            failing = chance.randrange(1, calls + 1) if calls else 0
-            ran = self.record(base, first, **{f"fail_{kind}": failing})
+            kind = chance.choice(("sync", "full", "write"))
+            failing = chance.randrange(1, whole.counts[kind] + 1) if whole.counts[kind] else 0
+            ran = self.record(base, first, fault=(kind, failing))
             how = f"{first.name}, {kind} {failing} fails (exit {ran.codes[0]})"
             if not self.says_failure(ran):
-                self.failures.append(Failure(how, ran.done[0][1]))
+                self.note(how, ran.done[0][1])
             # What it acknowledged all the same is promised: it did without what failed.
-            promised = first.keeps(self, promise) if ran.codes == [0] else self._under_way(promise, first)
+            promised = first.keeps(self, promise) if ran.codes == [0] else self.under_way(promise, first)
             # The second may make anew what the first removed.
             self._second(base, ran.log, replace(promised, gone=frozenset()).heard(ran.log), second, chance, how)
 
@@ -290,12 +309,12 @@ class Explorer:
             half.apply(op)
         self._prepare(second)
         ran = self.record(half, second)
-        under_way = self._under_way(promise, second)
+        under_way = self.under_way(promise, second)
         made = under_way.heard(ran.log)
         if ran.codes == [0]:
             made = second.keeps(self, promise).heard(ran.log)
         elif not self.is_excused(ran):
-            self.failures.append(Failure(how, f"then {second.name}: exit {ran.codes[0]}: {ran.done[0][1][-500:]}"))
+            self.note(how, f"then {second.name}: exit {ran.codes[0]}: {ran.done[0][1][-500:]}")
         return [*log, *ran.log], made, under_way
 
     def _second(
@@ -317,7 +336,7 @@ class Explorer:
         log = self.record(base, first).log
         killed = max(position for position, op in enumerate(log) if last(op)) + 1
         how = f"{first.name} killed at {killed}"
-        under_way = self._under_way(promise, first).heard(log[:killed])
+        under_way = self.under_way(promise, first).heard(log[:killed])
         both, made, _ = self.then(base, log[:killed], under_way, second, how)
         self.machine.put(cut_state(base, both, (len(both), 0.0, 0)))
         self.check(made, f"{how}; then {second.name}; power cut")

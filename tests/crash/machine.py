@@ -11,7 +11,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,15 @@ HERE = Path(__file__).parent
 SOURCE = HERE.parents[1] / "src"
 
 _SERVER = r"""
-import importlib, os, pickle, sys, time, traceback
+import importlib, os, pickle, socket, sys, traceback
+from dalsegno.backup import catalog
 from dalsegno.cli import main as cli
 for name in {row[0] for row in cli.COMMANDS.values()} | {"terminal", "words", "door", "dated", "cycle", "site"}:
     importlib.import_module("dalsegno.cli." + name)
 from dalsegno.terms.errors import DalError
 from dalsegno.world.files import file_errors
 from recorder import Recorder
+from turns import Turns
 wire_in, wire_out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
 
 def call(words, told):
@@ -50,32 +52,77 @@ def run(job):
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     exec(job["before"], {})
-    recorder = None
+    recorder = turns = None
     if job["record"]:
-        recorder = Recorder(job["root"])
-        recorder.fail_sync = job["fail_sync"]
-        recorder.fail_write = job["fail_write"]
+        recorder = Recorder(job["root"], read_only=job["read_only"], fault=job["fault"])
+    if job["beside"]:
+        catalog.BUSY_SECONDS_MAX = 0.2  # the other does not go on meanwhile
+        ours, theirs = socket.socketpair()
+        other = os.fork()
+        if other == 0:
+            ours.close()
+            run_beside(job, recorder, theirs)
+        theirs.close()
+        turns = Turns(recorder, ours, stops_at=job["stops_at"])
     done = []
     for number, words in enumerate(job["commands"]):
-        out = os.open(job["out"], os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
-        os.close(out)
+        redirect(job["out"])
         if recorder is not None and number == 0:
             recorder.install()
-        told = recorder.told if recorder is not None else lambda *what: None
-        code = call(words, told) if words[0].startswith("@") else cli.main(words)
-        sys.stdout.flush()
-        if recorder is not None:
-            recorder.watch_databases()
-        size = os.fstat(1).st_size
-        done.append((code, os.pread(1, size, 0).decode(errors="replace"), len(recorder.log) if recorder else 0))
-        if code not in job["codes"] and job["stop"]:
+        done.append(one(words, recorder))
+        if done[-1][0] not in job["codes"] and job["stop"]:
             break
     found = {"done": done}
+    if turns is not None:
+        if turns.other_ended is None:
+            turns.give(ended=done[0])
+        while turns.other_ended is None:
+            turns.wait()
+        os.waitpid(other, 0)
+        found.update(done=[done[0], turns.other_ended], waits=turns.waits)
     if recorder is not None:
-        found.update(log=recorder.log, known=recorder.known, syncs=recorder.syncs, writes=recorder.writes)
+        found.update(
+            log=recorder.log, known=recorder.known, counts=recorder.counts, calls=recorder.calls, logged_at=recorder.logged_at
+        )
     return found
+
+def redirect(path):
+    out = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    os.close(out)
+
+def one(words, recorder):
+    told = recorder.told if recorder is not None else lambda *what: None
+    code = call(words, told) if words[0].startswith("@") else cli.main(words)
+    sys.stdout.flush()
+    if recorder is not None:
+        recorder.watch_databases()
+    size = os.fstat(1).st_size
+    return code, os.pread(1, size, 0).decode(errors="replace"), len(recorder.log) if recorder else 0
+
+def run_beside(job, recorder, wire):
+    try:
+        turns = Turns(recorder, wire, stops_at=job["beside"]["stops_at"])
+        turns.wait()
+        os.environ.clear()
+        os.environ.update(job["beside"]["env"])
+        redirect(job["out"] + ".beside")
+        recorder.install()
+        code, text, done_at = one(job["beside"]["words"], recorder)
+        turns.give(ended=(code, text, done_at, turns.waits))  # if the other ended, it waits for this
+    except BaseException:
+        note_error(job)
+    finally:
+        os._exit(0)
+
+def note_error(job):
+    text = traceback.format_exc().encode()
+    try:
+        with open(job["result"] + ".error", "ab") as file:
+            file.write(text)
+    except OSError:
+        pass
 
 while True:
     try:
@@ -91,12 +138,7 @@ while True:
                 pickle.dump(found, file)
             code = 0
         except BaseException:
-            text = traceback.format_exc().encode()
-            try:
-                with open(job["result"] + ".error", "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-                    file.write(text)
-            except OSError:
-                pass
+            note_error(job)
         finally:
             os._exit(code)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -134,19 +176,37 @@ _server = _Server()
 
 @dataclass(slots=True)
 class Ran:
-    """What commands did: exit code, words and how many operations were done by then; and the operations."""
+    """What commands did."""
 
-    done: list[tuple[int, str, int]]
+    done: list[tuple[Any, ...]]
+    """Exit code, words and how many operations were done by then; of a command beside also how often it waited."""
     log: list[Op] = field(default_factory=list)
     known: dict[int, str] = field(default_factory=dict)
     """File number in `log`: the path that it had before."""
-    syncs: int = 0
-    writes: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    """How many calls there were that may fail in which way."""
+    calls: int = 0
+    logged_at: list[int] = field(default_factory=list)
+    """Calls that did something to the disk."""
+    waits: int = 0
+    """How often the command waited for one beside it."""
 
     @property
     def codes(self) -> list[int]:
         """The exit codes."""
-        return [code for code, _, _ in self.done]
+        return [each[0] for each in self.done]
+
+
+@dataclass(slots=True)
+class Beside:
+    """A command that another one is interrupted for."""
+
+    words: Sequence[str]
+    environment: Mapping[str, str]
+    at: int
+    """Before which recorded call of the other it begins, counted from 1."""
+    until: int = 0
+    """Before which recorded call of its own it lets the other one go on; 0: it ends first."""
 
 
 class Machine:
@@ -167,36 +227,46 @@ class Machine:
         self,
         *commands: Sequence[str],
         record: bool = False,
-        fail_sync: int = 0,
-        fail_write: int = 0,
+        fault: tuple[str, int | str] | None = None,
+        beside: Beside | None = None,
         codes: Sequence[int] = (0,),
         stop: bool = True,
         **environment: str,
     ) -> Ran:
-        """Run commands one after the other; with `stop` no more after one that did not end with one of `codes`."""
+        """Run commands one after the other; with `stop` no more after one that did not end with one of `codes`.
+
+        With `beside`, what is run is one command, and that one while it stands still; both are recorded.
+        """
         result = self.place / "result"
         for path in (result, Path(f"{result}.error")):
             path.unlink(missing_ok=True)
         keep = {name: value for name, value in os.environ.items() if not name.startswith(("DAL_", "XDG_"))}
+        inherited = {**keep, "HOME": str(self.home), **self.environment}
         status = _server.run(
             {
                 "commands": [list(words) for words in commands],
                 "record": record,
                 "before": self.before,
-                "fail_sync": fail_sync,
-                "fail_write": fail_write,
+                "fault": fault,
+                "read_only": str(self.aside / "doc"),
                 "codes": list(codes),
                 "stop": stop,
                 "root": str(self.home),
                 "cwd": str(self.aside),
-                "env": {**keep, "HOME": str(self.home), **self.environment, **environment},
+                "env": {**inherited, **environment},
+                "stops_at": beside.at if beside else 0,
+                "beside": beside
+                and {
+                    "words": list(beside.words),
+                    "env": {**inherited, **beside.environment},
+                    "stops_at": beside.until,
+                },
                 "out": str(self.place / "out"),
                 "result": str(result),
             }
         )
-        assert status == 0, (
-            Path(f"{result}.error").read_text(errors="replace") if status == 99 else f"ended by {status}"
-        )
+        error = Path(f"{result}.error")
+        assert status == 0, error.read_text(errors="replace") if error.exists() else f"ended by {status}"
         with open(result, "rb") as file:
             return Ran(**pickle.load(file))
 

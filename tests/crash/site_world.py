@@ -194,6 +194,11 @@ SITE_MADE = (
     night(1),
     night(2),
 )
+SITE_READERS = tuple(
+    site_command(*words, day=3)
+    for words in (("verify", "--pool"), ("status",), ("history",), ("catalog", "check"), ("doctor",), ("plan",))
+)
+"""What is run beside commands that write."""
 SITE_COMMANDS = (
     night(3),
     night(3),

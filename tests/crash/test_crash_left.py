@@ -46,7 +46,7 @@ def left_by_kills(explorer: Explorer, base: Disk, command: Command, environment:
 
     def finish(disk: Disk) -> Counter[str]:
         explorer.machine.put(disk)
-        words = explorer._words(command)
+        words = explorer.words(command)
         explorer.machine.run(words, codes=range(256), **{**environment, **command.environment})
         explorer.machine.run(*collect, **{**environment, **later})
         return shape(explorer.machine.home)

@@ -69,7 +69,7 @@ def test_a_catalog_that_is_new_is_recorded_from_its_first_row(site: SiteExplorer
     written = [position for position, op in enumerate(log) if op[0] == "databases"]
     copied = next(position for position, op in enumerate(log) if names_in("disk/dumps", ".dump")(op))
     assert len([position for position in written if position < copied]) > 1
-    assert "state/catalog.db" in dict(log[written[0]][1])
+    assert "state/catalog.sqlite" in dict(log[written[0]][1])
 
 
 def test_a_label_that_was_not_synced_is_synced_by_who_writes_to_the_medium(site: SiteExplorer) -> None:

@@ -25,6 +25,7 @@ from dalsegno.volumes.shrunk import Shrunk, find_shrunk
 from dalsegno.volumes.state import NATIVE, TRACKED, Clone, VolumeState
 from dalsegno.world import places
 from dalsegno.world.clock import now_ns
+from dalsegno.world.files import is_directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +123,7 @@ def take(
         message = taken_message(message, directory)
     pool = house.pool
     left = left_out(state.settings, rules)
-    if not os.path.isdir(directory):
+    if not is_directory(directory):
         raise NotFound(f"{os.fsdecode(directory)}: no such directory")
     cache_path = house.cache_dir / f"{state.id.hex()}{SCAN_SUFFIX}"
     previous: Revision | None = None
@@ -273,7 +274,7 @@ def import_directory(
     try:
         state = house.volumes.get(name)
     except NotFound:
-        if not directory.is_dir():
+        if not is_directory(directory):
             raise NotFound(f"{directory}: no such directory") from None
         state = create_volume(house, name)
         created = True

@@ -24,6 +24,7 @@ from dalsegno.trees.read import read_revision
 from dalsegno.volumes.state import VolumeState
 from dalsegno.world.chance import random_bytes
 from dalsegno.world.clock import now_ns
+from dalsegno.world.files import is_directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,7 @@ def preview(
     state: VolumeState | None = None
     if house is not None:
         state, directory = find_tracked(house, what, by_name=by_name)
-    elif os.path.isdir(what):
+    elif is_directory(what):
         directory = os.fsencode(os.path.realpath(what))
     else:
         raise nothing_there(what)

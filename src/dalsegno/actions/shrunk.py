@@ -15,6 +15,7 @@ from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.shrunk import SETTING, Shrunk, find_shrunk, shrunk_from
 from dalsegno.volumes.state import VolumeState
+from dalsegno.world.files import is_directory
 
 
 def entries_expected(state: VolumeState, *, entries_before: int, accept: bool) -> int:
@@ -40,7 +41,7 @@ def keep_shrunk(house: House, state: VolumeState, shrunk: Shrunk | None) -> Volu
 
 def require_source(house: House, state: VolumeState) -> None:
     """Raise NotFound when a volume's directory is not there, and keep in the volume what it had, for `status`."""
-    if os.path.isdir(state.source):
+    if is_directory(state.source):
         return
     head = read_revision(house.pool, ObjectId(state.head)) if state.head else None
     before = entries_expected(state, entries_before=head.entry_count if head is not None else 0, accept=False)

@@ -16,6 +16,7 @@ from dalsegno.terms.events import Note
 from dalsegno.volumes.ancestry import find_revision
 from dalsegno.volumes.state import NATIVE, TRACKED, VolumeState
 from dalsegno.world.clock import now_ns
+from dalsegno.world.files import is_directory, is_file
 
 NAME_TRIES_MAX = 1000
 TAKEN_WORDS = ("backup", "clone", "amanda")
@@ -75,7 +76,7 @@ def choose_volume(word: str, directory: bytes | None, known: Sequence[Known], *,
 
 def nothing_there(word: str) -> NotFound:
     """Return the error for a word that is neither a directory nor a volume."""
-    if os.path.isfile(word):
+    if is_file(word):
         return NotFound(f"{word}: is a file, and a backup takes a directory: name the one that it is in")
     return NotFound(f"{word}: {'no such directory' if os.sep in word else 'neither a directory nor a volume'}")
 
@@ -137,7 +138,7 @@ def find_or_create(
 
 def _choose(house: House, what: str) -> tuple[Choice, bytes | None, dict[str, VolumeState]]:
     """Return which volume a word means, the directory that it names, and the volumes by name."""
-    directory = os.fsencode(os.path.realpath(what)) if os.path.isdir(what) else None
+    directory = os.fsencode(os.path.realpath(what)) if is_directory(what) else None
     states = {state.name: state for state in house.volumes.list()}
     choice = choose_volume(what, directory, [_known(house, state, look_back=False) for state in states.values()])
     if directory is not None and not choice.volume and not choice.several:
@@ -204,7 +205,7 @@ def create_tracked(house: House, directory: bytes) -> VolumeState:
 
 def real_source(house: House, source: Path) -> bytes:
     """Return the real path of a directory that a volume may follow. NotFound, Refused."""
-    if not source.is_dir():
+    if not is_directory(source):
         raise NotFound(f"{source}: no such directory")
     real = os.path.realpath(source)
     if os.path.realpath(house.pool.path) == real:

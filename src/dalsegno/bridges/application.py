@@ -22,7 +22,7 @@ from dalsegno.terms.errors import BadInput, Conflict, DalError, NoAccess, NotFou
 from dalsegno.terms.ids import hex_short
 from dalsegno.volumes.state import Clone
 from dalsegno.world.clock import SECOND_NS, now_ns
-from dalsegno.world.files import file_errors
+from dalsegno.world.files import file_errors, is_directory
 
 FAILED = 2
 """Amanda forgives 1."""
@@ -92,7 +92,7 @@ def selfcheck(call: Call, line: Line, doors: Doors) -> int:
         with doors.house(call) as house:
             state = actions.state_now(house, volume)
             local = not house.volumes.merges
-            if local and state.source and not os.path.isdir(state.source):
+            if local and state.source and not is_directory(state.source):
                 raise NotFound(f"volume {volume!r}: its source {os.fsdecode(state.source)} is not there")
             if not state.head and not (local and state.source):
                 raise Refused(f"volume {volume!r} is empty: import something first")

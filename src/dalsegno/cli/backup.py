@@ -29,7 +29,7 @@ from dalsegno.terms.sizes import format_size, parse_size
 from dalsegno.terms.times import format_time, show_time
 from dalsegno.volumes.state import TRACKED
 from dalsegno.world import places
-from dalsegno.world.files import file_errors
+from dalsegno.world.files import file_errors, is_directory
 
 _NO = "none"
 _FLAG_WORDS = {
@@ -138,7 +138,7 @@ def add_import(parser: Parser) -> None:
 
 
 def _open_or_create(arguments: argparse.Namespace, terminal: Terminal) -> House:
-    if arguments.what and not any(os.path.isdir(what) for what in arguments.what):
+    if arguments.what and not any(is_directory(what) for what in arguments.what):
         missing = arguments.what[0]
         if os.sep in missing and not missing.startswith("//"):
             raise nothing_there(missing)  # that is what is wrong, whether there is a pool or not
@@ -244,7 +244,7 @@ def _backup(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def _preview(arguments: argparse.Namespace, terminal: Terminal, rules: RulesChange) -> int:
     would_make = False
-    if any(os.path.isdir(what) for what in arguments.what):
+    if any(is_directory(what) for what in arguments.what):
         pool = chosen(arguments, about_volumes=True).pool
         would_make = pool is not None and not (pool / SETTINGS_NAME).exists()
     with nullcontext(None) if would_make else _open_or_create(arguments, terminal) as house:

@@ -13,7 +13,7 @@ from pathlib import Path
 from dalsegno.pool.keys import SETTINGS_NAME
 from dalsegno.terms.errors import BadInput
 from dalsegno.world import places
-from dalsegno.world.files import file_errors
+from dalsegno.world.files import file_errors, status_of
 
 PROFILE_SUFFIX = ".json"
 
@@ -137,7 +137,7 @@ def find_policy_file(given: str | None) -> Path | None:
         return Path(named)
     machine, *own = places.policy_files()
     for place in (machine, *own):
-        if os.path.exists(place) and (place in own or is_for_user(place)):
+        if status_of(place) is not None and (place in own or is_for_user(place)):
             return place
     return None
 

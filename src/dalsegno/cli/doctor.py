@@ -15,8 +15,9 @@ from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import Parser
 from dalsegno.pool.key_copies import list_copies
 from dalsegno.pool.pool import Pool
-from dalsegno.terms.errors import EXIT_DONE, EXIT_FAILED, DalError, Damaged, NotFound
+from dalsegno.terms.errors import EXIT_DONE, EXIT_FAILED, DalError, Damaged, NotFound, Unavailable
 from dalsegno.terms.sizes import GIB, format_size
+from dalsegno.world.files import is_directory
 
 FREE_BYTES_MIN = 1 * GIB
 
@@ -41,8 +42,11 @@ def _doctor(arguments: argparse.Namespace, terminal: Terminal) -> int:
             findings.append(f"{pool.key_path}: others may read the key: chmod 600 it")
         hints = _key_hints(pool)
         for state in house.volumes.list():
-            if state.source and not os.path.isdir(state.source):
-                findings.append(f"volume {state.name}: its source {show(state.source)} is not there")
+            try:
+                if state.source and not is_directory(state.source):
+                    findings.append(f"volume {state.name}: its source {show(state.source)} is not there")
+            except Unavailable as error:
+                findings.append(f"volume {state.name}: its source {show(str(error))}")
             if not state.clones:
                 hints.append(f"volume {state.name}: no clone yet")
     lines = [*findings, *(f"hint: {text}" for text in hints)]

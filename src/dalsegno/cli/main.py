@@ -17,6 +17,7 @@ from dalsegno.terms.errors import (
     Full,
     NoAccess,
     NotFound,
+    Unavailable,
 )
 
 if TYPE_CHECKING:
@@ -224,6 +225,7 @@ def _fail(words: list[str], code: str, message: str, exit_code: int) -> int:
 
 def _fail_os(words: list[str], error: OSError) -> int:
     from dalsegno.cli.streams import finish, has_no_reader, is_full
+    from dalsegno.world.files import AWAY
 
     where = error.filename.decode(errors="replace") if isinstance(error.filename, bytes) else error.filename
     if isinstance(error, BrokenPipeError) and where in (None, "standard output") and has_no_reader(sys.stdout):
@@ -234,8 +236,9 @@ def _fail_os(words: list[str], error: OSError) -> int:
     message = f"{where}: {error.strerror}" if where else str(error.strerror or error)
     if is_full(error):
         return _fail(words, Full.code, f"{message}: free some space and run again", Full.exit_code)
-    kinds = {errno.ENOENT: ("not-found", 6), errno.EACCES: ("no-access", 8), errno.EPERM: ("no-access", 8)}
-    code, exit_code = kinds.get(error.errno or 0, ("failed", EXIT_FAILED))
+    kinds: dict[int, type[DalError]] = {errno.ENOENT: NotFound, errno.EACCES: NoAccess, errno.EPERM: NoAccess}
+    kind = Unavailable if error.errno in AWAY else kinds.get(error.errno or 0)
+    code, exit_code = (kind.code, kind.exit_code) if kind is not None else ("failed", EXIT_FAILED)
     return _debugged(words, error, code, message, exit_code)
 
 

@@ -1,6 +1,5 @@
 """Addresses: `[//SERVER/]VOLUME[@CLONE|@#REVISION-PREFIX|@TIME][:/PATH]`, `@latest` the default (docs/terms.md)."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from dalsegno.terms.errors import BadInput, NotFound
 from dalsegno.terms.times import TIMES_KNOWN, parse_time_ns, show_time
 from dalsegno.volumes.state import VolumeState
 from dalsegno.volumes.store import Volumes
+from dalsegno.world.files import is_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,13 +105,13 @@ def _volume_of(volumes: Volumes, address: Address) -> tuple[VolumeState, str]:
 
 def dump_paths(text: str) -> list[Path] | None:
     """Return the files of a dump or a chain `full.dump+incr1.dump`, or None when `text` is not one."""
-    # os.path and not Path: an address in a volume may be longer than the path of any file.
-    if os.path.isfile(text):
+    # Not Path.is_file: an address in a volume may be longer than the path of any file.
+    if is_file(text):
         return [Path(text)]
     parts = text.split("+")
     paths = [Path(part) for part in parts]
-    if len(parts) > 1 and all(part for part in parts) and any(map(os.path.isfile, paths)):
-        missing = [path for path in paths if not os.path.isfile(path)]
+    if len(parts) > 1 and all(part for part in parts) and any(map(is_file, paths)):
+        missing = [path for path in paths if not is_file(path)]
         if missing:
             raise NotFound(f"{missing[0]}: no such file")
         return paths

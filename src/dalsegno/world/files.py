@@ -31,6 +31,8 @@ _AT_FDCWD = -100
 _rename_flags = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 _NO_ACCESS = frozenset((errno.EACCES, errno.EPERM, errno.EROFS))
+AWAY = frozenset((errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH))
+"""How a disk, a share or a FUSE file system says that it cannot tell now: not that there is nothing."""
 
 _steps_taken = 0
 _rehearse: Callable[[str, bool], None] | None = None
@@ -80,7 +82,7 @@ def raise_file_error(error: OSError, path: Path | str) -> NoReturn:
         raise NotFound(f"{path}: {reason}") from error
     if isinstance(error, FileExistsError):
         raise AlreadyThere(f"{path}: {reason}") from error
-    if isinstance(error, (BlockingIOError, TimeoutError)) or error.errno in (errno.EIO, errno.ESTALE):
+    if isinstance(error, (BlockingIOError, TimeoutError)) or error.errno in AWAY:
         raise Unavailable(f"{path}: {reason}") from error
     raise DalError(f"{path}: {reason}") from error
 
@@ -92,6 +94,33 @@ def file_errors(path: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         raise_file_error(error, path)
+
+
+def status_of(path: Path | str | bytes) -> os.stat_result | None:
+    """Return the status of a file, links followed, or None when there is none that can be reached by this name.
+
+    Unavailable when its disk cannot tell: `os.path.isdir` and its like would say that nothing is there.
+    """
+    try:
+        return os.stat(path)
+    except OSError as error:
+        if error.errno in AWAY:
+            raise_file_error(error, os.fsdecode(path))
+    except ValueError:  # a NUL in the name
+        pass
+    return None
+
+
+def is_directory(path: Path | str | bytes) -> bool:
+    """Tell whether there is a directory; Unavailable as `status_of`."""
+    status = status_of(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
+
+
+def is_file(path: Path | str | bytes) -> bool:
+    """Tell whether there is an ordinary file; Unavailable as `status_of`."""
+    status = status_of(path)
+    return status is not None and stat.S_ISREG(status.st_mode)
 
 
 def _sync(descriptor: int) -> None:
