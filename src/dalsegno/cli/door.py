@@ -82,7 +82,7 @@ def open_dumps_house(arguments: argparse.Namespace, terminal: Terminal, file: Pa
             return open_realm_house(fitting[0], terminal)
         if (own / SETTINGS_NAME).exists():
             return open_house(arguments, terminal)
-    if not (pool_path(arguments) / SETTINGS_NAME).exists() and not arguments.pool_path:
+    if not pool_path(arguments).exists() and not arguments.pool_path:
         raise NotFound(no_key_for(file))
     return open_volumes(arguments, terminal)
 
