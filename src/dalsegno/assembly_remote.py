@@ -28,7 +28,7 @@ from dalsegno.replicas.remote import CONNECT_SECONDS, RemoteSite
 from dalsegno.replicas.servers import DirectorySite, ServerDesk, Servers
 from dalsegno.replicas.view import RealmView, Server
 from dalsegno.terms.errors import AlreadyThere, Refused
-from dalsegno.terms.events import Report, silent
+from dalsegno.terms.events import Note, Report, silent
 from dalsegno.world.chance import random_bytes
 from dalsegno.world.clock import now_ns, ticks_ns
 from dalsegno.world.files import make_directory
@@ -56,7 +56,9 @@ def remote_site(server: Server, token: str, nearness: Nearness) -> RemoteSite:
     return RemoteSite(server.url, token, name=server.name, fingerprint=server.fingerprint, connect_seconds=seconds)
 
 
-def client_servers(profile: Profile, nearness: Nearness, *, realm: Realm | None = None) -> Servers:
+def client_servers(
+    profile: Profile, nearness: Nearness, *, realm: Realm | None = None, report: Report = silent
+) -> Servers:
     """Return a realm's servers as a client that joined it sees them."""
 
     def connect(server: Server) -> Site:
@@ -73,8 +75,16 @@ def client_servers(profile: Profile, nearness: Nearness, *, realm: Realm | None 
         ):
             write_profile(msgspec.structs.replace(known, view=view))
 
+    def tell(text: str) -> None:
+        report(Note(severity="notice", path=profile.name.encode(), text=text))
+
     desk = ServerDesk(
-        profile.view, connect=connect_directory, order=nearness.order, failed=nearness.failed, changed=remember
+        profile.view,
+        connect=connect_directory,
+        order=nearness.order,
+        failed=nearness.failed,
+        changed=remember,
+        tell=tell,
     )
     return Servers(desk, realm or read_profile_realm(profile), connect=connect, owner=lease_owner())
 
@@ -100,7 +110,7 @@ def open_realm(name: str, *, report: Report = silent) -> RemoteHouse:
     profile = read_profile(name)
     realm = read_profile_realm(profile)
     nearness = open_nearness(name)
-    servers = client_servers(profile, nearness, realm=realm)
+    servers = client_servers(profile, nearness, realm=realm, report=report)
     pool = open_cache_pool(profile, realm)
     source = NearestSource(realm, site=servers.site, nearness=nearness, ticks=ticks_ns)
     pool.elsewhere = source

@@ -9,6 +9,8 @@ from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
 
+import msgspec
+
 from dalsegno import __version__
 from dalsegno.actions.remote import RemoteHouse, list_unsent, split_place
 from dalsegno.assembly_remote import (
@@ -27,6 +29,7 @@ from dalsegno.cli.words import Parser
 from dalsegno.formats.join import JOIN_BYTES_MAX, parse_join
 from dalsegno.pool.keys import SETTINGS_NAME
 from dalsegno.replicas.followed import Directories
+from dalsegno.replicas.pins import believed
 from dalsegno.replicas.profile import (
     CACHE_BYTES_MAX_DEFAULT,
     Profile,
@@ -174,7 +177,7 @@ def open_servers(arguments: argparse.Namespace, terminal: Terminal, *, realm: st
         realm = chosen_realm(realm)
         nearness = open_nearness(realm)
         stack.callback(nearness.save)
-        yield stack.enter_context(client_servers(read_profile(realm), nearness))
+        yield stack.enter_context(client_servers(read_profile(realm), nearness, report=terminal.report))
 
 
 # The commands
@@ -229,15 +232,9 @@ def _join(arguments: argparse.Namespace, terminal: Terminal) -> int:
     known = read_profile(name) if name in list_profiles() else None
     if known is not None and known.view.realm != realm.realm_id:
         raise AlreadyThere(f"another realm was joined as {name!r}: choose --name, or `dal realm leave {name}`")
-    if view.server(first.name) is None:
-        view = RealmView(
-            name=view.name,
-            realm=view.realm,
-            servers=[*view.servers, first],
-            volumes=view.volumes,
-            as_of_ns=view.as_of_ns,
-            directory=view.directory,
-        )
+    view, told = _joined_view(known.view if known is not None else None, view, first)
+    for text in told:
+        terminal.note(text)
     if cache_bytes_max is None:
         cache_bytes_max = known.cache_bytes_max if known is not None else CACHE_BYTES_MAX_DEFAULT
     write_profile(Profile(name=name, token=join.token, view=view, cache_bytes_max=cache_bytes_max), realm)
@@ -252,6 +249,18 @@ def _join(arguments: argparse.Namespace, terminal: Terminal) -> int:
         lines.append(f"  several realms are known here: `export DAL_REALM={name}` makes this one the default")
     terminal.result(value, [] if terminal.quiet else lines)
     return EXIT_DONE
+
+
+def _joined_view(known: RealmView | None, shown: RealmView, first: Server) -> tuple[RealmView, list[str]]:
+    """Return the realm as it is known after joining it by the server `first`, and what of it is not believed.
+
+    What a join string says of a server counts, whatever was known of it.
+    """
+    others = [server for server in known.servers if server.name != first.name] if known is not None else []
+    view, told = believed(msgspec.structs.replace(shown, servers=[*others, first]), shown)
+    if view.server(first.name) is None:
+        view = msgspec.structs.replace(view, servers=[*view.servers, first])
+    return view, told
 
 
 def _state_value(state: VolumeState, name: str) -> dict[str, Any]:

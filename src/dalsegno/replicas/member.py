@@ -15,6 +15,7 @@ from dalsegno.formats.objects import UNREADABLE
 from dalsegno.pool.pool import Pool
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.directory import SqlDirectory
+from dalsegno.replicas.pins import believed
 from dalsegno.replicas.servers import Servers
 from dalsegno.replicas.tokens import ADMINISTER, Token, new_token, split_token
 from dalsegno.replicas.view import Placed, RealmView, Server, check_realm_name
@@ -89,6 +90,9 @@ class Member:
         self._clock = clock
         self._ticks = ticks
         self._lock = new_lock()
+        self.tell: Callable[[str], None] = lambda text: None
+        """Is told, in a line, what the directory says that is not believed."""
+        self._told: set[str] = set()
         self._directory: SqlDirectory | None = None
         self._away: tuple[int, Unavailable] | None = None
         self._known: Membership | None = read_membership(pool)
@@ -170,9 +174,20 @@ class Member:
                 raise
             return known
         known = self._known.view if self._known is not None else None
+        if known is not None:
+            view, told = believed(known, view, here=self.name)
+            for text in told:
+                self._say(text)
         if known is None or _lasting(known) != _lasting(view):
             self._remember(lambda membership: msgspec.structs.replace(membership, view=view))
         return view
+
+    def _say(self, text: str) -> None:
+        with self._lock:
+            if text in self._told:
+                return
+            self._told.add(text)
+        self.tell(text)
 
     def place_of(self, name: str) -> str:
         """Return the url of a server; empty when it is not known."""

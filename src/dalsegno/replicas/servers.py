@@ -8,11 +8,13 @@ import msgspec
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.replicas.contract import Site
+from dalsegno.replicas.pins import believed
 from dalsegno.replicas.view import Placed, RealmView, Server
 from dalsegno.terms.errors import DalError, Moved, NoAccess, NotFound, Refused, Unavailable
-from dalsegno.terms.times import SECOND_NS
+from dalsegno.terms.times import SECOND_NS, show_time
+from dalsegno.volumes.dates import is_future
 from dalsegno.volumes.state import ReplicaSet, VolumeState
-from dalsegno.world.clock import pause, ticks_ns
+from dalsegno.world.clock import now_ns, pause, ticks_ns
 from dalsegno.world.workers import Workers, new_lock
 
 CALLERS: Final = 8
@@ -215,13 +217,21 @@ class ServerDesk:
         order: Callable[[Iterable[str]], list[str]],
         failed: Callable[[str], None],
         changed: Callable[[RealmView], None],
+        tell: Callable[[str], None] = lambda text: None,
+        clock: Callable[[], int] = now_ns,
     ) -> None:
-        """`known` is what was known last; `changed` is told what is known now, to be remembered."""
+        """`known` is what was known last; `changed` is told what is known now, to be remembered.
+
+        `tell` is told, in a line, what a view says that is not believed.
+        """
         self._known = known
         self._connect = connect
         self._order = order
         self._failed = failed
         self._changed = changed
+        self._tell_person = tell
+        self._clock = clock
+        self._told: set[str] = set()
         self._sites: dict[str, tuple[Server, DirectorySite]] = {}
 
     def _ask(self) -> Iterable[tuple[str, "DirectorySite"]]:
@@ -245,11 +255,29 @@ class ServerDesk:
                 return self._known
             if view.realm != self._known.realm:
                 raise Refused(f"{name}: answers for another realm than {self._known.name}: join it anew")
-            if view.as_of_ns >= self._known.as_of_ns and view != self._known:
-                self._known = view
-                self._changed(view)
+            now = self._clock()
+            if is_future(view.as_of_ns, now_ns=now):
+                self._say(f"{name}: the directory is of {show_time(view.as_of_ns)}, it says: not used")
+                continue
+            # What was taken from a clock that was wrong gives way.
+            if view.as_of_ns >= self._known.as_of_ns or is_future(self._known.as_of_ns, now_ns=now):
+                self._take(view)
             return self._known
         return self._known
+
+    def _take(self, view: RealmView) -> None:
+        """Take of a view what makes nothing less sure."""
+        view, told = believed(self._known, view)
+        for text in told:
+            self._say(text)
+        if view != self._known:
+            self._known = view
+            self._changed(view)
+
+    def _say(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._tell_person(text)
 
     def _tell(self, tell: Callable[["DirectorySite"], None]) -> None:
         errors: list[DalError] = []
