@@ -2,7 +2,9 @@
 
 import json
 import os
+import random
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -294,3 +296,20 @@ def test_a_policy_is_of_one_realm_or_of_one_pool(realm: Realm) -> None:
     assert nights.night("home", code=3) == {"home": ("done", 0), "gone": ("failed", None)}
     nights.policy.write_text(POLICY.format(home=me.home, volumes='["//s9/home"]'))
     assert "joined" in nights.run("backup", "--set", "all", code=6).error
+
+
+def test_a_server_that_lost_a_pack_gets_it_back_when_asked(realm: Realm) -> None:
+    """The kind: damage that is named, and no command that mends it."""
+    me = realm.client("me")
+    me.quick("volume", "create", "home", "--replicas", "s1,s2,s3")
+    fill(me, "home", a=random.Random(1).randbytes(200_000).hex())
+    assert "nothing is lost" in me.lines("replica", "repair", "home")[0]
+    pool = realm.users["s2"].home / "pool"
+    max(pool.rglob("*.pack"), key=lambda path: path.stat().st_size).unlink()
+    deadline = time.monotonic() + 30
+    while not me.ask("replica", "check", "home", "--deep", code=(0, 3))[0]["differences"]:
+        assert time.monotonic() < deadline, "the server never looks at its disk"
+    assert "`dal replica repair home` brings" in me.lines("replica", "check", "home", "--deep", code=3)[-1]
+    (told,) = me.lines("replica", "repair", "home")
+    assert told.startswith("home: s2 got back ")
+    assert me.ask("replica", "check", "home", "--deep")[0]["differences"] == []

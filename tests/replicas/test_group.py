@@ -984,3 +984,23 @@ def _live_a_step(
         client.group.unclone("monday")
     else:
         client.mirror(client.group.catch_up().head)
+
+
+def test_a_standby_is_taken_out_and_its_copy_removed(cell: Cell) -> None:
+    """The kind: what one command adds no command takes away."""
+    client = cell.client("c1")
+    client.add(a=b"one")
+    client.push()
+    caught = client.group.catch_up()
+    replicas = msgspec.structs.replace(caught.replicas, version=2, writers=["s1", "s2"], standbys=["s3"])
+    client.group.arrange(replicas)
+    client.links["s3"].down = True
+    with pytest.raises(Unavailable, match="--force"):
+        client.group.remove_replica("s3")
+    client.links["s3"].down = False
+    assert not client.group.remove_replica("s3")
+    look = client.group.look()
+    assert (look.replicas.writers, look.replicas.standbys) == (["s1", "s2"], [])
+    assert not cell.servers["s3"].volumes
+    with pytest.raises(NotFound, match="neither writer nor standby"):
+        client.group.remove_replica("s3")

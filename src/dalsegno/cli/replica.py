@@ -1,6 +1,7 @@
-"""`dal replica add|remove|list|check|resolve`, and what `dal volume`, `dal dump` and `dal restore` do on servers."""
+"""`dal replica`, and what `dal volume`, `dal dump` and `dal restore` do on servers."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,9 +15,11 @@ from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.volume import dump_value, volume_value
 from dalsegno.cli.words import Parser
 from dalsegno.replicas.catchup import CaughtUp
-from dalsegno.replicas.check import check_replicas
+from dalsegno.replicas.check import OBJECT, check_replicas
+from dalsegno.replicas.repair import repair_replicas
+from dalsegno.replicas.transfer import Transferred
 from dalsegno.terms.counts import count_of
-from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, DalError
+from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, DalError, Damaged, Unavailable
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
 from dalsegno.world.clock import now_ns
@@ -24,14 +27,16 @@ from dalsegno.world.clock import now_ns
 
 def add_replica(parser: Parser) -> None:
     """Say what `dal replica` understands."""
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="add|remove|list|check|resolve")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="add|remove|list|check|repair|resolve")
     add = verbs.add_parser("add", help="make one more server a writer", epilog="example: dal replica add home s4")
     add.add_argument("volume", metavar="VOLUME")
     add.add_argument("server", metavar="SERVER")
     add.add_argument("--clones", default="", metavar="PATTERN[@lastN],...", help="keep only these clones there")
     add.add_argument("--seed", metavar="DUMPS|DIR", help="fill it first from FULL.dump+INCR.dump... carried by hand")
     add.set_defaults(run=_add)
-    remove = verbs.add_parser("remove", help="take a writer out", epilog="example: dal replica remove home s2")
+    remove = verbs.add_parser(
+        "remove", help="take a writer or a standby out", epilog="example: dal replica remove home s2"
+    )
     remove.add_argument("volume", metavar="VOLUME")
     remove.add_argument("server", metavar="SERVER")
     remove.add_argument("--force", action="store_true", help="also when it does not answer: what only it has is lost")
@@ -45,6 +50,13 @@ def add_replica(parser: Parser) -> None:
     check.add_argument("volumes", nargs="*", metavar="VOLUME", help="(default: all replicated ones)")
     check.add_argument("--deep", action="store_true", help="read every object on every server")
     check.set_defaults(run=_check)
+    repair = verbs.add_parser(
+        "repair",
+        help="give back to servers what they have lost, from the others",
+        epilog="example: dal replica repair home",
+    )
+    repair.add_argument("volumes", nargs="*", metavar="VOLUME", help="(default: all replicated ones)")
+    repair.set_defaults(run=_repair)
     resolve = verbs.add_parser(
         "resolve", help="bring the replicas together, merging what diverged", epilog="example: dal replica resolve home"
     )
@@ -56,6 +68,10 @@ def _errors_value(errors: dict[str, DalError]) -> list[dict[str, Any]]:
     return [{"server": name, "code": error.code, "message": str(error)} for name, error in sorted(errors.items())]
 
 
+def _brought_value(brought: Mapping[str, Transferred]) -> dict[str, Any]:
+    return {name: {"objects": done.objects, "bytes": done.bytes_crossed} for name, done in sorted(brought.items())}
+
+
 def _caught_value(volume: str, caught: CaughtUp) -> dict[str, Any]:
     return {
         "volume": volume,
@@ -63,10 +79,7 @@ def _caught_value(volume: str, caught: CaughtUp) -> dict[str, Any]:
         "writers": caught.replicas.writers,
         "reached": list(caught.reached),
         "missing": _errors_value(caught.missing),
-        "brought": {
-            name: {"objects": done.objects, "bytes": done.bytes_crossed}
-            for name, done in sorted(caught.brought.items())
-        },
+        "brought": _brought_value(caught.brought),
         "merged": [revision.hex() for revision in caught.merged],
         "renamed": [{"clone": old, "new_name": new} for old, new, _ in caught.renamed],
     }
@@ -195,9 +208,40 @@ def _check(arguments: argparse.Namespace, terminal: Terminal) -> int:
             found = f"{len(checked.differences)} differences" if checked.differences else "all alike"
             lines.append(f"{name}: {', '.join(checked.servers)}: {found}{read}")
             lines += [f"  {each.server}: {each.text}" for each in checked.differences]
+            if any(each.about == OBJECT for each in checked.differences):
+                lines.append(f"  `dal replica repair {name}` brings what is lost from the others")
     differ = any(value["differences"] for value in values)
     terminal.result(values, lines if differ or not terminal.quiet else [])
     return EXIT_PARTIAL if differ else EXIT_DONE
+
+
+def _repair(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    house, names = _house_of(terminal, arguments.volumes)
+    values: list[dict[str, Any]] = []
+    lines: list[str] = []
+    code = EXIT_DONE
+    with house:
+        for name in _named(house, names):
+            done = repair_replicas(house.realm_volumes.group(name))
+            values.append(
+                {
+                    "volume": name,
+                    "servers": list(done.servers),
+                    "brought": _brought_value(done.brought),
+                    "missing": _errors_value(done.failed),
+                }
+            )
+            for server, figures in sorted(done.brought.items()):
+                size = format_size(figures.bytes_crossed)
+                lines.append(f"{name}: {server} got back {count_of(figures.objects, 'object')}, {size}")
+            lines += [f"{name}: {server}: {error}" for server, error in sorted(done.failed.items())]
+            if not done.brought and not done.failed:
+                lines.append(f"{name}: {', '.join(done.servers)}: nothing is lost, as far as they know")
+            if done.failed:
+                away = all(isinstance(error, Unavailable) for error in done.failed.values())
+                code = max(code, EXIT_PARTIAL if away else Damaged.exit_code)
+    terminal.result(values, [] if terminal.quiet and code == EXIT_DONE else lines)
+    return code
 
 
 def _resolve(arguments: argparse.Namespace, terminal: Terminal) -> int:

@@ -203,14 +203,17 @@ class Group:
         return replicas
 
     def remove_replica(self, name: str, *, force: bool = False) -> dict[str, DalError]:
-        """Take a writer out of the volume, then remove its copy; return who did not hear of it.
+        """Take a writer or a standby out of the volume, then remove its copy; return who did not hear of it.
 
         What only this server has is brought to the others first. Unavailable when it does not answer, unless `force`.
         """
         caught = self.catch_up()
         replicas = caught.replicas
+        if name in replicas.standbys:
+            return self._remove_standby(name, replicas, force=force)
         if name not in replicas.writers:
-            raise NotFound(f"{name}: no writer of volume {self.reach.volume!r}: {', '.join(replicas.writers)}")
+            there = ", ".join((*replicas.writers, *replicas.standbys))
+            raise NotFound(f"{name}: neither writer nor standby of volume {self.reach.volume!r}: {there}")
         if len(replicas.writers) == 1:
             raise Refused(
                 f"{name} is the only writer of volume {self.reach.volume!r}: add another first, or remove the volume"
@@ -241,4 +244,28 @@ class Group:
                 with_it.local = site
                 catch_up(with_it, head=last.head)
             site.remove(self.reach.volume)
+        return deaf
+
+    def _remove_standby(self, name: str, replicas: ReplicaSet, *, force: bool) -> dict[str, DalError]:
+        """Take out a server that holds nothing of its own: the writers have all that it has."""
+        try:
+            self.reach.site(name).state(self.reach.volume)
+        except Unavailable as error:
+            if not force:
+                raise Unavailable(f"{name} does not answer: {error}; try again, or use --force") from None
+        except NotFound:
+            pass  # it never got anything
+        deaf = self.arrange(
+            msgspec.structs.replace(
+                replicas,
+                version=replicas.version + 1,
+                standbys=[each for each in replicas.standbys if each != name],
+                clones={each: text for each, text in replicas.clones.items() if each != name},
+            ),
+            also=[name],
+        )
+        if isinstance(deaf.get(name), NotFound):
+            del deaf[name]  # it has nothing of the volume
+        elif name not in deaf:
+            self.reach.site(name).remove(self.reach.volume)
         return deaf
