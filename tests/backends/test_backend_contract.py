@@ -1,5 +1,6 @@
 """Every backend keeps the promises of backends/contract.py."""
 
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import pytest
 
 from dalsegno.backends.contract import Backend
 from dalsegno.backends.local import LocalBackend
-from dalsegno.terms.errors import AlreadyThere, BadInput, NotFound
+from dalsegno.terms.errors import AlreadyThere, BadInput, NotFound, Unavailable
 from dalsegno.world import files
 
 
@@ -123,6 +124,27 @@ def test_what_is_read_while_another_thread_swaps_is_synced_by_the_next_swap(tmp_
         usual = syncs_of(lambda: backend.swap("refs/names/a", expected=b"1", value=b"2"))
         slow.write(b"later")
     reader.join()
+    assert syncs_of(lambda: backend.swap("refs/names/a", expected=b"2", value=b"3")) == usual + 1
+
+
+def test_what_could_not_be_synced_once_is_synced_by_the_next_swap(tmp_path: Path) -> None:
+    """What a sync failed for is forgotten with the failure."""
+    backend = LocalBackend(tmp_path)
+    for name in ("refs/volumes/a", "refs/names/a"):
+        backend.swap(name, expected=None, value=b"1")
+    usual = syncs_of(lambda: backend.swap("refs/names/a", expected=b"1", value=b"2"))
+    backend.read("refs/volumes/a")
+
+    def fail(name: str, writes: bool) -> None:
+        if name == "fsync-directory":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    files.rehearse(fail)
+    try:
+        with pytest.raises(Unavailable):
+            backend.swap("refs/names/a", expected=b"2", value=b"3")
+    finally:
+        files.rehearse(None)
     assert syncs_of(lambda: backend.swap("refs/names/a", expected=b"2", value=b"3")) == usual + 1
 
 

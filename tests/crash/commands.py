@@ -134,6 +134,11 @@ def gc() -> Command:
     return Command("gc", ("gc", "--grace", "0s"))
 
 
+def verify() -> Command:
+    """Check the pool: what an earlier command left is no damage."""
+    return Command("verify", ("verify", "--pool"))
+
+
 MADE = (
     backup("one"),
     dump("0.dump", "--level", "0"),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from commands import verify
 from explorer import Command, Explorer, Promise
 from machine import Machine
 
@@ -476,4 +477,5 @@ SERVER_COMMANDS = (
     served("again"),
     served("look"),
     collected(),
+    verify(),
 )

@@ -4,7 +4,7 @@ The kind of fault: a mount shows what an earlier one made and never made durable
 """
 
 import pytest
-from commands import MADE, backup, gc, take_in
+from commands import MADE, backup, gc, take_in, verify
 from disk import Disk
 from explorer import SEED, STATES, Command, explore, shown
 from machine import Machine
@@ -16,6 +16,7 @@ MOUNT_COMMANDS = (
     *(worked(seed=seed) for seed in range(1, 7)),
     worked(0, seed=7),
     gc(),
+    verify(),
     backup("three"),
     take_in(),
     take_in(changes=False),

@@ -160,9 +160,14 @@ class LocalBackend:
         """Make durable what was read of other directories: the value that is about to be written may rest on it."""
         while self._read_from:
             path = self._read_from.pop()
-            if path != own:
+            if path == own:
+                continue
+            try:
                 with contextlib.suppress(NotFound):
                     fsync_directory(path)
+            except BaseException:
+                self._read_from.add(path)  # the next swap has to
+                raise
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the names that begin with `prefix`."""
