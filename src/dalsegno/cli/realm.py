@@ -29,7 +29,7 @@ from dalsegno.cli.words import Parser
 from dalsegno.formats.join import JOIN_BYTES_MAX, parse_join
 from dalsegno.pool.keys import SETTINGS_NAME
 from dalsegno.replicas.followed import Directories
-from dalsegno.replicas.pins import believed
+from dalsegno.replicas.pins import believed, with_server
 from dalsegno.replicas.profile import (
     CACHE_BYTES_MAX_DEFAULT,
     Profile,
@@ -256,8 +256,8 @@ def _joined_view(known: RealmView | None, shown: RealmView, first: Server) -> tu
 
     What a join string says of a server counts, whatever was known of it.
     """
-    others = [server for server in known.servers if server.name != first.name] if known is not None else []
-    view, told = believed(msgspec.structs.replace(shown, servers=[*others, first]), shown)
+    others = known.servers if known is not None else []
+    view, told = believed(with_server(msgspec.structs.replace(shown, servers=others), first), shown)
     if view.server(first.name) is None:
         view = msgspec.structs.replace(view, servers=[*view.servers, first])
     return view, told

@@ -15,7 +15,7 @@ from dalsegno.formats.objects import UNREADABLE
 from dalsegno.pool.pool import Pool
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.directory import SqlDirectory
-from dalsegno.replicas.pins import believed
+from dalsegno.replicas.pins import believed, with_server
 from dalsegno.replicas.servers import Servers
 from dalsegno.replicas.tokens import ADMINISTER, Token, new_token, split_token
 from dalsegno.replicas.view import Placed, RealmView, Server, check_realm_name
@@ -175,7 +175,7 @@ class Member:
             return known
         known = self._known.view if self._known is not None else None
         if known is not None:
-            view, told = believed(known, view, here=self.name)
+            view, told = believed(known, view)
             for text in told:
                 self._say(text)
         if known is None or _lasting(known) != _lasting(view):
@@ -228,6 +228,10 @@ class Member:
         directory = self.directory()
         server = Server(name=self.name, url=url, fingerprint=fingerprint, seen_ns=self._clock())
         self.ask(lambda: directory.put_server(server))
+        known = self._known.view if self._known is not None else None
+        if known is not None and _is_elsewhere(known.server(self.name), server):
+            # Where this server is, it knows better than whoever writes to the database.
+            self._remember(lambda membership: msgspec.structs.replace(membership, view=with_server(known, server)))
         self._show_peer_token(directory)
         self.view()
         tokens = self.ask(directory.all)
@@ -348,6 +352,10 @@ def peer_note(name: str) -> str:
 
 def _without_use(tokens: list[Token]) -> list[Token]:
     return [msgspec.structs.replace(token, used_ns=0) for token in tokens]
+
+
+def _is_elsewhere(known: Server | None, server: Server) -> bool:
+    return known is None or (known.url, known.fingerprint) != (server.url, server.fingerprint)
 
 
 def _lasting(view: RealmView) -> RealmView:

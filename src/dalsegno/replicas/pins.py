@@ -20,18 +20,17 @@ def is_plain(server: Server) -> bool:
     return server.url.startswith(PLAIN)
 
 
-def believed(known: RealmView, shown: RealmView, *, here: str = "") -> tuple[RealmView, list[str]]:
+def believed(known: RealmView, shown: RealmView) -> tuple[RealmView, list[str]]:
     """Return what of a newer view is taken, and in a line each what is not, or should be known.
 
     A server that is known keeps its address where the new one would be less sure; one that is not known is left out.
-    `here` is the server that looks: it knows where it is.
     """
     if not shown.servers and known.servers:
         return known, ["the realm has no servers any more, it says: those that are known stay"]
     servers, told = [], []
     for server in shown.servers:
         before = known.server(server.name)
-        why = _weaker(server, before, known.servers) if server.name != here else ""
+        why = _weaker(server, before, known.servers)
         if why:
             told.append(f"{server.name}: {why}: not believed (serve it with TLS, or join it with its join string)")
             if before is not None:
@@ -41,6 +40,12 @@ def believed(known: RealmView, shown: RealmView, *, here: str = "") -> tuple[Rea
             told.append(f"{server.name}: has a new certificate ({server.fingerprint[:23]}...), the realm says")
         servers.append(server)
     return msgspec.structs.replace(shown, servers=servers), told
+
+
+def with_server(view: RealmView, server: Server) -> RealmView:
+    """Return a view in which a server is where it said itself, or a person said."""
+    others = [each for each in view.servers if each.name != server.name]
+    return msgspec.structs.replace(view, servers=[*others, server])
 
 
 def _weaker(server: Server, before: Server | None, known: Iterable[Server]) -> str:
