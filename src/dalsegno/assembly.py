@@ -9,11 +9,14 @@ from types import TracebackType
 
 from dalsegno.actions.house import House
 from dalsegno.chunks.realm import Realm
-from dalsegno.pool.keys import read_realm
+from dalsegno.pool.keys import PoolSettings, read_realm
+from dalsegno.pool.known import Differs, KnownPlace, KnownPool, refuse
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.events import Report, silent
+from dalsegno.volumes.rollback import Seen
 from dalsegno.volumes.store import Volumes
 from dalsegno.world import places
+from dalsegno.world.clock import now_ns
 from dalsegno.world.workers import Workers
 
 WORKERS_MAX = 8
@@ -24,10 +27,11 @@ def cache_dir(pool: Pool) -> Path:
     return places.cache_dir() / pool.pool_id.hex()
 
 
-def _house(pool: Pool, report: Report) -> House:
+def _house(pool: Pool, report: Report, known: KnownPlace | None = None, seen: Seen | None = None) -> House:
     return House(
         pool=pool,
-        volumes=Volumes(pool, report=report),
+        volumes=Volumes(pool, report=report, seen=seen),
+        known=known,
         cache_dir=cache_dir(pool),
         report=report,
         workers=Workers(max(1, min(WORKERS_MAX, len(os.sched_getaffinity(0))))),
@@ -70,10 +74,32 @@ def open_pool(
     *,
     passphrase: Callable[[], str] | None = None,
     key_path: Path | None = None,
+    is_sealed: bool = False,
+    differs: Differs = refuse,
     report: Report = silent,
 ) -> House:
-    """Open the pool at `path`. NotFound, NoAccess, Damaged or TooNew say what is wrong."""
-    return _house(Pool.open(Path(path), passphrase=passphrase, key_path=key_path), report)
+    """Open the pool at `path`. NotFound, NoAccess, Damaged or TooNew say what is wrong.
+
+    `differs` is called with a sentence when the pool is another, or its volumes are older, than this user saw there;
+    unless it raises (as it does by default: Refused) the work goes on, and nothing is remembered of it. `is_sealed`:
+    NoAccess for a pool that is not encrypted, as when `key_path` is given.
+    """
+    known = KnownPlace(Path(path), report=report)
+    fits = [True]
+
+    def check(settings: PoolSettings) -> None:
+        fits[0] = known.check(settings, differs)
+
+    pool = Pool.open(Path(path), passphrase=passphrase, key_path=key_path, is_sealed=is_sealed, check=check)
+    if fits[0]:
+        known.remember(known_pool(pool))
+    seen = Seen(known.heads(pool.pool_id), pool, place=known.place, differs=differs, remembers=fits[0])
+    return _house(pool, report, known, seen)
+
+
+def known_pool(pool: Pool) -> KnownPool:
+    """Return what is remembered of a pool."""
+    return KnownPool(pool_id=pool.pool_id, realm_id=pool.realm.realm_id, encryption=pool.encryption, at_ns=now_ns())
 
 
 def create_pool(
@@ -88,4 +114,7 @@ def create_pool(
     """Make a pool at `path`, which must be absent or empty, and open it; `join` names a key of the realm it joins."""
     realm = read_realm(join) if join is not None else None
     pool = Pool.create(Path(path), encryption=encryption, passphrase=passphrase, key_path=key_path, realm=realm)
-    return _house(pool, report)
+    known = KnownPlace(Path(path), report=report)
+    known.remember(known_pool(pool))
+    seen = Seen(known.heads(pool.pool_id), pool, place=known.place, differs=refuse, remembers=True)
+    return _house(pool, report, known, seen)

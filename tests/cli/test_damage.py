@@ -165,6 +165,8 @@ COMMANDS: dict[str, str] = {
     "status --check": "missing=1 ref=2 name=1 notes=1 label=1 nodumps=2 catalog=3 pool=3",
     "status --prometheus metrics.prom": "ref catalog label",
     "doctor": "missing ref name notes label catalog",
+    "pool show": "ref",
+    "pool trust": "ref",
     "verify --pool": "two deep ref name",
     "verify ann.dump": "dump",
     "verify bob.dump": "",

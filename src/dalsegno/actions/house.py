@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from dalsegno.pool.known import KnownPlace
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.events import Report
 from dalsegno.volumes.store import Volumes
@@ -23,6 +24,8 @@ class House:
     """Where scan caches of this pool are kept; may be lost at any time."""
     report: Report
     workers: Workers
+    known: KnownPlace | None = None
+    """What this user remembers of the place of the pool; None where it is a part of a realm."""
     own_places: tuple[Path, ...] = ()
     """Where else this program keeps what is its own, such as a policy's spool: no backup holds it."""
 

@@ -6,11 +6,15 @@ import shutil
 from contextlib import suppress
 
 from dalsegno.actions.heal import damage_lines
+from dalsegno.actions.house import House
+from dalsegno.actions.older import older_than_catalog
+from dalsegno.actions.trust import memory
 from dalsegno.backup.catalog import Catalog
 from dalsegno.backup.policy_file import load_policy
 from dalsegno.backup.site import open_target
 from dalsegno.cli.choice import find_policy_file
 from dalsegno.cli.door import open_house
+from dalsegno.cli.known import absent_lines
 from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import Parser
 from dalsegno.pool.key_copies import list_copies
@@ -29,11 +33,12 @@ def add_doctor(parser: Parser) -> None:
 
 def _doctor(arguments: argparse.Namespace, terminal: Terminal) -> int:
     findings: list[str] = []
-    with open_house(arguments, terminal) as house:
+    differences: list[str] = []
+    with open_house(arguments, terminal, differs=differences.append) as house:
         pool = house.pool
         findings += [str(error) for error in pool.damaged_packs.values()]
         findings += damage_lines(pool, house.volumes.list())
-        findings += _media_findings(pool)
+        findings += _media_findings(house, differences)
         damaged = bool(findings)
         free = shutil.disk_usage(pool.path).free
         if free < FREE_BYTES_MIN:
@@ -49,6 +54,8 @@ def _doctor(arguments: argparse.Namespace, terminal: Terminal) -> int:
                 findings.append(f"volume {state.name}: its source {show(str(error))}")
             if not state.clones:
                 hints.append(f"volume {state.name}: no clone yet")
+        hints += absent_lines(memory(house))
+    findings += map(show, differences)
     lines = [*findings, *(f"hint: {text}" for text in hints)]
     if not findings:
         lines.append("all well; `dal verify --pool` reads every byte")
@@ -56,21 +63,25 @@ def _doctor(arguments: argparse.Namespace, terminal: Terminal) -> int:
     return Damaged.exit_code if damaged else EXIT_FAILED if findings else EXIT_DONE
 
 
-def _media_findings(pool: Pool) -> list[str]:
-    """Return what is damaged of the media and the catalog, where there is a policy that may be about this pool."""
+def _media_findings(house: House, differences: list[str]) -> list[str]:
+    """Return what is damaged of the media and the catalog, where there is a policy that may be about this pool.
+
+    To `differences` go the volumes that are older than what the catalog has dumps of.
+    """
     place = find_policy_file(None)
     if place is None:
         return []
     findings: list[str] = []
     try:
         policy = load_policy(place)
-        if policy.pool is not None and os.path.realpath(policy.pool) != os.path.realpath(pool.path):
+        if policy.pool is not None and os.path.realpath(policy.pool) != os.path.realpath(house.pool.path):
             return []
         for target in policy.targets.values():
             opened = open_target(target, scratch=policy.spool.path)
             findings += [str(bad.error) for bad in opened.bad_labels()]
-        with suppress(NotFound):
-            Catalog.open(policy.catalog_url, create=False).close()
+        with suppress(NotFound), Catalog.open(policy.catalog_url, create=False) as catalog:
+            if policy.pool is not None:
+                differences += older_than_catalog(house, catalog)
     except DalError as error:
         findings.append(str(error))
     return findings

@@ -11,18 +11,23 @@ from dalsegno.chunks.realm import Realm
 from dalsegno.chunks.recipients import holds_identity, read_identity
 from dalsegno.cli.choice import Choice, chosen, joined_realms, key_path, pool_path
 from dalsegno.cli.terminal import Terminal
-from dalsegno.cli.words import read_passphrase
+from dalsegno.cli.words import is_passphrase_given, read_passphrase
 from dalsegno.formats.pack import PREAMBLE, decode_header, decode_preamble
 from dalsegno.pool.keys import SETTINGS_NAME, decode_settings, read_realm
+from dalsegno.pool.known import Differs, refuse
 from dalsegno.pool.pack_read import open_as_reader
 from dalsegno.terms.errors import BadInput, Damaged, NoAccess, NotFound, TooNew
+from dalsegno.terms.events import Note
 from dalsegno.world.files import file_errors
 
 KEY_FILE_BYTES_MAX = 64 * 1024
 
 
-def open_house(arguments: argparse.Namespace, terminal: Terminal) -> House:
-    """Open the pool that the command is about; what is wrong with it is said with which one it is, and why."""
+def open_house(arguments: argparse.Namespace, terminal: Terminal, *, differs: Differs | None = None) -> House:
+    """Open the pool that the command is about; what is wrong with it is said with which one it is, and why.
+
+    `differs` is called when it is another pool, or an older one, than was seen there; without, that is Refused.
+    """
     choice = chosen(arguments)
     assert choice.pool is not None
     realms = joined_realms()
@@ -31,18 +36,39 @@ def open_house(arguments: argparse.Namespace, terminal: Terminal) -> House:
             f"{choice.pool}: no pool here, and this is about a pool: name it with --pool, or make one (`dal init`); "
             f"what is on the servers of {', '.join(realms)} shows `dal realm status`"
         )
-    return open_chosen(arguments, terminal, choice)
+    return open_chosen(arguments, terminal, choice, differs=differs)
 
 
-def open_chosen(arguments: argparse.Namespace, terminal: Terminal, choice: Choice) -> House:
+def open_chosen(
+    arguments: argparse.Namespace, terminal: Terminal, choice: Choice, *, differs: Differs | None = None
+) -> House:
     """Open a pool that was chosen; what is wrong with it is said with which one it is, and why."""
     assert choice.pool is not None
     terminal.about = str(choice) if choice.others else ""
     try:
-        return open_pool(choice.pool, passphrase=read_passphrase, key_path=key_path(arguments), report=terminal.report)
+        return open_pool(
+            choice.pool,
+            passphrase=read_passphrase,
+            key_path=key_path(arguments),
+            is_sealed=is_passphrase_given(),
+            differs=differs or when_it_differs(arguments, terminal),
+            report=terminal.report,
+        )
     except (NoAccess, NotFound, Damaged) as error:
         error.args = (f"{error} ({choice})",)
         raise
+
+
+def when_it_differs(arguments: argparse.Namespace, terminal: Terminal) -> Differs:
+    """Return what happens when a pool is another or older than was seen: Refused, or a notice with --trust-pool."""
+    if not arguments.trust_pool:
+        return refuse
+
+    def tell(text: str) -> None:
+        place, _, what = text.partition(": ")
+        terminal.report(Note(severity="notice", path=os.fsencode(place), text=f"{what} (taken, as you say)"))
+
+    return tell
 
 
 def open_volumes(arguments: argparse.Namespace, terminal: Terminal, *words: str) -> House:

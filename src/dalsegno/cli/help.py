@@ -13,7 +13,7 @@ GROUPS: Final = (
     ("Bring back", ("restore", "retrieve", "repair")),
     ("Dumps", ("dump", "estimate", "mark", "merge", "inspect", "verify")),
     ("The nightly cycle", ("status", "plan", "prune", "history", "archive", "media", "catalog", "drill", "amanda")),
-    ("The pool", ("stats", "gc", "doctor", "key")),
+    ("The pool", ("stats", "gc", "doctor", "key", "pool")),
     ("Several servers", ("serve", "token", "realm", "replica", "release", "follow", "promote", "move")),
     ("The shell", ("completion", "help")),
 )
@@ -26,6 +26,8 @@ They stand before or behind the command.
                  `dal status` says which one it is, and why
   --key FILE     the pool's key file; else the one that DAL_KEY names, else the
                  policy's, else the one that was made with the pool
+  --trust-pool   take the pool although another, or a newer one, was seen at
+                 its place: this once (`dal pool trust`: from now on)
   --json         print the result as JSON, and errors as JSON on standard error
   --utc          read and show times in UTC, not in the local time zone
   -q, --quiet    print only results that were asked for, and errors

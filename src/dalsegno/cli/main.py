@@ -61,6 +61,7 @@ COMMANDS: Final = {
     "catalog": ("archive", "rebuild the catalog from media, or compare them", "dal catalog check"),
     "amanda": ("amanda", "let Amanda back up volumes: install, disklist", "dal amanda install"),
     "gc": ("pool", "give back the room of what nothing names", "dal gc --grace 24h"),
+    "pool": ("known", "show or accept another or an older pool", "dal pool trust"),
     "stats": ("pool", "show sizes and counts", "dal stats"),
     "drill": ("drill", "restore a sample from media and compare it", "dal drill --set homes --files 50"),
     "status": ("status", "show the volumes and their last backup", "dal status"),

@@ -7,14 +7,16 @@ from typing import BinaryIO
 
 from dalsegno.actions import keep
 from dalsegno.actions import merge as actions
+from dalsegno.actions.trust import memory
 from dalsegno.cli.door import open_dumps_house, open_house
 from dalsegno.cli.dump import binary_output, note_value, output_path
+from dalsegno.cli.known import absent_lines
 from dalsegno.cli.streams import bytes_input
 from dalsegno.cli.terminal import Terminal, as_json, show
 from dalsegno.cli.words import Parser
 from dalsegno.dumps.plan import describe
 from dalsegno.terms.counts import count_of
-from dalsegno.terms.errors import EXIT_DONE, BadInput, Damaged
+from dalsegno.terms.errors import EXIT_DONE, BadInput, Damaged, Refused
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import show_time
@@ -135,15 +137,19 @@ def _verify(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _verify_pool(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    with open_house(arguments, terminal) as house:
+    differences: list[str] = []
+    with open_house(arguments, terminal, differs=differences.append) as house:
         findings = list(keep.verify_pool(house))
+        notes = absent_lines(memory(house))
         path = house.pool.path
     damaged = any(finding.severity == "error" for finding in findings)
     lines = [f"{finding.severity}: {finding.where}: {finding.text}" for finding in findings]
-    lines.append(f"{path}: {'DAMAGED' if damaged else 'whole'}")
-    value = {"pool": path, "whole": not damaged, "findings": [as_json(finding) for finding in findings]}
-    terminal.result(value, lines)
-    return Damaged.exit_code if damaged else EXIT_DONE
+    lines += [f"differs: {show(text)}" for text in differences] + [f"note: {text}" for text in notes]
+    verdict = "DAMAGED" if damaged else "whole, but not as it was seen here" if differences else "whole"
+    lines.append(f"{path}: {verdict}")
+    shown = [as_json(finding) for finding in findings]
+    terminal.result({"pool": path, "whole": not damaged, "findings": shown, "differences": differences}, lines)
+    return Damaged.exit_code if damaged else Refused.exit_code if differences else EXIT_DONE
 
 
 def _salvage(arguments: argparse.Namespace, terminal: Terminal) -> int:

@@ -10,9 +10,10 @@ from dalsegno.backup.policy import Policy
 from dalsegno.backup.policy_file import default_state_dir, load_policy
 from dalsegno.backup.site import open_site
 from dalsegno.cli.choice import key_path, pool_path
+from dalsegno.cli.door import when_it_differs
 from dalsegno.cli.site import asker, policy_if_any, policy_pool
 from dalsegno.cli.terminal import Terminal
-from dalsegno.cli.words import read_passphrase
+from dalsegno.cli.words import is_passphrase_given, read_passphrase
 from dalsegno.pool.keys import SETTINGS_NAME
 from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, Damaged, Refused
@@ -35,7 +36,14 @@ def _policy(arguments: argparse.Namespace, terminal: Terminal) -> Policy:
 def _house(arguments: argparse.Namespace, terminal: Terminal, place: Path) -> House:
     key = key_path(arguments)
     if (place / SETTINGS_NAME).exists():
-        return open_pool(place, passphrase=read_passphrase, key_path=key, report=terminal.report)
+        return open_pool(
+            place,
+            passphrase=read_passphrase,
+            key_path=key,
+            is_sealed=is_passphrase_given(),
+            differs=when_it_differs(arguments, terminal),
+            report=terminal.report,
+        )
     if key is None:
         raise BadInput(f"{place}: no pool yet: give the key that `dal key export` wrote, with --key FILE, to make one")
     terminal.note(f"making a pool in {place} with key {key}")

@@ -52,6 +52,7 @@ def add_globals(parser: argparse.ArgumentParser, *, default: Any = None) -> None
     flag = default or False
     parser.add_argument("--pool", dest="pool_path", metavar="PATH", default=default, help=_POOL_HELP)
     parser.add_argument("--key", dest="key_path", metavar="FILE", default=default, help="its key file (else DAL_KEY)")
+    parser.add_argument("--trust-pool", action="store_true", default=flag, help=_TRUST_HELP)
     parser.add_argument("--json", action="store_true", default=flag, help="print JSON")
     parser.add_argument(
         "--utc", action="store_true", default=flag, help="read and show times in UTC, not in local time"
@@ -61,6 +62,7 @@ def add_globals(parser: argparse.ArgumentParser, *, default: Any = None) -> None
 
 
 POLICY_HELP = "the policy (else DAL_POLICY, /etc/dalsegno.toml, your own)"
+_TRUST_HELP = "take the pool although another or a newer one was seen there (`dal pool trust`: from now on)"
 _POOL_HELP = "the pool to work on (else DAL_POOL, the policy's, your own)"
 
 
@@ -74,6 +76,11 @@ def new_parser(name: str, line: str, example: str) -> Parser:
 def path_bytes(text: str) -> bytes:
     """Return a path within a volume: no slash at either end."""
     return os.fsencode(text).strip(b"/")
+
+
+def is_passphrase_given() -> bool:
+    """Tell whether the environment has a passphrase, which only a pool that is encrypted needs."""
+    return "DAL_PASSPHRASE" in os.environ or "DAL_PASSPHRASE_FILE" in os.environ
 
 
 def read_passphrase(*, confirm: bool = False) -> str:

@@ -286,10 +286,7 @@ def read_key_file(path: Path, realm_id: bytes) -> bytes:
     return secret
 
 
-def open_pool_settings(
-    pool_path: Path, *, passphrase: Callable[[], str] | None, key_path: Path | None
-) -> tuple[PoolSettings, Realm, Path | None]:
-    """Return a pool's settings, its realm and its key file, asking for the passphrase if one is needed."""
+def _read_settings(pool_path: Path) -> PoolSettings:
     path = pool_path / SETTINGS_NAME
     try:
         with file_errors(path), open(path, "rb") as file:
@@ -305,7 +302,32 @@ def open_pool_settings(
         ) from None
     if len(data) > SETTINGS_BYTES_MAX:
         raise Damaged(f"{path}: too large: put back your copy of it")
-    settings = decode_settings(data, path)
+    return decode_settings(data, path)
+
+
+def open_pool_settings(
+    pool_path: Path,
+    *,
+    passphrase: Callable[[], str] | None,
+    key_path: Path | None,
+    is_sealed: bool = False,
+    check: Callable[[PoolSettings], None] | None = None,
+) -> tuple[PoolSettings, Realm, Path | None]:
+    """Return a pool's settings, its realm and its key file, asking for the passphrase if one is needed.
+
+    Who gives a key, or says that it `is_sealed`, gets NoAccess for a pool that is not encrypted: somebody else may have
+    put it there to read what comes next. `check` looks at the settings before anything is opened with a secret.
+    """
+    path = pool_path / SETTINGS_NAME
+    settings = _read_settings(pool_path)
+    if settings.encryption == "none" and (is_sealed or key_path is not None):
+        what = f"key {key_path}" if key_path is not None else "a passphrase"
+        raise NoAccess(
+            f"{pool_path}: this pool is not encrypted, and {what} is given for it: somebody may have exchanged it; "
+            "leave the key or passphrase away if it is meant"
+        )
+    if check is not None:
+        check(settings)
     used_path: Path | None = None
     if settings.encryption == "none":
         secret = settings.plain_secret

@@ -185,9 +185,22 @@ class Pool:
         return cls(path, settings, realm, used_key_path)
 
     @classmethod
-    def open(cls, path: Path, *, passphrase: Callable[[], str] | None = None, key_path: Path | None = None) -> "Pool":
-        """Open the pool at `path`. NotFound, NoAccess, Damaged or TooNew say what is wrong."""
-        settings, realm, used_key_path = open_pool_settings(path, passphrase=passphrase, key_path=key_path)
+    def open(
+        cls,
+        path: Path,
+        *,
+        passphrase: Callable[[], str] | None = None,
+        key_path: Path | None = None,
+        is_sealed: bool = False,
+        check: Callable[[PoolSettings], None] | None = None,
+    ) -> "Pool":
+        """Open the pool at `path`. NotFound, NoAccess, Damaged or TooNew say what is wrong.
+
+        `is_sealed` and `check` are those of `open_pool_settings`.
+        """
+        settings, realm, used_key_path = open_pool_settings(
+            path, passphrase=passphrase, key_path=key_path, is_sealed=is_sealed, check=check
+        )
         return cls(path, settings, realm, used_key_path)
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from dalsegno.terms.times import SECOND_NS, time_name
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.ancestry import between, find_revision
 from dalsegno.volumes.leases import require_thawed
+from dalsegno.volumes.rollback import Seen
 from dalsegno.volumes.state import NATIVE, TRACKED, Clone, DumpRecord, VolumeState, decode_state, encode_state
 from dalsegno.world.chance import random_bytes
 
@@ -61,9 +62,11 @@ class Volumes:
     merges = False
     """Whether commits of others are merged with one's own, so that a mount goes on with its own line."""
 
-    def __init__(self, pool: Pool, *, report: Report = silent) -> None:
+    def __init__(self, pool: Pool, *, report: Report = silent, seen: Seen | None = None) -> None:
         self._pool = pool
         self._report = report
+        self.seen = seen
+        """What is remembered of the volumes at this place; None: nothing, nor is anything compared."""
         self._told: set[str] = set()
 
     def _name_ref(self, name: str) -> str:
@@ -111,6 +114,8 @@ class Volumes:
         state = msgspec.structs.replace(state, counter=1)
         if not self._pool.swap_ref(self._state_ref(volume_id), None, encode_state(state)):
             raise Conflict(f"volume {name!r}: made by somebody else at the same time")
+        if self.seen is not None:
+            self.seen.wrote(None, state)
         return state
 
     def get(self, name: str) -> VolumeState:
@@ -159,14 +164,25 @@ class Volumes:
     def get_by_id(self, volume_id: bytes) -> VolumeState | None:
         """Return the volume with this id, if the pool has it."""
         data = self._pool.get_ref(self._state_ref(volume_id))
-        return decode_state(data) if data is not None else None
+        return self._looked_at(decode_state(data)) if data is not None else None
+
+    def _looked_at(self, state: VolumeState) -> VolumeState:
+        """Return a state that was just read, or what took its place; an older one than was seen here is told."""
+        if self.seen is None or self.seen.takes(state, known := self.seen.heads.of(state.id)):
+            return state
+        # Another thread may have committed, and remembered it, between our reading and our looking: read once more.
+        data = self._pool.get_ref(self._state_ref(state.id))
+        state = decode_state(data) if data is not None else state
+        if not self.seen.takes(state, known):
+            self.seen.tell(state)
+        return state
 
     def known(self, volume_id: bytes) -> VolumeState:
         """Return a volume as it is here, without asking anybody else."""
         data = self._pool.get_ref(self._state_ref(volume_id))
         if data is None:
             raise NotFound("the volume was removed meanwhile")
-        return decode_state(data)
+        return self._looked_at(decode_state(data))
 
     def continued(self, volume_id: bytes, head: bytes) -> bytes:
         """Return the newest revision of the line that `head` is in, where commits may wait to be acknowledged."""
@@ -188,7 +204,7 @@ class Volumes:
                 place = self._pool.ref_path(ref)
                 text = str(error).removeprefix(f"{place}: ")
                 self._report(Note(severity="error", path=os.fsencode(place), text=text, is_damage=True))
-        return states
+        return [self._looked_at(state) for state in states]
 
     def update(self, volume_id: bytes, change: Callable[[VolumeState], VolumeState]) -> VolumeState:
         """Replace a volume's state by `change(state)`, again on the newest one whenever somebody else was first."""
@@ -197,13 +213,15 @@ class Volumes:
             data = self._pool.get_ref(ref)
             if data is None:
                 raise NotFound("the volume was removed meanwhile")
-            before = decode_state(data)
+            before = self._looked_at(decode_state(data))
             state = change(before)
             if state == before:
                 self._pool.settle_ref(ref)  # whoever made it so may have been killed before it was durable
                 return state
             state = msgspec.structs.replace(state, counter=before.counter + 1)
             if self._pool.swap_ref(ref, data, encode_state(state)):
+                if self.seen is not None:
+                    self.seen.wrote(before, state)
                 return state
         raise Conflict("the volume changes too fast: try again")
 
@@ -228,6 +246,8 @@ class Volumes:
         if volume_id is None or not self._pool.replace_damaged_ref(self._state_ref(volume_id), None):
             return False
         self._pool.swap_ref(self._name_ref(name), volume_id, None)
+        if self.seen is not None:
+            self.seen.forget(volume_id)
         return True
 
     def remove(self, name: str, *, force: bool = False) -> VolumeState:
@@ -241,6 +261,8 @@ class Volumes:
         if data is None or decode_state(data) != state or not self._pool.swap_ref(ref, data, None):
             raise Conflict(f"volume {name!r} changed meanwhile: look again")
         self._pool.swap_ref(self._name_ref(name), state.id, None)
+        if self.seen is not None:
+            self.seen.forget(state.id)
         return state
 
     def commit_revision(self, writer: PoolWriter, state: VolumeState, revision: Revision) -> tuple[VolumeState, bytes]:

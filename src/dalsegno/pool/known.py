@@ -1,0 +1,318 @@
+"""What this user remembers of a place where a pool was: which pool, how sealed, and how new its volumes were.
+
+Whoever controls the storage can put another pool there, one that is not sealed, or yesterday's refs. What is here lies
+in the user's own state directory, beyond his reach (docs/decisions/017-what-was-seen-of-a-place-is-remembered.md):
+
+    known/<place>/pools           one JSON object a line: the pools that may be at this place
+    known/<place>/<pool id>       one JSON object a line: the heads that were seen there, the last of a line counts
+
+`place` is the first 16 bytes of BLAKE3 of the place's absolute path. Lines are only added; a file that has grown to
+many times what it says is written anew. What cannot be read of it is not known, and never ends a command.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+from blake3 import blake3
+
+from dalsegno.pool.keys import PoolSettings, notes_of_keys_for
+from dalsegno.terms.errors import DalError, Refused
+from dalsegno.terms.events import Note, Report, silent
+from dalsegno.terms.ids import hex_short
+from dalsegno.terms.times import show_time
+from dalsegno.world import places
+from dalsegno.world.files import FileLock, append_lines, file_errors, make_directory, write_durable
+from dalsegno.world.workers import new_lock
+
+KNOWN_DIRECTORY: Final = "known"
+POOLS_NAME: Final = "pools"
+LINES_PER_HEAD_MAX: Final = 3
+"""A file with more lines for each that counts is written anew ..."""
+LINES_FREE: Final = 256
+"""... once it has so many more."""
+FILE_BYTES_MAX: Final = 64 * 1024 * 1024
+HOW_TO_ACCEPT: Final = "`dal pool trust` accepts it, --trust-pool takes it for one command alone"
+
+Differs = Callable[[str], None]
+"""Called with what is another or older than it was; what it raises ends the command."""
+
+
+def refuse(text: str) -> None:
+    """End the command: what `Differs` does unless somebody said otherwise."""
+    raise Refused(text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownPool:
+    """A pool that was seen at a place."""
+
+    pool_id: bytes
+    realm_id: bytes
+    encryption: str
+    at_ns: int
+    """When it was seen there first, or accepted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownHead:
+    """A head that a volume had."""
+
+    head: bytes
+    created_ns: int
+    """When that revision was made; 0 when it could not be read."""
+    at_ns: int
+    """When it was seen."""
+    counter: int = 0
+    """How often the volume's state had been written."""
+
+
+class _PoolLine(msgspec.Struct, omit_defaults=True):
+    pool: str
+    realm: str
+    encryption: str
+    at: int
+    place: str = ""
+
+
+class _HeadLine(msgspec.Struct, omit_defaults=True):
+    volume: str
+    head: str = ""
+    created: int = 0
+    counter: int = 0
+    at: int = 0
+    line: int = 0
+    """Copies of one pool that are used in turn at one place go on in lines of their own."""
+    set: bool = False
+    """Counts although it is older than the one before: this user's own doing, or accepted by him."""
+    gone: bool = False
+    """The volume was removed."""
+
+
+T = TypeVar("T", _PoolLine, _HeadLine)
+
+
+def pool_difference(known: Sequence[KnownPool], settings: PoolSettings) -> str | None:
+    """Return in what the pool at a place is not one that was seen there, or None."""
+    if not known:
+        return None
+    same = [each for each in known if each.pool_id == settings.pool_id]
+    for each in same:
+        if each.realm_id == settings.realm_id and (settings.encryption != "none" or each.encryption == "none"):
+            return None
+    was = (same or list(known))[-1]
+    now = f"encryption {settings.encryption}"
+    before = f"encryption {was.encryption}, seen here since {show_time(was.at_ns)}"
+    if same and was.realm_id == settings.realm_id:
+        return f"the pool is not sealed any more ({now}; it had {before})"
+    if same:
+        return f"the pool has another key (realm {hex_short(settings.realm_id)}; it had {hex_short(was.realm_id)})"
+    return f"another pool ({hex_short(settings.pool_id)}, {now}) than before ({hex_short(was.pool_id)}, {before})"
+
+
+class KnownPlace:
+    """What is remembered of one place: read when it is made, added to as things are seen."""
+
+    def __init__(self, place: Path | str, *, report: Report = silent) -> None:
+        self.place = os.path.abspath(place) if isinstance(place, Path) else place
+        self._report = report
+        self._told = False
+        state = places.find_state_dir()
+        name = blake3(os.fsencode(self.place)).hexdigest(16)
+        self.directory = state / KNOWN_DIRECTORY / name if state is not None else None
+        self.pools = [
+            KnownPool(
+                pool_id=bytes.fromhex(line.pool),
+                realm_id=bytes.fromhex(line.realm),
+                encryption=line.encryption,
+                at_ns=line.at,
+            )
+            for line in _read_lines(self._file(POOLS_NAME), _PoolLine)
+        ]
+
+    def _file(self, name: str) -> Path | None:
+        return self.directory / name if self.directory is not None else None
+
+    def check(self, settings: PoolSettings, differs: Differs) -> bool:
+        """Call `differs` when another pool is here than was; return whether it is one that may be here.
+
+        Of a place that nothing is known of, your own key files tell whether a sealed pool was made there.
+        """
+        text = pool_difference(self.pools, settings)
+        if not self.pools and settings.encryption == "none" and (made := notes_of_keys_for(Path(self.place))):
+            text = f"the pool is not sealed; one that is was made here ({made[-1].get('made', 'once')})"
+        if text is None:
+            return True
+        differs(f"{self.place}: {text}: is this the right disk? {HOW_TO_ACCEPT}")
+        return False
+
+    def remember(self, pool: KnownPool) -> None:
+        """Remember that a pool may be here; what cannot be written is said once."""
+        if any((pool.pool_id, pool.realm_id, pool.encryption) == _facts(each) for each in self.pools):
+            return
+        self.pools.append(pool)
+        line = _PoolLine(
+            pool=pool.pool_id.hex(),
+            realm=pool.realm_id.hex(),
+            encryption=pool.encryption,
+            at=pool.at_ns,
+            place=os.fsencode(self.place).decode(errors="replace"),
+        )
+        self.append(POOLS_NAME, [msgspec.json.encode(line)], sync=True)
+
+    def append(self, name: str, lines: Sequence[bytes], *, sync: bool = False) -> None:
+        """Add lines to a file; that it cannot be done is said once, and nothing else happens."""
+        file = self._file(name)
+        if file is None:
+            self._tell("HOME is not set")
+            return
+        try:
+            make_directory(file.parent, mode=0o700, to_owner=True)
+            with FileLock(file.parent / "lock") as lock:
+                lock.acquire(shared=True)
+                append_lines(file, lines, sync=sync)
+        except DalError as error:
+            self._tell(str(error))
+
+    def rewrite(self, name: str, read: Callable[[Path], list[bytes]]) -> None:
+        """Replace a file by the lines that `read` finds in it to count, while nobody adds any."""
+        file = self._file(name)
+        if file is None:
+            return
+        try:
+            with FileLock(file.parent / "lock") as lock:
+                lock.acquire()
+                data = b"".join(b"\n" + line for line in read(file))
+                write_durable(file, data, mode=0o600, to_owner=True)
+        except DalError as error:
+            self._tell(str(error))
+
+    def _tell(self, why: str) -> None:
+        if not self._told:
+            self._told = True
+            text = f"what is seen of this pool cannot be remembered, an exchanged one would not be noticed: {why}"
+            self._report(Note(severity="notice", path=os.fsencode(self.place), text=text))
+
+    def heads(self, pool_id: bytes) -> "KnownHeads":
+        """Return what is remembered of the volumes of a pool."""
+        return KnownHeads(self, pool_id.hex())
+
+
+def _facts(pool: KnownPool) -> tuple[bytes, bytes, str]:
+    return pool.pool_id, pool.realm_id, pool.encryption
+
+
+class KnownHeads:
+    """The heads that were seen of one pool's volumes at one place. May be used from several threads."""
+
+    def __init__(self, place: KnownPlace, name: str) -> None:
+        self._place = place
+        self._name = name
+        self._lock = new_lock()
+        file = place._file(name)
+        found = _read_lines(file, _HeadLine)
+        self._lines = _replay(found)
+        self._written = len(found)
+
+    def of(self, volume_id: bytes) -> dict[int, KnownHead]:
+        """Return the heads of a volume, one for each line in which it goes on."""
+        return self._lines.get(volume_id, {})
+
+    def volumes(self) -> list[bytes]:
+        """Return the volumes that were seen and not removed by this user."""
+        return list(self._lines)
+
+    def put(self, volume_id: bytes, line: int, head: KnownHead, *, force: bool = False) -> None:
+        """Remember a head; of the same line only a later one counts, unless `force`."""
+        self._add(_head_line(volume_id, line, head, force=force))
+
+    def forget(self, volume_id: bytes) -> None:
+        """Forget a volume that was removed."""
+        if volume_id in self._lines:
+            self._add(_HeadLine(volume=volume_id.hex(), gone=True))
+
+    def _add(self, record: _HeadLine) -> None:
+        with self._lock:
+            _apply(self._lines, record)
+            self._place.append(self._name, [msgspec.json.encode(record)])
+            self._written += 1
+            live = sum(map(len, self._lines.values()))
+            if self._written > LINES_PER_HEAD_MAX * live + LINES_FREE:
+                self._written = live
+                self._place.rewrite(self._name, _lines_that_count)
+
+
+def _lines_that_count(file: Path) -> list[bytes]:
+    return [
+        msgspec.json.encode(_head_line(volume_id, line, head, force=True))
+        for volume_id, lines in _replay(_read_lines(file, _HeadLine)).items()
+        for line, head in lines.items()
+    ]
+
+
+def _head_line(volume_id: bytes, line: int, head: KnownHead, *, force: bool) -> _HeadLine:
+    return _HeadLine(
+        volume=volume_id.hex(),
+        head=head.head.hex(),
+        created=head.created_ns,
+        counter=head.counter,
+        at=head.at_ns,
+        line=line,
+        set=force,
+    )
+
+
+def _replay(records: Sequence[_HeadLine]) -> dict[bytes, dict[int, KnownHead]]:
+    found: dict[bytes, dict[int, KnownHead]] = {}
+    for record in records:
+        _apply(found, record)
+    return found
+
+
+def _apply(found: dict[bytes, dict[int, KnownHead]], record: _HeadLine) -> None:
+    volume_id = bytes.fromhex(record.volume)
+    if record.gone:
+        found.pop(volume_id, None)
+        return
+    # Readers meet the old or the new value: threads look without a lock.
+    lines = dict(found.get(volume_id, {}))
+    known = lines.get(record.line)
+    head = KnownHead(
+        head=bytes.fromhex(record.head), created_ns=record.created, counter=record.counter, at_ns=record.at
+    )
+    # Two processes may write down in another order what they saw.
+    if known is None or record.set or not _is_before(head, known):
+        lines[record.line] = head
+        found[volume_id] = lines
+
+
+def _is_before(one: KnownHead, other: KnownHead) -> bool:
+    if one.counter and other.counter:
+        return one.counter < other.counter
+    return one.created_ns < other.created_ns
+
+
+def _read_lines(file: Path | None, kind: type[T]) -> list[T]:
+    """Return the lines that can be read: one may be torn, and nobody is stopped by that."""
+    if file is None:
+        return []
+    try:
+        with file_errors(file), open(file, "rb") as opened:
+            data = opened.read(FILE_BYTES_MAX)
+    except DalError:
+        return []
+    decoder = msgspec.json.Decoder(kind)
+    found = []
+    for line in data.split(b"\n"):
+        try:
+            if line:
+                record = decoder.decode(line)
+                ids = [record.pool, record.realm] if isinstance(record, _PoolLine) else [record.volume, record.head]
+                bytes.fromhex("".join(ids))
+                found.append(record)
+        except ValueError:  # msgspec's errors are ValueErrors, too
+            continue
+    return found
