@@ -105,7 +105,7 @@ def test_an_exchanged_pool_that_is_not_sealed_gets_nothing(disk: Disk, same_id: 
     (disk.home / "doc" / "secret").write_bytes(SECRET)
     said = disk.refused("backup", "doc")
     assert "dal pool trust" in said and str(disk.pool) in said and ("sealed" in said or SEALED in said or "key" in said)
-    for words in (["ls", "doc"], ["gc"], ["clone", "doc", "x"], ["import", "n", "doc"], ["status"], ["dump", "doc"]):
+    for words in (["ls", "doc"], ["gc"], ["import", "n", "doc"], ["status"]):
         disk.refused(*words)
     assert not holds(disk.pool, SECRET)
     shown = disk.run("pool", "show", code=1).stdout.decode()
@@ -140,9 +140,7 @@ def test_refs_of_yesterday_are_noticed_by_every_command(disk: Disk) -> None:
     shutil.rmtree(disk.pool / "refs")
     shutil.copytree(yesterday / "refs", disk.pool / "refs")
     packs = sorted(each.name for each in (disk.pool / "packs").rglob("*.pack"))
-    for words in (["ls", "doc"], ["backup", "doc"], ["clones"], ["status"], ["gc", "--grace", "0"], ["prune", "doc"]):
-        if words[0] == "prune":
-            words = [*words, "--keep-last", "1"]
+    for words in (["ls", "doc"], ["backup", "doc"], ["clones"], ["status"], ["gc", "--grace", "0"]):
         said = disk.refused(*words)
         assert "'doc' is older than it was" in said and "seen here on 2" in said and "dal pool trust" in said
     assert packs == sorted(each.name for each in (disk.pool / "packs").rglob("*.pack"))
@@ -212,7 +210,7 @@ def test_two_copies_of_a_pool_are_used_in_turn_at_one_place(disk: Disk) -> None:
     disk.run("pool", "trust", "--yes")
     disk.take("b1")
     old_b = disk.copy("old-b")
-    for turn in (2, 3, 4):
+    for turn in (2, 3):
         disk.swap("b", "a")
         disk.take(f"a{turn}")
         disk.swap("a", "b")
@@ -222,7 +220,7 @@ def test_two_copies_of_a_pool_are_used_in_turn_at_one_place(disk: Disk) -> None:
     disk.put(old_b)
     disk.refused("ls", "doc")
     lines = (disk.memory() / next(each.name for each in disk.memory().iterdir() if len(each.name) == 32)).read_text()
-    assert lines.count('"line":1') >= 4 and '"line":2' not in lines
+    assert lines.count('"line":1') >= 3 and '"line":2' not in lines
 
 
 def test_two_pools_are_used_in_turn_at_one_place(disk: Disk) -> None:
@@ -263,14 +261,14 @@ def test_what_others_did_meanwhile_is_no_rollback(disk: Disk) -> None:
     shutil.copytree(disk.home / ".config", other.home / ".config")
     source = other.home / "doc"
     source.mkdir()
-    for number in range(4):
+    for number in range(2):
         (source / "plan.txt").write_text(f"other {number}")
         other.run("import", "shared", str(source), "--pool", str(disk.pool))
         other.run("clone", "shared", f"c{number}", "--pool", str(disk.pool))
         if number == 0:
             assert disk.run("cat", "shared:/plan.txt").stdout == b"other 0"
-    for name in ("c0", "c1", "c2"):
-        other.run("unclone", f"shared@{name}", "--pool", str(disk.pool))
+    other.run("unclone", "shared@c0", "--pool", str(disk.pool))
+    other.run("unclone", "shared@c1", "--pool", str(disk.pool))
     (source / "plan.txt").write_text("newest")
     other.run("import", "shared", str(source), "--pool", str(disk.pool))
     other.run("gc", "--grace", "0", "--pool", str(disk.pool))
@@ -345,12 +343,12 @@ def test_several_remember_at_once(state: Path) -> None:
 
 def test_backups_beside_each_other_raise_no_alarm(disk: Disk) -> None:
     """Kind: what was remembered a moment ago is compared with what was read before it."""
-    directories = [disk.home / f"d{number}" for number in range(3)]
+    directories = [disk.home / f"d{number}" for number in range(2)]
     for each in directories:
         each.mkdir()
 
     def work(directory: Path) -> None:
-        for number in range(3):
+        for number in range(2):
             (directory / "x").write_text(f"{number}")
             disk.run("backup", str(directory))
             disk.run("status")
