@@ -23,6 +23,7 @@ from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import DalError, Damaged, NotFound
 from dalsegno.terms.events import Note, Report
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
+from dalsegno.trees.limit import entries_max
 from dalsegno.trees.read import iterate_directory, links_key
 from dalsegno.volumes.state import VolumeState
 from dalsegno.volumes.store import damaged_refs
@@ -92,7 +93,8 @@ class LostFiles:
         """
         links = self._lost_links(revision.links)
         stack = [(b"", revision.root.content)]
-        while stack:
+        left = entries_max(revision)
+        while stack and left >= 0:
             path, identity = stack.pop()
             if links == set() and self._can_read(identity):
                 continue
@@ -100,6 +102,7 @@ class LostFiles:
             try:
                 for entry in iterate_directory(self._pool, ObjectId(identity)):
                     name = path + b"/" + entry.name
+                    left -= 1
                     if entry.kind == ENTRY_DIRECTORY:
                         below.append((name, entry.content))
                     if entry.kind == ENTRY_LINK:

@@ -7,6 +7,7 @@ from dalsegno.formats import objects
 from dalsegno.formats.objects import DirectoryList, Entry, Reference, Revision, entry_references, references
 from dalsegno.terms.errors import Damaged, NotFound
 from dalsegno.terms.ids import ObjectId
+from dalsegno.trees.limit import entries_max
 from dalsegno.trees.read import iterate_directory, read_revision, resolve_link
 
 LIST_LOST = "its list of names is lost, in whole or in part"
@@ -25,11 +26,13 @@ def find_lost_files(saved: DumpChain, is_held: Held) -> Iterator[tuple[bytes, st
             yield b"", LIST_LOST
         return
     stack: list[tuple[bytes, bytes]] = [(b"", revision.root.content)]
-    while stack:
+    left = entries_max(revision)
+    while stack and left >= 0:
         path, content = stack.pop()
         try:
             for entry in iterate_directory(saved, content):
                 child = path + b"/" + entry.name if path else entry.name
+                left -= 1
                 if entry.kind == objects.ENTRY_DIRECTORY:
                     stack.append((child, entry.content))
                 elif _has_lost(saved, revision, entry, is_held):

@@ -79,6 +79,7 @@ from dalsegno.terms.errors import Conflict, DalError, Damaged, Full, NoAccess, N
 from dalsegno.terms.events import Note, Progress, Report, silent
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.sizes import MIB
+from dalsegno.trees.limit import bytes_max, entries_max, too_large, too_many
 from dalsegno.trees.links import LinksTable
 from dalsegno.trees.read import entry_xattrs, iterate_content, iterate_directory, lookup, read_content
 from dalsegno.world.chance import random_bytes
@@ -181,6 +182,8 @@ class _Restore:
         self.batches: deque[tuple[Frame, Batch, Future[BatchResult]]] = deque()
         self.batch_count = 0
         self.batches_pending_max = min(BATCHES_PENDING_MAX, open_max() // 2)
+        self.entries_max = entries_max(revision)
+        self.bytes_max = bytes_max(revision)
         self.done_count = 0
         self.progress_count = 0
         self.progress_bytes = 0
@@ -453,6 +456,8 @@ class _Restore:
             if len(jobs) > WRITES_PENDING_MAX:
                 jobs.popleft().result()
         self.result.bytes_written += sum(map(len, pieces))
+        if self.result.bytes_written > self.bytes_max:
+            raise too_large(self.revision)
         if self.result.bytes_written - self.progress_bytes >= PROGRESS_BYTES:
             self.progress()
 
@@ -532,7 +537,10 @@ class _Restore:
         if link:
             if self.restore_further_name(frame, entry, path, stat):
                 return
+            is_copy = self.first_names.find(entry.link) is not None
             entry = self.linked_file(entry)
+            if is_copy:
+                self.bytes_max += entry.size  # a place without hard links holds it once for each name
             if entry.kind not in _FORMS or entry.kind == objects.ENTRY_DIRECTORY:
                 raise Damaged("the links table names something that is no file")
         what: set[str] = set()
@@ -904,6 +912,10 @@ class _Restore:
     def restore_entry(self, stack: list[Frame], entry: Entry) -> None:
         """Restore one entry of the deepest directory; one that is a directory is entered."""
         frame, name = stack[-1], entry.name
+        if self.done_count >= self.entries_max:
+            raise too_many(self.revision)
+        if self.result.bytes_written > self.bytes_max:
+            raise too_large(self.revision)
         if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
             raise Damaged(f"{os.fsdecode(frame.path)}: the tree holds the forbidden name {name!r}")
         path = frame.path + b"/" + name if frame.path else name

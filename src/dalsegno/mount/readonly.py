@@ -21,6 +21,7 @@ from dalsegno.terms.errors import DalError, Damaged, NotFound
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.trees.extents import find_data, find_hole, iterate_extents
+from dalsegno.trees.limit import ENTRIES_MORE, TIMES
 from dalsegno.trees.links import LinksTable
 from dalsegno.trees.read import entry_xattrs
 from dalsegno.world.workers import new_lock
@@ -135,12 +136,14 @@ class Owners:
 class Layer:
     """One picture in use: what all its folders share."""
 
-    __slots__ = ("link_counts", "links", "links_table", "listings", "picture", "salt")
+    __slots__ = ("folders_left", "link_counts", "links", "links_table", "listings", "picture", "salt")
 
     def __init__(self, picture: Picture, *, salted: bool) -> None:
         self.picture = picture
         self.listings = picture.listings
         self.salt = int.from_bytes(picture.identity[:8], "big") >> 1 if salted else 0
+        self.folders_left = TIMES * picture.entry_count + ENTRIES_MORE
+        """How many more directories may be looked into: a tree that goes on for ever ends there."""
         self.links: Folder | None = None
         self.links_table = LinksTable(picture.listings.source, picture.links)
         self.link_counts = LinkCounts(picture.listings.source, picture.tree)
@@ -153,6 +156,7 @@ class Folder:
         "content",
         "entry",
         "ino",
+        "is_counted",
         "layer",
         "name",
         "node",
@@ -176,6 +180,7 @@ class Folder:
     ) -> None:
         self.number = 0
         self.node = 0
+        self.is_counted = False
         self.ino = ino
         """Entry.node of the directory, or 0 when it has none."""
         self.parent = parent
@@ -257,6 +262,8 @@ class ReadOnly:
         with self._lock:
             del self._folders[folder.number]
             del self._by_node[folder.node]
+            if folder.is_counted and folder.layer is not None:
+                folder.layer.folders_left += 1
 
     def _open_folder(
         self, node: int, parent: Folder | None, name: bytes, what: Picture | Shelf, *, salted: bool = True
@@ -282,8 +289,20 @@ class ReadOnly:
             return self._open_folder(node, above, entry.name, self.follow(entry.content))
         if entry.kind != objects.ENTRY_DIRECTORY:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        folder = Folder(above, entry.name, layer=above.layer, content=entry.content, ino=entry.node)
-        return self.add_folder(node, folder)
+        return self._add_stored(node, above, entry)
+
+    def _add_stored(self, node: int, above: Folder, entry: Entry) -> Folder:
+        """Return the folder of a stored directory; Damaged when there are more than the revision speaks of."""
+        layer = above.layer
+        assert layer is not None
+        if layer.folders_left <= 0:
+            raise Damaged(f"{entry.name!r}: the tree goes on beyond what its revision speaks of")
+        folder = Folder(above, entry.name, layer=layer, content=entry.content, ino=entry.node)
+        added = self.add_folder(node, folder)
+        if added is folder:
+            folder.is_counted = True
+            layer.folders_left -= 1
+        return added
 
     def place(self, node: int) -> tuple[Folder, int]:
         """Return the folder and the row that a node stands for."""

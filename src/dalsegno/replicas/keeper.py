@@ -39,6 +39,7 @@ from dalsegno.terms.errors import (
 from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES, ObjectId, PackId, hex_short
 from dalsegno.terms.sizes import MIB, format_size
 from dalsegno.terms.times import SECOND_NS, show_time
+from dalsegno.trees.claim import false_claim
 from dalsegno.trees.closure import new_objects
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes import leases
@@ -475,6 +476,7 @@ class Keeper:
             self._check_revision(state, revision, new)
             if self._is_narrow:
                 require_own_past(self.pool, self.volumes, state, revision)
+            self._check_claim(state, revision, new)
             if sent and state.role == WRITER and state.head:
                 self._require_merged(volume, new)
 
@@ -504,6 +506,12 @@ class Keeper:
             for parent in revision.parents:
                 if find_revision(self.pool, parent) is None:
                     raise NotFound(f"volume {volume!r}: merged revision {hex_short(parent)} is not here: send it again")
+
+    def _check_claim(self, state: VolumeState, identity: bytes, revision: Revision) -> None:
+        """Refuse a tree that holds much more than its revision says: whoever walks it later would never end."""
+        wrong = false_claim(self.pool, revision, find_revision(self.pool, state.head) if state.head else None)
+        if wrong is not None:
+            raise Refused(f"revision {hex_short(identity)} of volume {state.name!r}: {wrong}")
 
     def _check_revision(self, state: VolumeState, identity: bytes, revision: Revision) -> None:
         if revision.volume != state.id:

@@ -1,9 +1,15 @@
 """How much more one tree holds than another: only what differs is looked at, and what moved is not entered."""
 
+from typing import Final
+
 from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_FILE, Entry, Revision
 from dalsegno.pool.contract import Source
 from dalsegno.trees.diff import differing_nodes
+from dalsegno.trees.measure import Measures
 from dalsegno.trees.read import iterate_directory
+
+STEPS_MAX: Final = 100_000
+"""So many directories that came or went are counted one by one, so that those which only moved cost nothing."""
 
 
 def count_more(source: Source, old: Revision, *, root: Entry, links: bytes) -> tuple[int, int]:
@@ -45,13 +51,26 @@ class _Growth:
             for entries in self._sides[side].values():
                 for entry in entries:
                     _add(whole, entry.content, sign)
+        steps = 0
         while whole:
+            if steps == STEPS_MAX:
+                self._count_rest(whole)
+                break
+            steps += 1
             content = next(iter(whole))
             times = whole.pop(content)
             for entry in iterate_directory(self._source, content):
                 self._count(entry, times)
                 if entry.kind == ENTRY_DIRECTORY:
                     _add(whole, entry.content, times)
+
+    def _count_rest(self, whole: dict[bytes, int]) -> None:
+        """Count what is left with a memo: a tree that is no tree may name one directory in very many places."""
+        measures = Measures(self._source)
+        for content, times in whole.items():
+            entries, size = measures.of(content)
+            self.entry_count += times * entries
+            self.size_bytes += times * size
 
     def _compare_entries(self, old: bytes, new: bytes) -> None:
         if old == new:

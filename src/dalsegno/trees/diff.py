@@ -10,6 +10,7 @@ from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_LINK, DirectoryLeaf,
 from dalsegno.pool.contract import Source
 from dalsegno.terms.errors import Damaged, NotFound
 from dalsegno.terms.ids import ObjectId
+from dalsegno.trees.limit import entries_max
 from dalsegno.trees.walk import Unreadable, walk
 
 
@@ -69,13 +70,20 @@ def _same_but_content(old: Entry, new: Entry) -> bool:
 
 
 def diff_directories(
-    source: Source, old: bytes, new: bytes, path: bytes = b"", *, unreadable: Unreadable | None = None
+    source: Source,
+    old: bytes,
+    new: bytes,
+    path: bytes = b"",
+    *,
+    unreadable: Unreadable | None = None,
+    names_max: int | None = None,
 ) -> Iterator[Change]:
     """Yield the changes between two directories and all that is below them, in name order.
 
-    With `unreadable` it goes on around directories that cannot be read.
+    With `unreadable` it goes on around directories that cannot be read. Damaged after `names_max` names that differ.
     """
     stack = [(path, old, new)]
+    met = 0
     while stack:
         parent, old_id, new_id = stack.pop()
         if old_id == new_id:
@@ -90,6 +98,9 @@ def diff_directories(
         below = []
         for name in sorted(old_entries.keys() | new_entries.keys()):
             child = parent + b"/" + name if parent else name
+            met += 1
+            if names_max is not None and met > names_max:
+                raise Damaged("more names differ than both revisions speak of: made wrong, or made to fill disks")
             before, after = old_entries.get(name), new_entries.get(name)
             directories = [entry is not None and entry.kind == ENTRY_DIRECTORY for entry in (before, after)]
             if not (before and after and all(directories) and _same_but_content(before, after)):
@@ -109,7 +120,8 @@ def diff_revisions(
         yield Change(b"", old.root, new.root)
     told = set()
     roots = [each.root.content if each else b"" for each in (old, new)]
-    for change in diff_directories(source, *roots, unreadable=unreadable):
+    names_max = sum(entries_max(each) for each in (old, new) if each)
+    for change in diff_directories(source, *roots, unreadable=unreadable, names_max=names_max):
         if change.new and change.new.kind == ENTRY_LINK:
             told.add(change.path)
         yield change

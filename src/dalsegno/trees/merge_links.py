@@ -193,7 +193,8 @@ class LinksMerge:
 
     def _as_revision(self, root: bytes) -> Revision:
         top = msgspec.structs.replace(self._sides[0].root, content=root)
-        return msgspec.structs.replace(self._sides[0], root=top)
+        entry_count = sum(side.entry_count for side in self._sides)  # what both have can be in it
+        return msgspec.structs.replace(self._sides[0], root=top, entry_count=entry_count)
 
     def _lost_names(self, link: int) -> list[bytes]:
         """Return the names that a file without any has on the side that changed it."""

@@ -6,10 +6,9 @@ from functools import partial
 from dalsegno.formats.objects import ENTRY_DIRECTORY, Entry, Revision
 from dalsegno.pool.contract import Source
 from dalsegno.terms.errors import DalError, Damaged
+from dalsegno.trees.limit import entries_max, too_many
+from dalsegno.trees.measure import DEPTH_MAX
 from dalsegno.trees.read import iterate_directory, resolve_path
-
-DEPTH_MAX = 16_384
-
 
 Unreadable = Callable[[bytes, DalError], None]
 """Told a directory that cannot be read, or not wholly, and why."""
@@ -22,7 +21,8 @@ def walk(
 
     With `unreadable` it goes on around what cannot be read.
 
-    A directory that contains itself is Damaged: it cannot have been written honestly.
+    A directory that contains itself is Damaged, and so is a tree that goes on far beyond what its revision says: they
+    cannot have been written honestly.
     """
     start = resolve_path(source, revision, path)
     path = b"/".join(part for part in path.split(b"/") if part)
@@ -34,12 +34,16 @@ def walk(
 
     if start.kind != ENTRY_DIRECTORY:
         return
+    left = entries_max(revision)
     above = [start.content]
     stack = [(path, entries_of(path, start.content))]
     while stack:
         parent, entries = stack[-1]
         for entry in entries:
             child = parent + b"/" + entry.name if parent else entry.name
+            left -= 1
+            if left < 0:
+                raise too_many(revision)
             yield child, entry
             if entry.kind == ENTRY_DIRECTORY:
                 if entry.content in above or len(above) > DEPTH_MAX:
