@@ -364,7 +364,7 @@ def test_pipelined_requests_are_answered_in_order(served: Served) -> None:
 # Slow clients
 
 
-QUICK = {"HEAD_SECONDS": 1, "BODY_IDLE_SECONDS": 1, "KEEP_ALIVE_SECONDS": 2}
+QUICK = {"HEAD_SECONDS": 1, "BODY_IDLE_SECONDS": 1, "PACE_SECONDS": 1, "KEEP_ALIVE_SECONDS": 2}
 
 
 @pytest.fixture(scope="module")

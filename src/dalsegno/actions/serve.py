@@ -1,6 +1,6 @@
 """What a server does besides replication: dumps out, dumps in, tokens."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
@@ -12,6 +12,7 @@ from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.load import load_chain
 from dalsegno.dumps.plan import forget_dump, plan_dump, record_dump
 from dalsegno.dumps.write import write_dump
+from dalsegno.pool.pack_write import SENT_PENDING_MAX
 from dalsegno.terms.errors import BadInput, Damaged, NotFound, Refused
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.volumes.address import Address, resolve
@@ -72,6 +73,7 @@ def stream_dump(
         realm=house.pool.realm,
         sealed=house.pool.encryption != "none",
         workers=house.workers,
+        pending_max=SENT_PENDING_MAX,
     )
 
 
@@ -117,15 +119,15 @@ def incoming_size(house: House, owner: str, dump_id: bytes) -> int:
             return 0
 
 
-def receive_dump(house: House, owner: str, dump_id: bytes, offset: int, pieces: Iterable[bytes]) -> int:
-    """Add bytes to an uploaded dump at `offset`, which must be at most its size, and return its size, durable."""
+def receive_dump(house: House, owner: str, dump_id: bytes, offset: int) -> Generator[None, bytes, int]:
+    """Add bytes, until an empty piece, to an uploaded dump at `offset`, at most its size; return its size, durable."""
     path = incoming_path(house, owner, dump_id)
     make_directory(path.parent)
     with ResumedFile(path) as file:
         if offset > file.offset:
             raise Refused(f"dump {hex_short(dump_id)}: {file.offset} bytes are there: go on at most from there")
         file.truncate(offset)
-        for piece in pieces:
+        while piece := (yield):
             file.write(piece)
         file.sync()
         return file.offset

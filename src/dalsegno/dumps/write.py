@@ -6,7 +6,7 @@ from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.plan import DumpPlan
 from dalsegno.formats import objects, pack
 from dalsegno.pool.copy import PoolMarks
-from dalsegno.pool.pack_write import PackSummary, PackWriter, new_header
+from dalsegno.pool.pack_write import BLOCKS_PENDING_MAX, PackSummary, PackWriter, new_header
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.events import Progress, Report, silent
 from dalsegno.trees.closure import new_objects
@@ -25,6 +25,7 @@ def write_dump(
     recipients: Sequence[str] = (),
     dense: bool = False,
     workers: Workers | None = None,
+    pending_max: int = BLOCKS_PENDING_MAX,
     report: Report = silent,
 ) -> PackSummary:
     """Write the dump that `plan` describes, in one stream, and return what was written. The caller makes it durable.
@@ -51,6 +52,6 @@ def write_dump(
         base = target.revision
     note = pack.encode_struct(plan.note)
     header = new_header(realm, kind=pack.PACK_DUMP, sealed=sealed, note=note, recipients=recipients)
-    with PackWriter(write, realm=realm, header=header, workers=workers, dense=dense) as writer:
+    with PackWriter(write, realm=realm, header=header, workers=workers, dense=dense, pending_max=pending_max) as writer:
         wanted.copy(writer, lambda done, total: report(Progress(phase="dump", done_bytes=done, total_bytes=total)))
         return writer.finish()

@@ -9,11 +9,11 @@ it does not stand.
 A call must not run on the `workers` that the Keeper was given: it waits for them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from copy import copy
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,7 +22,7 @@ from dalsegno.formats import pack
 from dalsegno.formats.objects import KIND_CHUNK, KIND_REVISION, Revision
 from dalsegno.pool.adopt import ADOPTED_BYTES_MAX, JOINED_SUFFIX, Adopter, Standing, as_ids
 from dalsegno.pool.copy import PoolMarks
-from dalsegno.pool.pack_write import PackWriter, new_header
+from dalsegno.pool.pack_write import SENT_PENDING_MAX, PackWriter, new_header
 from dalsegno.pool.pool import Pool
 from dalsegno.replicas.contract import BATCH_IDS_MAX, LEASE_SECONDS, ROW_BYTES, ROW_KIND_SHIFT, Record
 from dalsegno.terms.errors import (
@@ -83,6 +83,9 @@ PIN_SECONDS: Final = 60
 FOLLOWER_SECONDS: Final = PIN_SECONDS_MAX
 """What a follower has is kept for it so long after it was heard of last."""
 
+T = TypeVar("T")
+Taking = Generator[None, bytes, T]
+"""Takes the pieces of an upload, an empty one at its end: who waits for them needs no thread meanwhile."""
 Followers = dict[str, tuple[bytes, int]]
 """Follower: the revision that it has, and when it told so."""
 
@@ -231,7 +234,9 @@ class Keeper:
     def _pack(self, marks: PoolMarks) -> Iterator[bytes]:
         pieces: list[bytes] = []
         header = new_header(self.pool.realm, kind=pack.PACK_POOL, sealed=self.pool.encryption != "none")
-        with PackWriter(pieces.append, realm=self.pool.realm, header=header, workers=self._workers) as writer:
+        with PackWriter(
+            pieces.append, realm=self.pool.realm, header=header, workers=self._workers, pending_max=SENT_PENDING_MAX
+        ) as writer:
             for _ in marks.copy_steps(writer):
                 while pieces:
                     yield pieces.pop(0)
@@ -315,9 +320,13 @@ class Keeper:
 
     def upload(self, volume: str, upload: bytes, offset: int, pieces: Iterable[bytes]) -> int:
         """Add bytes to an upload. Conflict when there are fewer than `offset`, or when it was adopted meanwhile."""
-        return self._upload(self.volumes.get(volume), upload, offset, pieces, sync=True)
+        return take_all(self.uploading(volume, upload, offset), pieces)
 
-    def _upload(self, state: VolumeState, upload: bytes, offset: int, pieces: Iterable[bytes], *, sync: bool) -> int:
+    def uploading(self, volume: str, upload: bytes, offset: int) -> Taking[int]:
+        """Do the same with pieces that come one by one (`Taking`)."""
+        return self._uploading(self.volumes.get(volume), upload, offset, sync=True)
+
+    def _uploading(self, state: VolumeState, upload: bytes, offset: int, *, sync: bool) -> Taking[int]:
         path = self._upload_path(state, upload)
         adopted = self._adopted_size(path, upload)
         if adopted is not None:
@@ -327,7 +336,7 @@ class Keeper:
         if not 0 <= offset <= there:
             raise Conflict(f"upload {hex_short(upload)}: goes on at {there}, not at {offset}")
         with UploadFile(path, create=True, sync=sync) as file:
-            for piece in pieces:
+            while piece := (yield):
                 if offset + len(piece) > ADOPTED_BYTES_MAX:
                     raise Refused(f"upload {hex_short(upload)}: more than {format_size(ADOPTED_BYTES_MAX)}; send less")
                 # Only while a piece is written: a sender who died must not keep others from going on.
@@ -400,11 +409,17 @@ class Keeper:
         owner: str = "",
     ) -> VolumeState:
         """Do upload, adopt, advance and agree in one call."""
+        return take_all(self.committing(volume, revision, upload, common=common, owner=owner), pieces)
+
+    def committing(
+        self, volume: str, revision: bytes, upload: bytes, *, common: bytes = b"", owner: str = ""
+    ) -> Taking[VolumeState]:
+        """Do the same with pieces that come one by one (`Taking`)."""
         state = self.volumes.get(volume)
         _require_moving(state)
         _require_thawed(state, owner=owner, now_ns=self._clock())
         if upload:
-            self._upload(state, upload, 0, pieces, sync=False)
+            yield from self._uploading(state, upload, 0, sync=False)
             self._adopt(state, [upload])
         return self._advance(volume, revision, owner=owner, common=common, sent=bool(upload))
 
@@ -741,6 +756,22 @@ class Keeper:
 
 def _not_its(state: VolumeState, identity: bytes) -> Refused:
     return Refused(f"revision {hex_short(identity)} is of another volume than {state.name!r}")
+
+
+def take_all(taking: Taking[T], pieces: Iterable[bytes]) -> T:
+    """Give a generator that takes pieces all of them, and return what it returns."""
+    try:
+        next(taking)
+        for piece in pieces:
+            if piece:  # an empty one says that it was the last
+                taking.send(piece)
+        taking.send(b"")
+    except StopIteration as end:
+        found: T = end.value
+        return found
+    finally:
+        taking.close()
+    raise AssertionError("it takes more than there is")
 
 
 def is_behind(pool: Pool, old: bytes, head: bytes) -> bool:

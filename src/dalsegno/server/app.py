@@ -1,6 +1,7 @@
 """From a request to an answer: which call it is, who asks, whether he may, whether it is too much, what went wrong.
 
-Nothing here blocks: what reads a disk runs in one of four crews of threads (calls, long calls, bodies, watches).
+Nothing here blocks: what reads a disk runs in one of five crews of threads (tokens, calls, long calls, bodies,
+watches). How much of each a token has at once is said in turns.py and limits.py.
 """
 
 import asyncio
@@ -21,13 +22,14 @@ from dalsegno.replicas.answers import check
 from dalsegno.replicas.tokens import USED_STEP_NS, WRITE, Token, TokenStore, check_token
 from dalsegno.replicas.view import check_realm_name
 from dalsegno.server import limits, metrics
-from dalsegno.server.bodies import Body, Gone, Outlet, Shares, TooLarge, TooSlow, feed, pulled
+from dalsegno.server.bodies import Body, Gone, Outlet, TooLarge, TooSlow, check_pace, feed, pulled
 from dalsegno.server.calls import ANY_RIGHT, CALLS, JSON, NO_TOKEN, OCTETS, Call
 from dalsegno.server.gate import Connection, Connections
 from dalsegno.server.limits import RateLimit
 from dalsegno.server.log import Log
 from dalsegno.server.openapi import MESSAGES, encoded_page
 from dalsegno.server.routes import NOBODY, ROUTES, Ask, Service, Written
+from dalsegno.server.turns import Pace, Places
 from dalsegno.server.views import shown_value
 from dalsegno.terms.errors import (
     AlreadyThere,
@@ -135,6 +137,7 @@ class _Exchange:
         self.body: Body | None = None
         self.status = 0
         self.bytes_sent = 0
+        self._pace = Pace()
         self.began_ns = ticks_ns()
 
     @property
@@ -179,6 +182,7 @@ class _Exchange:
         await self._give({"type": "http.response.body", "body": data, "more_body": more})
 
     async def _give(self, message: Message) -> None:
+        asked = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(limits.BODY_IDLE_SECONDS):
                 await self._send(message)
@@ -187,13 +191,17 @@ class _Exchange:
             if transport is not None:
                 transport.abort()  # a close would wait for a client that takes nothing
             raise Gone("the client takes nothing") from None
+        self._pace.note(len(message.get("body", b"")), seconds=asyncio.get_running_loop().time() - asked)
 
     async def answer(self, data: bytes, media: str) -> None:
         await self.start(200, media, length=len(data))
         await self.give(data, more=False)
 
-    async def stream(self, pieces: AsyncIterator[bytes]) -> None:
-        """Send what comes; the first piece before the headers, so that most errors are an answer of their own."""
+    async def stream(self, pieces: AsyncIterator[bytes], is_wanted: Callable[[], bool]) -> None:
+        """Send what comes; the first piece before the headers, so that most errors are an answer of their own.
+
+        TooSlow for who takes it slowly, more so when somebody waits for his place.
+        """
         first = await anext(pieces, b"")
         await self.start(200, OCTETS, length=None)
         if first:
@@ -202,6 +210,7 @@ class _Exchange:
                 if self.is_gone():
                     raise Gone("the client went away")
                 await self.give(piece, more=True)
+                check_pace(self._pace, is_wanted)
         await self.give(b"", more=False)
 
     def is_gone(self) -> bool:
@@ -230,7 +239,14 @@ class App:
         """How many watches each token has."""
         self._used: dict[str, int] = {}
         self._failures: OrderedDict[str, tuple[str, wire.Failure]] = OrderedDict()
-        self._streams = Shares(limits.STREAM_SHARES)
+        self._running: Counter[str] = Counter()
+        """How many calls each token has, without watches."""
+        self._streams = Places(limits.STREAM_SHARES, of_token_max=limits.STREAM_SHARES_OF_TOKEN_MAX)
+        self._uploads = Places(limits.UPLOADS_AT_ONCE, of_token_max=limits.UPLOADS_OF_TOKEN_MAX)
+        self._messages = Places(limits.MESSAGES_BYTES_MAX, of_token_max=limits.MESSAGES_BYTES_OF_TOKEN_MAX)
+        self._call_turns = Places(limits.CALL_THREADS, of_token_max=limits.CALL_THREADS_OF_TOKEN_MAX)
+        self._long_turns = Places(limits.LONG_CALL_THREADS, of_token_max=limits.LONG_CALL_THREADS_OF_TOKEN_MAX)
+        self._tokens = Workers(limits.TOKEN_THREADS)
         self._calls = Workers(limits.CALL_THREADS)
         self._long_calls = Workers(limits.LONG_CALL_THREADS)
         self._bodies = Workers(limits.BODY_THREADS)
@@ -250,7 +266,7 @@ class App:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for crew in (self._watches, self._bodies, self._long_calls, self._calls):
+        for crew in (self._watches, self._bodies, self._long_calls, self._calls, self._tokens):
             crew.__exit__(kind, error, trace)
 
     def stop(self) -> None:
@@ -270,13 +286,7 @@ class App:
         exchange = _Exchange(scope, receive, send)
         scope["dalsegno.exchange"] = exchange
         try:
-            if self.metrics.running >= limits.CALLS_AT_ONCE:
-                raise TooMany("the server is busy: try again", seconds=RETRY_SECONDS)
-            self.metrics.running += 1
-            try:
-                await self._router(scope, receive, send)
-            finally:
-                self.metrics.running -= 1
+            await self._router(scope, receive, send)
         except Gone:
             exchange.status = GONE_STATUS
         except DalError as error:
@@ -407,7 +417,8 @@ class App:
         scheme, _, text = exchange.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             return None
-        found: tuple[Token, TokenStore] | None = await self.in_thread(self._check, text.strip())
+        looked = self._tokens.submit(self._check, text.strip())
+        found: tuple[Token, TokenStore] | None = await asyncio.wrap_future(looked)
         if found is None:
             return None
         self.connections.know(exchange.connection)
@@ -432,6 +443,36 @@ class App:
             with contextlib.suppress(DalError):  # a full disk must not keep anybody from reading
                 found[1].used(found[0].id, now_ns=now)
         return found
+
+    @contextlib.asynccontextmanager
+    async def counted(self, call: Call, token: Token) -> AsyncIterator[None]:
+        """Count a call that runs, TooMany when there are enough of them."""
+        if call.right == NO_TOKEN or call.name == "watch":
+            yield
+            return
+        if self.metrics.running >= limits.CALLS_AT_ONCE:
+            raise TooMany("the server is busy: try again", seconds=RETRY_SECONDS)
+        if self._running[token.id] >= limits.CALLS_OF_TOKEN_MAX:
+            raise TooMany("too many calls of this token run already: try again", seconds=RETRY_SECONDS)
+        self.metrics.running += 1
+        self._running[token.id] += 1
+        try:
+            yield
+        finally:
+            self.metrics.running -= 1
+            self._running[token.id] -= 1
+            if not self._running[token.id]:
+                del self._running[token.id]
+
+    @contextlib.asynccontextmanager
+    async def room_for(self, call: Call, token: Token, body: Body) -> AsyncIterator[None]:
+        """Have memory for a message until it is answered."""
+        count = 0
+        if call.body and not call.body_streams and not body.is_complete:
+            count = max(0, body.bytes_most - limits.MESSAGE_FREE_BYTES)
+        async with self._messages.taken(token.id, count):
+            body.is_wanted = self._messages.is_wanted
+            yield
 
     async def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run something that blocks."""
@@ -458,23 +499,22 @@ class App:
             self.metrics.connections = len(self.connections)
             await exchange.answer(self.metrics.text(extra, now_ns=now_ns()).encode(), metrics.MEDIA)
             return
-        async with self._streams.taken(call.answer_shares):
+        async with self._streams.taken(ask.token.id, call.answer_shares):
             await self._route(exchange, call, ask)
 
     async def _route(self, exchange: _Exchange, call: Call, ask: Ask) -> None:
         route = ROUTES[call.name]
         if call.body_streams:
-
-            def work(pieces: Iterator[bytes]) -> Any:
-                ask.body = pieces
-                with file_errors("the server's disk"):
-                    return route(self.service, ask)
-
-            assert exchange.body is not None
-            value = await feed(work, exchange.body, self._bodies)
+            body = exchange.body
+            assert body is not None
+            async with self._uploads.taken(ask.token.id, 0 if body.is_complete else 1):
+                body.is_wanted = self._uploads.is_wanted
+                taking: Any = route(self.service, ask)
+                value = await feed(taking, body, self._bodies)
         else:
-            crew = self._long_calls if call.is_long else self._calls
-            value = await asyncio.wrap_future(crew.submit(self._do, route, ask))
+            crew, turns = (self._long_calls, self._long_turns) if call.is_long else (self._calls, self._call_turns)
+            async with turns.taken(ask.token.id):
+                value = await asyncio.wrap_future(crew.submit(self._do, route, ask))
         if isinstance(value, Written):
             await self._send_all(exchange, Outlet().run(value.work, self._bodies))
         elif isinstance(value, Iterator):
@@ -490,7 +530,7 @@ class App:
 
     async def _send_all(self, exchange: _Exchange, pieces: AsyncIterator[bytes]) -> None:
         async with contextlib.aclosing(pieces):  # type: ignore[type-var]
-            await exchange.stream(pieces)
+            await exchange.stream(pieces, self._streams.is_wanted)
 
     def _blank(self, path: str) -> str:
         """Return a path without what it says of this server's disks."""
@@ -520,7 +560,6 @@ class App:
         gone = asyncio.ensure_future(_until_gone(exchange.receive))
         self.metrics.watching += 1
         self._watching[ask.token.id] += 1
-        self.metrics.running -= 1
         try:
             while True:
                 left = max(0.0, end - loop.time())
@@ -545,7 +584,6 @@ class App:
             self._watching[ask.token.id] -= 1
             if not self._watching[ask.token.id]:
                 del self._watching[ask.token.id]
-            self.metrics.running += 1
             for task in (stop, gone):
                 task.cancel()
 
@@ -587,20 +625,23 @@ class _Endpoint:
         self._read_path(call, scope, ask)
         _require_right(call, ask)
         body = exchange.open_body(call.body_bytes_max)
-        if call.body and not call.body_streams:
-            data = await body.whole()
-            if call.body == OCTETS:
-                ask.body = data
-            elif len(data) > 64 * 1024:
-                ask.body = await app.in_thread(_read_message, data, MESSAGES[call.body])
-            else:
-                ask.body = _read_message(data, MESSAGES[call.body])
-        try:
-            await app.run(exchange, call, ask)
-        except Refused as error:
-            if ask.volume and not isinstance(error, Moved):
-                await self._redirect(ask.volume, error)
-            raise
+        async with app.counted(call, ask.token), app.room_for(call, ask.token, body):
+            if call.body and not call.body_streams:
+                ask.body = await self._read_message(call, body)
+            try:
+                await app.run(exchange, call, ask)
+            except Refused as error:
+                if ask.volume and not isinstance(error, Moved):
+                    await self._redirect(ask.volume, error)
+                raise
+
+    async def _read_message(self, call: Call, body: Body) -> Any:
+        data = await body.whole()
+        if call.body == OCTETS:
+            return data
+        if len(data) > 64 * 1024:
+            return await self._app.in_thread(_read_message, data, MESSAGES[call.body])
+        return _read_message(data, MESSAGES[call.body])
 
     def _read_path(self, call: Call, scope: Scope, ask: Ask) -> None:
         raw = scope.get("raw_path", b"").lower()

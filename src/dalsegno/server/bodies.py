@@ -1,34 +1,40 @@
 """Bytes in and out between the event loop and the threads that do the work. No body is ever in memory whole.
 
-    Inlet    the loop fills it with a request's body; a thread iterates over it
+    feed     the loop collects pieces of a request's body; a thread takes each
     Outlet   a thread writes into it; the loop iterates over it
     pulled   the loop iterates over what a thread's generator yields
-    Shares   how many such answers there may be at once
 
-Each holds a few pieces; whoever is faster waits. When one side ends early the other is told.
+Each holds a few pieces; whoever is faster waits. When one side ends early the other is told. However slowly a body
+comes, it holds no thread: one is wanted when a piece is there.
 """
 
 import asyncio
 import contextlib
-import queue
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, MutableMapping
+from typing import Any, Final, TypeVar
 
 from dalsegno.server.limits import (
     BODY_IDLE_SECONDS,
-    BODY_RATE_MIN,
     LEFTOVER_BYTES_MAX,
     LEFTOVER_SECONDS,
-    STREAM_WAIT_SECONDS,
+    RATE_MIN,
+    WANTED_RATE_MIN,
 )
-from dalsegno.terms.errors import BadInput, Unavailable
+from dalsegno.server.turns import Pace
+from dalsegno.terms.errors import BadInput, DalError, Unavailable
 from dalsegno.terms.sizes import KIB, MIB
-from dalsegno.world.workers import Workers
+from dalsegno.world.files import file_errors
+from dalsegno.world.workers import Workers, new_lock
 
 PIECE_BYTES: Final = MIB
 PIECE_BYTES_MIN: Final = 512 * KIB
-PIECES_AHEAD: Final = 3
+PIECES_AHEAD: Final = 2
+TAKEN_BYTES: Final = 512 * KIB
+"""A thread is taken when so much of a body is there."""
 
+T = TypeVar("T")
+Taking = Generator[None, bytes, T]
+"""Takes the pieces of a body, an empty one at its end, and returns what became of it."""
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
@@ -44,6 +50,17 @@ class Gone(Unavailable):
     """The client went away in the middle."""
 
 
+def check_pace(pace: Pace, is_wanted: Callable[[], bool]) -> None:
+    """Raise TooSlow for who is slow; somebody waiting for his place is a reason to ask for more."""
+    for least, matters in ((RATE_MIN, True), (WANTED_RATE_MIN, False)):
+        if pace.is_below(least) and (matters or is_wanted()):
+            raise TooSlow(f"slower than {least} bytes a second" + ("" if matters else ", while others wait"))
+
+
+def _nobody_waits() -> bool:
+    return False
+
+
 class Body:
     """A request's body, with its limits of size and slowness."""
 
@@ -52,14 +69,19 @@ class Body:
             raise TooLarge(f"the body has {declared} bytes, more than the {bytes_max} allowed here")
         self._receive = receive
         self._bytes_max = bytes_max
+        self.bytes_most = bytes_max if declared is None else declared
+        """It has no more; 0: as many as it likes."""
         self.bytes_read = 0
         self.is_complete = False
+        self.is_wanted: Callable[[], bool] = _nobody_waits
+        """Whether somebody waits for the place that the body holds."""
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes."""
         loop = asyncio.get_running_loop()
-        started = loop.time()
+        pace = Pace()
         while not self.is_complete:
+            asked = loop.time()
             try:
                 async with asyncio.timeout(BODY_IDLE_SECONDS):
                     message = await self._receive()
@@ -72,11 +94,11 @@ class Body:
             self.is_complete = not message.get("more_body", False)
             if self._bytes_max and self.bytes_read > self._bytes_max:
                 raise TooLarge(f"the body has more than the {self._bytes_max} bytes allowed here")
-            spent = loop.time() - started
-            if not self.is_complete and spent > BODY_IDLE_SECONDS and self.bytes_read < spent * BODY_RATE_MIN:
-                raise TooSlow(f"the body arrives slower than {BODY_RATE_MIN} bytes a second")
+            pace.note(len(piece), seconds=loop.time() - asked)
             if piece:
                 yield piece
+            if not self.is_complete:
+                check_pace(pace, self.is_wanted)
 
     async def whole(self) -> bytes:
         """Return the body whole; for small ones."""
@@ -102,83 +124,70 @@ class Body:
         return self.is_complete
 
 
-class Shares:
-    """Memory for answers that stream, in shares: who comes first goes first."""
+class _Steps:
+    """A generator that takes a body, one step at a time, in whatever thread."""
 
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._free = asyncio.Semaphore(count)
-        self._turn = asyncio.Lock()
+    def __init__(self, taking: Taking[Any]) -> None:
+        self._taking = taking
+        self._lock = new_lock()
+        self.has_ended = False
+        self.value: Any = None
 
-    @contextlib.asynccontextmanager
-    async def taken(self, count: int) -> AsyncIterator[None]:
-        """Take some shares, when there are so many; Unavailable after waiting long."""
-        assert count <= self._count
-        if not count:
-            yield
-            return
-        held = 0
-        try:
-            try:
-                async with asyncio.timeout(STREAM_WAIT_SECONDS), self._turn:
-                    while held < count:
-                        await self._free.acquire()
-                        held += 1
-            except TimeoutError:
-                raise Unavailable("the server sends to as many as it can: try again") from None
-            yield
-        finally:
-            for _ in range(held):
-                self._free.release()
-
-
-class Inlet:
-    """A body on its way to a thread."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._pieces: queue.SimpleQueue[bytes | Exception | None] = queue.SimpleQueue()
-        self._room = asyncio.Semaphore(PIECES_AHEAD)
-
-    async def fill(self, body: Body) -> None:
-        """Pass the body on until its end; what goes wrong is raised in the thread."""
-        buffer = bytearray()
-        end: Exception | None = Unavailable("the server stops: the body was not read to its end")
-        try:
-            async for piece in body.pieces():
-                buffer += piece
-                if len(buffer) >= PIECE_BYTES:
-                    await self._room.acquire()
-                    self._pieces.put(bytes(buffer))
-                    buffer.clear()
-            end = None
-        except Exception as error:
-            end = error
-        finally:
-            if buffer:  # a body that is cut short is kept as far as it came
-                self._pieces.put(bytes(buffer))
-            self._pieces.put(end)
-
-    def __iter__(self) -> Iterator[bytes]:
-        while True:
-            piece = self._pieces.get()
-            if piece is None:
+    def take(self, piece: bytes | None) -> None:
+        """Go on with the next piece; None begins. Once it has ended it takes no more."""
+        with self._lock:
+            if self.has_ended:
                 return
-            if isinstance(piece, Exception):
-                raise piece
-            self._loop.call_soon_threadsafe(self._room.release)
-            yield piece
+            try:
+                with file_errors("the server's disk"):
+                    self._taking.send(piece)  # type: ignore[arg-type]
+            except StopIteration as end:
+                self.has_ended, self.value = True, end.value
+            except BaseException:
+                self.has_ended = True
+                raise
+
+    def give_up(self, rest: bytes, error: Exception) -> None:
+        """End before the body did; what came of it is kept."""
+        with contextlib.suppress(DalError):
+            if rest:
+                self.take(rest)
+        with self._lock:
+            if not self.has_ended:
+                self.has_ended = True
+                with contextlib.suppress(type(error), StopIteration, DalError):
+                    self._taking.throw(error)
 
 
-async def feed(work: Callable[[Iterator[bytes]], Any], body: Body, crew: Workers) -> Any:
-    """Run `work(pieces)` in a thread over a request's body."""
-    inlet = Inlet()
-    filling = asyncio.create_task(inlet.fill(body))
+async def feed(taking: Taking[T], body: Body, crew: Workers) -> T:
+    """Have a generator take a request's body, each piece of it in a thread, and return what it returns."""
+    steps = _Steps(taking)
+    buffer = bytearray()
+    running = crew.submit(steps.take, None)
     try:
-        return await asyncio.wrap_future(crew.submit(work, iter(inlet)))
-    finally:
-        filling.cancel()
-        await asyncio.gather(filling, return_exceptions=True)
+        await asyncio.wrap_future(running)  # what is refused at once is not read first
+        async for piece in body.pieces():
+            buffer += piece
+            if len(buffer) >= TAKEN_BYTES:
+                await asyncio.wrap_future(running)
+                if steps.has_ended:  # it needs no more
+                    break
+                running = crew.submit(steps.take, bytes(buffer))
+                buffer.clear()
+        await asyncio.wrap_future(running)
+        rest = bytes(buffer)
+        buffer.clear()
+        if rest:
+            await asyncio.wrap_future(crew.submit(steps.take, rest))
+        await asyncio.wrap_future(crew.submit(steps.take, b""))
+        found: T = steps.value
+        return found
+    except BaseException as error:
+        cause = error if isinstance(error, Exception) else Unavailable("the server stops")
+        ended = crew.submit(steps.give_up, bytes(buffer), cause)  # behind the step that runs
+        if isinstance(error, Exception):
+            await asyncio.wrap_future(ended)
+        raise
 
 
 class Outlet:

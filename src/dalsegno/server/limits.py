@@ -23,8 +23,14 @@ FRAMING_SHARE: Final = 8
 
 BODY_IDLE_SECONDS: Final = 60
 """Without one byte of a body arriving, or one of an answer leaving."""
-BODY_RATE_MIN: Final = 1 * KIB
-"""Bytes a second, on average after BODY_IDLE_SECONDS: slower bodies are given up."""
+PACE_SECONDS: Final = 60.0
+"""How fast somebody is: what he sent or took in so long."""
+RATE_MIN: Final = 1 * KIB
+"""Bytes a second in PACE_SECONDS: slower bodies, and answers that are taken more slowly, are given up."""
+WANTED_RATE_MIN: Final = 64 * KIB
+"""The same where somebody else waits for the place. A slow line alone is no reason to lose it."""
+READ_BYTES: Final = 64 * KIB
+"""Read from a connection at once."""
 LEFTOVER_BYTES_MAX: Final = 1 * MIB
 LEFTOVER_SECONDS: Final = 2.0
 """How much of a refused body is read, so that the client is ready to hear why."""
@@ -34,7 +40,15 @@ STATE_BYTES_MAX: Final = 8 * MIB
 UPLOAD_BYTES_MAX: Final = 256 * MIB
 """One pack of a transfer."""
 
-CALLS_AT_ONCE: Final = 256
+MESSAGE_FREE_BYTES: Final = 64 * KIB
+"""A message of so many bytes waits for nothing."""
+MESSAGES_BYTES_MAX: Final = 32 * MIB
+"""What is beyond that in all messages that are read or answered."""
+MESSAGES_BYTES_OF_TOKEN_MAX: Final = STATE_BYTES_MAX
+
+CALLS_AT_ONCE: Final = 512
+CALLS_OF_TOKEN_MAX: Final = 128
+"""Running or waiting for their turn, without watches."""
 WATCHES_AT_ONCE: Final = 512
 WATCHES_OF_TOKEN_MAX: Final = 256
 """So that nobody takes them all."""
@@ -45,16 +59,26 @@ FILES_RESERVED: Final = 512
 CONNECTIONS_OF_ADDRESS_MAX: Final = 1024
 STRANGERS_OF_ADDRESS_MAX: Final = 64
 """Connections over which no token came yet that opens something."""
-TLS_READ_BYTES: Final = 64 * KIB
-"""Each TLS connection holds a buffer of this size."""
-STREAM_SHARES: Final = 5
-"""For answers of `missing`, `objects` and `dump`: they hold some 40 MiB of blocks a share while a client takes them."""
-STREAM_WAIT_SECONDS: Final = 60
+STREAM_SHARES: Final = 8
+"""For answers of `missing`, `objects` and `dump`: they hold some 12 MiB of blocks a share while a client takes them."""
+STREAM_SHARES_OF_TOKEN_MAX: Final = 4
+"""Two dumps."""
+UPLOADS_AT_ONCE: Final = 32
+UPLOADS_OF_TOKEN_MAX: Final = 4
+"""Bodies that stream: each holds a connection and some 1 MiB."""
+PLACE_WAIT_SECONDS: Final = 240
+"""Less than our own client waits for an answer."""
 FAILURES_KEPT_MAX: Final = 1000
 """Answers that were cut short, and why."""
+TOKEN_THREADS: Final = 4
+"""They look up tokens and do nothing else: whoever asks for what takes long keeps nobody from being known."""
 CALL_THREADS: Final = 16
+CALL_THREADS_OF_TOKEN_MAX: Final = 6
 LONG_CALL_THREADS: Final = 8
-BODY_THREADS: Final = 32
+LONG_CALL_THREADS_OF_TOKEN_MAX: Final = 3
+BODY_THREADS: Final = 16
+"""One for each dump that is sent, and one for each piece of a body or an answer."""
+assert STREAM_SHARES < BODY_THREADS
 
 RATE: Final = 5000.0
 """Requests a second for one token."""

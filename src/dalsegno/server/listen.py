@@ -80,6 +80,8 @@ class GuardedProtocol(HttpToolsProtocol):
         """Begin."""
         super().connection_made(transport)
         self.flow = _Flow(transport, self.pipeline)
+        if hasattr(transport, "max_size"):  # as asyncio calls it: what one read brings
+            transport.max_size = limits.READ_BYTES
         self._connection.end = self._abort
         self._arm()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -14,7 +14,7 @@ from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.servers import Desk
 from dalsegno.replicas.tokens import ADMINISTER, READ, WRITE, Token, TokenStore, new_token
 from dalsegno.replicas.view import Placed, RealmView
-from dalsegno.server.bodies import Outlet
+from dalsegno.server.bodies import Outlet, Taking
 from dalsegno.server.calls import CALLS
 from dalsegno.server.shown import Shown
 from dalsegno.terms.errors import AlreadyThere, BadInput, NoAccess, NotFound, Refused, Unavailable
@@ -28,6 +28,20 @@ from dalsegno.world.clock import now_ns
 NOBODY: Final = Token(id="", digest=b"", rights=[], volumes=[], created_ns=0)
 
 
+class OpenSite(Site, Protocol):
+    """A Site that takes uploads as they come: one that is slow holds no thread."""
+
+    def uploading(self, volume: str, upload: bytes, offset: int) -> Taking[int]:
+        """Return what `upload` is, without its pieces."""
+        ...
+
+    def committing(
+        self, volume: str, revision: bytes, upload: bytes, *, common: bytes = b"", owner: str = ""
+    ) -> Taking[VolumeState]:
+        """Return what `commit` is, without its pieces."""
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
 class Service:
     """What the server serves."""
@@ -35,7 +49,7 @@ class Service:
     name: str
     version: str
     """Of this program."""
-    site: Site
+    site: OpenSite
     house: House
     tokens: Sequence[TokenStore]
     """Looked into one after the other; new ones go into the first."""
@@ -48,7 +62,7 @@ class Service:
     shown: Shown = field(default_factory=Shown)
     """What tokens that may not read all volumes were given."""
 
-    def site_for(self, token: Token) -> Site:
+    def site_for(self, token: Token) -> OpenSite:
         """Return the site as it is for a token: of another volume's revisions one that may not read all gets none."""
         if token.allows_everywhere(READ) or not isinstance(self.site, Keeper):
             return self.site
@@ -67,7 +81,7 @@ class Ask:
     server: str = ""
     query: dict[str, Any]
     body: Any = None
-    """A message, bytes, or, where the body streams, an iterator over it."""
+    """A message or bytes; None where the body streams: what a route returns there takes it piece by piece."""
 
 
 Work = Callable[[Outlet], Any]
@@ -193,8 +207,8 @@ def _dump_size(service: Service, ask: Ask) -> wire.Size:
     return wire.Size(size=actions.incoming_size(service.house, ask.token.id, ask.upload))
 
 
-def _send_dump(service: Service, ask: Ask) -> wire.Size:
-    size = actions.receive_dump(service.house, ask.token.id, ask.upload, ask.query["offset"], ask.body)
+def _send_dump(service: Service, ask: Ask) -> Taking[wire.Size]:
+    size = yield from actions.receive_dump(service.house, ask.token.id, ask.upload, ask.query["offset"])
     return wire.Size(size=size)
 
 
@@ -276,8 +290,9 @@ def _upload_size(service: Service, ask: Ask) -> wire.Size:
     return wire.Size(size=service.site.upload_size(ask.volume, ask.upload))
 
 
-def _upload(service: Service, ask: Ask) -> wire.Size:
-    return wire.Size(size=service.site.upload(ask.volume, ask.upload, ask.query["offset"], ask.body))
+def _upload(service: Service, ask: Ask) -> Taking[wire.Size]:
+    size = yield from service.site.uploading(ask.volume, ask.upload, ask.query["offset"])
+    return wire.Size(size=size)
 
 
 def _adopt(service: Service, ask: Ask) -> wire.Done:
@@ -290,17 +305,18 @@ def _owner(name: str, secret: bytes) -> str:
     return owner_with_secret(name, secret) if name and secret else ""
 
 
-def _commit(service: Service, ask: Ask) -> VolumeState:
+def _commit(service: Service, ask: Ask) -> Taking[VolumeState]:
     query = ask.query
     # What every writer has only a token that may write tells; one that appends leaves it to them.
     common = query["common"] if ask.token.allows(WRITE, ask.volume) else b""
-    return service.site_for(ask.token).commit(
-        ask.volume,
-        query["revision"],
-        query["upload"],
-        ask.body,
-        common=common,
-        owner=_owner(query["owner"], query["secret"]),
+    return (
+        yield from service.site_for(ask.token).committing(
+            ask.volume,
+            query["revision"],
+            query["upload"],
+            common=common,
+            owner=_owner(query["owner"], query["secret"]),
+        )
     )
 
 
@@ -410,7 +426,7 @@ def _switch(service: Service, ask: Ask) -> VolumeState:
 VOLUMES_APPENDED_MAX: Final = 1000
 """How many volumes a token may have made that only appends."""
 
-Answer = msgspec.Struct | bytes | Iterator[bytes] | Written | dict[str, Any]
+Answer = msgspec.Struct | bytes | Iterator[bytes] | Written | dict[str, Any] | Taking[Any]
 Route = Callable[[Service, Ask], Answer]
 
 ROUTES: Final[dict[str, Route]] = {
