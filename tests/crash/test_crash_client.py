@@ -4,10 +4,10 @@ The kind of fault: what a killed command left waiting is told to be there, and w
 """
 
 import pytest
-from client_world import ALL, CLIENT_COMMANDS, CLIENT_MADE, TAKE_IN, VOLUME, ClientExplorer, client, mounted
+from client_world import ALL, CLIENT_COMMANDS, CLIENT_MADE, JOIN, TAKE_IN, VOLUME, ClientExplorer, client, mounted
 from disk import Disk
-from explorer import SEED, STATES, Command, explore, shown
-from machine import Machine
+from explorer import SEED, STATES, Command, Promise, explore, shown
+from machine import Machine, cut_state
 from recorder import Op
 
 
@@ -23,6 +23,25 @@ def test_a_commit_that_waits_at_a_client_reaches_the_servers_whatever_fails(expl
     explore(explorer, CLIENT_MADE, CLIENT_COMMANDS, states_min=STATES // 6, on=Disk())
     print(f"{explorer.tried} states")
     assert not explorer.failures, shown(explorer.failures)
+
+
+def test_a_directory_that_a_backup_made_for_its_caches_is_durable_for_what_stands_beside_them(
+    explorer: ClientExplorer,
+) -> None:
+    own = {"DAL_REALM": ""}
+    log: list[Op] = []
+    promise = Promise()
+    for command in (
+        Command("init", ("init",), environment=own),
+        Command("backup", ("backup", "{doc}"), environment=own),
+        JOIN,
+        client(*TAKE_IN),
+        client(*TAKE_IN, without=ALL, changes=True),
+    ):
+        log, promise, _ = explorer.then(Disk(), log, promise, command, "all from the beginning")
+    explorer.machine.put(cut_state(Disk(), log, (len(log), 0.0, 0)))
+    explorer.check(promise, "power cut")
+    assert any(what.startswith("commit") for what in promise.facts) and not explorer.failures, shown(explorer.failures)
 
 
 def notes_waiting(op: Op) -> bool:

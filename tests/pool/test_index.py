@@ -77,3 +77,17 @@ def test_merging_copies_each_object_few_times() -> None:
             counts = [count for position, count in enumerate(counts) if position not in chosen] + [merged]
         assert len(counts) < SEGMENTS_MAX
     assert copied < 2000 * 12
+
+
+def test_a_pack_that_could_not_be_settled_while_others_were_is_not_forgotten(tmp_path: Path) -> None:
+    """What one thread adds to a set is lost when another empties it."""
+    index = Index(
+        tmp_path / "index",
+        list_packs=set,
+        read_pack=lambda pack_id: columns({}),
+        report_damage=lambda pack_id, error: None,
+        settle_packs=lambda packs: index.unsettled.add(PackId(bytes(16))),  # another thread, just then
+    )
+    index.unsettled.add(PackId(b"1" * 16))
+    index.settle()
+    assert index.unsettled == {bytes(16)}

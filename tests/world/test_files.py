@@ -175,3 +175,20 @@ def test_half_files_of_killed_processes_are_removed_and_those_of_living_ones_sta
     remove_left_behind(tmp_path, "*.key")
     left = {f"a.key.{os.getpid()}.0.partial", f"a.txt.{ended.pid}.0.partial", "a.key"}
     assert {path.name for path in tmp_path.iterdir()} == left
+
+
+def test_directories_that_stay_are_made_by_who_syncs_their_names() -> None:
+    """A directory that one part made and did not sync is taken for durable by another, for there is something in it."""
+    source = Path(files.__file__).parents[1]
+    others = {
+        "world/files.py",
+        "host/restore.py",  # what is restored has a sync of its own
+        "host/target.py",
+        "bridges/application.py",  # images that a restore of Amanda's keeps for a moment
+    }
+    found = {
+        str(path.relative_to(source))
+        for path in source.rglob("*.py")
+        if any(call in path.read_text() for call in (".mkdir(", ".makedirs("))
+    }
+    assert found == others

@@ -43,7 +43,7 @@ from dalsegno.volumes.leases import freeze, held, thaw
 from dalsegno.volumes.state import TRACKED, Clone, DumpRecord, VolumeState
 from dalsegno.volumes.store import check_clone_name
 from dalsegno.world.clock import now_ns
-from dalsegno.world.files import READ_BYTES, PartialFile, file_errors, write_durable
+from dalsegno.world.files import READ_BYTES, PartialFile, file_errors, make_directory, write_durable
 
 LEASE_SECONDS = 60
 UNREADABLE_KEPT_MAX = 1000
@@ -139,7 +139,7 @@ def _unreadable_place(house: House, state: VolumeState) -> Path:
 
 def _keep_unreadable(house: House, state: VolumeState, revision: bytes, unreadable: Sequence[str]) -> None:
     """Remember what was not readable for the dump: the estimate takes the clone, the dump tells people."""
-    house.cache_dir.mkdir(parents=True, exist_ok=True)
+    make_directory(house.cache_dir)
     text = json.dumps([revision.hex(), list(unreadable[:UNREADABLE_KEPT_MAX])])
     write_durable(_unreadable_place(house, state), text.encode(), mode=0o600, sync=False)
 

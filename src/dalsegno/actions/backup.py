@@ -18,7 +18,7 @@ from dalsegno.host.cache import SCAN_SUFFIX, load_cache
 from dalsegno.host.coverage import coverage_of
 from dalsegno.host.ignore import IgnoreProblem
 from dalsegno.host.scan import ScanResult, scan_tree
-from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, NoAccess, NotFound
+from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Damaged, NoAccess, NotFound
 from dalsegno.terms.events import Note
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.shrunk import Shrunk, find_shrunk
@@ -167,7 +167,7 @@ def take(
         doubts.tell(house.report)
     try:
         scan.cache.save(cache_path, revision=identity)
-    except OSError:
+    except (DalError, OSError):
         pass  # the next scan reads more; the backup itself is done
     before = entries_expected(
         state, entries_before=previous.entry_count if previous is not None else 0, accept=accept_shrunk

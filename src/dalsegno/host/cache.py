@@ -30,7 +30,7 @@ from blake3 import blake3
 from dalsegno.terms.errors import DalError
 from dalsegno.terms.sizes import MIB
 from dalsegno.world.clock import real_now_ns
-from dalsegno.world.files import ScratchFile
+from dalsegno.world.files import ScratchFile, make_directory
 
 MAGIC: Final = b"DALSCAN2"
 HEADER: Final = struct.Struct("<8s32sQQQQ")
@@ -295,7 +295,7 @@ class CacheBuilder:
             self._keys_bytes,
             max(0, self._started_ns),
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)  # beside caches stands what must last, below the same directories
         temporary = path.with_name(path.name + f".{os.getpid()}{TEMPORARY_SUFFIX}")
         digest = blake3()
         try:

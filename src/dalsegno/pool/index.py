@@ -528,9 +528,9 @@ class Index:
 
     def settle(self) -> None:
         """Make durable what could not be made so before; raises Unavailable while that fails."""
-        if self.unsettled:
-            self._settle_packs(self.unsettled)
-            self.unsettled = set()
+        if packs := set(self.unsettled):
+            self._settle_packs(packs)
+            self.unsettled.difference_update(packs)  # another thread may have met more of them meanwhile
 
     def judge(self, damaged: dict[PackId, Blocks]) -> None:
         """Know these packs to be damaged."""

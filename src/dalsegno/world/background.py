@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Final
 
 from dalsegno.terms.errors import DalError
+from dalsegno.world.files import make_directory
 
 ANSWER_BYTES_MAX: Final = 64 * 1024
 _READY: Final = b"ready"
@@ -64,7 +65,7 @@ def _run_child(
 
     def ready() -> None:
         os.setsid()
-        log_path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(log_path.parent)
         null = os.open(os.devnull, os.O_RDWR)
         log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         for number, descriptor in ((0, null), (1, null), (2, log)):
