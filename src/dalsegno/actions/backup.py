@@ -50,6 +50,8 @@ class TakeResult:
     """Files with more or less content than their size says; what was read is stored."""
     ignore_problems: list[IgnoreProblem]
     """What was not obeyed of ignore files and patterns; nothing is missing for it."""
+    socket_count: int
+    """Sockets that were met, which no backup holds."""
     shrunk: Shrunk | None
     """Set when the source is empty or has lost most of its files since the backup before: not a good state."""
 
@@ -190,6 +192,7 @@ def take(
         not_entered=scan.not_entered,
         missized=scan.missized,
         ignore_problems=scan.ignore_problems,
+        socket_count=scan.socket_count,
         shrunk=shrunk,
         left_out=left,
         healed=doubts.count,

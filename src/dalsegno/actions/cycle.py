@@ -144,6 +144,7 @@ class HouseSteps:
         owner = f"the backup cycle on {os.uname().nodename}"
         seconds = self.site.policy.limits.lease_seconds
         bytes_read, unreadable, shrunk = 0, [], ""
+        left: tuple[dict[str, Any], ...] = ()
         made = state.clones.get(clone_name)
         try:
             if made is None:
@@ -153,6 +154,7 @@ class HouseSteps:
                     taken = take(self._scanning_house(report), state, state.source, message="backup")
                     revision, bytes_read = taken.revision, taken.bytes_read
                     shrunk = str(taken.shrunk or "")
+                    left = tuple(each.value_for_programs() for each in taken.left_out)
                     unreadable = [f"{os.fsdecode(path)}: {text}" for path, text in taken.unreadable]
                 else:
                     settle(self.house, state)
@@ -172,6 +174,7 @@ class HouseSteps:
             bytes_read=bytes_read,
             unreadable=tuple(unreadable[:UNREADABLE_KEPT_MAX]),
             shrunk=shrunk,
+            left_out=left,
         )
 
     def choose(self, volume_id: bytes, revision: bytes, level: int) -> Choice:

@@ -7,10 +7,11 @@ out the same; a run of the policy renews them. What is said for one run is kept 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from dalsegno.host.ignore import Rules, check_pattern
 from dalsegno.terms.errors import BadInput, NotFound
+from dalsegno.terms.times import format_time
 
 Settings = dict[str, str | int | bool | list[str]]
 Origin = Literal["volume", "policy", "run"]
@@ -64,6 +65,16 @@ class LeftOut:
     """Since when a volume's own rule counts; 0 for others."""
     set_name: str = ""
     """The policy's set."""
+
+    def value_for_programs(self) -> dict[str, Any]:
+        """Return what programs want to know about it."""
+        return {
+            "rule": self.rule,
+            "value": self.value,
+            "by": self.by,
+            "since": format_time(self.since_ns) if self.since_ns else None,
+            "set": self.set_name or None,
+        }
 
 
 def changed_settings(settings: Settings, change: RulesChange, *, now_ns: int) -> Settings:

@@ -72,6 +72,8 @@ class Cloned:
     """Paths that are not in the clone."""
     shrunk: str = ""
     """That the source lost most of its files, in words; empty when it did not."""
+    left_out: tuple[dict[str, Any], ...] = ()
+    """The rules by which things were left out of the clone: rule, value, by, since, set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +148,8 @@ class TurnResult:
     """What is not as it should be although the dump is good."""
     shrunk: str = ""
     """That the source lost most of its files, in words."""
+    left_out: list[dict[str, Any]] = field(default_factory=list)
+    """The rules by which things were left out: rule, value, by, since, set."""
     removed: list[str] = field(default_factory=list)
     """Clones and dumps that retention removed."""
     notes: list[str] = field(default_factory=list)
@@ -227,6 +231,7 @@ def _fill(result: TurnResult, data: Mapping[str, Any]) -> None:
     result.bytes_read = data.get("bytes_read", 0)
     result.unreadable = list(data.get("unreadable", []))
     result.shrunk = data.get("shrunk", "")
+    result.left_out = list(data.get("left_out", []))
     result.source = data.get("source", "")
 
 
@@ -343,6 +348,7 @@ class _Turn:
             bytes_read=made.bytes_read,
             unreadable=list(made.unreadable),
             shrunk=made.shrunk,
+            left_out=list(made.left_out),
         )
         _fill(self.result, self.job.data)
 

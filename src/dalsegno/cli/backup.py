@@ -26,7 +26,7 @@ from dalsegno.pool.keys import SETTINGS_NAME, notes_of_keys_for
 from dalsegno.terms.counts import count_of, count_of_entries
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, DalError, NotFound, Refused
 from dalsegno.terms.sizes import format_size, parse_size
-from dalsegno.terms.times import format_time, show_time
+from dalsegno.terms.times import show_time
 from dalsegno.volumes.state import TRACKED
 from dalsegno.world import places
 from dalsegno.world.files import file_errors, is_directory
@@ -291,24 +291,14 @@ def take_value(taken: TakeResult) -> dict[str, Any]:
         "changed_while_read": taken.changed_while_read,
         "not_entered": [{"path": path, "reason": reason} for path, reason in taken.not_entered],
         "missized": taken.missized,
+        "sockets": taken.socket_count,
         "ignore_problems": [
             {"path": problem.path, "line": problem.line, "reason": problem.reason} for problem in taken.ignore_problems
         ],
         "shrunk": None
         if taken.shrunk is None
         else {"entries_before": taken.shrunk.entries_before, "entries_now": taken.shrunk.entries_now},
-        "left_out": [left_out_value(each) for each in taken.left_out],
-    }
-
-
-def left_out_value(each: LeftOut) -> dict[str, Any]:
-    """Return what programs want to know about a rule by which things are left out."""
-    return {
-        "rule": each.rule,
-        "value": each.value,
-        "by": each.by,
-        "since": format_time(each.since_ns) if each.since_ns else None,
-        "set": each.set_name or None,
+        "left_out": [each.value_for_programs() for each in taken.left_out],
     }
 
 
@@ -365,6 +355,9 @@ def take_lines(taken: TakeResult) -> list[str]:
         lines += listed([f"{show(each.path)}: {each}" for each in taken.ignore_problems], SHOWN_MAX)
     lines += left_out_lines(taken.left_out)
     lines += not_entered_lines(taken.not_entered)
+    if taken.socket_count:
+        be = "is" if taken.socket_count == 1 else "are"
+        lines.append(f"  {count_of(taken.socket_count, 'socket')} {be} left out: no backup holds them (-v names them)")
     if taken.missized:
         lines.append(f"  {len(taken.missized):,} have not the size that they say, stored as they were read:")
         lines += listed(list(map(show, taken.missized)), SHOWN_MAX)

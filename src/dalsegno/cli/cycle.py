@@ -3,13 +3,16 @@
 import argparse
 import os
 import shutil
+from collections.abc import Sequence
 from importlib import import_module
 
 from dalsegno.actions.cycle import HouseSteps, Listener, RunReport, report_value, run_backup
 from dalsegno.actions.house import House
+from dalsegno.actions.rules import LeftOut
 from dalsegno.backup.cycle import Steps, TurnResult
 from dalsegno.backup.notify import is_wanted, send
 from dalsegno.backup.site import Site
+from dalsegno.cli.backup import left_out_lines
 from dalsegno.cli.site import coordinator, open_all, read_policy
 from dalsegno.cli.streams import say_aside
 from dalsegno.cli.terminal import REDRAW_NS_MIN, Terminal, format_duration, progress_line, show
@@ -17,7 +20,7 @@ from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL
 from dalsegno.terms.events import Event, Note, Progress
 from dalsegno.terms.sizes import format_size
-from dalsegno.terms.times import show_time
+from dalsegno.terms.times import parse_time_ns, show_time
 from dalsegno.world.clock import ticks_ns
 from dalsegno.world.workers import new_lock
 
@@ -177,6 +180,29 @@ def summary(report: RunReport) -> str:
     return f"{words}{at_risk}"
 
 
+def _left_out_lines(results: Sequence[TurnResult]) -> list[str]:
+    """Say what was left out of which volumes, and who says so."""
+    told: dict[str, list[str]] = {}
+    for result in results:
+        rules = [
+            LeftOut(
+                rule=each["rule"],
+                value=each["value"],
+                by=each["by"],
+                since_ns=parse_time_ns(each["since"], now_ns=0) or 0 if each["since"] else 0,
+                set_name=each["set"] or "",
+            )
+            for each in result.left_out
+        ]
+        for line in left_out_lines(rules):
+            told.setdefault(line.strip(), []).append(show(result.volume))
+    lines = []
+    for text, names in told.items():
+        more = f" and {len(names) - SHOWN_MAX} more" if len(names) > SHOWN_MAX else ""
+        lines.append(f"  {', '.join(names[:SHOWN_MAX])}{more}: {text}")
+    return lines
+
+
 def report_lines(report: RunReport, *, verbose: bool = False) -> list[str]:
     """Return what people want to know about a run: what went wrong, what is at risk, how much in how long."""
     lines = []
@@ -199,6 +225,7 @@ def report_lines(report: RunReport, *, verbose: bool = False) -> list[str]:
                 count = len(result.unreadable)
                 lines.append(f"  {show(result.volume)}: {count} could not be read and are NOT in the backup:")
                 lines += [f"    {show(text)}" for text in result.unreadable[:SHOWN_MAX]]
+        lines += _left_out_lines(own)
         removed = [name for result in own for name in result.removed]
         if removed:
             shown = removed if verbose else removed[:SHOWN_MAX]

@@ -10,7 +10,7 @@ from dalsegno.actions.browse import telling
 from dalsegno.actions.house import House
 from dalsegno.actions.preview import Preview, preview
 from dalsegno.actions.rules import RulesChange
-from dalsegno.cli.backup import left_out_lines, left_out_value, listed
+from dalsegno.cli.backup import left_out_lines, listed
 from dalsegno.cli.browse import change_line, change_value
 from dalsegno.cli.terminal import Terminal, show
 from dalsegno.terms.counts import count_of
@@ -55,7 +55,7 @@ def _told(found: Preview, terminal: Terminal) -> tuple[dict[str, Any], list[str]
         "bytes_new": found.bytes_new,
         "changes": [change_value(change) for change in changes] if terminal.json else [],
         "unreadable": [{"path": path, "error": text} for path, text in found.unreadable],
-        "left_out": [left_out_value(each) for each in found.left_out],
+        "left_out": [each.value_for_programs() for each in found.left_out],
     }
     shown_max = len(changes) if terminal.verbose else CHANGES_SHOWN_MAX
     lines = [] if terminal.quiet else [change_line(change, size=True) for change in islice(changes, shown_max)]

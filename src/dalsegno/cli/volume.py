@@ -12,7 +12,7 @@ from dalsegno.actions.keep import VolumeSize, volume_size
 from dalsegno.actions.reopen import reopen
 from dalsegno.actions.rules import left_out, own_keys
 from dalsegno.actions.sources import followers, set_rules, set_source
-from dalsegno.cli.backup import add_rules, left_out_origin, left_out_value, left_out_words, read_rules
+from dalsegno.cli.backup import add_rules, left_out_origin, left_out_words, read_rules
 from dalsegno.cli.choice import chosen
 from dalsegno.cli.door import open_house, open_volumes
 from dalsegno.cli.terminal import Terminal, as_json, show
@@ -93,7 +93,7 @@ def volume_value(state: VolumeState) -> dict[str, Any]:
         "clones": len(state.clones),
         "dumps": [dump_value(record) for record in state.dumps],
         "settings": state.settings,
-        "left_out": [left_out_value(each) for each in left_out(state.settings)],
+        "left_out": [each.value_for_programs() for each in left_out(state.settings)],
         "role": state.role or None,
         "replicas": state.replicas.writers if state.replicas is not None else None,
     }

@@ -13,6 +13,7 @@ from dalsegno.host.setting import (
     Xattrs,
     attainable,
     mode_without_acl,
+    say_set_id,
     say_time,
     set_flags,
     set_mode,
@@ -90,6 +91,7 @@ def say_unattainable(stat: os.stat_result, entry: Entry, owner: tuple[int, int],
         lose(OWNER, f"{owner[0]}: the file belongs to {stat.st_uid}")
     if stat.st_gid != owner[1]:
         lose(GROUP, f"{owner[1]}: the file belongs to group {stat.st_gid}")
+    say_set_id(entry.mode, owner, (stat.st_uid, stat.st_gid), lose)
     if clamp(stat.st_mtime_ns) != entry.mtime_ns:
         say_time(entry.mtime_ns, stat.st_mtime_ns, lose)
 

@@ -11,6 +11,7 @@ LISTED_MAX: Final = 10_000
 OWNER: Final = "owner"
 GROUP: Final = "group"
 MODE: Final = "mode"
+SET_ID: Final = "set-id bit"
 TIME: Final = "modification time"
 ACL: Final = "access control list"
 XATTR: Final = "extended attribute"
@@ -37,7 +38,8 @@ class Losses:
     counts: Counter[str] = field(default_factory=Counter)
     listed: list[Loss] = field(default_factory=list)
     expected: Counter[str] = field(default_factory=Counter)
-    """Of `counts`: owners and groups that only root can give, restored by somebody else, as tar and rsync do."""
+    """Of `counts`: owners and groups that only root can give, with the set-id bits that are for them, restored by
+    somebody else, as tar and rsync do."""
 
     def add(self, loss: Loss, *, is_expected: bool = False) -> None:
         """Count one and list it."""

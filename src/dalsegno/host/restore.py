@@ -53,7 +53,7 @@ from dalsegno.host.frame import Frame
 from dalsegno.host.ignore import IGNORE_FILE, IGNORE_FILE_BYTES_MAX, Scope
 from dalsegno.host.kept import KeptTimes
 from dalsegno.host.links import INODE_UNKNOWN, FirstNames
-from dalsegno.host.losses import GROUP, LINK, OWNER, XATTR, Loss, Losses
+from dalsegno.host.losses import GROUP, LINK, OWNER, SET_ID, XATTR, Loss, Losses
 from dalsegno.host.owners import OwnerMap, Owners
 from dalsegno.host.protection import Protected, Protection
 from dalsegno.host.removal import MOUNTED, crossing, remove_tree
@@ -199,7 +199,7 @@ class _Restore:
 
     def lose(self, path: bytes, attribute: str, text: str) -> None:
         """Say that a restored file lacks something."""
-        is_expected = attribute in (OWNER, GROUP) and os.geteuid() != 0
+        is_expected = attribute in (OWNER, GROUP, SET_ID) and os.geteuid() != 0
         self.result.lost.add(Loss(path=path or b".", attribute=attribute, text=text), is_expected=is_expected)
         self.note(path, f"{attribute} not restored: {text}")
 

@@ -121,6 +121,8 @@ class ScanResult:
     """Files with more or less content than their size says, as in /proc: stored as they were read."""
     ignore_problems: list[IgnoreProblem]
     """Lines of ignore files that match nothing, and ignore files that were not obeyed."""
+    socket_count: int
+    """Sockets that were met, which no tree holds."""
     directories_reused: int
     cache: CacheBuilder = field(repr=False)
     """Save it with the id of the revision that this scan becomes."""
@@ -249,6 +251,7 @@ class _Scan:
         self.unreadable: list[tuple[bytes, str]] = []
         self.changed: list[bytes] = []
         self.missized: list[bytes] = []
+        self.socket_count = 0
         self.not_entered: list[tuple[bytes, str]] = []
         self.boundaries = Boundaries(pseudo={}, mounted={})
         self.own_names: dict[bytes, set[bytes]] = {}
@@ -423,7 +426,10 @@ class _Scan:
                 return False
             if STATX.unpack_from(self.buffer.data)[_MODE] & 0o170000 != 0o140000:
                 kept.append(name)
-        return blake3(b"\0".join(kept)).digest(NAME_HASH_BYTES) == record[2]
+        if blake3(b"\0".join(kept)).digest(NAME_HASH_BYTES) != record[2]:
+            return False
+        self.socket_count += len(names) - len(kept)
+        return True
 
     def excludes(self, frame: _Frame, name: bytes, fields: Fields) -> bool:
         rules = self.rules
@@ -505,6 +511,7 @@ class _Scan:
                 entry = old
             elif form == 0o140000:
                 self.note(prefix + name, "socket: left out")
+                self.socket_count += 1
                 continue
             else:
                 if self.cache is not None:
@@ -1163,6 +1170,7 @@ def scan_tree(
         changed=scan.changed,
         not_entered=scan.not_entered,
         missized=scan.missized,
+        socket_count=scan.socket_count,
         ignore_problems=scan.ignore_problems,
         directories_reused=scan.directories_reused,
         cache=scan.builder,

@@ -15,7 +15,7 @@ from dalsegno.formats.objects import Entry
 from dalsegno.host import attributes
 from dalsegno.host.access import CAP_CHOWN, has_capability
 from dalsegno.host.kept import STEP_NS_MAX, TIME_NS_MAX, TIME_NS_MIN
-from dalsegno.host.losses import ACL, FLAGS, GROUP, MODE, OWNER, TIME, XATTR
+from dalsegno.host.losses import ACL, FLAGS, GROUP, MODE, OWNER, SET_ID, TIME, XATTR
 from dalsegno.terms.sizes import MIB
 
 Lose = Callable[[str, str], None]
@@ -86,7 +86,14 @@ def set_owner(target: int | bytes, mode: int, uid: int, gid: int, lose: Lose, *,
             group = gid
         except (OSError, OverflowError) as error:
             lose(GROUP, f"{gid}: {why(error)}")
+    say_set_id(mode, (uid, gid), (stat.st_uid, group), lose)
     return mode_for(mode, (uid, gid), (stat.st_uid, group))
+
+
+def say_set_id(mode: int, wanted: tuple[int, int], given: tuple[int, int], lose: Lose) -> None:
+    """Say when a file has to do without a set-id bit, because it belongs to somebody else."""
+    if mode_for(mode, wanted, given) != mode:
+        lose(SET_ID, f"{mode:04o}: it is for owner {wanted[0]} and group {wanted[1]}")
 
 
 def set_mode(target: int | bytes, mode: int, lose: Lose) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from dalsegno.formats import pack
 from dalsegno.formats.objects import OBJECT_BYTES_MAX
 from dalsegno.pool.blocks import Blocks
 from dalsegno.pool.marks import find_rows
-from dalsegno.terms.errors import Damaged, NoAccess, NotFound, Refused
+from dalsegno.terms.errors import BadInput, Damaged, NoAccess, NotFound, Refused
 from dalsegno.terms.events import Progress, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, hex_short
 from dalsegno.terms.sizes import MIB
@@ -188,7 +189,9 @@ class OneFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         with file_errors(path):
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            if stat.S_IFMT(os.stat(path).st_mode) in (stat.S_IFIFO, stat.S_IFSOCK):
+                raise BadInput(f"{path}: is a stream, of which no part can be read again: store it in a file first")
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             self.size_bytes = os.fstat(self._descriptor).st_size
 
     def read_at(self, offset: int, length: int) -> bytes:

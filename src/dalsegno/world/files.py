@@ -78,6 +78,10 @@ def raise_file_error(error: OSError, path: Path | str) -> NoReturn:
         raise Full(f"{path}: {reason}: free some space and run again") from error
     if error.errno in _NO_ACCESS:
         raise NoAccess(f"{path}: {reason}") from error
+    if error.errno == errno.EFBIG:
+        raise Full(
+            f"{path}: {reason}: larger than its file system holds or than this process may write (ulimit -f)"
+        ) from error
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         raise NotFound(f"{path}: {reason}") from error
     if isinstance(error, FileExistsError):
