@@ -532,6 +532,8 @@ def test_what_the_policy_leaves_out_is_left_out_by_hand_too_and_said(site: Site)
     policy = (site.home / "site.toml").read_text()
     rules = 'exclude = ["*.tmp"]\nexclude_larger_than = "2K"\nexclude_caches = true\none_file_system = true\nnodump = true\n'
     (site.home / "site.toml").write_text(policy + rules)
+    told = site.quick("backup", "--set", "all", DAL_NOW=night(0)).out.decode()
+    assert "  ann, bob: leaves out: *.tmp, files over 2.0 KiB, caches (CACHEDIR.TAG), other file systems" in told
     site.back_up(0)
 
     def there() -> set[str]:

@@ -15,7 +15,7 @@ from host_kit import USER, Machine, as_root, describe_tree, file_system, let_use
 
 from dalsegno.host import attributes, restore, setting
 from dalsegno.host.kept import TIME_NS_MAX, KeptTimes
-from dalsegno.host.losses import ACL, FLAGS, GROUP, LINK, OWNER, TIME, XATTR
+from dalsegno.host.losses import ACL, FLAGS, GROUP, LINK, OWNER, SET_ID, TIME, XATTR
 from dalsegno.host.owners import OwnerMap
 from dalsegno.host.restore import RestoreResult
 from dalsegno.terms.errors import Full, NoAccess
@@ -107,7 +107,7 @@ def test_a_user_gets_his_groups_also_in_place_and_owners_are_counted(machine: Ma
     def check() -> None:
         result = restore_tree(machine, target, owners=NUMBERS, crew=False)
         assert result.failed == [] and not result.lost.unexpected()
-        assert result.lost.counts == Counter({OWNER: 1, GROUP: 1})
+        assert result.lost.counts == Counter({OWNER: 1, GROUP: 1, SET_ID: 1})
 
     for _ in range(2):
         run_as_user(check, groups=(group,))
@@ -211,7 +211,7 @@ def test_root_without_capabilities_loses_nothing_but_what_needs_them(machine: Ma
             result = restore_tree(machine, tmp_path / "target", owners=NUMBERS, crew=False)
             assert [path for path, _ in result.failed] == [b"device"], result.failed
             assert "char-device cannot be made" in result.failed[0][1]
-            assert result.lost.unexpected() == Counter({XATTR: 2, OWNER: 1, GROUP: 1, FLAGS: 1}), result.lost
+            assert result.lost.unexpected() == Counter({XATTR: 2, OWNER: 1, GROUP: 1, SET_ID: 1, FLAGS: 1}), result.lost
         (tmp_path / "target/closed").chmod(0o700)
         (tmp_path / "target/closed/f").unlink()
         (tmp_path / "target/closed").chmod(0)
