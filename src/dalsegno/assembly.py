@@ -12,11 +12,12 @@ from dalsegno.chunks.realm import Realm
 from dalsegno.pool.keys import PoolSettings, read_realm
 from dalsegno.pool.known import Differs, KnownPlace, KnownPool, refuse
 from dalsegno.pool.pool import Pool
-from dalsegno.terms.events import Report, silent
+from dalsegno.terms.events import Note, Report, silent
 from dalsegno.volumes.rollback import Seen
 from dalsegno.volumes.store import Volumes
 from dalsegno.world import places
 from dalsegno.world.clock import now_ns
+from dalsegno.world.files import is_open_to_all
 from dalsegno.world.workers import Workers
 
 WORKERS_MAX = 8
@@ -91,10 +92,18 @@ def open_pool(
         fits[0] = known.check(settings, differs)
 
     pool = Pool.open(Path(path), passphrase=passphrase, key_path=key_path, is_sealed=is_sealed, check=check)
+    if pool.key_path is not None and is_open_to_all(pool.key_path):
+        report(open_key_note(pool.key_path))
     if fits[0]:
         known.remember(known_pool(pool))
     seen = Seen(known.heads(pool.pool_id), pool, place=known.place, differs=differs, remembers=fits[0])
     return _house(pool, report, known, seen)
+
+
+def open_key_note(path: Path) -> Note:
+    """Return what is to be said of a key that everybody may read."""
+    text = "everybody on this machine may read this key: chmod 600 it, and think of who may have read it"
+    return Note(severity="notice", path=os.fsencode(path), text=text)
 
 
 def known_pool(pool: Pool) -> KnownPool:

@@ -117,6 +117,7 @@ MISTAKES = [
     ('bandwidth = "20M"', 'bandwidth = "20"', 11, ["would never end"]),
     ("{file} remote:{name}", "remote:{name}", 33, ["{file}"]),
     ("https://example", "example", 15, ["https://"]),
+    ('mail_to = "root"', 'mail_to = "root\\nBcc: eve"', 14, ["mail_to", "'root\\nBcc: eve'", "in one line"]),
     ('"Europe/Berlin"', '"Europe/Berlim"', 1, ["no such time zone"]),
     ('kind = "shares"', 'kind = "share"', 23, ["'share': expected directory or command or shares", "did you mean"]),
     ('volumes = "mail"', "", 55, ["holds nothing"]),

@@ -178,7 +178,9 @@ def test_an_administrators_certificate(tmp_path: Path) -> None:
     own = tls.make_certificate(name="x", host="127.0.0.1", now_ns=1_790_000_000_000_000_000)
     (user.home / "c.pem").write_bytes(own.certificate)
     (user.home / "k.pem").write_bytes(own.key)
+    (user.home / "k.pem").chmod(0o644)
     with start_server(user, "--tls-cert", "c.pem", "--tls-key", "k.pem", tls=True) as server:
+        assert "k.pem: everybody on this machine may read this key" in server.log_path.read_text()
         token = server.token("read")
         assert server.site(token).server().name == "s1"
         with pytest.raises(NoAccess, match="vouches"):

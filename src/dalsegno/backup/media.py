@@ -5,6 +5,7 @@ docs/formats/media.md says what is on a disk. What goes where is decided by `pla
 
 import contextlib
 import os
+import stat
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,6 +59,18 @@ SLICE_BYTES_MIN: Final = 1 * MIB
 OVERHEAD_BYTES: Final = 64 * 1024
 """What a note or header, a digest and the file system take besides the bytes of a dump and its own header."""
 SLICES_MAX: Final = 100_000
+
+
+def dumps_directory(root: Path) -> Path:
+    """Return where dumps lie on a medium. Refused when something there leads elsewhere: we write and remove as root."""
+    place = root / DUMPS_DIRECTORY
+    try:
+        mode = os.lstat(place).st_mode
+    except OSError:
+        return place  # not made yet, or who opens it says what is wrong
+    if not stat.S_ISDIR(mode):
+        raise Refused(f"{place}: is no directory: remove it from the medium, dumps are stored in one of that name")
+    return place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,7 +276,7 @@ class DirectoryTarget:
                 )
                 try:
                     settle_label(mounted)
-                    make_directory(mounted.path / DUMPS_DIRECTORY)
+                    make_directory(dumps_directory(mounted.path))
                     path = mounted.path / place
                     if part.whole:
                         write_whole(source, path, header, report=report, pace=self._pace)
@@ -328,7 +341,7 @@ class DirectoryTarget:
 
     def _drop_half(self, mounted: Mounted, name: str) -> None:
         """Remove what a failed write may have left: half a file, or one that was read back wrong."""
-        directory = mounted.path / DUMPS_DIRECTORY
+        directory = dumps_directory(mounted.path)
         for left in (name, name + PARTIAL_SUFFIX):
             with contextlib.suppress(DalError):
                 remove_durable(directory / left)
@@ -400,7 +413,7 @@ class DirectoryTarget:
         return []
 
     def _files_of(self, mounted: Mounted, dump_id: bytes) -> list[Path]:
-        directory = mounted.path / DUMPS_DIRECTORY
+        directory = dumps_directory(mounted.path)
         with file_errors(directory):
             if not directory.is_dir():
                 return []
@@ -504,6 +517,7 @@ class DirectoryTarget:
     def _remove_at(self, mounted: Mounted | None, copy: Copy) -> None:
         if mounted is None:
             return
+        dumps_directory(mounted.path)
         path = copy.path_on(mounted.path)
         if not is_slice(copy):
             remove_durable(path.with_name(path.name + NOTE_SUFFIX))
@@ -525,7 +539,11 @@ def _copy_number(path: Path) -> int | None:
 
 def scan_directory(root: Path, *, label: str, target: str, report: Report) -> Iterator[Found]:
     """Yield the dumps and slices on one medium, by their notes and headers; dumps without note are read."""
-    directory = root / DUMPS_DIRECTORY
+    try:
+        directory = dumps_directory(root)
+    except Refused as error:
+        report(Note(severity="error", path=os.fsencode(root), text=str(error)))
+        return
     with file_errors(directory):
         paths = sorted(directory.iterdir()) if directory.is_dir() else []
     for number, path in enumerate(paths):

@@ -14,6 +14,7 @@ from typing import Any
 
 from dalsegno.backup.policy import Notify
 from dalsegno.terms.errors import DalError, NotFound, Unavailable
+from dalsegno.world.programs import environment_of_programs
 
 TIMEOUT_SECONDS = 60
 SENDMAIL_PLACES = "/usr/sbin:/usr/lib:/sbin"
@@ -64,7 +65,12 @@ def _mail(notify: Notify, subject: str, lines: list[str]) -> None:
         raise NotFound('mail: no sendmail on this machine: install a mail program, or write smtp = "HOST"')
     try:
         done = subprocess.run(
-            [program, "-t", "-oi"], input=message.as_bytes(), capture_output=True, timeout=TIMEOUT_SECONDS, check=False
+            [program, "-t", "-oi"],
+            input=message.as_bytes(),
+            capture_output=True,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+            env=environment_of_programs(),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable(f"mail through {program}: {error}") from None
@@ -73,12 +79,28 @@ def _mail(notify: Notify, subject: str, lines: list[str]) -> None:
         raise Unavailable(f"mail through {program}: exit code {done.returncode}: {words}")
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Goes nowhere but where the policy says: another server does not choose what this machine asks."""
+
+    def redirect_request(self, *words: Any, **named: Any) -> None:
+        """Follow no redirect: it becomes an error."""
+        return
+
+
 def _post(url: str, value: Mapping[str, Any]) -> None:
     request = urllib.request.Request(
         url, data=json.dumps(value).encode(), headers={"Content-Type": "application/json"}, method="POST"
     )
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT_SECONDS):
             pass
+    except urllib.error.HTTPError as error:
+        where = error.headers.get("Location", "") if 300 <= error.code < 400 else ""
+        more = (
+            f": it leads to {where!r}, which is not followed: write that into the policy if it is right"
+            if where
+            else ""
+        )
+        raise Unavailable(f"webhook {url}: {error}{more}") from None
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise Unavailable(f"webhook {url}: {error}") from None

@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -113,7 +114,9 @@ def new_part_header(
 
 def read_part_header(path: Path) -> tuple[PartHeader, bytes]:
     """Return the header of a note, slice or share file, and its bytes as they stand in the file."""
-    with file_errors(path), open(path, "rb") as file:
+    with file_errors(path), open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise Damaged(f"{path}: is no file")
         start = file.read(PREAMBLE.size)
         try:
             encoded = start + file.read(part_header_bytes(start) - len(start))

@@ -353,6 +353,12 @@ def _read_notify(table: _Table) -> Notify:
         webhook=table.text("webhook"),
         when=cast(Any, table.choice("when", ("failure", "always", "never"), "failure")),
     )
+    for name, addresses in (("mail_to", notify.mail_to), ("mail_from", (notify.mail_from,))):
+        for address in addresses:
+            if not address.isprintable():  # a line break would begin another header
+                table.add(name, f"{address!r}: expected a mail address in one line")
+    if notify.webhook and not notify.webhook.isprintable():
+        table.add("webhook", f"{notify.webhook!r}: expected an address in one line")
     if notify.webhook and not notify.webhook.startswith(("http://", "https://")):
         table.add("webhook", f"{notify.webhook!r}: expected an address beginning with https:// or http://")
     if notify.smtp and not re.match(r"^[^:\s]+(:\d+)?\Z", notify.smtp):

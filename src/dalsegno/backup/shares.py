@@ -15,6 +15,7 @@ import zfec
 from blake3 import blake3
 
 from dalsegno.backup.labels import BadLabel, Looked, Mounted, look, require_same, settle_label, wrong_medium
+from dalsegno.backup.media import dumps_directory
 from dalsegno.backup.parts import (
     Pace,
     copy_of,
@@ -24,7 +25,7 @@ from dalsegno.backup.parts import (
     read_head,
     read_part_header,
 )
-from dalsegno.backup.records import BAD, DUMP_SUFFIX, DUMPS_DIRECTORY, GOOD, MISSING, UNKNOWN, Copy, DumpEntry, Medium
+from dalsegno.backup.records import BAD, DUMP_SUFFIX, GOOD, MISSING, UNKNOWN, Copy, DumpEntry, Medium
 from dalsegno.backup.targets import Found, Incomplete
 from dalsegno.formats.media import (
     HEADER_DIGEST_BYTES,
@@ -37,7 +38,7 @@ from dalsegno.formats.media import (
     stripe_count,
 )
 from dalsegno.pool.pack_read import PackFile
-from dalsegno.terms.errors import DalError, Damaged, Full, NotFound, Unavailable
+from dalsegno.terms.errors import DalError, Damaged, Full, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Note, Progress, Report, silent
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.names import file_name
@@ -82,7 +83,7 @@ class ShareReader:
         self._start = len(encoded)
         self._digest = encoded[-HEADER_DIGEST_BYTES:]
         with file_errors(path):
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def chunk(self, stripe: int) -> bytes | None:
@@ -271,7 +272,7 @@ class SharesTarget:
         """Return the shares that a killed run left whole, durable now; what it left half is removed."""
         found = {}
         for number, mounted in places.items():
-            directory = mounted.path / DUMPS_DIRECTORY
+            directory = dumps_directory(mounted.path)
             for path in sorted(directory.glob(f"*{hex_short(entry.dump_id)}{SHARE_MARK}*")):
                 if not path.name.endswith(PARTIAL_SUFFIX):
                     with contextlib.suppress(Damaged), ShareReader(path) as reader:
@@ -324,7 +325,7 @@ class SharesTarget:
 
             for number, header in headers.items():
                 settle_label(places[number])
-                directory = places[number].path / DUMPS_DIRECTORY
+                directory = dumps_directory(places[number].path)
                 encoded = encode_part_header(header)
                 digests[number] = encoded[-HEADER_DIGEST_BYTES:]
                 make_directory(directory)
@@ -480,7 +481,9 @@ class SharesTarget:
 
     def remove(self, copy: Copy) -> None:
         """Remove a share."""
-        remove_durable(copy.path_on(self._at(copy.medium).path))
+        root = self._at(copy.medium).path
+        dumps_directory(root)
+        remove_durable(copy.path_on(root))
 
     def scan(self, *, report: Report = silent) -> Iterator[Found]:
         """Yield the shares in the directories that are here."""
@@ -515,7 +518,11 @@ def _read_stripes(source: Path, entry: DumpEntry, *, k: int, chunk: int) -> Iter
 
 def scan_shares(root: Path, *, label: str, target: str, report: Report) -> Iterator[Found]:
     """Yield the shares in one directory, by their headers; one that cannot be read is noted and left out."""
-    directory = root / DUMPS_DIRECTORY
+    try:
+        directory = dumps_directory(root)
+    except Refused as error:
+        report(Note(severity="error", path=os.fsencode(root), text=str(error)))
+        return
     with file_errors(directory):
         paths = sorted(directory.iterdir()) if directory.is_dir() else []
     for path in paths:

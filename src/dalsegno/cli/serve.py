@@ -16,6 +16,7 @@ import msgspec
 from dalsegno import __version__
 from dalsegno.actions.house import House
 from dalsegno.actions.serve import drop_old_dumps
+from dalsegno.assembly import open_key_note
 from dalsegno.cli.door import open_house
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser
@@ -26,7 +27,7 @@ from dalsegno.replicas.tokens import RIGHTS, PoolTokens, Token, TokenStore, new_
 from dalsegno.terms.errors import EXIT_DONE, BadInput, Conflict, DalError, Damaged, Unavailable
 from dalsegno.terms.times import format_time, parse_duration_seconds, show_time
 from dalsegno.world.clock import SECOND_NS, now_ns
-from dalsegno.world.files import FileLock, write_durable
+from dalsegno.world.files import FileLock, is_open_to_all, write_durable
 from dalsegno.world.memory import share_heaps
 from dalsegno.world.service import notify
 from dalsegno.world.workers import Workers, new_event
@@ -191,6 +192,8 @@ def _certificate(
     fingerprint: str
     if arguments.tls_cert:
         context, fingerprint = tls.file_context(arguments.tls_cert, arguments.tls_key)
+        if is_open_to_all(arguments.tls_key):
+            house.report(open_key_note(arguments.tls_key))
         pem = arguments.tls_cert.read_bytes()
     else:
         own = tls.own_certificate(house.pool, name=name, host=host, now_ns=now_ns())

@@ -19,6 +19,7 @@ from typing import Final
 
 from dalsegno.terms.errors import BadInput, DalError, NoAccess, NotFound, Refused
 from dalsegno.terms.sizes import KIB, MIB
+from dalsegno.world.programs import environment_of_programs
 
 DEVICE: Final = "/dev/fuse"
 TYPE: Final = "fuse.dal"
@@ -129,7 +130,7 @@ def _mount_as_user(directory: Path, options: MountOptions) -> int:
     with ours, theirs:
         process = subprocess.run(
             [program, "-o", ",".join(words), "--", os.path.realpath(directory)],
-            env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
+            env={**environment_of_programs(), "_FUSE_COMMFD": str(theirs.fileno())},
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -160,7 +161,7 @@ def unmount(path: str, *, lazy: bool = False) -> None:
             raise DalError(f"{path}: cannot unmount: {os.strerror(code)}")
         return
     words = [fusermount(), "-u", *(["-z"] if lazy else []), "--", path]
-    process = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True)
+    process = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, env=environment_of_programs())
     if process.returncode:
         said = process.stderr.decode(errors="replace").strip().splitlines()
         raise Refused(f"{said[-1] if said else path + ': cannot unmount'}")

@@ -17,7 +17,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
-from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Full, NoAccess, NotFound, Refused, Unavailable
+from dalsegno.terms.errors import (
+    AlreadyThere,
+    BadInput,
+    DalError,
+    Damaged,
+    Full,
+    NoAccess,
+    NotFound,
+    Refused,
+    Unavailable,
+)
 
 PARTIAL_SUFFIX = ".partial"
 READ_BYTES = 1024 * 1024
@@ -199,6 +209,14 @@ def file_size(path: Path) -> int:
             return path.stat().st_size
         except FileNotFoundError:
             return 0
+
+
+def is_open_to_all(path: Path) -> bool:
+    """Tell whether anybody on this machine may read or write a file that should be for few; False when it is gone."""
+    try:
+        return bool(os.stat(path).st_mode & 0o007)
+    except OSError:
+        return False
 
 
 def settle_file(path: Path) -> None:
@@ -395,10 +413,13 @@ def iterate_bytes(path: Path, *, offset: int = 0, length: int | None = None, fre
     """Yield a file's bytes, at most 1 MiB at a time; fewer than `length` when it ends before.
 
     `fresh`: what the system keeps of the file in memory is dropped first, so that the bytes come from the medium.
+    Damaged: a FIFO is in its place.
     """
     with file_errors(path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO is not waited for
         try:
+            if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+                raise Damaged(f"{path}: is no file")
             if fresh:
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             os.posix_fadvise(descriptor, offset, 0, os.POSIX_FADV_SEQUENTIAL)

@@ -12,6 +12,8 @@ from dalsegno.world.files import file_errors
 
 OUTPUT_BYTES_KEPT = 64 * 1024
 KILL_SECONDS = 10
+SECRETS = frozenset({"DAL_PASSPHRASE"})
+"""What is for us alone: anybody who runs as this user can read a program's environment, and programs log theirs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,11 @@ class Outcome:
         return "said nothing"
 
 
+def environment_of_programs() -> dict[str, str]:
+    """Return our environment without what opens the pool."""
+    return {name: value for name, value in os.environ.items() if name not in SECRETS}
+
+
 def run_program(
     words: Sequence[str],
     *,
@@ -40,7 +47,7 @@ def run_program(
     timeout_seconds: float | None = None,
     output_bytes_max: int = OUTPUT_BYTES_KEPT,
 ) -> Outcome:
-    """Run a program to its end. `environment` is added to ours. Its input is empty.
+    """Run a program to its end. `environment` is added to ours, without what opens the pool. Its input is empty.
 
     NotFound: no such program. Unavailable: it did not end in time; it and its children were killed.
     """
@@ -52,7 +59,7 @@ def run_program(
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env={**os.environ, **(environment or {})},
+                env={**environment_of_programs(), **(environment or {})},
                 start_new_session=True,
             )
     except NotFound:
