@@ -622,8 +622,13 @@ class RealmVolumes(Volumes):
             self._show(name, state)
         return state
 
-    def update(self, volume_id: bytes, change: Callable[[VolumeState], VolumeState]) -> VolumeState:
-        """Have the servers record and forget dumps as `change` does; refuse all else, which is not a client's."""
+    def update(
+        self, volume_id: bytes, change: Callable[[VolumeState], VolumeState], *, bytes_max: int | None = None
+    ) -> VolumeState:
+        """Have the servers record and forget dumps as `change` does; refuse all else, which is not a client's.
+
+        How large a state may be they know themselves.
+        """
         state = self.get_by_id(volume_id)
         if state is None:
             raise NotFound("the volume was removed meanwhile")

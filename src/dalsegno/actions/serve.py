@@ -13,6 +13,7 @@ from dalsegno.dumps.load import load_chain
 from dalsegno.dumps.plan import forget_dump, plan_dump, record_dump
 from dalsegno.dumps.write import write_dump
 from dalsegno.pool.pack_write import SENT_PENDING_MAX
+from dalsegno.replicas.keeper import STATE_BYTES_MAX
 from dalsegno.terms.errors import BadInput, Damaged, NotFound, Refused
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.volumes.address import Address, resolve
@@ -87,7 +88,7 @@ def record(house: House, volume: str, made: DumpRecord, *, sees_all: bool = True
         raise Refused(f"volume {volume!r}: revision {hex_short(made.revision)} of the dump is not here")
     if made.base_dump and all(known.dump_id != made.base_dump for known in state.dumps):
         raise Refused(f"volume {volume!r}: dump {hex_short(made.base_dump)}, which it builds on, is not recorded here")
-    return house.volumes.update(state.id, lambda current: record_dump(current, made))
+    return house.volumes.update(state.id, lambda current: record_dump(current, made), bytes_max=STATE_BYTES_MAX)
 
 
 def _without_paths(text: str, paths: Iterable[Path]) -> str:

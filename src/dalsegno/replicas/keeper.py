@@ -46,6 +46,7 @@ from dalsegno.volumes import leases
 from dalsegno.volumes.ancestry import behind_all, between, find_revision, is_ancestor
 from dalsegno.volumes.dates import is_old, require_past
 from dalsegno.volumes.ownership import is_others, require_own_past
+from dalsegno.volumes.pasts import Pasts
 from dalsegno.volumes.reopen import reopen
 from dalsegno.volumes.state import (
     NATIVE,
@@ -57,6 +58,7 @@ from dalsegno.volumes.state import (
     Release,
     ReplicaSet,
     VolumeState,
+    encode_state,
 )
 from dalsegno.volumes.store import PIN_SECONDS_MAX, Volumes, check_clone_name, check_volume_name
 from dalsegno.world.bell import Bell
@@ -72,6 +74,8 @@ CLONES_MAX: Final = 20_000
 """More than one each hour for two years. Every look at a volume reads the names of all its clones."""
 UNCLONED_MAX: Final = 1000
 """Removed clones remembered under one name, and names with removed clones."""
+STATE_BYTES_MAX: Final = 8 * MIB
+"""Of a volume's state: it is read and written as a whole, for each call and for every token that may see it."""
 REFRESH_NS: Final = SECOND_NS
 """How long the index is taken to be that of the disk, where a mistake costs only another try."""
 POLL_SECONDS: Final = 0.25
@@ -111,6 +115,7 @@ class Keeper:
         self._clock = clock
         self._uploads = scratch
         self._bell = Bell()
+        self._pasts = Pasts(pool)
         self._lock = new_lock()
         self._refreshed_ns = 0
         self._followers: dict[bytes, Followers] = {}
@@ -127,6 +132,9 @@ class Keeper:
         narrow = copy(self)
         narrow._is_narrow = True
         return narrow
+
+    def _update(self, volume_id: bytes, change: Callable[[VolumeState], VolumeState]) -> VolumeState:
+        return self.volumes.update(volume_id, change, bytes_max=STATE_BYTES_MAX)
 
     # What is there
 
@@ -288,7 +296,7 @@ class Keeper:
             raise _not_its(state, identity)
         # What was restored beside the original keeps the original's id in the past that came with it.
         named = {clone.revision for clone in state.clones.values()}
-        if identity not in named and not is_behind(self.pool, identity, state.head):
+        if identity not in named and not self._is_behind(identity, state.head):
             raise _not_its(state, identity)
 
     def _upload_path(self, state: VolumeState, upload: bytes) -> Path:
@@ -451,6 +459,8 @@ class Keeper:
                 replicas=state.replicas,
                 role=self._role(state.replicas) if state.replicas is not None else state.role,
             )
+            if len(encode_state(new)) > STATE_BYTES_MAX:
+                raise Refused(f"volume {state.name!r}: its settings and records have too many bytes")
             try:
                 return self.volumes.add(new)
             except (AlreadyThere, Conflict):
@@ -483,9 +493,11 @@ class Keeper:
         state = self.volumes.get(volume)
         _require_moving(state)
         self._check_revisions(revision)
-        if is_behind(self.pool, revision, state.head):
+        if self._is_behind(revision, state.head):
             # Also when nothing changes: who made it the head may have been killed before that was durable.
-            return self.volumes.update(state.id, lambda current: self._agreed_if_behind(current, common))
+            return self._update(state.id, lambda current: self._agreed_if_behind(current, common))
+        if self.pool.has(ObjectId(revision)):
+            self._require_forward(state, revision)  # before anything is looked at that takes longer
         with Adopter(self.pool, refresh=not self.pool.has(ObjectId(revision))) as adopter:
             new = adopter.require_whole(revision)
             self._check_revision(state, revision, new)
@@ -497,20 +509,27 @@ class Keeper:
 
             def change(current: VolumeState) -> VolumeState:
                 _require_moving(current)
-                if is_behind(self.pool, revision, current.head):
+                if self._is_behind(revision, current.head):
                     return self._agreed_if_behind(current, common)
-                if current.head and not is_ancestor(self.pool, current.head, revision):
-                    raise Diverged(
-                        f"volume {volume!r} on {self.name} is at revision {hex_short(current.head)}, "
-                        f"which does not lie behind {hex_short(revision)}: merge them first"
-                    )
+                self._require_forward(current, revision)
                 _require_thawed(current, owner=owner, now_ns=self._clock())
                 return self._agreed_if_behind(msgspec.structs.replace(current, head=bytes(revision)), common)
 
             adopter.commit_guard()
-            state = self.volumes.update(state.id, change)
+            state = self._update(state.id, change)
         self._bell.ring()
         return state
+
+    def _is_behind(self, old: bytes, head: bytes) -> bool:
+        """Return whether `old` is the head or lies behind it."""
+        return bool(head) and self._pasts.is_ancestor(old, head)
+
+    def _require_forward(self, state: VolumeState, revision: bytes) -> None:
+        if state.head and not self._pasts.is_ancestor(state.head, revision):
+            raise Diverged(
+                f"volume {state.name!r} on {self.name} is at revision {hex_short(state.head)}, "
+                f"which does not lie behind {hex_short(revision)}: merge them first"
+            )
 
     def _require_merged(self, volume: str, revision: Revision) -> None:
         """Refuse a new merge without what it merged: it was collected since it was sent, and nobody else may have it.
@@ -564,15 +583,15 @@ class Keeper:
         self._agree(self.volumes.get(volume), revision, uncloned)
 
     def _agree(self, state: VolumeState, revision: bytes, uncloned: Mapping[str, Sequence[Clone]]) -> VolumeState:
-        return self.volumes.update(state.id, lambda current: self._agreed(current, revision, uncloned))
+        return self._update(state.id, lambda current: self._agreed(current, revision, uncloned))
 
     def _agreed(self, state: VolumeState, revision: bytes, uncloned: Mapping[str, Sequence[Clone]]) -> VolumeState:
         common = state.common
         if revision and revision != common:
             self._check_revisions(revision)
-            if not is_behind(self.pool, revision, state.head):
+            if not self._is_behind(revision, state.head):
                 raise Refused(f"volume {state.name!r}: revision {hex_short(revision)} is not behind the head")
-            if not common or not is_ancestor(self.pool, revision, common):
+            if not common or not self._pasts.is_ancestor(revision, common):
                 common = self._newer(common, revision)
         remembered = {
             name: left
@@ -583,7 +602,7 @@ class Keeper:
 
     def _agreed_if_behind(self, state: VolumeState, common: bytes) -> VolumeState:
         """Return `state` with what a commit says of the past; where that is not known, the commit stands."""
-        return self._agreed(state, common, {}) if common and is_behind(self.pool, common, state.head) else state
+        return self._agreed(state, common, {}) if common and self._is_behind(common, state.head) else state
 
     def _newer(self, a: bytes, b: bytes) -> bytes:
         """Return the later of two revisions, one of which may be empty or absent."""
@@ -599,11 +618,11 @@ class Keeper:
             _require_here(current)
             return leases.freeze(current, owner=owner, now_ns=self._clock(), seconds=seconds)
 
-        return self.volumes.update(self.volumes.get(volume).id, change)
+        return self._update(self.volumes.get(volume).id, change)
 
     def thaw(self, volume: str, *, owner: str) -> None:
         """End a lease."""
-        self.volumes.update(self.volumes.get(volume).id, lambda current: leases.thaw(current, owner=owner))
+        self._update(self.volumes.get(volume).id, lambda current: leases.thaw(current, owner=owner))
 
     def clone(self, volume: str, name: str, clone: Clone) -> VolumeState:
         """Name a revision."""
@@ -620,11 +639,11 @@ class Keeper:
             adopter.require_whole(clone.revision)
             self._require_own(state, clone.revision)
             adopter.commit_guard()
-            return self.volumes.update(state.id, lambda current: self._cloned(current, name, clone))
+            return self._update(state.id, lambda current: self._cloned(current, name, clone))
 
     def _settled(self, state: VolumeState) -> VolumeState:
         """Return a state that says already what is wanted, durable: who made it so may have been killed before."""
-        return self.volumes.update(state.id, lambda current: current)
+        return self._update(state.id, lambda current: current)
 
     def _cloned(self, state: VolumeState, name: str, clone: Clone) -> VolumeState:
         """Return `state` with a clone; itself when nothing is to be done."""
@@ -656,7 +675,7 @@ class Keeper:
             return msgspec.structs.replace(current, clones=clones, uncloned=uncloned)
 
         check_clone_name(name)
-        return self.volumes.update(self.volumes.get(volume).id, change)
+        return self._update(self.volumes.get(volume).id, change)
 
     def arrange(self, volume: str, replicas: ReplicaSet) -> VolumeState:
         """Take a larger replica set. One that says the volume moved is taken only while it is frozen."""
@@ -671,7 +690,7 @@ class Keeper:
                 raise Conflict(f"volume {volume!r} is not frozen any more: commits may have come; begin again")
             return msgspec.structs.replace(current, replicas=replicas, role=role, lease=None)
 
-        state = self.volumes.update(self.volumes.get(volume).id, change)
+        state = self._update(self.volumes.get(volume).id, change)
         self._bell.ring()
         return state
 
@@ -685,14 +704,14 @@ class Keeper:
         state = self.volumes.get(volume)
         self._check_revisions(release.revision)
         if state.role != READER:
-            return self.volumes.update(state.id, lambda current: _switched(current, release))
+            return self._update(state.id, lambda current: _switched(current, release))
         if _switched(state, release) is state:
             return self._settled(state)
         with Adopter(self.pool, refresh=not self.pool.has(ObjectId(release.revision))) as adopter:
             adopter.require_whole(release.revision)
             self._require_own(state, release.revision)
             adopter.commit_guard()
-            state = self.volumes.update(state.id, lambda current: _switched(current, release))
+            state = self._update(state.id, lambda current: _switched(current, release))
         self._bell.ring()
         return state
 

@@ -78,6 +78,8 @@ GONE_STATUS: Final = 499
 CONNECTION: Final = "dalsegno.connection"
 """Where a request's state has the connection over which it came."""
 WATCH_SLICE_SECONDS: Final = 1.0
+WATCH_SLICES_TRUSTED: Final = 10
+"""After so many that brought nothing a watch's token is looked up again; before it is told something in any case."""
 RETRY_SECONDS: Final = 1
 
 
@@ -551,6 +553,7 @@ class App:
         # What a follower has is kept for it: that is not for everybody to ask.
         follower = ask.query["follower"] if ask.token.allows(WRITE, ask.volume) else ""
         end = loop.time() + ask.query["seconds"]
+        slices = 0
         if (
             self.metrics.watching >= limits.WATCHES_AT_ONCE
             or self._watching[ask.token.id] >= limits.WATCHES_OF_TOKEN_MAX
@@ -574,10 +577,15 @@ class App:
                 if gone.done():
                     raise Gone("the client went away")
                 if not job.done():  # the server stops: the answer is the state as it is
+                    await self._require_known(exchange)
                     state: VolumeState = await self.in_thread(self.service.site.state, ask.volume)
                     return state
                 state = job.result()
-                if state.head != head or left <= slice_seconds or self._stopped:
+                slices += 1
+                is_over = state.head != head or left <= slice_seconds or self._stopped
+                if is_over or slices % WATCH_SLICES_TRUSTED == 0:
+                    await self._require_known(exchange)
+                if is_over:
                     return state
         finally:
             self.metrics.watching -= 1
@@ -586,6 +594,11 @@ class App:
                 del self._watching[ask.token.id]
             for task in (stop, gone):
                 task.cancel()
+
+    async def _require_known(self, exchange: _Exchange) -> None:
+        """Whose token was revoked since he asked is told nothing more."""
+        if await self._find_token(exchange) is None:
+            raise Stranger("the token was revoked, or expired, meanwhile")
 
 
 async def _until_gone(receive: Receive) -> None:

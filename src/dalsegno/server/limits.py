@@ -73,7 +73,7 @@ FAILURES_KEPT_MAX: Final = 1000
 TOKEN_THREADS: Final = 4
 """They look up tokens and do nothing else: whoever asks for what takes long keeps nobody from being known."""
 CALL_THREADS: Final = 16
-CALL_THREADS_OF_TOKEN_MAX: Final = 6
+CALL_THREADS_OF_TOKEN_MAX: Final = 4
 LONG_CALL_THREADS: Final = 8
 LONG_CALL_THREADS_OF_TOKEN_MAX: Final = 3
 BODY_THREADS: Final = 16

@@ -33,6 +33,11 @@ def find_revision(source: Source, identity: bytes) -> Revision | None:
 
 def is_ancestor(source: Source, old: bytes, new: bytes) -> bool:
     """Return whether `old` is `new` or lies behind it. `old` itself need not be here."""
+    return bool(walk_back(source, old, new))
+
+
+def walk_back(source: Source, old: bytes, new: bytes, *, steps_max: int | None = None) -> bool | None:
+    """Return whether `old` is `new` or lies behind it; None when `steps_max` revisions did not tell."""
     if old == new:
         return True
     newest = find_revision(source, new)
@@ -47,6 +52,8 @@ def is_ancestor(source: Source, old: bytes, new: bytes) -> bool:
         for identity in child.parents:
             if identity in met:
                 continue
+            if steps_max is not None and len(met) > steps_max:
+                return None
             met.add(identity)
             parent = find_revision(source, identity)
             if parent is None or parent.created_ns >= child.created_ns:

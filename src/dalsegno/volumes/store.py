@@ -14,6 +14,7 @@ from dalsegno.pool.pool import Pool, PoolWriter
 from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, Damaged, NoAccess, NotFound, Refused
 from dalsegno.terms.events import Note, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, hex_short
+from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import SECOND_NS, time_name
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.ancestry import between, find_revision
@@ -206,8 +207,13 @@ class Volumes:
                 self._report(Note(severity="error", path=os.fsencode(place), text=text, is_damage=True))
         return [self._looked_at(state) for state in states]
 
-    def update(self, volume_id: bytes, change: Callable[[VolumeState], VolumeState]) -> VolumeState:
-        """Replace a volume's state by `change(state)`, again on the newest one whenever somebody else was first."""
+    def update(
+        self, volume_id: bytes, change: Callable[[VolumeState], VolumeState], *, bytes_max: int | None = None
+    ) -> VolumeState:
+        """Replace a volume's state by `change(state)`, again on the newest one whenever somebody else was first.
+
+        Refused when it would be larger than `bytes_max`, and larger than it was.
+        """
         ref = self._state_ref(volume_id)
         for _ in range(SWAP_TRIES_MAX):
             data = self._pool.get_ref(ref)
@@ -219,7 +225,13 @@ class Volumes:
                 self._pool.settle_ref(ref)  # whoever made it so may have been killed before it was durable
                 return state
             state = msgspec.structs.replace(state, counter=before.counter + 1)
-            if self._pool.swap_ref(ref, data, encode_state(state)):
+            encoded = encode_state(state)
+            if bytes_max is not None and len(encoded) > max(bytes_max, len(data)):
+                raise Refused(
+                    f"volume {state.name!r}: what is kept of it besides its files would have more than "
+                    f"{format_size(bytes_max)}: forget clones or dumps first"
+                )
+            if self._pool.swap_ref(ref, data, encoded):
                 if self.seen is not None:
                     self.seen.wrote(before, state)
                 return state
