@@ -180,7 +180,8 @@ def test_an_administrators_certificate(tmp_path: Path) -> None:
     (user.home / "k.pem").write_bytes(own.key)
     (user.home / "k.pem").chmod(0o644)
     with start_server(user, "--tls-cert", "c.pem", "--tls-key", "k.pem", tls=True) as server:
-        assert "k.pem: everybody on this machine may read this key" in server.log_path.read_text()
+        (told,) = [line["notice"] for line in server.log() if "notice" in line]
+        assert told["path"] == "k.pem" and told["text"].startswith("everybody on this machine may read this key")
         token = server.token("read")
         assert server.site(token).server().name == "s1"
         with pytest.raises(NoAccess, match="vouches"):
