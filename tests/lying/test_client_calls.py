@@ -14,9 +14,10 @@ import pytest
 from dalsegno.formats import messages
 from dalsegno.replicas import wire
 from dalsegno.replicas.remote import ANSWER_BYTES_MAX, RemoteSite
+from dalsegno.replicas.transfer import fetch
 from dalsegno.replicas.view import Placed, RealmView, Server
 from dalsegno.server.calls import CALLS, OCTETS
-from dalsegno.terms.errors import DalError, Unavailable
+from dalsegno.terms.errors import DalError, Damaged, Unavailable
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.sizes import MIB
 from dalsegno.volumes.state import Clone, DumpRecord, Lease, Release, ReplicaSet, VolumeState
@@ -97,7 +98,7 @@ ASKED: dict[str, tuple[Ask, Any]] = {
     "drop_dump": (lambda site: site.drop_dump(DUMP), wire.Done()),
     "state": (lambda site: site.state("home"), STATE),
     "block": (lambda site: site.block("home", ObjectId(REVISION)), wire.encode_records([(1, REVISION, b"x" * 50)])),
-    "missing": (lambda site: list(site.missing("home", [REVISION], [])), (REVISION + b"\1\0\0\0") * 3),
+    "missing": (lambda site: list(site.missing("home", [REVISION], [])), (REVISION + b"\1\0\0\x10") * 3),
     "objects": (lambda site: b"".join(site.objects("home", REVISION)), b"a pack"),
     "have": (lambda site: site.have("home", REVISION * 2), b"\1\0"),
     "upload_size": (lambda site: site.upload_size("home", DUMP), SIZE),
@@ -298,12 +299,35 @@ def test_a_message_without_an_end_is_not_kept(name: str) -> None:
 def test_a_list_of_what_is_missing_ends() -> None:
     """An answer that is read for as long as it comes."""
     with Liar() as liar:
-        liar.lie = lambda asked: Said(body=endless((REVISION + b"\1\0\0\0") * 5000), media=OCTETS_TYPE)
+        liar.lie = lambda asked: Said(body=endless((REVISION + b"\1\0\0\x10") * 5000), media=OCTETS_TYPE)
         site = RemoteSite(liar.url, "token", name="s1", rows_max=100_000)
         with pytest.raises(Unavailable, match="no end"):
             for _ in site.missing("home", [REVISION], []):
                 pass
         site.close()
+
+
+@pytest.mark.parametrize("end", [b"\1\0\0\0", b"\1\0\0\x50", b"\xff\xff\xff\x1f"])
+def test_rows_of_no_kind_or_of_too_many_bytes_are_not_used(end: bytes) -> None:
+    """A length from outside that becomes memory."""
+    with Liar() as liar:
+        liar.lie = lambda asked: Said(body=endless((REVISION + end) * 5000), media=OCTETS_TYPE)
+        site = RemoteSite(liar.url, "token", name="s1")
+        with pytest.raises(Unavailable, match="a row of what is missing"):
+            for _ in site.missing("home", [REVISION], []):
+                pass
+        site.close()
+
+
+def test_a_pack_of_more_than_was_asked_for_is_not_kept() -> None:
+    """A stream that fills the disk of who asked for little."""
+    with Liar() as liar:
+        liar.lie = lambda asked: Said(body=endless(b"x" * MIB), media=OCTETS_TYPE)
+        site = RemoteSite(liar.url, "token", name="s1")
+        with pytest.raises(Damaged, match="more than the 1 objects"):
+            fetch(site, "home", REVISION, payload_bytes=100)
+        site.close()
+        assert liar.sent_bytes < 48 * MIB
 
 
 @pytest.mark.parametrize("begin", [b"HTTP/1.1 100 Continue\r\n\r\n", GOOD_HEAD + b"Content-Length: 900\r\n\r\n{"])

@@ -259,7 +259,7 @@ def asker(terminal: Terminal) -> Ask | None:
 
     def ask(text: str) -> bool | None:
         terminal.end_progress()
-        print(f"{text} [y/n] ", end="", file=sys.stderr, flush=True)
+        print(f"{show(text)} [y/n] ", end="", file=sys.stderr, flush=True)
         answer = sys.stdin.readline().strip().lower()
         return {"y": True, "yes": True, "n": False, "no": False}.get(answer)
 

@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any, Final
 
 from dalsegno.cli.streams import writing_output
-from dalsegno.cli.terminal import Terminal, show
+from dalsegno.cli.terminal import Terminal, show, show_line
 from dalsegno.host.changes import Change
 from dalsegno.terms.sizes import format_size
 
@@ -32,7 +32,7 @@ class Shown:
         if self._lines:
             self._terminal.end_progress()
             with writing_output():
-                print(change_line(change))
+                print(show_line(change_line(change)))
         elif self._keeps and len(self._listed) < LISTED_MAX:
             self._listed.append(
                 {

@@ -178,5 +178,5 @@ SCRIPTS = {"bash": bash_script, "zsh": zsh_script, "fish": fish_script}
 
 def _completion(arguments: argparse.Namespace, terminal: Terminal) -> int:
     script = SCRIPTS[arguments.shell]()
-    terminal.result({"shell": arguments.shell, "script": script}, [script])
+    terminal.result({"shell": arguments.shell, "script": script}, script.split("\n"))
     return EXIT_DONE

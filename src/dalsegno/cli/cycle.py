@@ -65,7 +65,7 @@ class Board:
         if phase != event.phase:
             started_ns = at_ns
             self._phases[volume] = (event.phase, at_ns)
-        self._lines[volume] = progress_line(event, elapsed_ns=at_ns - started_ns)
+        self._lines[volume] = show(progress_line(event, elapsed_ns=at_ns - started_ns))
         if at_ns - self._drawn_at_ns >= REDRAW_NS_MIN:
             self._draw()
 
@@ -105,9 +105,12 @@ class Board:
 def turn_line(result: TurnResult, *, colour: bool = False) -> str:
     """Return in one line how a turn ended."""
     word = f"{result.state:<10}"
-    if colour:
-        word = f"{_COLOURS[result.state]}{word}{PLAIN}"
-    parts = [f"{word}  {show(result.volume)}"]
+    text = show(f"  {_turn_words(result)}")
+    return f"{_COLOURS[result.state]}{word}{PLAIN}{text}" if colour else word + text
+
+
+def _turn_words(result: TurnResult) -> str:
+    parts = [result.volume]
     if result.error:
         return f"{parts[0]}: {result.error}"
     if result.level is None:

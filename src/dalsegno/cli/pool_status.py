@@ -10,7 +10,7 @@ from dalsegno.cli.choice import chosen
 from dalsegno.cli.door import open_volumes
 from dalsegno.cli.site_status import COLOURS, EXIT_UNKNOWN, age_words
 from dalsegno.cli.status import paint
-from dalsegno.cli.terminal import Terminal, show
+from dalsegno.cli.terminal import Terminal, show, show_line
 from dalsegno.terms.errors import DalError
 from dalsegno.terms.times import SECOND_NS, format_time, parse_duration_seconds, show_time
 from dalsegno.world.clock import now_ns
@@ -28,11 +28,11 @@ def pool_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
     except DalError as error:
         if not arguments.check:
             raise
-        print(f"DALSEGNO UNKNOWN - {' '.join(str(error).split())}")
+        print(show_line(f"DALSEGNO UNKNOWN - {' '.join(str(error).split())}"))
         return EXIT_UNKNOWN
     ages = [volume_age(state, now_ns=at_ns, max_age_ns=max_age_ns) for state in states]
     if arguments.check:
-        print(pool_line(ages) + (f"; DAMAGED: {damaged[0]}" if damaged else ""))
+        print(show_line(pool_line(ages) + (f"; DAMAGED: {damaged[0]}" if damaged else "")))
         return max(STATES.index(worst_state(ages)), 1 if damaged else 0)
     headings = ["volume", "last clone", "", "clones", "last dump", *(["of"] if terminal.verbose else []), "source"]
     table = terminal.listing(headings, [_row(each, at_ns, terminal) for each in ages], right=(3,))

@@ -15,7 +15,7 @@ from dalsegno.backup.site import Site, open_site
 from dalsegno.backup.targets import Ask
 from dalsegno.cli.choice import Choice, choose, find_policy_file, gather_facts
 from dalsegno.cli.door import default_realm, open_chosen, open_realm_house, realm_of_addresses
-from dalsegno.cli.terminal import Terminal
+from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import POLICY_HELP
 from dalsegno.terms.errors import BadInput, Conflict
 from dalsegno.terms.times import set_zone
@@ -94,7 +94,7 @@ def asker(terminal: Terminal) -> Ask | None:
 
     def ask(text: str) -> bool:
         terminal.end_progress()
-        print(f"{text}\nEnter when it is there, s to go on without it: ", end="", file=sys.stderr, flush=True)
+        print(f"{show(text)}\nEnter when it is there, s to go on without it: ", end="", file=sys.stderr, flush=True)
         answer = sys.stdin.readline()
         return bool(answer) and not answer.strip().lower().startswith("s")
 

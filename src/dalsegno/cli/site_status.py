@@ -13,7 +13,7 @@ from dalsegno.backup.site import Site
 from dalsegno.backup.status import CRITICAL, OK, STATES, WARNING, VolumeStatus, nagios_line, worst
 from dalsegno.cli.site import open_all, policy_choice, policy_realm, read_policy
 from dalsegno.cli.status import paint
-from dalsegno.cli.terminal import Terminal
+from dalsegno.cli.terminal import Terminal, show_line
 from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import DalError
 from dalsegno.terms.sizes import format_size
@@ -43,7 +43,7 @@ def site_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
     except DalError as error:
         if not arguments.check:
             raise
-        print(f"DALSEGNO UNKNOWN - {' '.join(str(error).split())}")
+        print(show_line(f"DALSEGNO UNKNOWN - {' '.join(str(error).split())}"))
         return EXIT_UNKNOWN
 
 
@@ -63,7 +63,7 @@ def _site_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
             for line in found.bad_labels:
                 terminal.fail(line)
         if arguments.check:
-            print(nagios_line(sets) + (f"; DAMAGED: {damaged[0]}" if damaged else ""))
+            print(show_line(nagios_line(sets) + (f"; DAMAGED: {damaged[0]}" if damaged else "")))
             return max(STATES.index(worst(each.state for each in sets)), 1 if damaged else 0)
         lines = [] if arguments.prometheus is not None else _lines(site, found, wanted, terminal, at_ns=at_ns)
         lines += [f"DAMAGED: {line}" for line in damaged] if lines else []

@@ -3,10 +3,11 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from dalsegno.cli.streams import say_aside, spell_all_names, write_result, writing_output
 from dalsegno.terms.errors import EXIT_DONE, DalError, Damaged
@@ -16,6 +17,7 @@ from dalsegno.world.clock import now_ns
 
 REDRAW_NS_MIN = 100_000_000
 ETA_AFTER_NS = 2_000_000_000
+_COLOUR: Final = re.compile(r"(\x1b\[[0-9]{1,2}m)")
 T = TypeVar("T")
 
 
@@ -27,6 +29,14 @@ def show(name: bytes | str) -> str:
     return "".join(
         c if c.isprintable() or 0xDC80 <= ord(c) <= 0xDCFF else c.encode("unicode_escape").decode() for c in text
     )
+
+
+def show_line(text: str) -> str:
+    """Return a line fit for standard output, whoever had a say in it; our own colours stay where it is a terminal."""
+    if text.isprintable():
+        return text
+    parts = _COLOUR.split(text) if sys.stdout.isatty() else [text]
+    return "".join(part if _COLOUR.fullmatch(part) else show(part) for part in parts)
 
 
 def as_json(value: Any) -> Any:
@@ -65,7 +75,7 @@ class Terminal:
     def result(self, value: Any, lines: Iterable[str]) -> None:
         """Print a result: JSON for programs, lines for people."""
         self.end_progress()
-        told = [json.dumps(as_json(value), indent=2)] if self.json else lines
+        told = [json.dumps(as_json(value), indent=2)] if self.json else map(show_line, lines)
         write_result("".join(f"{line}\n" for line in told))
 
     def stream(self, items: Iterable[T], *, value: Callable[[T], Any], line: Callable[[T], str]) -> int:
@@ -78,7 +88,7 @@ class Terminal:
                     if self.json:
                         print("[\n" if count == 0 else ",\n", json.dumps(as_json(value(item))), sep="", end="")
                     else:
-                        print(line(item))
+                        print(show_line(line(item)))
                 count += 1
         except (DalError, KeyboardInterrupt):
             if self.json and count:  # what came before the error stays readable
@@ -91,6 +101,7 @@ class Terminal:
 
     def table(self, rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
         """Return aligned lines; the columns named in `right` are set right."""
+        rows = [[show_line(cell) for cell in row] for row in rows]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
         return [
             "  ".join(
@@ -147,7 +158,7 @@ class Terminal:
         if at_ns - self._drawn_at_ns < REDRAW_NS_MIN:
             return
         self._drawn_at_ns = at_ns
-        line = progress_line(event, elapsed_ns=at_ns - self._phase_started_ns)
+        line = show(progress_line(event, elapsed_ns=at_ns - self._phase_started_ns))
         width = shutil.get_terminal_size().columns - 1
         say_aside(f"\r\x1b[K{line[:width]}")
         self._line_shown = True

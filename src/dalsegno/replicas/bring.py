@@ -134,7 +134,7 @@ def _commit(
         rows = rows[answer == 0]
     if not len(rows):
         return to.commit(volume, revision, b"", (), common=common), Transferred(bytes_crossed=asked)
-    with fetch(source, volume, row_ids(rows)) as spool:
+    with fetch(source, volume, row_ids(rows), payload_bytes=int(row_lengths(rows).sum())) as spool:
         try:
             state = to.commit(volume, revision, spool.pack_id(), spool.pieces(), common=common)
         except NotFound:

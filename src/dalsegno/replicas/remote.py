@@ -20,6 +20,7 @@ from blake3 import blake3
 
 from dalsegno.formats import messages
 from dalsegno.formats.join import Join, check_fingerprint, split_url
+from dalsegno.formats.objects import KIND_NAMES, OBJECT_BYTES_MAX
 from dalsegno.replicas import wire
 from dalsegno.replicas.answers import check
 from dalsegno.replicas.connections import SEND_BYTES, Connection, Plain, Response, Sealed, pinned_context
@@ -64,6 +65,8 @@ _STATUS_CODES: Final = {
 }
 """For an answer without our own error in it: from something between us and the server."""
 _SECONDS: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
+_ROW_ENDS: Final = bytes(kind << 4 | high for kind in KIND_NAMES for high in range((OBJECT_BYTES_MAX >> 24) + 1))
+"""The last bytes that a row may have: an object's kind, and the highest bits of its payload's length."""
 T = TypeVar("T")
 
 
@@ -508,6 +511,8 @@ class RemoteSite:
             row_count += len(piece) // ROW_BYTES
             if len(piece) % ROW_BYTES or row_count > self._rows_max:
                 raise Unavailable(f"{self.label}: the answer was cut short, or has no end")
+            if piece[ROW_BYTES - 1 :: ROW_BYTES].translate(None, _ROW_ENDS):
+                raise self._strange(BadInput("a row of what is missing is of no kind, or of too many bytes"))
             yield piece
 
     def objects(self, volume: str, ids: bytes) -> Iterator[bytes]:

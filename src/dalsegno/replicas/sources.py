@@ -10,7 +10,7 @@ from dalsegno.formats.objects import Reference, references
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
-from dalsegno.replicas.transfer import Spool, cut_groups, fetch, read_rows, row_ids, row_kinds
+from dalsegno.replicas.transfer import Spool, cut_groups, fetch, read_rows, row_ids, row_kinds, row_lengths
 from dalsegno.terms.errors import DalError, Damaged, NotFound, Unavailable
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.terms.sizes import MIB
@@ -102,7 +102,7 @@ class SitesSource:
         for rows in read_rows(site.missing(self._volume, [state.head], [state.common]), of=site.name):
             chosen = rows[row_kinds(rows) == objects.KIND_REVISION]
             for group in cut_groups(iter([chosen])):
-                with fetch(site, self._volume, row_ids(group)) as spool:
+                with fetch(site, self._volume, row_ids(group), payload_bytes=int(row_lengths(group).sum())) as spool:
                     self.bytes_crossed += spool.size_bytes
                     for identity, kind, payload in unpack(spool, self._realm):
                         self._put_record(identity, kind, payload)

@@ -31,6 +31,8 @@ PIECE_BYTES: Final = 1 * MIB
 TRIES_MAX: Final = 3
 """How often a pack is fetched, or its upload is taken up again, before a site counts as away."""
 GROUPS_WAITING_MAX: Final = 1
+PACKED_BYTES_MAX: Final = 4096
+"""What a pack holds of an object besides its payload, at most: record, rows of indexes, its part of blocks' frames."""
 LENGTH_MASK: Final = np.uint32((1 << ROW_KIND_SHIFT) - 1)
 assert int(LENGTH_MASK) >= objects.OBJECT_BYTES_MAX
 
@@ -198,13 +200,18 @@ def cut_groups(batches: Iterable[Rows]) -> Iterator[Rows]:
         yield held
 
 
-def fetch(source: Origin, volume: str, ids: bytes) -> Spool:
-    """Return a pack of the objects with these joined ids."""
+def fetch(source: Origin, volume: str, ids: bytes, *, payload_bytes: int | None = None) -> Spool:
+    """Return a pack of the objects with these joined ids, which have `payload_bytes`; Damaged when it is larger."""
+    count = len(ids) // OBJECT_ID_BYTES
+    most = count * objects.OBJECT_BYTES_MAX if payload_bytes is None else payload_bytes
+    most += count * PACKED_BYTES_MAX + pack.HEADER_BYTES_MAX
     for tries_left in reversed(range(TRIES_MAX)):
         spool = Spool()
         try:
             for piece in source.objects(volume, ids):
                 spool.write(piece)
+                if spool.size_bytes > most:
+                    raise Damaged(f"{source.name}: sent more than the {count} objects that were asked for")
             return spool
         except Unavailable:
             spool.close()
@@ -348,7 +355,8 @@ class _Copy:
         checks.drain()
 
     def _fetch(self, rows: Rows) -> Spool:
-        spool = fetch(self._source, self._volume, row_ids(rows))
+        payload_bytes = int(row_lengths(rows).sum())
+        spool = fetch(self._source, self._volume, row_ids(rows), payload_bytes=payload_bytes)
         self._spools.add(spool)
         return spool
 
