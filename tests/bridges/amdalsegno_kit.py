@@ -35,14 +35,14 @@ class Client:
     def key(self) -> Path:
         return self.user.home / "pool.key"
 
-    def command(self, command: str, *options: str, pool: str = "", key: str = "") -> list[str]:
+    def command(self, command: str, *options: str, pool: str = "", key: str = "", right: str = "full") -> list[str]:
         words = [
             sys.executable,
             "-m",
             "dalsegno.cli.amdalsegno",
             pool or str(self.pool),
             key or str(self.key),
-            "full",
+            right,
             command,
         ]
         return [*words, "--config", "daily", "--host", "h", *options]

@@ -425,3 +425,29 @@ def test_unreadable_file_is_told_after_the_data_although_the_estimate_met_it(cli
     strange = [line for line in told.messages if line.startswith("? ")]
     assert told.code == 0 and len(strange) == 1 and "secret" in strange[0]
     assert not [path for path in told.index if "secret" in path]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("daily", "property CLONE"), ("amandax", "property CLONE"), ("amanda-mine", "was not made by Amanda")],
+)
+@pytest.mark.parametrize("command", ["estimate", "backup"])
+def test_amandas_user_replaces_no_clone_of_the_owner(client: Client, command: str, name: str, text: str) -> None:
+    """Kind of fault: who may start one program for the owner gives it a name of the owner's to write over."""
+    client.user.quick("backup", "doc")
+    client.user.quick("clone", "doc", name, "--no-scan")
+    before = client.state()
+    (client.user.home / "doc" / "new").write_text("new")
+    words = ["--disk", "doc", "--device", "doc", "--level", "0", "--clone", name, "--clone-age", "0s"]
+    told = client.call(command, *words, right="guarded")
+    assert text in told.out.decode() + "".join(told.messages)
+    if name.startswith("amanda-"):  # the owner himself is kept from it, too
+        assert text in client.call(command, *words).out.decode() + "".join(told.messages)
+    assert client.state().clones == before.clones
+
+
+def test_amandas_user_names_clones_of_its_own(client: Client) -> None:
+    words = ("--disk", "doc", "--device", "doc", "--level", "0", "--clone", "amanda-weekly", "--clone-age", "0s")
+    for _ in range(2):
+        assert client.call("estimate", *words, right="guarded").code == 0
+    assert set(client.state().clones) == {"amanda-weekly"}

@@ -39,7 +39,7 @@ CALLS: dict[str, tuple[Callable[[RemoteSite], Any], str]] = {
     "missing": (lambda site: list(site.missing("home", [bytes(32)], [])), "read write administer"),
     "objects": (lambda site: list(site.objects("home", bytes(32))), "read write administer"),
     "dump": (lambda site: list(site.dump("home")), "read write administer"),
-    "have": (lambda site: site.have("home", bytes(32)), "append write administer"),
+    "have": (lambda site: site.have("home", bytes(32)), "read append write administer"),
     "upload_size": (lambda site: site.upload_size("home", UPLOAD), "append write administer"),
     "upload": (lambda site: site.upload("home", UPLOAD, 1, [b"x"]), "append write administer"),
     "adopt": (lambda site: site.adopt("home", [UPLOAD]), "append write administer"),

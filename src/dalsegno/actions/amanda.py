@@ -124,13 +124,21 @@ def fresh_clone(house: House, volume: str, clone_name: str, *, age_seconds: int)
 
 
 def check_replaceable(state: VolumeState, clone_name: str, *, owner: str, now_ns: int) -> None:
-    """Raise Conflict while somebody else than `owner` has the volume frozen, Refused when the clone is held."""
+    """Raise Conflict while somebody else than `owner` has the volume frozen, Refused when the clone is to stay.
+
+    That is one which is held, and one that a person made: who runs Amanda is not whose files these are.
+    """
     lease = held(state, now_ns=now_ns)
     if lease is not None and lease.owner != owner:
         raise Conflict(f"volume {state.name!r} is frozen by {lease.owner}")
     old = state.clones.get(clone_name)
     if old is not None and old.held:
         raise Refused(f"clone {state.name}@{clone_name} is held, so no newer one can take its place: `dal unhold` it")
+    if old is not None and not old.automatic:
+        raise Refused(
+            f"clone {state.name}@{clone_name} was not made by Amanda, so no newer one takes its place: "
+            f"`dal unclone {state.name}@{clone_name}`, or another name by property CLONE"
+        )
 
 
 def _unreadable_place(house: House, state: VolumeState) -> Path:

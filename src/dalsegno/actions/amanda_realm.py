@@ -40,7 +40,7 @@ def fresh_clone(house: RemoteHouse, volume: str, clone_name: str, *, age_seconds
     if clone_name in state.clones:
         house.volumes.unclone(volume, clone_name)
     # A volume that follows a directory of its server is as that server took it in last.
-    return Fresh(clone=clone(house, volume, clone_name, scan=False).clone, made=True)
+    return Fresh(clone=clone(house, volume, clone_name, scan=False, automatic=True).clone, made=True)
 
 
 def write(house: RemoteHouse, chosen: DumpPlan, write_bytes: Callable[[bytes], object]) -> Written:

@@ -21,10 +21,12 @@ class CloneResult:
     taken: TakeResult | None
 
 
-def clone(house: House, volume: str, clone_name: str | None = None, *, scan: bool = True) -> CloneResult:
+def clone(
+    house: House, volume: str, clone_name: str | None = None, *, scan: bool = True, automatic: bool = False
+) -> CloneResult:
     """Name a volume's state now; a tracked volume first takes what changed in its source (unless `scan` is False).
 
-    `volume` may be an address: then that older state gets another name.
+    `volume` may be an address: then that older state gets another name. `automatic`: no person chose `clone_name`.
     """
     address = parse_address(volume)
     taken = None
@@ -41,7 +43,9 @@ def clone(house: House, volume: str, clone_name: str | None = None, *, scan: boo
         if state.kind == TRACKED and scan:
             taken = take(house, state, state.source, message="clone")
             revision = taken.revision
-    name, made = house.volumes.add_clone(state.name, clone_name, now_ns=now_ns(), revision=revision)
+    name, made = house.volumes.add_clone(
+        state.name, clone_name, now_ns=now_ns(), revision=revision, automatic=automatic
+    )
     return CloneResult(volume=state.name, clone_name=name, clone=made, taken=taken)
 
 

@@ -66,7 +66,7 @@ from dalsegno.trees.read import read_revision
 from dalsegno.volumes.leases import freeze, thaw
 from dalsegno.volumes.state import TRACKED, DumpRecord, VolumeState
 from dalsegno.world.clock import now_ns
-from dalsegno.world.files import PARTIAL_SUFFIX, PartialFile, remove_durable
+from dalsegno.world.files import PARTIAL_SUFFIX, PRIVATE_FILE, PartialFile, remove_durable
 from dalsegno.world.workers import Workers
 
 UNREADABLE_KEPT_MAX = 100
@@ -202,7 +202,7 @@ class HouseSteps:
             pool, self._with_known_dumps(volume_id), targets=[(clone_name, revision)], level=level, now_ns=now_ns()
         )
         hasher = blake3()
-        with PartialFile(path) as file:
+        with PartialFile(path, mode=PRIVATE_FILE) as file:
 
             def write(data: bytes) -> int:
                 hasher.update(data)

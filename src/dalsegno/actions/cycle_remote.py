@@ -27,7 +27,7 @@ from dalsegno.terms.times import SECOND_NS
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.state import Clone, DumpRecord, VolumeState
 from dalsegno.world.clock import now_ns, pause, ticks_ns
-from dalsegno.world.files import PartialFile
+from dalsegno.world.files import PRIVATE_FILE, PartialFile
 
 CONFLICT_PAUSE_SECONDS = 0.2
 """Between two tries to clone a volume that somebody else has frozen, or changes."""
@@ -128,7 +128,7 @@ class RealmSteps:
         """Take a dump: the right one, with a whole index, when it gets its name; the next step reads every byte."""
         hasher = blake3()
         realm = self.house.pool.realm
-        with PartialFile(path) as file:
+        with PartialFile(path, mode=PRIVATE_FILE) as file:
 
             def keep(data: bytes) -> None:
                 hasher.update(data)

@@ -29,7 +29,7 @@ from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.volumes.address import parse_address, resolve
 from dalsegno.volumes.state import DumpRecord, VolumeState
 from dalsegno.world.clock import now_ns
-from dalsegno.world.files import PartialFile, settle_file
+from dalsegno.world.files import PRIVATE_FILE, PartialFile, settle_file
 
 ID_DIGITS_MIN = 6
 
@@ -108,7 +108,7 @@ def dump(
         useless = built_on(recorded_by(state.dumps, ""), replaced) if replaced else []
         require_unneeded(useless, force=force, what=str(output))
         path = str(output.absolute())
-        with PartialFile(output) as file:
+        with PartialFile(output, mode=PRIVATE_FILE) as file:
             summary = _write(house, plan, file, recipients)
             if replaced:  # before it is gone: nothing ever builds on a dump that is not there
                 forget(house, state, [replaced, *(each.dump_id for each in useless)])

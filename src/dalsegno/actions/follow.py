@@ -27,7 +27,7 @@ from dalsegno.replicas.histories import kept
 from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.meet import meeting
 from dalsegno.replicas.servers import Servers
-from dalsegno.terms.errors import BadInput, DalError, Refused, Unavailable
+from dalsegno.terms.errors import BadInput, DalError, NoAccess, Refused, Unavailable
 from dalsegno.terms.events import Report, silent
 from dalsegno.volumes.state import ReplicaSet, VolumeState
 from dalsegno.world.chance import random_bytes
@@ -84,7 +84,15 @@ def make_standby(servers: Servers, volume: str, *, to: str = "", origin: str = "
     if name in replicas.standbys:
         return name, replicas
     # Asked first, so that a server that is away, or has another volume of this name, is not in the set for nothing.
-    there = _first_state(servers, volume, [origin] if origin else replicas.writers)
+    origins = [origin] if origin else replicas.writers
+    try:
+        there = _first_state(servers, volume, origins)
+    except NoAccess:
+        if name != servers.here:
+            raise
+        # This server itself, whom the others show nothing that it does not hold: the directory first.
+        change_set(servers, volume, lambda latest: with_standby(latest, name))
+        there = _first_state(servers, volume, origins)
     standby.create(msgspec.structs.replace(standby_state(there), replicas=None))
     replicas = change_set(servers, volume, lambda latest: with_standby(latest, name))
     spread(volume, replicas, [standby, *(servers.site(each) for each in replicas.writers)])

@@ -16,7 +16,7 @@ from dalsegno.dumps.plan import built_on, list_records
 from dalsegno.dumps.verify import Salvage, salvage_dump, verify_dump, verify_stream
 from dalsegno.formats.pack import DumpNote
 from dalsegno.terms.errors import Damaged, Refused
-from dalsegno.world.files import PartialFile
+from dalsegno.world.files import PRIVATE_FILE, PartialFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ def merge(house: House, paths: Sequence[Path], output: Path | BinaryIO) -> tuple
                 f"{output}: {list_records(useless)} cannot be restored without the dump that is there: "
                 "write to another file"
             )
-        with PartialFile(place.path) as file:
+        with PartialFile(place.path, mode=PRIVATE_FILE) as file:
             note, summary = merge_dumps(
                 chain, file.write, realm=house.pool.realm, sealed=sealed, workers=house.workers, report=house.report
             )
@@ -111,7 +111,7 @@ def salvage(house: House, damaged: Path, output: Path) -> SalvageOutcome:
     """Write a dump of all that is whole in a damaged one, and find out what was lost."""
     if output.exists():
         raise Refused(f"{output}: exists already; name another file")
-    with PartialFile(output) as file:
+    with PartialFile(output, mode=PRIVATE_FILE) as file:
         saved = salvage_dump(damaged, house.pool.realm, file.write, sealed=house.pool.encryption != "none")
         file.commit()
     if not saved.damaged:

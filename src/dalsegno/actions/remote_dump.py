@@ -22,7 +22,7 @@ from dalsegno.terms.ids import hex_short
 from dalsegno.volumes.address import parse_address, resolve
 from dalsegno.volumes.state import DumpRecord, VolumeState
 from dalsegno.world.clock import now_ns
-from dalsegno.world.files import PartialFile
+from dalsegno.world.files import PRIVATE_FILE, PartialFile
 
 PAYLOAD_MASK: Final = (1 << ROW_KIND_SHIFT) - 1
 _ROW: Final = Struct("<32sI")
@@ -129,7 +129,7 @@ def _write(
 
         try:
             if isinstance(output, Path):
-                with PartialFile(output) as file:
+                with PartialFile(output, mode=PRIVATE_FILE) as file:
                     found = receive(pieces(), file.write, realm=house.pool.realm, wanted=wanted)
                     require_whole(file.partial_path, house.pool.realm, wanted=wanted)
                     file.commit()

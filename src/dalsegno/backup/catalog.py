@@ -61,7 +61,7 @@ from dalsegno.backup.tables import (
 )
 from dalsegno.terms.errors import BadInput, DalError, Damaged, Full, NoAccess, NotFound, TooNew, Unavailable
 from dalsegno.world.database import DRIVER_HINT
-from dalsegno.world.files import durable_step, file_errors, make_directory
+from dalsegno.world.files import PRIVATE_DIRECTORY, claim_private_file, durable_step, file_errors, make_directory
 
 INSTANT_NS_MAX: Final = 2**63 - 1
 """What a column holds."""
@@ -103,7 +103,8 @@ class Catalog:
             if not path.exists():
                 if not create:
                     raise NotFound(f"no catalog at {path}: `dal catalog rebuild` makes one from the dumps")
-                make_directory(path.parent)
+                make_directory(path.parent, mode=PRIVATE_DIRECTORY)
+                claim_private_file(path)
         try:
             if backend == "sqlite":
                 # The driver neither begins nor ends transactions: _write does, and takes the lock at its beginning.

@@ -29,7 +29,7 @@ from dalsegno.formats.media import (
 from dalsegno.terms.errors import Damaged
 from dalsegno.terms.events import Progress, Report
 from dalsegno.terms.ids import hex_short
-from dalsegno.world.files import PartialFile, file_errors, iterate_bytes, write_durable
+from dalsegno.world.files import PRIVATE_FILE, PartialFile, file_errors, iterate_bytes, write_durable
 
 NOTE_SUFFIX: Final = ".note"
 _SLICE: Final = re.compile(r"\.dump\.s\d{3,}\Z")
@@ -149,7 +149,7 @@ def write_whole(source: Path, place: Path, header: PartHeader, *, report: Report
     """Copy a dump to `place` and put its note beside it; durable, and read back, when it returns."""
     assert header.kind == PART_NOTE
     hasher = blake3()
-    with PartialFile(place) as file:
+    with PartialFile(place, mode=PRIVATE_FILE) as file:
         chunks = iterate_bytes(source)
         for chunk in counted(chunks, phase="archive", total=header.dump_bytes, report=report, pace=pace):
             hasher.update(chunk)
@@ -171,7 +171,7 @@ def write_slice(source: Path, place: Path, header: PartHeader, *, hasher: blake3
     """Write one slice of a dump, read it back, and return `hasher` (the dump so far) with the slice added."""
     assert header.kind == PART_SLICE
     whole, own = hasher.copy(), blake3()
-    with PartialFile(place) as file:
+    with PartialFile(place, mode=PRIVATE_FILE) as file:
         encoded = encode_part_header(header)
         file.write(encoded)
         chunks = iterate_bytes(source, offset=header.offset, length=header.length)

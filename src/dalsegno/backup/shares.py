@@ -44,6 +44,7 @@ from dalsegno.terms.ids import hex_short
 from dalsegno.terms.names import file_name
 from dalsegno.world.files import (
     PARTIAL_SUFFIX,
+    PRIVATE_FILE,
     READ_BYTES,
     PartialFile,
     ResumedFile,
@@ -329,7 +330,7 @@ class SharesTarget:
                 encoded = encode_part_header(header)
                 digests[number] = encoded[-HEADER_DIGEST_BYTES:]
                 make_directory(directory)
-                file = stack.enter_context(PartialFile(directory / share_name(header.name, number)))
+                file = stack.enter_context(PartialFile(directory / share_name(header.name, number), mode=PRIVATE_FILE))
                 files[number] = file
                 try:
                     file.write(encoded)

@@ -9,7 +9,7 @@ from dalsegno.backup.records import DUMP_SUFFIX
 from dalsegno.terms.errors import Full
 from dalsegno.terms.names import file_name
 from dalsegno.terms.sizes import format_size
-from dalsegno.world.files import file_errors, make_directory, remove_durable
+from dalsegno.world.files import PRIVATE_DIRECTORY, file_errors, make_directory, remove_durable
 
 FETCHED: Final = "fetched"
 """Directory within the spool for what came back from media."""
@@ -25,7 +25,7 @@ class Spool:
 
     def prepare(self) -> None:
         """Make the directory if it is not there."""
-        make_directory(self.path)
+        make_directory(self.path, mode=PRIVATE_DIRECTORY)
 
     def place(self, name: str) -> Path:
         """Return where a dump of this name lies; Refused for a name that would lie elsewhere."""

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from dalsegno.actions import amanda as actions
 from dalsegno.actions.house import House
 from dalsegno.bridges import amanda
-from dalsegno.bridges.amanda import Call
+from dalsegno.bridges.amanda import CLONE_NAME, Call
 from dalsegno.chunks.realm import Realm
 from dalsegno.host.losses import count_words
 from dalsegno.terms.errors import BadInput, Conflict, DalError, NoAccess, NotFound, Refused
@@ -332,6 +332,11 @@ def forbid_as_other(call: Call) -> None:
         raise BadInput(
             "restore: the pool belongs to another user, so restore as root (amrecover), "
             "or fetch with `amfetchdump -p` and use `dal restore`"
+        )
+    if call.clone_name != CLONE_NAME and not call.clone_name.startswith(CLONE_NAME + "-"):
+        raise BadInput(
+            f"property CLONE {call.clone_name!r}: the volume belongs to another user, so name it {CLONE_NAME!r} or "
+            f"'{CLONE_NAME}-...'"
         )
     if {"pool", "key-file"} & call.properties.keys():
         raise BadInput("properties POOL and KEY-FILE: `dal amanda install` names pool and key, once for all")

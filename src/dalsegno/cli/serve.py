@@ -23,6 +23,7 @@ from dalsegno.cli.words import Parser
 from dalsegno.formats.join import PORT, Join, format_join
 from dalsegno.formats.objects import UNREADABLE
 from dalsegno.pool.adopt import UPLOADS
+from dalsegno.replicas.server_key import find_server_values, open_server_values, renew_server_values
 from dalsegno.replicas.tokens import RIGHTS, PoolTokens, Token, TokenStore, new_token
 from dalsegno.terms.errors import EXIT_DONE, BadInput, Conflict, DalError, Damaged, Unavailable
 from dalsegno.terms.times import format_time, parse_duration_seconds, show_time
@@ -34,8 +35,9 @@ from dalsegno.world.workers import Workers, new_event
 
 LISTEN = f"127.0.0.1:{PORT}"
 SERVE_LOCK = "serve.lock"
-ADDRESS_REF = "server/address"
-REALM_REF = "realm"
+ADDRESS = "address"
+REALM = "realm"
+"""Names of the server's own values."""
 SEEN_SECONDS = 30
 STOP_SECONDS = 20
 
@@ -57,6 +59,11 @@ def add_serve(parser: Parser) -> None:
         type=Path,
         metavar="FILE",
         help="write the server's certificate there; beside a server that runs, nothing else",
+    )
+    parser.add_argument(
+        "--new-identity",
+        action="store_true",
+        help="with another key of its own: another certificate to be pinned; its tokens stay, if the old key is there",
     )
     parser.add_argument("--rate", type=_rate, metavar="N", help="requests a second for one token (default 5000)")
     parser.add_argument(
@@ -112,7 +119,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_address(house: House) -> Address | None:
     """Return where the server of this pool is, or was."""
-    data = house.pool.get_ref(ADDRESS_REF)
+    values = find_server_values(house.pool)
+    data = values.get(ADDRESS) if values is not None else None
     if data is None:
         return None
     try:
@@ -123,8 +131,9 @@ def read_address(house: House) -> Address | None:
 
 def _write_address(house: House, address: Address) -> None:
     encoded = msgspec.msgpack.encode(address)
+    values = open_server_values(house.pool)
     for _ in range(3):
-        if house.pool.swap_ref(ADDRESS_REF, house.pool.get_ref(ADDRESS_REF), encoded):
+        if values.swap(ADDRESS, values.get(ADDRESS), encoded):
             return
     raise Conflict("the server's address changes too fast: try again")
 
@@ -228,6 +237,8 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal) -> int:
             if arguments.export_cert:
                 return _export_running(arguments.export_cert, house, terminal)
             raise Conflict(f"{house.pool.path}: another `dal serve` serves this pool already: stop it first")
+        if arguments.new_identity:
+            renew_server_values(house.pool)
         known = read_address(house)
         name = _check_server_name(arguments.name or (known.name if known else os.uname().nodename.partition(".")[0]))
         sock = listen.bind(host, port)
@@ -241,7 +252,7 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal) -> int:
         address = Address(name=name, host=shown_host, port=shown_port, fingerprint=fingerprint, tls=context is not None)
         if address != known:
             _write_address(house, address)
-        house.pool.settle_seen_ref(ADDRESS_REF)
+        open_server_values(house.pool).settle_seen(ADDRESS)
         drop_old_dumps(house)
         join = _join(address, "")
         member = _open_member(arguments, house, name)
@@ -286,9 +297,14 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal) -> int:
     return EXIT_DONE
 
 
+def _is_in_realm(house: House) -> bool:
+    values = find_server_values(house.pool)
+    return values is not None and values.get(REALM) is not None
+
+
 def _open_member(arguments: argparse.Namespace, house: House, name: str) -> Any:
     """Return what the server is in its realm (a Member), or None."""
-    if arguments.realm is None and house.pool.get_ref(REALM_REF) is None:
+    if arguments.realm is None and not _is_in_realm(house):
         return None
     # Only the server of a realm with a directory loads what speaks to databases.
     return import_module("dalsegno.assembly_remote").open_member(house, url=arguments.realm, name=name)
@@ -374,7 +390,7 @@ def _token_value(token: Token) -> dict[str, Any]:
 @contextmanager
 def token_stores(house: House) -> Iterator[list[TokenStore]]:
     """Give the places where the tokens of a pool's server are; new ones go into the first."""
-    if house.pool.get_ref(REALM_REF) is None:
+    if not _is_in_realm(house):
         yield [PoolTokens(house.pool)]
         return
     member = import_module("dalsegno.assembly_remote").open_member(house)

@@ -19,7 +19,7 @@ from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import POLICY_HELP
 from dalsegno.terms.errors import BadInput, Conflict
 from dalsegno.terms.times import set_zone
-from dalsegno.world.files import FileLock, make_directory
+from dalsegno.world.files import PRIVATE_DIRECTORY, FileLock, make_directory
 
 
 def add_policy(parser: argparse.ArgumentParser) -> None:
@@ -104,7 +104,7 @@ def asker(terminal: Terminal) -> Ask | None:
 @contextmanager
 def coordinator(policy: Policy, terminal: Terminal, *, wait: bool) -> Iterator[None]:
     """Hold the site's lock: one coordinator at a time. Conflict when another has it and `wait` is False."""
-    make_directory(policy.state_dir)
+    make_directory(policy.state_dir, mode=PRIVATE_DIRECTORY)
     with FileLock(policy.state_dir / "coordinator.lock") as lock:
         if not lock.acquire(wait=False):
             if wait:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dalsegno.terms.errors import DalError
 from dalsegno.world import places
-from dalsegno.world.files import file_errors, make_directory
+from dalsegno.world.files import PRIVATE_DIRECTORY, file_errors, make_directory
 
 STANDARD_OUTPUT = "-"
 
@@ -35,6 +35,7 @@ def copies_path(pool_id: bytes) -> Path:
 def remember_copy(pool_id: bytes, copy: KeyCopy) -> None:
     """Remember that a copy was made."""
     path = copies_path(pool_id)
+    make_directory(places.state_dir(), mode=PRIVATE_DIRECTORY)
     make_directory(path.parent)
     line = json.dumps({"place": copy.place, "at_ns": copy.at_ns, "apart": copy.is_apart})
     with file_errors(path), open(path, "a", encoding="utf-8") as file:

@@ -1,9 +1,9 @@
 """What a server is in its realm: it says where it is, and tells clients the directory, from memory when that is away.
 
-In the server's pool, sealed like all refs:
+In the server's pool, sealed under the server's own key (server_key.py):
 
-    refs/realm        the directory's url, the server's name, the last known view and tokens
-    refs/realm-peer   the token that this server shows the others
+    server/realm   the directory's url, the server's name, the last known view and tokens
+    server/peer    the token that this server shows the others
 """
 
 from collections.abc import Callable
@@ -16,8 +16,9 @@ from dalsegno.pool.pool import Pool
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.directory import SqlDirectory
 from dalsegno.replicas.pins import believed, with_server
+from dalsegno.replicas.server_key import ServerValues, find_server_values, open_server_values
 from dalsegno.replicas.servers import Servers
-from dalsegno.replicas.tokens import ADMINISTER, Token, new_token, split_token
+from dalsegno.replicas.tokens import PEER_NOTE, READ, Token, new_token, split_token
 from dalsegno.replicas.view import Placed, RealmView, Server, check_realm_name
 from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, NotFound, Unavailable
 from dalsegno.terms.times import SECOND_NS
@@ -25,7 +26,7 @@ from dalsegno.world.clock import now_ns, ticks_ns
 from dalsegno.world.workers import new_lock
 
 MEMBERSHIP: Final = "realm"
-PEER: Final = "realm-peer"
+PEER: Final = "peer"
 AWAY_NS: Final = 5 * SECOND_NS
 """So long a directory that did not answer is not asked again: everybody would wait for it."""
 TOKEN_NS: Final = SECOND_NS
@@ -48,32 +49,38 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_membership(pool: Pool) -> Membership | None:
     """Return which realm the server of a pool is in, or None."""
-    data = pool.get_ref(MEMBERSHIP)
+    values = find_server_values(pool)
+    return _read_membership(values) if values is not None else None
+
+
+def _read_membership(values: ServerValues) -> Membership | None:
+    data = values.get(MEMBERSHIP)
     if data is None:
         return None
     try:
         return msgspec.msgpack.decode(data, type=Membership)
     except UNREADABLE as error:
-        raise Damaged(f"{pool.path}: what its server knows of the realm: {error}") from None
+        raise Damaged(f"what the server of this pool knows of its realm: {error}") from None
 
 
-def write_membership(pool: Pool, change: Callable[[Membership | None], Membership | None]) -> None:
+def write_membership(values: ServerValues, change: Callable[[Membership | None], Membership | None]) -> None:
     """Replace what the pool keeps of the realm; whoever else does so meanwhile is not overwritten unseen."""
     for _ in range(_SWAP_TRIES_MAX):
-        data = pool.get_ref(MEMBERSHIP)
+        data = values.get(MEMBERSHIP)
         known = msgspec.msgpack.decode(data, type=Membership) if data is not None else None
         wanted = change(known)
         encoded = msgspec.msgpack.encode(wanted) if wanted is not None else None
         if encoded == data:
-            pool.settle_ref(MEMBERSHIP)
-        if encoded == data or pool.swap_ref(MEMBERSHIP, data, encoded):
+            values.settle_seen(MEMBERSHIP)
+        if encoded == data or values.swap(MEMBERSHIP, data, encoded):
             return
 
 
 def remember_directory(pool: Pool, *, url: str) -> None:
     """Note which directory the server of a pool belongs to, before it has a name."""
     write_membership(
-        pool, lambda known: known if known is not None and known.url == url else Membership(url=url, name="")
+        open_server_values(pool),
+        lambda known: known if known is not None and known.url == url else Membership(url=url, name=""),
     )
 
 
@@ -95,7 +102,8 @@ class Member:
         self._told: set[str] = set()
         self._directory: SqlDirectory | None = None
         self._away: tuple[int, Unavailable] | None = None
-        self._known: Membership | None = read_membership(pool)
+        self._values = open_server_values(pool)
+        self._known: Membership | None = _read_membership(self._values)
 
     @classmethod
     def open(cls, pool: Pool, *, url: str | None = None, name: str | None = None) -> "Member | None":
@@ -116,7 +124,7 @@ class Member:
             with SqlDirectory.open(url, realm_id=pool.realm.realm_id):
                 pass
             member._remember(lambda membership: Membership(url=url, name=name))
-        pool.settle_seen_ref(MEMBERSHIP)
+        member._values.settle_seen(MEMBERSHIP)
         return member
 
     def close(self) -> None:
@@ -130,9 +138,9 @@ class Member:
         def step(known: Membership | None) -> Membership:
             return change(known or Membership(url=self.url, name=self.name))
 
-        write_membership(self._pool, step)
+        write_membership(self._values, step)
         with self._lock:
-            self._known = read_membership(self._pool)
+            self._known = _read_membership(self._values)
 
     def directory(self) -> SqlDirectory:
         """Return the directory; Unavailable at once for some seconds after it did not answer."""
@@ -243,7 +251,8 @@ class Member:
         if parts is not None and self.ask(lambda: directory.find(parts[0])) is not None:
             return
         note = peer_note(self.name)
-        token, text = new_token(rights=[ADMINISTER], volumes=["*"], note=note, now_ns=self._clock(), peer=True)
+        # What it may do depends on what its server holds (server/peers.py).
+        token, text = new_token(rights=[READ], volumes=["*"], note=note, now_ns=self._clock(), peer=True)
         for earlier in self.ask(directory.all):
             if earlier.peer and earlier.note == note:
                 directory.revoke(earlier.id)  # of a pool that is gone, or another server's that had this name
@@ -251,11 +260,19 @@ class Member:
             self.ask(lambda: directory.add(token))
         except AlreadyThere:
             raise BadInput("chance gave the same token twice: try again") from None
-        self._pool.swap_ref(PEER, self._pool.get_ref(PEER), text.encode())
+        self._values.swap(PEER, self._values.get(PEER), text.encode())
 
     def peer_token(self) -> str:
         """Return what this server shows the others; empty before it registered."""
-        return (self._pool.get_ref(PEER) or b"").decode()
+        return (self._values.get(PEER) or b"").decode()
+
+    def is_revoked(self, token_id: str) -> bool:
+        """Tell whether a token was revoked by this server, whatever else is remembered of it."""
+        return self._values.is_revoked(token_id)
+
+    def note_revoked(self, token_id: str) -> None:
+        """Remember for ever that a token is revoked."""
+        self._values.note_revoked(token_id)
 
     def known_tokens(self) -> list[Token]:
         """Return the tokens as they were known last."""
@@ -299,6 +316,8 @@ class MemberTokens:
             directory = member.directory()
             token = member.ask(lambda: directory.find(token_id))
         except Unavailable:
+            if member.is_revoked(token_id):
+                return None
             return next((token for token in member.known_tokens() if token.id == token_id), None)
         with self._lock:
             if len(self._found) >= TOKENS_KNOWN_MAX:
@@ -331,6 +350,7 @@ class MemberTokens:
         """Forget a token and return what it was."""
         directory = self._member.directory()
         token = self._member.ask(lambda: directory.revoke(token_id))
+        self._member.note_revoked(token_id)
         with self._lock:
             self._found.pop(token_id, None)
         self.all()
@@ -347,7 +367,7 @@ class MemberTokens:
 
 def peer_note(name: str) -> str:
     """Return what the token of a server is called."""
-    return f"server {name}"
+    return PEER_NOTE + name
 
 
 def _without_use(tokens: list[Token]) -> list[Token]:

@@ -17,6 +17,7 @@ from blake3 import blake3
 
 from dalsegno.formats.objects import UNREADABLE
 from dalsegno.pool.pool import Pool
+from dalsegno.replicas.server_key import ServerValues, open_server_values
 from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, Damaged, NoAccess, NotFound
 from dalsegno.world.chance import random_bytes
 
@@ -34,6 +35,8 @@ MEANS: Final = {
 }
 """What each right holds. Appending is no reading: a stolen token of a writer neither takes away nor gives away."""
 
+PEER_NOTE: Final = "server "
+"""How the note of another server's token begins; its name follows."""
 ID_BYTES: Final = 8
 SECRET_BYTES: Final = 32
 PATTERNS_MAX: Final = 64
@@ -185,31 +188,32 @@ def check_token(text: str, stores: Iterable[TokenStore], *, now_ns: int) -> tupl
 
 
 class PoolTokens:
-    """The tokens of one server, in its pool's refs, sealed like all of them."""
+    """The tokens of one server, in its pool, sealed under the server's own key."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, pool: Pool, values: ServerValues | None = None) -> None:
+        self._values = values if values is not None else open_server_values(pool)
 
     def find(self, token_id: str, /) -> Token | None:
         """Return the token with this id as it is now."""
-        data = self._pool.get_ref(f"tokens/{token_id}")
-        return _decode(data) if data is not None else None
+        data = self._values.get(f"tokens/{token_id}")
+        # An older copy of a record may have been put back.
+        return _decode(data) if data is not None and not self._values.is_revoked(token_id) else None
 
     def all(self) -> list[Token]:
         """Return the tokens, oldest first, with their last use."""
         found = []
-        for name in self._pool.list_refs("tokens/"):
-            data = self._pool.get_ref(name)
-            if data is None:
+        for name in self._values.list("tokens/"):
+            data = self._values.get(name)
+            if data is None or self._values.is_revoked(name.removeprefix("tokens/")):
                 continue
             token = _decode(data)
-            used = self._pool.get_ref(f"tokens-used/{token.id}")
+            used = self._values.get(f"tokens-used/{token.id}")
             found.append(msgspec.structs.replace(token, used_ns=int.from_bytes(used or b"", "little")))
         return sorted(found, key=lambda token: (token.created_ns, token.id))
 
     def add(self, token: Token, /) -> None:
         """Keep a new token."""
-        if not self._pool.swap_ref(f"tokens/{token.id}", None, msgspec.msgpack.encode(token)):
+        if not self._values.swap(f"tokens/{token.id}", None, msgspec.msgpack.encode(token)):
             raise AlreadyThere(f"token {token.id} exists already")
 
     def revoke(self, token_id: str, /) -> Token:
@@ -217,24 +221,25 @@ class PoolTokens:
         if not re.fullmatch(r"[0-9a-f]{16}", token_id):
             raise NotFound(f"no token {token_id[:64]!r}: `dal token list` shows what there is")
         for _ in range(_SWAP_TRIES_MAX):
-            data = self._pool.get_ref(f"tokens/{token_id}")
+            data = self._values.get(f"tokens/{token_id}")
             if data is None:
-                self._pool.settle_seen_ref(f"tokens/{token_id}")  # it must not come back
+                self._values.settle_seen(f"tokens/{token_id}")  # it must not come back
                 raise NotFound(f"no token {token_id}: `dal token list` shows what there is")
-            if self._pool.swap_ref(f"tokens/{token_id}", data, None):
+            self._values.note_revoked(token_id)
+            if self._values.swap(f"tokens/{token_id}", data, None):
                 self._forget_use(token_id)
                 return _decode(data)
         raise Conflict(f"token {token_id} changes too fast: try again")
 
     def _forget_use(self, token_id: str) -> None:
         name = f"tokens-used/{token_id}"
-        self._pool.swap_ref(name, self._pool.get_ref(name), None)
+        self._values.swap(name, self._values.get(name), None)
 
     def used(self, token_id: str, *, now_ns: int) -> None:
         """Note that a token was used; whoever else notes it now does so instead."""
         name = f"tokens-used/{token_id}"
-        self._pool.swap_ref(name, self._pool.get_ref(name), now_ns.to_bytes(8, "little"))
-        if self._pool.get_ref(f"tokens/{token_id}") is None:
+        self._values.swap(name, self._values.get(name), now_ns.to_bytes(8, "little"))
+        if self._values.get(f"tokens/{token_id}") is None:
             self._forget_use(token_id)
 
 

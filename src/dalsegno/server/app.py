@@ -636,6 +636,8 @@ class _Endpoint:
             exchange.token = await app.identify(exchange)
         ask = Ask(token=exchange.token, query=_read_query(call, scope["query_string"]))
         self._read_path(call, scope, ask)
+        if ask.token.peer:
+            ask.token = exchange.token = await app.in_thread(app.service.as_peer, ask.token, ask.volume)
         _require_right(call, ask)
         body = exchange.open_body(call.body_bytes_max)
         async with app.counted(call, ask.token), app.room_for(call, ask.token, body):
@@ -702,7 +704,9 @@ def _require_right(call: Call, ask: Ask) -> None:
     if call.right == ANY_RIGHT:
         if not token.covers(ask.volume):
             raise NoAccess(f"this token gives no right on volume {ask.volume!r}")
-    elif not token.allows(call.right, ask.volume):
+    elif call.peers and token.peer and token.covers(ask.volume):
+        return
+    elif not token.allows(call.right, ask.volume) and not (call.also and token.allows(call.also, ask.volume)):
         raise NoAccess(f"this token does not give the right to {call.right} on volume {ask.volume!r}")
 
 

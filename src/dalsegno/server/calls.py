@@ -44,6 +44,10 @@ class Call:
     path: str
     what: str
     right: str = ANY_RIGHT
+    also: str = ""
+    """Another right that opens it."""
+    peers: bool = False
+    """Whether another server of the realm, which holds the volume, may ask it without that right."""
     query: tuple[Parameter, ...] = ()
     body: str = ""
     """The name of a JSON message in wire.py or state.py, OCTETS for bytes, or empty."""
@@ -271,6 +275,7 @@ CALLS: Final = (
         "POST",
         APPEND,
         "One byte for each id in the body: 1 when the object, with all that it names, is there to stay.",
+        also=READ,  # who may fetch an object finds out whether it is there
         body=OCTETS,
         body_bytes_max=BATCH_IDS_MAX * OBJECT_ID_BYTES,
         answer=OCTETS,
@@ -336,6 +341,7 @@ CALLS: Final = (
         "POST",
         ADMINISTER,
         "Take a replica set with a larger version.",
+        peers=True,
         body="ReplicaSet",
         answer="VolumeState",
     ),

@@ -16,6 +16,7 @@ from dalsegno.replicas.tokens import ADMINISTER, READ, WRITE, Token, TokenStore,
 from dalsegno.replicas.view import Placed, RealmView
 from dalsegno.server.bodies import Outlet, Taking
 from dalsegno.server.calls import CALLS
+from dalsegno.server.peers import as_peer, is_placed
 from dalsegno.server.shown import Shown
 from dalsegno.terms.errors import AlreadyThere, BadInput, NoAccess, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
@@ -61,6 +62,10 @@ class Service:
     """Further lines for Prometheus, about the volumes that the token covers."""
     shown: Shown = field(default_factory=Shown)
     """What tokens that may not read all volumes were given."""
+
+    def as_peer(self, token: Token, volume: str) -> Token:
+        """Return the token of another server with what it may do."""
+        return as_peer(token, self.site, self.desk, volume=volume)
 
     def site_for(self, token: Token) -> OpenSite:
         """Return the site as it is for a token: of another volume's revisions one that may not read all gets none."""
@@ -416,6 +421,8 @@ def _remove(service: Service, ask: Ask) -> wire.Done:
 
 
 def _arrange(service: Service, ask: Ask) -> VolumeState:
+    if ask.token.peer and not is_placed(service.desk, ask.volume, ask.body):
+        raise NoAccess(f"volume {ask.volume!r}: another server tells only of the replica set that the directory has")
     return service.site.arrange(ask.volume, ask.body)
 
 

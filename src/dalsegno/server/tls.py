@@ -1,6 +1,7 @@
 """The server's certificate: the administrator's own, or one that the server makes for itself and others pin.
 
-The server's own key lies in the pool's ref `server/tls`, sealed like all refs; it is never in the open on a disk.
+The server's own key lies in the pool under `server/tls`, sealed under the server's key, which nobody's token opens
+(replicas/server_key.py); it is never in the open on a disk.
 """
 
 import os
@@ -19,10 +20,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from dalsegno.formats.objects import UNREADABLE
 from dalsegno.pool.pool import Pool
 from dalsegno.replicas.connections import certificate_fingerprint
+from dalsegno.replicas.server_key import open_server_values
 from dalsegno.terms.errors import BadInput, Conflict, Damaged, NoAccess, NotFound
 from dalsegno.world.files import file_errors
 
-REF: Final = "server/tls"
+VALUE: Final = "tls"
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 YEARS: Final = 30
 """A pinned certificate is trusted for being that one, not for its date."""
@@ -37,16 +39,17 @@ class Own(msgspec.Struct, frozen=True, kw_only=True):
 
 def own_certificate(pool: Pool, *, name: str, host: str, now_ns: int) -> Own:
     """Return the certificate of this pool's server, made at first."""
+    values = open_server_values(pool)
     for _ in range(3):
-        data = pool.get_ref(REF)
+        data = values.get(VALUE)
         if data is not None:
-            pool.settle_seen_ref(REF)  # clients pin it for good
+            values.settle_seen(VALUE)  # clients pin it for good
             try:
                 return msgspec.msgpack.decode(data, type=Own)
             except UNREADABLE as error:
                 raise Damaged(f"the server's own certificate: {error}") from None
         made = make_certificate(name=name, host=host, now_ns=now_ns)
-        if pool.swap_ref(REF, None, msgspec.msgpack.encode(made)):
+        if values.swap(VALUE, None, msgspec.msgpack.encode(made)):
             return made
     raise Conflict("the server's own certificate changes too fast: try again")
 

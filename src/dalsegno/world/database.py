@@ -11,7 +11,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from dalsegno.terms.errors import BadInput, DalError, Damaged, Full, NoAccess, NotFound, Unavailable
-from dalsegno.world.files import durable_step, file_errors, make_directory
+from dalsegno.world.files import PRIVATE_DIRECTORY, claim_private_file, durable_step, file_errors, make_directory
 
 CONNECT_SECONDS: Final = 5
 DRIVER_HINT: Final = f"{sys.executable} -m pip install 'psycopg[binary]'"
@@ -51,7 +51,8 @@ class Database:
             if not path.exists():
                 if not create:
                     raise NotFound(f"{label}: no such file")
-                make_directory(path.parent)
+                make_directory(path.parent, mode=PRIVATE_DIRECTORY)
+                claim_private_file(path)
         try:
             if backend == SQLITE:
                 # The driver neither begins nor ends transactions: `write` does, and takes the lock at its beginning.

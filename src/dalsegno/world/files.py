@@ -31,6 +31,9 @@ from dalsegno.terms.errors import (
 
 PARTIAL_SUFFIX = ".partial"
 READ_BYTES = 1024 * 1024
+PRIVATE_FILE = 0o600
+PRIVATE_DIRECTORY = 0o700
+"""Modes of what holds other people's files or names, and is for its owner alone; a stricter umask counts."""
 _UNSUPPORTED = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP))
 """How file systems say that they have no such call."""
 _NO_LINKS = _UNSUPPORTED | {errno.EPERM, errno.EACCES}
@@ -200,6 +203,12 @@ def make_directory(path: Path, *, mode: int = 0o777, to_owner: bool = False) -> 
             if to_owner:
                 _give_to_owner(path, path.parent)
     fsync_directory(path.parent)
+
+
+def claim_private_file(path: Path) -> None:
+    """Make an empty file that only its owner reads, for a database to write into; one that exists is left as it is."""
+    with file_errors(path), contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE))
 
 
 def file_size(path: Path) -> int:

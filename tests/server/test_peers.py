@@ -1,0 +1,115 @@
+"""What a server of the realm may do on the others: a stolen one gives away what it holds, and rules nobody."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from dalsegno.pool.pool import Pool
+from dalsegno.replicas import wire
+from dalsegno.replicas.server_key import open_server_values
+from dalsegno.replicas.view import Placed
+from dalsegno.terms.errors import NoAccess
+from dalsegno.terms.ids import ObjectId
+from dalsegno.volumes.state import Clone, Release, ReplicaSet
+from realm_kit import Realm
+
+
+@pytest.fixture(scope="module")
+def realm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Realm]:
+    """Volumes: `home` with a writer, a standby and a reader, and `other` on the writer alone."""
+    realm = Realm(tmp_path_factory.mktemp("realm"))
+    try:
+        realm.start("writer", "standby", "reader")
+        me = realm.client("me")
+        (me.home / "doc").mkdir()
+        (me.home / "doc" / "a").write_text("a")
+        for name in ("home", "other"):
+            me.quick("volume", "create", name, "--replicas", "writer")
+            me.quick("import", name, str(me.home / "doc"))
+            me.quick("clone", name, "first")
+        me.quick("follow", "home", "--to", "standby", "--once")
+        me.quick("release", "home@first", "--to", "reader")
+        yield realm
+    finally:
+        realm.end()
+
+
+def peer_token(realm: Realm, name: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return what a server shows the others, as who broke into it finds it."""
+    user = realm.users[name]
+    monkeypatch.setenv("HOME", str(user.home))
+    (key,) = (user.home / ".config/dalsegno/keys").glob("*.key")
+    with Pool.open(user.home / "pool", key_path=key) as pool:
+        return (open_server_values(pool).get("peer") or b"").decode()
+
+
+@pytest.mark.parametrize("name", ["reader", "standby"])
+def test_a_servers_token_administers_nobody(realm: Realm, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kind of fault: one server that was broken into is all of them."""
+    site = realm.servers["writer"].site(peer_token(realm, name, monkeypatch))
+    state = site.state("home")
+    assert state.replicas is not None and state.released is not None
+    taken = msgspec.structs.replace(state.replicas, version=9, writers=[name], standbys=[], readers=[])
+    attacks = [
+        lambda: site.tokens(),
+        lambda: site.add_token(wire.NewToken(rights=["administer"], volumes=["*"])),
+        lambda: site.revoke_token("0" * 16),
+        lambda: site.remove_server("writer"),
+        lambda: site.remove("home"),
+        lambda: site.reopen("home", at_ns=1),
+        lambda: site.arrange("home", taken),
+        lambda: site.create(msgspec.structs.replace(state, id=os.urandom(16), name="new")),
+        lambda: site.publish(Placed(name="home", id=state.id, replicas=taken)),
+        lambda: site.forget("home"),
+        lambda: site.switch("home", Release(number=2**60, revision=state.head, clone="x", released_ns=1)),
+        lambda: site.state("other"),
+        lambda: site.block("other", ObjectId(state.head)),
+        lambda: site.have("other", bytes(32)),
+        lambda: site.advance("other", bytes(32)),
+        lambda: site.arrange("other", ReplicaSet(version=9, writers=[name])),
+    ]
+    for number, attack in enumerate(attacks):
+        with pytest.raises(NoAccess):
+            attack()
+            raise AssertionError(f"attack {number} worked")
+    assert [each.name for each in site.states()] == ["home"]
+    assert realm.servers["writer"].site(realm_administrator(realm)).state("home").replicas == state.replicas
+
+
+def realm_administrator(realm: Realm) -> str:
+    return realm.servers["writer"].token("administer")
+
+
+def test_a_read_only_sites_token_adds_nothing_to_the_writers(realm: Realm, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = realm.servers["writer"].site(peer_token(realm, "reader", monkeypatch))
+    head = site.state("home").head
+    for attack in (
+        lambda: site.commit("home", head, b"", []),
+        lambda: site.advance("home", head),
+        lambda: site.clone("home", "mine", Clone(revision=head, created_ns=1)),
+        lambda: site.unclone("home", "first", Clone(revision=head, created_ns=1)),
+        lambda: site.freeze("home", owner="me"),
+        lambda: site.agree("home", head),
+        lambda: site.upload("home", bytes(16), 0, [b"x"]),
+    ):
+        with pytest.raises(NoAccess):
+            attack()
+    assert site.have("home", head) == b"\1" and list(site.missing("home", [head], []))
+
+
+def test_a_server_that_holds_nothing_sees_nothing(
+    realm: Realm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    realm.start("stranger")
+    site = realm.servers["writer"].site(peer_token(realm, "stranger", monkeypatch))
+    assert site.states() == []
+    for attack in (
+        lambda: site.state("home"),
+        lambda: site.have("home", bytes(32)),
+        lambda: site.advance("home", bytes(32)),
+    ):
+        with pytest.raises(NoAccess):
+            attack()
