@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli_kit import tree
+from dalsegno.world.clock import SECOND_NS, now_ns
 from realm_kit import Person, Realm, running_realm
 from server_kit import start_server
 
@@ -37,13 +38,13 @@ def realm(tmp_path: Path) -> Iterator[Realm]:
         yield made
 
 
-def fill(person: Person, *volumes: str, **files: str) -> None:
+def fill(person: Person, *volumes: str, now: str = "", **files: str) -> None:
     directory = person.home / "files"
     directory.mkdir(exist_ok=True)
     for name, text in files.items():
         (directory / name).write_text(text)
     for volume in volumes:
-        person.quick("import", volume, "files")
+        person.quick("import", volume, "files", DAL_NOW=now)
 
 
 def test_every_name_of_a_volume_is_one(realm: Realm) -> None:
@@ -159,10 +160,11 @@ def test_a_server_that_was_away_builds_on_dumps_it_has_not_heard_of(realm: Realm
     me.quick("dump", "home", "-o", "0.dump")
     fill(me, "home", a="two\n")
     me.quick("dump", "home", "-o", "1.dump")
-    # It comes back with another clock, too.
+    # It comes back with another clock, too: as wrong as one may be.
+    clock = str(now_ns() - 20 * 3600 * SECOND_NS)
     words = ("--realm", realm.database)
     listen = f"127.0.0.1:{realm.servers['s2'].port}"
-    realm.servers["s2"] = start_server(realm.users["s2"], *words, name="s2", listen=listen, DAL_NOW="2020-01-01")
+    realm.servers["s2"] = start_server(realm.users["s2"], *words, name="s2", listen=listen, DAL_NOW=clock)
     fill(me, "home", a="three\n")
     me.quick("ls", "home")
     realm.kill("s1")
@@ -204,7 +206,7 @@ class Nights:
         self.run("media", "label", f"{person.home}/disk", "disk-a", "--target", "disks")
 
     def run(self, *words: str, code: int | tuple[int, ...] = 0, hour: int = 2):  # type: ignore[no-untyped-def]
-        now = f"2030-01-{7 + self.day:02d}T{hour:02d}:00:00Z"  # a Monday: the program's first day
+        now = f"2019-01-{7 + self.day:02d}T{hour:02d}:00:00Z"  # a Monday: the program's first day
         return self.person.quick(*words, code=code, DAL_NOW=now, DAL_POLICY=str(self.policy))
 
     def change(self, *volumes: str) -> None:
@@ -216,7 +218,7 @@ class Nights:
         """Change volumes, back up, and return state and level by volume."""
         if changed:
             self.change(*changed)
-        self.states[f"2030-01-{7 + self.day:02d}"] = tree(self.person.home / "files")
+        self.states[f"2019-01-{7 + self.day:02d}"] = tree(self.person.home / "files")
         told = json.loads(self.run("--json", "backup", "--set", "all", code=code).out)
         self.day += 1
         return {each["volume"]: (each["state"], each["level"]) for each in told["volumes"]}
@@ -226,7 +228,7 @@ def test_the_cycle_over_servers(realm: Realm, tmp_path: Path) -> None:
     me = realm.client("me")
     me.quick("volume", "create", "home", "--replicas", "s1,s2,s3")
     me.quick("volume", "create", "//s1/plain")
-    fill(me, "home", "plain", a="text\n" * 2000)
+    fill(me, "home", "plain", now="2019-01-06", a="text\n" * 2000)
     # Who has a pool of his own beside has nothing of it in this.
     me.quick("init")
     nights = Nights(me, '["//site/home", "//s1/*"]')
@@ -236,7 +238,7 @@ def test_the_cycle_over_servers(realm: Realm, tmp_path: Path) -> None:
     nights.change("home", "plain")
     server.site(server.token("administer")).freeze("plain", owner="who was killed", seconds=6)
     assert nights.night() == {"home": ("done", 2), "plain": ("done", 2)}
-    assert [each["clone"] for each in me.ask("clones", "//s2/home")] == ["2030-01-08T020000Z"]  # retention
+    assert [each["clone"] for each in me.ask("clones", "//s2/home")] == ["2019-01-08T020000Z"]  # retention
     # A server of several is away; it hears of the dumps that it missed when it has to write the next one.
     realm.kill("s3")
     assert nights.night("home", "plain") == {"home": ("done", 1), "plain": ("done", 1)}
@@ -252,12 +254,12 @@ def test_the_cycle_over_servers(realm: Realm, tmp_path: Path) -> None:
     assert b"home FAILED: volume 'home': 0 of 3 writers answer" in failed.out
     assert b"home" in nights.run("status").out and b"home" in nights.run("plan", "-v").out
     shutil.rmtree(me.home / ".cache")  # all that this client knew of the servers
-    for day, volume in (("2030-01-09", "home"), ("2030-01-09", "//s1/plain"), ("2030-01-10", "//site/home")):
+    for day, volume in (("2019-01-09", "home"), ("2019-01-09", "//s1/plain"), ("2019-01-10", "//site/home")):
         shutil.rmtree(me.home / "back", ignore_errors=True)
         nights.run("restore", f"{volume}@{day}", "--to", "back")
         assert tree(me.home / "back") == nights.states[day]
     told = nights.run("restore", "home", "--to", "newest")
-    assert b"from dumps" in told.err and tree(me.home / "newest") == nights.states["2030-01-10"]
+    assert b"from dumps" in told.err and tree(me.home / "newest") == nights.states["2019-01-10"]
     assert "home" in nights.run("drill", "//s1/home").out.decode()
     # Nothing is left of the servers: the volume lives again on others, and its next dump continues the old ones.
     assert "dal catalog rebuild" in nights.run("restore", "--site", code=4).error
