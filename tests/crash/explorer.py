@@ -13,10 +13,13 @@ from pathlib import Path
 
 from disk import Disk
 from machine import Beside, Machine, Ran, cut_state, remove, states
-from recorder import Op
+from recorder import Fault, Op
 
 SEED = int(os.environ.get("DAL_CRASH_SEED", "20261130"))
 STATES = int(os.environ.get("DAL_CRASH_STATES", "160"))
+
+NOT_THERE = (4, 6)
+"""How a command ends that does not find what it works on, or may not touch what took its place."""
 
 
 def fingerprint(root: Path) -> str:
@@ -109,6 +112,8 @@ class Explorer:
     doc: Path = field(init=False)
     tried: int = 0
     failures: list[Failure] = field(default_factory=list)
+    covered: set[tuple[str, str, str]] = field(default_factory=set)
+    """What was tried: "cut", "kill" or "fail", and two commands."""
     _generation: int = 0
 
     def __post_init__(self) -> None:
@@ -230,9 +235,7 @@ class Explorer:
             promise = each.keeps(self, promise).heard(ran.log)
         return self.machine.read(), promise
 
-    def record(
-        self, disk: Disk, command: Command, *, fault: tuple[str, int] | None = None, beside: Beside | None = None
-    ) -> Ran:
+    def record(self, disk: Disk, command: Command, *, fault: Fault | None = None, beside: Beside | None = None) -> Ran:
         """Run a command on a disk and record what it does, with the numbers that files have on that disk."""
         self.machine.put(disk)
         ran = self.machine.run(
@@ -266,10 +269,11 @@ class Explorer:
         self._prepare(first)
         whole = self.record(base, first)
         under_way = self.under_way(promise, first)  # of the source as it is now
+        lacks = bool((first.takes | first.needs) & second.needs)
         for _ in range(count):
             killed = chance.randrange(len(whole.log) + 1)
             how = f"{first.name} killed at {killed}"
-            self._second(base, whole.log[:killed], under_way.heard(whole.log[:killed]), second, chance, how)
+            self._second(base, whole.log[:killed], under_way.heard(whole.log[:killed]), second, chance, how, lacks)
 
     def fail_then(
         self, base: Disk, promise: Promise, first: Command, second: Command, chance: random.Random, count: int
@@ -286,8 +290,9 @@ class Explorer:
                 self.note(how, ran.done[0][1])
             # What it acknowledged all the same is promised: it did without what failed.
             promised = first.keeps(self, promise) if ran.codes == [0] else self.under_way(promise, first)
+            lacks = bool((first.takes | first.needs) & second.needs)
             # The second may make anew what the first removed.
-            self._second(base, ran.log, replace(promised, gone=frozenset()).heard(ran.log), second, chance, how)
+            self._second(base, ran.log, replace(promised, gone=frozenset()).heard(ran.log), second, chance, how, lacks)
 
     def says_failure(self, ran: Ran) -> bool:
         """Tell whether a command whose disk failed ended as it should."""
@@ -298,11 +303,12 @@ class Explorer:
         return False
 
     def then(
-        self, base: Disk, log: list[Op], promise: Promise, second: Command, how: str
+        self, base: Disk, log: list[Op], promise: Promise, second: Command, how: str, *, lacks: bool = False
     ) -> tuple[list[Op], Promise, Promise]:
         """Run a second command on what the first, whose operations are `log`, left in memory: none of that has to last.
 
-        Return what both did, what holds after the second, and what holds when it begins.
+        Return what both did, what holds after the second, and what holds when it begins. `lacks`: what the second needs may
+        be gone, or be there no more when it looks again.
         """
         half = base.copy()
         for op in log:
@@ -313,14 +319,14 @@ class Explorer:
         made = under_way.heard(ran.log)
         if ran.codes == [0]:
             made = second.keeps(self, promise).heard(ran.log)
-        elif not self.is_excused(ran):
+        elif not self.is_excused(ran) and not (lacks and ran.codes[0] in NOT_THERE):
             self.note(how, f"then {second.name}: exit {ran.codes[0]}: {ran.done[0][1][-500:]}")
         return [*log, *ran.log], made, under_way
 
     def _second(
-        self, base: Disk, log: list[Op], promise: Promise, second: Command, chance: random.Random, how: str
+        self, base: Disk, log: list[Op], promise: Promise, second: Command, chance: random.Random, how: str, lacks: bool
     ) -> None:
-        both, made, under_way = self.then(base, log, promise, second, how)
+        both, made, under_way = self.then(base, log, promise, second, how, lacks=lacks)
         for choice in states(both, chance, count=2, first=len(log)):
             if chance.random() < 0.5:
                 choice = (len(both), *choice[1:])
@@ -349,25 +355,46 @@ def explore(
     *,
     states_min: int,
     on: Disk | None = None,
+    part: int = 0,
+    parts: int = 1,
 ) -> None:
     """Try single commands, and pairs of which the first is killed or meets a sync that fails, until so many states were tried.
 
-    `on`: the disk on which all begins, for commands that want more than an empty one.
+    All of them are tried before one is tried again. `on`: the disk on which all begins, for commands that want more than an
+    empty one. `part` and `parts`: which share of them is tried.
     """
     chance = random.Random(explorer.seed)
     base, promise = explorer.prepared(*made, on=on)
-    while explorer.tried < states_min:
-        first, second = chance.choice(commands), chance.choice(commands)
-        match chance.choice(("new" if on is None else "cut", "cut", "kill", "kill", "fail")):
-            case "new":
-                explorer.cut_one(Disk(), Promise(), made[0], chance, 2)
-                explorer.kill_then(Disk(), Promise(), made[0], made[2], chance, 2)
+    for kind, first, second in turns_of(commands, part, parts, random.Random(explorer.seed - part)):
+        if explorer.tried >= states_min:
+            break
+        explorer.covered.add((kind, first.name, second.name))
+        if on is None and chance.random() < 0.1:
+            explorer.cut_one(Disk(), Promise(), made[0], chance, 2)
+            explorer.kill_then(Disk(), Promise(), made[0], made[2], chance, 2)
+        match kind:
             case "cut":
                 explorer.cut_one(base, promise, first, chance, 3)
-            case "kill" if not first.takes & second.needs:
-                explorer.kill_then(base, promise, first, second, chance, 2)
-            case "fail" if not first.takes & second.needs:
-                explorer.fail_then(base, promise, first, second, chance, 2)
+            case "kill":
+                explorer.kill_then(base, promise, first, second, chance, 1)
+            case "fail":
+                explorer.fail_then(base, promise, first, second, chance, 1)
+    pairs = {kind: sum(each[0] == kind for each in explorer.covered) for kind in ("kill", "fail")}
+    print(
+        f"{explorer.tried} states; part {part + 1} of {parts} of {len(commands) ** 2} ordered pairs: "
+        f"{pairs['kill']} with a kill, {pairs['fail']} with a failing disk"
+    )
+
+
+def turns_of(
+    commands: Sequence[Command], part: int, parts: int, chance: random.Random
+) -> Iterator[tuple[str, Command, Command]]:
+    """Yield what to try: each command alone, and all ordered pairs with a kill and with a failing disk, in an order by chance."""
+    pairs = [(kind, first, second) for kind in ("kill", "fail") for first in commands for second in commands]
+    work = [*pairs, *(("cut", each, each) for each in commands for _ in commands)]
+    chance.shuffle(work)
+    while True:
+        yield from work[part::parts]
 
 
 def _renumbered(op: Op, numbers: dict[int, int], offset: int) -> Op:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from disk import Disk, after_cut
-from recorder import Op
+from recorder import Fault, Op
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parents[1] / "src"
@@ -227,7 +227,7 @@ class Machine:
         self,
         *commands: Sequence[str],
         record: bool = False,
-        fault: tuple[str, int | str] | None = None,
+        fault: Fault | None = None,
         beside: Beside | None = None,
         codes: Sequence[int] = (0,),
         stop: bool = True,

@@ -28,6 +28,8 @@ Op = tuple[Any, ...]
 nothing holds any more of what begins so.
 Paths are relative to the root, which is ``""``."""
 
+Fault = tuple[str, int] | tuple[str, str] | tuple[str, str, int]
+
 DIRECTORY = "directory"
 DATABASE_SUFFIXES = (".db", ".sqlite")
 JOURNAL_SUFFIXES = ("-journal", "-wal")
@@ -92,15 +94,17 @@ class _Raw(io.RawIOBase):
 class Recorder:
     """What this process does below `root` from `install` on, in order."""
 
-    def __init__(self, root: str, *, read_only: str = "", fault: tuple[str, int | str] | None = None) -> None:
+    def __init__(self, root: str, *, read_only: str = "", fault: Fault | None = None) -> None:
         """`read_only`: a directory elsewhere from which reads may fail. `fault`: what fails (`FAULTS`), and which of these
-        calls, counted from 1, or all with a path."""
+        calls: one, counted from 1; all with a path; or one of those with a path."""
         self.root = os.path.realpath(root)
         self.read_only = os.path.realpath(read_only) if read_only else ""
         self.log: list[Op] = []
         self.fault = fault
         self.counts = dict.fromkeys(FAULTS, 0)
         """How many calls there were that may fail so."""
+        self.counts_of: dict[tuple[str, Any], int] = {}
+        """The same by kind and path."""
         self.calls = 0
         """How many calls there were, of all that are seen."""
         self.logged_at: list[int] = []
@@ -255,7 +259,13 @@ class Recorder:
         path = path if path is None or isinstance(path, int) else os.fsdecode(path)
         for kind in kinds:
             self.counts[kind] += 1
-            if self.fault in ((kind, self.counts[kind]), (kind, path)):
+            if path is not None:
+                self.counts_of[kind, path] = self.counts_of.get((kind, path), 0) + 1
+            if self.fault in (
+                (kind, self.counts[kind]),
+                (kind, path),
+                (kind, path, self.counts_of.get((kind, path))),
+            ):
                 number = FAULTS[kind]
                 raise OSError(number, os.strerror(number), path)
 

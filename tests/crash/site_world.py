@@ -89,8 +89,12 @@ class SiteExplorer(Explorer):
         return self.machine.read()
 
     def says_failure(self, ran: Ran) -> bool:
-        """Tell whether a command whose disk failed ended as it should: a set of which a volume failed ends with 1."""
-        return ran.codes[0] in (0, 1, 3, 9, 10) and "internal" not in ran.done[0][1]
+        """Tell whether a command whose disk failed ended as it should: a set of which a volume failed ends with 1.
+
+        A drill finds what it restored to be wrong, whichever disk failed.
+        """
+        is_found = ran.codes[0] == 5 and "things are wrong: " in ran.done[0][1]
+        return is_found or (ran.codes[0] in (0, 1, 3, 9, 10) and "internal" not in ran.done[0][1])
 
     def is_excused(self, ran: Ran) -> bool:
         """Tell whether a run says of an earlier dump that shares are missing: `dal archive` makes them."""

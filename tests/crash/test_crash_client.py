@@ -21,7 +21,6 @@ def explorer(machine: Machine) -> ClientExplorer:
 def test_a_commit_that_waits_at_a_client_reaches_the_servers_whatever_fails(explorer: ClientExplorer) -> None:
     print(f"seed {explorer.seed}")
     explore(explorer, CLIENT_MADE, CLIENT_COMMANDS, states_min=STATES // 6, on=Disk())
-    print(f"{explorer.tried} states")
     assert not explorer.failures, shown(explorer.failures)
 
 

@@ -68,3 +68,28 @@ def test_a_pack_whose_disk_cannot_be_asked_is_named_and_said_to_be_unreachable(m
     pack = str(next(machine.home.rglob("*.pack")))
     ran = machine.run(("gc",), record=True, fault=("stat", pack), codes=range(256))
     assert ran.done[0][:2] == (9, f"dal: error: {pack}: Input/output error\n")
+
+
+@pytest.mark.parametrize(("word", "number"), [("rebuild", 1), ("rebuild", 2), ("check", 1), ("check", 3)])
+@pytest.mark.parametrize("place", ["disk", "b"])
+def test_a_medium_whose_label_cannot_be_read_once_is_not_taken_for_empty(
+    machine: Machine, place: str, word: str, number: int
+) -> None:
+    site = SiteExplorer(machine, seed=SEED)
+    base, _ = site.prepared(*SITE_MADE[:2], on=site.empty())
+    label = f"{machine.home}/{place}/DALSEGNO-LABEL"
+    machine.put(base)
+    ran = machine.run(("catalog", word), record=True, fault=("stat", label, number), codes=range(256))
+    assert ran.codes == [9], ran.done
+    assert machine.run(("catalog", "check")).codes == [0], ran.done
+
+
+def test_a_label_that_cannot_be_read_back_is_no_internal_error(machine: Machine) -> None:
+    site = SiteExplorer(machine, seed=SEED)
+    base, _ = site.prepared(*SITE_MADE[:1], on=site.empty())
+    label = f"{machine.home}/new/DALSEGNO-LABEL"
+    words = ("media", "label", f"{machine.home}/new", "new", "--target", "disks")
+    for number in range(1, 5):
+        machine.put(base)
+        ran = machine.run(words, record=True, fault=("stat", label, number), codes=range(256))
+        assert ran.codes[0] in (0, 9) and "internal" not in ran.done[0][1]

@@ -33,7 +33,6 @@ def mount(machine: Machine) -> MountExplorer:
 def test_what_a_mount_acknowledged_is_there_whatever_fails(mount: MountExplorer) -> None:
     print(f"seed {mount.seed}")
     explore(mount, [INIT, *MADE, worked(seed=0)], MOUNT_COMMANDS, states_min=STATES // 6, on=Disk())
-    print(f"{mount.tried} states")
     assert not mount.failures, shown(mount.failures)
 
 

@@ -23,7 +23,6 @@ def server(machine: Machine) -> ServerExplorer:
 def test_what_a_server_acknowledged_is_there_whatever_fails(server: ServerExplorer) -> None:
     print(f"seed {server.seed}")
     explore(server, SERVER_MADE, SERVER_COMMANDS, states_min=STATES // 6, on=Disk())
-    print(f"{server.tried} states")
     assert not server.failures, shown(server.failures)
 
 

@@ -28,7 +28,6 @@ def site(machine: Machine) -> SiteExplorer:
 def test_what_a_site_acknowledged_comes_back_from_media_whatever_fails(site: SiteExplorer) -> None:
     print(f"seed {site.seed}")
     explore(site, SITE_MADE, SITE_COMMANDS, states_min=STATES // 6, on=site.empty())
-    print(f"{site.tried} states")
     assert not site.failures, shown(site.failures)
 
 

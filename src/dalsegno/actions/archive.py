@@ -29,7 +29,7 @@ from dalsegno.backup.records import (
 from dalsegno.backup.site import Site
 from dalsegno.backup.targets import Incomplete
 from dalsegno.chunks.realm import Realm
-from dalsegno.terms.errors import BadInput, DalError, NotFound, Refused
+from dalsegno.terms.errors import BadInput, DalError, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Note, Report, silent
 from dalsegno.world.clock import now_ns
 
@@ -263,7 +263,14 @@ def label_medium(site: Site, path: Path, label: str, *, target: str) -> Medium:
     if policy.labels and not any(fnmatchcase(label, pattern) for pattern in policy.labels):
         raise BadInput(f"label {label!r}: target {target} expects {' or '.join(policy.labels)}")
     write_label(path, label=label, target=target, kind=policy.kind, now_ns=now_ns())
-    made = next(medium for medium in site.target(target).present() if medium.label == label)
+    opened = site.target(target)
+    made = next((medium for medium in opened.present() if medium.label == label), None)
+    if made is None:
+        for bad in opened.bad_labels():
+            raise bad.error
+        raise Unavailable(
+            f"{path}: the label is written and cannot be read back: `dal catalog rebuild --add` takes it in"
+        )
     made = replace(made, first_used_ns=now_ns(), last_seen_ns=now_ns())
     site.catalog.put_medium(made)
     return made

@@ -168,8 +168,9 @@ def rebuild(site: Site, realm: Realm, *, add: bool = False, report: Report = sil
     directories: set[Path] = set()
     sources: list[Iterable[Found]] = [scan_spool(site, report=listen)]
     for target in site.targets.values():
-        media.update({medium.label: replace(medium, last_seen_ns=now_ns()) for medium in target.present()})
-        sources.append(target.scan(report=listen))
+        here = {medium.label: replace(medium, last_seen_ns=now_ns()) for medium in target.present()}
+        media.update(here)
+        sources.append(target.scan(report=listen, media=here.keys()))
     for source in sources:
         for found in source:
             parts.setdefault(found.copy.dump_id, []).append((found.copy, found.header))
@@ -259,7 +260,7 @@ def check(site: Site, *, read: bool = False, report: Report = silent) -> list[Di
     seen: dict[tuple[str, str], Found] = {}
     for target in site.targets.values():
         if target.kind != "command":  # to scan one means to fetch everything
-            for each in target.scan(report=report):
+            for each in target.scan(report=report, media=here[target.name]):
                 seen[(each.copy.medium, each.copy.place)] = each
     known = {(copy.medium, copy.place) for group in copies.values() for copy in group}
     for (medium, place), each in sorted(seen.items()):

@@ -7,7 +7,7 @@ DAL_NAME and so on. Exit code 0 is success; anything else is told with the progr
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -187,7 +187,7 @@ class CommandTarget:
         output = self._run("list", self._settings.list, {}, output_bytes_max=LIST_BYTES_MAX)
         return [line.strip() for line in output.decode(errors="surrogateescape").splitlines() if line.strip()]
 
-    def scan(self, *, report: Report = silent) -> Iterator[Found]:
+    def scan(self, *, report: Report = silent, media: Collection[str] | None = None) -> Iterator[Found]:
         """Fetch every dump that `list` names, one after the other, and read what it says about itself."""
         names = self._names() if self._settings.list else []
         make_directory(self._scratch)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from dalsegno.formats.media import LABEL_BYTES_MAX, LABEL_NAME, Label, decode_label, encode_label
-from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Damaged, NotFound, Refused
+from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Damaged, NotFound, Refused, Unavailable
 from dalsegno.terms.times import format_time
 from dalsegno.world.chance import random_bytes
 from dalsegno.world.files import file_errors, fsync_directory, remove_left_behind, write_durable
@@ -129,6 +129,18 @@ def look(
                 f"(remove {LABEL_NAME}, then `dal media label`)"
             )
     return Looked(ours=tuple(ours.values()), strangers=tuple(strangers), bad=tuple(bad))
+
+
+def require_all(looked: Looked, labels: Collection[str] | None, *, target: str) -> None:
+    """Refuse to go on with other media than those that were here before: one whose label could not be read is not gone.
+
+    `labels`: those that were here; None: whatever is here now.
+    """
+    found = {each.label.label for each in looked.ours}
+    changed = sorted(found ^ set(labels)) if labels is not None else []
+    if changed:
+        looked.require_readable()
+        raise Unavailable(f"target {target}: medium {changed[0]!r} came or went while the media were read: run again")
 
 
 def settle_label(mounted: Mounted) -> None:

@@ -13,7 +13,16 @@ from typing import Final, Protocol
 
 from blake3 import blake3
 
-from dalsegno.backup.labels import BadLabel, Looked, Mounted, look, require_same, settle_label, wrong_medium
+from dalsegno.backup.labels import (
+    BadLabel,
+    Looked,
+    Mounted,
+    look,
+    require_all,
+    require_same,
+    settle_label,
+    wrong_medium,
+)
 from dalsegno.backup.parts import (
     NOTE_SUFFIX,
     Pace,
@@ -523,9 +532,11 @@ class DirectoryTarget:
             remove_durable(path.with_name(path.name + NOTE_SUFFIX))
         remove_durable(path)
 
-    def scan(self, *, report: Report = silent) -> Iterator[Found]:
+    def scan(self, *, report: Report = silent, media: Collection[str] | None = None) -> Iterator[Found]:
         """Yield what is on the media that are here; a file that cannot be understood is noted and left out."""
-        for label, mounted in sorted(self._here().items()):
+        looked = self._look()
+        require_all(looked, media, target=self.name)
+        for label, mounted in sorted((each.label.label, each) for each in looked.ours):
             yield from scan_directory(mounted.path, label=label, target=self.name, report=report)
 
 

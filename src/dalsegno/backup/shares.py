@@ -14,7 +14,16 @@ from typing import Final, Protocol
 import zfec
 from blake3 import blake3
 
-from dalsegno.backup.labels import BadLabel, Looked, Mounted, look, require_same, settle_label, wrong_medium
+from dalsegno.backup.labels import (
+    BadLabel,
+    Looked,
+    Mounted,
+    look,
+    require_all,
+    require_same,
+    settle_label,
+    wrong_medium,
+)
 from dalsegno.backup.media import dumps_directory
 from dalsegno.backup.parts import (
     Pace,
@@ -486,9 +495,11 @@ class SharesTarget:
         dumps_directory(root)
         remove_durable(copy.path_on(root))
 
-    def scan(self, *, report: Report = silent) -> Iterator[Found]:
+    def scan(self, *, report: Report = silent, media: Collection[str] | None = None) -> Iterator[Found]:
         """Yield the shares in the directories that are here."""
-        for mounted in self._look_at_all().ours:
+        looked = self._look_at_all()
+        require_all(looked, media, target=self.name)
+        for mounted in looked.ours:
             yield from scan_shares(mounted.path, label=mounted.label.label, target=self.name, report=report)
 
 

@@ -1,6 +1,6 @@
 """Archive targets: where finished dumps are copied to. The contract, and from policy to target."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -79,5 +79,8 @@ class Target(Protocol):
     def bad_labels(self) -> list[BadLabel]:
         """Return the places of this target whose label is there and cannot be read: all else goes on without them."""
 
-    def scan(self, *, report: Report) -> Iterator[Found]:
-        """Yield every file of a dump on the media that are present, as their own headers tell: for a rebuild."""
+    def scan(self, *, report: Report, media: Collection[str] | None = None) -> Iterator[Found]:
+        """Yield every file of a dump on the media that are present, as their own headers tell: for a rebuild.
+
+        Unavailable when these are not `media`, the labels that `present` told: one that cannot be read is not empty.
+        """
