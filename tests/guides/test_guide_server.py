@@ -13,7 +13,10 @@ SCENE = Scene(
         dal token list | grep -q "Ada's laptop"
         curl -sf --cacert backup1.pem https://backup1:8420/health""",
     left_out={"pip install '.[server]'": "typed by the test of README.md, which has a network"},
-    only_read={"scrape_configs:": "a part of Prometheus's configuration"},
+    only_read={
+        "scrape_configs:": "a part of Prometheus's configuration",
+        "# useradd": "changes who is on this machine; the unit that it is for is judged in tests/server/test_unit.py",
+    },
 )
 
 
