@@ -963,7 +963,9 @@ def test_what_is_there_and_was_not_synced_is_synced_before_it_is_acknowledged_ag
         files.rehearse(fail_behind_rename)
         with pytest.raises(Unavailable):
             act()
-        assert keeper.state(VOLUME).head == revision
+        assert keeper.volumes.get(VOLUME).head == revision
+        with pytest.raises(Unavailable):  # what is told to others is durable
+            keeper.state(VOLUME)
         files.rehearse(lambda step, writes: steps.append(step))
         steps.clear()
         act()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dalsegno.backends.contract import BackendWriter
 from dalsegno.backends.reserve import with_reserve
-from dalsegno.terms.errors import BadInput, NotFound
+from dalsegno.terms.errors import BadInput, NoAccess, NotFound
 from dalsegno.world.files import (
     PARTIAL_SUFFIX,
     FileLock,
@@ -117,6 +117,9 @@ class LocalBackend:
 
     def settle(self, names: Iterable[str]) -> None:
         """Sync the directories that the names are in, up to the root."""
+        self._settle(names)
+
+    def _settle(self, names: Iterable[str], *, writes: bool = True) -> None:
         folders: set[Path] = set()
         for name in names:
             path = self._path(name).parent
@@ -125,7 +128,7 @@ class LocalBackend:
                 path = path.parent
         for path in sorted(folders):
             with contextlib.suppress(NotFound):
-                fsync_directory(path)
+                fsync_directory(path, writes=writes)
 
     def settle_below(self, prefix: str) -> None:
         """Sync all directories below a prefix, up to the root, empty ones, too: somebody removed what was there."""
@@ -145,7 +148,8 @@ class LocalBackend:
         place = path if _mark(path) is not None else path.parent
         mark = _mark(place)
         if mark is None or self._settled.get(place) != mark:
-            self.settle([name])
+            with contextlib.suppress(NoAccess):  # a disk that takes no writes any more can be read still
+                self._settle([name], writes=False)
             if mark is not None:
                 self._settled[place] = mark
 

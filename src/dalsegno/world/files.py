@@ -157,10 +157,10 @@ def _sync_names(path: Path) -> None:
         os.close(descriptor)
 
 
-def fsync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
+def fsync_directory(path: Path, *, writes: bool = True) -> None:
+    """Make the names in a directory durable. `writes` False: they are old ones, and want no room."""
     with file_errors(path):
-        durable_step("fsync-directory")
+        durable_step("fsync-directory", writes=writes)
         _sync_names(path)
 
 
