@@ -12,8 +12,8 @@ from dalsegno.world.memory import give_back_freed
 INODES_KEPT_MAX: Final = 16 * 1024
 PRUNED_AT_ONCE_MAX: Final = 4096
 LOOK_NS: Final = SECOND_NS
-GIVE_BACK_NS: Final = 10 * SECOND_NS
-"""Caches and commits leave gaps in the heaps, 100 MiB after some minutes of writing."""
+GIVE_BACK_NS: Final = 2 * SECOND_NS
+"""Caches and commits leave gaps in the heaps, 100 MiB after some minutes of writing; to give them back takes 1 ms."""
 REST_NS: Final = 5 * SECOND_NS
 """After a look that freed little: all else is in use, or not stored yet."""
 

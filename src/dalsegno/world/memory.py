@@ -55,6 +55,6 @@ def share_heaps() -> None:
 
 
 def give_back_freed() -> None:
-    """Give back what was freed in the middle of the heaps, too: what lives longer had kept it. Some milliseconds."""
+    """Give back what was freed in the middle of the heaps, too: what lives longer had kept it. About a millisecond."""
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
