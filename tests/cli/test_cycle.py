@@ -600,3 +600,7 @@ def test_a_run_makes_the_shares_and_copies_that_an_earlier_one_could_not_and_say
     assert site.quick("archive", "-n").out == b"every dump is where it should be\n"
     site.require_whole()
     assert site.back_up(2)["brought"] == []
+    table = [
+        line for line in site.quick("status", DAL_NOW=night(2, "23:00")).out.decode().splitlines() if line[:2] == "  "
+    ]
+    assert len(table) == 3 and max(map(len, table)) <= 80, table

@@ -90,3 +90,13 @@ def test_one_is_not_many(person: Person) -> None:
         said = person.run(*words).stdout.decode()
         for many in (" 1 clones", " 1 dumps", " 1 packs", " 1 volumes", " 1 revisions", " 1 objects", " 1 entrys"):
             assert many not in said, (words, said)
+
+
+def test_ordinary_tables_fit_a_terminal_of_80_columns(person: Person) -> None:
+    """The kind: columns that are wider than what they say, so that every line is broken."""
+    person.run("backup", "documents")
+    log = person.run("log", "documents").stdout.decode().splitlines()
+    assert max(map(len, log)) <= 80, log
+    status = person.run("status").stdout.decode().splitlines()[1:]
+    source = max(line.rfind(" ") for line in status)
+    assert source <= 64, status  # how long the place of a source is nobody knows

@@ -15,7 +15,7 @@ from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL
 from dalsegno.terms.events import Note
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
-from dalsegno.terms.times import format_time, show_time, time_name
+from dalsegno.terms.times import format_time, show_minute, show_time, time_name
 from dalsegno.volumes.ancestry import find_revision
 from dalsegno.volumes.state import Clone, VolumeState
 
@@ -173,7 +173,7 @@ def _log(arguments: argparse.Namespace, terminal: Terminal) -> int:
             rows.append(
                 [
                     "#" + hex_short(identity),
-                    show_time(revision.created_ns),
+                    show_minute(revision.created_ns),
                     format_size(revision.total_bytes),
                     show(revision.author),
                     show(revision.message if terminal.verbose else _short(revision.message, state)),

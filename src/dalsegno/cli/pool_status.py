@@ -12,7 +12,7 @@ from dalsegno.cli.site_status import COLOURS, EXIT_UNKNOWN, age_words
 from dalsegno.cli.status import paint
 from dalsegno.cli.terminal import Terminal, show, show_line
 from dalsegno.terms.errors import DalError
-from dalsegno.terms.times import SECOND_NS, format_time, parse_duration_seconds, show_time
+from dalsegno.terms.times import SECOND_NS, format_time, parse_duration_seconds, show_minute
 from dalsegno.world.clock import now_ns
 
 
@@ -55,11 +55,11 @@ def _row(each: VolumeAge, at_ns: int, terminal: Terminal) -> list[str]:
     dumped = state.dumps[-1] if state.dumps else None
     return [
         state.name,
-        show_time(each.last[1].created_ns) if each.last else "none yet",
+        show_minute(each.last[1].created_ns) if each.last else "none yet",
         age_words(at_ns - each.last[1].created_ns) if each.last else "",
         f"{len(state.clones):,}",
         f"level {dumped.level}" if dumped else "none",
-        *([show_time(dumped.taken_at_ns) if dumped else ""] if terminal.verbose else []),
+        *([show_minute(dumped.taken_at_ns) if dumped else ""] if terminal.verbose else []),
         show(state.source),
     ]
 

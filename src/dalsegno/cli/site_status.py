@@ -17,7 +17,7 @@ from dalsegno.cli.terminal import Terminal, show_line
 from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import DalError
 from dalsegno.terms.sizes import format_size
-from dalsegno.terms.times import SECOND_NS, format_time, show_time
+from dalsegno.terms.times import SECOND_NS, format_time, show_minute, show_time
 from dalsegno.world.clock import now_ns
 from dalsegno.world.files import write_durable
 
@@ -134,7 +134,7 @@ def _row(site: Site, volume: VolumeStatus, *, at_ns: int) -> list[str]:
     coming = "" if volume.next_day is None else "today" if volume.next_day <= today else day_name(volume.next_day)
     return [
         f"  {volume.volume}",
-        show_time(last.made_ns) if last is not None else "none",
+        show_minute(last.made_ns) if last is not None else "none",
         age_words(at_ns - last.made_ns) if last is not None else "",
         ("clone" if not volume.has_dumps else str(last.level)) if last is not None else "",
         _where(volume),

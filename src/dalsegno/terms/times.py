@@ -102,6 +102,11 @@ def show_time(at_ns: int) -> str:
     return _local(at_ns).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
+def show_minute(at_ns: int) -> str:
+    """Return a time for a column, to the minute and without its zone: `2026-11-30 14:50`."""
+    return _local(at_ns).strftime("%Y-%m-%d %H:%M")
+
+
 def time_name(at_ns: int) -> str:
     """Return a name made of an instant, `2026-11-21T020000Z`: it sorts by time, and has no colon, which FAT and SMB
     refuse in names and rsync, scp and tar take for the end of a host's name."""
