@@ -35,8 +35,12 @@ class Asked:
     path: str
     headers: dict[str, str]
     body: bytes
-    honest: Callable[[], "Said"]
-    """Gives what the real server says to it."""
+    ask: Callable[..., "Said"]
+    """Asks the real server for a method and a path, with the token of whoever asked this."""
+
+    def honest(self) -> "Said":
+        """Return what the real server says to it."""
+        return self.ask(self.method, self.path, self.body)
 
 
 @dataclass(frozen=True)
@@ -139,10 +143,10 @@ class Liar:
             stream.readline()
         method, path = words[0], words[1]
 
-        def honest() -> Said:
+        def ask(method: str, path: str, body: bytes = b"") -> Said:
             return self._honest(method, path, headers, body)
 
-        return Asked(call_name(method, path), method, path, headers, body, honest)
+        return Asked(call_name(method, path), method, path, headers, body, ask)
 
     def _honest(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Said:
         assert self._upstream is not None, "there is no real server behind this one"
