@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dalsegno.terms.errors import AlreadyThere, Full, Refused
+from dalsegno.terms.errors import AlreadyThere, Conflict, Full, Refused
 from dalsegno.world import chance, clock, files
 from dalsegno.world.files import FileLock, PartialFile, make_directory, remove_left_behind, write_durable
 from dalsegno.world.workers import Workers
@@ -192,3 +192,37 @@ def test_directories_that_stay_are_made_by_who_syncs_their_names() -> None:
         if any(call in path.read_text() for call in (".mkdir(", ".makedirs("))
     }
     assert found == others
+
+
+def test_a_file_that_somebody_else_writes_just_now_is_not_committed_half(tmp_path: Path) -> None:
+    """A name that two writers take for their own: the half of one got the name when the other committed."""
+    with PartialFile(tmp_path / "p") as first:
+        first.write(b"whole")
+        with pytest.raises(Conflict, match="another process writes this file now"):
+            PartialFile(tmp_path / "p")
+        first.commit()
+    assert (tmp_path / "p").read_bytes() == b"whole"
+    with files.ResumedFile(tmp_path / "q") as going_on:
+        going_on.write(b"whole")
+        with pytest.raises(Conflict, match="another process writes this file now"):
+            files.ResumedFile(tmp_path / "q")
+
+
+def test_without_locks_the_half_of_another_writer_does_not_get_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_try_lock", lambda descriptor: True)  # as on a share without locks
+    with pytest.raises(Conflict, match="another process writes this file, too"), PartialFile(tmp_path / "p") as first:
+        first.write(b"whole")
+        with PartialFile(tmp_path / "p") as second:
+            second.write(b"ha")
+            first.commit()
+    assert not (tmp_path / "p").exists()
+
+
+def test_what_a_killed_writer_left_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "p.partial").write_bytes(b"half")
+    with PartialFile(tmp_path / "p") as file:
+        file.write(b"whole")
+        file.commit()
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]

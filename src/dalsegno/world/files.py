@@ -20,6 +20,7 @@ from typing import NoReturn, Self
 from dalsegno.terms.errors import (
     AlreadyThere,
     BadInput,
+    Conflict,
     DalError,
     Damaged,
     Full,
@@ -444,9 +445,56 @@ def iterate_bytes(path: Path, *, offset: int = 0, length: int | None = None, fre
             os.close(descriptor)
 
 
+def _try_lock(descriptor: int) -> bool:
+    """Lock a file for as long as it is open; return False when another process has. Without locks nobody has."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
+def _remove_unless_written(path: Path) -> None:
+    """Remove what a killed process left; Conflict when one that lives writes there: its half would get the name."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        if not _try_lock(descriptor):
+            raise Conflict(f"{path}: another process writes this file now: wait for it, or name another")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    finally:
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _open_alone(path: Path) -> int:
+    """Open a file to go on with it, or make it; Conflict when another process that lives writes there."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if not _try_lock(descriptor):
+            os.close(descriptor)
+            raise Conflict(f"{path}: another process writes this file now: wait for it, or name another")
+        if _is_at(descriptor, path):
+            return descriptor
+        os.close(descriptor)  # another one committed it meanwhile: it has its own name now
+
+
 class PartialFile:
     """A file that grows under `<path>.partial` and appears under `path` whole and durable at `commit`.
 
+    Conflict, also from `commit`, when another process writes the same file.
     `replace` False makes `commit` raise AlreadyThere when the name has been taken meanwhile. With `to_owner`, what root
     writes belongs to whom the directory belongs.
     """
@@ -459,9 +507,9 @@ class PartialFile:
         with file_errors(self.partial_path):
             _keep_special(path)
             durable_step("create")
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.partial_path)
+            _remove_unless_written(self.partial_path)
             self._descriptor = os.open(self.partial_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            _try_lock(self._descriptor)
             if to_owner:
                 _give_to_owner(self._descriptor, path.parent)
 
@@ -491,6 +539,8 @@ class PartialFile:
             durable_step("fsync")
             _sync(self._descriptor)
             durable_step("rename")
+            if not _is_at(self._descriptor, self.partial_path):  # on a share without locks
+                raise Conflict(f"{self.path}: another process writes this file, too: run again when it has ended")
             if self._replace:
                 os.rename(self.partial_path, self.path)
             else:
@@ -503,10 +553,11 @@ class PartialFile:
         """Drop the bytes; does nothing after a commit."""
         if self._descriptor < 0:
             return
+        with contextlib.suppress(OSError):
+            if _is_at(self._descriptor, self.partial_path):
+                os.unlink(self.partial_path)
         os.close(self._descriptor)
         self._descriptor = -1
-        with contextlib.suppress(OSError):
-            os.unlink(self.partial_path)
 
     def __enter__(self) -> Self:
         return self
@@ -521,7 +572,7 @@ class ResumedFile:
     """A file that grows under `<path>.partial`, over several runs if need be, and appears whole under `path`.
 
     Unlike a PartialFile it keeps what it has when it is closed early; `offset` tells where to go on. The bytes of an
-    earlier run may be torn: whoever commits has checked them all.
+    earlier run may be torn: whoever commits has checked them all. Conflict when another process writes the same file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -529,7 +580,7 @@ class ResumedFile:
         self.partial_path = path.with_name(path.name + PARTIAL_SUFFIX)
         with file_errors(self.partial_path):
             durable_step("create")
-            self._descriptor = os.open(self.partial_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._descriptor = _open_alone(self.partial_path)
             self.offset = os.lseek(self._descriptor, 0, os.SEEK_END)
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
