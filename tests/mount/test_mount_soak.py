@@ -24,9 +24,10 @@ NAMES_MAX = int(os.environ.get("DAL_SOAK_NAMES", "1500"))
 LOOK_EVERY = 2_000
 TRADE_EVERY = 1_000
 LONG = OPERATIONS > 40_000
-RESIDENT_MIB_MAX = 300 if LONG else 160
-"""300 are promised. Some 130 are caches with bounds, which fill in the first 300,000 operations."""
-pytestmark = [needs_fuse, pytest.mark.slow, *([pytest.mark.timeout(0)] if LONG else [])]
+RESIDENT_MIB_MAX = 300 if LONG else 220
+"""300 are promised. Some 130 are caches with bounds, which fill in the first 500,000 operations, and sooner on a machine
+that is busy: commits are made by the clock."""
+pytestmark = [needs_fuse, pytest.mark.slow, pytest.mark.timeout(0 if LONG else 900)]
 
 SMALL = """
 import dalsegno.mount.commit as commit
