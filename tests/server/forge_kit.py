@@ -7,14 +7,14 @@ from dalsegno.formats import objects, pack
 from dalsegno.formats.objects import DirectoryLeaf, Entry, Revision
 from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.replicas.remote import RemoteSite
-from kit import DictStore, Realm
+from kit import DictStore
 
 
 class Forge:
     """Makes objects with the realm's key, which every token gets, and packs of those made since the last pack."""
 
     def __init__(self, site: RemoteSite) -> None:
-        self.store = DictStore(Realm(site.key()))
+        self.store = DictStore(site.key())
 
     def put(self, kind: int, value: Any) -> bytes:
         return bytes(self.store.put(kind, value if isinstance(value, bytes) else objects.encode(value)))

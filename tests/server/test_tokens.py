@@ -247,7 +247,7 @@ def test_the_join_string_of_a_new_token_is_enough_to_come_in(tmp_path: Path) -> 
         join = parse_join(json.loads(user.quick("--json", "token", "add", "--right", "read").out)["join"])
         site = RemoteSite.from_join(join)
         assert (site.server().name, site.name) == ("s7", "s7")
-        assert site.key() == Pool.open(user.home / "pool").realm.secret
+        assert site.key().secret == Pool.open(user.home / "pool").realm.secret
         site.close()
         assert server.fingerprint == join.fingerprint
         printed = user.quick("token", "add", "--right", "read").out.decode().split()

@@ -13,7 +13,7 @@ from dalsegno.actions.rules import LeftOut, RulesChange, changed_settings, left_
 from dalsegno.actions.shrunk import entries_expected, keep_shrunk
 from dalsegno.actions.sources import Ask, find_or_create, real_source, taken_message
 from dalsegno.chunks.cut import Cutter
-from dalsegno.formats.objects import Coverage, Revision
+from dalsegno.formats.objects import INLINE_BYTES_MAX, Coverage, Revision
 from dalsegno.host.cache import SCAN_SUFFIX, load_cache
 from dalsegno.host.coverage import coverage_of
 from dalsegno.host.ignore import IgnoreProblem
@@ -143,6 +143,8 @@ def take(
                 rules=rules_of(left, own=own_paths(house, directory)),
                 report=house.report,
                 relies=doubts.relies if doubts else None,
+                # Directories stay on a machine that only writes, contents do not.
+                inline_bytes_max=0 if pool.realm.only_writes else INLINE_BYTES_MAX,
             )
 
         try:
@@ -246,6 +248,7 @@ def backup(
     started_ns = now_ns()
     left_out({}, rules)  # a bad pattern ends it before anything is made
     state, created = find_or_create(house, what, ask=ask, by_name=by_name)
+    state = house.volumes.with_waiting(state)
     if clone_name is not None and clone_name in state.clones:
         raise AlreadyThere(f"clone {state.name}@{clone_name} exists already: choose another name, or unclone it first")
     taken = take(

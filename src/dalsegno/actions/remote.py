@@ -168,7 +168,7 @@ class RealmVolumes(Volumes):
                     self.bring_together(name)
                 except DalError as error:
                     self._tell(name, f"not all servers are up to date: {error}")
-            if self.pushed is not None:
+            if self.pushed is not None or (self._pool.realm.only_writes and not list_unsent(self._pool)):
                 self.trim()
         finally:
             self._nearness.save()
@@ -442,13 +442,27 @@ class RealmVolumes(Volumes):
                 return self._read_on(name, error)
 
     def _only_look(self, name: str) -> VolumeState:
-        """Return the newest state that a server has: who may only read brings nobody up to date."""
+        """Return the newest state that a server has: who may only read, or only append, brings nobody up to date."""
         look = self.group(name).look()
         if not look.states:
             kind = NoAccess if shared_kind(look.errors) is NoAccess else Unavailable
             raise kind(f"volume {name!r}: {list_errors(look.errors)}")
         state = max(look.states.values(), key=lambda each: (self._time_of(each.head, look.states), each.head))
+        state = self._push_waiting(name, state)
         self._show(name, state)
+        return state
+
+    def _push_waiting(self, name: str, state: VolumeState) -> VolumeState:
+        """Send the commits that wait here, where they continue what the servers have: all that adding asks for."""
+        for waiting in self._unsent(state.id):
+            head = self._dated_now(state.id, waiting)
+            try:
+                state = self.group(name).push(head).state
+            except DalError as error:
+                self._tell(name, f"commit {hex_short(head)} waits here: {error}")
+                break
+            self._drop_unsent(state.id, head)
+            self._tell(name, f"brought in commit {hex_short(head)}, which was kept here")
         return state
 
     def _read_on(self, name: str, error: Full) -> VolumeState:
@@ -708,6 +722,13 @@ class RealmVolumes(Volumes):
         self.servers.desk.forget(volume)
         return VolumeState(id=placed.id, name=volume, kind=NATIVE, source=b"", created_ns=0, replicas=placed.replicas)
 
+    def _find_readable(self, identity: bytes) -> Revision | None:
+        """Return a revision; None when it is nowhere, or nowhere where this client may read."""
+        try:
+            return find_revision(self._pool, identity)
+        except NoAccess:
+            return None
+
     def commit_revision(self, writer: PoolWriter, state: VolumeState, revision: Revision) -> tuple[VolumeState, bytes]:
         """Make `revision` part of the volume on all its writers that answer.
 
@@ -715,7 +736,7 @@ class RealmVolumes(Volumes):
         """
         if state.id in self._shown:
             raise Refused(f"volume {state.name!r} is read-only on {self._shown[state.id][0]}: name it without a server")
-        parents = [find_revision(self._pool, parent) for parent in revision.parents]
+        parents = [self._find_readable(parent) for parent in revision.parents]
         newest_ns = max((parent.created_ns for parent in parents if parent is not None), default=0)
         revision = msgspec.structs.replace(revision, created_ns=max(revision.created_ns, newest_ns + 1))
         identity = bytes(writer.put(objects.KIND_REVISION, objects.encode(revision)))
@@ -723,6 +744,10 @@ class RealmVolumes(Volumes):
         writer.commit_guard()
         name = state.name
         with self._turn(name):
+            if self._mirrored(name) is None:  # what waits here is read as this volume's
+                self._store_mirror(
+                    self._listed.get(state.id) or msgspec.structs.replace(state, source=b"", settings={})
+                )
             self._add_unsent(state.id, identity, revision.parents)
             group = self.group(name)
             try:
@@ -867,6 +892,10 @@ class RealmVolumes(Volumes):
             self._note_answers(name, (), missing)
             self._look_again(name, group)
         return clone
+
+    def with_waiting(self, state: VolumeState) -> VolumeState:
+        """Return a volume with the commits that waited here, brought in first: the next comes on top of them."""
+        return self.get(state.name) if self._unsent(state.id) else state
 
     def list(self) -> list[VolumeState]:
         """Return all volumes of the realm by name, as the servers that answer have them."""

@@ -2,6 +2,8 @@
 
 Only what is reachable here from commits that wait to be acknowledged stays, with their line of revisions. All else goes
 at once, so that what the pool promises does not change: beside what it holds it has all that was put here below it.
+
+On a machine that only writes no content stays that was sent; directories do, for the next scan.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,10 +22,13 @@ from dalsegno.world.clock import now_ns
 def trim(pool: Pool, waiting: Callable[[], Iterable[bytes]], *, bytes_max: int, report: Report) -> CollectResult | None:
     """Drop what no revision needs that is `waiting` from a pool larger than `bytes_max`; None when it is not.
 
+    On a machine that only writes, contents go whatever the size.
+
     What waits is asked for when nobody can write any more: a commit may come until then.
     Conflict while somebody writes: another time will do. Killed at any point it leaves a good pool.
     """
-    if _pack_bytes(pool) <= bytes_max:
+    contents_only = pool.realm.only_writes and _pack_bytes(pool) <= bytes_max
+    if not pool.realm.only_writes and _pack_bytes(pool) <= bytes_max:
         return None
 
     def live() -> Iterator[bytes]:
@@ -43,6 +48,8 @@ def trim(pool: Pool, waiting: Callable[[], Iterable[bytes]], *, bytes_max: int, 
         for revision in _line(pool, tops):
             seen.add(revision)
         yield from seen.ids()
+        if contents_only:
+            yield from pool.index.ids_but_chunks()
 
     return collect(pool, live, grace_seconds=0, now_ns=now_ns(), dry_run=False, report=report)
 

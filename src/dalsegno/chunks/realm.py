@@ -10,7 +10,8 @@ from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from dalsegno.chunks.recipients import age_identity, age_recipient, open_sealed, read_identity
+from dalsegno.chunks.recipients import age_identity, age_recipient, open_sealed, read_identity, seal_to
+from dalsegno.formats import pack
 from dalsegno.terms.errors import Damaged, NoAccess, Refused
 from dalsegno.terms.ids import ObjectId, RealmId
 from dalsegno.world.chance import random_bytes
@@ -25,6 +26,9 @@ def _derive(secret: bytes, use: str) -> bytes:
 
 class Realm:
     """Holds the secret of a realm and does everything that needs it."""
+
+    only_writes = False
+    """Whether this machine must not read what it sent."""
 
     def __init__(self, secret: bytes) -> None:
         assert len(secret) == SECRET_BYTES
@@ -52,6 +56,14 @@ class Realm:
         except (InvalidTag, ValueError):
             raise NoAccess("the pack's key does not open with this pool's key") from None
 
+    def keys_for_realm(self, pack_key: bytes, pack_id: bytes) -> list[tuple[int, bytes]]:
+        """Return a pack's key as it is sealed in packs that others of the realm get (docs/formats/pack.md, "Keys")."""
+        return self.keys_for_pool(pack_key, pack_id)
+
+    def keys_for_pool(self, pack_key: bytes, pack_id: bytes) -> list[tuple[int, bytes]]:
+        """Return a pack's key as it is sealed in packs of this machine's own pool."""
+        return [(pack.KEY_REALM, self.wrap_key(pack_key, context=pack_id))]
+
     @cached_property
     def recipient(self) -> str:
         """The realm's public key: who has it alone makes packs that only the realm's secret opens."""
@@ -76,6 +88,36 @@ class Realm:
             return self._values.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], context)
         except (InvalidTag, ValueError):
             raise Damaged(f"sealed value {context.decode(errors='replace')}: damaged or from another pool") from None
+
+
+class WriteKey(Realm):
+    """A realm as a machine has it that writes and cannot read: it names objects, and seals packs to the public key.
+
+    `secret` belongs to this machine alone. It seals what waits here to be sent, and what is remembered of volumes.
+    """
+
+    only_writes = True
+    recipient: str = ""
+
+    def __init__(self, *, realm_id: bytes, id_key: bytes, chunk_seed: int, recipient: str, secret: bytes = b"") -> None:
+        super().__init__(secret or random_bytes(SECRET_BYTES))
+        self.realm_id = RealmId(realm_id)
+        self.id_key = id_key
+        self.chunk_seed = chunk_seed
+        self.recipient = recipient
+
+    @classmethod
+    def of(cls, realm: Realm) -> "WriteKey":
+        """Return a new machine's key to write into a realm."""
+        return cls(realm_id=realm.realm_id, id_key=realm.id_key, chunk_seed=realm.chunk_seed, recipient=realm.recipient)
+
+    def keys_for_realm(self, pack_key: bytes, pack_id: bytes) -> list[tuple[int, bytes]]:
+        """Return a pack's key sealed to the realm's public key: this machine cannot open it again."""
+        return [(pack.KEY_AGE, seal_to([self.recipient], pack.SEALED_KEY.pack(pack_id, pack_key, self.id_key)))]
+
+    def open_sealed(self, sealed: bytes) -> bytes:
+        """NoAccess: this machine only writes."""
+        raise NoAccess("this machine's key only writes: what it sent is read where the realm's own key is")
 
 
 class DumpReader(Realm):

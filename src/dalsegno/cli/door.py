@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dalsegno.actions.house import House
 from dalsegno.assembly import open_dumps, open_pool
-from dalsegno.chunks.realm import Realm
+from dalsegno.chunks.realm import Realm, WriteKey
 from dalsegno.chunks.recipients import holds_identity, read_identity
 from dalsegno.cli.choice import Choice, chosen, joined_realms, key_path, pool_path
 from dalsegno.cli.terminal import Terminal
@@ -46,7 +46,7 @@ def open_chosen(
     assert choice.pool is not None
     terminal.about = str(choice) if choice.others else ""
     try:
-        return open_pool(
+        house = open_pool(
             choice.pool,
             passphrase=read_passphrase,
             key_path=key_path(arguments),
@@ -57,6 +57,10 @@ def open_chosen(
     except (NoAccess, NotFound, Damaged) as error:
         error.args = (f"{error} ({choice})",)
         raise
+    if isinstance(house.pool.realm, WriteKey):
+        house.__exit__(None, None, None)
+        raise NoAccess(f"{house.pool.key_path}: only writes, through a server (`dal realm join`); it opens no pool")
+    return house
 
 
 def when_it_differs(arguments: argparse.Namespace, terminal: Terminal) -> Differs:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from dalsegno.chunks.realm import WriteKey
 from dalsegno.cli.choice import key_path
 from dalsegno.cli.door import open_house
 from dalsegno.cli.streams import bytes_output
@@ -37,6 +38,11 @@ def add_key(parser: Parser) -> None:
         "export", help="write a copy of the key", epilog="example: dal key export /media/usb/pool.key"
     )
     export.add_argument("file", metavar="FILE|-", help="where the copy goes; - prints it (| lpr)")
+    export.add_argument(
+        "--write-only",
+        action="store_true",
+        help="a key that only writes, through a server: for `dal realm join JOINSTRING --key FILE`",
+    )
     export.set_defaults(run=_export)
     words = "list this user's key files: which pool, on which machine, since when"
     verbs.add_parser("list", help=words, epilog="example: dal key list").set_defaults(run=_list)
@@ -80,13 +86,18 @@ def _export(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_house(arguments, terminal) as house:
         pool = house.pool
         notes = key_file_notes(pool_id=pool.pool_id, place=pool.path, copied=True)
+        key = WriteKey.of(pool.realm) if arguments.write_only else pool.realm
         if printed:
             output = bytes_output()
-            output.write(key_file_text(pool.realm.secret, pool.realm, notes))
+            output.write(key_file_text(key, notes))
             output.flush()
         else:
-            write_key_file(file, pool.realm.secret, pool.realm, notes=notes)
+            write_key_file(file, key, notes=notes)
         apart = printed or os.stat(file).st_dev != os.stat(pool.path).st_dev
+    if arguments.write_only:
+        said = f"{arguments.file}: what a machine needs that backs up through a server and reads nothing"
+        terminal.result({**_pool_value(pool), "copy": arguments.file, "write_only": True}, [] if printed else [said])
+        return EXIT_DONE
     place = STANDARD_OUTPUT if printed else os.fspath(file)
     try:
         remember_copy(pool.pool_id, KeyCopy(place=place, at_ns=now_ns(), is_apart=apart))

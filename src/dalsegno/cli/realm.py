@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,13 +22,12 @@ from dalsegno.assembly_remote import (
     open_nearness,
     open_realm,
 )
-from dalsegno.chunks.realm import Realm
 from dalsegno.cli.choice import joined_realms, pool_path
 from dalsegno.cli.door import open_house, volume_of
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser
 from dalsegno.formats.join import JOIN_BYTES_MAX, parse_join
-from dalsegno.pool.keys import SETTINGS_NAME
+from dalsegno.pool.keys import SETTINGS_NAME, read_key
 from dalsegno.replicas.followed import Directories
 from dalsegno.replicas.pins import believed, with_server
 from dalsegno.replicas.profile import (
@@ -209,7 +209,7 @@ def _join(arguments: argparse.Namespace, terminal: Terminal) -> int:
     site = RemoteSite.from_join(join)
     try:
         info = site.server()
-        realm = Realm(site.key())
+        realm = read_key(Path(arguments.key_path), info.realm) if arguments.key_path else site.key()
         if realm.realm_id != info.realm:
             raise Refused(f"{join.url}: its key is not that of its realm")
         first = Server(name=join.name or info.name, url=join.url, fingerprint=join.fingerprint, seen_ns=now_ns())

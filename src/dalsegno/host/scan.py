@@ -213,8 +213,10 @@ class _Scan:
         started_ns: int,
         large_entries: int,
         relies: Callable[[bytes], bool] | None,
+        inline_bytes_max: int,
     ) -> None:
         self.sink = sink
+        self.inline_bytes_max = inline_bytes_max
         self.relies = relies
         self.cutter = cutter
         self.previous = previous if source is not None else None
@@ -755,7 +757,7 @@ class _Scan:
         found = len(data)
         if found == 0:
             return 0, 0, objects.CONTENT_NONE, b""
-        if found <= objects.INLINE_BYTES_MAX:
+        if found <= self.inline_bytes_max:
             return found, found, objects.CONTENT_INLINE, data
         if found > SMALL_BYTES_MAX:  # grown by the probing byte: stored as it was
             data = data[:size]
@@ -764,7 +766,7 @@ class _Scan:
     def store_to_end(self, fd: int, path: bytes) -> tuple[int, int, bytes]:
         """Store what can be read of a file that has more than its size says; return how much, and kind and value."""
         data = os.pread(fd, SMALL_BYTES_MAX, 0)
-        if len(data) <= objects.INLINE_BYTES_MAX:
+        if len(data) <= self.inline_bytes_max:
             return len(data), objects.CONTENT_INLINE if data else objects.CONTENT_NONE, data
         read = _Reading(self, fd)
         content_kind, content = store_data(self.sink, self.cutter, read, [(0, MISSIZED_BYTES_MAX)], 0)
@@ -1126,6 +1128,7 @@ def scan_tree(
     started_ns: int | None = None,
     relies: Callable[[bytes], bool] | None = None,
     large_entries: int = LARGE_ENTRIES,
+    inline_bytes_max: int = objects.INLINE_BYTES_MAX,
 ) -> ScanResult:
     """Store the tree beneath `root` in `sink`.
 
@@ -1133,7 +1136,7 @@ def scan_tree(
     that very revision, everything that is unchanged. `started_ns` is for tests: files that changed shortly
     before it (`RACY_NS`) are read again next time. `relies` is asked, where something in `source` is lost, whether a
     directory of the cache is there with all that it names. `large_entries` is how many entries of one directory wait in
-    memory as they are.
+    memory as they are. Contents of at most `inline_bytes_max` stand in their directory.
     """
     scan = _Scan(
         sink=sink,
@@ -1147,6 +1150,7 @@ def scan_tree(
         started_ns=now_ns() if started_ns is None else started_ns,
         relies=relies,
         large_entries=large_entries,
+        inline_bytes_max=inline_bytes_max,
     )
     # Only a first scan reads most of what it meets.
     ahead = Prefetch(os.fsencode(root), position=lambda: scan.entry_count) if previous is None else nullcontext()

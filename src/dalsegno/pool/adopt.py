@@ -444,7 +444,7 @@ class Adopter(PoolWriter):
     def _join(self, group: list[_Checked]) -> tuple[PackId, Ids, Values]:
         """Make one pack of several: their blocks are copied as they are."""
         sealed = self.pool.encryption != "none"
-        header = new_header(self.pool.realm, kind=pack.PACK_POOL, sealed=sealed)
+        header = new_header(self.pool.realm, kind=pack.PACK_POOL, sealed=sealed, stays=True)
         pack_id = PackId(header[0].pack_id)
         file = self.pool.backend.writer(pack_name(pack_id))
         try:

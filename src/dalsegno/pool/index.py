@@ -388,6 +388,12 @@ class Index:
             found.update(each.tobytes() for each in segment.ids_of(rows[kinds != KIND_CHUNK]))
         return b"".join(sorted(found))
 
+    def ids_but_chunks(self) -> Iterator[bytes]:
+        """Yield joined ids of all objects that are no chunks."""
+        for segment in self._segments:
+            kinds = np.frombuffer(segment.values, np.uint32).reshape(-1, 4)[:, 2] >> np.uint32(24)
+            yield segment.ids_of(np.flatnonzero(kinds != KIND_CHUNK)).tobytes()
+
     def lookup(self, identity: bytes) -> Location | None:
         """Return where an object lies, or None."""
         prefix = int.from_bytes(identity[:8], "big")

@@ -12,7 +12,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from dalsegno.chunks.realm import SECRET_BYTES, Realm
+from dalsegno.chunks.realm import SECRET_BYTES, Realm, WriteKey
+from dalsegno.chunks.recipients import check_recipient
 from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Damaged, NoAccess, NotFound, TooNew
 from dalsegno.terms.ids import UUID_BYTES, hex_short
 from dalsegno.terms.times import format_time
@@ -28,6 +29,8 @@ ENCRYPTIONS: Final = ("passphrase", "keyfile", "none")
 SALT_BYTES: Final = 16
 _NONCE_BYTES: Final = 12
 _KEY_FILE_WORD: Final = "dalsegno-key-1"
+_WRITE_KEY_FILE_WORD: Final = "dalsegno-write-key-1"
+_WRITE_KEY_FILE_TITLE: Final = "# Key of a machine that writes into a realm of Dal Segno and cannot read from it."
 _KEY_FILE_TITLE: Final = "# Key of a Dal Segno pool. Keep it apart from the pool: both together give everything back."
 
 
@@ -161,21 +164,21 @@ def create_pool_settings(
     encryption: str,
     passphrase: str | None,
     key_path: Path | None,
-    secret: bytes | None,
+    realm: Realm | None,
     cost: KdfCost,
 ) -> tuple[PoolSettings, Realm, Path | None]:
     """Return the settings of a new pool, its realm, and its key file, which is written here."""
     if encryption not in ENCRYPTIONS:
         raise BadInput(f"encryption {encryption!r}: expected one of {', '.join(ENCRYPTIONS)}")
     pool_id = random_bytes(UUID_BYTES)
-    secret = random_bytes(SECRET_BYTES) if secret is None else secret
-    realm = Realm(secret)
+    realm = realm or Realm(random_bytes(SECRET_BYTES))
+    secret = realm.secret
     if encryption == "none":
         settings = PoolSettings(pool_id=pool_id, realm_id=realm.realm_id, encryption=encryption, plain_secret=secret)
         return settings, realm, None
     if encryption == "keyfile":
         path = key_path or default_key_path(pool_id)
-        write_key_file(path, secret, realm, notes=key_file_notes(pool_id=pool_id, place=place))
+        write_key_file(path, realm, notes=key_file_notes(pool_id=pool_id, place=place))
         return PoolSettings(pool_id=pool_id, realm_id=realm.realm_id, encryption=encryption), realm, path
     if not passphrase:
         raise BadInput("encryption by passphrase: the passphrase is empty")
@@ -200,25 +203,33 @@ def key_file_notes(*, pool_id: bytes, place: Path, copied: bool = False) -> dict
     return {"pool": pool_id.hex(), "place": os.fspath(place.absolute()), "host": os.uname().nodename, **when}
 
 
-def key_file_text(secret: bytes, realm: Realm, notes: Mapping[str, str]) -> bytes:
+def key_file_text(realm: Realm, notes: Mapping[str, str]) -> bytes:
     """Return the content of a key file (docs/formats/pool.md)."""
-    lines = [_KEY_FILE_TITLE] if notes else []
+    writes = isinstance(realm, WriteKey)
+    lines = [_WRITE_KEY_FILE_TITLE if writes else _KEY_FILE_TITLE] if notes else []
     for name, text in notes.items():
         plain = "".join(c if c.isprintable() or 0xDC80 <= ord(c) <= 0xDCFF else "?" for c in text)
         lines.append(f"# {name}: {plain}")
-    lines.append(f"{_KEY_FILE_WORD} {realm.realm_id.hex()} {secret.hex()}")
+    if writes:
+        words = [realm.realm_id.hex(), realm.id_key.hex(), f"{realm.chunk_seed:016x}", realm.recipient]
+        text = " ".join([_WRITE_KEY_FILE_WORD, *words, realm.secret.hex()])
+        lines.append(f"{text} {_checksum(text)}")
+    else:
+        lines.append(f"{_KEY_FILE_WORD} {realm.realm_id.hex()} {realm.secret.hex()}")
     return os.fsencode("".join(line + "\n" for line in lines))
 
 
-def write_key_file(path: Path, secret: bytes, realm: Realm, *, notes: Mapping[str, str] | None = None) -> None:
+def write_key_file(path: Path, realm: Realm, *, notes: Mapping[str, str] | None = None) -> None:
     """Write the secret where only its owner reads it; a file that holds this secret already is fine."""
     make_directory(path.parent, mode=0o700)
     remove_left_behind(path.parent, f"*{path.suffix or '.key'}")
     try:
-        write_durable(path, key_file_text(secret, realm, notes or {}), mode=0o600, replace=False)
+        write_durable(path, key_file_text(realm, notes or {}), mode=0o600, replace=False)
     except AlreadyThere:
         try:
-            read_key_file(path, realm.realm_id)
+            there = read_key(path, realm.realm_id)
+            if isinstance(there, WriteKey) != isinstance(realm, WriteKey):
+                raise NoAccess("the one only writes")
         except NoAccess:
             raise AlreadyThere(f"{path}: exists and holds something else; `dal init --join` takes on its key") from None
         settle_file(path)
@@ -240,7 +251,7 @@ def read_key_notes(path: Path) -> tuple[bytes, dict[str, str]]:
         realm_id = bytes.fromhex(words[1])
     except (IndexError, ValueError):
         raise NoAccess(f"key file {path}: not a key of this program") from None
-    read_key_file(path, realm_id)
+    read_key(path, realm_id)
     return realm_id, notes
 
 
@@ -264,7 +275,33 @@ def read_realm(path: Path) -> Realm:
         realm_id, _ = read_key_notes(path)
     except NotFound:
         raise NotFound(f"key file {path}: no such file") from None
-    return Realm(read_key_file(path, realm_id))
+    return read_key(path, realm_id)
+
+
+def read_key(path: Path, realm_id: bytes) -> Realm:
+    """Return what a key file of a realm gives: all, or (a WriteKey) what a machine needs that only writes."""
+    try:
+        words, _ = _read_key_words(path)
+    except NotFound:
+        words = []  # said below
+    if not words or words[0] != _WRITE_KEY_FILE_WORD:
+        return Realm(read_key_file(path, realm_id))
+    try:
+        _, realm_text, id_key, seed, recipient, secret, checksum = words
+        if checksum != _checksum(" ".join(words[:-1])):
+            raise ValueError("its checksum is wrong")
+        key = WriteKey(
+            realm_id=bytes.fromhex(realm_text),
+            id_key=bytes.fromhex(id_key),
+            chunk_seed=int(seed, 16),
+            recipient=check_recipient(recipient),
+            secret=bytes.fromhex(secret),
+        )
+    except (ValueError, AssertionError, BadInput):
+        raise NoAccess(f"key file {path}: damaged; put back your copy, or join the realm again") from None
+    if key.realm_id != realm_id:
+        raise NoAccess(f"key file {path}: belongs to another pool's realm, this pool's is {hex_short(realm_id)}")
+    return key
 
 
 def read_key_file(path: Path, realm_id: bytes) -> bytes:
@@ -273,6 +310,10 @@ def read_key_file(path: Path, realm_id: bytes) -> bytes:
         words, _ = _read_key_words(path)
     except NotFound:
         raise NoAccess(f"key file {path}: not there; give its place with --key or put back your copy") from None
+    if words[:1] == [_WRITE_KEY_FILE_WORD]:
+        raise NoAccess(
+            f"key file {path}: only writes, through a server (`dal realm join`); it opens no pool and no dump"
+        )
     if len(words) != 3 or words[0] != _KEY_FILE_WORD:
         raise NoAccess(f"key file {path}: not a key of this program; put back your copy")
     if words[1] != realm_id.hex():
@@ -333,7 +374,7 @@ def open_pool_settings(
         secret = settings.plain_secret
     elif settings.encryption == "keyfile":
         used_path = key_path or default_key_path(settings.pool_id)
-        secret = read_key_file(used_path, settings.realm_id)
+        return settings, read_key(used_path, settings.realm_id), used_path
     else:
         if passphrase is None:
             raise NoAccess(f"{pool_path}: needs its passphrase")

@@ -124,15 +124,17 @@ def new_header(
     pack_id: bytes | None = None,
     note: bytes = b"",
     recipients: Sequence[str] = (),
+    stays: bool = False,
 ) -> tuple[pack.PackHeader, bytes]:
     """Return a header with a fresh pack key sealed in it, and that key (empty when not sealed).
 
-    Each of `recipients` (age's, see chunks/recipients.py) opens a sealed pack, too, with his own key.
+    A pack that `stays` in the pool of this machine is opened by it also when it must not read what others have. Each of
+    `recipients` (age's, see chunks/recipients.py) opens a sealed pack, too, with his own key.
     """
     assert sealed or not recipients
     pack_id = pack_id or random_bytes(16)
     key = random_bytes(32) if sealed else b""
-    keys = [(pack.KEY_REALM, realm.wrap_key(key, context=pack_id))] if sealed else []
+    keys = (realm.keys_for_pool if stays else realm.keys_for_realm)(key, pack_id) if sealed else []
     if recipients:
         keys.append((pack.KEY_AGE, seal_to(recipients, pack.SEALED_KEY.pack(pack_id, key, realm.id_key))))
     header = pack.PackHeader(

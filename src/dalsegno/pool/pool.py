@@ -171,7 +171,7 @@ class Pool:
             encryption=encryption,
             passphrase=passphrase,
             key_path=key_path,
-            secret=realm.secret if realm is not None else None,
+            realm=realm,
             cost=cost or KdfCost(),
         )
         # What others on this machine may do is not left to the umask; who made the directory has decided himself.
@@ -690,7 +690,7 @@ class PoolWriter:
 
     def _begin_pack(self) -> PackWriter:
         sealed = self.pool.encryption != "none"
-        header = new_header(self.pool.realm, kind=pack.PACK_POOL, sealed=sealed)
+        header = new_header(self.pool.realm, kind=pack.PACK_POOL, sealed=sealed, stays=True)
         self._file = self.pool.backend.writer(pack_name(header[0].pack_id))
         self._pack = PackWriter(self._file.write, realm=self.pool.realm, header=header, workers=self._workers)
         return self._pack

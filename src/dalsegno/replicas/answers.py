@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
 from dalsegno.chunks.realm import SECRET_BYTES
+from dalsegno.chunks.recipients import check_recipient
 from dalsegno.formats.join import check_fingerprint, check_url
 from dalsegno.replicas import wire
 from dalsegno.replicas.tokens import NOTE_BYTES_MAX, PATTERN_BYTES_MAX, PATTERNS_MAX, RIGHTS, split_token
@@ -184,9 +185,14 @@ def check_info(info: wire.ServerInfo) -> None:
 
 
 def check_key(key: wire.RealmKey) -> None:
-    """Refuse what is no realm's secret."""
+    """Refuse what is no realm's secret, and no key to write into one."""
     _id("realm", key.realm, UUID_BYTES)
-    _id("key", key.secret, SECRET_BYTES)
+    _number("seed", key.chunk_seed, most=2**63 - 1)
+    if key.secret:
+        _id("key", key.secret, SECRET_BYTES)
+    if key.id_key or not key.secret:
+        _id("key", key.id_key, SECRET_BYTES)
+        check_recipient(key.recipient)
 
 
 def check_token_view(token: wire.TokenView) -> None:

@@ -186,6 +186,8 @@ class NearestSource:
                     return record
                 errors[name] = Damaged(f"{name}: object {hex_short(identity)}: its content and its id disagree")
                 found_nowhere = False
+        if errors and self._realm.only_writes:
+            raise NoAccess("this machine's key only writes: what it sent is read where the realm's own key is")
         raise _failure(identity, errors, found_nowhere=found_nowhere)
 
     def _order(self, places: Mapping[str, tuple[str, ...]]) -> list[str]:

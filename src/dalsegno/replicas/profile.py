@@ -13,7 +13,7 @@ import msgspec
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import messages
-from dalsegno.pool.keys import read_key_file, write_key_file
+from dalsegno.pool.keys import read_key, read_key_notes, write_key_file
 from dalsegno.replicas.view import RealmView, check_realm_name
 from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, NotFound
 from dalsegno.terms.sizes import GIB
@@ -91,9 +91,14 @@ def write_profile(profile: Profile, realm: Realm | None = None) -> None:
         path.parent.chmod(0o700)
     if realm is not None:
         try:
-            write_key_file(key_path_of(profile.name), realm.secret, realm, notes={"realm": profile.name})
+            write_key_file(key_path_of(profile.name), realm, notes={"realm": profile.name})
         except AlreadyThere:
-            raise AlreadyThere(f"{key_path_of(profile.name)}: is another realm's key: join with --name OTHER") from None
+            place = key_path_of(profile.name)
+            if read_key_notes(place)[0] == realm.realm_id:
+                raise AlreadyThere(
+                    f"{place}: this machine joined with a token of other rights: `dal realm leave {profile.name}` first"
+                ) from None
+            raise AlreadyThere(f"{place}: is another realm's key: join with --name OTHER") from None
     write_durable(path, messages.encode(profile), mode=0o600)
 
 
@@ -105,4 +110,4 @@ def remove_profile(name: str) -> None:
 
 def read_profile_realm(profile: Profile) -> Realm:
     """Return the realm's key."""
-    return Realm(read_key_file(key_path_of(profile.name), profile.view.realm))
+    return read_key(key_path_of(profile.name), profile.view.realm)

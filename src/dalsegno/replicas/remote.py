@@ -18,6 +18,7 @@ from urllib.parse import quote, urlencode
 
 from blake3 import blake3
 
+from dalsegno.chunks.realm import Realm, WriteKey
 from dalsegno.formats import messages
 from dalsegno.formats.join import Join, check_fingerprint, split_url
 from dalsegno.formats.objects import KIND_NAMES, OBJECT_BYTES_MAX
@@ -410,9 +411,12 @@ class RemoteSite:
         """Return who answers."""
         return self._ask_value("GET", "/v1/server", wire.ServerInfo)
 
-    def key(self) -> bytes:
-        """Return the realm's secret, which the server's members share."""
-        return self._ask_value("GET", "/v1/key", wire.RealmKey).secret
+    def key(self) -> Realm:
+        """Return the realm's key, which its members share; a WriteKey when this token may not read."""
+        key = self._ask_value("GET", "/v1/key", wire.RealmKey)
+        if key.secret:
+            return Realm(key.secret)
+        return WriteKey(realm_id=key.realm, id_key=key.id_key, chunk_seed=key.chunk_seed, recipient=key.recipient)
 
     def view(self) -> RealmView:
         """Return the realm's directory as the server knows it; NotFound when it has none."""

@@ -153,10 +153,14 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RealmKey(msgspec.Struct, frozen=True, kw_only=True):
-    """What a member of the realm must know."""
+    """What a member of the realm must know: its secret, or what is enough to write into it."""
 
     realm: bytes
-    secret: bytes
+    secret: bytes = b""
+    """Empty for a token that may not read: then the other fields are there."""
+    id_key: bytes = b""
+    chunk_seed: int = 0
+    recipient: str = ""
 
 
 class TokenView(msgspec.Struct, frozen=True, kw_only=True):

@@ -139,7 +139,14 @@ CALLS: Final = (
     Call(name="metrics", method="GET", path="/metrics", what="Counts for Prometheus.", answer=TEXT, errors=()),
     Call(name="openapi", method="GET", path="/openapi.json", right=NO_TOKEN, what="This page.", answer=JSON, errors=()),
     Call(name="server", method="GET", path="/v1/server", what="Who answers.", answer="ServerInfo", errors=()),
-    Call(name="key", method="GET", path="/v1/key", what="The realm's secret.", answer="RealmKey", errors=()),
+    Call(
+        name="key",
+        method="GET",
+        path="/v1/key",
+        what="The realm's secret; for a token that may not read, what is enough to write.",
+        answer="RealmKey",
+        errors=(),
+    ),
     Call(
         name="realm",
         method="GET",

@@ -119,7 +119,11 @@ def _server(service: Service, ask: Ask) -> wire.ServerInfo:
 
 def _key(service: Service, ask: Ask) -> wire.RealmKey:
     realm = service.house.pool.realm
-    return wire.RealmKey(realm=realm.realm_id, secret=realm.secret)
+    if READ in ask.token.effective():
+        return wire.RealmKey(realm=realm.realm_id, secret=realm.secret)
+    return wire.RealmKey(
+        realm=realm.realm_id, id_key=realm.id_key, chunk_seed=realm.chunk_seed, recipient=realm.recipient
+    )
 
 
 def _desk(service: Service) -> Desk:

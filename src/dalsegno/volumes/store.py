@@ -193,6 +193,10 @@ class Volumes:
         """Return a name like `stem` that a new volume may have."""
         return stem
 
+    def with_waiting(self, state: VolumeState) -> VolumeState:
+        """Return a volume with what was committed here and did not get to where it belongs: here nothing waits."""
+        return state
+
     def trim(self) -> None:
         """Let go of what others have, too: nothing, where the pool is all that there is."""
 
