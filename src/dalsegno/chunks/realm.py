@@ -17,6 +17,7 @@ from dalsegno.terms.ids import ObjectId, RealmId
 from dalsegno.world.chance import random_bytes
 
 SECRET_BYTES: Final = 32
+CHUNK_SEED_MAX: Final = 2**63 - 1
 _NONCE_BYTES: Final = 12
 
 

@@ -187,11 +187,11 @@ def check_info(info: wire.ServerInfo) -> None:
 def check_key(key: wire.RealmKey) -> None:
     """Refuse what is no realm's secret, and no key to write into one."""
     _id("realm", key.realm, UUID_BYTES)
-    _number("seed", key.chunk_seed, most=2**63 - 1)
     if key.secret:
         _id("key", key.secret, SECRET_BYTES)
-    if key.id_key or not key.secret:
+    if not key.secret or key.id_key or key.chunk_seed or key.recipient:
         _id("key", key.id_key, SECRET_BYTES)
+        _id("seed", key.chunk_seed, 8)
         check_recipient(key.recipient)
 
 

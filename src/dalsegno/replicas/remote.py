@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode
 
 from blake3 import blake3
 
-from dalsegno.chunks.realm import Realm, WriteKey
+from dalsegno.chunks.realm import CHUNK_SEED_MAX, Realm, WriteKey
 from dalsegno.formats import messages
 from dalsegno.formats.join import Join, check_fingerprint, split_url
 from dalsegno.formats.objects import KIND_NAMES, OBJECT_BYTES_MAX
@@ -416,7 +416,8 @@ class RemoteSite:
         key = self._ask_value("GET", "/v1/key", wire.RealmKey)
         if key.secret:
             return Realm(key.secret)
-        return WriteKey(realm_id=key.realm, id_key=key.id_key, chunk_seed=key.chunk_seed, recipient=key.recipient)
+        seed = int.from_bytes(key.chunk_seed, "little") & CHUNK_SEED_MAX
+        return WriteKey(realm_id=key.realm, id_key=key.id_key, chunk_seed=seed, recipient=key.recipient)
 
     def view(self) -> RealmView:
         """Return the realm's directory as the server knows it; NotFound when it has none."""

@@ -159,7 +159,8 @@ class RealmKey(msgspec.Struct, frozen=True, kw_only=True):
     secret: bytes = b""
     """Empty for a token that may not read: then the other fields are there."""
     id_key: bytes = b""
-    chunk_seed: int = 0
+    chunk_seed: bytes = b""
+    """8 bytes, little-endian."""
     recipient: str = ""
 
 

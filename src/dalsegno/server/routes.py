@@ -122,7 +122,10 @@ def _key(service: Service, ask: Ask) -> wire.RealmKey:
     if READ in ask.token.effective():
         return wire.RealmKey(realm=realm.realm_id, secret=realm.secret)
     return wire.RealmKey(
-        realm=realm.realm_id, id_key=realm.id_key, chunk_seed=realm.chunk_seed, recipient=realm.recipient
+        realm=realm.realm_id,
+        id_key=realm.id_key,
+        chunk_seed=realm.chunk_seed.to_bytes(8, "little"),
+        recipient=realm.recipient,
     )
 
 
