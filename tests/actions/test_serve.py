@@ -6,6 +6,7 @@ import pytest
 
 from dalsegno.actions.serve import incoming_size, load_dumps, receive_dump
 from dalsegno.assembly import create_pool
+from dalsegno.replicas.keeper import take_all
 from dalsegno.terms.errors import Damaged
 
 
@@ -13,7 +14,7 @@ def test_a_dump_that_arrived_damaged_is_forgotten_so_that_it_can_be_sent_again(t
     """An upload that a power cut left with holes is gone on with for ever."""
     dump_id = bytes(16)
     with create_pool(tmp_path / "pool", encryption="none") as house:
-        assert receive_dump(house, "me", dump_id, 0, [bytes(5000)]) == 5000
+        assert take_all(receive_dump(house, "me", dump_id, 0), [bytes(5000)]) == 5000
         with pytest.raises(Damaged):
             load_dumps(house, "me", [dump_id], "home", may_administer=True, sees_all=True)
         assert incoming_size(house, "me", dump_id) == 0

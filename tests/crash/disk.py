@@ -118,6 +118,7 @@ class Disk:
                     os.link(written[value], below)
                 else:
                     below.write_bytes(self.files[value])
+                    below.chmod(0o600)  # as secrets are, which nobody reads otherwise
                     written[value] = below
 
         make("", root)

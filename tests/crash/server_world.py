@@ -29,7 +29,7 @@ from dalsegno.formats import objects, pack
 from dalsegno.formats.objects import Entry, Revision
 from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.replicas.directory import SqlDirectory
-from dalsegno.replicas.keeper import Keeper
+from dalsegno.replicas.keeper import Keeper, take_all
 from dalsegno.replicas.member import Member, read_membership, remember_directory
 from dalsegno.replicas.tokens import PoolTokens, new_token
 from dalsegno.replicas.transfer import Spool
@@ -377,7 +377,7 @@ class Serve:
         what = f"incoming {dump_id.hex()}"
         for start, end in ((0, len(sent) // 2), (len(sent) // 2, len(sent))):
             self._told("ends", what, "")
-            receive_dump(self._house, OWNER, dump_id, start, [sent[start:end]])
+            take_all(receive_dump(self._house, OWNER, dump_id, start), [sent[start:end]])
             self._told("is", what, hashlib.sha256(sent[:end]).hexdigest())
 
     def _register(self, _: str, __: Any) -> None:

@@ -28,7 +28,7 @@ def test_what_a_server_acknowledged_is_there_whatever_fails(server: ServerExplor
 
 def sets_ref(directory: str) -> Callable[[Op], bool]:
     """Return what tells whether an operation sets or removes a ref in a directory."""
-    place = f"pool/refs/{directory}".rstrip("/")
+    place = f"pool/{directory}"
     return lambda op: (
         (op[0] == "move" and op[3] == place)
         or (op[0] == "name" and op[1] == place and op[3] is None and not op[2].endswith(".partial"))
@@ -53,19 +53,19 @@ def creates_upload(op: Op) -> bool:
 @pytest.mark.parametrize(
     ("first", "second", "last"),
     [
-        ("commit", "look", "volumes"),
-        ("clone", "look", "volumes"),
-        ("create", "look", "volumes"),
-        ("create", "again", "volumes"),
-        ("remove", "again", "volumes"),
-        ("remove", "look", "volumes"),
-        ("revoke", "again", "tokens"),
+        ("commit", "look", "refs/volumes"),
+        ("clone", "look", "refs/volumes"),
+        ("create", "look", "refs/volumes"),
+        ("create", "again", "refs/volumes"),
+        ("remove", "again", "refs/volumes"),
+        ("remove", "look", "refs/volumes"),
+        ("revoke", "again", "server/tokens"),
         ("certificate", "certificate", "server"),
-        ("register", "register", ""),
-        ("freeze", "again", "volumes"),
-        ("arrange", "again", "volumes"),
-        ("switch", "again", "volumes"),
-        ("unclone", "again", "volumes"),
+        ("register", "register", "server"),
+        ("freeze", "again", "refs/volumes"),
+        ("arrange", "again", "refs/volumes"),
+        ("switch", "again", "refs/volumes"),
+        ("unclone", "again", "refs/volumes"),
     ],
 )
 def test_what_a_killed_server_set_is_synced_before_the_next_tells_it(

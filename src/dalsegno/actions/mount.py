@@ -18,7 +18,7 @@ from dalsegno.trees.read import read_revision
 from dalsegno.volumes.address import parse_address
 from dalsegno.volumes.ancestry import find_revision
 from dalsegno.volumes.leases import held
-from dalsegno.volumes.state import NATIVE, READER, STANDBY, VolumeState
+from dalsegno.volumes.state import AUTOMATIC, NATIVE, READER, STANDBY, VolumeState
 from dalsegno.volumes.store import PIN_SECONDS_MAX
 from dalsegno.world.chance import random_node
 from dalsegno.world.clock import now_ns
@@ -26,8 +26,6 @@ from dalsegno.world.files import FileLock
 from dalsegno.world.talk import Words, ask
 from dalsegno.world.workers import new_lock
 
-AUTOMATIC: Final = "mount"
-"""The message of a revision that a mount made by itself."""
 AUTOMATIC_KEPT_SECONDS: Final = 300
 """Automatic revisions thin out: of those within so long only the newest stays in the log."""
 PIN_SECONDS: Final = 6 * 3600

@@ -11,7 +11,7 @@ from dalsegno.pool.known import HOW_TO_ACCEPT, Differs, KnownHead, KnownHeads
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.times import show_time
 from dalsegno.volumes.ancestry import find_revision
-from dalsegno.volumes.state import READER, VolumeState
+from dalsegno.volumes.state import AUTOMATIC, READER, VolumeState
 from dalsegno.world.clock import now_ns
 
 WALK_MAX: Final = 10_000
@@ -24,6 +24,9 @@ def line_between(source: Pool, old: KnownHead, new: bytes) -> bool | None:
     """Tell whether `new` is `old` or comes after it; None when a revision between them is not here to tell."""
     if old.head in (new, b""):
         return True
+    seen = find_revision(source, old.head)
+    # A mount's next commit takes the place of the one before, and comes after what that came after.
+    replaced = set(seen.parents) if seen is not None and seen.message == AUTOMATIC else None
     newest = find_revision(source, new) if new else None
     if newest is None:
         return None if new else False
@@ -32,7 +35,7 @@ def line_between(source: Pool, old: KnownHead, new: bytes) -> bool | None:
     stack, met, is_broken = [newest], {new}, False
     while stack:
         child = stack.pop()
-        if old.head in child.parents:
+        if old.head in child.parents or (child.message == AUTOMATIC and set(child.parents) == replaced):
             return True
         for identity in child.parents:
             if identity in met:

@@ -33,6 +33,9 @@ class Clone(msgspec.Struct, frozen=True, kw_only=True):
     """Files and directories in it; None, where nobody wrote it down."""
 
 
+AUTOMATIC = "mount"
+"""The message of a revision that a mount made by itself. The next one may take its place in the line."""
+
 _TIME_NAME = re.compile(r"\d{4}-?\d\d-?\d\dT\d\d:?\d\d:?\d\dZ(-\d+)?")
 
 
