@@ -22,7 +22,8 @@ from dalsegno.bridges.amanda import (
     with_parents,
 )
 from dalsegno.terms.errors import BadInput
-from dalsegno.volumes.state import NATIVE, Clone, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import NATIVE, VolumeState
 
 BACKUP = (
     "backup --message line --config daily --timestamp 20261121020000 --host h --disk vol.one --device u.one --level 2 "

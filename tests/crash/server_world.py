@@ -37,7 +37,8 @@ from dalsegno.server.tls import own_certificate
 from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, Diverged, NotFound, Refused
 from dalsegno.trees.closure import visit_reachable
 from dalsegno.trees.read import read_revision
-from dalsegno.volumes.state import NATIVE, Clone, Release, ReplicaSet, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import NATIVE, Release, ReplicaSet, VolumeState
 from dalsegno.world.clock import now_ns
 from kit import DictStore, store_model
 

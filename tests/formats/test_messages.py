@@ -10,7 +10,8 @@ from hypothesis import strategies as some
 
 from dalsegno.formats import messages
 from dalsegno.terms.errors import BadInput
-from dalsegno.volumes.state import Clone, DumpRecord, Lease, Release, ReplicaSet, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import DumpRecord, Lease, Release, ReplicaSet, VolumeState
 
 STATE = VolumeState(
     id=bytes(range(16)),
@@ -34,7 +35,8 @@ CASES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
     (Lease(owner="me", until_ns=-(2**63)), {"owner": "me", "until_ns": -(2**63), "proof": ""}),
     (
         Clone(revision=b"\xab\x00", created_ns=1),
-        {"revision": "ab00", "created_ns": 1, "held": False, "automatic": None, "entry_count": None},
+        {"revision": "ab00", "created_ns": 1, "held": False, "automatic": None, "entry_count": None}
+        | {"total_bytes": None},
     ),
     (
         Release(number=1, revision=b"", clone="", released_ns=2**63 - 1),
@@ -135,7 +137,8 @@ def test_maps_in_maps_are_read_too() -> None:
 
 def test_schemas_say_what_the_reader_refuses() -> None:
     found = messages.schemas([VolumeState])
-    assert set(found) == {"VolumeState", "Clone", "DumpRecord", "Lease", "ReplicaSet", "Release"}
+    forms = {"ClonesForm", "CloneTable"}
+    assert set(found) == {"VolumeState", "Clone", "DumpRecord", "Lease", "ReplicaSet", "Release"} | forms
     assert found["Clone"]["properties"]["revision"] == {"type": "string", "pattern": messages.HEX_PATTERN}
     assert all(schema["additionalProperties"] is False for schema in found.values())
     assert found["Lease"]["properties"]["until_ns"]["maximum"] == 2**63 - 1

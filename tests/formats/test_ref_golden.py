@@ -6,16 +6,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from dalsegno.formats.messages import convert
+from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import Damaged, TooNew
+from dalsegno.volumes.clones import Clone, Clones
 from dalsegno.volumes.state import VolumeState, decode_state
 from dalsegno.volumes.store import Volumes
-from kit import REALM
+from kit import REALM, DictStore
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))
-from make_ref_v1 import REF, STATE, VOLUME_ID  # noqa: E402
-from make_ref_v2 import make_pool  # noqa: E402
+from make_ref_v1 import CLONES, REF, STATE, VOLUME_ID  # noqa: E402
+from make_ref_v2 import make_pool, table_clones  # noqa: E402
 
 
 @pytest.fixture
@@ -31,7 +34,9 @@ def put(pool: Pool, name: str, ref: str = REF) -> None:
 
 
 def expected(**changes) -> VolumeState:
-    return msgspec.structs.replace(msgspec.convert(STATE, VolumeState), **changes)
+    clones = {name: msgspec.convert(each, Clone) for name, each in CLONES.items()}
+    state = convert({**STATE, "clones": {}}, VolumeState)
+    return msgspec.structs.replace(state, clones=clones, **changes)
 
 
 def test_version_1_is_read_and_becomes_version_2_at_the_first_write(pool):
@@ -49,6 +54,22 @@ def test_version_1_is_read_and_becomes_version_2_at_the_first_write(pool):
 def test_version_2_is_read(pool):
     put(pool, "ref-v2.volume")
     assert Volumes(pool).known(VOLUME_ID) == expected(counter=3)
+
+
+def test_a_table_of_clones_of_version_2_is_read_and_made_alike(pool):
+    put(pool, "ref-v2-table.volume")
+    with PackReader.open(GOLDEN / "ref-v2-table.pack", REALM) as reader:
+        pack_id = reader.pack_id
+    pool.pack_path(pack_id).parent.mkdir(parents=True)
+    pool.pack_path(pack_id).write_bytes((GOLDEN / "ref-v2-table.pack").read_bytes())
+    pool.refresh()
+    wanted = {name: msgspec.convert(each, Clone) for name, each in table_clones().items()}
+    state = Volumes(pool).known(VOLUME_ID)
+    assert dict(state.clones) == wanted and list(state.clones) == list(wanted)
+    assert state.clones["clone 007"] == wanted["clone 007"] and len(state.clones.newest) < len(wanted)
+    # A writer cuts as the page says, or equal clones would have other ids.
+    store = DictStore()
+    assert Clones(wanted, source=store).settle(store, store).table == state.clones.table
 
 
 def test_a_ref_of_another_pool_of_the_realm_or_of_another_name_is_refused(pool, tmp_path):

@@ -1,4 +1,4 @@
-"""Write the golden ref of version 2. Run once when the version was made; its file is read forever."""
+"""Write the golden refs of version 2. Run once when the version was made; their files are read forever."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,8 @@ import msgspec
 
 from dalsegno.pool.keys import PoolSettings, encode_settings
 from dalsegno.pool.pool import Pool
-from dalsegno.volumes.state import VolumeState, encode_state
+from dalsegno.volumes.state import decode_state, encode_state
+from dalsegno.volumes.store import Volumes
 from kit import REALM
 from make_ref_v1 import REF, STATE
 
@@ -26,13 +27,41 @@ def make_pool(path: Path) -> Pool:
     return Pool.open(path)
 
 
+def table_clones() -> dict[str, dict[str, object]]:
+    """Return the clones of the volume that has a table, with all that a clone may say."""
+    return {
+        f"clone {number:03}": {
+            "revision": bytes([number]) * 32,
+            "created_ns": (number - 50) * 10**18 // 50,
+            "held": number % 3 == 0,
+            "automatic": (None, False, True)[number % 3],
+            "entry_count": None if number % 4 == 0 else number * 1000,
+            "total_bytes": None if number % 5 == 0 else number * 10**9,
+        }
+        for number in range(100)
+    }
+
+
+def write_table(scratch: str) -> None:
+    """Write ref-v2-table.volume and the pack of its table, a volume with more clones than its ref holds."""
+    with make_pool(Path(scratch)) as pool:
+        state = decode_state(msgspec.msgpack.encode({**STATE, "clones": table_clones()}), pool)
+        made = Volumes(pool).add(state)
+        assert made.clones.table is not None
+        (pack,) = pool.list_packs()
+        here = Path(__file__).parent
+        (here / "ref-v2-table.volume").write_bytes(pool.ref_path(REF).read_bytes())
+        (here / "ref-v2-table.pack").write_bytes(pool.pack_path(pack).read_bytes())
+
+
 def main(scratch: str) -> None:
     """Write ref-v2.volume, the state of version 1 after a write, as it lay under REF."""
     with make_pool(Path(scratch)) as pool:
-        state = msgspec.structs.replace(msgspec.convert(STATE, VolumeState), counter=3)
+        state = decode_state(msgspec.msgpack.encode({**STATE, "counter": 3}))
         assert pool.swap_ref(REF, None, encode_state(state))
         (Path(__file__).parent / "ref-v2.volume").write_bytes(pool.ref_path(REF).read_bytes())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1] + "/plain")
+    write_table(sys.argv[1] + "/table")

@@ -8,7 +8,9 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+import msgspec
 import pytest
 
 from dalsegno.formats import messages
@@ -20,7 +22,9 @@ from dalsegno.server.calls import CALLS, OCTETS
 from dalsegno.terms.errors import DalError, Damaged, Unavailable
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.sizes import MIB
-from dalsegno.volumes.state import Clone, DumpRecord, Lease, Release, ReplicaSet, VolumeState
+from dalsegno.volumes.clones import Clone, Clones, CloneTable
+from dalsegno.volumes.state import DumpRecord, Lease, Release, ReplicaSet, VolumeState
+from kit import DictStore
 from lying_kit import (
     BAD_IDS,
     BAD_NAMES,
@@ -51,7 +55,7 @@ STATE = VolumeState(
     source=b"",
     created_ns=1,
     head=REVISION,
-    clones={"daily": CLONE},
+    clones=Clones({"daily": CLONE}, CloneTable(count=2, by_name=REVISION, by_time=REVISION, until_ns=3)),
     dumps=[RECORD],
     settings={"text": "x", "list": ["a"], "number": 3},
     lease=Lease(owner="me", until_ns=4),
@@ -164,7 +168,7 @@ def test_what_is_right_is_taken(name: str) -> None:
 NAMES = {"name", "writers", "readers", "standbys", "url", "fingerprint", "kind", "role", "rule", "clone", "token"}
 """Fields, and lists of what is, of which not every text is one."""
 MAY_BE_EMPTY = {"clone", "head", "common", "base_dump", "moved_to", "fingerprint", "role"}
-ANY_VALUE = {"settings", "entry_count"}
+ANY_VALUE = {"settings", "entry_count", "total_bytes"}
 """Below these other types are right, too."""
 STATE_ANSWERED = [name for name, (_, good) in ASKED.items() if good is STATE]
 FEWER = 17
@@ -174,7 +178,7 @@ def lies_about(good: Any) -> Iterator[tuple[tuple[Any, ...], Any, bool]]:
     """Yield changed values: where, the whole, and whether it must be refused."""
     for at, value in places(good):
         field = next((key for key in reversed(at) if isinstance(key, str)), "")
-        if len(at) > 1 and at[-2] in ("clones", "uncloned"):
+        if len(at) > 1 and at[-2] in ("newest", "uncloned"):
             yield from ((at, renamed(good, at, name), True) for name in BAD_NAMES)
         if isinstance(value, bool):
             yield from ((at, replaced(good, at, new), True) for new in (1, "true", []))
@@ -204,6 +208,54 @@ def test_a_wrong_value_is_refused_or_harms_nobody(name: str) -> None:
             found = ask(site, name)
             if must_refuse and name not in SAYS_NOTHING | {"failure"}:
                 assert isinstance(found, Unavailable), (name, at, str(value)[:300], found)
+        site.close()
+
+
+def _lying_tables() -> dict[str, tuple[CloneTable, dict[bytes, list[tuple[int, bytes, bytes]]]]]:
+    """Return tables whose nodes are there, and what of them is none of a clone table."""
+    store = DictStore()
+
+    def table(*names: str, revision: bytes = REVISION, **changes: Any) -> CloneTable:
+        clones = Clones(source=store)
+        for number, name in enumerate(names):
+            clones = clones.put(name, Clone(revision=revision, created_ns=number))
+        settled = clones.settle(store, store).table
+        assert settled is not None
+        return msgspec.structs.replace(settled, **changes)
+
+    some = [f"c{number:03}" for number in range(60)]
+    tables = {
+        "a name that is a path": table("..\\etc", *some),
+        "a name that is an address": table("a@b", *some),
+        "a name that is an option": table("--yes", *some),
+        "fewer than it says": table(*some, count=77),
+        "trees in each other's place": (lambda t: msgspec.structs.replace(t, by_time=t.by_name))(table(*some)),
+        "nodes that are not there": table(*some, by_name=bytes(32), by_time=bytes(32)),
+        "a node that is a revision": table(*some, by_name=REVISION, by_time=REVISION),
+    }
+    records = {identity: [(kind, identity, payload)] for identity, (kind, payload) in store.objects.items()}
+    return {what: (each, {**records, REVISION: [(4, REVISION, b"no node")]}) for what, each in tables.items()}
+
+
+@pytest.mark.parametrize("what", sorted(_lying_tables()))
+def test_a_table_of_clones_that_is_none_is_not_used(what: str) -> None:
+    """What is fetched later, when somebody asks for it, is used as it comes."""
+    table, records = _lying_tables()[what]
+    state = msgspec.structs.replace(STATE, clones=Clones({"daily": CLONE}, table))
+
+    def lie(asked: Any) -> Said:
+        if asked.call == "block":
+            found = records.get(bytes.fromhex(parse_qs(urlsplit(asked.path).query)["id"][0]))
+            return Said(status=404) if found is None else Said(body=wire.encode_records(found))
+        return Said(body=messages.encode(state))
+
+    with Liar() as liar:
+        liar.lie = lie
+        site = RemoteSite(liar.url, "token", name="s1")
+        clones = site.state("home").clones
+        assert clones["daily"] == CLONE and clones.newest == {"daily": CLONE}
+        with pytest.raises((Damaged, Unavailable)):
+            list(clones.by_time())
         site.close()
 
 

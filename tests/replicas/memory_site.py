@@ -29,7 +29,8 @@ from dalsegno.trees.build import store_directory
 from dalsegno.trees.closure import new_objects, visit_reachable
 from dalsegno.volumes import leases
 from dalsegno.volumes.ancestry import between, find_revision, is_ancestor, merge_bases
-from dalsegno.volumes.state import ANY, NATIVE, READER, STANDBY, WRITER, Clone, Release, ReplicaSet, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import ANY, NATIVE, READER, STANDBY, WRITER, Release, ReplicaSet, VolumeState
 from kit import REALM, DictStore, store_model
 
 VOLUME = "home"

@@ -25,7 +25,8 @@ from dalsegno.replicas.meet import meeting
 from dalsegno.terms.errors import Conflict, Moved, NotFound
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.volumes import leases
-from dalsegno.volumes.state import NATIVE, READER, WRITER, Clone, Release, ReplicaSet, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import NATIVE, READER, WRITER, Release, ReplicaSet, VolumeState
 from dalsegno.volumes.store import Volumes
 from dalsegno.world.workers import Workers
 from kit import REALM, store_model

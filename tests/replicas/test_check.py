@@ -14,7 +14,8 @@ from dalsegno.replicas.group import Group
 from dalsegno.replicas.reach import Reach
 from dalsegno.replicas.transfer import copy
 from dalsegno.terms.ids import hex_short
-from dalsegno.volumes.state import Clone, ReplicaSet
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import ReplicaSet
 from kit import REALM
 
 NAMES = ["s1", "s2", "s3"]

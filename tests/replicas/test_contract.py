@@ -22,7 +22,8 @@ from dalsegno.replicas.transfer import Spool
 from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Damaged, Diverged, NotFound, Refused
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.times import SECOND_NS
-from dalsegno.volumes.state import NATIVE, READER, WRITER, Clone, Release, ReplicaSet, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import NATIVE, READER, WRITER, Release, ReplicaSet, VolumeState
 from dalsegno.volumes.store import Volumes
 from dalsegno.world.clock import now_ns
 from dalsegno.world.workers import Workers

@@ -29,7 +29,8 @@ from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, NotFound, Re
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.volumes.ancestry import is_ancestor
-from dalsegno.volumes.state import ANY, MAJORITY, WRITER, Clone, ReplicaSet
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import ANY, MAJORITY, WRITER, ReplicaSet
 from kit import REALM
 
 NAMES = ("s1", "s2", "s3")
@@ -626,7 +627,7 @@ def test_a_clone_is_of_one_revision_on_every_writer(cell: Cell) -> None:
     cloned = client.group.freeze_and_clone("monday", 17)
     assert (
         cloned.cloned == NAMES
-        and cloned.clone == Clone(revision=revision, created_ns=17, automatic=False)
+        and cloned.clone == Clone(revision=revision, created_ns=17, automatic=False, entry_count=0, total_bytes=0)
         and not cloned.missing
     )
     assert cell.clones() == {"monday": cloned.clone}

@@ -10,7 +10,7 @@ import pytest
 from memory_site import VOLUME, ClientDied, FaultySite, empty_volume, merge_flat
 from site_worlds import KeeperWorld, head_files
 
-from dalsegno.formats.objects import KIND_REVISION
+from dalsegno.formats.objects import KIND_DIRECTORY, KIND_REVISION
 from dalsegno.pool.adopt import Standing
 from dalsegno.pool.collect import collect
 from dalsegno.replicas.check import check_replicas
@@ -131,9 +131,9 @@ def collect_all(site: Any) -> None:
         def visit(_: int, identity: bytes) -> bool:
             return identity not in seen and seen.setdefault(identity) is None
 
-        visit_reachable(
-            site.pool, [(KIND_REVISION, top) for top in site.volumes.revisions_kept(now_ns=site._clock())], visit
-        )
+        tops = [(KIND_REVISION, top) for top in site.volumes.revisions_kept(now_ns=site._clock())]
+        tables = [(KIND_DIRECTORY, root) for root in site.volumes.tables_kept()]
+        visit_reachable(site.pool, [*tops, *tables], visit)
         for revision in site.volumes.history_kept():
             if Standing(site.pool).is_whole(revision):
                 visit_reachable(site.pool, [(KIND_REVISION, revision)], visit)

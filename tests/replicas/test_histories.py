@@ -5,7 +5,8 @@ import pytest
 from dalsegno.replicas.clones import Drop, Keep, mirror_clones, plan_clones
 from dalsegno.replicas.histories import Pattern, kept, parse_patterns
 from dalsegno.terms.errors import BadInput
-from dalsegno.volumes.state import NATIVE, Clone, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import NATIVE, VolumeState
 
 
 def clones(*names: str, held: str = "") -> dict[str, Clone]:

@@ -40,7 +40,8 @@ from dalsegno.terms.errors import (
 from dalsegno.terms.events import silent
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.trees.closure import visit_reachable
-from dalsegno.volumes.state import NATIVE, READER, STANDBY, WRITER, Clone, Release, ReplicaSet, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import NATIVE, READER, STANDBY, WRITER, Release, ReplicaSet, VolumeState
 from dalsegno.volumes.store import Volumes
 from dalsegno.world import files
 from dalsegno.world.clock import now_ns

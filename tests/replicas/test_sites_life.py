@@ -18,7 +18,8 @@ from dalsegno.replicas.follow import Follower, promote
 from dalsegno.replicas.move import move
 from dalsegno.replicas.release import pull, release
 from dalsegno.terms.errors import DalError, Moved, NotFound, Unavailable
-from dalsegno.volumes.state import READER, STANDBY, WRITER, Clone, ReplicaSet, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import READER, STANDBY, WRITER, ReplicaSet, VolumeState
 
 SECOND_NS = 10**9
 HOLDERS = ("s1", "s2", "s3")

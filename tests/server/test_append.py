@@ -12,7 +12,8 @@ from cli_kit import User, tree
 from dalsegno.formats.join import format_join
 from dalsegno.replicas.tokens import fitting_name
 from dalsegno.terms.errors import AlreadyThere, DalError, NoAccess
-from dalsegno.volumes.state import NATIVE, READER, TRACKED, WRITER, Clone, DumpRecord, ReplicaSet, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import NATIVE, READER, TRACKED, WRITER, DumpRecord, ReplicaSet, VolumeState
 
 NEW = VolumeState(
     id=bytes(range(16)),

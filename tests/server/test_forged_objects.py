@@ -16,7 +16,8 @@ from dalsegno.formats.objects import DirectoryLeaf, Entry
 from dalsegno.terms.errors import Damaged, NotFound, Refused, TooNew
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.sizes import MIB
-from dalsegno.volumes.state import Clone, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import VolumeState
 from dalsegno.world.workers import Workers
 from server_kit import Server, start_server
 

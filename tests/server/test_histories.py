@@ -17,7 +17,8 @@ from dalsegno.replicas import keeper as keepers
 from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.remote import RemoteSite
 from dalsegno.terms.errors import Diverged, NotFound, Refused
-from dalsegno.volumes.state import NATIVE, Clone, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import NATIVE, VolumeState
 from dalsegno.volumes.store import Volumes
 from dalsegno.world.workers import Workers
 from kit import REALM

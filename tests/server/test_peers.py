@@ -13,7 +13,8 @@ from dalsegno.replicas.server_key import open_server_values
 from dalsegno.replicas.view import Placed
 from dalsegno.terms.errors import NoAccess
 from dalsegno.terms.ids import ObjectId
-from dalsegno.volumes.state import Clone, Release, ReplicaSet
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import Release, ReplicaSet
 from realm_kit import Realm
 
 

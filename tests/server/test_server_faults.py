@@ -14,7 +14,8 @@ from dalsegno.replicas.remote import RemoteSite
 from dalsegno.replicas.transfer import Spool
 from dalsegno.terms.errors import Full, Unavailable
 from dalsegno.terms.ids import ObjectId
-from dalsegno.volumes.state import NATIVE, Clone, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import NATIVE, VolumeState
 from kit import REALM, DictStore, store_revision
 from server_kit import Server, start_server
 

@@ -22,7 +22,8 @@ from dalsegno.replicas.tokens import RIGHTS, PoolTokens, Token, check_token, new
 from dalsegno.terms.errors import BadInput, DalError, NoAccess, NotFound
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.times import SECOND_NS
-from dalsegno.volumes.state import NATIVE, Clone, Release, ReplicaSet, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import NATIVE, Release, ReplicaSet, VolumeState
 from server_kit import start_server
 
 CLONE = Clone(revision=bytes(32), created_ns=1)

@@ -11,14 +11,27 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from history import History
 
+from dalsegno.volumes import clones
+
 FIRST_SEED = int(os.environ.get("DAL_SIM_SEED", "1"))
 SEEDS = int(os.environ.get("DAL_SIM_SEEDS", "300"))
 GROUP = 10
 """Histories in one test, so that pytest has fewer tests to hand out."""
 
 
+@pytest.fixture(autouse=True)
+def _as_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put back what `live` changes."""
+    monkeypatch.setattr(clones, "NEWEST_MAX", clones.NEWEST_MAX)
+    monkeypatch.setattr(clones, "NEWEST_KEPT", clones.NEWEST_KEPT)
+
+
 def live(seed: int) -> None:
-    """Live one history; on a failure its story is printed, and the seed replays it."""
+    """Live one history; on a failure its story is printed, and the seed replays it.
+
+    In every second one refs hold hardly any clones, so that most are in tables.
+    """
+    clones.NEWEST_MAX, clones.NEWEST_KEPT = ((32, 20), (2, 1))[seed % 2]  # type: ignore[misc]
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None, prefix="dal-sim-") as base:
         history = History(seed, Path(base))

@@ -39,8 +39,9 @@ from dalsegno.terms.times import SECOND_NS
 from dalsegno.trees.diff import diff_revisions
 from dalsegno.trees.read import read_revision
 from dalsegno.trees.walk import walk
+from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.leases import freeze, held, thaw
-from dalsegno.volumes.state import TRACKED, Clone, DumpRecord, VolumeState
+from dalsegno.volumes.state import TRACKED, DumpRecord, VolumeState
 from dalsegno.volumes.store import check_clone_name
 from dalsegno.world.clock import now_ns
 from dalsegno.world.files import READ_BYTES, PartialFile, file_errors, make_directory, write_durable
@@ -165,7 +166,7 @@ def _named(state: VolumeState, clone_name: str, *, now_ns: int) -> VolumeState:
     if not state.head:
         raise Refused(f"volume {state.name!r} is empty: import or back up something first")
     clone = Clone(revision=state.head, created_ns=now_ns, automatic=True)
-    return msgspec.structs.replace(state, clones={**state.clones, clone_name: clone})
+    return msgspec.structs.replace(state, clones=state.clones.put(clone_name, clone))
 
 
 def without_higher(state: VolumeState, made: DumpRecord) -> VolumeState:

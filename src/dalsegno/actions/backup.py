@@ -21,8 +21,9 @@ from dalsegno.host.scan import ScanResult, scan_tree
 from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Damaged, NoAccess, NotFound
 from dalsegno.terms.events import Note
 from dalsegno.trees.read import read_revision
+from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.shrunk import Shrunk, find_shrunk
-from dalsegno.volumes.state import NATIVE, TRACKED, Clone, VolumeState
+from dalsegno.volumes.state import NATIVE, TRACKED, VolumeState
 from dalsegno.world import places
 from dalsegno.world.clock import now_ns
 from dalsegno.world.files import is_directory

@@ -30,7 +30,8 @@ from dalsegno.trees.read import iterate_content, iterate_directory, read_revisio
 from dalsegno.trees.walk import Unreadable, walk
 from dalsegno.volumes.address import parse_address, resolve
 from dalsegno.volumes.ancestry import find_revision
-from dalsegno.volumes.state import TRACKED, Clone, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import TRACKED, VolumeState
 from dalsegno.world.clock import now_ns
 
 ZEROS = bytes(256 * 1024)
@@ -159,7 +160,7 @@ def _matcher(pattern: str, *, ignore_case: bool = False) -> Callable[[bytes], bo
 
 def ordered_clones(state: VolumeState) -> list[tuple[str, Clone]]:
     """Return a volume's clones, oldest first."""
-    return sorted(state.clones.items(), key=lambda item: (item[1].created_ns, item[0]))
+    return list(state.clones.by_time())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +186,7 @@ def pool_steps(state: VolumeState) -> list[Step]:
     steps = [
         Step(name=name, created_ns=clone.created_ns, revision=clone.revision) for name, clone in ordered_clones(state)
     ]
-    if state.head and state.head not in [step.revision for step in steps]:
+    if state.head and state.head not in {step.revision for step in steps}:
         steps.append(Step(name="latest", created_ns=now_ns(), revision=state.head))
     return steps
 

@@ -7,7 +7,8 @@ from dalsegno.actions.house import House
 from dalsegno.actions.mount import settle
 from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, NotFound, Refused
 from dalsegno.volumes.address import Address, parse_address, resolve
-from dalsegno.volumes.state import NATIVE, TRACKED, Clone
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import NATIVE, TRACKED
 from dalsegno.world.clock import now_ns
 
 

@@ -25,7 +25,8 @@ from dalsegno.terms.errors import Conflict, DalError, Damaged, NotFound, Refused
 from dalsegno.terms.events import Progress, Report
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.trees.read import read_revision
-from dalsegno.volumes.state import Clone, DumpRecord, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import DumpRecord, VolumeState
 from dalsegno.world.clock import now_ns, pause, ticks_ns
 from dalsegno.world.files import PRIVATE_FILE, PartialFile
 

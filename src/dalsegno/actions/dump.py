@@ -59,16 +59,14 @@ def _targets(house: House, text: str) -> tuple[VolumeState, list[tuple[str, byte
         return first.state, [(first.clone or "", first.revision)]
     name = first.state.name
     end = resolve(house.pool, house.volumes, parse_address(f"{name}@{last.removeprefix('@')}"), now_ns=now)
-    names = [clone for clone, _ in ordered_clones(first.state)]
+    clones = ordered_clones(first.state)
+    names = [clone for clone, _ in clones]
     if first.clone is None or end.clone is None:
         raise BadInput(f"{text}: both ends must name clones; `dal clones {name}` shows them")
     low, high = names.index(first.clone), names.index(end.clone)
     if low > high:
         raise BadInput(f"{text}: {first.clone} is newer than {end.clone}; put the older clone first")
-    targets: list[tuple[str, bytes]] = []
-    for clone in names[low : high + 1]:
-        targets.append((clone, first.state.clones[clone].revision))
-    return first.state, targets
+    return first.state, [(clone, each.revision) for clone, each in clones[low : high + 1]]
 
 
 def default_name(plan: DumpPlan) -> str:

@@ -23,12 +23,13 @@ from dalsegno.replicas.follow import (
     standby_state,
 )
 from dalsegno.replicas.heads import Merge as MergeHeads
-from dalsegno.replicas.histories import kept
+from dalsegno.replicas.histories import clones_lacking
 from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.meet import meeting
 from dalsegno.replicas.servers import Servers
 from dalsegno.terms.errors import BadInput, DalError, NoAccess, Refused, Unavailable
 from dalsegno.terms.events import Report, silent
+from dalsegno.volumes.clones import ClonesForm
 from dalsegno.volumes.state import ReplicaSet, VolumeState
 from dalsegno.world.chance import random_bytes
 from dalsegno.world.clock import now_ns
@@ -165,7 +166,7 @@ def watch_standby(
 
     Measuring costs a list of all that it lacks: it is done when something has changed.
     """
-    seen: dict[str, tuple[bytes, frozenset[str]]] | None = None
+    seen: dict[str, tuple[bytes, ClonesForm]] | None = None
     while not ended():
         replicas = require_set(servers, volume)
         if name in replicas.writers:
@@ -173,7 +174,7 @@ def watch_standby(
         if name not in replicas.standbys:
             return DISMISSED
         states = servers.states(volume, [*replicas.writers, name])
-        now = {each: (state.head, frozenset(state.clones)) for each, state in states.items()}
+        now = {each: (state.head, state.clones.told()) for each, state in states.items()}
         if now != seen:
             status = next(each for each in standby_status(servers, volume, [name]))
             seen = now if status.error is None else None
@@ -212,8 +213,7 @@ def standby_status(servers: Servers, volume: str, only: Sequence[str] = ()) -> l
         origin = max(live, key=lambda each: states[each].head == here.head)
         try:
             lag = measure_lag(volume, by_name[origin], states[origin], here, realm=servers.realm, now_ns=now_ns())
-            kept_there = kept(replicas.clones.get(name), states[origin].clones)
-            missing_clones = sum(each not in here.clones for each in kept_there)
+            missing_clones = len(clones_lacking(replicas.clones.get(name), here.clones, of=states[origin].clones))
             found.append(StandbyStatus(server=name, origin=origin, lag=lag, clones_missing=missing_clones))
         except DalError as error:
             found.append(StandbyStatus(server=name, origin=origin, lag=None, error=error))

@@ -173,7 +173,7 @@ def damage_lines(pool: Pool, states: Iterable[VolumeState]) -> list[str]:
     lost = [
         f"{state.name}@{name}"
         for state in states
-        for name, clone in state.clones.items()
+        for name, clone in state.clones.salvage()[0]
         if not pool.has(ObjectId(clone.revision))
     ]
     if lost:

@@ -1,20 +1,21 @@
 """Keep house: collect what nothing names, check the pool, count."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
 from dalsegno.actions.heal import LostFiles, is_whole
 from dalsegno.actions.house import House
-from dalsegno.formats.objects import KIND_CHUNK, KIND_REVISION, Revision
+from dalsegno.formats.objects import KIND_CHUNK, KIND_DIRECTORY, KIND_REVISION, Revision
 from dalsegno.host.cache import SCAN_SUFFIX, is_left_behind
 from dalsegno.pool.adopt import Standing
 from dalsegno.pool.check import Finding, check_pool, only_copies
 from dalsegno.pool.collect import GRACE_SECONDS_DEFAULT, SECOND_NS, CollectResult, collect
 from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pool import Pool
+from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import Conflict, DalError, Damaged, NoAccess, NotFound
 from dalsegno.terms.events import Note
 from dalsegno.terms.ids import ObjectId, hex_short
@@ -87,10 +88,11 @@ def gc(
         # A revision that cannot be read stops the collection: nobody knows what it would have kept.
         try:
             tops = sorted(set(house.volumes.revisions_kept(now_ns=now_ns())))
+            tables = [(KIND_DIRECTORY, root) for root in house.volumes.tables_kept()]
         except Damaged as error:
             raise Damaged(f"{error}; nothing was collected") from None
         try:
-            visit_reachable(house.pool, [(KIND_REVISION, top) for top in tops], visit)
+            visit_reachable(house.pool, [*((KIND_REVISION, top) for top in tops), *tables], visit)
         except (NotFound, Damaged) as error:
             raise Damaged(f"{error}; nothing was collected: {_what_to_let_go(house)}") from None
         _see_history(house, seen, visit)
@@ -189,12 +191,13 @@ def verify_pool(house: House) -> Iterator[Finding]:
     for turn in range(VERIFY_TURNS_MAX):
         states = list(_states(house))
         pool.refresh()
-        seen, missing, broken = _visit_states(pool, states)
+        seen, missing, broken = _visit_states(pool, states, house.volumes.tables_kept())
         if not missing and not broken:
             break
         if turn and states == list(_states(house)):
             break
     yield from _without_unneeded(pool, found, seen)
+    yield from _table_findings(house)
     if not missing and not broken and not pool.losses.notes:
         return
     if missing or pool.is_damage_new:
@@ -203,8 +206,11 @@ def verify_pool(house: House) -> Iterator[Finding]:
     yield from _name_lost(house, states, broken)
 
 
-def _visit_states(pool: Pool, states: list[tuple[str, bytes]]) -> tuple[PoolMarks, list[bytes], dict[str, str]]:
-    """Return all that (label, revision) pairs reach, what of it is not there, and by label what could not be read."""
+def _visit_states(
+    pool: Pool, states: list[tuple[str, bytes]], tables: Iterable[bytes]
+) -> tuple[PoolMarks, list[bytes], dict[str, str]]:
+    """Return all that (label, revision) pairs and tables of clones reach, what of it is not there, and by label what
+    could not be read."""
     seen = PoolMarks(pool)
     missing: list[bytes] = []
 
@@ -222,13 +228,27 @@ def _visit_states(pool: Pool, states: list[tuple[str, bytes]]) -> tuple[PoolMark
             visit_reachable(pool, [(KIND_REVISION, revision)], visit)
         except DalError as error:
             broken[label] = str(error)
+    for root in tables:
+        with suppress(DalError):  # told by whoever reads the clones
+            visit_reachable(pool, [(KIND_DIRECTORY, root)], visit)
     return seen, missing, broken
+
+
+def _table_findings(house: House) -> Iterator[Finding]:
+    """Yield a finding for each volume whose table of clones cannot be read whole."""
+    for state in house.volumes.list():
+        clones, errors = state.clones.salvage()
+        if errors:
+            lost = len(state.clones) - len(clones)
+            what = f"{count_of(lost, 'clone')} cannot be read any more" if lost else "each clone is in it elsewhere"
+            text = f"the table of its clones is damaged: {errors[0]}; {what}: `dal volume mend {state.name}`"
+            yield Finding(severity="error", where=state.name, text=text)
 
 
 def _states(house: House) -> Iterator[tuple[str, bytes]]:
     """Yield (label, revision) of every clone, of heads that no clone names, and of what is kept for later dumps."""
     for state in house.volumes.list():
-        states = {clone.revision: f"{state.name}@{name}" for name, clone in state.clones.items()}
+        states = {clone.revision: f"{state.name}@{name}" for name, clone in state.clones.salvage()[0]}
         if state.head:
             states.setdefault(state.head, f"{state.name}@latest")
         for record in bases_kept(state):
@@ -288,7 +308,7 @@ class VolumeSize:
 
 def volume_size(house: House, state: VolumeState) -> VolumeSize:
     """Count what a volume has."""
-    known = {clone.revision for clone in state.clones.values()}
+    known = {clone.revision for _, clone in state.clones.salvage()[0]}
     newest: Revision | None = None
     with suppress(NotFound, Damaged):
         for identity, revision in house.volumes.log(state):
@@ -387,7 +407,9 @@ def _visit_readable(house: House, state: VolumeState, visit: Callable[[int, byte
 
 
 def _tops(state: VolumeState) -> list[tuple[int, bytes]]:
-    """Return the revisions of a volume that are kept, each once."""
-    kept = {state.head, *(clone.revision for clone in state.clones.values())}
+    """Return what of a volume is kept with all that it names, each once."""
+    kept = {state.head, *(clone.revision for _, clone in state.clones.salvage()[0])}
     kept.update(record.revision for record in bases_kept(state))
-    return [(KIND_REVISION, revision) for revision in sorted(kept) if revision]
+    table = state.clones.table
+    trees = [(KIND_DIRECTORY, root) for root in ((table.by_name, table.by_time) if table is not None else ())]
+    return [*((KIND_REVISION, revision) for revision in sorted(kept) if revision), *trees]

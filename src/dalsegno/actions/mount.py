@@ -15,7 +15,7 @@ from dalsegno.pool.pool import PoolWriter
 from dalsegno.terms.errors import BadInput, Conflict, DalError, Full, NoAccess, NotFound, error_kinds
 from dalsegno.terms.times import SECOND_NS, time_name
 from dalsegno.trees.read import read_revision
-from dalsegno.volumes.address import parse_address
+from dalsegno.volumes.address import newest_name, parse_address
 from dalsegno.volumes.ancestry import find_revision
 from dalsegno.volumes.leases import held
 from dalsegno.volumes.state import AUTOMATIC, NATIVE, READER, STANDBY, VolumeState
@@ -302,9 +302,10 @@ def _parents(house: House, state: VolumeState, head: bytes) -> list[bytes]:
     """Return what a new automatic revision follows: one that nobody named and that is not old steps aside for it."""
     if not state.head:
         return []
-    named = {clone.revision for clone in state.clones.values()} | {record.revision for record in state.dumps}
     # What other servers may have already, and be ahead of, stays in the line.
-    if state.head != head or head in named or state.replicas is not None:
+    if state.head != head or state.replicas is not None or newest_name(house.pool, state) is not None:
+        return [state.head]
+    if any(record.revision == head for record in state.dumps):
         return [state.head]
     previous = read_revision(house.pool, head)
     slot_ns = AUTOMATIC_KEPT_SECONDS * SECOND_NS

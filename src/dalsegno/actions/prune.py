@@ -16,8 +16,9 @@ from dalsegno.backup.site import Site
 from dalsegno.dumps.plan import forget_dump
 from dalsegno.terms.errors import DalError, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import hex_short
+from dalsegno.volumes.clones import is_automatic
 from dalsegno.volumes.shrunk import shrunk_from
-from dalsegno.volumes.state import VolumeState, is_automatic
+from dalsegno.volumes.state import VolumeState
 from dalsegno.world.files import remove_durable
 
 CLONES = "clones"
@@ -143,6 +144,7 @@ def _doomed_clones(
     state: VolumeState, entries: list[DumpEntry], chosen: SetPolicy, coming: list[Coming], now_ns: int, zone: ZoneInfo
 ) -> list[Removal]:
     made = {(entry.clone_name, entry.revision) for entry in entries}
+    clones = dict(state.clones.items())
     items = [
         Item(
             key=name,
@@ -152,7 +154,7 @@ def _doomed_clones(
             entry_count=clone.entry_count,
             trusted=(name, clone.revision) in made,
         )
-        for name, clone in state.clones.items()
+        for name, clone in clones.items()
     ]
     ahead = [Item(key=f"/{each.received_ns}", received_ns=each.received_ns) for each in coming]
     found = apply_keep(items + ahead, chosen.keep_clones, now_ns=now_ns, zone=zone, entries_expected=shrunk_from(state))
@@ -162,10 +164,10 @@ def _doomed_clones(
             set_name=chosen.name,
             volume=state.name,
             name=name,
-            received_ns=state.clones[name].created_ns,
+            received_ns=clones[name].created_ns,
         )
         for name in found.removed
-        if name in state.clones
+        if name in clones
     ]
 
 
@@ -263,10 +265,13 @@ def run_prune(house: House, site: Site | None, plan: PrunePlan) -> PruneResult:
     A plan of clones alone needs neither site nor lock.
     """
     result = PruneResult()
+    uncloned = _unclone_all(house, [removal for removal in plan.removals if removal.place == CLONES])
     for removal in plan.removals:
         try:
             if removal.place == CLONES:
-                house.volumes.unclone(removal.volume, removal.name)
+                error_or_none = uncloned[removal.volume, removal.name]
+                if error_or_none is not None:
+                    raise error_or_none
             else:
                 assert site is not None
                 _remove_dump(house, site, removal)
@@ -283,6 +288,21 @@ def run_prune(house: House, site: Site | None, plan: PrunePlan) -> PruneResult:
             continue
         result.removed.append(removal)
     return result
+
+
+def _unclone_all(house: House, removals: list[Removal]) -> dict[tuple[str, str], DalError | None]:
+    """Forget the clones of each volume in one write; return for each why it could not be, or None."""
+    by_volume: dict[str, list[str]] = {}
+    for removal in removals:
+        by_volume.setdefault(removal.volume, []).append(removal.name)
+    done: dict[tuple[str, str], DalError | None] = {}
+    for volume, names in by_volume.items():
+        try:
+            found = house.volumes.unclone_many(volume, names)
+        except DalError as error:
+            found = dict.fromkeys(names, error)
+        done.update(((volume, name), error) for name, error in found.items())
+    return done
 
 
 def _remove_dump(house: House, site: Site, removal: Removal) -> None:

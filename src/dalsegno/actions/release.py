@@ -106,7 +106,6 @@ def find_state(volume: str, selector: str, looked: Looked, *, now_ns: int) -> tu
     states = list(answers(looked).values())
     if not states:
         raise Unavailable(f"{volume}: no writer answers: {next(map(str, looked.values()), 'there is none')}")
-    clones = {name: clone for state in reversed(states) for name, clone in state.clones.items()}
     if selector in ("", "latest"):
         heads = {state.head for state in states}
         if len(heads) > 1:
@@ -114,26 +113,27 @@ def find_state(volume: str, selector: str, looked: Looked, *, now_ns: int) -> tu
         head = heads.pop()
         if not head:
             raise Refused(f"volume {volume!r} is empty: there is nothing to release")
-        named = [name for name, clone in clones.items() if clone.revision == head]
-        return max(named, key=lambda name: clones[name].created_ns, default=""), head
+        named = (each for state in states for each in state.clones.newest_first() if each[1].revision == head)
+        return max(named, key=lambda each: each[1].created_ns, default=("", None))[0], head
     if selector.startswith("#"):
         wanted = selector[1:]
-        found = {clone.revision for clone in clones.values() if clone.revision.hex().startswith(wanted)}
+        named_revisions = {clone.revision for state in states for clone in state.clones.values()}
+        found = {revision for revision in named_revisions if revision.hex().startswith(wanted)}
         found |= {state.head for state in states if state.head.hex().startswith(wanted)}
         if len(found) == 1 and wanted:
             return selector, found.pop()
         raise NotFound(f"{volume}@{selector}: {'more than one' if found else 'no'} clone has a revision like this")
-    clone = clones.get(selector)
+    clone = next((clone for state in states if (clone := state.clones.get(selector)) is not None), None)
     if clone is not None:
         return selector, clone.revision
     at_ns = parse_time_ns(selector, now_ns=now_ns)
     if at_ns is None:
         raise no_clone(volume, selector)
-    older = [(each.created_ns, name) for name, each in clones.items() if each.created_ns <= at_ns]
+    older = [each for state in states if (each := state.clones.newest_until(at_ns)) is not None]
     if not older:
         raise NotFound(f"{volume}@{selector}: no clone at or before {show_time(at_ns)}")
-    name = max(older)[1]
-    return name, clones[name].revision
+    name, clone = max(older, key=lambda each: (each[1].created_ns, each[0]))
+    return name, clone.revision
 
 
 def pull_release(

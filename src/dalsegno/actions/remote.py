@@ -56,6 +56,7 @@ from dalsegno.terms.events import Note, Report
 from dalsegno.terms.ids import OBJECT_ID_BYTES, hex_short
 from dalsegno.terms.times import SECOND_NS, time_name
 from dalsegno.volumes.ancestry import find_revision, is_ancestor
+from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.dates import is_future
 from dalsegno.volumes.reopen import plan_reopened
 from dalsegno.volumes.shrunk import SETTING
@@ -66,7 +67,6 @@ from dalsegno.volumes.state import (
     STANDBY,
     TRACKED,
     WRITER,
-    Clone,
     DumpRecord,
     ReplicaSet,
     VolumeState,
@@ -688,7 +688,7 @@ class RealmVolumes(Volumes):
                 state = self._fresh(volume)
         except NotFound:
             return self._forget_place(volume)
-        held = [clone_name for clone_name, clone in state.clones.items() if clone.held]
+        held = [clone_name for clone_name, clone in state.clones.salvage()[0] if clone.held]
         if held and not force:
             raise Refused(f"volume {volume!r}: clone {held[0]!r} is held; `dal unhold {volume}@{held[0]}` first")
         replicas = state.replicas
@@ -825,7 +825,7 @@ class RealmVolumes(Volumes):
         with self._turn(name):
             group = self.group(name)
             look = group.look()
-            taken = {each for state in look.states.values() for each in state.clones}
+            taken = look.clone_names
             wanted = clone_name or free_name(time_name(now_ns), taken)
             check_clone_name(wanted)
             if wanted in taken:
@@ -881,6 +881,17 @@ class RealmVolumes(Volumes):
             self._note_answers(name, (), missing)
             self._look_again(name, group)
         return clone
+
+    def unclone_many(self, name: str, clone_names: Iterable[str]) -> dict[str, DalError | None]:
+        """Forget clones on all writers, and return for each why it could not be, or None."""
+        done: dict[str, DalError | None] = {}
+        for each in dict.fromkeys(clone_names):
+            try:
+                self.unclone(name, each)
+                done[each] = None
+            except DalError as error:
+                done[each] = error
+        return done
 
     def set_held(self, name: str, clone_name: str, *, held: bool) -> Clone:
         """Hold or unhold a clone on all writers."""

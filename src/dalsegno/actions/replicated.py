@@ -14,7 +14,8 @@ from dalsegno.replicas.filling import Lacking, await_filled, survey
 from dalsegno.replicas.seed import PacksOrigin, seed
 from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Unavailable
 from dalsegno.terms.events import Note
-from dalsegno.volumes.state import ANY, NATIVE, WRITER, Clone, DumpRecord, ReplicaSet, VolumeState
+from dalsegno.volumes.clones import Clone, Clones
+from dalsegno.volumes.state import ANY, NATIVE, WRITER, DumpRecord, ReplicaSet, VolumeState
 from dalsegno.volumes.store import check_volume_name
 from dalsegno.world.clock import ticks_ns
 
@@ -112,7 +113,7 @@ def _state_of(chain: DumpChain, name: str, replicas: ReplicaSet) -> VolumeState:
         kind=NATIVE,
         source=b"",
         created_ns=chain.notes[0].taken_at_ns,
-        clones=clones,
+        clones=Clones(clones),
         dumps=records,
         role=WRITER,
         replicas=replicas,

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from dalsegno.backup.status import CRITICAL, OK, STATES, WARNING, worst
 from dalsegno.terms.counts import count_of
 from dalsegno.terms.times import SECOND_NS
+from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.shrunk import shrunk_from
-from dalsegno.volumes.state import TRACKED, Clone, VolumeState
+from dalsegno.volumes.state import TRACKED, VolumeState
 
 DAY_NS = 86400 * SECOND_NS
 MAX_AGE_DEFAULT = "2d"
@@ -29,9 +31,8 @@ class VolumeAge:
 
 def volume_age(volume: VolumeState, *, now_ns: int, max_age_ns: int) -> VolumeAge:
     """Return how a volume stands; a native one, which somebody fills by hand, is never too old."""
-    past = [item for item in volume.clones.items() if item[1].created_ns <= now_ns]
-    last = max(past, key=lambda item: (item[1].created_ns, item[0]), default=None)
-    future_count = len(volume.clones) - len(past)
+    last = volume.clones.newest_until(now_ns)
+    future_count = sum(1 for _ in takewhile(lambda each: each[1].created_ns > now_ns, volume.clones.newest_first()))
     problems, state = [], OK
     if volume.kind == TRACKED:
         if last is None:

@@ -20,7 +20,7 @@ from dalsegno.chunks.realm import Realm
 from dalsegno.host.losses import count_words
 from dalsegno.terms.errors import BadInput, Conflict, DalError, NoAccess, NotFound, Refused
 from dalsegno.terms.ids import hex_short
-from dalsegno.volumes.state import Clone
+from dalsegno.volumes.clones import Clone
 from dalsegno.world.clock import SECOND_NS, now_ns
 from dalsegno.world.files import file_errors, is_directory
 

@@ -11,13 +11,15 @@ from dalsegno.cli.backup import take_lines, take_value, tell_trouble
 from dalsegno.cli.door import open_volumes
 from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import Parser
-from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL
+from dalsegno.pool.pool import Pool
+from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, Damaged
 from dalsegno.terms.events import Note
-from dalsegno.terms.ids import hex_short
+from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time, show_minute, show_time, time_name
 from dalsegno.volumes.ancestry import find_revision
-from dalsegno.volumes.state import Clone, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import VolumeState
 
 NAMES_SHOWN_MAX = 2
 
@@ -33,6 +35,7 @@ def add_clone(parser: Parser) -> None:
 def add_clones(parser: Parser) -> None:
     """Say what `dal clones` understands."""
     parser.add_argument("volumes", nargs="*", metavar="VOLUME", help="default: all volumes")
+    parser.add_argument("--last", type=count, metavar="N", help="only so many of each volume, the newest")
     parser.set_defaults(run=_clones)
 
 
@@ -115,19 +118,20 @@ def _clones(arguments: argparse.Namespace, terminal: Terminal) -> int:
         for state in states:
             if not state.clones:
                 terminal.note(f"volume {state.name}: no clones yet")
-            for name, clone in ordered_clones(state):
-                revision = find_revision(house.pool, clone.revision)
-                if revision is None:
+            for name, clone in _listed(state, arguments.last, terminal):
+                known = _size_of(house.pool, state, name, clone)
+                if known is None:
                     size: dict[str, int | None] = {"entries": None, "bytes": None}
                     row = [f"{state.name}@{name}", _made(name, clone), "", "", "LOST"]
                     text = "damaged: its revision cannot be read: `dal verify --pool` tells more"
                     label = f"{state.name}@{name}".encode(errors="surrogateescape")
                     terminal.report(Note(severity="notice", path=label, text=text, is_damage=True))
                 else:
-                    size = {"entries": revision.entry_count, "bytes": revision.total_bytes}
-                    row = [f"{state.name}@{name}", _made(name, clone), f"{revision.entry_count:,}"]
-                    row += [format_size(revision.total_bytes), "held" if clone.held else ""]
-                values.append({**clone_value(state.name, name, clone), **size})
+                    size = {"entries": known[0], "bytes": known[1]}
+                    row = [f"{state.name}@{name}", _made(name, clone), f"{known[0]:,}"]
+                    row += [format_size(known[1]), "held" if clone.held else ""]
+                if terminal.json:
+                    values.append({**clone_value(state.name, name, clone), **size})
                 rows.append([*row, "#" + hex_short(clone.revision)] if terminal.verbose else row)
     if not states:
         terminal.note("no volumes yet: `dal backup DIR` makes one")
@@ -138,6 +142,35 @@ def _clones(arguments: argparse.Namespace, terminal: Terminal) -> int:
         lines = terminal.listing([headings[0], *headings[2:]], [[row[0], *row[2:]] for row in rows], right=(1, 2))
     terminal.result(values, lines)
     return terminal.done()
+
+
+def _listed(state: VolumeState, last: int | None, terminal: Terminal) -> list[tuple[str, Clone]]:
+    """Return the clones to show, oldest first; what of their table cannot be read is said."""
+    if last is not None:
+        return list(islice(state.clones.newest_first(), last))[::-1]
+    try:
+        return ordered_clones(state)
+    except Damaged:
+        found, errors = state.clones.salvage()
+        text = (
+            f"the table of its clones is damaged, {len(state.clones) - len(found):,} of {len(state.clones):,} are not "
+            f"shown: {errors[0]}: `dal verify --pool` tells more"
+        )
+        label = state.name.encode(errors="surrogateescape")
+        terminal.report(Note(severity="error", path=label, text=text, is_damage=True))
+        return found
+
+
+def _size_of(pool: Pool, state: VolumeState, name: str, clone: Clone) -> tuple[int, int] | None:
+    """Return how many entries and bytes are in a clone, or None when it is lost.
+
+    What lies further back says so itself; whether it can be read `dal verify` tells.
+    """
+    is_far_back = name not in state.clones.newest and (pool.elsewhere is not None or pool.has(ObjectId(clone.revision)))
+    if is_far_back and clone.entry_count is not None and clone.total_bytes is not None:
+        return clone.entry_count, clone.total_bytes
+    revision = find_revision(pool, clone.revision)
+    return (revision.entry_count, revision.total_bytes) if revision is not None else None
 
 
 def _unclone(arguments: argparse.Namespace, terminal: Terminal) -> int:

@@ -54,6 +54,12 @@ def add_volume(parser: Parser) -> None:
     rename.add_argument("name", metavar="VOLUME")
     rename.add_argument("new_name", metavar="NEW-NAME")
     rename.set_defaults(run=_rename)
+    mend = verbs.add_parser(
+        "mend", help="make a damaged list of clones anew from what can be read", epilog="example: dal volume mend home"
+    )
+    mend.add_argument("name", metavar="VOLUME")
+    mend.add_argument("--yes", action="store_true", help="do it although some cannot be read: let go of them")
+    mend.set_defaults(run=_mend)
     remove = verbs.add_parser("remove", help="forget a volume", epilog="example: dal volume remove home --yes")
     remove.add_argument("name", metavar="VOLUME")
     remove.add_argument("--yes", action="store_true", help="do it although it has clones")
@@ -243,6 +249,17 @@ def _reopen(arguments: argparse.Namespace, terminal: Terminal) -> int:
     terminal.result(value, [f"volume {result.state.name} takes commits again{where}, from #{head}"])
     away = any(not isinstance(error, Refused) for error in result.missing.values())
     return EXIT_PARTIAL if away else EXIT_DONE
+
+
+def _mend(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    with open_volumes(arguments, terminal, arguments.name) as house:
+        there, lost = house.volumes.mend_clones(arguments.name, let_go=arguments.yes)
+    line = f"volume {arguments.name} has {count_of(there, 'clone')}"
+    value = {"volume": arguments.name, "clones": there, "lost": lost}
+    terminal.result(
+        value, [line + (f"; {count_of(lost, 'clone')} could not be read, and are let go of" if lost else "")]
+    )
+    return EXIT_DONE
 
 
 def _size_words(size: VolumeSize) -> str:

@@ -15,8 +15,9 @@ from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, Damaged, Not
 from dalsegno.terms.events import Note, Progress, Report, silent
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.trees.read import read_revision
+from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.dates import is_future
-from dalsegno.volumes.state import NATIVE, Clone, DumpRecord, VolumeState
+from dalsegno.volumes.state import NATIVE, DumpRecord, VolumeState
 from dalsegno.volumes.store import Volumes, check_clone_name
 from dalsegno.world.workers import Workers
 
@@ -53,7 +54,11 @@ def load_chain(
     def change(state: VolumeState) -> VolumeState:
         if state.head != expected:
             raise Conflict(f"volume {name!r}: somebody else committed meanwhile; run again")
-        state = msgspec.structs.replace(state, head=chain.target.revision, clones={**carried, **state.clones})
+        clones = state.clones
+        for clone_name, clone in carried.items():
+            if clone_name not in clones:
+                clones = clones.put(clone_name, clone)
+        state = msgspec.structs.replace(state, head=chain.target.revision, clones=clones)
         for reader, note in zip(chain.readers, chain.notes, strict=True):
             record = DumpRecord(
                 dump_id=reader.pack_id,

@@ -10,11 +10,11 @@ import sys
 import typing
 from collections.abc import Callable, Hashable
 from functools import cache
-from typing import Annotated, Any, Final, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Final, TypeVar, cast
 
 import msgspec
 
-from dalsegno.terms.errors import BadInput
+from dalsegno.terms.errors import BadInput, Damaged
 
 HEX_PATTERN: Final = "^([0-9a-f]{2})*$"
 _HEX_STRICTLY: Final = r"\A([0-9a-f]{2})*\Z"
@@ -23,10 +23,31 @@ _BASE64_LENGTHS: Final = {44: 32, 24: 16}
 """Lengths in base64 of the bytes that have a length of their own: ids of objects, and of volumes and packs."""
 _TOO_DEEP: Final = "not JSON that this program reads: nested too deeply"
 _UNKNOWN: Final = re.compile("Object contains unknown field `(.*?)`", re.DOTALL)
+_SCHEMA_PLACE: Final = "#/components/schemas/{name}"
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1
 
 S = TypeVar("S")
+
+
+class Told:
+    """A value that crosses, and is stored, as another one."""
+
+    FORM: ClassVar[type[msgspec.Struct]]
+    """What it crosses as."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, form: Any, /) -> Any:
+        """Return the value that `form` stands for; Damaged for none."""
+        raise NotImplementedError
+
+    def told(self) -> Any:
+        """Return what stands for this value."""
+        raise NotImplementedError
+
+
 _Make = Callable[[Any], Any]
 """Turns what was decoded into the value that it stands for."""
 
@@ -51,7 +72,10 @@ def decode(data: bytes | bytearray, kind: type[S], *, more: bool = False) -> S:
     except RecursionError:
         raise BadInput(_TOO_DEEP) from None
     make = _maker(cast(Hashable, kind))
-    value: S = make(found) if make is not None else found
+    try:
+        value: S = make(found) if make is not None else found
+    except Damaged as error:
+        raise BadInput(str(error)) from None
     return value
 
 
@@ -66,6 +90,8 @@ def to_plain(value: Any) -> Any:
         return value.hex()
     if isinstance(value, msgspec.Struct):
         return {name: to_plain(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, Told):
+        return to_plain(value.told())
     if isinstance(value, dict):
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -76,6 +102,16 @@ def to_plain(value: Any) -> Any:
 def from_plain(plain: Any, kind: type[S]) -> S:
     """Return the value of `kind` that `plain` (as `to_plain` makes it) stands for."""
     return decode(msgspec.json.encode(plain), kind)
+
+
+def convert(plain: Any, kind: type[S]) -> S:
+    """Return the value of `kind` in maps, lists and bytes; msgspec.ValidationError where there is none."""
+    return msgspec.convert(plain, kind, builtin_types=(bytes,), dec_hook=_of_form)
+
+
+def _of_form(kind: type, plain: Any) -> Any:
+    assert issubclass(kind, Told)
+    return kind.of(convert(plain, kind.FORM))
 
 
 def parse_hex(text: str, where: str) -> bytes:
@@ -97,6 +133,8 @@ def _decoder(kind: Hashable, more: bool) -> msgspec.json.Decoder[Any]:
 @cache
 def _on_wire(kind: Any, more: bool) -> Any:
     """Return the type that JSON has in the place of `kind`."""
+    if isinstance(kind, type) and issubclass(kind, Told):
+        kind = kind.FORM
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         hints = typing.get_type_hints(kind, include_extras=True)
         fields = [
@@ -144,6 +182,9 @@ def _maker(kind: Any) -> _Make | None:
         return bytes.fromhex
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return _struct_maker(kind)
+    if isinstance(kind, type) and issubclass(kind, Told):
+        of, form = kind.of, _struct_maker(kind.FORM)
+        return lambda value: of(form(value))
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         return _maker(parts[0])
@@ -178,7 +219,16 @@ def _struct_maker(kind: type[msgspec.Struct]) -> _Make:
 
 def schemas(kinds: list[type]) -> dict[str, Any]:
     """Return JSON schemas of the kinds and of what they hold, by name, for an OpenAPI page."""
-    _, found = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    forms: list[type] = []
+
+    def schema_hook(kind: type) -> dict[str, Any]:
+        assert issubclass(kind, Told)
+        forms.append(kind.FORM)
+        return {"$ref": _SCHEMA_PLACE.format(name=kind.FORM.__name__)}
+
+    _, found = msgspec.json.schema_components(kinds, schema_hook=schema_hook, ref_template=_SCHEMA_PLACE)
+    _, of_forms = msgspec.json.schema_components(forms, schema_hook=schema_hook, ref_template=_SCHEMA_PLACE)
+    found = {**of_forms, **found}
     result: dict[str, Any] = _tell_json(found)
     return result
 

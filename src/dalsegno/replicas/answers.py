@@ -17,6 +17,7 @@ from dalsegno.replicas.view import Placed, RealmView, Server, check_realm_name
 from dalsegno.terms.errors import BadInput
 from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES
 from dalsegno.terms.sizes import KIB
+from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.state import (
     ANY,
     MAJORITY,
@@ -25,7 +26,6 @@ from dalsegno.volumes.state import (
     STANDBY,
     TRACKED,
     WRITER,
-    Clone,
     DumpRecord,
     Lease,
     Release,
@@ -67,12 +67,16 @@ def check_state(state: VolumeState) -> None:
     _number("counter", state.counter)
     _id("head", state.head, OBJECT_ID_BYTES, or_none=True)
     _id("common", state.common, OBJECT_ID_BYTES, or_none=True)
-    for name, clone in state.clones.items():
-        _check_clone(name, clone)
+    for name, clone in state.clones.newest.items():  # those in the table when they are read
+        check_named_clone(name, clone)
+    table = state.clones.table
+    if table is not None:
+        _number("count of older clones", table.count)
+        _instant("until_ns", table.until_ns)
     for name, clones in state.uncloned.items():
         check_clone_name(name)
         for clone in clones:
-            _check_clone(name, clone)
+            check_named_clone(name, clone)
     for record in state.dumps:
         check_record(record)
     for key, value in state.settings.items():
@@ -85,7 +89,8 @@ def check_state(state: VolumeState) -> None:
         check_release(state.released)
 
 
-def _check_clone(name: str, clone: Clone) -> None:
+def check_named_clone(name: str, clone: Clone) -> None:
+    """Refuse a clone that no volume can have under this name."""
     check_clone_name(name)
     check_clone(clone)
 
@@ -95,6 +100,7 @@ def check_clone(clone: Clone) -> None:
     _id("clone", clone.revision, OBJECT_ID_BYTES)
     _instant("clone's created_ns", clone.created_ns)
     _number("clone's entry_count", clone.entry_count or 0)
+    _number("clone's total_bytes", clone.total_bytes or 0)
 
 
 def check_record(record: DumpRecord) -> None:
@@ -239,7 +245,7 @@ CHECKS: Final[dict[type, Callable[[Any], None]]] = {
     DumpRecord: check_record,
     ReplicaSet: check_replicas,
     Release: check_release,
-    wire.NamedClone: lambda asked: _check_clone(asked.name, asked.clone),
+    wire.NamedClone: lambda asked: check_named_clone(asked.name, asked.clone),
 }
 """Kind of message: what looks at it. Of answers that are not here (Done, Problem, Health) nothing is used."""
 

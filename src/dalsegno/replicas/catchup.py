@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final
 
-from dalsegno.replicas.clones import NoSource, bring_clones, plan_clones
+from dalsegno.replicas.clones import NoSource, bring_clones, own_bases, plan_clones
 from dalsegno.replicas.contract import LEASE_SECONDS, Site
 from dalsegno.replicas.heads import (
     HeadPlan,
@@ -25,7 +25,8 @@ from dalsegno.terms.ids import hex_short
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.ancestry import is_ancestor
-from dalsegno.volumes.state import Clone, ReplicaSet, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import ReplicaSet, VolumeState
 
 ROUNDS_MAX: Final = 20
 """How often is looked again at what moved meanwhile."""
@@ -242,12 +243,11 @@ def _bring_clones(reach: Reach, patterns: Mapping[str, str], states: Mapping[str
 
     def bring(site: Site) -> Transferred:
         state = states[site.name]
-        own = [state.head, state.common, *(clone.revision for clone in state.clones.values())]
         return bring_clones(
             reach.volume,
             plan.steps[site.name],
             to=site,
-            bases=[base for base in dict.fromkeys(own) if base],
+            bases=[*own_bases(state), *([state.common] if state.common else [])],
             sources=sources,
             report=reach.report,
         )

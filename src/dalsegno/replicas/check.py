@@ -9,6 +9,7 @@ from dalsegno.formats.objects import KIND_REVISION
 from dalsegno.replicas.clones import identity as identity_of
 from dalsegno.replicas.clones import plan_clones
 from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
+from dalsegno.replicas.filling import missing_of_many
 from dalsegno.replicas.group import Group
 from dalsegno.replicas.histories import kept
 from dalsegno.replicas.reach import Look, Reach
@@ -19,7 +20,8 @@ from dalsegno.terms.events import Progress, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES, hex_short
 from dalsegno.terms.times import show_time
 from dalsegno.volumes import leases
-from dalsegno.volumes.state import Clone, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import VolumeState
 
 # What a finding is about.
 AWAY: Final = "away"
@@ -108,7 +110,7 @@ def _compare_heads(reach: Reach, look: Look) -> Iterator[Difference]:
 
 
 def _compare_clones(look: Look) -> Iterator[Difference]:
-    plan = plan_clones(look.states, patterns=look.replicas.clones)
+    plan = plan_clones(look.states, patterns=look.replicas.clones, everything=True)
     for name, state in look.states.items():
         wanted = kept(look.replicas.clones.get(name), plan.clones)
         for clone in sorted(wanted - state.clones.keys()):
@@ -144,7 +146,7 @@ def _read_all(reach: Reach, look: Look, name: str, counts: list[int], report: Re
     try:
         for other in others:
             yield from _ask(reach.volume, other, targets)
-        rows = read_rows(site.missing(reach.volume, targets, []), of=name)
+        rows = read_rows(missing_of_many(reach.volume, targets, [], site), of=name)
         for part in cut_groups(rows):
             ids = row_ids(part)
             yield from _read_group(reach, site, ids, reach.realm)

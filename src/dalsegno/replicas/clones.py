@@ -7,6 +7,7 @@ Decided here, from states; `bring_clones` does it.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -18,10 +19,14 @@ from dalsegno.replicas.transfer import Transferred
 from dalsegno.terms.errors import NotFound, Unavailable
 from dalsegno.terms.events import Report, silent
 from dalsegno.terms.ids import hex_short
-from dalsegno.volumes.state import Clone, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import VolumeState
 
 UNCLONED_KEPT_MAX: Final = 64
 """So many removed clones are remembered though every writer knows: what is done late brings none of them back."""
+STEPS_AT_ONCE: Final = 1000
+BASES_MAX: Final = 64
+"""So many clones are compared with, where something new is to be sent."""
 _SUFFIX_DIGITS: Final = (8, 16, 64)
 
 Identity = tuple[bytes, int]
@@ -53,13 +58,19 @@ class ClonePlan:
     """What makes the clones of some servers alike."""
 
     clones: dict[str, Clone]
-    """What the volume's clones are."""
+    """What the volume's clones are, as far as they were looked at: all, or those that are not alike everywhere."""
     steps: dict[str, list[Step]]
     """Server: what it must do, in order; servers with nothing to do are not in it."""
     renamed: list[tuple[str, str, Clone]] = field(default_factory=list)
     """(name, new name, clone): it shared its name with an older one."""
     forget: dict[str, list[Clone]] = field(default_factory=dict)
     """Removed clones that every one of the servers knows of, beyond those that are remembered in any case."""
+
+
+def own_bases(state: VolumeState) -> list[bytes]:
+    """Return what a replica certainly has whole, for others to build on: its head and its newest clones."""
+    newest = (clone.revision for _, clone in islice(state.clones.newest_first(), BASES_MAX))
+    return [base for base in dict.fromkeys([state.head, *newest]) if base]
 
 
 def identity(clone: Clone) -> Identity:
@@ -71,16 +82,27 @@ def _order(clone: Clone) -> tuple[int, bytes]:
     return clone.created_ns, clone.revision
 
 
-def plan_clones(states: Mapping[str, VolumeState], *, patterns: Mapping[str, str] | None = None) -> ClonePlan:
-    """Decide what the clones are and what each server lacks. The same states give the same plan everywhere."""
+def plan_clones(
+    states: Mapping[str, VolumeState], *, patterns: Mapping[str, str] | None = None, everything: bool = False
+) -> ClonePlan:
+    """Decide what the clones are and what each server lacks. The same states give the same plan everywhere.
+
+    Where all servers keep all clones, only those are looked at that are not alike on all, unless `everything` is
+    wanted: what that costs follows the differences.
+    """
     patterns = patterns or {}
+    looked = (
+        {server: dict(state.clones.items()) for server, state in states.items()}
+        if (everything or any(patterns.get(server) for server in states))
+        else _unlike(states)
+    )
     gone: dict[str, dict[Identity, Clone]] = {}
     for state in states.values():
         for name, removed in state.uncloned.items():
             gone.setdefault(name, {}).update((identity(clone), clone) for clone in removed)
     found: dict[str, dict[Identity, Clone]] = {}
-    for state in states.values():
-        for name, clone in state.clones.items():
+    for own in looked.values():
+        for name, clone in own.items():
             while clone.held and identity(clone) in gone.get(name, ()):
                 # Uncloned in one place, held in another: it stays, told from the one that went by its time.
                 gone[name][identity(clone)] = clone
@@ -89,19 +111,37 @@ def plan_clones(states: Mapping[str, VolumeState], *, patterns: Mapping[str, str
                 known = found.setdefault(name, {}).get(identity(clone))
                 if known is None or (clone.held and not known.held):
                     found[name][identity(clone)] = clone
-    clones, lost, renamed = _settle_names(found)
+    clones, lost, renamed = _settle_names(found, alike=next(iter(states.values())).clones if states else {})
     for name, clone in lost:
         gone.setdefault(name, {})[identity(clone)] = clone
     steps = {}
     for server, state in states.items():
-        todo = _steps_of(state, clones, gone, wanted=kept(patterns.get(server), clones))
+        todo = _steps_of(state, looked[server], clones, gone, wanted=kept(patterns.get(server), clones))
         if todo:
             steps[server] = todo
     return ClonePlan(clones=clones, steps=steps, renamed=renamed, forget=_known_to_all(states.values(), found))
 
 
+def _unlike(states: Mapping[str, VolumeState]) -> dict[str, dict[str, Clone]]:
+    """Return for each server those of its clones that are not the same on all, or were removed on some of them."""
+    each = list(states.values())
+    names: set[str] = set()
+    for other in each[1:]:
+        names |= each[0].clones.differing(other.clones)
+    # What all know that it was removed is nowhere: no server takes it back, or has it beside the note.
+    noted = [
+        {(name, identity(clone)) for name, removed in state.uncloned.items() for clone in removed} for state in each
+    ]
+    known_to_all = set.intersection(*noted) if noted else set()
+    names |= {name for tags in noted for name, _ in tags - known_to_all}
+    return {
+        server: {name: clone for name in names if (clone := state.clones.get(name)) is not None}
+        for server, state in states.items()
+    }
+
+
 def _settle_names(
-    found: Mapping[str, Mapping[Identity, Clone]],
+    found: Mapping[str, Mapping[Identity, Clone]], *, alike: Mapping[str, Clone]
 ) -> tuple[dict[str, Clone], list[tuple[str, Clone]], list[tuple[str, str, Clone]]]:
     clones: dict[str, Clone] = {}
     lost: list[tuple[str, Clone]] = []
@@ -127,7 +167,7 @@ def _settle_names(
     for name, clone in moving:
         for digits in _SUFFIX_DIGITS:
             new_name = f"{name}-{clone.revision.hex()[:digits]}"
-            taken = clones.get(new_name)
+            taken = clones.get(new_name) or alike.get(new_name)
             if taken is None or identity(taken) == identity(clone):
                 break
         if taken is None:
@@ -139,6 +179,7 @@ def _settle_names(
 
 def _steps_of(
     state: VolumeState,
+    looked: Mapping[str, Clone],
     clones: Mapping[str, Clone],
     gone: Mapping[str, Mapping[Identity, Clone]],
     *,
@@ -148,7 +189,7 @@ def _steps_of(
     drops: list[Step] = []
     late: list[Step] = []
     for name in sorted(wanted):
-        clone, own = clones[name], state.clones.get(name)
+        clone, own = clones[name], looked.get(name)
         if own is None:
             # Before anything goes, so that a clone that gets another name is never without one.
             early.append(Keep(name, clone))
@@ -157,12 +198,12 @@ def _steps_of(
     for name in sorted(gone):
         known = {identity(clone) for clone in state.uncloned.get(name, ())}
         for tag in sorted(gone[name]):
-            own = state.clones.get(name)
+            own = looked.get(name)
             if own is not None and identity(own) == tag:
                 drops.append(Drop(name, own))
             elif tag not in known:
                 drops.append(Drop(name, gone[name][tag]))
-    for name, own in sorted(state.clones.items()):
+    for name, own in sorted(looked.items()):
         if name not in wanted and identity(own) not in gone.get(name, ()):
             drops.append(Drop(name, own, here_only=True))
     return early + drops + late
@@ -212,32 +253,41 @@ def bring_clones(
 ) -> Transferred:
     """Do `steps` at one server; what a clone names is copied from a source that has the clone."""
     done = Transferred()
-    wanted = sorted({step.clone.revision for step in steps if isinstance(step, Keep)})
-    if wanted:
-        answer = to.have(volume, b"".join(wanted))
-        lacking = [revision for revision, there in zip(wanted, answer, strict=True) if not there]
-        for holders, revisions in _share_out(lacking, sources, to=to):
-            done += bring_from_any(volume, revisions, bases, sources=holders, to=to, report=report)
-    for step in steps:
-        if isinstance(step, Keep):
-            to.clone(volume, step.name, step.clone)
-        else:
-            to.unclone(volume, step.name, step.clone, here_only=step.here_only)
+    for start in range(0, len(steps), STEPS_AT_ONCE):
+        some = steps[start : start + STEPS_AT_ONCE]
+        names = {step.clone.revision: step.name for step in some if isinstance(step, Keep)}
+        if names:
+            wanted = sorted(names)
+            answer = to.have(volume, b"".join(wanted))
+            lacking = {revision: names[revision] for revision, there in zip(wanted, answer, strict=True) if not there}
+            for holders, revisions in _share_out(lacking, sources, to=to):
+                done += bring_from_any(volume, revisions, bases, sources=holders, to=to, report=report)
+        for step in some:
+            if isinstance(step, Keep):
+                to.clone(volume, step.name, step.clone)
+            else:
+                to.unclone(volume, step.name, step.clone, here_only=step.here_only)
     return done
 
 
 def _share_out(
-    revisions: Sequence[bytes], sources: Sequence[tuple[Site, VolumeState]], *, to: Site
+    wanted: Mapping[bytes, str], sources: Sequence[tuple[Site, VolumeState]], *, to: Site
 ) -> list[tuple[list[Site], list[bytes]]]:
-    """Return which servers have which revisions whole."""
+    """Return which servers have which revisions whole; with each comes the name that it is to have."""
     shares: dict[tuple[str, ...], tuple[list[Site], list[bytes]]] = {}
-    for revision in revisions:
-        holders = [
-            site
-            for site, state in sources
-            if site.name != to.name
-            and (revision == state.head or any(clone.revision == revision for clone in state.clones.values()))
-        ]
+    others = [(site, state) for site, state in sources if site.name != to.name]
+    named: dict[str, set[bytes]] = {}
+
+    def names_it(site: Site, state: VolumeState, revision: bytes) -> bool:
+        known = state.clones.get(wanted[revision])
+        if revision == state.head or (known is not None and known.revision == revision):
+            return True
+        if site.name not in named:  # it may have another name there
+            named[site.name] = {clone.revision for clone in state.clones.values()}
+        return revision in named[site.name]
+
+    for revision in wanted:
+        holders = [site for site, state in others if names_it(site, state, revision)]
         if not holders:
             raise NotFound(f"clone of revision {hex_short(revision)}: no server that answers has the clone")
         shares.setdefault(tuple(site.name for site in holders), (holders, []))[1].append(revision)

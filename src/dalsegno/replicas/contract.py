@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol, runtime_checkable
 
 from dalsegno.terms.ids import ObjectId
-from dalsegno.volumes.state import Clone, Release, ReplicaSet, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import Release, ReplicaSet, VolumeState
 
 ROW_BYTES: Final = 36
 """One row of `missing`: an object's id (32 bytes), then payload bytes | kind << ROW_KIND_SHIFT (u32, little-endian)."""

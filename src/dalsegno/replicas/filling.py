@@ -3,10 +3,11 @@
 Nobody says so: a sample of the objects that it lacks is looked for there now and then.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from dalsegno.replicas.clones import STEPS_AT_ONCE
 from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
 from dalsegno.replicas.histories import kept
 from dalsegno.replicas.transfer import Origin, read_rows, row_ids, row_lengths
@@ -47,7 +48,7 @@ def survey(volume: str, there: VolumeState, *, origin: Origin, to: Site, clones:
     count = size = 0
     sample: list[bytes] = []
     step = 1
-    rows_of = origin.missing(volume, sorted(revisions), sorted(bases)) if revisions else iter(())
+    rows_of = missing_of_many(volume, sorted(revisions), sorted(bases), origin) if revisions else iter(())
     for rows in read_rows(rows_of, of=origin.name):
         for start in range(0, len(rows), BATCH_IDS_MAX):
             batch = rows[start : start + BATCH_IDS_MAX]
@@ -64,6 +65,13 @@ def survey(volume: str, there: VolumeState, *, origin: Origin, to: Site, clones:
     )
 
 
+def missing_of_many(volume: str, revisions: Sequence[bytes], bases: Sequence[bytes], origin: Origin) -> Iterator[bytes]:
+    """Yield the rows of what is missing; where there are very many revisions, some stand in it more than once."""
+    for start in range(0, len(revisions), STEPS_AT_ONCE):
+        known = [*bases[:STEPS_AT_ONCE], *revisions[max(0, start - 1) : start]]
+        yield from origin.missing(volume, revisions[start : start + STEPS_AT_ONCE], known)
+
+
 def await_filled(
     volume: str,
     lacking: Lacking,
@@ -78,7 +86,7 @@ def await_filled(
     while lacking.sample:
         state = site.state(volume)
         head_there = state.head == lacking.there.head or state.head not in (b"", lacking.here.head)
-        if head_there and lacking.names <= state.clones.keys() | state.uncloned.keys():
+        if head_there and all(name in state.clones or name in state.uncloned for name in lacking.names):
             break
         now_there = sum(site.have(volume, lacking.sample))
         if now_there > count:

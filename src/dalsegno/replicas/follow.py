@@ -18,7 +18,7 @@ import msgspec
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats.objects import KIND_REVISION, decode_revision
 from dalsegno.replicas.bring import NOTHING, answers, bring, bring_head, look, newest_set, roles, spread
-from dalsegno.replicas.clones import bring_clones, plan_clones
+from dalsegno.replicas.clones import STEPS_AT_ONCE, bring_clones, own_bases, plan_clones
 from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
 from dalsegno.replicas.histories import kept
 from dalsegno.replicas.sources import unpack
@@ -27,14 +27,13 @@ from dalsegno.terms.errors import Conflict, DalError, Diverged, Full, Moved, Not
 from dalsegno.terms.events import Note, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
 from dalsegno.terms.times import SECOND_NS, time_name
-from dalsegno.volumes.state import STANDBY, WRITER, Clone, ReplicaSet, VolumeState
+from dalsegno.volumes.clones import Clone, Clones
+from dalsegno.volumes.state import STANDBY, WRITER, ReplicaSet, VolumeState
 
 WATCH_SECONDS: Final = 20.0
 """How long an origin without news lets a standby wait for an answer."""
 BACKOFF_SECONDS_MIN: Final = 0.25
 BACKOFF_SECONDS_MAX: Final = 30.0
-BASES_MAX: Final = 8
-"""So many clones are offered as what a transfer may start from."""
 CATCH_UP_STEPS_MAX: Final = 20
 FROZEN_NS_MAX: Final = 10 * SECOND_NS
 TRY_LATER: Final = (Unavailable, Full, Conflict)
@@ -187,7 +186,7 @@ def catch_up(
     """
     transferred = NOTHING
     if there.head and there.head != here.head:
-        bases = [revision for revision in (here.head, *_newest_clones(here)) if revision]
+        bases = own_bases(here)
         try:
             here, transferred = bring_head(
                 volume, there.head, bases, source=origin, to=to, common=common_of(there), report=report
@@ -228,17 +227,12 @@ def refuse_to_merge(volume: str, sites: Sequence[Site]) -> None:
     raise Diverged(f"{volume}: {sites[0].name} and {sites[1].name} have different states")
 
 
-def _newest_clones(state: VolumeState) -> list[bytes]:
-    newest = sorted(state.clones.values(), key=lambda clone: clone.created_ns, reverse=True)
-    return [clone.revision for clone in newest[:BASES_MAX]]
-
-
 def standby_state(origin: VolumeState) -> VolumeState:
     """Return the volume that a standby makes before it first follows."""
     return msgspec.structs.replace(
         origin,
         head=b"",
-        clones={},
+        clones=Clones(),
         lease=None,
         role=STANDBY,
         common=b"",
@@ -290,7 +284,10 @@ def begin_anew(volume: str, origin: Site, standby: Site, *, report: Report = sil
     patterns = here.replicas.clones if here.replicas is not None else {}
     keeps = kept(patterns.get(standby.name), there.clones)
     revisions = {there.head, *(there.clones[name].revision for name in keeps)} - {b""}
-    bring(volume, sorted(revisions), [], sources=[origin], to=standby, report=report)
+    wanted = sorted(revisions)
+    for start in range(0, len(wanted), STEPS_AT_ONCE):
+        done = wanted[max(0, start - 1) : start]
+        bring(volume, wanted[start : start + STEPS_AT_ONCE], done, sources=[origin], to=standby, report=report)
     standby.remove(volume)
     here = standby.create(standby_state(there))
     if there.head:

@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from typing import Final
 
+from dalsegno.formats.objects import Revision
 from dalsegno.replicas.catchup import FROZEN_PAUSE_SECONDS, ROUNDS_MAX, Tally, bring_heads, catch_up
-from dalsegno.replicas.histories import kept
+from dalsegno.replicas.histories import keeps
 from dalsegno.replicas.reach import Look, Reach, list_errors, shared_kind
 from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, NoAccess, Refused, Unavailable
 from dalsegno.terms.times import time_name
-from dalsegno.volumes.state import Clone, VolumeState
+from dalsegno.volumes.ancestry import find_revision
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import VolumeState
 from dalsegno.volumes.store import check_clone_name
 
 FREEZE_TRIES_MAX: Final = 20
@@ -47,11 +50,12 @@ def freeze_and_clone(
     automatic = automatic or name is None
     name, created_ns = _settle_clone(reach, look, name, created_ns)
     tried: set[str] = set()
+    known = _known_revision(reach, look)
     started = reach.ticks()
     ended = started
     try:
         frozen, errors, started = _freeze(reach, look, tried)
-        clone = _clone_frozen(reach, name, created_ns, frozen, errors, look, automatic=automatic)
+        clone = _clone_frozen(reach, name, created_ns, frozen, errors, look, known, automatic=automatic)
     finally:
         if tried:
             reach.each(sorted(tried), lambda site: site.thaw(reach.volume, owner=reach.owner))
@@ -69,11 +73,20 @@ def freeze_and_clone(
     )
 
 
+def _known_revision(reach: Reach, look: Look) -> tuple[bytes, Revision | None]:
+    """Return the head as it is before anybody has to wait, and what it says of itself, if it can be read."""
+    head = next(iter(look.heads), b"")
+    try:
+        return head, find_revision(reach.source(look.states), head) if head else None
+    except (Unavailable, NoAccess):
+        return head, None
+
+
 def _settle_clone(reach: Reach, look: Look, name: str | None, created_ns: int | None) -> tuple[str, int]:
     if not any(state.head for state in look.states.values()):
         raise Refused(f"volume {reach.volume!r} is empty: import or back up something first")
     created_ns = reach.clock() if created_ns is None else created_ns
-    taken = {taken for state in look.states.values() for taken in state.clones}
+    taken = look.clone_names
     if name is not None:
         if name in taken:
             raise AlreadyThere(f"clone {reach.volume}@{name} exists already: choose another name, or unclone it first")
@@ -123,6 +136,7 @@ def _clone_frozen(
     frozen: dict[str, VolumeState],
     errors: dict[str, DalError],
     look: Look,
+    known: tuple[bytes, Revision | None],
     *,
     automatic: bool,
 ) -> tuple[Clone, set[str], dict[str, DalError]]:
@@ -145,9 +159,16 @@ def _clone_frozen(
             f"volume {reach.volume!r}: {len(names)} of {len(look.replicas.writers)} writers could be frozen at one "
             f"state, {look.replicas.rule!r} asks for {look.needed}; nothing was cloned: {list_errors(errors)}"
         )
-    clone = Clone(revision=heads.pop(), created_ns=created_ns, automatic=automatic)
+    revision = known[1] if known[0] in heads else None
+    clone = Clone(
+        revision=heads.pop(),
+        created_ns=created_ns,
+        automatic=automatic,
+        entry_count=revision.entry_count if revision is not None else None,
+        total_bytes=revision.total_bytes if revision is not None else None,
+    )
     patterns = look.replicas.clones
-    keeping = {each for each in names if name in kept(patterns.get(each), {**frozen[each].clones, name: clone})}
+    keeping = {each for each in names if keeps(patterns.get(each), frozen[each].clones.put(name, clone), name)}
     keeping = keeping or names
     done, failed = reach.each(sorted(keeping), lambda site: site.clone(reach.volume, name, clone))
     errors.update(failed)

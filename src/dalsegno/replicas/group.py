@@ -21,7 +21,8 @@ from dalsegno.replicas.reach import Look, Reach, empty_state, list_errors, share
 from dalsegno.replicas.sources import SitesSource
 from dalsegno.replicas.transfer import Transferred
 from dalsegno.terms.errors import AlreadyThere, DalError, NotFound, Refused, Unavailable
-from dalsegno.volumes.state import STANDBY, WRITER, Clone, ReplicaSet, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import STANDBY, WRITER, ReplicaSet, VolumeState
 
 
 class Group:

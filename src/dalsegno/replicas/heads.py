@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats.objects import Reference
 from dalsegno.pool.contract import Sink, Source
-from dalsegno.replicas.clones import bring_from_any
+from dalsegno.replicas.clones import bring_from_any, own_bases
 from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
 from dalsegno.replicas.sources import SitesSource, Workbench
 from dalsegno.replicas.transfer import Spool, Transferred, send
@@ -121,7 +121,7 @@ def bring_head(
 ) -> tuple[VolumeState, Transferred]:
     """Bring one server to the plan's target; `holders` are the sites that have each top whole."""
     done = Transferred()
-    own = [state.head, state.common, *(clone.revision for clone in state.clones.values())]
+    own = [state.common, *own_bases(state)]
     for top in plan.tops:
         if top != state.head:
             bases = [*plan.bases.get((state.head, top), ()), *own]

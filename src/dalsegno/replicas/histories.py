@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from dalsegno.terms.errors import BadInput
-from dalsegno.volumes.state import Clone
+from dalsegno.volumes.clones import Clone, Clones
 
 _LAST = re.compile(r"^last([1-9][0-9]{0,5})\Z")
 
@@ -29,6 +29,17 @@ def parse_patterns(text: str) -> list[Pattern]:
             raise BadInput(f"clones {text!r}: expected PATTERN or PATTERN@lastN, for example daily-*@last7")
         patterns.append(Pattern(glob, int(match.group(1)) if match is not None else None))
     return patterns
+
+
+def keeps(text: str | None, clones: Mapping[str, Clone], name: str) -> bool:
+    """Tell whether a server with these patterns keeps the clone `name`, one of `clones`."""
+    return not text or name in kept(text, clones)
+
+
+def clones_lacking(text: str | None, clones: Clones, *, of: Clones) -> set[str]:
+    """Return the clones of another server that one with these patterns keeps, and has not."""
+    names = kept(text, of) if text else clones.differing(of)
+    return {name for name in names if name in of and name not in clones}
 
 
 def kept(text: str | None, clones: Mapping[str, Clone]) -> set[str]:

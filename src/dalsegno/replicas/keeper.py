@@ -44,6 +44,7 @@ from dalsegno.trees.closure import new_objects
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes import leases
 from dalsegno.volumes.ancestry import behind_all, between, find_revision, is_ancestor
+from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.dates import is_old, require_past
 from dalsegno.volumes.ownership import is_others, require_own_past
 from dalsegno.volumes.pasts import Pasts
@@ -54,7 +55,6 @@ from dalsegno.volumes.state import (
     STANDBY,
     TRACKED,
     WRITER,
-    Clone,
     Release,
     ReplicaSet,
     VolumeState,
@@ -70,8 +70,8 @@ ROWS_AT_ONCE: Final = 8192
 BLOCK_ANSWER_BYTES_MAX: Final = 2 * MIB
 UPLOADS_AT_ONCE_MAX: Final = 256
 """Packs in one `adopt` call: each is an open file."""
-CLONES_MAX: Final = 20_000
-"""More than one each hour for two years. Every look at a volume reads the names of all its clones."""
+CLONES_MAX: Final = 200_000
+"""More than one each hour for twenty years. What a clone costs does not grow with them."""
 UNCLONED_MAX: Final = 1000
 """Removed clones remembered under one name, and names with removed clones."""
 STATE_BYTES_MAX: Final = 8 * MIB
@@ -295,8 +295,9 @@ class Keeper:
         if self._is_narrow and is_others(self.volumes, state, identity, revision):
             raise _not_its(state, identity)
         # What was restored beside the original keeps the original's id in the past that came with it.
-        named = {clone.revision for clone in state.clones.values()}
-        if identity not in named and not self._is_behind(identity, state.head):
+        if self._is_behind(identity, state.head):
+            return
+        if all(clone.revision != identity for clone in state.clones.values()):
             raise _not_its(state, identity)
 
     def _upload_path(self, state: VolumeState, upload: bytes) -> Path:
@@ -655,7 +656,7 @@ class Keeper:
                 raise AlreadyThere(f"clone {state.name}@{name} exists already, of another state or time")
             if known.held or not clone.held:
                 return state
-        return msgspec.structs.replace(state, clones={**state.clones, name: clone})
+        return msgspec.structs.replace(state, clones=state.clones.put(name, clone))
 
     def unclone(self, volume: str, name: str, clone: Clone, *, here_only: bool = False) -> VolumeState:
         """Forget a clone. Refused while it is held, unless `clone` is, too."""
@@ -666,7 +667,7 @@ class Keeper:
             if known is not None and _is_among(known, (clone,)):
                 if known.held and not clone.held:
                     raise Refused(f"clone {current.name}@{name} is held: `dal unhold {current.name}@{name}` first")
-                clones = {key: value for key, value in clones.items() if key != name}
+                clones = clones.without([name])
             if not here_only and not _is_among(clone, uncloned.get(name, ())):
                 removed = [*uncloned.get(name, ()), msgspec.structs.replace(clone, held=False)]
                 uncloned = {**uncloned, name: removed[-UNCLONED_MAX:]}

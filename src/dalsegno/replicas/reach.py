@@ -11,6 +11,7 @@ from dalsegno.replicas.heads import Merge, newest_heads
 from dalsegno.replicas.sources import SitesSource
 from dalsegno.terms.errors import BadInput, DalError, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Report, silent
+from dalsegno.volumes.clones import ClonesOfAll
 from dalsegno.volumes.state import ANY, MAJORITY, WRITER, ReplicaSet, VolumeState
 from dalsegno.world.clock import now_ns, pause, ticks_ns
 from dalsegno.world.workers import Workers
@@ -57,6 +58,11 @@ class Look:
     def needed(self) -> int:
         """How many writers must have a commit before it is acknowledged."""
         return writers_needed(self.replicas)
+
+    @property
+    def clone_names(self) -> ClonesOfAll:
+        """The names of the clones that any of those that answered has."""
+        return ClonesOfAll([state.clones for state in self.states.values()])
 
     @property
     def heads(self) -> set[bytes]:

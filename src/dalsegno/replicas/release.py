@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dalsegno.replicas.bring import NOTHING, Looked, answers, bring, look, newest_set
+from dalsegno.replicas.clones import own_bases
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.transfer import Transferred
 from dalsegno.terms.errors import Conflict, DalError, NotFound, Refused, Unavailable
@@ -224,7 +225,7 @@ def _bring_up(
         shown = before.released
         transferred = NOTHING
         if shown is None or shown.revision != wanted.revision:
-            bases = [clone.revision for clone in before.clones.values()]
+            bases = own_bases(before)
             if shown is not None:
                 bases.insert(0, shown.revision)
             transferred = bring(volume, [wanted.revision], bases, sources=sources, to=site, report=report)

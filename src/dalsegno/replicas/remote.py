@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 from urllib.parse import quote, urlencode
 
 from blake3 import blake3
@@ -23,7 +23,8 @@ from dalsegno.formats import messages
 from dalsegno.formats.join import Join, check_fingerprint, split_url
 from dalsegno.formats.objects import KIND_NAMES, OBJECT_BYTES_MAX
 from dalsegno.replicas import wire
-from dalsegno.replicas.answers import check
+from dalsegno.replicas.answers import check, check_named_clone
+from dalsegno.replicas.blocks import BlockSource
 from dalsegno.replicas.connections import SEND_BYTES, Connection, Plain, Response, Sealed, pinned_context
 from dalsegno.replicas.contract import LEASE_SECONDS, ROW_BYTES, Record
 from dalsegno.replicas.view import Placed, RealmView, check_realm_name
@@ -31,7 +32,8 @@ from dalsegno.replicas.wire import PROTOCOL, PROTOCOL_HEADER
 from dalsegno.terms.errors import BadInput, DalError, Moved, NoAccess, Unavailable, error_kinds
 from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES, ObjectId
 from dalsegno.terms.sizes import KIB, MIB
-from dalsegno.volumes.state import Clone, DumpRecord, Release, ReplicaSet, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import DumpRecord, Release, ReplicaSet, VolumeState, readable
 from dalsegno.world.chance import random_bytes
 from dalsegno.world.clock import pause
 from dalsegno.world.workers import new_lock
@@ -396,7 +398,21 @@ class RemoteSite:
         """Return what an answer says, once it is known to be something that can be used."""
         data = answer.read(ANSWER_BYTES_MAX)
         try:
-            return check(messages.decode(data, kind, more=True), volume=volume)
+            return self._readable(check(messages.decode(data, kind, more=True), volume=volume))
+        except BadInput as error:
+            raise self._strange(error) from None
+
+    def _readable(self, answer: T) -> T:
+        """Return an answer; the older clones of its states are asked for here when somebody wants them."""
+        if isinstance(answer, VolumeState):
+            return cast(T, readable(answer, BlockSource(self, answer.name), vet=self._vet_clone))
+        if isinstance(answer, wire.States):
+            return cast(T, wire.States(volumes=[self._readable(state) for state in answer.volumes]))
+        return answer
+
+    def _vet_clone(self, name: str, clone: Clone) -> None:
+        try:
+            check_named_clone(name, clone)
         except BadInput as error:
             raise self._strange(error) from None
 

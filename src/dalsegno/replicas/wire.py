@@ -10,7 +10,8 @@ from dalsegno.replicas.contract import LEASE_SECONDS, Record
 from dalsegno.terms.errors import Damaged
 from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES
 from dalsegno.terms.sizes import MIB
-from dalsegno.volumes.state import Clone, VolumeState
+from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.state import VolumeState
 
 PROTOCOL: Final = "1"
 """Sent both ways in the header Dal-Protocol; a server refuses another."""

@@ -1,7 +1,8 @@
 """How much of a volume's state a token sees: all that it may read, and else what a writer cannot do without.
 
-Who only appends must know the head, which his next revision continues, and which names of clones are taken. The ids of
-other revisions are keys to them; where dumps are and what others do with the volume is not his affair.
+Who only appends must know the head, which his next revision continues, and which names of clones were given lately;
+whether another is taken he is told when he wants it. The ids of other revisions are keys to them; where dumps are and
+what others do with the volume is not his affair.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,8 @@ import msgspec
 from dalsegno.replicas import wire
 from dalsegno.replicas.tokens import READ, Token
 from dalsegno.terms.ids import OBJECT_ID_BYTES
-from dalsegno.volumes.state import NATIVE, Clone, VolumeState
+from dalsegno.volumes.clones import Clone, Clones
+from dalsegno.volumes.state import NATIVE, VolumeState
 
 UNSEEN: Final = bytes(OBJECT_ID_BYTES)
 """In place of a revision that the token may not see: no object has this id."""
@@ -44,7 +46,7 @@ def shown_state(state: VolumeState, token: Token, *, blank: Blank) -> VolumeStat
         source=b"",
         created_ns=state.created_ns,
         head=state.head,
-        clones={name: _unseen(clone) for name, clone in state.clones.items()},
+        clones=Clones({name: _unseen(clone) for name, clone in state.clones.newest.items()}),
         settings={key: value for key, value in state.settings.items() if key in SETTINGS_SEEN},
         lease=lease,
         role=state.role,

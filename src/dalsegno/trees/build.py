@@ -5,6 +5,7 @@ NODE_ITEMS_MAX; so one changed item changes one node on each level.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 from zlib import crc32
 
@@ -20,17 +21,30 @@ NODE_ITEMS_MAX: Final = 1024
 assert NODE_ITEMS_MIN < NODE_CUT < NODE_ITEMS_MAX
 
 
-def _ends_node(key: bytes, *, level: int, count: int) -> bool:
-    if count < NODE_ITEMS_MIN:
-        return False
-    return count >= NODE_ITEMS_MAX or crc32(key, level) % NODE_CUT == 0
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """Where the nodes of a tree end: nodes hold about `items_min` + `modulus` items."""
+
+    items_min: int
+    modulus: int
+    items_max: int
+
+    def ends_node(self, key: bytes, *, level: int, count: int) -> bool:
+        """Tell whether a node at `level` with `count` items ends behind the item with this key."""
+        if count < self.items_min:
+            return False
+        return count >= self.items_max or crc32(key, level) % self.modulus == 0
+
+
+DIRECTORY_CUT: Final = Cut(items_min=NODE_ITEMS_MIN, modulus=NODE_CUT, items_max=NODE_ITEMS_MAX)
 
 
 class DirectoryBuilder:
     """Collects the entries of one directory in name order; the memory used is that of one node a level."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, cut: Cut = DIRECTORY_CUT) -> None:
         self._sink = sink
+        self._ends_node = cut.ends_node
         self._leaf: list[Entry] = []
         self._levels: list[list[DirectoryChild]] = []
 
@@ -43,13 +57,23 @@ class DirectoryBuilder:
         """Add the next entry."""
         leaf = self._leaf
         leaf.append(entry)
-        if _ends_node(entry.name, level=0, count=len(leaf)):
+        if self._ends_node(entry.name, level=0, count=len(leaf)):
             self._end_leaf()
 
     def add_leaf(self, child: DirectoryChild) -> None:
         """Add a leaf that is stored already; it must end where this builder would end it."""
-        assert not self._leaf
-        self._add(child, 1)
+        self.add_node(child, 0)
+
+    def takes_node(self, level: int) -> bool:
+        """Tell whether the next entry begins a node at `level`, so that a whole one may be added."""
+        return not self._leaf and not any(self._levels[:level])
+
+    def add_node(self, child: DirectoryChild, level: int) -> None:
+        """Add a node at `level` that is stored already; it must end where this builder would end it."""
+        assert self.takes_node(level)
+        while level > len(self._levels):
+            self._levels.append([])
+        self._add(child, level + 1)
 
     def _end_leaf(self) -> None:
         leaf, self._leaf = self._leaf, []
@@ -61,7 +85,7 @@ class DirectoryBuilder:
             self._levels.append([])
         children = self._levels[level - 1]
         children.append(child)
-        if _ends_node(child.last_name, level=level, count=len(children)):
+        if self._ends_node(child.last_name, level=level, count=len(children)):
             self._close(level)
 
     def _close(self, level: int) -> None:
@@ -124,7 +148,7 @@ class RecipeBuilder:
         ends, ids = self._levels[level]
         ends.append((ends[-1] if ends else 0) + length)
         ids.append(identity)
-        if _ends_node(identity, level=level, count=len(ids)):
+        if DIRECTORY_CUT.ends_node(identity, level=level, count=len(ids)):
             self._close(level)
 
     def _close(self, level: int) -> None:

@@ -20,6 +20,7 @@ from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.build import DirectoryBuilder, RecipeBuilder
 from dalsegno.trees.extents import Extent, iterate_extents, recipe_leaves
 from dalsegno.trees.read import lookup
+from dalsegno.trees.sorted import merge_entries
 
 HOLE: Final = -1
 """The place of a piece that is zeros."""
@@ -47,11 +48,11 @@ def edit_directory(source: Source, sink: Sink, identity: bytes, changes: Mapping
             continue
         leaf = objects.decode_directory(source.get(ObjectId(child.id)))
         assert isinstance(leaf, DirectoryLeaf)
-        for entry in _merge(leaf.entries, names[position:ends], changes):
+        for entry in merge_entries(leaf.entries, names[position:ends], changes):
             builder.add(entry)
         position = ends
     if not leaves:
-        for entry in _merge([], names, changes):
+        for entry in merge_entries([], names, changes):
             builder.add(entry)
     return builder.finish()
 
@@ -93,27 +94,6 @@ def _leaves_below(source: Source, node: DirectoryList) -> Iterator[DirectoryChil
         below = objects.decode_directory(source.get(ObjectId(child.id)))
         assert isinstance(below, DirectoryList)
         yield from _leaves_below(source, below)
-
-
-def _merge(entries: list[Entry], names: list[bytes], changes: Mapping[bytes, Entry | None]) -> Iterator[Entry]:
-    position = 0
-    for entry in entries:
-        while position < len(names) and names[position] < entry.name:
-            changed = changes[names[position]]
-            if changed is not None:
-                yield changed
-            position += 1
-        if position < len(names) and names[position] == entry.name:
-            changed = changes[names[position]]
-            if changed is not None:
-                yield changed
-            position += 1
-        else:
-            yield entry
-    for name in names[position:]:
-        changed = changes[name]
-        if changed is not None:
-            yield changed
 
 
 # Files

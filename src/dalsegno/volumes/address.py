@@ -5,10 +5,15 @@ from pathlib import Path
 
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import BadInput, NotFound
-from dalsegno.terms.times import TIMES_KNOWN, parse_time_ns, show_time
+from dalsegno.terms.times import SECOND_NS, TIMES_KNOWN, parse_time_ns, show_time
+from dalsegno.volumes.ancestry import find_revision
 from dalsegno.volumes.state import VolumeState
 from dalsegno.volumes.store import Volumes
 from dalsegno.world.files import is_file
+
+CLOCKS_APART_NS = 86_400 * SECOND_NS
+"""How far the clocks of those who commit and clone may be apart."""
+NO_TIME_NS = -(1 << 63)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,26 +61,34 @@ def resolve(pool: Pool, volumes: Volumes, address: Address, *, now_ns: int) -> R
     if selector in ("", "latest"):
         if not state.head:
             raise NotFound(f"volume {state.name!r} is empty: import or back up something first")
-        named = [name for name, clone in state.clones.items() if clone.revision == state.head]
-        return Resolved(state=state, revision=state.head, clone=named[-1] if named else None, path=address.path)
+        named = newest_name(pool, state)
+        return Resolved(state=state, revision=state.head, clone=named, path=address.path)
     if selector.startswith("#"):
         known = {clone.revision for clone in state.clones.values()} | {revision for revision, _ in volumes.log(state)}
         found = sorted(revision for revision in known if revision.hex().startswith(selector[1:].lower()))
         if len(found) != 1 or len(selector) < 5:
             raise NotFound(f"{state.name}@{selector}: {len(found)} revisions fit; give 4 digits or more of one")
         return Resolved(state=state, revision=found[0], clone=None, path=address.path)
-    if selector in state.clones:
-        return Resolved(state=state, revision=state.clones[selector].revision, clone=selector, path=address.path)
+    clone = state.clones.get(selector)
+    if clone is not None:
+        return Resolved(state=state, revision=clone.revision, clone=selector, path=address.path)
     at_ns = parse_time_ns(selector, now_ns=now_ns)
     if at_ns is None:
         raise no_clone(state.name, selector)
-    older = [(clone.created_ns, name) for name, clone in state.clones.items() if clone.created_ns <= at_ns]
-    if not older:
-        oldest = min(((clone.created_ns, name) for name, clone in state.clones.items()), default=None)
-        what = f"the oldest is {state.name}@{oldest[1]}" if oldest else "it has no clones"
+    at_time = state.clones.newest_until(at_ns)
+    if at_time is None:
+        oldest = state.clones.oldest()
+        what = f"the oldest is {state.name}@{oldest[0]}" if oldest else "it has no clones"
         raise NotFound(f"{state.name}@{selector}: no clone at or before {show_time(at_ns)}; {what}")
-    name = max(older)[1]
-    return Resolved(state=state, revision=state.clones[name].revision, clone=name, path=address.path)
+    return Resolved(state=state, revision=at_time[1].revision, clone=at_time[0], path=address.path)
+
+
+def newest_name(pool: Pool, state: VolumeState) -> str | None:
+    """Return the name of the newest clone of a volume's newest state, or None."""
+    revision = find_revision(pool, state.head)
+    # A clone is later than what it names, as far as clocks agree.
+    since_ns = revision.created_ns - CLOCKS_APART_NS if revision is not None else NO_TIME_NS
+    return next(state.clones.naming(state.head, since_ns=since_ns), None)
 
 
 def no_clone(volume: str, selector: str) -> NotFound:

@@ -31,6 +31,11 @@ def require_own(source: Source, volumes: Volumes, state: VolumeState, identity: 
 
 def require_own_past(source: Source, volumes: Volumes, state: VolumeState, head: bytes) -> None:
     """Refuse a new head that has revisions of another volume behind it, beyond what this volume has already."""
-    named = [clone.revision for clone in state.clones.values()]
-    for identity in between(source, head, [each for each in (state.head, *named) if each]):
-        require_own(source, volumes, state, identity)
+    try:
+        for identity in between(source, head, [state.head] if state.head else []):
+            require_own(source, volumes, state, identity)
+    except Refused:
+        # Clones may have it behind them; there may be very many, and most heads go on from the head.
+        named = [clone.revision for clone in state.clones.values()]
+        for identity in between(source, head, [each for each in (state.head, *named) if each]):
+            require_own(source, volumes, state, identity)

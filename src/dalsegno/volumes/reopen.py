@@ -15,8 +15,9 @@ from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.terms.times import format_time, show_time, time_name
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.ancestry import between
+from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.dates import is_future
-from dalsegno.volumes.state import Clone, VolumeState
+from dalsegno.volumes.state import VolumeState
 from dalsegno.volumes.store import Volumes, free_name
 from dalsegno.world.workers import Workers
 
@@ -84,7 +85,7 @@ def _with_head(source: Source, state: VolumeState, head: bytes, *, keep: bool, n
     clones = state.clones
     if keep:
         name = free_name(KEPT_STEM + time_name(now_ns), clones)
-        clones = {**clones, name: Clone(revision=state.head, created_ns=now_ns)}
+        clones = clones.put(name, Clone(revision=state.head, created_ns=now_ns))
     common = state.common if state.common and not _is_future(source, state.common, now_ns) else b""
     return msgspec.structs.replace(state, head=head, common=common, clones=clones)
 

@@ -1,12 +1,14 @@
 """A volume's state: the one value under its ref, replaced as a whole (docs/decisions/001-one-ref-per-volume.md)."""
 
-import re
 from typing import Any, Final
 
 import msgspec
 
+from dalsegno.formats.messages import convert
 from dalsegno.formats.objects import UNREADABLE
+from dalsegno.pool.contract import Source
 from dalsegno.terms.errors import Damaged, TooNew
+from dalsegno.volumes.clones import Clone, Clones, Vet
 
 STATE_VERSION: Final = 2
 TRACKED = "tracked"
@@ -20,28 +22,8 @@ ANY = "any"
 MAJORITY = "majority"
 
 
-class Clone(msgspec.Struct, frozen=True, kw_only=True):
-    """A read-only, named revision."""
-
-    revision: bytes
-    created_ns: int
-    held: bool = False
-    automatic: bool | None = None
-    """Whether a program chose the name, and not a person. None, where nobody wrote it down: the name tells."""
-
-    entry_count: int | None = None
-    """Files and directories in it; None, where nobody wrote it down."""
-
-
 AUTOMATIC = "mount"
 """The message of a revision that a mount made by itself. The next one may take its place in the line."""
-
-_TIME_NAME = re.compile(r"\d{4}-?\d\d-?\d\dT\d\d:?\d\d:?\d\dZ(-\d+)?")
-
-
-def is_automatic(name: str, clone: Clone) -> bool:
-    """Tell whether retention may thin out a clone: a program named it. One that a person named stays."""
-    return bool(_TIME_NAME.fullmatch(name)) if clone.automatic is None else clone.automatic
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +93,7 @@ class VolumeState(msgspec.Struct, frozen=True, kw_only=True):
     created_ns: int
     head: bytes = b""
     """Newest revision; empty before the first commit."""
-    clones: dict[str, Clone] = {}
+    clones: Clones = msgspec.field(default_factory=Clones)
     dumps: list[DumpRecord] = []
     settings: dict[str, str | int | bool | list[str]] = {}
     lease: Lease | None = None
@@ -128,19 +110,32 @@ class VolumeState(msgspec.Struct, frozen=True, kw_only=True):
     """How often this replica's state was written. It only grows, so that an older one put back in its place is noticed
     by whoever remembers the number; 0: of version 1, which did not count."""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.clones, Clones):
+            msgspec.structs.force_setattr(self, "clones", Clones(self.clones))
+
+
+def readable(state: VolumeState, source: Source, *, vet: Vet | None = None) -> VolumeState:
+    """Return a state whose clones are read from `source` where the ref does not hold them, and pass `vet` then."""
+    return msgspec.structs.replace(state, clones=state.clones.read_from(source, vet=vet))
+
 
 def encode_state(state: VolumeState) -> bytes:
-    """Return `state` as stored under its ref: version 2."""
-    return msgspec.msgpack.encode({"version": STATE_VERSION, **msgspec.structs.asdict(state)})
+    """Return `state`, whose clones are settled, as stored under its ref: version 2."""
+    form = state.clones.told()
+    fields = {**msgspec.structs.asdict(state), "clones": form.newest, "older": form.older}
+    return msgspec.msgpack.encode({"version": STATE_VERSION, **fields})
 
 
-def decode_state(data: bytes) -> VolumeState:
-    """Return the state stored in `data`; version 1 had neither a version nor a counter."""
+def decode_state(data: bytes, source: Source | None = None) -> VolumeState:
+    """Return the state stored in `data`, its clones to be read from `source`. Version 1 had no counter and no table."""
     try:
         plain = msgspec.msgpack.decode(data, type=dict[str, Any])
         version = plain.pop("version", 1)
         if isinstance(version, int) and version > STATE_VERSION:
             raise TooNew(f"volume state of version {version}, this program reads {STATE_VERSION}: update the program")
-        return msgspec.convert(plain, VolumeState)
+        plain["clones"] = {"newest": plain.get("clones", {}), "older": plain.pop("older", None)}
+        state = convert(plain, VolumeState)
     except UNREADABLE as error:
         raise Damaged(f"volume state: {error}") from None
+    return readable(state, source) if source is not None else state

@@ -2,25 +2,27 @@
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import suppress
 
 import msgspec
 from blake3 import blake3
 
+from dalsegno.backends.reserve import with_reserve
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Revision
 from dalsegno.pool.pool import Pool, PoolWriter
-from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, Damaged, NoAccess, NotFound, Refused
+from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, DalError, Damaged, NoAccess, NotFound, Refused
 from dalsegno.terms.events import Note, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, hex_short
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import SECOND_NS, time_name
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.ancestry import between, find_revision
+from dalsegno.volumes.clones import Clone, Clones
 from dalsegno.volumes.leases import require_thawed
 from dalsegno.volumes.rollback import Seen
-from dalsegno.volumes.state import NATIVE, TRACKED, Clone, DumpRecord, VolumeState, decode_state, encode_state
+from dalsegno.volumes.state import NATIVE, TRACKED, DumpRecord, VolumeState, decode_state, encode_state
 from dalsegno.world.chance import random_bytes
 
 NAME_BYTES_MAX = 200
@@ -101,7 +103,7 @@ class Volumes:
         check_volume_name(state.name)
         volume_id, name = state.id, state.name
         if self._pool.get_ref(self._state_ref(volume_id)) is not None:
-            existing = decode_state(self._pool.get_ref(self._state_ref(volume_id)) or b"")
+            existing = self._decode(self._pool.get_ref(self._state_ref(volume_id)) or b"")
             raise AlreadyThere(f"volume {existing.name!r} is this same volume: remove it first, or restore elsewhere")
         taken = self._pool.get_ref(self._name_ref(name))
         if taken is not None and self._pool.get_ref(self._state_ref(taken)) is not None:
@@ -113,11 +115,12 @@ class Volumes:
         if not self._pool.swap_ref(self._name_ref(name), taken, volume_id):
             raise AlreadyThere(f"volume {name!r} exists already: choose another name")
         state = msgspec.structs.replace(state, counter=1)
-        if not self._pool.swap_ref(self._state_ref(volume_id), None, encode_state(state)):
+        added = self._swap(self._state_ref(volume_id), None, state)
+        if added is None:
             raise Conflict(f"volume {name!r}: made by somebody else at the same time")
         if self.seen is not None:
-            self.seen.wrote(None, state)
-        return state
+            self.seen.wrote(None, added)
+        return added
 
     def get(self, name: str) -> VolumeState:
         """Return the volume called `name`."""
@@ -165,7 +168,7 @@ class Volumes:
     def get_by_id(self, volume_id: bytes) -> VolumeState | None:
         """Return the volume with this id, if the pool has it."""
         data = self._pool.get_ref(self._state_ref(volume_id))
-        return self._looked_at(decode_state(data)) if data is not None else None
+        return self._looked_at(self._decode(data)) if data is not None else None
 
     def _looked_at(self, state: VolumeState) -> VolumeState:
         """Return a state that was just read, or what took its place; an older one than was seen here is told."""
@@ -173,7 +176,7 @@ class Volumes:
             return state
         # Another thread may have committed, and remembered it, between our reading and our looking: read once more.
         data = self._pool.get_ref(self._state_ref(state.id))
-        state = decode_state(data) if data is not None else state
+        state = self._decode(data) if data is not None else state
         if not self.seen.takes(state, known):
             self.seen.tell(state)
         return state
@@ -183,7 +186,10 @@ class Volumes:
         data = self._pool.get_ref(self._state_ref(volume_id))
         if data is None:
             raise NotFound("the volume was removed meanwhile")
-        return self._looked_at(decode_state(data))
+        return self._looked_at(self._decode(data))
+
+    def _decode(self, data: bytes) -> VolumeState:
+        return decode_state(data, self._pool)
 
     def continued(self, volume_id: bytes, head: bytes) -> bytes:
         """Return the newest revision of the line that `head` is in, where commits may wait to be acknowledged."""
@@ -223,23 +229,52 @@ class Volumes:
             data = self._pool.get_ref(ref)
             if data is None:
                 raise NotFound("the volume was removed meanwhile")
-            before = self._looked_at(decode_state(data))
+            before = self._looked_at(self._decode(data))
             state = change(before)
-            if state == before:
+            same_clones = state.clones.is_same(before.clones)
+            if same_clones and msgspec.structs.replace(state, clones=before.clones) == before:
                 self._pool.settle_ref(ref)  # whoever made it so may have been killed before it was durable
                 return state
             state = msgspec.structs.replace(state, counter=before.counter + 1)
+            # What makes room may use what is kept for that (docs/decisions/014).
+            makes_room = state.head == before.head and len(state.clones) <= len(before.clones)
+            swapped = self._swap(ref, data, state, makes_room=makes_room, bytes_max=bytes_max)
+            if swapped is not None:
+                if self.seen is not None:
+                    self.seen.wrote(before, swapped)
+                return swapped
+        raise Conflict("the volume changes too fast: try again")
+
+    def _swap(
+        self,
+        ref: str,
+        expected: bytes | None,
+        state: VolumeState,
+        *,
+        makes_room: bool = False,
+        bytes_max: int | None = None,
+    ) -> VolumeState | None:
+        """Set a state's ref if it is as expected, and return what stands there; the table of its clones comes first."""
+
+        def swap(state: VolumeState) -> VolumeState | None:
             encoded = encode_state(state)
-            if bytes_max is not None and len(encoded) > max(bytes_max, len(data)):
+            if bytes_max is not None and len(encoded) > max(bytes_max, len(expected or b"")):
                 raise Refused(
                     f"volume {state.name!r}: what is kept of it besides its files would have more than "
                     f"{format_size(bytes_max)}: forget clones or dumps first"
                 )
-            if self._pool.swap_ref(ref, data, encoded):
-                if self.seen is not None:
-                    self.seen.wrote(before, state)
-                return state
-        raise Conflict("the volume changes too fast: try again")
+            return state if self._pool.swap_ref(ref, expected, encoded) else None
+
+        def settle() -> VolumeState | None:
+            with self._pool.writer(refresh=False) as writer:
+                clones = state.clones.settle(self._pool, writer)
+                writer.flush()
+                writer.commit_guard()
+                return swap(msgspec.structs.replace(state, clones=clones))
+
+        if state.clones.is_settled:
+            return swap(state)
+        return with_reserve(self._pool.path, settle) if makes_room else settle()
 
     def rename(self, old: str, new: str) -> VolumeState:
         """Give a volume another name; its id and history stay."""
@@ -269,12 +304,12 @@ class Volumes:
     def remove(self, name: str, *, force: bool = False) -> VolumeState:
         """Forget a volume; its objects go with the next collection. Refused while a clone is held."""
         state = self.get(name)
-        held = [clone_name for clone_name, clone in state.clones.items() if clone.held]
+        held = [clone_name for clone_name, clone in state.clones.salvage()[0] if clone.held]
         if held and not force:
             raise Refused(f"volume {name!r}: clone {held[0]!r} is held; `dal unhold {name}@{held[0]}` first")
         ref = self._state_ref(state.id)
         data = self._pool.get_ref(ref)
-        if data is None or decode_state(data) != state or not self._pool.swap_ref(ref, data, None):
+        if data is None or self._decode(data) != state or not self._pool.swap_ref(ref, data, None):
             raise Conflict(f"volume {name!r} changed meanwhile: look again")
         self._pool.swap_ref(self._name_ref(name), state.id, None)
         if self.seen is not None:
@@ -328,9 +363,10 @@ class Volumes:
                 created_ns=now_ns,
                 automatic=automatic or clone_name is None,
                 entry_count=found.entry_count if found is not None else None,
+                total_bytes=found.total_bytes if found is not None else None,
             )
             chosen[:] = [(wanted, clone)]
-            return msgspec.structs.replace(current, clones={**current.clones, wanted: clone})
+            return msgspec.structs.replace(current, clones=current.clones.put(wanted, clone))
 
         self.update(state.id, change)
         return chosen[0]
@@ -341,21 +377,58 @@ class Volumes:
 
         def change(current: VolumeState) -> VolumeState:
             clone = _clone_of(current, clone_name)
-            if clone.held:
-                raise Refused(f"clone {name}@{clone_name} is held: `dal unhold {name}@{clone_name}` first")
+            _require_loose(name, clone_name, clone)
             removed[:] = [clone]
-            clones = {key: value for key, value in current.clones.items() if key != clone_name}
-            return msgspec.structs.replace(current, clones=clones)
+            return msgspec.structs.replace(current, clones=current.clones.without([clone_name]))
 
         self.update(self.get(name).id, change)
         return removed[0]
+
+    def unclone_many(self, name: str, clone_names: Iterable[str]) -> dict[str, DalError | None]:
+        """Forget clones, many in one write, and return for each why it could not be, or None."""
+        wanted = list(dict.fromkeys(clone_names))
+        done: dict[str, DalError | None] = {}
+
+        def change(current: VolumeState) -> VolumeState:
+            done.clear()
+            for each in wanted:
+                try:
+                    _require_loose(name, each, _clone_of(current, each))
+                    done[each] = None
+                except (NotFound, Refused, Damaged) as error:
+                    done[each] = error
+            gone = [each for each, error in done.items() if error is None]
+            return msgspec.structs.replace(current, clones=current.clones.without(gone))
+
+        self.update(self.get(name).id, change)
+        return done
+
+    def mend_clones(self, name: str, *, let_go: bool) -> tuple[int, int]:
+        """Make a damaged table of clones anew from what can be read; return how many clones there are, and are lost.
+
+        Refused without `let_go` when some are.
+        """
+        counts = [0, 0]
+
+        def change(current: VolumeState) -> VolumeState:
+            found, errors = current.clones.salvage()
+            counts[:] = len(found), len(current.clones) - len(found)
+            if counts[1] and not let_go:
+                raise Refused(
+                    f"volume {name!r}: {counts[1]:,} of {len(current.clones):,} clones cannot be read ({errors[0]}): "
+                    "put back a copy of what was lost, or say --yes to let go of them"
+                )
+            return msgspec.structs.replace(current, clones=Clones(dict(found))) if errors else current
+
+        self.update(self.get(name).id, change)
+        return counts[0], counts[1]
 
     def set_held(self, name: str, clone_name: str, *, held: bool) -> Clone:
         """Hold or unhold a clone: a held one is not removed by anybody."""
 
         def change(current: VolumeState) -> VolumeState:
             clone = msgspec.structs.replace(_clone_of(current, clone_name), held=held)
-            return msgspec.structs.replace(current, clones={**current.clones, clone_name: clone})
+            return msgspec.structs.replace(current, clones=current.clones.put(clone_name, clone))
 
         return self.update(self.get(name).id, change).clones[clone_name]
 
@@ -437,9 +510,19 @@ class Volumes:
                 continue
             if state.head:
                 yield state.head
-            for clone in state.clones.values():
-                yield clone.revision
+            try:
+                yield from {clone.revision for clone in state.clones.values()}
+            except Damaged as error:
+                raise Damaged(f"{error} (not all clones of volume {state.name!r} are known)") from None
             yield from {record.revision for record in bases_kept(state)}
+
+    def tables_kept(self) -> Iterator[bytes]:
+        """Yield the roots of the trees that hold the volumes' older clones: directories that collecting must keep."""
+        for state in self.list():
+            table = state.clones.table
+            if table is not None:
+                yield table.by_name
+                yield table.by_time
 
     def history_kept(self) -> Iterator[bytes]:
         """Yield what collecting must keep as far as it is here: some of these revisions came without their trees.
@@ -466,7 +549,7 @@ def _read_states(pool: Pool) -> tuple[list[VolumeState], dict[str, Damaged]]:
         try:
             data = pool.get_ref(ref)
             if data is not None:
-                states.append(decode_state(data))
+                states.append(decode_state(data, pool))
         except Damaged as error:
             damaged[ref] = error
     return sorted(states, key=lambda state: state.name), damaged
@@ -478,7 +561,7 @@ def damaged_refs(pool: Pool) -> Iterator[Damaged]:
         try:
             data = pool.get_ref(ref)
             if data is not None and ref.startswith("volumes/"):
-                decode_state(data)
+                decode_state(data, pool)
         except Damaged as error:
             if ref.startswith("names/"):
                 text = "a volume's name is damaged: the next command about that volume makes it anew"
@@ -501,12 +584,17 @@ def _has_ended(pinned: bytes, now_ns: int) -> bool:
     return until_ns != 0 and not now_ns < until_ns <= now_ns + PIN_SECONDS_MAX * SECOND_NS
 
 
-def free_name(wanted: str, taken: Collection[str]) -> str:
+def free_name(wanted: str, taken: Container[str]) -> str:
     """Return a name that nobody has: `wanted`, or one like it with a number."""
     name, number = wanted, 2
     while name in taken:
         name, number = f"{wanted}-{number}", number + 1
     return name
+
+
+def _require_loose(volume: str, name: str, clone: Clone) -> None:
+    if clone.held:
+        raise Refused(f"clone {volume}@{name} is held: `dal unhold {volume}@{name}` first")
 
 
 def _clone_of(state: VolumeState, clone_name: str) -> Clone:
