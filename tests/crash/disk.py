@@ -117,6 +117,7 @@ class Disk:
                 elif value in written:
                     os.link(written[value], below)
                 else:
+                    below.touch(mode=0o600)  # as its owner made what is his alone
                     below.write_bytes(self.files[value])
                     below.chmod(0o600)  # as secrets are, which nobody reads otherwise
                     written[value] = below

@@ -27,7 +27,7 @@ def test_what_a_server_acknowledged_is_there_whatever_fails(server: ServerExplor
 
 
 def sets_ref(directory: str) -> Callable[[Op], bool]:
-    """Return what tells whether an operation sets or removes a ref in a directory."""
+    """Return what tells whether an operation sets or removes a ref, or a value of the server's own, in a directory."""
     place = f"pool/{directory}"
     return lambda op: (
         (op[0] == "move" and op[3] == place)

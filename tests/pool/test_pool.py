@@ -11,7 +11,7 @@ import pytest
 
 from dalsegno.pool.check import check_pool
 from dalsegno.pool.collect import collect
-from dalsegno.pool.keys import KdfCost
+from dalsegno.pool.keys import KdfCost, PoolSettings, encode_settings
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, Full, NoAccess, NotFound, Refused, TooNew
 from dalsegno.terms.events import silent
@@ -308,3 +308,35 @@ def test_moved_or_flipped_ref_is_damaged(path: Path) -> None:
         (path / "refs/volumes/1").rename(path / "refs/volumes/2")
         with pytest.raises(Damaged):
             pool.get_ref("volumes/2")
+
+
+@pytest.mark.parametrize(
+    ("memory_kib", "passes", "lanes"),
+    [
+        (4 << 20, 1, 1),
+        ((1 << 20) + 1, 1, 1),
+        (1 << 20, 16, 1),
+        (1024, 17, 1),
+        (1024, 1, 17),
+        (1 << 20, 5, 4),
+        (0, 1, 1),
+    ],
+)
+def test_a_forged_pool_file_costs_seconds_at_most(tmp_path, memory_kib, passes, lanes):
+    """Kind of fault: whoever writes the settings says how long everybody who opens them works."""
+    path = tmp_path / "pool"
+    Pool.create(path, encryption="passphrase", passphrase="x", cost=CHEAP).close()
+    forged = PoolSettings(
+        pool_id=bytes(16),
+        realm_id=bytes(16),
+        encryption="passphrase",
+        cost=KdfCost(memory_kib=memory_kib, passes=passes, lanes=lanes),
+        salt=bytes(16),
+        wrapped_secret=bytes(60),
+    )
+    (path / "pool.toml").write_bytes(encode_settings(forged))
+    asked = []
+    with pytest.raises(Damaged, match="out of bounds"):
+        Pool.open(path, passphrase=lambda: asked.append(1) or "x")
+    assert not asked
+    assert KdfCost().is_sane() and KdfCost(memory_kib=1 << 20, passes=4, lanes=4).is_sane()

@@ -269,7 +269,7 @@ def test_a_stop_does_not_wait_for_ever(tmp_path: Path) -> None:
             answer = read_all(sock)
             assert not answer or split(answer)[0] >= 500
     with start_server(user) as server:
-        assert server.site(server.token("append")).upload_size("home", bytes.fromhex("2" * 32)) >= MIB
+        assert server.site(token).upload_size("home", bytes.fromhex("2" * 32)) >= MIB
 
 
 def test_new_connections_are_refused_while_it_stops(tmp_path: Path) -> None:
@@ -308,7 +308,8 @@ def test_a_server_killed_in_the_middle_of_an_upload_goes_on_from_there(tmp_path:
     upload, data, ids = random_pack(16 * MIB)
     stop_at = int(len(data) * part)
     with start_server(user) as server:
-        site = server.site(server.token("append", "read"))
+        token = server.token("append", "read")
+        site = server.site(token)
 
         def pieces() -> Any:
             for start in range(0, len(data), 128 * 1024):
@@ -324,7 +325,7 @@ def test_a_server_killed_in_the_middle_of_an_upload_goes_on_from_there(tmp_path:
         with pytest.raises(Unavailable):
             site.upload_size("home", upload)
     with start_server(user) as server:
-        site = server.site(server.token("append", "read"))
+        site = server.site(token)
         there = site.upload_size("home", upload)
         assert stop_at - 2 * MIB <= there <= stop_at
         assert site.upload("home", upload, there, [data[there:]]) == len(data)

@@ -1,6 +1,7 @@
 """What a server does besides replication: dumps out, dumps in, tokens."""
 
 from collections.abc import Generator, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
@@ -16,6 +17,7 @@ from dalsegno.pool.pack_write import SENT_PENDING_MAX
 from dalsegno.replicas.keeper import STATE_BYTES_MAX
 from dalsegno.terms.errors import BadInput, Damaged, NotFound, Refused
 from dalsegno.terms.ids import ObjectId, hex_short
+from dalsegno.terms.sizes import KIB, format_size
 from dalsegno.volumes.address import Address, resolve
 from dalsegno.volumes.dates import require_past
 from dalsegno.volumes.ownership import require_own
@@ -26,6 +28,8 @@ from dalsegno.world.files import ResumedFile, file_errors, make_directory, remov
 INCOMING: Final = "incoming"
 """Where uploaded dumps wait for their `load`, in the pool's directory: on the disk that they will be loaded into."""
 INCOMING_SUFFIX: Final = ".dump"
+INCOMING_FILE_BYTES_MIN: Final = 64 * KIB
+"""What a file counts for at least: names take room, too."""
 INCOMING_KEPT_NS: Final = 7 * 86400 * SECOND_NS
 
 
@@ -120,18 +124,46 @@ def incoming_size(house: House, owner: str, dump_id: bytes) -> int:
             return 0
 
 
-def receive_dump(house: House, owner: str, dump_id: bytes, offset: int) -> Generator[None, bytes, int]:
-    """Add bytes, until an empty piece, to an uploaded dump at `offset`, at most its size; return its size, durable."""
+def waiting_bytes(house: House, owner: str) -> int:
+    """Return how many bytes of uploaded dumps of one owner wait to be loaded."""
+    total = 0
+    for path in (house.pool.path / INCOMING).glob(f"{owner}-*"):
+        with suppress(OSError):  # loaded meanwhile
+            total += max(path.stat().st_size, INCOMING_FILE_BYTES_MIN)
+    return total
+
+
+def receive_dump(
+    house: House, owner: str, dump_id: bytes, offset: int, *, bytes_max: int | None = None
+) -> Generator[None, bytes, int]:
+    """Add bytes, until an empty piece, to an uploaded dump at `offset`, at most its size; return its size, durable.
+
+    Refused when more than `bytes_max` of this owner's dumps would wait.
+    """
     path = incoming_path(house, owner, dump_id)
     make_directory(path.parent)
     with ResumedFile(path) as file:
         if offset > file.offset:
             raise Refused(f"dump {hex_short(dump_id)}: {file.offset} bytes are there: go on at most from there")
         file.truncate(offset)
+        left = bytes_max - waiting_bytes(house, owner) if bytes_max is not None else None
+        if left is not None and left < 0 and not file.offset:
+            raise Refused(_too_many(bytes_max))
         while piece := (yield):
+            if left is not None:
+                left -= len(piece)
+                if left < 0:
+                    raise Refused(_too_many(bytes_max))
             file.write(piece)
         file.sync()
         return file.offset
+
+
+def _too_many(bytes_max: int | None) -> str:
+    return (
+        f"dumps that were sent with this token and not loaded: at most {format_size(bytes_max or 0)}; load them, or "
+        "have one forgotten (DELETE)"
+    )
 
 
 def drop_dump(house: House, owner: str, dump_id: bytes) -> None:

@@ -26,6 +26,7 @@ from dalsegno.pool.adopt import UPLOADS
 from dalsegno.replicas.server_key import find_server_values, open_server_values, renew_server_values
 from dalsegno.replicas.tokens import RIGHTS, PoolTokens, Token, TokenStore, new_token
 from dalsegno.terms.errors import EXIT_DONE, BadInput, Conflict, DalError, Damaged, Unavailable
+from dalsegno.terms.sizes import parse_size
 from dalsegno.terms.times import format_time, parse_duration_seconds, show_time
 from dalsegno.world.clock import SECOND_NS, now_ns
 from dalsegno.world.files import FileLock, is_open_to_all, write_durable
@@ -64,6 +65,11 @@ def add_serve(parser: Parser) -> None:
         "--new-identity",
         action="store_true",
         help="with another key of its own: another certificate to be pinned; its tokens stay, if the old key is there",
+    )
+    parser.add_argument(
+        "--dumps-max",
+        metavar="SIZE",
+        help="of dumps sent with one token and not loaded (default 64GiB; none for who administers all)",
     )
     parser.add_argument("--rate", type=_rate, metavar="N", help="requests a second for one token (default 5000)")
     parser.add_argument(
@@ -281,6 +287,8 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal) -> int:
         service = routes.Service(
             name=name, version=__version__, site=open_site(house, name), house=house, tokens=tokens, desk=member
         )
+        if arguments.dumps_max is not None:
+            service.dumps_bytes_max = parse_size(arguments.dumps_max)
         lags = _import_server("lags").Lags(service.site, house.pool)
         service.extra_metrics = lags.rows
         if member is not None:

@@ -34,6 +34,13 @@ _WRITE_KEY_FILE_TITLE: Final = "# Key of a machine that writes into a realm of D
 _KEY_FILE_TITLE: Final = "# Key of a Dal Segno pool. Keep it apart from the pool: both together give everything back."
 
 
+KDF_MEMORY_KIB_MAX: Final = 1024 * 1024
+KDF_PASSES_MAX: Final = 16
+KDF_LANES_MAX: Final = 16
+KDF_WORK_KIB_MAX: Final = 4 * 1024 * 1024
+"""Memory times passes: some seconds at most, whoever wrote the pool.toml."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KdfCost:
     """What one guess at the passphrase costs (Argon2id, RFC 9106)."""
@@ -44,7 +51,12 @@ class KdfCost:
 
     def is_sane(self) -> bool:
         """Return whether a reader may spend this much: a forged pool.toml must not exhaust the machine."""
-        return 8 * self.lanes <= self.memory_kib <= 4 * 1024 * 1024 and 1 <= self.passes <= 64 and 1 <= self.lanes <= 64
+        return (
+            8 * self.lanes <= self.memory_kib <= KDF_MEMORY_KIB_MAX
+            and 1 <= self.passes <= KDF_PASSES_MAX
+            and 1 <= self.lanes <= KDF_LANES_MAX
+            and self.memory_kib * self.passes <= KDF_WORK_KIB_MAX
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

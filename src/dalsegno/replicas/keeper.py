@@ -37,7 +37,7 @@ from dalsegno.terms.errors import (
     Refused,
 )
 from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES, ObjectId, PackId, hex_short
-from dalsegno.terms.sizes import MIB, format_size
+from dalsegno.terms.sizes import GIB, KIB, MIB, format_size
 from dalsegno.terms.times import SECOND_NS, show_time
 from dalsegno.trees.claim import false_claim
 from dalsegno.trees.closure import new_objects
@@ -81,6 +81,13 @@ REFRESH_NS: Final = SECOND_NS
 POLL_SECONDS: Final = 0.25
 """How soon `watch` sees what another process did."""
 STATES_SEEN_MAX: Final = 100
+WAITING_BYTES_MAX: Final = 16 * GIB
+"""Of one caller's uploads that were not adopted yet. A client adopts packs of files one by one, at the end what names
+them."""
+UPLOAD_BYTES_MIN: Final = 64 * KIB
+"""What an upload counts for at least: names take room, too."""
+COUNTED_NS: Final = 5 * SECOND_NS
+OWNERS_COUNTED_MAX: Final = 10_000
 FOLLOWERS_MAX: Final = 1000
 PIN_SECONDS: Final = 60
 """A follower's revision is pinned anew so often at most; what was pinned before serves it nearly as well."""
@@ -123,15 +130,20 @@ class Keeper:
         """Volume: count of the bell and time before the state was read."""
         self._pinned: dict[tuple[bytes, str], int] = {}
         self._is_narrow = False
+        self._owner = ""
+        self._waiting: dict[str, tuple[int, int]] = {}
+        """Owner: when his uploads were counted, and their bytes."""
 
-    def narrowed(self) -> "Keeper":
-        """Return the same for callers who may not read every volume of the pool: they get no revision of another one.
+    def asked_by(self, owner: str, *, sees_all: bool) -> "Keeper":
+        """Return the same for one caller, whose uploads are his own, and of whose bytes only so many wait.
 
-        Other objects they get by their ids (docs/decisions/008-tokens-and-the-realms-key.md).
+        Unless he `sees_all`, he may not read every volume of the pool, and gets no revision of another one. Other
+        objects he gets by their ids (docs/decisions/008-tokens-and-the-realms-key.md).
         """
-        narrow = copy(self)
-        narrow._is_narrow = True
-        return narrow
+        his = copy(self)
+        his._owner = owner
+        his._is_narrow = not sees_all
+        return his
 
     def _update(self, volume_id: bytes, change: Callable[[VolumeState], VolumeState]) -> VolumeState:
         return self.volumes.update(volume_id, change, bytes_max=STATE_BYTES_MAX)
@@ -303,7 +315,35 @@ class Keeper:
     def _upload_path(self, state: VolumeState, upload: bytes) -> Path:
         if len(upload) != UUID_BYTES:
             raise BadInput(f"upload id of {len(upload)} bytes: expected {UUID_BYTES}")
-        return self._uploads / state.id.hex() / (upload.hex() + PARTIAL_SUFFIX)
+        owner = f"{self._owner}-" if self._owner else ""
+        return self._uploads / state.id.hex() / (owner + upload.hex() + PARTIAL_SUFFIX)
+
+    def _count_waiting(self) -> int:
+        """Return how many bytes of this caller's uploads wait to be adopted."""
+        total = 0
+        for path in self._uploads.glob(f"*/{self._owner}-*{PARTIAL_SUFFIX}"):
+            with suppress(OSError):  # adopted meanwhile
+                total += max(path.stat().st_size, UPLOAD_BYTES_MIN)
+        return total
+
+    def _wait_with(self, added: int) -> None:
+        """Count bytes that a caller is about to add to what waits. Refused beyond what he may have there."""
+        if not self._owner:
+            return
+        now = ticks_ns()
+        with self._lock:
+            counted_ns, total = self._waiting.get(self._owner, (0, WAITING_BYTES_MAX))
+        if total + added > WAITING_BYTES_MAX or now - counted_ns > COUNTED_NS:
+            counted_ns, total = now, self._count_waiting()
+        if total + added > WAITING_BYTES_MAX:
+            raise Refused(
+                f"{format_size(total)} that were sent with this token wait to be adopted: at most "
+                f"{format_size(WAITING_BYTES_MAX)} may; what nobody adopts goes with a collection"
+            )
+        with self._lock:
+            if len(self._waiting) >= OWNERS_COUNTED_MAX:
+                self._waiting.clear()
+            self._waiting[self._owner] = counted_ns, total + added
 
     def upload_size(self, volume: str, upload: bytes) -> int:
         """Return how many bytes of an upload are there: all, when it was adopted already."""
@@ -341,6 +381,8 @@ class Keeper:
         if adopted is not None:
             return adopted
         make_directory(path.parent)
+        if not path.exists():
+            self._wait_with(UPLOAD_BYTES_MIN)
         there = path.stat().st_size if path.exists() else 0
         if not 0 <= offset <= there:
             raise Conflict(f"upload {hex_short(upload)}: goes on at {there}, not at {offset}")
@@ -348,6 +390,7 @@ class Keeper:
             while piece := (yield):
                 if offset + len(piece) > ADOPTED_BYTES_MAX:
                     raise Refused(f"upload {hex_short(upload)}: more than {format_size(ADOPTED_BYTES_MAX)}; send less")
+                self._wait_with(len(piece))
                 # Only while a piece is written: a sender who died must not keep others from going on.
                 if not file.lock() or file.has_other_name:
                     raise Conflict(f"upload {hex_short(upload)}: adopted or removed meanwhile")

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
-from dalsegno.terms.sizes import KIB, MIB
+from dalsegno.terms.sizes import GIB, KIB, MIB
 
 HEAD_BYTES_MAX: Final = 32 * KIB
 """Request line and headers of one request, about: what arrives with them in one read is looked at first."""
@@ -39,6 +39,9 @@ JSON_BYTES_MAX: Final = 2 * MIB
 STATE_BYTES_MAX: Final = 8 * MIB
 UPLOAD_BYTES_MAX: Final = 256 * MIB
 """One pack of a transfer."""
+
+DUMPS_BYTES_OF_TOKEN_MAX: Final = 64 * GIB
+"""Of dumps that were sent with one token and not loaded yet, unless `dal serve --dumps-max` says another bound."""
 
 MESSAGE_FREE_BYTES: Final = 64 * KIB
 """A message of so many bytes waits for nothing."""

@@ -16,6 +16,7 @@ from dalsegno.replicas.tokens import ADMINISTER, READ, WRITE, Token, TokenStore,
 from dalsegno.replicas.view import Placed, RealmView
 from dalsegno.server.bodies import Outlet, Taking
 from dalsegno.server.calls import CALLS
+from dalsegno.server.limits import DUMPS_BYTES_OF_TOKEN_MAX
 from dalsegno.server.peers import as_peer, is_placed
 from dalsegno.server.shown import Shown
 from dalsegno.terms.errors import AlreadyThere, BadInput, NoAccess, NotFound, Refused, Unavailable
@@ -60,6 +61,8 @@ class Service:
     """The URL of another server of the realm; empty when it is not known."""
     extra_metrics: Callable[[Callable[[str], bool]], Sequence[str]] = field(default=lambda covers: ())
     """Further lines for Prometheus, about the volumes that the token covers."""
+    dumps_bytes_max: int = DUMPS_BYTES_OF_TOKEN_MAX
+    """Of dumps that were sent with one token and not loaded yet; who may administer all volumes has no bound."""
     shown: Shown = field(default_factory=Shown)
     """What tokens that may not read all volumes were given."""
 
@@ -68,10 +71,10 @@ class Service:
         return as_peer(token, self.site, self.desk, volume=volume)
 
     def site_for(self, token: Token) -> OpenSite:
-        """Return the site as it is for a token: of another volume's revisions one that may not read all gets none."""
-        if token.allows_everywhere(READ) or not isinstance(self.site, Keeper):
+        """Return the site as it is for a token: his uploads are his own, and of others' volumes he gets no revision."""
+        if not isinstance(self.site, Keeper):
             return self.site
-        return self.site.narrowed()
+        return self.site.asked_by(token.id, sees_all=token.allows_everywhere(READ))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -219,8 +222,19 @@ def _dump_size(service: Service, ask: Ask) -> wire.Size:
     return wire.Size(size=actions.incoming_size(service.house, ask.token.id, ask.upload))
 
 
+def _require_a_volume(service: Service, ask: Ask) -> None:
+    """Refuse dumps that could be loaded into nothing."""
+    makes_one = ADMINISTER in ask.token.effective()
+    if not makes_one and not any(ask.token.allows(WRITE, state.name) for state in service.site.states()):
+        raise NotFound("no volume here into which this token may load a dump")
+
+
 def _send_dump(service: Service, ask: Ask) -> Taking[wire.Size]:
-    size = yield from actions.receive_dump(service.house, ask.token.id, ask.upload, ask.query["offset"])
+    _require_a_volume(service, ask)
+    bytes_max = None if ask.token.allows_everywhere(ADMINISTER) else service.dumps_bytes_max
+    size = yield from actions.receive_dump(
+        service.house, ask.token.id, ask.upload, ask.query["offset"], bytes_max=bytes_max
+    )
     return wire.Size(size=size)
 
 
@@ -299,16 +313,16 @@ def _have(service: Service, ask: Ask) -> bytes:
 
 
 def _upload_size(service: Service, ask: Ask) -> wire.Size:
-    return wire.Size(size=service.site.upload_size(ask.volume, ask.upload))
+    return wire.Size(size=service.site_for(ask.token).upload_size(ask.volume, ask.upload))
 
 
 def _upload(service: Service, ask: Ask) -> Taking[wire.Size]:
-    size = yield from service.site.uploading(ask.volume, ask.upload, ask.query["offset"])
+    size = yield from service.site_for(ask.token).uploading(ask.volume, ask.upload, ask.query["offset"])
     return wire.Size(size=size)
 
 
 def _adopt(service: Service, ask: Ask) -> wire.Done:
-    service.site.adopt(ask.volume, ask.body.uploads)
+    service.site_for(ask.token).adopt(ask.volume, ask.body.uploads)
     return wire.Done()
 
 
