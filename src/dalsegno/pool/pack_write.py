@@ -26,8 +26,8 @@ INDEX_BLOCK_RAW_BYTES = 1 * MIB // pack.INDEX_ROW_BYTES * pack.INDEX_ROW_BYTES
 assert max(BLOCK_RAW_BYTES.values()) + objects.OBJECT_BYTES_MAX <= pack.BLOCK_RAW_BYTES_MAX
 BLOCKS_PENDING_MAX = 6
 WRITES_PENDING_MAX = 4
-SENT_PENDING_MAX = 2
-"""Of both, where somebody far away takes what is written: he is slower than the workers, and there may be many."""
+SENT_PENDING_MAX = 1
+"""Where somebody far away takes what is written: he is slower than the workers, and there may be many like him."""
 DENSE_LEVEL = 9
 """For who waits gladly: 10 to 20 % less than the fast setting, at a sixth of its speed."""
 ROWS_IN_MEMORY_MAX = 1 << 18
@@ -209,12 +209,12 @@ class PackWriter:
     ) -> None:
         """`dense` makes the pack smaller and takes longer, also where it copies blocks of other packs.
 
-        At most `pending_max` blocks wait to be sealed, and as many to be written: each is some 4 MiB.
+        At most `pending_max` blocks of some 4 MiB wait to be sealed; with 1 the caller's thread writes them itself.
         """
         self.header, key = header
         self._write_out = write
         self._workers = workers
-        self._lane = workers.lane(min(WRITES_PENDING_MAX, pending_max)) if workers is not None else None
+        self._lane = workers.lane(WRITES_PENDING_MAX) if workers is not None and pending_max > 1 else None
         self._pending_max = pending_max
         self._hash = blake3()
         self.bytes_written = 0

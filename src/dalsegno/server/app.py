@@ -22,7 +22,7 @@ from dalsegno.replicas.answers import check
 from dalsegno.replicas.tokens import USED_STEP_NS, WRITE, Token, TokenStore, check_token
 from dalsegno.replicas.view import check_realm_name
 from dalsegno.server import limits, metrics
-from dalsegno.server.bodies import Body, Gone, Outlet, TooLarge, TooSlow, check_pace, feed, pulled
+from dalsegno.server.bodies import SENT_BYTES, Body, Gone, Outlet, TooLarge, TooSlow, check_pace, feed, pulled
 from dalsegno.server.calls import ANY_RIGHT, CALLS, JSON, NO_TOKEN, OCTETS, Call
 from dalsegno.server.gate import Connection, Connections
 from dalsegno.server.limits import RateLimit
@@ -211,8 +211,9 @@ class _Exchange:
             async for piece in pieces:
                 if self.is_gone():
                     raise Gone("the client went away")
-                await self.give(piece, more=True)
-                check_pace(self._pace, is_wanted)
+                for start in range(0, len(piece), SENT_BYTES):
+                    await self.give(piece[start : start + SENT_BYTES], more=True)
+                    check_pace(self._pace, is_wanted)
         await self.give(b"", more=False)
 
     def is_gone(self) -> bool:

@@ -26,10 +26,11 @@ from dalsegno.terms.sizes import KIB, MIB
 from dalsegno.world.files import file_errors
 from dalsegno.world.workers import Workers, new_lock
 
-PIECE_BYTES: Final = MIB
-PIECE_BYTES_MIN: Final = 512 * KIB
+PIECE_BYTES: Final = 512 * KIB
 PIECES_AHEAD: Final = 2
-TAKEN_BYTES: Final = 512 * KIB
+SENT_BYTES: Final = 256 * KIB
+"""Given to a connection at once: it keeps what its client has not taken."""
+TAKEN_BYTES: Final = 1 * MIB
 """A thread is taken when so much of a body is there."""
 
 T = TypeVar("T")
@@ -201,10 +202,12 @@ class Outlet:
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Add bytes; waits while the client is slow."""
-        self._buffer += data
-        if len(self._buffer) >= PIECE_BYTES:
-            self.flush()
-        return memoryview(data).nbytes
+        view = memoryview(data)
+        for start in range(0, view.nbytes, PIECE_BYTES):
+            self._buffer += view[start : start + PIECE_BYTES]
+            if len(self._buffer) >= PIECE_BYTES:
+                self.flush()
+        return view.nbytes
 
     def flush(self) -> None:
         """Pass on what is there."""
@@ -258,9 +261,9 @@ async def pulled(iterator: Iterator[bytes], crew: Workers) -> AsyncIterator[byte
 def _pull(iterator: Iterator[bytes]) -> bytes:
     buffer = bytearray()
     for piece in iterator:
-        if not buffer and len(piece) >= PIECE_BYTES_MIN:
+        if not buffer and len(piece) >= PIECE_BYTES:
             return piece
         buffer += piece
-        if len(buffer) >= PIECE_BYTES_MIN:
+        if len(buffer) >= PIECE_BYTES:
             break
     return bytes(buffer)

@@ -29,8 +29,10 @@ RATE_MIN: Final = 1 * KIB
 """Bytes a second in PACE_SECONDS: slower bodies, and answers that are taken more slowly, are given up."""
 WANTED_RATE_MIN: Final = 64 * KIB
 """The same where somebody else waits for the place. A slow line alone is no reason to lose it."""
-READ_BYTES: Final = 64 * KIB
+READ_BYTES: Final = 128 * KIB
 """Read from a connection at once."""
+TLS_READ_BYTES: Final = 32 * KIB
+"""The same under TLS, where each connection holds a buffer for it; a record has 16 KiB at most."""
 LEFTOVER_BYTES_MAX: Final = 1 * MIB
 LEFTOVER_SECONDS: Final = 2.0
 """How much of a refused body is read, so that the client is ready to hear why."""

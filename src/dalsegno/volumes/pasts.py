@@ -80,15 +80,16 @@ class Pasts:
             known = list(self._known)
         newest = find_revision(self._source, new)
         stack = [newest] if newest is not None else []
-        met: dict[bytes, None] = {}
+        met: set[bytes] = set()
         absent: set[bytes] = set()
         base: _Past | None = None
         while stack:
             child = stack.pop()
             for identity in child.parents:
-                if identity in met or (base is not None and base.holds(identity)):
+                key = identity[:_KEY_BYTES]
+                if key in met or (base is not None and base.holds(identity)):
                     continue
-                met[identity] = None
+                met.add(key)
                 if base is None and identity in known:
                     base = self._get(identity)
                     if base is not None:
@@ -98,7 +99,7 @@ class Pasts:
                     absent.add(identity)
                 elif parent.created_ns < child.created_ns:
                     stack.append(parent)
-        keys = np.sort(np.frombuffer(b"".join(identity[:_KEY_BYTES] for identity in met), f"S{_KEY_BYTES}"))
+        keys = np.sort(np.frombuffer(b"".join(met), f"S{_KEY_BYTES}"))
         if base is None:
             return _Past(keys, frozenset(absent))
         return _Past(np.union1d(keys, base.keys), base.absent | absent)
