@@ -10,6 +10,7 @@ from dalsegno.actions.house import House, author
 from dalsegno.actions.view import View, open_dumps, open_view
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats.objects import Coverage, Entry, Revision
+from dalsegno.pool.checked import CheckedSource
 from dalsegno.pool.contract import Sink
 from dalsegno.pool.pool import PoolWriter
 from dalsegno.terms.errors import BadInput, Conflict, DalError, Full, NoAccess, NotFound, error_kinds
@@ -169,10 +170,11 @@ def open_clone(house: House, volume_id: bytes, name: str) -> View:
     revision_id = clone.revision if clone is not None else state.head if name == "latest" else b""
     if not revision_id:
         raise NotFound(f"no clone {state.name}@{name}: `dal clones {state.name}` shows what there is")
+    source = CheckedSource(house.pool, house.pool.realm)
     return View(
-        source=house.pool,
+        source=source,
         revision_id=revision_id,
-        revision=read_revision(house.pool, revision_id),
+        revision=read_revision(source, revision_id),
         path=b"",
         label=f"{state.name}@{name}",
         clone=name,

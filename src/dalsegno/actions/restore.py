@@ -3,7 +3,8 @@
 import grp
 import os
 import pwd
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +18,14 @@ from dalsegno.formats.objects import Entry
 from dalsegno.host.changes import Tell
 from dalsegno.host.owners import OwnerMap
 from dalsegno.host.restore import RestoreResult, restore_tree
+from dalsegno.pool.checked import CheckedSource
+from dalsegno.pool.contract import Source
 from dalsegno.terms.errors import BadInput, NotFound, Refused
 from dalsegno.trees.one import OneEntry
 from dalsegno.trees.read import lookup, resolve_path
 from dalsegno.volumes.state import VolumeState
 from dalsegno.world.clock import now_ns
+from dalsegno.world.workers import Workers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,22 +104,36 @@ def restore_view(
     if single is not None:
         one = OneEntry(view.source, single)
         source, revision, place, wanted = one, one.revision(view.revision), target.parent, [single.name]
-    result = restore_tree(
-        source,
-        revision,
-        place,
-        paths=wanted,
-        owners=owners or OwnerMap(),
-        delete=delete,
-        delete_excluded=delete_excluded,
-        own=own,
-        dry_run=dry_run,
-        verify_content=compare,
-        cross_devices=cross_file_systems,
-        tell=tell,
-        report=house.report,
-    )
+    with _comparing_beside(source, house.workers):
+        result = restore_tree(
+            source,
+            revision,
+            place,
+            paths=wanted,
+            owners=owners or OwnerMap(),
+            delete=delete,
+            delete_excluded=delete_excluded,
+            own=own,
+            dry_run=dry_run,
+            verify_content=compare,
+            cross_devices=cross_file_systems,
+            tell=tell,
+            report=house.report,
+        )
     return RestoreOutcome(label=view.label, target=os.fspath(target), result=result, duration_ns=now_ns() - started_ns)
+
+
+@contextmanager
+def _comparing_beside(source: Source, workers: Workers) -> Iterator[None]:
+    """Let a crew compare with their ids what a restore reads, while it writes."""
+    if not isinstance(source, CheckedSource):
+        yield
+        return
+    source.check_beside(workers)
+    try:
+        yield
+    finally:
+        source.check_beside(None)
 
 
 def _single_file(view: View, target: Path) -> Entry | None:

@@ -10,6 +10,7 @@ from dalsegno.actions.house import House
 from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.formats.objects import Revision
+from dalsegno.pool.checked import CheckedSource
 from dalsegno.pool.contract import Source
 from dalsegno.pool.pack_read import PackFile
 from dalsegno.terms.errors import Damaged, Lost, NotFound
@@ -92,12 +93,13 @@ def open_view(house: House, text: str) -> View:
         resolved = resolve(house.pool, house.volumes, parse_address(text), now_ns=now_ns())
         clone = resolved.clone or "#" + hex_short(resolved.revision)
         label = f"{resolved.state.name}@{clone}"
+        source = CheckedSource(house.pool, house.pool.realm)
         try:
-            revision = read_revision(house.pool, resolved.revision)
+            revision = read_revision(source, resolved.revision)
         except (Damaged, Lost) as error:
             raise Damaged(f"{label}: cannot be read, its revision is damaged: {error}: {NAMED_BY_VERIFY}") from None
         return View(
-            source=house.pool,
+            source=source,
             revision_id=resolved.revision,
             revision=revision,
             path=resolved.path,
@@ -116,15 +118,16 @@ def open_dumps(places: Sequence[Path | PackFile], realm: Realm, clone: str, *, p
     try:
         chain.require_full()
         target = chain.find_target(clone)
+        source = CheckedSource(chain, realm)
         try:
-            revision = read_revision(chain, target.revision)
+            revision = read_revision(source, target.revision)
         except NotFound as error:
             raise Damaged(f"{label}: its list of files is lost: nothing in it can be found by name") from error
     except BaseException:
         chain.close()
         raise
     return View(
-        source=chain,
+        source=source,
         revision_id=target.revision,
         revision=revision,
         path=path,

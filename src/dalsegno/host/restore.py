@@ -9,7 +9,7 @@ import os
 import re
 import stat as modes
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -133,6 +133,10 @@ class RestoreResult:
     """What was left as it is on purpose, and why: nothing of the backup is missing there."""
 
 
+def _nothing() -> None:
+    """Wait for nothing."""
+
+
 class _Restore:
     """The state of one restore."""
 
@@ -164,6 +168,8 @@ class _Restore:
         self.cross_devices = cross_devices
         self.report = report
         self.workers = workers
+        self.compared: Callable[[], None] = getattr(source, "settle", _nothing)
+        """Returns when what the source gave was compared with its ids, where that is done beside (pool/checked.py)."""
         self.is_rehearsal = is_rehearsal()
         self.result = RestoreResult()
         self.times = KeptTimes(may_write=not dry_run)
@@ -291,6 +297,7 @@ class _Restore:
                 if data and os.pread(fd, len(data), offset) != data:
                     return False
                 position = offset + len(data)
+            self.compared()
             return True
         finally:
             if lent is not None:
@@ -437,6 +444,7 @@ class _Restore:
             elif data:
                 write_all(fd, [data], 0)
                 self.result.bytes_written += len(data)
+            self.compared()
             lose = partial(self.lose, path)
             set_all(fd, entry, wanted, self.owners.of(entry), lose, is_native=frame.is_native)
             if entry.flags or frame.inherited:

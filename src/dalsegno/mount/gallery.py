@@ -9,6 +9,7 @@ from dalsegno.actions.view import View
 from dalsegno.formats import objects
 from dalsegno.mount.listing import Kept, KindSource, Listings
 from dalsegno.mount.readonly import Picture, Shelf
+from dalsegno.pool.checked import CheckedSource
 from dalsegno.terms.errors import BadInput
 from dalsegno.trees.read import resolve_path
 from dalsegno.volumes.state import VolumeState
@@ -42,7 +43,7 @@ class HouseGallery:
 
     def __init__(self, house: House) -> None:
         self.house = house
-        self.listings = Listings(Kept(house.pool))
+        self.listings = Listings(Kept(CheckedSource(house.pool, house.pool.realm)))
         self._pins = actions.Pins(house)
 
     def top(self, text: str) -> Picture:
