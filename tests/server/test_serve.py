@@ -1,5 +1,6 @@
 """The life of a server: how it begins, what it refuses, how it stops and is killed."""
 
+import hashlib
 import json
 import os
 import signal
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from http_kit import ask, connect, read_all, split
 from served_kit import Served, make_user
 
@@ -190,6 +194,61 @@ def test_an_administrators_certificate(tmp_path: Path) -> None:
             RemoteSite(server.url, token, fingerprint="sha256:" + "0" * 64).server()
         with pytest.raises(Unavailable):
             RemoteSite(server.url.replace("https", "http"), token).server()
+
+
+def renewed(own: tls.Own, *, key: bytes = b"") -> bytes:
+    """Return another certificate of the same names, of the same key if none is given."""
+    old = x509.load_pem_x509_certificate(own.certificate)
+    private = serialization.load_pem_private_key(key or own.key, None)
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    builder = x509.CertificateBuilder().subject_name(old.subject).issuer_name(old.issuer)
+    builder = builder.public_key(private.public_key()).serial_number(old.serial_number + 1)
+    builder = builder.not_valid_before(old.not_valid_before_utc).not_valid_after(old.not_valid_after_utc)
+    return builder.sign(private, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def test_a_renewed_certificate_of_the_same_key_locks_nobody_out(tmp_path: Path) -> None:
+    """Kind of fault: a pin that ends with the certificate, and a server that shows the old one until it is restarted."""
+    user = make_user(tmp_path / "home")
+    own = tls.make_certificate(name="x", host="127.0.0.1", now_ns=1_790_000_000_000_000_000)
+    place, key = user.home / "c.pem", user.home / "k.pem"
+    place.write_bytes(own.certificate)
+    key.write_bytes(own.key)
+    key.chmod(0o600)
+    with start_server(user, "--tls-cert", "c.pem", "--tls-key", "k.pem", tls=True) as server:
+        token = server.token("read")
+
+        def shown() -> bytes:
+            return ssl.get_server_certificate(("127.0.0.1", server.port)).encode()
+
+        def reload() -> str:
+            count = sum(line.get("event") == "reload" for line in server.log())
+            server.process.send_signal(signal.SIGHUP)
+            while len(told := [line for line in server.log() if line.get("event") == "reload"]) == count:
+                pass
+            return str(told[-1].get("text"))
+
+        before = shown()
+        place.write_bytes(renewed(own))
+        assert reload() == "" and shown() != before
+        assert server.site(token).server().name == "s1"
+        place.write_bytes(b"half of a cert")
+        assert "not a certificate" in reload() and server.site(token).server().name == "s1"
+        other = tls.make_certificate(name="x", host="127.0.0.1", now_ns=1_790_000_000_000_000_000)
+        key.write_bytes(other.key)
+        place.write_bytes(renewed(other))
+        assert "another key" in reload()
+        with pytest.raises(NoAccess, match="another certificate"):
+            RemoteSite(server.url, token, fingerprint=server.fingerprint).server()
+
+
+def test_an_older_pin_of_the_certificate_itself_still_counts(tmp_path: Path) -> None:
+    user = make_user(tmp_path / "home")
+    with start_server(user, tls=True) as server:
+        der = ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", server.port)))
+        older = "sha256:" + hashlib.sha256(der).hexdigest()
+        assert older != server.fingerprint
+        assert RemoteSite(server.url, server.token("read"), fingerprint=older).server().name == "s1"
 
 
 def test_without_tls_a_tls_client_hears_nothing(served: Served) -> None:

@@ -4,7 +4,7 @@ import argparse
 import os
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from ipaddress import ip_address
@@ -219,6 +219,25 @@ def _certificate(
     return context, fingerprint
 
 
+def _reload(
+    arguments: argparse.Namespace, context: ssl.SSLContext | None, fingerprint: str, log: Any
+) -> Callable[[], None] | None:
+    """Return what is done on SIGHUP: the certificate's files are read again. None: the server ends, as on a hang-up."""
+    if context is None or not arguments.tls_cert:
+        return (lambda: log.line("reload", text="nothing to read again")) if os.environ.get("NOTIFY_SOCKET") else None
+
+    def again() -> None:
+        try:
+            found = _import_server("tls").reload_files(context, arguments.tls_cert, arguments.tls_key)
+        except (DalError, OSError) as error:
+            log.line("reload", error="the certificate is as before", text=str(error))
+            return
+        text = "" if found == fingerprint else "of another key: clients that pinned the one before refuse it"
+        log.line("reload", certificate=found, text=text)
+
+    return again
+
+
 def _export_running(path: Path, house: House, terminal: Terminal) -> int:
     """Write the certificate of the server that serves this pool already, and leave that alone."""
     address = read_address(house)
@@ -295,7 +314,14 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal) -> int:
             service.place_of = member.place_of
         with app_module.App(service, log=log, **({"rate": arguments.rate} if arguments.rate else {})) as app:
             with _keeping_up(member, service.site, address, log, lags):
-                whole = listen.run(app, [sock], tls=context, stop_seconds=arguments.stop_seconds, ready=ready)
+                whole = listen.run(
+                    app,
+                    [sock],
+                    tls=context,
+                    stop_seconds=arguments.stop_seconds,
+                    ready=ready,
+                    reload=_reload(arguments, context, fingerprint, log),
+                )
             notify("STOPPING=1")
             log.line("stopped", whole=whole)
             if not whole:

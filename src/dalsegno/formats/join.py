@@ -2,8 +2,8 @@
 
     dal://HOST:PORT/?name=s1&fp=sha256:HEX&token=TOKEN
 
-`fp` is the SHA-256 of the server's certificate: whoever has it needs no authority to vouch for the server. Without it
-the certificate must be one that the system trusts. `tls=no` says that the server speaks without TLS.
+`fp` is the SHA-256 of the public key in the server's certificate: whoever has it needs no authority to vouch for the
+server. Without it the certificate must be one that the system trusts. `tls=no` says that the server speaks without TLS.
 """
 
 from typing import Final

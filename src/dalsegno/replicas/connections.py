@@ -9,7 +9,10 @@ import http.client
 import io
 import socket
 import ssl
+from importlib import import_module
 from typing import Any, Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from dalsegno.formats.join import FINGERPRINT_PREFIX
 from dalsegno.terms.errors import NoAccess
@@ -134,8 +137,12 @@ class Sealed(http.client.HTTPSConnection):
         if not self._fingerprint:
             return
         assert isinstance(self.sock, ssl.SSLSocket)
-        shown = certificate_fingerprint(self.sock.getpeercert(binary_form=True) or b"")
-        if not hmac.compare_digest(shown, self._fingerprint):
+        der = self.sock.getpeercert(binary_form=True) or b""
+        # Older join strings pin the certificate itself: that is stricter, and right as long as it is the same.
+        shown = certificate_fingerprint(der)
+        if not hmac.compare_digest(shown, self._fingerprint) and not hmac.compare_digest(
+            FINGERPRINT_PREFIX + hashlib.sha256(der).hexdigest(), self._fingerprint
+        ):
             self.close()
             raise NoAccess(
                 f"{self.host}:{self.port}: the server shows another certificate ({shown[:23]}...) than the pinned "
@@ -144,8 +151,15 @@ class Sealed(http.client.HTTPSConnection):
 
 
 def certificate_fingerprint(der: bytes) -> str:
-    """Return the fingerprint of a certificate, as join strings carry it."""
-    return FINGERPRINT_PREFIX + hashlib.sha256(der).hexdigest()
+    """Return the fingerprint of a certificate's public key, as join strings carry it: it outlives the certificate."""
+    x509 = import_module("cryptography.x509")  # only who speaks TLS needs it
+    serialization = import_module("cryptography.hazmat.primitives.serialization")
+    try:
+        key = x509.load_der_x509_certificate(der).public_key()
+        data = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, TypeError, AttributeError, UnsupportedAlgorithm):
+        data = der  # nothing that this program knows as a key: only the whole can be compared
+    return FINGERPRINT_PREFIX + hashlib.sha256(data).hexdigest()
 
 
 def _probe(sock: socket.socket) -> None:

@@ -309,9 +309,18 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def run(
-    app: App, sockets: list[socket.socket], *, tls: ssl.SSLContext | None, stop_seconds: int, ready: Callable[[], None]
+    app: App,
+    sockets: list[socket.socket],
+    *,
+    tls: ssl.SSLContext | None,
+    stop_seconds: int,
+    ready: Callable[[], None],
+    reload: Callable[[], None] | None = None,
 ) -> bool:
-    """Serve until SIGTERM or SIGINT; return whether everything that ran then came to its end."""
+    """Serve until SIGTERM or SIGINT; return whether everything that ran then came to its end.
+
+    On SIGHUP `reload` is called, if there is one.
+    """
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [logging.NullHandler()], False  # log.py says it, in one form
@@ -343,6 +352,8 @@ def run(
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
+        if reload is not None:
+            loop.add_signal_handler(signal.SIGHUP, reload)
         await server.serve(sockets=sockets)
 
     asyncio.run(serve())

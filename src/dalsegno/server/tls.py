@@ -121,6 +121,13 @@ def file_context(certificate: Path, key: Path) -> tuple[ssl.SSLContext, str]:
     return context, _fingerprint(data)
 
 
+def reload_files(context: ssl.SSLContext, certificate: Path, key: Path) -> str:
+    """Let a context that is in use show what the files hold now, and return the fingerprint; errors change nothing."""
+    _, fingerprint = file_context(certificate, key)
+    context.load_cert_chain(certificate, key, password=_no_password)
+    return fingerprint
+
+
 def _no_password() -> str:
     raise ValueError("the key asks for a passphrase: give one without")
 
