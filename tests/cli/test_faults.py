@@ -71,6 +71,13 @@ def faults(user: User, action: str, words: list[str], *, again: Callable[[int], 
         yield step
 
 
+def put_back(user: User) -> None:
+    """Put the pool back as it was, and have nobody remember that it was newer once."""
+    shutil.rmtree(user.home / "pool")
+    shutil.copytree(user.home / "kept", user.home / "pool")
+    shutil.rmtree(user.home / ".local" / "state", ignore_errors=True)
+
+
 def assert_pool_is_whole(user: User, *, clones: set[str]) -> None:
     assert user.value("verify", "--pool")["whole"]
     assert clones <= {clone["clone"] for clone in user.value("clones", "doc")}
@@ -96,7 +103,7 @@ def test_first_backup_stopped_at_every_step_leaves_nothing_in_the_way(tmp_path: 
     (user.home / "doc" / "a").write_bytes(os.urandom(200_000))
 
     def again(_: int) -> None:
-        for name in ("pool", ".config", ".cache"):
+        for name in ("pool", ".config", ".cache", ".local"):
             shutil.rmtree(user.home / name, ignore_errors=True)
 
     for step in faults(user, action, ["backup", "doc", "--name", "first"], again=again):
@@ -115,8 +122,7 @@ def test_second_backup_stopped_at_every_step_loses_no_clone(user: User, action: 
     shutil.copytree(pool, user.home / "kept")
 
     def again(_: int) -> None:
-        shutil.rmtree(pool)
-        shutil.copytree(user.home / "kept", pool)
+        put_back(user)
 
     for step in faults(user, action, ["backup", "doc", "--name", "new"], again=again):
         assert_pool_is_whole(user, clones={"c0", "c1", "c2"})
@@ -152,8 +158,7 @@ def test_changing_clones_stopped_at_every_step_is_done_or_not_done(user: User, a
     shutil.copytree(pool, user.home / "kept")
 
     def again(_: int) -> None:
-        shutil.rmtree(pool)
-        shutil.copytree(user.home / "kept", pool)
+        put_back(user)
 
     for _ in faults(user, action, words, again=again):
         assert_pool_is_whole(user, clones=kept)
@@ -239,8 +244,7 @@ def test_restore_to_a_volume_stopped_at_every_step_is_whole_or_absent(user: User
     shutil.copytree(pool, user.home / "kept")
 
     def again(_: int) -> None:
-        shutil.rmtree(pool)
-        shutil.copytree(user.home / "kept", pool)
+        put_back(user)
 
     for _ in faults(user, action, ["restore", "d0.dump+d1.dump", "--volume", "doc"], again=again):
         assert user.value("verify", "--pool")["whole"]
@@ -265,8 +269,7 @@ def test_an_increment_onto_a_volume_stopped_at_every_step_keeps_the_old_state(us
     shutil.copytree(pool, user.home / "kept")
 
     def again(_: int) -> None:
-        shutil.rmtree(pool)
-        shutil.copytree(user.home / "kept", pool)
+        put_back(user)
 
     for _ in faults(user, action, ["restore", "d1.dump", "--volume", "doc"], again=again):
         assert_pool_is_whole(user, clones={"c0"})
@@ -286,8 +289,7 @@ def test_gc_stopped_at_every_step_keeps_what_clones_name(user: User, action: str
     shutil.copytree(pool, user.home / "kept")
 
     def again(_: int) -> None:
-        shutil.rmtree(pool)
-        shutil.copytree(user.home / "kept", pool)
+        put_back(user)
 
     freed = 0
     for _ in faults(user, action, ["gc", "--grace", "0s"], again=again):
