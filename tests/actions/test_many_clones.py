@@ -16,11 +16,12 @@ from dalsegno.actions.keep import gc, verify_pool, volume_stats
 from dalsegno.actions.prune import plan_clones, run_prune
 from dalsegno.assembly import create_pool, open_pool
 from dalsegno.backup.policy import Keep
+from dalsegno.formats import messages
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import AlreadyThere, Damaged, Full, NotFound, Refused
 from dalsegno.terms.events import silent
 from dalsegno.volumes.address import parse_address, resolve
-from dalsegno.volumes.clones import NEWEST_MAX, Clone
+from dalsegno.volumes.clones import NEWEST_MAX, Clone, Clones
 from dalsegno.volumes.state import VolumeState
 from dalsegno.volumes.store import Volumes
 
@@ -114,6 +115,32 @@ def test_a_collection_keeps_the_table_and_what_it_names_and_drops_the_tables_bef
         assert dict(house.volumes.get("v").clones) == before
         assert [each for each in verify_pool(house) if each.severity == "error"] == []
         assert volume_stats(house, "v").size.clone_count == len(before)
+
+
+def test_what_a_clone_writes_and_sends_does_not_grow_with_their_number(path: Path) -> None:
+    """Kind: a cost that follows the size, not the change. `bench/clones.py` measures the same with 100,000."""
+
+    def cost(house: House, first: int) -> float:
+        state = house.volumes.get("v")
+        place = house.pool.ref_path(ref(house))
+        known, written = house.pool.list_packs(), 0
+        for number in range(first, first + 2 * NEWEST_MAX):
+            house.volumes.add_clone("v", f"one{number:05}", now_ns=number * HOUR_NS)
+            written += place.stat().st_size
+            written += sum(house.pool.pack_path(each).stat().st_size for each in house.pool.list_packs() - known)
+            known = house.pool.list_packs()
+        state = house.volumes.get("v")
+        assert len(messages.encode(state)) < 8192
+        return written / (2 * NEWEST_MAX)
+
+    with opened(path) as house:
+        few = cost(house, COUNT)
+        state = house.volumes.get("v")
+        more = {f"far{number:05}": Clone(revision=state.head, created_ns=-number) for number in range(5000)}
+        clones = Clones({**dict(state.clones.items()), **more})
+        house.volumes.update(state.id, lambda current: msgspec.structs.replace(current, clones=clones))
+        many = cost(house, COUNT + 1000)
+        assert many < 8192 and many < 1.5 * few
 
 
 def test_prune_removes_many_in_one_write_and_says_what_it_left(path: Path) -> None:

@@ -14,7 +14,7 @@ from dalsegno.cli.words import Parser
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, Damaged
 from dalsegno.terms.events import Note
-from dalsegno.terms.ids import ObjectId, hex_short
+from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time, show_minute, show_time, time_name
 from dalsegno.volumes.ancestry import find_revision
@@ -118,8 +118,10 @@ def _clones(arguments: argparse.Namespace, terminal: Terminal) -> int:
         for state in states:
             if not state.clones:
                 terminal.note(f"volume {state.name}: no clones yet")
-            for name, clone in _listed(state, arguments.last, terminal):
-                known = _size_of(house.pool, state, name, clone)
+            listed = _listed(state, arguments.last, terminal)
+            lost = house.pool.lacking(clone.revision for _, clone in listed) if house.pool.elsewhere is None else set()
+            for name, clone in listed:
+                known = _size_of(house.pool, state, name, clone, lost)
                 if known is None:
                     size: dict[str, int | None] = {"entries": None, "bytes": None}
                     row = [f"{state.name}@{name}", _made(name, clone), "", "", "LOST"]
@@ -161,12 +163,12 @@ def _listed(state: VolumeState, last: int | None, terminal: Terminal) -> list[tu
         return found
 
 
-def _size_of(pool: Pool, state: VolumeState, name: str, clone: Clone) -> tuple[int, int] | None:
+def _size_of(pool: Pool, state: VolumeState, name: str, clone: Clone, lost: set[bytes]) -> tuple[int, int] | None:
     """Return how many entries and bytes are in a clone, or None when it is lost.
 
     What lies further back says so itself; whether it can be read `dal verify` tells.
     """
-    is_far_back = name not in state.clones.newest and (pool.elsewhere is not None or pool.has(ObjectId(clone.revision)))
+    is_far_back = name not in state.clones.newest and clone.revision not in lost
     if is_far_back and clone.entry_count is not None and clone.total_bytes is not None:
         return clone.entry_count, clone.total_bytes
     revision = find_revision(pool, clone.revision)

@@ -102,14 +102,9 @@ class Terminal:
     def table(self, rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
         """Return aligned lines; the columns named in `right` are set right."""
         rows = [[show_line(cell) for cell in row] for row in rows]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
-        return [
-            "  ".join(
-                cell.rjust(width) if column in right else cell.ljust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        line = "  ".join(f"{{:{'>' if column in right else '<'}{width}}}" for column, width in enumerate(widths))
+        return [line.format(*row).rstrip() for row in rows]
 
     def listing(
         self, headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()

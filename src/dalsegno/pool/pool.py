@@ -450,6 +450,11 @@ class Pool:
         """Return whether an object is known to be in a pack that is there."""
         return self.index.contains(identity)
 
+    def lacking(self, ids: Iterable[bytes]) -> set[bytes]:
+        """Return those of many ids that `has` does not know."""
+        column = np.frombuffer(b"".join(ids), np.uint8).reshape(-1, OBJECT_ID_BYTES)
+        return {identity.tobytes() for identity in column[~self.index.hold(column)]}
+
     def measure(self) -> tuple[int, int]:
         """Return how many objects there are, without those that are known to be dead, and bytes before compression.
 

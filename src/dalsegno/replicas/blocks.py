@@ -6,17 +6,19 @@ from typing import Final, Protocol
 from dalsegno.replicas.contract import Record
 from dalsegno.terms.errors import NotFound
 from dalsegno.terms.ids import ObjectId, hex_short
-from dalsegno.terms.sizes import MIB
+from dalsegno.terms.sizes import KIB, MIB
 from dalsegno.world.workers import new_lock
 
 RECORDS_BYTES_MAX: Final = 8 * MIB
+FIRST_BYTES: Final = 8 * KIB
+ASKED_BYTES_MAX: Final = 2 * MIB
 
 
 class GivesBlocks(Protocol):
     """What is asked of a server."""
 
-    def block(self, volume: str, identity: ObjectId) -> list[Record]:
-        """Return an object and those stored beside it."""
+    def block(self, volume: str, identity: ObjectId, *, bytes_max: int) -> list[Record]:
+        """Return an object and those stored beside it, about so many bytes."""
         ...
 
 
@@ -33,6 +35,7 @@ class BlockSource:
         self._lock = new_lock()
         self._records: OrderedDict[bytes, bytes] = OrderedDict()
         self._size = 0
+        self._asked_bytes = FIRST_BYTES
 
     def get(self, identity: ObjectId, /) -> bytes:
         """Return the payload of an object."""
@@ -41,7 +44,9 @@ class BlockSource:
         if known is not None:
             return known
         found: bytes | None = None
-        for _, each, payload in reversed(self._site.block(self._volume, identity)):
+        # One path is little; who asks on and on wants all of it.
+        bytes_max, self._asked_bytes = self._asked_bytes, min(2 * self._asked_bytes, ASKED_BYTES_MAX)
+        for _, each, payload in reversed(self._site.block(self._volume, identity, bytes_max=bytes_max)):
             found = payload if each == identity else found
             self._keep(each, payload)
         if found is None:

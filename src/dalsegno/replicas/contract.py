@@ -22,6 +22,8 @@ LEASE_SECONDS: Final = 30
 """How long a volume stays frozen when who froze it dies."""
 BATCH_IDS_MAX: Final = 20_000
 """Ids in one `have` or `objects` call."""
+BLOCK_ANSWER_BYTES_MAX: Final = 2 * 1024 * 1024
+"""Payload bytes in one answer of `block`, about."""
 BATCH_BYTES_TARGET: Final = 64 * 1024 * 1024
 """Payload bytes in one `objects` call, about."""
 
@@ -62,8 +64,9 @@ class Site(Protocol):
 
     # Objects out
 
-    def block(self, volume: str, identity: ObjectId) -> list[Record]:
-        """Return an object and those stored beside it. Whoever asks checks each payload against its id."""
+    def block(self, volume: str, identity: ObjectId, *, bytes_max: int = BLOCK_ANSWER_BYTES_MAX) -> list[Record]:
+        """Return an object and those stored beside it, about `bytes_max` bytes, and of a list of directory nodes some
+        that are below it. Whoever asks checks each payload against its id."""
         ...
 
     def missing(self, volume: str, targets: Sequence[bytes], bases: Sequence[bytes]) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ it does not stand.
 A call must not run on the `workers` that the Keeper was given: it waits for them.
 """
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from copy import copy
@@ -19,17 +20,32 @@ import msgspec
 import numpy as np
 
 from dalsegno.formats import pack
-from dalsegno.formats.objects import KIND_CHUNK, KIND_REVISION, Revision
+from dalsegno.formats.objects import (
+    KIND_CHUNK,
+    KIND_DIRECTORY,
+    KIND_REVISION,
+    DirectoryList,
+    Revision,
+    decode_directory,
+)
 from dalsegno.pool.adopt import ADOPTED_BYTES_MAX, JOINED_SUFFIX, Adopter, Standing, as_ids
 from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pack_write import SENT_PENDING_MAX, PackWriter, new_header
 from dalsegno.pool.pool import Pool
-from dalsegno.replicas.contract import BATCH_IDS_MAX, LEASE_SECONDS, ROW_BYTES, ROW_KIND_SHIFT, Record
+from dalsegno.replicas.contract import (
+    BATCH_IDS_MAX,
+    BLOCK_ANSWER_BYTES_MAX,
+    LEASE_SECONDS,
+    ROW_BYTES,
+    ROW_KIND_SHIFT,
+    Record,
+)
 from dalsegno.terms.errors import (
     AlreadyThere,
     BadInput,
     Conflict,
     DalError,
+    Damaged,
     Diverged,
     Full,
     Moved,
@@ -67,7 +83,7 @@ from dalsegno.world.files import PARTIAL_SUFFIX, UploadFile, make_directory, rem
 from dalsegno.world.workers import Workers, new_lock
 
 ROWS_AT_ONCE: Final = 8192
-BLOCK_ANSWER_BYTES_MAX: Final = 2 * MIB
+BELOW_BYTES_MAX: Final = 256 * KIB
 UPLOADS_AT_ONCE_MAX: Final = 256
 """Packs in one `adopt` call: each is an open file."""
 CLONES_MAX: Final = 200_000
@@ -160,12 +176,13 @@ class Keeper:
 
     # Objects out
 
-    def block(self, volume: str, identity: ObjectId) -> list[Record]:
-        """Return an object and those stored beside it."""
+    def block(self, volume: str, identity: ObjectId, *, bytes_max: int = BLOCK_ANSWER_BYTES_MAX) -> list[Record]:
+        """Return an object and those stored beside it; with a list of directory nodes some of what is below it."""
         state = self.volumes.get(volume)
         if len(identity) != OBJECT_ID_BYTES:
             raise BadInput(f"object id of {len(identity)} bytes: expected {OBJECT_ID_BYTES}")
-        records = self.pool.beside(identity, bytes_max=BLOCK_ANSWER_BYTES_MAX)
+        records = self.pool.beside(identity, bytes_max=bytes_max)
+        records += _nodes_below(self.pool, records, bytes_max=min(bytes_max, BELOW_BYTES_MAX))
         if not self._is_narrow:
             return records
         kept = [record for record in records if record[0] != KIND_REVISION or not self._is_others(state, record[1])]
@@ -835,6 +852,34 @@ def take_all(taking: Taking[T], pieces: Iterable[bytes]) -> T:
     finally:
         taking.close()
     raise AssertionError("it takes more than there is")
+
+
+def _nodes_below(pool: Pool, records: Sequence[Record], *, bytes_max: int) -> list[Record]:
+    """Return nodes below the first record, if that is a list of directory nodes: who reads on will ask for them.
+
+    The nodes of a table of clones may lie in as many packs as there are nodes.
+    """
+    known = {record[1]: record for record in records}
+    found: list[Record] = []
+    left = bytes_max
+    waiting = deque(records[:1])
+    while waiting:
+        kind, _, payload = waiting.popleft()
+        node = decode_directory(payload) if kind == KIND_DIRECTORY else None
+        for child in node.children if isinstance(node, DirectoryList) else ():
+            record = known.get(child.id)
+            if record is None:
+                try:
+                    record = (KIND_DIRECTORY, child.id, pool.get(ObjectId(child.id)))
+                except (NotFound, Damaged):
+                    continue  # told to whoever asks for it
+                left -= len(record[2])
+                if left < 0:
+                    return found
+                found.append(record)
+            if isinstance(node, DirectoryList) and node.level > 1:
+                waiting.append(record)
+    return found
 
 
 def is_behind(pool: Pool, old: bytes, head: bytes) -> bool:

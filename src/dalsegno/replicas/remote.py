@@ -26,7 +26,7 @@ from dalsegno.replicas import wire
 from dalsegno.replicas.answers import check, check_named_clone
 from dalsegno.replicas.blocks import BlockSource
 from dalsegno.replicas.connections import SEND_BYTES, Connection, Plain, Response, Sealed, pinned_context
-from dalsegno.replicas.contract import LEASE_SECONDS, ROW_BYTES, Record
+from dalsegno.replicas.contract import BLOCK_ANSWER_BYTES_MAX, LEASE_SECONDS, ROW_BYTES, Record
 from dalsegno.replicas.view import Placed, RealmView, check_realm_name
 from dalsegno.replicas.wire import PROTOCOL, PROTOCOL_HEADER
 from dalsegno.terms.errors import BadInput, DalError, Moved, NoAccess, Unavailable, error_kinds
@@ -515,9 +515,10 @@ class RemoteSite:
 
     # Objects out
 
-    def block(self, volume: str, identity: ObjectId) -> list[Record]:
-        """Return an object and those stored beside it. Whoever asks checks each payload against its id."""
-        answer = self._request("GET", self._volume(volume, "block"), query={"id": identity.hex()})
+    def block(self, volume: str, identity: ObjectId, *, bytes_max: int = BLOCK_ANSWER_BYTES_MAX) -> list[Record]:
+        """Return an object and those stored beside it, about `bytes_max` bytes. Who asks checks each by its id."""
+        query = {"id": identity.hex(), **({"most": str(bytes_max)} if bytes_max < BLOCK_ANSWER_BYTES_MAX else {})}
+        answer = self._request("GET", self._volume(volume, "block"), query=query)
         return list(wire.decode_records(answer.read(wire.BLOCK_BYTES_MAX)))
 
     def missing(self, volume: str, targets: Sequence[bytes], bases: Sequence[bytes]) -> Iterator[bytes]:

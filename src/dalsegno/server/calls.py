@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dalsegno.formats.messages import HEX_PATTERN
-from dalsegno.replicas.contract import BATCH_IDS_MAX
+from dalsegno.replicas.contract import BATCH_IDS_MAX, BLOCK_ANSWER_BYTES_MAX
 from dalsegno.replicas.tokens import ADMINISTER, APPEND, READ, WRITE
 from dalsegno.server.limits import JSON_BYTES_MAX, STATE_BYTES_MAX, UPLOAD_BYTES_MAX
 from dalsegno.terms.errors import BadInput
@@ -253,6 +253,12 @@ CALLS: Final = (
                 schema={"type": "string", "pattern": HEX_ID_PATTERN},
                 read=_hex(OBJECT_ID_BYTES),
                 required=True,
+            ),
+            Parameter(
+                name="most",
+                schema={"type": "integer", "minimum": 1, "maximum": BLOCK_ANSWER_BYTES_MAX},
+                read=_whole(1, BLOCK_ANSWER_BYTES_MAX),
+                default=BLOCK_ANSWER_BYTES_MAX,
             ),
         ),
         answer=OCTETS,

@@ -287,7 +287,7 @@ def _state(service: Service, ask: Ask) -> VolumeState:
 
 def _block(service: Service, ask: Ask) -> bytes:
     wanted = ask.query["id"]
-    records = service.site_for(ask.token).block(ask.volume, ObjectId(wanted))
+    records = service.site_for(ask.token).block(ask.volume, ObjectId(wanted), bytes_max=ask.query["most"])
     if not ask.token.allows_everywhere(READ):
         # What lies beside may be of other volumes.
         records = service.shown.choose(ask.token.id, wanted, records)

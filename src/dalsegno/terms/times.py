@@ -93,7 +93,7 @@ def _local(at_ns: int) -> datetime:
 
 def format_time(at_ns: int) -> str:
     """Return an instant as `2026-11-21T02:00:00Z`, for programs and files."""
-    return datetime.fromtimestamp(at_ns // SECOND_NS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return f"{datetime.fromtimestamp(at_ns // SECOND_NS, UTC).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
 
 
 def show_time(at_ns: int) -> str:
@@ -110,4 +110,4 @@ def show_minute(at_ns: int) -> str:
 def time_name(at_ns: int) -> str:
     """Return a name made of an instant, `2026-11-21T020000Z`: it sorts by time, and has no colon, which FAT and SMB
     refuse in names and rsync, scp and tar take for the end of a host's name."""
-    return datetime.fromtimestamp(at_ns // SECOND_NS, UTC).strftime("%Y-%m-%dT%H%M%SZ")
+    return format_time(at_ns).replace(":", "")

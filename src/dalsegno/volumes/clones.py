@@ -8,7 +8,7 @@ path of them, so that what a commit reads and writes does not grow with the numb
 import re
 from collections.abc import Callable, Container, ItemsView, Iterable, Iterator, Mapping, ValuesView
 from heapq import merge
-from itertools import chain
+from itertools import chain, islice
 from typing import Final, Self
 
 import msgspec
@@ -191,7 +191,7 @@ class Clones(Mapping[str, Clone], Told):
         loose = self._loose()
         if self._older is None:
             return iter(loose)
-        table = (each for entry in ascending(self._table_source, _by_time(self._older)) for each in self._shown(entry))
+        table = self._show(ascending(self._table_source, _by_time(self._older)))
         if not loose or loose[0][1].created_ns > self._older.until_ns:
             return chain(table, loose)
         return merge(table, loose, key=_order)
@@ -205,7 +205,7 @@ class Clones(Mapping[str, Clone], Told):
             return
         later = sum(clone.created_ns > older.until_ns for _, clone in loose)
         yield from loose[:later]
-        table = (each for entry in descending(self._table_source, _by_time(older)) for each in self._shown(entry))
+        table = self._show(descending(self._table_source, _by_time(older)))
         yield from merge(table, loose[later:], key=_order, reverse=True)
 
     def newest_until(self, at_ns: int) -> tuple[str, Clone] | None:
@@ -215,10 +215,8 @@ class Clones(Mapping[str, Clone], Told):
         if older is None or (loose and loose[-1][1].created_ns > older.until_ns):
             return loose[-1] if loose else None
         below = _time_key("", min(max(at_ns, -_TIME_BIAS), _TIME_BIAS - 2) + 1)
-        for entry in descending(self._table_source, _by_time(older), below=below):
-            for found in self._shown(entry):
-                return max([*loose[-1:], found], key=_order)
-        return loose[-1] if loose else None
+        table = self._show(descending(self._table_source, _by_time(older), below=below))
+        return max([*loose[-1:], *islice(table, 1)], key=_order, default=None)
 
     def naming(self, revision: bytes, *, since_ns: int) -> Iterator[str]:
         """Yield the names of clones of a revision: those that the ref holds, and others not older than `since_ns`."""
@@ -243,7 +241,7 @@ class Clones(Mapping[str, Clone], Told):
             source = self._table_source
             for entry in ascending(source, _by_time(older), tell=errors.append):
                 try:
-                    found.update(self._shown(entry))
+                    found.update(self._show([entry]))
                 except Damaged as error:
                     errors.append(error)
             if errors:
@@ -258,13 +256,15 @@ class Clones(Mapping[str, Clone], Told):
         changed = [(name, clone) for name, clone in self._changes.items() if clone is not None]
         return sorted([*self._newest.items(), *changed], key=_order)
 
-    def _shown(self, entry: Entry) -> list[tuple[str, Clone]]:
-        """Return what an entry of the tree by time says, unless it was changed since."""
-        name = _name_of(entry.name)
-        clone = self._clone_at(name, entry)
-        if not entry.name.startswith(b"%016x " % (clone.created_ns + _TIME_BIAS)):
-            raise Damaged(f"clone table: {entry.name!r} is not where its time belongs")
-        return [] if name in self._changes else [(name, clone)]
+    def _show(self, entries: Iterable[Entry]) -> Iterator[tuple[str, Clone]]:
+        """Yield what entries of the tree by time say, but for what was changed since."""
+        for entry in entries:
+            name = _name_of(entry.name)
+            clone = self._clone_at(name, entry)
+            if not entry.name.startswith(b"%016x " % (clone.created_ns + _TIME_BIAS)):
+                raise Damaged(f"clone table: {entry.name!r} is not where its time belongs")
+            if name not in self._changes:
+                yield name, clone
 
     def is_same(self, other: "Clones") -> bool:
         """Tell whether others are written in the same way, without a look into the table."""
