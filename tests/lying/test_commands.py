@@ -294,6 +294,37 @@ def test_a_command_that_is_lied_to_harms_nobody(world: World, name: str) -> None
         world.me.quick("realm", "join", world.join)
 
 
+@pytest.mark.parametrize("bad", ["..%2F..%2Fvictim", "%2Fvictim", ".x", "a%0Ab", "%1B%5B2J", "x" * 65])
+def test_a_join_string_names_no_path(world: World, bad: str) -> None:
+    """A name in a line that somebody handed over."""
+    world.liar.lie = plausible
+    before = world.around()
+    for words in (("realm", "join", world.join.replace("name=s1", f"name={bad}")),):
+        done = world.me.quick_any(*words)
+        assert done.code == 2 and done.error.startswith("dal: error: name "), done
+        check(world, done, before, bad)
+
+
+@pytest.mark.parametrize("name", ["../victim", "/victim", ".victim", "a\nb", ESC])
+def test_a_realm_of_another_name_than_a_name_is_not_joined(world: World, name: str) -> None:
+    """A directory, and a server, that say what they are called."""
+    before = world.around()
+
+    def lie(asked: Asked) -> Said:
+        said = plausible(asked)
+        if asked.call == "realm":
+            one = {"name": "s1", "url": world.liar.url, "fingerprint": "", "seen_ns": 1}
+            realm = json.loads(asked.ask("GET", "/v1/server").body)["realm"]
+            return says({"name": name, "realm": realm, "servers": [one], "volumes": [], "as_of_ns": 1})
+        return said
+
+    world.liar.lie = lie
+    for given in (world.join, world.join.replace("name=s1&", "")):
+        done = world.me.quick_any("realm", "join", given)
+        assert done.code == 9 and "not used" in done.error, done
+        check(world, done, before, name)
+
+
 @pytest.mark.parametrize("name", sorted(set(HERE_ALONE) - {"serve", "token"}))
 def test_a_command_that_needs_no_server_asks_none(world: World, name: str) -> None:
     world.liar.lie = lambda asked: REFUSALS[0]

@@ -212,7 +212,9 @@ def _join(arguments: argparse.Namespace, terminal: Terminal) -> int:
         realm = read_key(Path(arguments.key_path), info.realm) if arguments.key_path else site.key()
         if realm.realm_id != info.realm:
             raise Refused(f"{join.url}: its key is not that of its realm")
-        first = Server(name=join.name or info.name, url=join.url, fingerprint=join.fingerprint, seen_ns=now_ns())
+        first = Server(
+            name=check_realm_name(join.name or info.name), url=join.url, fingerprint=join.fingerprint, seen_ns=now_ns()
+        )
         try:
             view = site.view()
         except NotFound:

@@ -45,7 +45,7 @@ def profiles_directory() -> Path:
 
 def cache_directory(name: str) -> Path:
     """Return where what may be lost of a realm is."""
-    return places.cache_dir() / "realms" / name
+    return places.cache_dir() / "realms" / check_realm_name(name)
 
 
 def profile_path(name: str) -> Path:
