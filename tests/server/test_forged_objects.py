@@ -1,6 +1,7 @@
 """What a client with a valid token and the realm's key makes up: nobody else is harmed by it, nor does he learn more."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -215,3 +216,18 @@ def test_who_makes_the_server_check_for_long_keeps_nobody_waiting(tmp_path: Path
                 assert site.state("home").name == "home" and ask(server, "GET", "/health")[0] == 200
                 answers += 1
             assert answers > len(checks), "who only asks waited for a check to end"
+
+
+def test_a_tree_that_stands_for_more_than_it_says_is_refused(served: Served) -> None:
+    """Kind: whoever may only append commits what the owner's next search and drill never end in."""
+    site = served.server.site(served.server.token("append"))
+    before = site.state("home")
+    forge = Forge(site)
+    below = forge.directory(small_file(b"f"))
+    for _ in range(8):
+        below = forge.directory(*(folder(b"%02d" % number, below) for number in range(100)))
+    made = forge.revision(before.id, below, parents=[before.head], created_ns=time.time_ns())
+    upload, data = forge.pack()
+    with pytest.raises(Refused, match="goes on beyond the 1 files"):
+        site.commit("home", made, upload, [data])
+    assert site.state("home").head == before.head

@@ -6,6 +6,7 @@ import pwd
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dalsegno.actions.backup import own_paths, own_places
@@ -18,9 +19,12 @@ from dalsegno.formats.objects import Entry
 from dalsegno.host.changes import Tell
 from dalsegno.host.owners import OwnerMap
 from dalsegno.host.restore import RestoreResult, restore_tree
+from dalsegno.host.room import Room, look_for_room
 from dalsegno.pool.checked import CheckedSource
 from dalsegno.pool.contract import Source
-from dalsegno.terms.errors import BadInput, NotFound, Refused
+from dalsegno.terms.errors import BadInput, Full, NotFound, Refused, Unavailable
+from dalsegno.terms.events import Note, Report
+from dalsegno.terms.sizes import format_size
 from dalsegno.trees.one import OneEntry
 from dalsegno.trees.read import lookup, resolve_path
 from dalsegno.volumes.state import VolumeState
@@ -36,6 +40,9 @@ class RestoreOutcome:
     target: str
     result: RestoreResult
     duration_ns: int
+    room: Room | None = None
+    """What is free where it goes; None where nobody asked."""
+    is_trusted: bool = True
 
 
 def restore(
@@ -51,6 +58,8 @@ def restore(
     dry_run: bool = False,
     compare: bool = False,
     cross_file_systems: bool = False,
+    is_trusted: bool | None = None,
+    any_size: bool = False,
     tell: Tell | None = None,
 ) -> RestoreOutcome:
     """Make `target` hold what an address or a chain of dumps names; only what differs is written.
@@ -59,9 +68,12 @@ def restore(
     same size and time is taken for equal, unless `compare` has it read. What is mounted below the target is left alone
     unless `cross_file_systems`. What `delete` removes never is the program's own, and only with `delete_excluded` what
     the backup did not cover. `tell` hears of each entry. Refused: to delete below `/` unless `sure`, or in the
-    program's own places.
+    program's own places. Without a word (`is_trusted` None) all is trusted but dumps of volumes that this house does
+    not know. Full, before anything is written: there is no room for it, unless `any_size`.
     """
     with open_view(house, address) as view:
+        if is_trusted is None:
+            is_trusted = knows_volume(house, view)
         return restore_view(
             house,
             view,
@@ -74,6 +86,8 @@ def restore(
             dry_run=dry_run,
             compare=compare,
             cross_file_systems=cross_file_systems,
+            is_trusted=is_trusted,
+            any_size=any_size,
             tell=tell,
         )
 
@@ -91,9 +105,14 @@ def restore_view(
     dry_run: bool = False,
     compare: bool = False,
     cross_file_systems: bool = False,
+    is_trusted: bool | None = None,
+    any_size: bool = False,
     tell: Tell | None = None,
 ) -> RestoreOutcome:
-    """Make `target` hold what an open view shows, as `restore` does; of a single file it may be that file."""
+    """Make `target` hold what an open view shows, as `restore` does; of a single file it may be that file.
+
+    Without a word the view is trusted.
+    """
     started_ns = now_ns()
     own = own_paths(house, os.fsencode(target)) if delete else ()
     if delete and not dry_run:
@@ -104,23 +123,69 @@ def restore_view(
     if single is not None:
         one = OneEntry(view.source, single)
         source, revision, place, wanted = one, one.revision(view.revision), target.parent, [single.name]
+    is_trusted = is_trusted is None or is_trusted
+    act = partial(
+        restore_tree,
+        source,
+        revision,
+        place,
+        paths=wanted,
+        owners=owners or OwnerMap(),
+        delete=delete,
+        delete_excluded=delete_excluded,
+        own=own,
+        verify_content=compare,
+        cross_devices=cross_file_systems,
+        is_trusted=is_trusted,
+        report=house.report,
+    )
+    room = look_for_room(os.fsencode(place))
     with _comparing_beside(source, house.workers):
-        result = restore_tree(
-            source,
-            revision,
-            place,
-            paths=wanted,
-            owners=owners or OwnerMap(),
-            delete=delete,
-            delete_excluded=delete_excluded,
-            own=own,
-            dry_run=dry_run,
-            verify_content=compare,
-            cross_devices=cross_file_systems,
-            tell=tell,
-            report=house.report,
-        )
-    return RestoreOutcome(label=view.label, target=os.fspath(target), result=result, duration_ns=now_ns() - started_ns)
+        if not dry_run and not room.fits(needed_bytes=revision.total_bytes, needed_files=revision.entry_count):
+            _require_room(target, act(dry_run=True), room, any_size=any_size, report=house.report)
+        result = act(dry_run=dry_run, tell=tell)
+    return RestoreOutcome(
+        label=view.label,
+        target=os.fspath(target),
+        result=result,
+        duration_ns=now_ns() - started_ns,
+        room=room,
+        is_trusted=is_trusted,
+    )
+
+
+def knows_volume(house: House, view: View) -> bool:
+    """Tell whether what is read is of a volume that this house has: a dump of any other may be a stranger's."""
+    if view.chain is None:
+        return True
+    try:
+        return house.volumes.get_by_id(view.revision.volume) is not None
+    except (NotFound, Unavailable):
+        return False
+
+
+def room_words(result: RestoreResult, room: Room) -> str:
+    """Say what a restore that a dry run looked at needs, and what there is."""
+    needed = format_size(max(0, result.bytes_written - result.bytes_freed))
+    if room.free_files is not None and result.created > room.free_files:
+        return f"{result.created:,} new files, and there is room for {room.free_files:,}"
+    return f"{needed} more, and {format_size(room.free_bytes)} is free"
+
+
+def fits(result: RestoreResult, room: Room) -> bool:
+    """Tell whether there is room for a restore that a dry run looked at."""
+    return room.fits(needed_bytes=result.bytes_written - result.bytes_freed, needed_files=result.created)
+
+
+def _require_room(target: Path, result: RestoreResult, room: Room, *, any_size: bool, report: Report) -> None:
+    """Raise Full when there is no room for what a dry run would write; what cannot be told for sure is only said."""
+    if fits(result, room):
+        return
+    text = f"this needs {room_words(result, room)}"
+    if any_size or result.deleted or not room.is_exact:
+        report(Note(severity="notice", path=os.fsencode(target), text=f"{text}: begun all the same"))
+        return
+    raise Full(f"{target}: {text}; nothing was written: free some, choose with --path, or begin with --any-size")
 
 
 @contextmanager

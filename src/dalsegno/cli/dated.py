@@ -153,6 +153,8 @@ def restore_dated(
                     sure=arguments.yes,
                     compare=arguments.compare,
                     cross_file_systems=arguments.cross_file_systems,
+                    is_trusted=arguments.is_trusted,
+                    any_size=arguments.any_size,
                     tell=tell,
                 )
             return made, found

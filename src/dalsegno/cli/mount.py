@@ -5,6 +5,7 @@ import json
 import os
 import pwd
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,17 @@ def add_mount(parser: Parser) -> None:
     parser.add_argument("--allow-other", action="store_true", help="let other users in, by the files' own rights")
     parser.add_argument("--as-user", action="store_true", help="show every file as your own, for reading")
     parser.add_argument("--devices", action="store_true", help="let devices and set-id bits mean something (root)")
+    parser.add_argument("--follow", action="store_true", help="let mount points in dumps lead to volumes of your pool")
+    trust = parser.add_mutually_exclusive_group()
+    trust.add_argument(
+        "--untrusted",
+        dest="is_trusted",
+        action="store_false",
+        default=None,
+        help="show all as your own, without set-id bits, devices, security.* and trusted.* attributes (as without a "
+        "word a dump of a volume that the pool does not know)",
+    )
+    trust.add_argument("--trusted", dest="is_trusted", action="store_true", default=None, help="show it as it is")
     # Neither place is there with --list: without this an option between the two would end the places.
     parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]
     parser.set_defaults(run=_mount)
@@ -129,6 +141,7 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal, ready: Callable[[]
         raise NotFound(no_key_for(dumps[0][0]))
     if dumps is not None and realm is not None:
         paths, clone, inner = dumps
+        wishes = replace(wishes, is_trusted=_is_trusted(arguments, terminal, known=False))
         with actions.open_shown_dumps(paths, realm, clone=clone, path=inner) as view:
             service.show_read_only(
                 dumps_picture(view), None, arguments.directory, wishes=wishes, label=view.label, own=paths, ready=ready
@@ -153,10 +166,23 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal, ready: Callable[[]
         if state is not None:
             service.show_writable(house, state, arguments.directory, wishes=wishes, ready=ready)
             return
-        picture = gallery.top(arguments.what)
+        picture, knows = gallery.top_and_whether_known(arguments.what)
+        wishes = replace(wishes, is_trusted=_is_trusted(arguments, terminal, known=knows))
+        # A mount point in a dump is the word of who made it: with --allow-other it would open what is this user's own.
+        beside = gallery if dumps is None or arguments.follow else None
         service.show_read_only(
-            picture, gallery, arguments.directory, wishes=wishes, label=picture.label, own=own, ready=ready
+            picture, beside, arguments.directory, wishes=wishes, label=picture.label, own=own, ready=ready
         )
+
+
+def _is_trusted(arguments: argparse.Namespace, terminal: Terminal, *, known: bool) -> bool:
+    if arguments.is_trusted is None and not known:
+        terminal.note(
+            f"{arguments.what}: of a volume that is not known here, so it is not trusted: all is shown as your own, "
+            "without set-id bits, devices, security.* and trusted.* attributes (--trusted shows them)"
+        )
+        return False
+    return arguments.is_trusted is None or bool(arguments.is_trusted)
 
 
 def _describe(error: BaseException) -> bytes:

@@ -18,6 +18,7 @@ from dalsegno.cli.words import POLICY_HELP, Parser, path_bytes
 from dalsegno.host.changes import Tell
 from dalsegno.host.losses import count_words
 from dalsegno.host.owners import OwnerMap
+from dalsegno.host.untrusted import count_taming
 from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, Damaged, NotFound, Unavailable
 from dalsegno.terms.events import Note
@@ -51,6 +52,17 @@ def add_restore(parser: Parser) -> None:
     parser.add_argument("--compare", action="store_true", help="read files that look equal; else size and time tell")
     parser.add_argument("-n", "--dry-run", action="store_true", help="only tell what would be done")
     parser.add_argument("--cross-file-systems", action="store_true", help="restore into what is mounted below DIR, too")
+    parser.add_argument("--any-size", action="store_true", help="begin although there seems to be no room for it")
+    trust = parser.add_mutually_exclusive_group()
+    trust.add_argument(
+        "--untrusted",
+        dest="is_trusted",
+        action="store_false",
+        default=None,
+        help="no set-id bits, devices, security.* and trusted.* attributes, locks; everything belongs to you "
+        "(what a dump of a volume that the pool does not know gets without a word)",
+    )
+    trust.add_argument("--trusted", dest="is_trusted", action="store_true", default=None, help="all that is in it")
     parser.add_argument("--owners", default="name", metavar="name|number|map:FILE", help="whose the files become")
     parser.add_argument("--site", action="store_true", help="everything: pool, volumes and catalog, from the media")
     parser.add_argument("--media", action="append", default=[], metavar="DIR", help="with --site: where a medium is")
@@ -153,6 +165,8 @@ def _restore(arguments: argparse.Namespace, terminal: Terminal) -> int:
                     dry_run=arguments.dry_run,
                     compare=arguments.compare,
                     cross_file_systems=arguments.cross_file_systems,
+                    is_trusted=arguments.is_trusted,
+                    any_size=arguments.any_size,
                     tell=tell,
                 )
             except Unavailable as error:
@@ -167,7 +181,9 @@ def _restore(arguments: argparse.Namespace, terminal: Terminal) -> int:
     )
     if outcome.result.damaged_count:
         return Damaged.exit_code
-    return EXIT_PARTIAL if outcome.result.failed or outcome.result.lost.unexpected() else EXIT_DONE
+    is_less = arguments.is_trusted is None and bool(outcome.result.tamed)
+    partial = outcome.result.failed or outcome.result.lost.unexpected() or is_less
+    return EXIT_PARTIAL if partial else EXIT_DONE
 
 
 def _outcome_value(outcome: actions.RestoreOutcome, *, dry_run: bool) -> dict[str, Any]:
@@ -181,6 +197,9 @@ def _outcome_value(outcome: actions.RestoreOutcome, *, dry_run: bool) -> dict[st
         "unchanged": result.unchanged,
         "deleted": result.deleted,
         "bytes_written": result.bytes_written,
+        "trusted": outcome.is_trusted,
+        "not_trusted": dict(result.tamed),
+        "room": outcome.room and {"free_bytes": outcome.room.free_bytes, "free_files": outcome.room.free_files},
         "protected": dict(result.protected.counts),
         "protected_listed": [{"path": path, "reason": why} for path, why in result.protected.listed],
         "failed": [{"path": path, "error": text} for path, text in result.failed],
@@ -202,6 +221,12 @@ def _outcome_lines(outcome: actions.RestoreOutcome, *, dry_run: bool) -> list[st
         f"  {result.created:,} created, {result.updated:,} updated, {result.unchanged:,} unchanged, "
         f"{result.deleted:,} deleted; {format_size(result.bytes_written)} {'would be ' if dry_run else ''}written",
     ]
+    if dry_run and outcome.room is not None and not actions.fits(result, outcome.room):
+        lines.append(f"  there is not enough room: it needs {actions.room_words(result, outcome.room)}")
+    if result.tamed:
+        lines.append(
+            f"  left out, since the backup is not trusted: {count_taming(result.tamed)} (--trusted restores them)"
+        )
     if result.lost.expected:
         lines.append(
             f"  not set, because only root can: {count_words(result.lost.expected)}; these files belong to you"

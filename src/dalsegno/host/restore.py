@@ -74,11 +74,13 @@ from dalsegno.host.setting import (
     why,
 )
 from dalsegno.host.target import ROOT_KEPT, ROOT_REFUSED, is_root_of_other, make_target
+from dalsegno.host.untrusted import DEVICE_LEFT, Taming
 from dalsegno.pool.contract import Source
 from dalsegno.terms.errors import Conflict, DalError, Damaged, Full, NoAccess, NotFound, Refused
 from dalsegno.terms.events import Note, Progress, Report, silent
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.sizes import MIB
+from dalsegno.trees.extents import iterate_extents
 from dalsegno.trees.limit import bytes_max, entries_max, too_large, too_many
 from dalsegno.trees.links import LinksTable
 from dalsegno.trees.read import entry_xattrs, iterate_content, iterate_directory, lookup, read_content
@@ -87,6 +89,8 @@ from dalsegno.world.files import durable_step, is_rehearsal
 from dalsegno.world.memory import give_large_blocks_back
 from dalsegno.world.workers import Workers
 
+BLOCK_BYTES: Final = 512
+"""What st_blocks counts."""
 PROGRESS_FILES: Final = 256
 PROGRESS_BYTES: Final = 16 * MIB
 RUN_BYTES_MAX: Final = 1 * MIB
@@ -129,6 +133,10 @@ class RestoreResult:
     """Attributes of restored files that could not be given back."""
     protected: Protected = field(default_factory=Protected)
     """What was not deleted because the backup did not cover it."""
+    bytes_freed: int = 0
+    """In a dry run: bytes of the files that would be replaced."""
+    tamed: dict[str, int] = field(default_factory=dict)
+    """What was not taken from a backup that is not trusted: how often which."""
     left: list[tuple[bytes, str]] = field(default_factory=list)
     """What was left as it is on purpose, and why: nothing of the backup is missing there."""
 
@@ -150,6 +158,7 @@ class _Restore:
         dry_run: bool,
         verify_content: bool,
         cross_devices: bool,
+        taming: Taming | None,
         protection: Protection,
         tell: Tell | None,
         report: Report,
@@ -160,6 +169,7 @@ class _Restore:
         # In what the file looked at last differed from the tree.
         self.difference: set[str] = set()
         self.source = source
+        self.taming = taming
         self.revision = revision
         self.owners = Owners(owners)
         self.delete = delete
@@ -193,6 +203,17 @@ class _Restore:
         self.done_count = 0
         self.progress_count = 0
         self.progress_bytes = 0
+
+    # -- what is trusted
+
+    def tamed(self, entry: Entry) -> Entry:
+        """Return an entry without what must not come from a backup that is not trusted."""
+        return entry if self.taming is None else self.taming.entry(entry)
+
+    def xattrs_of(self, entry: Entry) -> list[tuple[bytes, bytes]]:
+        """Return the extended attributes that an entry is to have."""
+        found = entry_xattrs(self.source, entry)
+        return found if self.taming is None or not found else self.taming.xattrs(found)
 
     # -- notes
 
@@ -242,7 +263,7 @@ class _Restore:
             if is_open and is_plainly_equal(fd, stat, entry, owner):
                 self.difference = set()
                 return False
-            wanted = entry_xattrs(self.source, entry)
+            wanted = self.xattrs_of(entry)
             file = Existing(fd, stat, directory=frame.fd, name=name, is_open=is_open)
             self.difference = compare(file, entry, owner, wanted, self.times)
             lose: Lose = partial(self.lose, path)
@@ -416,7 +437,7 @@ class _Restore:
         """Write a whole file, but for locking flags, under the temporary name."""
         # The content is asked for first: what is not there leaves no trace.
         data = self.whole_content(entry)
-        wanted = entry_xattrs(self.source, entry) if entry.xattrs else []
+        wanted = self.xattrs_of(entry) if entry.xattrs else []
         fd = os.open(self.temporary, _WRITE_FLAGS, 0o600, dir_fd=frame.fd)
         jobs: deque[Future[None]] = deque()
         try:
@@ -471,7 +492,7 @@ class _Restore:
 
     def write_special(self, directory: int, temporary: bytes, entry: Entry, path: bytes) -> None:
         """Make a symlink, FIFO or device under the temporary name."""
-        wanted = entry_xattrs(self.source, entry) if entry.xattrs else []
+        wanted = self.xattrs_of(entry) if entry.xattrs else []
         try:
             if entry.kind == objects.ENTRY_SYMLINK:
                 os.symlink(entry.content, temporary, dir_fd=directory)
@@ -547,6 +568,9 @@ class _Restore:
                 return
             is_copy = self.first_names.find(entry.link) is not None
             entry = self.linked_file(entry)
+            if self.taming is not None and self.taming.is_forbidden(entry):
+                self.result.left.append((path, DEVICE_LEFT))
+                return
             if is_copy:
                 self.bytes_max += entry.size  # a place without hard links holds it once for each name
             if entry.kind not in _FORMS or entry.kind == objects.ENTRY_DIRECTORY:
@@ -572,12 +596,20 @@ class _Restore:
         if not self.dry_run:
             inode = self.write_anew(frame, entry, path, stat)
         elif entry.kind == objects.ENTRY_FILE and entry.content_kind != objects.CONTENT_NONE:
-            self.result.bytes_written += entry.size
+            self.result.bytes_written += self.data_bytes(entry)
+            if stat is not None and modes.S_ISREG(stat.st_mode) and stat.st_nlink == 1:
+                self.result.bytes_freed += stat.st_blocks * BLOCK_BYTES
         if link:
             self.first_names.add(link, frame.path, name, inode)
         if entry.flags & attributes.FLAGS_LOCKING and not self.dry_run:
             self.lock_again(frame.fd, name, entry, path)
         self.count(stat, entry, path, what)
+
+    def data_bytes(self, entry: Entry) -> int:
+        """Return how many bytes of a file are no holes."""
+        if entry.content_kind != objects.CONTENT_RECIPE:
+            return entry.size
+        return sum(extent.length for extent in iterate_extents(self.source, entry) if extent.id)
 
     def restore_further_name(self, frame: Frame, entry: Entry, path: bytes, stat: os.stat_result | None) -> bool:
         """Restore a name of a file that has another already; False when the file itself is to be written there."""
@@ -645,7 +677,7 @@ class _Restore:
         found = self.links.find(entry.link)
         if found is None:
             raise Damaged(f"{entry.name!r}: its file {entry.link:x} is not in the links table")
-        return replace(found[1], name=entry.name)
+        return self.tamed(replace(found[1], name=entry.name))
 
     def link_to(self, row: int, frame: Frame, name: bytes, path: bytes, stat: os.stat_result | None) -> bool:
         """Make `name` a further name of a file, in the place of what `stat` says is there; tell if that can be."""
@@ -866,7 +898,7 @@ class _Restore:
                 self.result.unchanged += 1
                 return
             directory = Existing(fd, stat, directory=fd, opened=opened)
-            difference = compare(directory, entry, owner, entry_xattrs(self.source, entry), self.times)
+            difference = compare(directory, entry, owner, self.xattrs_of(entry), self.times)
             if not difference:
                 say_unattainable(stat, entry, owner, partial(self.lose, path))
                 close_again(fd, opened)
@@ -878,13 +910,13 @@ class _Restore:
         if self.dry_run:
             return
         lose = partial(self.lose, path)
-        set_all(fd, entry, entry_xattrs(self.source, entry), self.owners.of(entry), lose, is_native=frame.is_native)
+        set_all(fd, entry, self.xattrs_of(entry), self.owners.of(entry), lose, is_native=frame.is_native)
         if entry.flags or not frame.fresh:
             set_flags(fd, entry.flags, lose)
 
     def open_root(self, fd: int, selection: Selection | None, *, fresh: bool) -> Frame:
         """Begin the target itself, open as `fd`, or (a dry run) not there."""
-        root = self.revision.root
+        root = self.tamed(self.revision.root)
         frame = self.open_frame(root, b"", fd, fresh=fresh or fd < 0, selection=selection)
         if fd >= 0:
             frame.place = place_of(fd)
@@ -927,6 +959,8 @@ class _Restore:
         if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
             raise Damaged(f"{os.fsdecode(frame.path)}: the tree holds the forbidden name {name!r}")
         path = frame.path + b"/" + name if frame.path else name
+        if entry.kind != objects.ENTRY_LINK:
+            entry = self.tamed(entry)
         try:
             if frame.folds and name not in frame.existing:
                 frame.take_alias(name)
@@ -938,6 +972,8 @@ class _Restore:
                     below.parent = frame
                     stack.append(below)
                     self.above.add(entry.content)
+            elif self.taming is not None and self.taming.is_forbidden(entry):
+                self.result.left.append((path, DEVICE_LEFT))
             elif entry.kind == objects.ENTRY_LINK or entry.kind in _FORMS:
                 self.restore_leaf(frame, entry, path)
             else:
@@ -1037,6 +1073,7 @@ def restore_tree(
     dry_run: bool = False,
     verify_content: bool = False,
     cross_devices: bool = False,
+    is_trusted: bool = True,
     tell: Tell | None = None,
     report: Report = silent,
     workers: Workers | None = None,
@@ -1045,14 +1082,16 @@ def restore_tree(
 
     A file with the entry's size and modification time is taken for equal unless `verify_content`. `delete` removes
     what the tree does not hold, within what is restored, but for what the backup did not cover (unless
-    `delete_excluded`) and for `own` paths, those of the program. Raises Full, NoAccess (read-only) and Refused; the
-    rest is in `failed` and `lost`.
+    `delete_excluded`) and for `own` paths, those of the program. What is not trusted loses what `untrusted.py` names;
+    `tamed` counts it. Raises Full, NoAccess (read-only), Refused, and Damaged for a tree with far more in it than its
+    revision says; the rest is in `failed` and `lost`.
     """
     selection = plan_selection(paths)
     if selection is not None:
         check_selection(source, revision.root.content, selection)
     place = os.fsencode(target)
     fresh = not dry_run and make_target(place)
+    taming = None if is_trusted else Taming()
     restore = _Restore(
         source,
         revision,
@@ -1061,6 +1100,7 @@ def restore_tree(
         dry_run=dry_run,
         verify_content=verify_content,
         cross_devices=cross_devices,
+        taming=taming,
         tell=tell,
         protection=Protection(revision.coverage, own, delete_excluded=delete_excluded),
         report=report,
@@ -1068,4 +1108,6 @@ def restore_tree(
     )
     restore.run(place, selection, fresh=fresh)
     restore.progress()
+    if taming is not None:
+        restore.result.tamed = taming.counts
     return restore.result

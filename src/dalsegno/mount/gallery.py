@@ -5,6 +5,7 @@ from typing import cast
 
 from dalsegno.actions import mount as actions
 from dalsegno.actions.house import House
+from dalsegno.actions.restore import knows_volume
 from dalsegno.actions.view import View
 from dalsegno.formats import objects
 from dalsegno.mount.listing import Kept, KindSource, Listings
@@ -48,10 +49,14 @@ class HouseGallery:
 
     def top(self, text: str) -> Picture:
         """Return what an address or a chain of dumps shows."""
+        return self.top_and_whether_known(text)[0]
+
+    def top_and_whether_known(self, text: str) -> tuple[Picture, bool]:
+        """Return the same, and whether it is of a volume of this house; a dump of any other may be a stranger's."""
         view = actions.open_shown(self.house, text)
         if view.chain is not None:
-            return dumps_picture(view)
-        return self.picture(view)
+            return dumps_picture(view), knows_volume(self.house, view)
+        return self.picture(view), True
 
     def head(self, state: VolumeState) -> Picture:
         """Return a volume's newest state, which the caller keeps."""

@@ -121,12 +121,19 @@ class Gallery(Protocol):
 class Owners:
     """Whose the files appear to be: as they are stored, or all the caller's own."""
 
-    def __init__(self, *, uid: int | None = None, gid: int | None = None) -> None:
+    def __init__(self, *, uid: int | None = None, gid: int | None = None, is_trusted: bool = True) -> None:
+        """What is not trusted is the mounter's own, has no set-id bits, no devices, and no attributes that count."""
         self.uid = uid
         self.gid = gid
+        self.is_trusted = is_trusted
+        self._mounter = (os.getuid(), os.getgid())
 
     def show(self, mode: int, uid: int, gid: int) -> tuple[int, int, int]:
         """Return mode, uid and gid to show; who sees all as his own may read all."""
+        if not self.is_trusted:
+            mode &= ~(stat.S_ISUID | stat.S_ISGID)
+            mode = stat.S_IFREG | stat.S_IMODE(mode) if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else mode
+            uid, gid = self._mounter
         if self.gid is None or self.uid is None:
             return mode, uid, gid
         readable = mode | stat.S_IRUSR | (stat.S_IXUSR if stat.S_ISDIR(mode) or mode & 0o111 else 0)
@@ -536,16 +543,20 @@ class ReadOnly:
 
     def _getxattr(self, header: Header, body: fuse.GetXattr) -> Answer:
         entry, layer = self.entry(header.node)
-        xattrs = entry_xattrs(layer.listings.source, entry) if entry is not None and layer is not None else []
-        for name, value in xattrs:
+        for name, value in self._xattrs(entry, layer):
             if name == body.name:
                 return sized(value, body.size)
         raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
 
     def _listxattr(self, header: Header, body: fuse.ListXattr) -> Answer:
         entry, layer = self.entry(header.node)
-        xattrs = entry_xattrs(layer.listings.source, entry) if entry is not None and layer is not None else []
-        return sized(b"".join(name + b"\0" for name, _ in xattrs), body.size)
+        return sized(b"".join(name + b"\0" for name, _ in self._xattrs(entry, layer)), body.size)
+
+    def _xattrs(self, entry: Entry | None, layer: Layer | None) -> list[tuple[bytes, bytes]]:
+        found = entry_xattrs(layer.listings.source, entry) if entry is not None and layer is not None else []
+        if self._owners.is_trusted:
+            return found
+        return [(name, value) for name, value in found if not name.startswith((b"security.", b"trusted."))]
 
     def _statfs(self, header: Header, body: fuse.Empty) -> Answer:
         size = self.top.total_bytes if isinstance(self.top, Picture) else 0

@@ -51,6 +51,8 @@ class Wishes:
     allow_other: bool = False
     as_user: bool = False
     devices: bool = False
+    is_trusted: bool = True
+    """Whether owners, set-id bits, devices and attributes of the namespaces `security` and `trusted` are shown."""
 
 
 def show_read_only(
@@ -64,7 +66,8 @@ def show_read_only(
     ready: Callable[[], None],
 ) -> None:
     """Show `top` at `directory` until it is unmounted, or this process is asked to end."""
-    owners = Owners(uid=os.getuid(), gid=os.getgid()) if wishes.as_user else Owners()
+    shown_as = (os.getuid(), os.getgid()) if wishes.as_user else (None, None)
+    owners = Owners(uid=shown_as[0], gid=shown_as[1], is_trusted=wishes.is_trusted)
     file_system = ReadOnly(top, gallery, owners=owners, now_ns=now_ns())
     options = _options(wishes, read_only=True, label=label)
     with Workers(2) as crew, _reading_ahead(top.listings):

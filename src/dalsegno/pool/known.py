@@ -1,7 +1,7 @@
 """What this user remembers of a place where a pool was: which pool, how sealed, and how new its volumes were.
 
 Whoever controls the storage can put another pool there, one that is not sealed, or yesterday's refs. What is here lies
-in the user's own state directory, beyond his reach (docs/decisions/017-what-was-seen-of-a-place-is-remembered.md):
+in the user's own state directory, beyond his reach (docs/decisions/020-what-was-seen-of-a-place-is-remembered.md):
 
     known/<place>/pools           one JSON object a line: the pools that may be at this place
     known/<place>/<pool id>       one JSON object a line: the heads that were seen there, the last of a line counts
