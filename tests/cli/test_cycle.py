@@ -604,3 +604,17 @@ def test_a_run_makes_the_shares_and_copies_that_an_earlier_one_could_not_and_say
         line for line in site.quick("status", DAL_NOW=night(2, "23:00")).out.decode().splitlines() if line[:2] == "  "
     ]
     assert len(table) == 3 and max(map(len, table)) <= 80, table
+
+
+def test_a_turn_that_takes_too_long_fails_alone(site: Site) -> None:
+    """Kind: one volume that never ends keeps all others from their backup."""
+    (site.home / "site.toml").write_text((site.home / "site.toml").read_text() + '[limits]\nturn = "12h"\n')
+    # The clock jumps once, behind the beginning of the first turn.
+    clock = "import itertools, dalsegno.backup.cycle as c; n = itertools.count(); c.ticks_ns = lambda: 10**15 * (next(n) > 0)"
+    done = site.quick("--json", "backup", "--set", "all", code=3, before=clock, DAL_NOW=night(0))
+    report = json.loads(done.out)
+    assert report["counts"] == {"done": 1, "incomplete": 0, "failed": 1}
+    (failed,) = (each for each in report["volumes"] if each["error"])
+    assert "longer than 12h" in failed["error"] and "[limits]" in failed["error"]
+    assert site.back_up(1)["counts"] == {"done": 2, "incomplete": 0, "failed": 0}
+    site.require_whole()

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -12,8 +13,15 @@ from host_kit import Machine
 from ignore_kit import git_keeps, grow_tree
 
 from dalsegno.formats import objects
-from dalsegno.host.ignore import IGNORE_FILE, IGNORE_FILE_BYTES_MAX, IgnoreProblem, Rules, check_pattern
-from dalsegno.host.patterns import PATTERN_BYTES_MAX, read_lines, read_words
+from dalsegno.host.ignore import (
+    IGNORE_FILE,
+    IGNORE_FILE_BYTES_MAX,
+    PROBLEMS_TOLD_MAX,
+    IgnoreProblem,
+    Rules,
+    check_pattern,
+)
+from dalsegno.host.patterns import PATTERN_BYTES_MAX, WILD_LINES_MAX, read_lines, read_words
 from dalsegno.terms.errors import BadInput
 from dalsegno.trees.read import iterate_directory
 
@@ -118,3 +126,49 @@ def test_ignore_files_that_are_none_are_said_and_not_obeyed(machine: Machine, tm
         IgnoreProblem(path=b"link/.dalignore", line=0, reason="not obeyed: a symbolic link"),
         IgnoreProblem(path=b"pipe/.dalignore", line=0, reason="not obeyed: not a regular file"),
     ]
+
+
+HOSTILE = {
+    "stars": b"*a" * 40 + b"*b\n",
+    "many": b"*a*b\n" * 200_000,
+    "sets": (b"[!a]" * 8 + b"*x\n") * 30_000,
+    "long sets": (b"[!a]" * 1000 + b"\n") * 260,
+    "deep": (b"**/a*" * 10 + b"/**/b\n") * 18_000,
+    "classes": (b"[[:alnum:][:punct:]]" * 100 + b"*\n") * 500,
+    "bad": b"[z-a\n\\\n!\n" * 100_000,
+    "spaces": (b"a" + b" " * 4000 + b"\n") * 250,
+}
+CPU_SECONDS_MAX = 8.0
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_ignore_file_costs_little(what: str) -> None:
+    """Kind: whoever may write a file in somebody's source stops the backup of it."""
+    started = time.process_time()
+    patterns = read_lines(HOSTILE[what][: 1024 * 1024])
+    for number in range(300):
+        name = b"a" * 240 + b"%d" % number
+        patterns.excludes(name, b"d/" * 20 + name, is_directory=False)
+    assert time.process_time() - started < CPU_SECONDS_MAX
+
+
+def test_of_too_many_wildcards_the_first_are_obeyed_and_the_line_is_named(machine: Machine, tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    root.mkdir()
+    for name in ("first-x", "last-x", "plain", "kept"):
+        (root / name).touch()
+    lines = [b"first*x", *(b"no*%d*" % number for number in range(WILD_LINES_MAX)), b"last*x", b"plain"]
+    (root / ".dalignore").write_bytes(b"\n".join(lines))
+    result = machine.scan(root, rules=Rules(ignore_files=True))
+    assert kept_files(machine, result.root.content) == {b".dalignore", b"kept", b"last-x"}
+    (problem,) = result.ignore_problems
+    assert problem.line == WILD_LINES_MAX + 1 and "not obeyed" in problem.reason
+    # A volume's own rules are its owner's: all of them count.
+    assert read_words(lines).refused_from == 0
+
+
+def test_of_very_many_bad_lines_some_are_named(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / ".dalignore").write_bytes(b"!\n" * 5000)
+    problems = machine.scan(tmp_path / "tree", rules=Rules(ignore_files=True)).ignore_problems
+    assert len(problems) == PROBLEMS_TOLD_MAX + 1 and "4,900 more" in problems[-1].reason

@@ -33,6 +33,7 @@ from dalsegno.backup.cycle import (
     Stopped,
     TurnResult,
     take_turn,
+    within,
 )
 from dalsegno.backup.days import local_day
 from dalsegno.backup.members import Member, choose_sets
@@ -468,7 +469,7 @@ class _Cycle:
             site=self.site,
             steps=self.steps,
             shared=self.shared,
-            report=self._report(job.volume_name),
+            report=within(self._report(job.volume_name), seconds=self.site.policy.limits.turn_seconds),
             resumed=resumed,
         )
         self.listener.end(result)

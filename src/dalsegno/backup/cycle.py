@@ -37,9 +37,11 @@ from dalsegno.backup.risks import shortfalls, whole_targets
 from dalsegno.backup.site import Site
 from dalsegno.backup.targets import Incomplete
 from dalsegno.terms.errors import DalError, Damaged, NotFound, Unavailable
-from dalsegno.terms.events import Report
+from dalsegno.terms.events import Event, Report
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import MIB
+from dalsegno.terms.times import SECOND_NS
+from dalsegno.world.clock import ticks_ns
 from dalsegno.world.files import remove_durable, settle_file
 from dalsegno.world.workers import new_lock
 
@@ -57,6 +59,25 @@ SIZE_MARGIN: Final = 1.1
 
 class Stopped(Exception):
     """The run is to end: a turn stops where it is, and its job stays open."""
+
+
+class TurnTooLong(Exception):
+    """A turn took longer than it may: its volume fails, and the others have their turn."""
+
+
+def within(report: Report, *, seconds: int) -> Report:
+    """Return a listener that ends what reports to it after so long, wherever it is; TurnTooLong."""
+    end_ns = ticks_ns() + seconds * SECOND_NS
+
+    def tell(event: Event) -> None:
+        report(event)
+        if ticks_ns() > end_ns:
+            raise TurnTooLong(
+                f"took longer than {format_span(seconds)}, which is what `turn` in [limits] of the policy allows: "
+                "the next run begins again, and what was stored is not stored twice"
+            )
+
+    return tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,11 +224,21 @@ def take_turn(
         result.error, result.error_code = _words(error), getattr(error, "code", "failed")
     except Stopped:
         raise
+    except TurnTooLong as error:
+        result.error, result.error_code = str(error), Unavailable.code
     except Exception as error:  # a mistake of ours in one volume must not cost the others their backup
         result.error, result.error_code = f"internal error: {type(error).__name__}: {error}", "internal"
     turn.end()
     result.duration_ns = steps.now_ns() - started_ns
     return result
+
+
+def format_span(seconds: int) -> str:
+    """Return a span of time as a policy writes it."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
 
 
 def _words(error: BaseException) -> str:

@@ -12,6 +12,7 @@ ProgramKind = Literal["planned", "hanoi", "weekdays", "list"]
 
 CYCLE_DAYS_DEFAULT = 14
 LEASE_SECONDS_DEFAULT = 30
+TURN_SECONDS_DEFAULT = 3 * 24 * 3600
 GC_SECONDS_DEFAULT = 30 * 60
 
 
@@ -143,6 +144,8 @@ class Limits:
     nice: int = 0
     """Priority of the coordinator, 0 to 19, with the idle class of I/O at 19."""
     lease_seconds: int = LEASE_SECONDS_DEFAULT
+    turn_seconds: int = TURN_SECONDS_DEFAULT
+    """How long one volume's turn may take before it fails, so that the others have theirs."""
     gc_seconds: int | None = GC_SECONDS_DEFAULT
     """How long a run may write half-dead packs again, to give back room; None: it collects nothing."""
 

@@ -18,6 +18,7 @@ from dalsegno.backup.policy import (
     CYCLE_DAYS_DEFAULT,
     GC_SECONDS_DEFAULT,
     LEASE_SECONDS_DEFAULT,
+    TURN_SECONDS_DEFAULT,
     Hooks,
     Keep,
     Limits,
@@ -329,12 +330,15 @@ def _read_limits(table: _Table) -> Limits:
         bandwidth_bytes=table.size("bandwidth"),
         nice=table.number("nice", 0, low=0, high=19),
         lease_seconds=table.seconds("lease", LEASE_SECONDS_DEFAULT),
+        turn_seconds=table.seconds("turn", TURN_SECONDS_DEFAULT),
         gc_seconds=_read_gc(table),
     )
     if limits.bandwidth_bytes is not None and limits.bandwidth_bytes < 1024:
         table.add("bandwidth", f'{limits.bandwidth_bytes} bytes a second would never end: write for example "20M"')
     if not 1 <= limits.lease_seconds <= 3600:
         table.add("lease", f"{limits.lease_seconds} s: expected 1s to 1h")
+    if limits.turn_seconds < 1:
+        table.add("turn", f'{limits.turn_seconds} s: no volume would ever be done; write for example "12h"')
     table.done()
     return limits
 

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from dalsegno.host.patterns import Patterns, read_lines, read_words
+from dalsegno.host.patterns import WILD_BYTES_MAX, WILD_LINES_MAX, Patterns, read_lines, read_words
 from dalsegno.terms.errors import BadInput
-from dalsegno.terms.sizes import MIB
+from dalsegno.terms.sizes import KIB, MIB
 
 IGNORE_FILE: Final = b".dalignore"
 CACHE_TAG_FILE: Final = b"CACHEDIR.TAG"
 CACHE_TAG_SIGNATURE: Final = b"Signature: 8a477f597d28d172789f06886806bc55"
 IGNORE_FILE_BYTES_MAX: Final = 1 * MIB
+PROBLEMS_TOLD_MAX: Final = 100
+"""Lines of one ignore file that are named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +153,15 @@ def enter_scope(
         tell(IgnoreProblem(path=place, line=0, reason=f"not obeyed: larger than {IGNORE_FILE_BYTES_MAX // MIB} MiB"))
         return scope, False
     patterns = read_lines(data)
-    for problem in patterns.problems:
+    for problem in patterns.problems[:PROBLEMS_TOLD_MAX]:
         tell(IgnoreProblem(path=place, line=problem.line, reason=f"matches nothing: {problem.reason}"))
+    if len(patterns.problems) > PROBLEMS_TOLD_MAX:
+        more = len(patterns.problems) - PROBLEMS_TOLD_MAX
+        tell(IgnoreProblem(path=place, line=0, reason=f"{more:,} more of its lines match nothing"))
+    if patterns.refused_from:
+        reason = (
+            f"from here on patterns with wildcards are not obeyed: more than {WILD_LINES_MAX:,}, or more than "
+            f"{WILD_BYTES_MAX // KIB} KiB of them"
+        )
+        tell(IgnoreProblem(path=place, line=patterns.refused_from, reason=reason))
     return scope.beneath(patterns, path), False

@@ -13,6 +13,10 @@ from typing import Final
 BOM: Final = b"\xef\xbb\xbf"
 PATTERN_BYTES_MAX: Final = 4096
 """A longer pattern is left out: nothing that a person writes, and slow to prepare."""
+WILD_LINES_MAX: Final = 1000
+WILD_BYTES_MAX: Final = 32 * 1024
+"""An ignore file, which anybody may write, has so many patterns with wildcards, of so many bytes together, at most:
+each takes time to prepare, and on each name. Those without, or with a single star in front, cost nothing."""
 SPECIAL: Final = frozenset(b"*?[\\")
 _SLASH: Final = 0x2F
 _ASCII: Final = range(0x80)
@@ -208,9 +212,25 @@ def _expression(parts: list[bytes]) -> bytes:
 class Patterns:
     """The patterns of one place; the last one that matches decides."""
 
-    __slots__ = ("_names", "_paths", "_suffixes", "_wild", "count", "has_paths", "problems")
+    __slots__ = (
+        "_is_bounded",
+        "_names",
+        "_paths",
+        "_suffixes",
+        "_wild",
+        "_wild_bytes",
+        "count",
+        "has_paths",
+        "problems",
+        "refused_from",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_bounded: bool = False) -> None:
+        """`is_bounded`: somebody wrote them whose patterns must not cost much; those beyond are passed over."""
+        self._is_bounded = is_bounded
+        self._wild_bytes = 0
+        self.refused_from = 0
+        """The line of the first pattern that was one too many; 0: none was."""
         self._names: dict[bytes, list[_Verdict]] = {}
         self._paths: dict[bytes, list[_Verdict]] = {}
         self._suffixes: dict[int, dict[bytes, list[_Verdict]]] = {}
@@ -222,11 +242,12 @@ class Patterns:
     def add(self, pattern: bytes, *, line: int) -> None:
         """Add one pattern; what can match nothing goes to `problems`."""
         try:
-            self._add(pattern)
+            if not self._add(pattern) and not self.refused_from:
+                self.refused_from = line
         except UselessPattern as error:
             self.problems.append(Problem(line=line, text=pattern, reason=str(error)))
 
-    def _add(self, pattern: bytes) -> None:
+    def _add(self, pattern: bytes) -> bool:
         pattern = pattern.partition(b"\0")[0]
         if len(pattern) > PATTERN_BYTES_MAX:
             raise UselessPattern(f"longer than {PATTERN_BYTES_MAX} bytes")
@@ -246,11 +267,21 @@ class Patterns:
             (self._names if by_name else self._paths).setdefault(pattern, []).append(verdict)
         elif by_name and literal == 0 and pattern[0] == 0x2A and not SPECIAL.intersection(pattern[1:]):
             self._suffixes.setdefault(len(pattern) - 1, {}).setdefault(pattern[1:], []).append(verdict)
+        elif self._is_bounded and not self._takes_wild(pattern):
+            return False
         else:
             parts = _Reader(pattern, literal=literal, by_name=by_name).parts()
             self._wild.append((verdict, by_name, re.compile(_expression(parts))))
         self.count += 1
         self.has_paths = self.has_paths or not by_name
+        return True
+
+    def _takes_wild(self, pattern: bytes) -> bool:
+        """Tell whether one more pattern with wildcards may be prepared; after the first that may not, none may."""
+        if self.refused_from or len(self._wild) >= WILD_LINES_MAX or self._wild_bytes + len(pattern) > WILD_BYTES_MAX:
+            return False
+        self._wild_bytes += len(pattern)
+        return True
 
     def excludes(self, name: bytes, path: bytes, *, is_directory: bool) -> bool | None:
         """Tell whether these patterns leave out `name` (its path from their place: `path`); None: they do not say."""
@@ -277,7 +308,7 @@ class Patterns:
 
 def read_lines(data: bytes) -> Patterns:
     """Return the patterns of an ignore file, as git reads one: BOM, CR, comments and trailing spaces do not count."""
-    patterns = Patterns()
+    patterns = Patterns(is_bounded=True)
     for number, line in enumerate(data.removeprefix(BOM).split(b"\n"), 1):
         if not line or line[:1] == b"#":
             continue
