@@ -427,6 +427,7 @@ def put_aside(site: Site) -> None:
 
 
 def put_back(site: Site) -> None:
+    shutil.rmtree(site.home / ".local" / "state" / "dalsegno" / "known")  # an older pool is refused else
     for name in KEPT:
         shutil.rmtree(site.home / name)
         shutil.copytree(site.home / "aside" / name, site.home / name, symlinks=True, copy_function=shutil.copy2)

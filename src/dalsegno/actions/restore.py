@@ -169,7 +169,7 @@ def room_words(result: RestoreResult, room: Room) -> str:
     needed = format_size(max(0, result.bytes_written - result.bytes_freed))
     if room.free_files is not None and result.created > room.free_files:
         return f"{result.created:,} new files, and there is room for {room.free_files:,}"
-    return f"{needed} more, and {format_size(room.free_bytes)} is free"
+    return f"{needed} more, and {format_size(room.free_bytes or 0)} is free"
 
 
 def fits(result: RestoreResult, room: Room) -> bool:

@@ -19,7 +19,8 @@ SHRINKING_KINDS: Final = frozenset((b"btrfs", b"zfs", b"bcachefs", b"f2fs", b"sq
 class Room:
     """What is free where something is to be written."""
 
-    free_bytes: int
+    free_bytes: int | None
+    """None where the file system does not say: it has no end of its own."""
     free_files: int | None
     """None where files take no numbers of a table of their own."""
     is_exact: bool
@@ -27,7 +28,10 @@ class Room:
 
     def fits(self, *, needed_bytes: int, needed_files: int) -> bool:
         """Tell whether so much has room."""
-        return needed_bytes <= self.free_bytes and (self.free_files is None or needed_files <= self.free_files)
+        free = (self.free_bytes, self.free_files)
+        return all(
+            known is None or needed <= known for needed, known in zip((needed_bytes, needed_files), free, strict=True)
+        )
 
 
 def look_for_room(place: bytes) -> Room:
@@ -39,7 +43,7 @@ def look_for_room(place: bytes) -> Room:
     blocks, files = (found.f_bfree, found.f_ffree) if os.geteuid() == 0 else (found.f_bavail, found.f_favail)
     kind = _kind_of(place)
     return Room(
-        free_bytes=blocks * found.f_frsize,
+        free_bytes=blocks * found.f_frsize if found.f_blocks else None,  # ramfs and some shares say nothing
         free_files=files if found.f_files else None,
         is_exact=kind not in SHRINKING_KINDS and not kind.startswith(b"fuse"),
     )
