@@ -32,7 +32,8 @@ def line_between(source: Pool, old: KnownHead, new: bytes) -> bool | None:
         return None if new else False
     if newest.created_ns <= old.created_ns:
         return False
-    stack, met, is_broken = [newest], {new}, False
+    # One that is not here any more was thinned out, or another took its place: nobody can tell which.
+    stack, met, is_broken = [newest], {new}, seen is None
     while stack:
         child = stack.pop()
         if old.head in child.parents or (child.message == AUTOMATIC and set(child.parents) == replaced):
