@@ -457,7 +457,10 @@ def test_a_merge_into_a_full_pipe_is_exit_10(user: User) -> None:
 
 def test_a_restore_whose_disk_fills_is_exit_10_and_resumes(user: User, disk: Callable[[int], Path]) -> None:
     place = disk(120_000)
-    assert "no space" in user.quick("restore", "doc@c2", "--to", str(place / "back"), code=10).error.lower()
+    assert "nothing was written" in user.quick("restore", "doc@c2", "--to", str(place / "back"), code=10).error
+    assert list(place.iterdir()) == []
+    begun = user.quick("restore", "doc@c2", "--to", str(place / "back"), "--any-size", code=10)
+    assert "no space" in begun.error.lower()
     for path in (place / "back").rglob("*"):
         assert not path.name.startswith(".dal-restore-")
         if path.is_file():
