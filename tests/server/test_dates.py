@@ -34,7 +34,7 @@ def test_an_append_token_does_not_end_a_volume(served: Served, ahead_ns: int) ->
     """Kind of fault: one message after which nobody else's is taken."""
     site = served.server.site(served.server.token("append"))
     before = site.state("home")
-    forge = Forge(site)
+    forge = Forge(served.server.site(served.token))  # the key is had somewhere
     made = forge.revision(before.id, forge.directory(), parents=[before.head], created_ns=future(ahead_ns))
     upload, data = forge.pack()
     with pytest.raises(Refused, match="cannot be right"):

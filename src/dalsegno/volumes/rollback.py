@@ -11,6 +11,7 @@ from dalsegno.pool.known import HOW_TO_ACCEPT, Differs, KnownHead, KnownHeads
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.times import show_time
 from dalsegno.volumes.ancestry import find_revision
+from dalsegno.volumes.dates import is_future
 from dalsegno.volumes.state import AUTOMATIC, READER, VolumeState
 from dalsegno.world.clock import now_ns
 
@@ -22,7 +23,8 @@ LINES_MAX: Final = 16
 
 def line_between(source: Pool, old: KnownHead, new: bytes) -> bool | None:
     """Tell whether `new` is `old` or comes after it; None when a revision between them is not here to tell."""
-    if old.head in (new, b""):
+    if old.head in (new, b"") or is_future(old.created_ns, now_ns=now_ns()):
+        # A head of the future ends a volume, and was taken away by who reopened it: the counter tells what is older.
         return True
     seen = find_revision(source, old.head)
     # A mount's next commit takes the place of the one before, and comes after what that came after.
