@@ -122,7 +122,13 @@ def test_an_old_client_needs_no_host(served: Served) -> None:
 # Who gets a connection
 
 
-FEW = {"STRANGERS_OF_ADDRESS_MAX": 8, "STRANGER_RATE": 1000.0, "HEAD_SECONDS": 600, "HANDSHAKE_SECONDS": 600}
+FEW = {
+    "STRANGERS_OF_ADDRESS_MAX": 8,
+    "NEWCOMERS_OF_ADDRESS_MAX": 8,
+    "STRANGER_RATE": 1000.0,
+    "HEAD_SECONDS": 600,
+    "HANDSHAKE_SECONDS": 600,
+}
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "tls"])

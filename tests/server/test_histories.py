@@ -1,5 +1,6 @@
 """Deep histories, large states, long waits: what a token may ask for costs who asks, not who answers."""
 
+import contextlib
 import json
 import os
 import threading
@@ -112,6 +113,28 @@ def test_a_watch_whose_token_was_revoked_is_told_nothing_more(served: Served) ->
         assert admin.commit("told", head, upload, [data]).head == head
         status, _, body = read_answer(sock)
     assert status == 401 and head.hex().encode() not in body
+
+
+def test_hundreds_who_follow_from_one_address_are_told_whatever_strangers_do(served: Served) -> None:
+    server, admin = served.server, served.server.site(served.token)
+    admin.create(VolumeState(id=bytes(15) + b"f", name="followed", kind=NATIVE, source=b"", created_ns=1))
+    token = server.token("read")
+    ask_on = f"GET /v1/volumes/followed/watch?seconds=300 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(connect(server)) for _ in range(200)]
+        for sock in socks:
+            sock.sendall(ask_on.encode())
+        while b"dalsegno_watches_running 200\n" not in ask(server, "GET", "/metrics", token=served.token)[2]:
+            pass
+        for _ in range(200):
+            stack.enter_context(connect(server))
+        forge = Forge(admin)
+        root = forge.put(objects.KIND_DIRECTORY, objects.DirectoryLeaf([]))
+        head = forge.revision(bytes(15) + b"f", root)
+        upload, data = forge.pack()
+        assert admin.commit("followed", head, upload, [data]).head == head
+        for sock in socks:
+            assert json.loads(read_answer(sock)[2])["head"] == head.hex()
 
 
 def test_a_record_with_a_path_like_a_book_is_refused(served: Served) -> None:

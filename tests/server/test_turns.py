@@ -1,6 +1,7 @@
 """One token, stolen or in a loop, that takes all it can get: the others go on. Each test is the attacker."""
 
 import asyncio
+import json
 import os
 import select
 import socket
@@ -14,6 +15,7 @@ import pytest
 from http_kit import ask, connect, read_answer
 from served_kit import Served, make_user
 
+from cli_kit import User
 from dalsegno.replicas.remote import RemoteSite
 from dalsegno.server import limits
 from dalsegno.server.turns import Pace, Places
@@ -66,17 +68,22 @@ def slow_uploads(server: Server, token: str, count: int) -> list[socket.socket]:
     return socks
 
 
-@pytest.fixture(scope="module")
-def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server with a volume large enough that no socket's buffers take it."""
-    user = make_user(tmp_path_factory.mktemp("crowded") / "home")
+def big_user(home: Path) -> User:
+    """Return a user with a volume large enough that no socket's buffers take it."""
+    user = make_user(home)
     big = user.home / "big"
     big.mkdir()
     for number in range(24):
         (big / str(number)).write_bytes(os.urandom(MIB))
     user.quick("volume", "create", "big")
     user.quick("import", "big", str(big))
-    with start_server(user) as server:
+    return user
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server as everybody starts it."""
+    with start_server(big_user(tmp_path_factory.mktemp("crowded") / "home")) as server:
         yield Served(server, server.token("administer"))
 
 
@@ -155,15 +162,14 @@ def test_an_office_with_many_tokens_behind_one_address_uploads_at_once(crowded: 
     assert done == [MIB] * 50
 
 
-ONE_PLACE = {"UPLOADS_AT_ONCE": 1, "PACE_SECONDS": 1.0}
+ONE_PLACE = {"UPLOADS_AT_ONCE": 1, "STREAM_SHARES": 2, "PACE_SECONDS": 1.0}
 
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server with one place for uploads, that looks at the pace of a second."""
-    user = make_user(tmp_path_factory.mktemp("narrow") / "home")
-    with start_server(user, limits=ONE_PLACE) as server:
-        yield Served(server, server.token("append"))
+    """A server with one place for uploads and one for dumps, that looks at the pace of a second."""
+    with start_server(big_user(tmp_path_factory.mktemp("narrow") / "home"), limits=ONE_PLACE) as server:
+        yield Served(server, server.token("append", "read"))
 
 
 def test_a_slow_line_goes_on_until_somebody_waits_for_its_place(narrow: Served) -> None:
@@ -176,6 +182,29 @@ def test_a_slow_line_goes_on_until_somebody_waits_for_its_place(narrow: Served) 
     with dripping([slow], bytes(1000)):
         assert honest(narrow).upload("home", os.urandom(16), 0, [bytes(MIB)]) == MIB
         assert read_answer(slow)[0] == 408
+
+
+def test_a_slow_reader_goes_on_until_somebody_waits_for_its_place(narrow: Served) -> None:
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * KIB)
+        slow.settimeout(HONEST_SECONDS)
+        slow.connect(("127.0.0.1", narrow.server.port))
+        slow.sendall(f"GET /v1/volumes/big/dump HTTP/1.1\r\n{bearer(narrow.server.token('read'))}\r\n".encode())
+        assert slow.recv(1000).startswith(b"HTTP/1.1 200")
+        ended = threading.Event()
+
+        def take() -> None:
+            while not ended.wait(0.1):
+                slow.recv(2 * KIB)
+
+        reader = threading.Thread(target=take)
+        reader.start()
+        try:
+            assert sum(map(len, honest(narrow).dump("big"))) > 20 * MIB
+        finally:
+            ended.set()
+            reader.join()
+        assert "slower than" in json.dumps([line for line in narrow.server.log() if line["event"] == "cut"])
 
 
 def test_what_is_refused_at_once_is_not_read(crowded: Served) -> None:

@@ -26,6 +26,8 @@ REST_SECONDS: Final = 0.5
 """Nothing is accepted for so long when the system has no descriptor or memory for more."""
 FILES_WANTED: Final = limits.CONNECTIONS_MAX + limits.FILES_RESERVED
 CONNECTIONS_LEAST: Final = 16
+TCP_NOTSENT_LOWAT: Final = 25
+"""tcp(7); Python names it since 3.12."""
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _BUSY_ANSWER: Final = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
@@ -67,6 +69,8 @@ class Connection:
     source: str
     end: Callable[[], None]
     """Ends it at once, whatever it is at."""
+    since: float
+    """When it was accepted, on the loop's clock."""
     is_known: bool = False
     is_busy: bool = False
     """A request is being answered."""
@@ -81,13 +85,20 @@ class Connections:
         self._strangers: dict[str, dict[Connection, None]] = {}
         self._of_source: Counter[str] = Counter()
 
+    def _has_room_for_stranger(self, strangers: dict[Connection, None], now: float) -> bool:
+        if len(strangers) < limits.STRANGERS_OF_ADDRESS_MAX:
+            return True
+        # All of an office come at once when the server was away: they are strangers until they have said who they are.
+        oldest = _first_idle(strangers) or next(iter(strangers))
+        return len(strangers) < limits.NEWCOMERS_OF_ADDRESS_MAX and now - oldest.since < limits.NEWCOMER_SECONDS
+
     def __len__(self) -> int:
         return len(self._all)
 
-    def admit(self, source: str, end: Callable[[], None]) -> Connection | None:
+    def admit(self, source: str, end: Callable[[], None], *, now: float) -> Connection | None:
         """Return a place for a new connection, which another may have lost for it; None when there is none."""
         strangers = self._strangers.get(source, {})
-        if len(strangers) >= limits.STRANGERS_OF_ADDRESS_MAX:
+        if not self._has_room_for_stranger(strangers, now):
             self._drop(_first_idle(strangers) or next(iter(strangers)))
         elif self._of_source[source] >= limits.CONNECTIONS_OF_ADDRESS_MAX:
             mine = [each for each in self._all if each.source == source]
@@ -95,7 +106,7 @@ class Connections:
                 return None
         if len(self._all) >= self.count_max and not self._drop(self._idlest()):
             return None
-        connection = Connection(source, end)
+        connection = Connection(source, end, now)
         self._all[connection] = None
         self._strangers.setdefault(source, {})[connection] = None
         self._of_source[source] += 1
@@ -222,7 +233,7 @@ class Gate:
             if task is not None:
                 task.cancel()
 
-        connection = self._connections.admit(source, end)
+        connection = self._connections.admit(source, end, now=self._loop.time())
         if connection is None:
             self._refused()
             with contextlib.closing(sock), contextlib.suppress(OSError):
@@ -231,6 +242,8 @@ class Gate:
                     sock.send(_BUSY_ANSWER)
             return
         sock.setblocking(False)
+        # What a client has not taken waits here, where it is seen, and not in the kernel.
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, limits.UNSENT_BYTES)
         begun: list[asyncio.Protocol] = []
         task = self._loop.create_task(self._begin(sock, connection, begun))
         self._opening.add(task)

@@ -64,6 +64,10 @@ FILES_RESERVED: Final = 512
 CONNECTIONS_OF_ADDRESS_MAX: Final = 1024
 STRANGERS_OF_ADDRESS_MAX: Final = 64
 """Connections over which no token came yet that opens something."""
+NEWCOMERS_OF_ADDRESS_MAX: Final = 256
+"""The same, as long as the one that is idle for longest is younger than NEWCOMER_SECONDS."""
+NEWCOMER_SECONDS: Final = 3.0
+UNSENT_BYTES: Final = 128 * KIB
 STREAM_SHARES: Final = 8
 """For answers of `missing`, `objects` and `dump`: they hold some 12 MiB of blocks a share while a client takes them."""
 STREAM_SHARES_OF_TOKEN_MAX: Final = 4
