@@ -25,7 +25,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dalsegno.chunks.realm import Realm
 from dalsegno.formats import objects, pack
 from dalsegno.formats.join import Join, parse_join
 from dalsegno.formats.objects import DirectoryLeaf, Entry, Revision
@@ -268,7 +267,7 @@ class Bench:
 
     def _make_history(self, join: Join, count: int) -> None:
         site = self.site(join)
-        realm = Realm(site.key())
+        realm = site.key()
         volume = bytes(15) + b"\7"
         site.create(VolumeState(id=volume, name="deep", kind=NATIVE, source=b"", created_ns=1))
         parts: list[bytes] = []
