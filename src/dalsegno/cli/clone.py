@@ -16,7 +16,7 @@ from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, Damaged
 from dalsegno.terms.events import Note
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
-from dalsegno.terms.times import format_time, show_minute, show_time, time_name
+from dalsegno.terms.times import format_time, show_minute, show_time
 from dalsegno.volumes.ancestry import find_revision
 from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.state import VolumeState
@@ -106,8 +106,8 @@ def _clone(arguments: argparse.Namespace, terminal: Terminal) -> int:
 def _made(name: str, clone: Clone) -> str:
     """Return when a clone was made, unless that is its name already."""
     shown = show_time(clone.created_ns)
-    named = time_name(clone.created_ns)
-    return "" if name.startswith(named) and shown.replace(":", "") == named else shown
+    # Names are made of times in UTC.
+    return "" if shown.endswith("Z") and name.startswith(shown.replace(":", "")) else shown
 
 
 def _clones(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -134,14 +134,14 @@ def _clones(arguments: argparse.Namespace, terminal: Terminal) -> int:
                     row += [format_size(known[1]), "held" if clone.held else ""]
                 if terminal.json:
                     values.append({**clone_value(state.name, name, clone), **size})
-                rows.append([*row, "#" + hex_short(clone.revision)] if terminal.verbose else row)
+                rows.append((*row, "#" + hex_short(clone.revision)) if terminal.verbose else tuple(row))
     if not states:
         terminal.note("no volumes yet: `dal backup DIR` makes one")
     headings = ["clone", "made", "entries", "size", "", *(["revision"] if terminal.verbose else [])]
     if any(row[1] for row in rows):
         lines = terminal.listing(headings, rows, right=(2, 3))
     else:  # each name is its time
-        lines = terminal.listing([headings[0], *headings[2:]], [[row[0], *row[2:]] for row in rows], right=(1, 2))
+        lines = terminal.listing([headings[0], *headings[2:]], [(row[0], *row[2:]) for row in rows], right=(1, 2))
     terminal.result(values, lines)
     return terminal.done()
 

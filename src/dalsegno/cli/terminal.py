@@ -101,7 +101,7 @@ class Terminal:
 
     def table(self, rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
         """Return aligned lines; the columns named in `right` are set right."""
-        rows = [[show_line(cell) for cell in row] for row in rows]
+        rows = [row if "".join(row).isprintable() else [show_line(cell) for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         line = "  ".join(f"{{:{'>' if column in right else '<'}{width}}}" for column, width in enumerate(widths))
         return [line.format(*row).rstrip() for row in rows]

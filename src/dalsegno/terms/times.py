@@ -88,7 +88,9 @@ def _end_ns(moment: datetime, unit: timedelta) -> int:
 
 
 def _local(at_ns: int) -> datetime:
-    return datetime.fromtimestamp(at_ns // SECOND_NS, UTC).astimezone(_zone)
+    if _zone is not None:
+        return datetime.fromtimestamp(at_ns // SECOND_NS, _zone)
+    return datetime.fromtimestamp(at_ns // SECOND_NS, UTC).astimezone()
 
 
 def format_time(at_ns: int) -> str:

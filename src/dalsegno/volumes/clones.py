@@ -36,7 +36,7 @@ _AUTOMATIC: Final = {None: 0, False: 2, True: 4}
 _AUTOMATIC_OF: Final = {bits: value for value, bits in _AUTOMATIC.items()}
 
 
-class Clone(msgspec.Struct, frozen=True, kw_only=True):
+class Clone(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A read-only, named revision."""
 
     revision: bytes
