@@ -8,7 +8,7 @@ DIR    ?=
 BENCH  ?=
 TESTS  ?=
 
-.PHONY: help try check test sim crash lint types imports bench clean
+.PHONY: help try check test sim crash fuzz lint types imports bench clean
 
 help:
 	@echo "make try              back up, change, dump, merge, verify, restore and compare a copy of a real directory"
@@ -19,6 +19,7 @@ help:
 	@echo "make test TESTS=DIR   a part: TESTS=tests/pool, TESTS='tests/cli -k restore'"
 	@echo "make sim SEEDS=10000  histories of replicated volumes under faults"
 	@echo "make crash STATES=10000  power cuts, kills, failing disks and two commands at once"
+	@echo "make fuzz MINUTES=10  what comes from outside, led by coverage (docs/fuzzing.md); RUNS=N instead; TARGETS='pack answer'"
 	@echo "make bench            beside restic, borg and tar; writes docs/benchmarks.md; a short one: BENCH=--quick"
 	@echo "make lint types imports clean"
 
@@ -46,6 +47,17 @@ STATES ?= 10000
 SEED   ?= 1
 crash: $(VENV)/.installed-test
 	@DAL_CRASH_STATES=$(STATES) DAL_CRASH_SEED=$(SEED) $(BIN)/python -m pytest --timeout 36000 -s -n 2 tests/crash -k whatever_fails
+
+# Everything that comes from outside, under atheris: make fuzz MINUTES=10, or RUNS=5000000 of each; TARGETS='pack answer'
+MINUTES ?= 10
+RUNS    ?= 0
+TARGETS ?=
+fuzz: $(VENV)/.installed-test
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) install --only-binary atheris -e '.[test,fuzz]' || true
+	@if $(BIN)/python -c 'import atheris' 2>/dev/null; \
+	 then exec $(BIN)/python tests/fuzz/run.py --minutes $(MINUTES) --runs $(RUNS) $(TARGETS); \
+	 else echo "!!! NOT FUZZED: there is no atheris for $$($(BIN)/python -V) on this machine" >&2; \
+	 fi
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .

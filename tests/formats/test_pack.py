@@ -102,14 +102,20 @@ def test_a_dump_opens_by_the_key_of_each_recipient() -> None:
     assert pack_key(header, REALM) == key
 
 
-@pytest.mark.parametrize("text", ["", "age1", "age1notakey", "ssh-ed25519 AAAA", "me@host", "age1" + "q" * 58])
+@pytest.mark.parametrize(
+    "text", ["", "age1", "age1notakey", "ssh-ed25519 AAAA", "me@host", "age1" + "q" * 58, "age1\udcff", "ssh-\ud800"]
+)
 def test_what_is_no_recipient_is_said(text: str) -> None:
     with pytest.raises(BadInput, match=re.escape(repr(text))):
         check_recipient(text)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "# nothing", "AGE-SECRET-KEY-1AAA", "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n"]
+    "text",
+    [
+        *("", "# nothing", "AGE-SECRET-KEY-1AAA", "AGE-SECRET-KEY-1\udcff"),
+        *("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n", "-----BEGIN OPENSSH PRIVATE KEY-----\n\udcff\n"),
+    ],
 )
 def test_what_is_no_identity_is_said(text: str) -> None:
     with pytest.raises(BadInput):

@@ -44,7 +44,7 @@ def _recipient(text: str) -> Any:
         if text.startswith("ssh-"):
             return pyrage.ssh.Recipient.from_str(text)
         return pyrage.x25519.Recipient.from_str(text)
-    except pyrage.RecipientError as error:
+    except (pyrage.RecipientError, UnicodeEncodeError) as error:
         raise BadInput(f"recipient {text!r}: {error}: expected age1... or ssh-ed25519 ...") from None
 
 
@@ -60,14 +60,16 @@ def read_identity(text: str, *, passphrase: Callable[[], str] | None = None) -> 
     """
     if "-----BEGIN" in text:
         try:
-            return pyrage.ssh.Identity.from_buffer(_without_passphrase(text.encode(), passphrase))
+            return pyrage.ssh.Identity.from_buffer(
+                _without_passphrase(text.encode(errors="backslashreplace"), passphrase)
+            )
         except pyrage.IdentityError as error:
             raise BadInput(f"not a private key that can be used here: {error}") from None
     for line in text.splitlines():
         if line.strip().upper().startswith("AGE-SECRET-KEY-1"):
             try:
                 return pyrage.x25519.Identity.from_str(line.strip())
-            except pyrage.IdentityError as error:
+            except (pyrage.IdentityError, UnicodeEncodeError) as error:
                 raise BadInput(f"not an age identity: {error}") from None
     raise BadInput("holds no age identity (AGE-SECRET-KEY-1...) and no OpenSSH private key")
 
