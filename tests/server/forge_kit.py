@@ -42,10 +42,10 @@ class Forge:
             ),
         )
 
-    def pack(self) -> tuple[bytes, bytes]:
+    def pack(self, *, sealed: bool = False) -> tuple[bytes, bytes]:
         """Return the id and the bytes of a pack of all objects."""
         parts: list[bytes] = []
-        header = new_header(self.store.realm, kind=pack.PACK_POOL, sealed=False)
+        header = new_header(self.store.realm, kind=pack.PACK_POOL, sealed=sealed)
         with PackWriter(parts.append, realm=self.store.realm, header=header) as writer:
             for identity, (kind, payload) in self.store.objects.items():
                 writer.put(kind, identity, payload)

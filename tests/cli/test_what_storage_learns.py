@@ -1,0 +1,116 @@
+"""What somebody with a copy of a pool's files learns, does, and does not: he has the disk, and no key.
+
+What he can do is asserted as well: docs/guides/threats.md says it, and goes wrong when it changes.
+"""
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cli_kit import User
+
+NAME, LINE = "diary-of-a-spy", b"the meeting is at the old mill\n"
+
+
+def make_owner(home: Path, *words: str) -> User:
+    user = User(home)
+    (home / "doc").mkdir()
+    (home / "doc" / NAME).write_bytes(LINE * 3000)
+    user.quick("init", *words)
+    user.quick("import", "private-affairs", "doc")
+    user.quick("clone", "private-affairs", "before-the-trial")
+    return user
+
+
+def thief(owner: User, *names: str) -> User:
+    """Return somebody at another machine with a copy of these files of the owner's."""
+    found = User(owner.home.parent / "thief")
+    for name in names:
+        (found.home / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(owner.home / name, found.home / name)
+    return found
+
+
+def test_a_copy_of_a_sealed_pool_shows_no_content_and_no_name(tmp_path: Path) -> None:
+    owner = make_owner(tmp_path / "owner", "--encryption", "keyfile")
+    owner.quick("dump", "private-affairs", "-o", "full.dump")
+    for path in [owner.home / "full.dump", *(owner.home / "pool").rglob("*")]:
+        for secret in (NAME, LINE.decode(), "private-affairs", "before-the-trial"):
+            assert secret not in str(path.relative_to(owner.home))
+            assert path.is_dir() or secret.encode() not in path.read_bytes(), path
+    other = thief(owner, "pool")
+    assert "key" in other.quick("ls", "private-affairs", code=8).error
+    shutil.copy(owner.home / "full.dump", other.home)
+    other.quick("ls", "full.dump", code=8)
+
+
+def test_a_copy_of_an_open_pool_shows_everything(tmp_path: Path) -> None:
+    owner = make_owner(tmp_path / "owner", "--encryption", "none")
+    other = thief(owner, "pool")
+    assert other.quick("cat", f"private-affairs:/{NAME}").out == LINE * 3000
+
+
+def test_a_key_that_lies_on_the_same_disk_is_copied_with_it(tmp_path: Path) -> None:
+    owner = make_owner(tmp_path / "owner", "--encryption", "keyfile")
+    other = thief(owner, "pool", ".config/dalsegno/keys")
+    assert other.quick("cat", f"private-affairs:/{NAME}").out == LINE * 3000
+
+
+def test_a_passphrase_that_is_on_no_disk_is_not_copied(tmp_path: Path) -> None:
+    home = tmp_path / "owner"
+    home.mkdir()
+    owner = User(home, {"DAL_PASSPHRASE": "eleven words that nobody else would think of"})
+    owner.quick("init", "--encryption", "passphrase")
+    (home / "doc").mkdir()
+    owner.quick("import", "v", "doc")
+    other = User(tmp_path / "thief")
+    shutil.copytree(home, other.home, dirs_exist_ok=True)
+    assert "passphrase" in other.quick("ls", "v", code=2).error
+    other.quick("ls", "v", code=8, DAL_PASSPHRASE="a guess")
+
+
+def test_whoever_looks_at_the_disk_sees_how_many_volumes_there_are_and_how_much_came_when(tmp_path: Path) -> None:
+    """The other side of the promise: number and size of what is stored are seen, to within a step of the padding."""
+    owner = make_owner(tmp_path / "owner", "--encryption", "keyfile")
+    pool = owner.home / "pool"
+    assert len(list((pool / "refs" / "volumes").iterdir())) == 1
+    chance = random.Random(5)
+    seen = []
+    for size in (200_000, 200_050, 900_000):
+        (owner.home / "doc" / "new").write_bytes(chance.randbytes(size))
+        before = {path for path in pool.rglob("*.pack")}
+        owner.quick("import", "private-affairs", "doc")
+        new = {path for path in pool.rglob("*.pack")} - before
+        assert new and all(path.stat().st_mtime_ns for path in new)
+        seen.append(sum(path.stat().st_size for path in new))
+    assert abs(seen[0] - seen[1]) < 20_000 < 600_000 < seen[2] - seen[1]
+    assert 200_000 < seen[0] < 250_000, "what a backup added is seen, if not to the byte"
+
+
+def test_a_machine_that_was_never_there_believes_an_older_state(tmp_path: Path) -> None:
+    """The other side: what was seen is remembered by those who saw it, and by nobody else."""
+    owner = make_owner(tmp_path / "owner", "--encryption", "keyfile")
+    old = shutil.copytree(owner.home / "pool", tmp_path / "old")
+    (owner.home / "doc" / "later").write_text("x")
+    owner.quick("import", "private-affairs", "doc")
+    shutil.rmtree(owner.home / "pool")
+    shutil.copytree(old, owner.home / "pool")
+    owner.quick("ls", "private-affairs", code=4)
+    new = User(tmp_path / "new", {"DAL_POOL": str(owner.home / "pool")})
+    shutil.copytree(owner.home / ".config", new.home / ".config")
+    assert new.quick("ls", "private-affairs").out.decode() == f"{NAME}\n"
+
+
+@pytest.mark.parametrize("what", ["packs", "refs"])
+def test_what_was_deleted_on_the_disk_is_missed(tmp_path: Path, what: str) -> None:
+    owner = make_owner(tmp_path / "owner", "--encryption", "keyfile")
+    files = [path for path in (owner.home / "pool" / what).rglob("*") if path.is_file()]
+    for path in files:
+        path.unlink()
+    if what == "packs":
+        owner.quick("verify", "--pool", code=5)
+        owner.quick("restore", "private-affairs", "--to", "back", code=5)
+    else:
+        assert "removed by somebody else, or this is an older copy" in owner.quick("doctor").out.decode()

@@ -1,0 +1,73 @@
+"""What a thief of a token gets that rights do not stop, and what he does not.
+
+What he can do is asserted as well: docs/guides/threats.md says it, and goes wrong when it changes.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from forge_kit import Forge
+from served_kit import Served, make_user
+
+from cli_kit import User, tree
+from dalsegno.formats.join import format_join
+from dalsegno.pool.pack_read import PackReader
+from dalsegno.terms.errors import NoAccess
+from dalsegno.world.clock import now_ns
+from server_kit import start_server
+
+LINE = b"nobody but bob may see this\n"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    user = make_user(tmp_path_factory.mktemp("server") / "home", encryption="keyfile")
+    (user.home / "bobs").mkdir()
+    (user.home / "bobs" / "letter").write_bytes(LINE * 4000)
+    user.quick("import", "bob", "bobs")
+    with start_server(user) as server:
+        yield Served(server, server.token("administer"))
+
+
+def test_an_empty_state_on_top_takes_nothing_away_that_has_a_clone(served: Served) -> None:
+    """What a stolen `append` token can do to a volume: its newest state is nothing, its clones are whole."""
+    user = served.user
+    site = served.server.site(served.server.token("append", volumes=("home",)))
+    before = site.state("home")
+    forge = Forge(site)
+    made = forge.revision(before.id, forge.directory(), parents=[before.head], created_ns=now_ns())
+    upload, data = forge.pack(sealed=True)
+    assert site.commit("home", made, upload, [data]).head == made
+    assert user.quick("ls", "home").out == b""
+    user.quick("gc", "--grace", "0s", code=(0, 2))
+    user.quick("restore", "home@daily", "--to", "back")
+    assert tree(user.home / "back") == tree(user.home / "source")
+
+
+def test_a_revision_says_who_made_it_and_nobody_checks_that(served: Served) -> None:
+    """Revisions are not signed: whoever may add to a volume gives its newest state any author's name."""
+    site = served.server.site(served.server.token("append", volumes=("bob",)))
+    before = site.state("bob")
+    forge = Forge(site)
+    made = forge.revision(before.id, forge.directory(), parents=[before.head], created_ns=now_ns())
+    upload, data = forge.pack(sealed=True)
+    assert site.commit("bob", made, upload, [data]).head == made
+    assert b"enemy" in served.user.quick("log", "bob").out
+
+
+def test_a_reader_of_one_volume_with_a_copy_of_the_disk_reads_the_others(served: Served, tmp_path: Path) -> None:
+    """One key for a realm: what keeps its members apart is the server, as long as nobody has its disk."""
+    site = served.server.site(served.server.token("read", volumes=("home",)))
+    for attack in (lambda: site.state("bob"), lambda: list(site.dump("bob"))):
+        with pytest.raises(NoAccess):
+            attack()
+    thief = User(tmp_path / "thief", {"DAL_POOL": ""})
+    thief.quick("realm", "join", format_join(served.server.join(served.server.token("read", volumes=("home",)))))
+    copy = Path(shutil.copytree(served.user.home / "pool", tmp_path / "copy", ignore=shutil.ignore_patterns("*.sock")))
+    opened = 0
+    for file in copy.rglob("*.pack"):
+        with PackReader.open(file, site.key()):
+            opened += 1
+    assert opened
