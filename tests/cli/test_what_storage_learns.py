@@ -80,9 +80,9 @@ def test_whoever_looks_at_the_disk_sees_how_many_volumes_there_are_and_how_much_
     seen = []
     for size in (200_000, 200_050, 900_000):
         (owner.home / "doc" / "new").write_bytes(chance.randbytes(size))
-        before = {path for path in pool.rglob("*.pack")}
+        before = set(pool.rglob("*.pack"))
         owner.quick("import", "private-affairs", "doc")
-        new = {path for path in pool.rglob("*.pack")} - before
+        new = set(pool.rglob("*.pack")) - before
         assert new and all(path.stat().st_mtime_ns for path in new)
         seen.append(sum(path.stat().st_size for path in new))
     assert abs(seen[0] - seen[1]) < 20_000 < 600_000 < seen[2] - seen[1]

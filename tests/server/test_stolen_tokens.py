@@ -3,6 +3,7 @@
 What he can do is asserted as well: docs/guides/threats.md says it, and goes wrong when it changes.
 """
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,15 @@ from forge_kit import Forge
 from served_kit import Served, make_user
 
 from cli_kit import User, tree
+from dalsegno.chunks.realm import WriteKey
 from dalsegno.formats.join import format_join
+from dalsegno.formats.objects import KIND_CHUNK
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.terms.errors import NoAccess
 from dalsegno.world.clock import now_ns
 from server_kit import start_server
 
+KNOWN = bytes(range(256)) * 100
 LINE = b"nobody but bob may see this\n"
 
 
@@ -26,7 +30,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     user = make_user(tmp_path_factory.mktemp("server") / "home", encryption="keyfile")
     (user.home / "bobs").mkdir()
     (user.home / "bobs" / "letter").write_bytes(LINE * 4000)
+    (user.home / "bobs" / "known").write_bytes(KNOWN)
     user.quick("import", "bob", "bobs")
+    user.quick("clone", "bob", "kept")
     with start_server(user) as server:
         yield Served(server, server.token("administer"))
 
@@ -71,3 +77,27 @@ def test_a_reader_of_one_volume_with_a_copy_of_the_disk_reads_the_others(served:
         with PackReader.open(file, site.key()):
             opened += 1
     assert opened
+
+
+def test_who_may_append_fills_the_disk(served: Served, tmp_path: Path) -> None:
+    """What is committed stays, for as long as it has a clone: nothing bounds it but retention, which is the owner's."""
+    laptop = User(tmp_path / "laptop", {"DAL_POOL": ""})
+    (laptop.home / "doc").mkdir()
+    token = served.server.token("append", volumes=("fill-*",))
+    laptop.quick("realm", "join", format_join(served.server.join(token)))
+    stored = []
+    for _ in range(2):
+        (laptop.home / "doc" / "noise").write_bytes(os.urandom(1_000_000))
+        laptop.quick("backup", "doc")
+        served.user.quick("gc", "--grace", "0s", code=(0, 2))
+        stored.append(sum(path.stat().st_size for path in (served.user.home / "pool" / "packs").rglob("*.pack")))
+    assert stored[1] - stored[0] > 900_000
+
+
+def test_who_may_append_learns_whether_a_file_that_he_has_is_there(served: Served) -> None:
+    """The price of storing everything once: a guess of a whole file is confirmed, also of another volume."""
+    site = served.server.site(served.server.token("append", volumes=("home",)))
+    key = site.key()
+    assert isinstance(key, WriteKey)
+    known, unknown = (bytes(key.identify(KIND_CHUNK, data)) for data in (KNOWN, KNOWN + b"x"))
+    assert site.have("home", known + unknown) == b"\1\0"
