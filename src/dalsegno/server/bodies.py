@@ -22,7 +22,7 @@ from dalsegno.server.limits import (
 )
 from dalsegno.server.turns import Pace
 from dalsegno.terms.errors import BadInput, DalError, Unavailable
-from dalsegno.terms.sizes import KIB, MIB
+from dalsegno.terms.sizes import KIB
 from dalsegno.world.files import file_errors
 from dalsegno.world.workers import Workers, new_lock
 
@@ -30,7 +30,7 @@ PIECE_BYTES: Final = 512 * KIB
 PIECES_AHEAD: Final = 2
 SENT_BYTES: Final = 256 * KIB
 """Given to a connection at once: it keeps what its client has not taken."""
-TAKEN_BYTES: Final = 1 * MIB
+TAKEN_BYTES: Final = 512 * KIB
 """A thread is taken when so much of a body is there."""
 
 T = TypeVar("T")
