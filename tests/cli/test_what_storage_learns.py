@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cycle_kit import change, make_site
 
 from cli_kit import User
 
@@ -19,7 +20,7 @@ def make_owner(home: Path, *words: str) -> User:
     (home / "doc").mkdir()
     (home / "doc" / NAME).write_bytes(LINE * 3000)
     user.quick("init", *words)
-    user.quick("import", "private-affairs", "doc")
+    user.quick("import", "private-affairs", "doc", before="import os; os.umask(0o022)")
     user.quick("clone", "private-affairs", "before-the-trial")
     return user
 
@@ -114,3 +115,25 @@ def test_what_was_deleted_on_the_disk_is_missed(tmp_path: Path, what: str) -> No
         owner.quick("restore", "private-affairs", "--to", "back", code=5)
     else:
         assert "removed by somebody else, or this is an older copy" in owner.quick("doctor").out.decode()
+
+
+def test_a_policys_catalog_remembers_where_this_machine_does_not(tmp_path: Path) -> None:
+    """Kind of fault: an older pool that nobody at this machine has seen newer."""
+    site = make_site(tmp_path)
+    site.back_up(0)
+    old = shutil.copytree(site.home / "pool" / "refs", tmp_path / "old")
+    change(site, "later")
+    site.back_up(1)
+    assert "the catalog has a dump" not in site.quick("doctor", code=(0, 1)).out.decode()
+    shutil.rmtree(site.home / "pool" / "refs")
+    shutil.copytree(old, site.home / "pool" / "refs")
+    shutil.rmtree(site.home / ".local/state/dalsegno/known")
+    assert "the catalog has a dump" in site.quick("doctor", code=1).out.decode()
+
+
+def test_members_of_the_owners_group_may_look_into_a_pool(tmp_path: Path) -> None:
+    """The other side: an ordinary umask lets the group in, so a pool can be shared; nobody else."""
+    owner = make_owner(tmp_path / "owner", "--encryption", "none")
+    modes = {path.stat().st_mode for path in (owner.home / "pool").rglob("*.pack")}
+    assert (owner.home / "pool").stat().st_mode & 0o777 == 0o750
+    assert all(mode & 0o040 for mode in modes)

@@ -57,6 +57,13 @@ def test_a_stranger_cannot_tell_how_well_a_file_is_compressed_from_its_sizes_in_
     assert max(seen_by_a_stranger(data)) < 1000  # that it is small is seen, not what it was made of
 
 
+def test_a_stranger_can_tell_how_many_objects_a_pack_has_from_the_size_of_its_index() -> None:
+    """The other side, said in docs/guides/threats.md: ids do not compress, and a row of the index is longer than a step."""
+    chance = random.Random(7)
+    indexes = [seen_by_a_stranger(pack_of([chance.randbytes(2000) for _ in range(n)]))[-2] for n in (1, 2, 3, 5, 10)]
+    assert indexes == sorted(set(indexes))
+
+
 @given(st.integers(0, 30_000_000))
 def test_padding_costs_little_and_never_takes(length: int) -> None:
     padded = pack.padded_bytes(length)

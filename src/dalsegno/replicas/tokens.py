@@ -180,7 +180,7 @@ def check_token(text: str, stores: Iterable[TokenStore], *, now_ns: int) -> tupl
     token_id, secret = parts
     for store in stores:
         token = store.find(token_id)
-        # An unknown id takes as long as a wrong secret.
+        # The secret is compared in constant time. Whether an id is known may show in the time: it is no secret.
         fits = hmac.compare_digest(_digest(secret), (token or _NOBODY).digest)
         if token is not None and fits and not token.is_expired(now_ns=now_ns):
             return token, store
