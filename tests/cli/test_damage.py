@@ -38,7 +38,7 @@ class Hurt:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.pool = home / "pool"
-        with open_pool(self.pool) as house:
+        with open_pool(self.pool, differs=lambda text: None) as house:
             states = {state.name: state for state in house.volumes.list()}
             ann = states["ann"]
             self.state_ref = self.pool / "refs" / house.volumes._state_ref(ann.id)
