@@ -168,3 +168,10 @@ def test_clone_is_used_for_four_hours(age_seconds: int, used: bool) -> None:
     state = VolumeState(id=b"i", name="v", kind=NATIVE, source=b"", created_ns=0, clones={"amanda": clone})
     assert (clone_in_use(state, "amanda", age_seconds=4 * 3600, now_ns=now) is clone) is used
     assert clone_in_use(state, "other", age_seconds=4 * 3600, now_ns=now) is None
+
+
+@pytest.mark.parametrize("level", ["", "x", "-1", "9" * 5000])
+def test_a_level_that_is_none_is_said(level: str) -> None:
+    """Kind of fault: Python reads no number of thousands of digits."""
+    with pytest.raises(BadInput, match="level"):
+        parse_call(["backup", "--level", level])

@@ -126,3 +126,11 @@ def test_a_policy_of_the_machine_is_not_for_who_may_not_use_its_pool(monkeypatch
                 os.setuid(65534)
                 os._exit(find_policy_file(None) != own)
             assert os.waitpid(child, 0)[1] == 0, first
+
+
+@pytest.mark.parametrize("text", ["pool = [", "pool = " + "[" * 5000, "pool = " + "9" * 5000, "pool = \udcff"])
+def test_a_policy_that_cannot_be_read_at_all_is_said(user: User, text: str) -> None:
+    """Kind of fault: what a parser of TOML raises besides its own error."""
+    Path(user.environment["DAL_POLICY"]).write_text(text, errors="surrogateescape")
+    error = user.quick("clones", code=2).error
+    assert "which pool it means cannot be told" in error and error.count("\n") < 4

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from dalsegno.backup.parts import iterate_slice, read_part_header
 from dalsegno.backup.shares import ShareReader, decode_stripe
@@ -76,3 +77,12 @@ def test_every_flipped_bit_of_a_header_is_found() -> None:
 def test_impossible_values_are_refused_although_the_digest_is_right(changes: dict[str, object]) -> None:
     with pytest.raises((Damaged, TooNew)):
         media.decode_part_header(media.encode_part_header(header(**changes)))
+
+
+@pytest.mark.parametrize("version", ["inf", "nan", '"x"', "[1]", "[" * 5000, "9" * 5000, "2099-01-01"])
+def test_a_label_of_odd_values_is_damaged_although_the_checksum_is_right(version: str) -> None:
+    """Kind: what TOML can say and int() cannot read, and lists in lists."""
+    lines = [f"version = {version}\n", *media.encode_label(LABEL).decode().splitlines(keepends=True)[2:-1]]
+    body = "".join(lines)
+    with pytest.raises(Damaged):
+        media.decode_label(f'{body}checksum = "{blake3(body.encode()).hexdigest(16)}"\n'.encode())

@@ -8,14 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from dalsegno.pool.check import check_pool
 from dalsegno.pool.collect import collect
-from dalsegno.pool.keys import KdfCost, PoolSettings, encode_settings
+from dalsegno.pool.keys import KdfCost, PoolSettings, encode_settings, read_realm
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, Full, NoAccess, NotFound, Refused, TooNew
 from dalsegno.terms.events import silent
 from dalsegno.world import files
+from kit import REALM
 
 CHEAP = KdfCost(memory_kib=64, passes=1, lanes=1)
 
@@ -300,6 +302,53 @@ def test_tampered_settings_are_damaged_or_too_new(path: Path) -> None:
     settings.write_bytes(good.replace(b"version = 1", b"version = 2"))
     with pytest.raises(TooNew):
         Pool.open(path)
+
+
+@pytest.mark.parametrize(
+    ("right", "forged"),
+    [
+        ("kdf_memory_kib = 64", "kdf_memory_kib = inf"),
+        ("kdf_passes = 1", "kdf_passes = [1]"),
+        ("kdf_lanes = 1", "kdf_lanes = nan"),
+        (f'kdf_salt = "{bytes(16).hex()}"', 'kdf_salt = ""'),
+        (f'kdf_salt = "{bytes(16).hex()}"', f'kdf_salt = "{bytes(4000).hex()}"'),
+        (f'wrapped_secret = "{bytes(60).hex()}"', 'wrapped_secret = "00"'),
+    ],
+)
+def test_settings_of_odd_values_are_damaged_although_the_checksum_is_right(path: Path, right: str, forged: str) -> None:
+    """Kind of fault: a checksum tells what was damaged; who made the file may have written anything."""
+    settings = PoolSettings(
+        pool_id=bytes(16),
+        realm_id=bytes(16),
+        encryption="passphrase",
+        cost=CHEAP,
+        salt=bytes(16),
+        wrapped_secret=bytes(60),
+    )
+    body = "".join(encode_settings(settings).decode().replace(right, forged).splitlines(keepends=True)[1:-1])
+    (path / "pool.toml").write_text(f'{body}checksum = "{blake3(body.encode()).hexdigest(16)}"\n')
+    with pytest.raises((Damaged, NoAccess)):
+        Pool.open(path, passphrase=lambda: "x")
+
+
+@pytest.mark.parametrize(
+    ("id_key", "seed", "secret"),
+    [
+        (bytes(5), "5", bytes(32)),
+        (bytes(32), "-5", bytes(32)),
+        (bytes(32), "f" * 16, bytes(32)),
+        (bytes(32), "5", bytes(3)),
+    ],
+)
+def test_a_write_key_of_odd_values_is_said_when_it_is_read(
+    tmp_path: Path, id_key: bytes, seed: str, secret: bytes
+) -> None:
+    """Kind of fault: a key that is taken, and ends in a traceback when something is to be named with it."""
+    words = ["dalsegno-write-key-1", REALM.realm_id.hex(), id_key.hex(), seed, REALM.recipient, secret.hex()]
+    text = " ".join(words)
+    (tmp_path / "key").write_text(f"{text} {blake3(text.encode()).hexdigest(16)}\n")
+    with pytest.raises(NoAccess, match="damaged"):
+        read_realm(tmp_path / "key")
 
 
 def test_moved_or_flipped_ref_is_damaged(path: Path) -> None:

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dalsegno.terms import times
-from dalsegno.terms.times import SECOND_NS, format_time, parse_time_ns, show_time, time_name
+from dalsegno.terms.errors import BadInput
+from dalsegno.terms.sizes import parse_size
+from dalsegno.terms.times import SECOND_NS, format_time, parse_duration_seconds, parse_time_ns, show_time, time_name
 
 BERLIN = ZoneInfo("Europe/Berlin")
 MONDAY_NOON = int(datetime(2026, 11, 30, 11, 0, tzinfo=UTC).timestamp()) * SECOND_NS  # 12:00 in Berlin
@@ -81,3 +83,13 @@ def test_times_are_shown_with_their_offset_and_names_have_no_colon():
     times.set_zone(UTC)
     assert show_time(MONDAY_NOON) == "2026-11-30T11:00:00Z"
     assert time_name(MONDAY_NOON) == "2026-11-30T110000Z"
+
+
+@pytest.mark.parametrize("parse", [parse_duration_seconds, parse_size])
+@pytest.mark.parametrize("unit", ["d", "G", "h", ""])
+def test_numbers_that_nobody_can_mean_are_no_durations_and_no_sizes(parse, unit):
+    """Kind: Python reads no number of thousands of digits, and one of hundreds is infinite as a float."""
+    for digits in (19, 400, 5000):
+        with pytest.raises(BadInput):
+            parse("9" * digits + unit)
+        assert parse_time_ns("9" * digits + unit, now_ns=MONDAY_NOON) is None

@@ -96,7 +96,7 @@ def examine_policy(path: Path) -> tuple[Policy | None, list[Problem]]:
         return None, [Problem(path=path, line=1, key="", text=f"byte {error.start}: not UTF-8: save it as UTF-8")]
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, lists in lists
         found = re.search(r"^(.*) \(at line (\d+), column (\d+)\)$", str(error))
         if found is None:
             return None, [Problem(path=path, line=text.count("\n") + 1, key="", text=f"not TOML: {error}")]

@@ -172,7 +172,7 @@ def parse_call(words: Sequence[str]) -> Call:
 
 
 def _level(text: str) -> int:
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > 9:
         raise BadInput(f"level {text!r}: expected 0 to {LEVEL_MAX}")
     return int(text)
 

@@ -177,7 +177,7 @@ def _read_places(file: Path) -> tuple[Path | None, Path | None]:
     try:
         with file_errors(file):
             table = tomllib.loads(file.read_bytes().decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{file}: {error}: which pool it means cannot be told; --pool names one") from None
     found = [table.get(name) for name in ("pool", "key")]
     pool, key = (Path(each) if isinstance(each, str) and os.path.isabs(each) else None for each in found)

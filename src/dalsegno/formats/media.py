@@ -185,5 +185,5 @@ def decode_label(data: bytes) -> Label:
         if table.pop("checksum") != _checksum("".join(lines)):
             raise ValueError("the checksum is wrong")
         return msgspec.convert(table, Label)
-    except (ValueError, KeyError, TypeError, msgspec.ValidationError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, msgspec.ValidationError) as error:
         raise Damaged(f"label damaged: {' '.join(str(error).split())}") from None

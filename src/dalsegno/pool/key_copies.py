@@ -56,7 +56,7 @@ def list_copies(pool_id: bytes) -> list[KeyCopy]:
         try:
             value = json.loads(line)
             copy = KeyCopy(place=str(value["place"]), at_ns=int(value["at_ns"]), is_apart=bool(value["apart"]))
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
         found[copy.place] = copy
     return list(found.values())

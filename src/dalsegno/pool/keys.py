@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from dalsegno.chunks.realm import SECRET_BYTES, Realm, WriteKey
+from dalsegno.chunks.realm import CHUNK_SEED_MAX, SECRET_BYTES, Realm, WriteKey
 from dalsegno.chunks.recipients import check_recipient
 from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Damaged, NoAccess, NotFound, TooNew
 from dalsegno.terms.ids import UUID_BYTES, hex_short
@@ -141,11 +141,12 @@ def decode_settings(data: bytes, path: Path) -> PoolSettings:
             encryption in ENCRYPTIONS
             and len(settings.pool_id) == len(settings.realm_id) == UUID_BYTES
             and len(plain) in (0, SECRET_BYTES)
+            and len(salt) == (SALT_BYTES if encryption == "passphrase" else 0)
             and cost.is_sane()
         )
         if not sizes_ok:
             raise ValueError("a value is out of bounds")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise Damaged(f"{path}: {' '.join(reason.split())}: put back your copy of it") from None
     return settings
@@ -309,6 +310,9 @@ def read_key(path: Path, realm_id: bytes) -> Realm:
             recipient=check_recipient(recipient),
             secret=bytes.fromhex(secret),
         )
+        # The checksum tells what was damaged; who made the file may have written anything.
+        if len(key.id_key) != SECRET_BYTES or not 0 <= key.chunk_seed <= CHUNK_SEED_MAX:
+            raise ValueError("a value is out of bounds")
     except (ValueError, AssertionError, BadInput):
         raise NoAccess(f"key file {path}: damaged; put back your copy, or join the realm again") from None
     if key.realm_id != realm_id:

@@ -11,7 +11,7 @@ TIME_NS_MAX = 253_402_300_799 * SECOND_NS
 # The years 1 to 9999: what lies beyond means the nearest of these.
 TIMES_KNOWN = "2026-11-21, 2026-11-21T02:00, yesterday, monday, 3d (three days ago), now"
 """Examples of what `parse_time_ns` understands, for messages."""
-_AGO = re.compile(r"^(\d+)(s|m|h|d|w)\Z")
+_AGO = re.compile(r"^(\d{1,18})(s|m|h|d|w)\Z")
 _AGO_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _DATE = re.compile(r"^\d{4}(-?)\d\d\1\d\d\Z")
