@@ -9,9 +9,10 @@ from types import TracebackType
 
 from dalsegno.actions.house import House
 from dalsegno.chunks.realm import Realm
-from dalsegno.pool.keys import PoolSettings, read_realm
+from dalsegno.pool.keys import read_realm
 from dalsegno.pool.known import Differs, KnownPlace, KnownPool, refuse
 from dalsegno.pool.pool import Pool
+from dalsegno.pool.settings import PoolSettings
 from dalsegno.terms.events import Note, Report, silent
 from dalsegno.volumes.rollback import Seen
 from dalsegno.volumes.store import Volumes

@@ -11,8 +11,8 @@ from dalsegno.actions.remote import RealmVolumes, RemoteHouse
 from dalsegno.assembly import WORKERS_MAX, cache_dir
 from dalsegno.chunks.realm import Realm
 from dalsegno.pool.contract import Sink, Source
-from dalsegno.pool.keys import SETTINGS_NAME
 from dalsegno.pool.pool import Pool
+from dalsegno.pool.settings import SETTINGS_NAME
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.followed import Directories
 from dalsegno.replicas.nearest import NearestSource, Nearness

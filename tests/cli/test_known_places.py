@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from face_kit import Person, Session
 
-from dalsegno.pool.keys import PoolSettings, decode_settings, encode_settings
 from dalsegno.pool.known import LINES_FREE, KnownHead, KnownPlace
+from dalsegno.pool.settings import PoolSettings, decode_settings, encode_settings
 
 SECRET = b"TOP-SECRET-4711"
 SEALED = "encryption keyfile"
@@ -85,9 +85,7 @@ def open_pool_of_a_stranger(disk: Disk, *, same_id: bool = False) -> Path:
     if same_id:
         own = decode_settings((disk.pool / "pool.toml").read_bytes(), disk.pool)
         his = decode_settings(settings.read_bytes(), settings)
-        forged = PoolSettings(
-            pool_id=own.pool_id, realm_id=his.realm_id, encryption="none", plain_secret=his.plain_secret
-        )
+        forged = PoolSettings(pool_id=own.pool_id, realm_id=his.realm_id, plain_secret=his.plain_secret)
         settings.write_bytes(encode_settings(forged))
     return stranger.home / "p"
 

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 from explorer import Command, Explorer, Promise
 
+from dalsegno.chunks.recipients import age_identity, age_recipient
+
 NATIVE = frozenset({"native"})
 
 
@@ -92,6 +94,25 @@ def export_key() -> Command:
         return replace(promise, keys=promise.keys | {"usb/realm.key"})
 
     return Command("key export", ("key", "export", "{home}/usb/realm.key"), keeps)
+
+
+def add_holder() -> Command:
+    """Let a private key open the pool."""
+
+    def keeps(explorer: Explorer, promise: Promise) -> Promise:
+        return replace(promise, holders={**promise.holders, "anna": True})
+
+    public = age_recipient(age_identity(b"the identity of somebody else..."))
+    return Command("key add", ("key", "add", "--recipient", public, "--name", "anna"), keeps, takes=frozenset({"anna"}))
+
+
+def remove_holder() -> Command:
+    """Let it open the pool no more."""
+
+    def keeps(explorer: Explorer, promise: Promise) -> Promise:
+        return replace(promise, holders={**promise.holders, "anna": False})
+
+    return Command("key remove", ("key", "remove", "anna"), keeps, takes=frozenset({"anna"}))
 
 
 def rename_volume() -> Command:

@@ -49,6 +49,8 @@ class Promise:
     """Exported key files."""
     held: frozenset[str] = frozenset()
     """Clones that nobody may remove."""
+    holders: dict[str, bool] = field(default_factory=dict)
+    """Whether somebody holds the pool's key."""
     gone: frozenset[str] = frozenset()
     """Addresses that must not come back."""
     head: Contents = frozenset()
@@ -193,6 +195,9 @@ class Explorer:
         for address in promise.held:
             if self.machine.run(("unclone", address), codes=range(256)).codes != [4]:
                 return f"{address} is not held"
+        for name, is_there in promise.holders.items():
+            if self.machine.run(("key", "remove", name), codes=range(256)).codes != [0 if is_there else 6]:
+                return f"holder {name} is {'not there' if is_there else 'there again'}"
         addresses = sorted(promise.gone)
         listed = self.machine.run(*[("ls", address) for address in addresses], stop=False)
         for address, code in zip(addresses, listed.codes, strict=True):
@@ -220,6 +225,7 @@ class Explorer:
             clones={name: wanted for name, wanted in promise.clones.items() if name not in command.takes},
             dumps={name: wanted for name, wanted in promise.dumps.items() if name not in command.takes},
             gone=frozenset(),
+            holders={name: there for name, there in promise.holders.items() if name not in command.takes},
             facts={what: wanted for what, wanted in promise.facts.items() if not what.startswith(command.forgets)},
             head=promise.head | {self.now()} if command.makes_head else promise.head,
         )

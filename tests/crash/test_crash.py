@@ -5,10 +5,25 @@
 The kind of fault: a command believes what an earlier, killed or failing one made and never made durable.
 """
 
+import random
 from collections.abc import Callable
 
 import pytest
-from commands import COMMANDS, MADE, backup, clone, export_key, gc, hold, init, remove_volume, take_in, unclone
+from commands import (
+    COMMANDS,
+    MADE,
+    add_holder,
+    backup,
+    clone,
+    export_key,
+    gc,
+    hold,
+    init,
+    remove_holder,
+    remove_volume,
+    take_in,
+    unclone,
+)
 from disk import Disk
 from explorer import SEED, STATES, Command, Explorer, Promise, explore, shown
 from machine import Machine
@@ -86,6 +101,17 @@ def test_an_exported_key_that_was_not_synced_is_synced_by_who_exports_it_again(m
     base.names[""]["usb"] = DIRECTORY
     base.names["usb"] = {}
     explorer.killed_where(base, promise, export_key(), export_key(), gives_name("realm.key"))
+    assert not explorer.failures, shown(explorer.failures)
+
+
+def test_holders_of_the_key_are_the_old_ones_or_the_new_ones_at_any_point(machine: Machine) -> None:
+    """The kind of fault: a power cut takes the file away without which nobody opens the pool."""
+    explorer = Explorer(machine, seed=SEED)
+    base, promise = explorer.prepared(backup("one"))
+    explorer.cut_one(base, promise, add_holder(), random.Random(SEED), 6)
+    explorer.killed_where(base, promise, add_holder(), backup("two"), gives_name("pool.toml"))
+    held, promise = explorer.prepared(backup("one"), add_holder())
+    explorer.cut_one(held, promise, remove_holder(), random.Random(SEED), 6)
     assert not explorer.failures, shown(explorer.failures)
 
 

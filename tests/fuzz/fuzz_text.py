@@ -10,12 +10,14 @@ from blake3 import blake3
 
 from dalsegno.backup.policy_file import examine_policy
 from dalsegno.chunks.cut import Cutter
-from dalsegno.chunks.recipients import check_recipient, read_identity
+from dalsegno.chunks.recipients import age_identity, check_recipient, read_identity
 from dalsegno.formats import fuse, media
 from dalsegno.formats.join import check_fingerprint, check_url, format_join, parse_join
 from dalsegno.host.patterns import read_lines, read_words
 from dalsegno.mount.acl import decode_acl
-from dalsegno.pool.keys import decode_settings, key_file_text, passphrase_key, read_realm
+from dalsegno.pool.holders import open_by_identity, open_by_passphrase
+from dalsegno.pool.keys import key_file_text, read_realm
+from dalsegno.pool.settings import decode_settings
 from dalsegno.replicas.tokens import split_token
 from dalsegno.replicas.view import check_realm_name
 from dalsegno.server.calls import CALLS
@@ -27,6 +29,7 @@ from dalsegno.volumes.address import dump_paths, parse_address, plain_name
 from dalsegno.volumes.store import check_clone_name, check_volume_name
 
 NOW_NS: Final = 1_795_910_400 * 10**9
+IDENTITY: Final = read_identity(age_identity(bytes(32)))
 PLACE: Final = Path(tempfile.mkdtemp(prefix="dal-fuzz-"))
 PATHS: Final = (b"a", b"src/main.o", b"a/b/c/d/e/f.txt", b"a" * 200, b"a/" * 100 + b"b", "é/ü.txt".encode(), b"[x]*\\")
 
@@ -47,7 +50,7 @@ def _signed(data: bytes) -> bytes:
     """Return TOML with the checksum that its lines should have, for a line that begins so in the input."""
     text = data.decode(errors="replace")
     lines = [line + "\n" for line in text.splitlines() if line and not line.startswith(("#", "checksum"))]
-    return f'{"".join(lines)}checksum = "{blake3("".join(lines).encode()).hexdigest(16)}"\n'.encode()
+    return f'checksum = "{blake3("".join(lines).encode()).hexdigest(16)}"\n{"".join(lines)}'.encode()
 
 
 def join(data: bytes) -> None:
@@ -65,8 +68,9 @@ def settings(data: bytes) -> None:
     with suppress(DalError):
         decode_settings(data, PLACE)
     found = decode_settings(_signed(data), PLACE)
-    if found.encryption == "passphrase" and found.cost.memory_kib * found.cost.passes <= 256:
-        passphrase_key("x", salt=found.salt, cost=found.cost)
+    if sum(holder.cost.work_kib for holder in found.holders if holder.kind == "passphrase") <= 256:
+        open_by_passphrase(found, "x")
+    open_by_identity(found, IDENTITY)
 
 
 def key(data: bytes) -> None:

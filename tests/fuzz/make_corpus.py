@@ -17,7 +17,9 @@ from dalsegno.chunks.realm import WriteKey
 from dalsegno.chunks.recipients import age_identity
 from dalsegno.formats import media, messages, objects, pack
 from dalsegno.formats.join import Join, format_join
-from dalsegno.pool.keys import KdfCost, PoolSettings, encode_settings, key_file_text
+from dalsegno.pool.holders import key_file_holder
+from dalsegno.pool.keys import key_file_text
+from dalsegno.pool.settings import Holder, KdfCost, PoolSettings, encode_settings
 from dalsegno.replicas import wire
 from kit import REALM
 from make_ref_v1 import REF
@@ -77,11 +79,12 @@ def bodies() -> Iterator[bytes]:
 def settings() -> Iterator[bytes]:
     common = {"pool_id": b"p" * 16, "realm_id": REALM.realm_id}
     cost = KdfCost(memory_kib=64, passes=1, lanes=1)
-    yield encode_settings(PoolSettings(encryption="keyfile", **common))
-    yield encode_settings(PoolSettings(encryption="none", plain_secret=REALM.secret, **common))
-    yield encode_settings(
-        PoolSettings(encryption="passphrase", cost=cost, salt=b"s" * 16, wrapped_secret=b"w" * 60, **common)
-    )
+    typed = Holder(name="passphrase", kind="passphrase", cost=cost, salt=b"s" * 16, wrapped_secret=b"w" * 60)
+    anna = Holder(name="anna", kind="recipient", recipient=REALM.recipient, wrapped_secret=b"w" * 200)
+    yield encode_settings(PoolSettings(holders=(key_file_holder(),), **common))
+    yield encode_settings(PoolSettings(plain_secret=REALM.secret, **common))
+    yield encode_settings(PoolSettings(holders=(typed,), **common))
+    yield encode_settings(PoolSettings(holders=(typed, key_file_holder(), anna), version=2, **common), REALM.secret)
 
 
 def requests() -> Iterator[bytes]:

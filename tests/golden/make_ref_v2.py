@@ -8,8 +8,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import msgspec
 
-from dalsegno.pool.keys import PoolSettings, encode_settings
 from dalsegno.pool.pool import Pool
+from dalsegno.pool.settings import PoolSettings, encode_settings
 from dalsegno.volumes.state import decode_state, encode_state
 from dalsegno.volumes.store import Volumes
 from kit import REALM
@@ -21,7 +21,7 @@ POOL_ID = b"the golden pool."
 def make_pool(path: Path) -> Pool:
     """Return an empty pool with the golden realm and id."""
     Pool.create(path, encryption="none", realm=REALM).close()
-    settings = PoolSettings(pool_id=POOL_ID, realm_id=REALM.realm_id, encryption="none", plain_secret=REALM.secret)
+    settings = PoolSettings(pool_id=POOL_ID, realm_id=REALM.realm_id, plain_secret=REALM.secret)
     (path / "pool.toml").chmod(0o600)
     (path / "pool.toml").write_bytes(encode_settings(settings))
     return Pool.open(path)

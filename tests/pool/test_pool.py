@@ -12,8 +12,9 @@ from blake3 import blake3
 
 from dalsegno.pool.check import check_pool
 from dalsegno.pool.collect import collect
-from dalsegno.pool.keys import KdfCost, PoolSettings, encode_settings, read_realm
+from dalsegno.pool.keys import read_realm
 from dalsegno.pool.pool import Pool
+from dalsegno.pool.settings import Holder, KdfCost, PoolSettings, encode_settings
 from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, Full, NoAccess, NotFound, Refused, TooNew
 from dalsegno.terms.events import silent
 from dalsegno.world import files
@@ -320,10 +321,7 @@ def test_settings_of_odd_values_are_damaged_although_the_checksum_is_right(path:
     settings = PoolSettings(
         pool_id=bytes(16),
         realm_id=bytes(16),
-        encryption="passphrase",
-        cost=CHEAP,
-        salt=bytes(16),
-        wrapped_secret=bytes(60),
+        holders=(Holder(name="passphrase", kind="passphrase", cost=CHEAP, salt=bytes(16), wrapped_secret=bytes(60)),),
     )
     body = "".join(encode_settings(settings).decode().replace(right, forged).splitlines(keepends=True)[1:-1])
     (path / "pool.toml").write_text(f'{body}checksum = "{blake3(body.encode()).hexdigest(16)}"\n')
@@ -375,14 +373,14 @@ def test_a_forged_pool_file_costs_seconds_at_most(tmp_path, memory_kib, passes, 
     """Kind of fault: whoever writes the settings says how long everybody who opens them works."""
     path = tmp_path / "pool"
     Pool.create(path, encryption="passphrase", passphrase="x", cost=CHEAP).close()
-    forged = PoolSettings(
-        pool_id=bytes(16),
-        realm_id=bytes(16),
-        encryption="passphrase",
+    holder = Holder(
+        name="passphrase",
+        kind="passphrase",
         cost=KdfCost(memory_kib=memory_kib, passes=passes, lanes=lanes),
         salt=bytes(16),
         wrapped_secret=bytes(60),
     )
+    forged = PoolSettings(pool_id=bytes(16), realm_id=bytes(16), holders=(holder,))
     (path / "pool.toml").write_bytes(encode_settings(forged))
     asked = []
     with pytest.raises(Damaged, match="out of bounds"):

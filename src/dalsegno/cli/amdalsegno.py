@@ -45,7 +45,7 @@ class _Places:
         if call.server:
             return _realm_key(call)
         try:
-            return open_pool_settings(pool, passphrase=lambda: _passphrase(key), key_path=key)[1]
+            return open_pool_settings(pool, passphrase=lambda: _passphrase(key), key_path=key).realm
         except NotFound:
             if key is None:
                 raise

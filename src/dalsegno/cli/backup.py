@@ -22,7 +22,8 @@ from dalsegno.cli.terminal import Terminal, format_duration, show
 from dalsegno.cli.words import POLICY_HELP, Parser
 from dalsegno.host.cache import SCAN_SUFFIX
 from dalsegno.host.ignore import check_pattern
-from dalsegno.pool.keys import SETTINGS_NAME, notes_of_keys_for
+from dalsegno.pool.keys import notes_of_keys_for
+from dalsegno.pool.settings import SETTINGS_NAME
 from dalsegno.terms.counts import count_of, count_of_entries
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, DalError, NotFound, Refused
 from dalsegno.terms.sizes import format_size, parse_size

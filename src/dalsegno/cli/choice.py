@@ -10,7 +10,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from dalsegno.pool.keys import SETTINGS_NAME
+from dalsegno.pool.settings import SETTINGS_NAME
 from dalsegno.terms.errors import BadInput
 from dalsegno.world import places
 from dalsegno.world.files import file_errors, status_of

@@ -13,9 +13,10 @@ from dalsegno.cli.choice import Choice, chosen, joined_realms, key_path, pool_pa
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import is_passphrase_given, read_passphrase
 from dalsegno.formats.pack import PREAMBLE, decode_header, decode_preamble
-from dalsegno.pool.keys import SETTINGS_NAME, decode_settings, read_realm
+from dalsegno.pool.keys import read_realm
 from dalsegno.pool.known import Differs, refuse
 from dalsegno.pool.pack_read import open_as_reader
+from dalsegno.pool.settings import SETTINGS_NAME, decode_settings
 from dalsegno.terms.errors import BadInput, Damaged, NoAccess, NotFound, TooNew
 from dalsegno.terms.events import Note
 from dalsegno.world.files import file_errors

@@ -100,6 +100,8 @@ With --json an error is an object with its `code`, `message` and `exit_code`.
   DAL_KEY                    the pool's key file, as --key
   DAL_PASSPHRASE             the pool's passphrase; better:
   DAL_PASSPHRASE_FILE        a file whose first line is the passphrase
+  DAL_NEW_PASSPHRASE, DAL_NEW_PASSPHRASE_FILE
+                             the new one, for `dal key passphrase` and `key add`
   DAL_POLICY                 the policy, as --policy; else /etc/dalsegno.toml,
                              else ~/.config/dalsegno/dalsegno.toml
   DAL_REALM                  the realm whose volumes are meant

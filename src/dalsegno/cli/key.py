@@ -1,4 +1,4 @@
-"""`dal key show|export|list|check`: where keys are, what they open, and copies of them."""
+"""`dal key show|export|list|check`: where keys are, what they open, and copies of them; more in key_holders.py."""
 
 import argparse
 import os
@@ -9,6 +9,7 @@ from typing import Any
 from dalsegno.chunks.realm import WriteKey
 from dalsegno.cli.choice import key_path
 from dalsegno.cli.door import open_house
+from dalsegno.cli.key_holders import add_holder_verbs, holder_lines, holder_values
 from dalsegno.cli.streams import bytes_output
 from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import Parser
@@ -25,12 +26,16 @@ KEEP_THE_KEY = (
     "copy it to another place now (`dal key export FILE`); without it nobody can read the backup, not even you"
 )
 _POOL_KEY = re.compile(r"^([0-9a-f]{32})\.key\Z")
-_NO_FILE = {"passphrase": "no key file: the passphrase opens the pool", "none": "no key: nothing is encrypted"}
+_NO_FILE = {
+    "passphrase": "no key file: the passphrase opens the pool",
+    "none": "no key: nothing is encrypted",
+    "recipient": "no key file: a private key opens the pool",
+}
 
 
 def add_key(parser: Parser) -> None:
     """Say what `dal key` understands."""
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="show|export|list|check")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="show|export|list|check|passphrase|add|remove")
     verbs.add_parser("show", help="show where the pool's key is", epilog="example: dal key show").set_defaults(
         run=_show
     )
@@ -51,6 +56,7 @@ def add_key(parser: Parser) -> None:
     )
     check.add_argument("files", nargs="*", metavar="FILE", help="default: the key in use, and the copies known here")
     check.set_defaults(run=_check)
+    add_holder_verbs(verbs)
 
 
 def _pool_value(pool: Pool) -> dict[str, Any]:
@@ -66,9 +72,12 @@ def _show(arguments: argparse.Namespace, terminal: Terminal) -> int:
         pool = house.pool
     copies = list_copies(pool.pool_id)
     lines = [str(pool.key_path or _NO_FILE[pool.encryption])]
+    if len(pool.holders) > 1 or terminal.verbose:
+        lines += holder_lines(pool)
     if terminal.verbose:
         lines += [f"  copied to {_place_words(copy)} on {show_time(copy.at_ns)}" for copy in copies]
-    terminal.result({**_pool_value(pool), "copies": [_copy_value(copy) for copy in copies]}, lines)
+    value = {**_pool_value(pool), "holders": holder_values(pool), "opened_by": pool.holder}
+    terminal.result({**value, "copies": [_copy_value(copy) for copy in copies]}, lines)
     return EXIT_DONE
 
 
@@ -152,14 +161,17 @@ def _check(arguments: argparse.Namespace, terminal: Terminal) -> int:
             arguments.key_path = file
             with open_house(arguments, terminal) as house:
                 pool = house.pool
-                read_key_file(Path(file), pool.realm.realm_id)  # also where a passphrase opened it
+                if pool.key_path is None:  # a passphrase opened it
+                    read_key_file(Path(file), pool.realm.realm_id)
         values = [{"file": file, "opens": True, "problem": None} for file in arguments.files]
     else:
         with open_house(arguments, terminal) as house:
             pool = house.pool
-        known = [os.fspath(pool.key_path)] if pool.key_path is not None else []
-        known += [copy.place for copy in list_copies(pool.pool_id) if copy.place not in (*known, STANDARD_OUTPUT)]
-        values = [_checked(file, pool) for file in known]
+        known = [
+            copy.place for copy in list_copies(pool.pool_id) if copy.place not in (str(pool.key_path), STANDARD_OUTPUT)
+        ]
+        used = [{"file": os.fspath(pool.key_path), "opens": True, "problem": None}] if pool.key_path is not None else []
+        values = used + [_checked(file, pool) for file in known]
     lines = []
     for value in values:
         told = {True: f"opens {pool.path}", None: "not here now", False: f"WRONG: {value['problem']}"}

@@ -11,7 +11,7 @@ from dalsegno.cli.key import KEEP_THE_KEY
 from dalsegno.cli.terminal import Terminal, as_json
 from dalsegno.cli.words import Parser, read_passphrase
 from dalsegno.pool.collect import CollectResult
-from dalsegno.pool.keys import ENCRYPTIONS
+from dalsegno.pool.settings import ENCRYPTIONS
 from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE
 from dalsegno.terms.sizes import GIB, format_size

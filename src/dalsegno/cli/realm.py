@@ -27,7 +27,8 @@ from dalsegno.cli.door import open_house, volume_of
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser
 from dalsegno.formats.join import JOIN_BYTES_MAX, parse_join
-from dalsegno.pool.keys import SETTINGS_NAME, read_key
+from dalsegno.pool.keys import read_key
+from dalsegno.pool.settings import SETTINGS_NAME
 from dalsegno.replicas.followed import Directories
 from dalsegno.replicas.pins import believed, with_server
 from dalsegno.replicas.profile import (

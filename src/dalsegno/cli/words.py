@@ -83,20 +83,45 @@ def is_passphrase_given() -> bool:
     return "DAL_PASSPHRASE" in os.environ or "DAL_PASSPHRASE_FILE" in os.environ
 
 
-def read_passphrase(*, confirm: bool = False) -> str:
-    """Return the passphrase from DAL_PASSPHRASE, DAL_PASSPHRASE_FILE, or a person."""
-    given = os.environ.get("DAL_PASSPHRASE")
+def _given_passphrase(variable: str) -> str | None:
+    """Return what VARIABLE says, or the first line of the file that VARIABLE_FILE names."""
+    given = os.environ.get(variable)
     if given is not None:
         return given
-    file = os.environ.get("DAL_PASSPHRASE_FILE")
-    if file is not None:
-        try:
-            lines = Path(file).read_text().splitlines()
-        except UnicodeDecodeError:
-            raise BadInput(f"{file}: the passphrase file is not a text") from None
-        if not lines:
-            raise BadInput(f"{file}: the passphrase file is empty")
-        return lines[0]
+    file = os.environ.get(f"{variable}_FILE")
+    if file is None:
+        return None
+    try:
+        lines = Path(file).read_text().splitlines()
+    except UnicodeDecodeError:
+        raise BadInput(f"{file}: the passphrase file is not a text") from None
+    if not lines:
+        raise BadInput(f"{file}: the passphrase file is empty")
+    return lines[0]
+
+
+def read_new_passphrase() -> str:
+    """Return a new passphrase, from DAL_NEW_PASSPHRASE, DAL_NEW_PASSPHRASE_FILE, or a person, who types it twice."""
+    given = _given_passphrase("DAL_NEW_PASSPHRASE")
+    if given is not None:
+        return given
+    if not (sys.stdin.isatty() or sys.stderr.isatty()):
+        raise BadInput(
+            "the new passphrase is missing: set DAL_NEW_PASSPHRASE or DAL_NEW_PASSPHRASE_FILE, or use a terminal"
+        )
+    import getpass  # only a person needs it
+
+    passphrase = getpass.getpass("New passphrase: ")
+    if getpass.getpass("Again: ") != passphrase:
+        raise BadInput("the two passphrases differ: nothing was done")
+    return passphrase
+
+
+def read_passphrase(*, confirm: bool = False) -> str:
+    """Return the passphrase from DAL_PASSPHRASE, DAL_PASSPHRASE_FILE, or a person."""
+    given = _given_passphrase("DAL_PASSPHRASE")
+    if given is not None:
+        return given
     # A person may be there although the input is a pipe: getpass asks on the terminal itself.
     if not (sys.stdin.isatty() or sys.stderr.isatty()):
         raise BadInput("the pool needs its passphrase: set DAL_PASSPHRASE or DAL_PASSPHRASE_FILE, or use a terminal")

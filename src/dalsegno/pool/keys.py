@@ -1,20 +1,28 @@
-"""A pool's settings, `pool.toml`, and its realm's secret: under a passphrase, in a key file, or in the open."""
+"""The key of a pool: key files, and how a pool is opened with one, with a passphrase, or with a private key."""
 
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from blake3 import blake3
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from dalsegno.chunks.realm import CHUNK_SEED_MAX, SECRET_BYTES, Realm, WriteKey
-from dalsegno.chunks.recipients import check_recipient
-from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Damaged, NoAccess, NotFound, TooNew
+from dalsegno.chunks.recipients import check_recipient, holds_identity, read_identity
+from dalsegno.pool.holders import key_file_holder, open_by_identity, open_by_passphrase, passphrase_holder
+from dalsegno.pool.settings import (
+    ENCRYPTIONS,
+    KEY_FILE,
+    PASSPHRASE,
+    RECIPIENT,
+    SETTINGS_BYTES_MAX,
+    SETTINGS_NAME,
+    KdfCost,
+    PoolSettings,
+    read_settings,
+)
+from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Damaged, NoAccess, NotFound
 from dalsegno.terms.ids import UUID_BYTES, hex_short
 from dalsegno.terms.times import format_time
 from dalsegno.world import places
@@ -22,153 +30,15 @@ from dalsegno.world.chance import random_bytes
 from dalsegno.world.clock import now_ns
 from dalsegno.world.files import file_errors, make_directory, remove_left_behind, settle_file, write_durable
 
-SETTINGS_NAME: Final = "pool.toml"
-SETTINGS_VERSION: Final = 1
-SETTINGS_BYTES_MAX: Final = 64 * 1024
-ENCRYPTIONS: Final = ("passphrase", "keyfile", "none")
-SALT_BYTES: Final = 16
-_NONCE_BYTES: Final = 12
 _KEY_FILE_WORD: Final = "dalsegno-key-1"
 _WRITE_KEY_FILE_WORD: Final = "dalsegno-write-key-1"
 _WRITE_KEY_FILE_TITLE: Final = "# Key of a machine that writes into a realm of Dal Segno and cannot read from it."
 _KEY_FILE_TITLE: Final = "# Key of a Dal Segno pool. Keep it apart from the pool: both together give everything back."
 
 
-KDF_MEMORY_KIB_MAX: Final = 1024 * 1024
-KDF_PASSES_MAX: Final = 16
-KDF_LANES_MAX: Final = 16
-KDF_WORK_KIB_MAX: Final = 4 * 1024 * 1024
-"""Memory times passes: some seconds at most, whoever wrote the pool.toml."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KdfCost:
-    """What one guess at the passphrase costs (Argon2id, RFC 9106)."""
-
-    memory_kib: int = 64 * 1024
-    passes: int = 3
-    lanes: int = 2
-
-    def is_sane(self) -> bool:
-        """Return whether a reader may spend this much: a forged pool.toml must not exhaust the machine."""
-        return (
-            8 * self.lanes <= self.memory_kib <= KDF_MEMORY_KIB_MAX
-            and 1 <= self.passes <= KDF_PASSES_MAX
-            and 1 <= self.lanes <= KDF_LANES_MAX
-            and self.memory_kib * self.passes <= KDF_WORK_KIB_MAX
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolSettings:
-    """What pool.toml says."""
-
-    pool_id: bytes
-    realm_id: bytes
-    encryption: str
-    cost: KdfCost = KdfCost()
-    salt: bytes = b""
-    wrapped_secret: bytes = b""
-    """Nonce and AES-256-GCM of the secret under the passphrase's key, bound to the pool id."""
-    plain_secret: bytes = b""
-
-
-def encode_settings(settings: PoolSettings) -> bytes:
-    """Return pool.toml: small, readable, with a checksum over its lines."""
-    lines = [
-        f"version = {SETTINGS_VERSION}",
-        f'pool_id = "{settings.pool_id.hex()}"',
-        f'realm_id = "{settings.realm_id.hex()}"',
-        f'encryption = "{settings.encryption}"',
-    ]
-    if settings.encryption == "passphrase":
-        lines += [
-            'kdf = "argon2id"',
-            f"kdf_memory_kib = {settings.cost.memory_kib}",
-            f"kdf_passes = {settings.cost.passes}",
-            f"kdf_lanes = {settings.cost.lanes}",
-            f'kdf_salt = "{settings.salt.hex()}"',
-            f'wrapped_secret = "{settings.wrapped_secret.hex()}"',
-        ]
-    elif settings.encryption == "none":
-        lines.append(f'secret = "{settings.plain_secret.hex()}"')
-    body = "".join(line + "\n" for line in lines)
-    return (
-        "# Dal Segno pool (docs/formats/pool.md). Written once; without it the pool cannot be opened: keep a copy.\n"
-        f'{body}checksum = "{_checksum(body)}"\n'
-    ).encode()
-
-
-def _checksum(body: str) -> str:
-    return blake3(body.encode()).hexdigest(16)
-
-
-def decode_settings(data: bytes, path: Path) -> PoolSettings:
-    """Return the settings in `data`; Damaged and TooNew name `path`."""
-    try:
-        text = data.decode()
-        table: dict[str, Any] = tomllib.loads(text)
-        version = table["version"]
-        if not isinstance(version, int):
-            raise ValueError("version is not a number")
-        if version > SETTINGS_VERSION:
-            raise TooNew(f"{path}: pool version {version}, this program reads {SETTINGS_VERSION}: update the program")
-        lines = [line + "\n" for line in text.splitlines() if line and not line.startswith(("#", "checksum"))]
-        if table["checksum"] != _checksum("".join(lines)):
-            raise ValueError("the checksum is wrong")
-        encryption = table["encryption"]
-        cost = KdfCost()
-        salt = wrapped = plain = b""
-        if encryption == "passphrase":
-            if table["kdf"] != "argon2id":
-                raise ValueError(f"unknown kdf {table['kdf']!r}")
-            cost = KdfCost(
-                memory_kib=int(table["kdf_memory_kib"]), passes=int(table["kdf_passes"]), lanes=int(table["kdf_lanes"])
-            )
-            salt, wrapped = bytes.fromhex(table["kdf_salt"]), bytes.fromhex(table["wrapped_secret"])
-        elif encryption == "none":
-            plain = bytes.fromhex(table["secret"])
-        settings = PoolSettings(
-            pool_id=bytes.fromhex(table["pool_id"]),
-            realm_id=bytes.fromhex(table["realm_id"]),
-            encryption=encryption,
-            cost=cost,
-            salt=salt,
-            wrapped_secret=wrapped,
-            plain_secret=plain,
-        )
-        sizes_ok = (
-            encryption in ENCRYPTIONS
-            and len(settings.pool_id) == len(settings.realm_id) == UUID_BYTES
-            and len(plain) in (0, SECRET_BYTES)
-            and len(salt) == (SALT_BYTES if encryption == "passphrase" else 0)
-            and cost.is_sane()
-        )
-        if not sizes_ok:
-            raise ValueError("a value is out of bounds")
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise Damaged(f"{path}: {' '.join(reason.split())}: put back your copy of it") from None
-    return settings
-
-
 def default_key_path(pool_id: bytes) -> Path:
     """Return where the key file of a pool is looked for."""
     return places.config_dir() / "keys" / f"{pool_id.hex()}.key"
-
-
-def passphrase_key(passphrase: str, *, salt: bytes, cost: KdfCost) -> bytes:
-    """Return the key that a passphrase stands for."""
-    kdf = Argon2id(
-        salt=salt,
-        length=32,
-        iterations=cost.passes,
-        lanes=cost.lanes,
-        memory_cost=cost.memory_kib,
-        ad=None,
-        secret=None,
-    )
-    return kdf.derive(passphrase.encode())
 
 
 def create_pool_settings(
@@ -187,27 +57,15 @@ def create_pool_settings(
     realm = realm or Realm(random_bytes(SECRET_BYTES))
     secret = realm.secret
     if encryption == "none":
-        settings = PoolSettings(pool_id=pool_id, realm_id=realm.realm_id, encryption=encryption, plain_secret=secret)
-        return settings, realm, None
-    if encryption == "keyfile":
+        return PoolSettings(pool_id=pool_id, realm_id=realm.realm_id, plain_secret=secret), realm, None
+    if encryption == KEY_FILE:
         path = key_path or default_key_path(pool_id)
         write_key_file(path, realm, notes=key_file_notes(pool_id=pool_id, place=place))
-        return PoolSettings(pool_id=pool_id, realm_id=realm.realm_id, encryption=encryption), realm, path
-    if not passphrase:
-        raise BadInput("encryption by passphrase: the passphrase is empty")
-    if not cost.is_sane():
-        raise BadInput(f"{cost}: out of bounds")
-    salt, nonce = random_bytes(SALT_BYTES), random_bytes(_NONCE_BYTES)
-    key = passphrase_key(passphrase, salt=salt, cost=cost)
-    settings = PoolSettings(
-        pool_id=pool_id,
-        realm_id=realm.realm_id,
-        encryption=encryption,
-        cost=cost,
-        salt=salt,
-        wrapped_secret=nonce + AESGCM(key).encrypt(nonce, secret, pool_id),
+        return PoolSettings(pool_id=pool_id, realm_id=realm.realm_id, holders=(key_file_holder(),)), realm, path
+    holder = passphrase_holder(
+        passphrase or "", name=PASSPHRASE, secret=secret, pool_id=pool_id, cost=cost, is_old=True
     )
-    return settings, realm, None
+    return PoolSettings(pool_id=pool_id, realm_id=realm.realm_id, holders=(holder,)), realm, None
 
 
 def key_file_notes(*, pool_id: bytes, place: Path, copied: bool = False) -> dict[str, str]:
@@ -246,6 +104,10 @@ def write_key_file(path: Path, realm: Realm, *, notes: Mapping[str, str] | None 
         except NoAccess:
             raise AlreadyThere(f"{path}: exists and holds something else; `dal init --join` takes on its key") from None
         settle_file(path)
+
+
+def _checksum(text: str) -> str:
+    return blake3(text.encode()).hexdigest(16)
 
 
 def _read_key_words(path: Path) -> tuple[list[str], dict[str, str]]:
@@ -343,23 +205,16 @@ def read_key_file(path: Path, realm_id: bytes) -> bytes:
     return secret
 
 
-def _read_settings(pool_path: Path) -> PoolSettings:
-    path = pool_path / SETTINGS_NAME
-    try:
-        with file_errors(path), open(path, "rb") as file:
-            data = file.read(SETTINGS_BYTES_MAX + 1)
-    except NotFound:
-        if any((pool_path / "packs").glob("*/*.pack")):
-            raise Damaged(
-                f"{path}: lost, its packs are there: put back your copy of that file, or restore the volumes from "
-                "dumps into a new pool"
-            ) from None
-        raise NotFound(
-            f"{pool_path}: no pool here (no {SETTINGS_NAME}): `dal backup DIR` or `dal init` makes one"
-        ) from None
-    if len(data) > SETTINGS_BYTES_MAX:
-        raise Damaged(f"{path}: too large: put back your copy of it")
-    return decode_settings(data, path)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A pool's settings, its realm, and what opened it."""
+
+    settings: PoolSettings
+    realm: Realm
+    key_path: Path | None = None
+    """The key file, or the private key of age or ssh."""
+    holder: str | None = None
+    """The name of the holder; None when a key file did that is none of the pool's, or nothing is encrypted."""
 
 
 def open_pool_settings(
@@ -369,14 +224,13 @@ def open_pool_settings(
     key_path: Path | None,
     is_sealed: bool = False,
     check: Callable[[PoolSettings], None] | None = None,
-) -> tuple[PoolSettings, Realm, Path | None]:
-    """Return a pool's settings, its realm and its key file, asking for the passphrase if one is needed.
+) -> Opened:
+    """Open a pool's key with a key file, a private key of age or ssh, or a passphrase, which is asked for.
 
     Who gives a key, or says that it `is_sealed`, gets NoAccess for a pool that is not encrypted: somebody else may have
     put it there to read what comes next. `check` looks at the settings before anything is opened with a secret.
     """
-    path = pool_path / SETTINGS_NAME
-    settings = _read_settings(pool_path)
+    settings = read_settings(pool_path)
     if settings.encryption == "none" and (is_sealed or key_path is not None):
         what = f"key {key_path}" if key_path is not None else "a passphrase"
         raise NoAccess(
@@ -385,23 +239,82 @@ def open_pool_settings(
         )
     if check is not None:
         check(settings)
-    used_path: Path | None = None
+    path = pool_path / SETTINGS_NAME
     if settings.encryption == "none":
-        secret = settings.plain_secret
-    elif settings.encryption == "keyfile":
-        used_path = key_path or default_key_path(settings.pool_id)
-        return settings, read_key(used_path, settings.realm_id), used_path
+        realm = Realm(settings.plain_secret)
+        if realm.realm_id != settings.realm_id:
+            raise Damaged(f"{path}: its secret is not that of its realm: put back your copy of it")
+        return Opened(settings=settings, realm=realm)
+    opened = _open_sealed(pool_path, settings, passphrase, key_path, prefers_passphrase=is_sealed)
+    if not isinstance(opened.realm, WriteKey) and not settings.is_genuine(opened.realm.secret):
+        raise Damaged(f"{path}: changed by somebody who does not have the key: put back your copy of it")
+    return opened
+
+
+def _open_sealed(
+    pool_path: Path,
+    settings: PoolSettings,
+    passphrase: Callable[[], str] | None,
+    key_path: Path | None,
+    *,
+    prefers_passphrase: bool,
+) -> Opened:
+    """Open by the key that was given, else by the pool's own key file where it is looked for, else by a passphrase."""
+    kinds = {holder.kind for holder in settings.holders}
+    text = _read_text(key_path) if key_path is not None else ""
+    if key_path is not None and holds_identity(text):
+        return _open_by_identity(settings, key_path, text, passphrase)
+    if key_path is None and PASSPHRASE in kinds and (prefers_passphrase or places.find_config_dir() is None):
+        own = None
     else:
-        if passphrase is None:
-            raise NoAccess(f"{pool_path}: needs its passphrase")
-        key = passphrase_key(passphrase(), salt=settings.salt, cost=settings.cost)
-        wrapped = settings.wrapped_secret
-        try:
-            secret = AESGCM(key).decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], settings.pool_id)
-        except (InvalidTag, ValueError):
-            raise NoAccess(
-                f"{pool_path}: wrong passphrase (DAL_PASSPHRASE counts, else DAL_PASSPHRASE_FILE, else it is asked for)"
-            ) from None
-    if len(secret) != SECRET_BYTES or (realm := Realm(secret)).realm_id != settings.realm_id:
-        raise Damaged(f"{path}: its secret is not that of its realm: put back your copy of it")
-    return settings, realm, used_path
+        own = key_path or default_key_path(settings.pool_id)
+    by_passphrase = PASSPHRASE in kinds and (own is None or not os.path.exists(own))
+    if key_path is not None:
+        # Where a passphrase opens the pool, a file that is no key may be the passphrase's (Amanda's KEY-FILE).
+        by_passphrase = PASSPHRASE in kinds and not _looks_like_key(text)
+    if own is not None and not by_passphrase:
+        if key_path is None and not os.path.exists(own) and KEY_FILE not in kinds:
+            raise NoAccess(f"{pool_path}: opens with the private key of {_recipients(settings)}: --key FILE names it")
+        realm = read_key(own, settings.realm_id)
+        key_files = [holder.name for holder in settings.holders if holder.kind == KEY_FILE]
+        return Opened(settings=settings, realm=realm, key_path=own, holder=key_files[0] if key_files else None)
+    if passphrase is None:
+        raise NoAccess(f"{pool_path}: needs its passphrase")
+    found = open_by_passphrase(settings, passphrase())
+    if found is None:
+        raise NoAccess(
+            f"{pool_path}: wrong passphrase (DAL_PASSPHRASE counts, else DAL_PASSPHRASE_FILE, else it is asked for)"
+        )
+    return Opened(settings=settings, realm=Realm(found[0]), holder=found[1].name)
+
+
+def _recipients(settings: PoolSettings) -> str:
+    return " or ".join(holder.name for holder in settings.holders if holder.kind == RECIPIENT)
+
+
+def _open_by_identity(
+    settings: PoolSettings, key_path: Path, text: str, passphrase: Callable[[], str] | None
+) -> Opened:
+    if not any(holder.kind == RECIPIENT for holder in settings.holders):
+        raise NoAccess(f"{key_path}: no private key opens this pool; `dal key add --recipient KEY` lets one")
+    try:
+        identity = read_identity(text, passphrase=passphrase)
+    except (BadInput, NoAccess) as error:
+        raise type(error)(f"{key_path}: {error}") from None
+    found = open_by_identity(settings, identity)
+    if found is None:
+        raise NoAccess(f"{key_path}: is not the private key of {_recipients(settings)}")
+    return Opened(settings=settings, realm=Realm(found[0]), key_path=key_path, holder=found[1].name)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with file_errors(path), open(path, "rb") as file:
+            return os.fsdecode(file.read(SETTINGS_BYTES_MAX))
+    except NotFound:
+        return ""  # said below
+
+
+def _looks_like_key(text: str) -> bool:
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return any(line.startswith((_KEY_FILE_WORD, _WRITE_KEY_FILE_WORD)) for line in lines)

@@ -19,7 +19,8 @@ from typing import Final, TypeVar
 import msgspec
 from blake3 import blake3
 
-from dalsegno.pool.keys import PoolSettings, notes_of_keys_for
+from dalsegno.pool.keys import notes_of_keys_for
+from dalsegno.pool.settings import PoolSettings
 from dalsegno.terms.errors import DalError, Refused
 from dalsegno.terms.events import Note, Report, silent
 from dalsegno.terms.ids import hex_short

@@ -30,18 +30,13 @@ from dalsegno.formats import pack
 from dalsegno.formats.objects import references
 from dalsegno.pool.blocks import Blocks
 from dalsegno.pool.damage import PackDamage, find_unsound, summary
+from dalsegno.pool.holders import HOLDERS_LOCK
 from dalsegno.pool.index import Ids, Index, Values
-from dalsegno.pool.keys import (
-    SETTINGS_NAME,
-    KdfCost,
-    PoolSettings,
-    create_pool_settings,
-    encode_settings,
-    open_pool_settings,
-)
+from dalsegno.pool.keys import create_pool_settings, open_pool_settings
 from dalsegno.pool.losses import Losses
 from dalsegno.pool.pack_read import PackReader, apply_delta, split_records, view_record
 from dalsegno.pool.pack_write import ROWS_IN_MEMORY_MAX, PackWriter, new_header
+from dalsegno.pool.settings import SETTINGS_NAME, KdfCost, PoolSettings, encode_settings
 from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Damaged, Lost, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, PackId, hex_short
 from dalsegno.terms.sizes import MIB
@@ -114,11 +109,16 @@ class Elsewhere(Protocol):
 class Pool:
     """Objects by id and refs by name, in one directory. May be used from several threads and processes at once."""
 
-    def __init__(self, path: Path, settings: PoolSettings, realm: Realm, key_path: Path | None) -> None:
+    def __init__(
+        self, path: Path, settings: PoolSettings, realm: Realm, key_path: Path | None, holder: str | None = None
+    ) -> None:
         self.path = path
         self.realm = realm
         self.pool_id = settings.pool_id
         self.encryption = settings.encryption
+        self.holders = settings.holders
+        self.holder = holder
+        """Who opened the pool: the name of one of `holders`; None for an exported key, or when nothing is encrypted."""
         self.key_path = key_path
         self.backend = LocalBackend(path)
         self.elsewhere: Elsewhere | None = None
@@ -158,7 +158,7 @@ class Pool:
         """Make a pool at `path`, which must be absent or empty; `realm` makes it a pool of the same realm."""
         if (path / SETTINGS_NAME).exists():
             raise AlreadyThere(f"{path}: there is a pool already")
-        own = {PACKS, "refs", "index", CONDEMNED, WRITERS_LOCK, "refs.lock", RESERVE_NAME}
+        own = {PACKS, "refs", "index", CONDEMNED, WRITERS_LOCK, "refs.lock", HOLDERS_LOCK, RESERVE_NAME}
         if path.is_dir():
             if next(LocalBackend(path).list(PACKS + "/"), None) is not None:
                 raise Damaged(f"{path}: packs without {SETTINGS_NAME}; put back your copy of that file")
@@ -198,10 +198,8 @@ class Pool:
 
         `is_sealed` and `check` are those of `open_pool_settings`.
         """
-        settings, realm, used_key_path = open_pool_settings(
-            path, passphrase=passphrase, key_path=key_path, is_sealed=is_sealed, check=check
-        )
-        return cls(path, settings, realm, used_key_path)
+        opened = open_pool_settings(path, passphrase=passphrase, key_path=key_path, is_sealed=is_sealed, check=check)
+        return cls(path, opened.settings, opened.realm, opened.key_path, opened.holder)
 
     def close(self) -> None:
         """Give back files."""

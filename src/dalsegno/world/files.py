@@ -316,6 +316,14 @@ def make_filler(path: Path, data: bytes) -> None:
             raise
 
 
+def _copy_rights(descriptor: int, path: Path) -> None:
+    """Give a file that is to replace another one its owner and group, where that is possible, and its mode."""
+    status = os.stat(path)
+    with contextlib.suppress(OSError):  # only root gives away, and a share has owners of its own
+        os.fchown(descriptor, status.st_uid, status.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+
+
 def write_durable(
     path: Path,
     data: bytes | bytearray | memoryview,
@@ -324,12 +332,13 @@ def write_durable(
     replace: bool = True,
     sync: bool = True,
     to_owner: bool = False,
+    keep_rights: bool = False,
 ) -> None:
     """Put `data` under `path` so that a reader sees the old bytes or the new ones, never half of them.
 
     With `replace` False an existing file raises AlreadyThere, also when two processes race. `sync` False is for files
     that can be made again and check themselves: they may be lost or torn when the power fails. With `to_owner`, what
-    root writes belongs to whom the directory belongs.
+    root writes belongs to whom the directory belongs; with `keep_rights` the file keeps mode, owner and group.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{next(_temporary_counter)}{PARTIAL_SUFFIX}")
     with file_errors(path):
@@ -340,6 +349,8 @@ def write_durable(
             try:
                 if to_owner:
                     _give_to_owner(descriptor, path.parent)
+                if keep_rights:
+                    _copy_rights(descriptor, path)
                 _write_all(descriptor, data)
                 if sync:
                     durable_step("fsync")

@@ -12,7 +12,7 @@ from dalsegno.world.files import file_errors
 
 OUTPUT_BYTES_KEPT = 64 * 1024
 KILL_SECONDS = 10
-SECRETS = frozenset({"DAL_PASSPHRASE"})
+SECRETS = frozenset({"DAL_PASSPHRASE", "DAL_NEW_PASSPHRASE"})
 """What is for us alone: anybody who runs as this user can read a program's environment, and programs log theirs."""
 
 
