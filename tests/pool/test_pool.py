@@ -300,7 +300,7 @@ def test_tampered_settings_are_damaged_or_too_new(path: Path) -> None:
         settings.write_bytes(good[:position] + bytes([good[position] ^ 1]) + good[position + 1 :])
         with pytest.raises((Damaged, TooNew)):
             Pool.open(path)
-    settings.write_bytes(good.replace(b"version = 1", b"version = 2"))
+    settings.write_bytes(good.replace(b"version = 1", b"version = 3"))
     with pytest.raises(TooNew):
         Pool.open(path)
 
