@@ -303,7 +303,10 @@ def test_a_torn_memory_is_read_as_far_as_it_goes(disk: Disk) -> None:
     for file in disk.memory().iterdir():
         if file.name != "lock":
             data = file.read_bytes()
-            file.write_bytes(b"\x00\xff{]\n" + data + b'\n{"volume": "zz"}\n{"volume": 1}\n[[[[\n{"pool":')
+            deep = b'{"x": ' + b"[" * 5000
+            file.write_bytes(
+                b"\x00\xff{]\n" + deep + b"\n" + data + b'\n{"volume": "zz"}\n{"volume": 1}\n[[[[\n{"pool":'
+            )
     disk.put(yesterday)
     assert "older than it was" in disk.refused("ls", "doc")
 

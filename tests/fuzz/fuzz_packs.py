@@ -1,9 +1,13 @@
 """Targets for packs: right digests and tags around parts that are wrong, as whoever has a key can make them."""
 
+import atexit
 import io
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -14,15 +18,21 @@ from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from dalsegno.formats import pack
-from dalsegno.pool.adopt import check_pack
+from dalsegno.pool.adopt import Adopter, check_pack
 from dalsegno.pool.pack_read import PackReader, open_note, pack_key, split_records, stream_blocks
+from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import DalError
+from dalsegno.terms.ids import PackId
 from dalsegno.terms.sizes import MIB
+from dalsegno.world.files import UploadFile
 from kit import REALM
 
 GOLDEN: Final = Path(__file__).parents[1] / "golden"
 MODELS: Final = ("pack-v1-clear.dump", "pack-v1-sealed.dump", "pack-v2-clear.dump", "pack-v2-sealed.dump", "pack-v2-reader.dump", "ref-v2-table.pack")  # fmt: skip
 AS_IT_IS: Final = 255
+PACKS_MAX: Final = 50
+PLACE: Final = Path(tempfile.mkdtemp(prefix="dal-fuzz-"))
+atexit.register(shutil.rmtree, PLACE, ignore_errors=True)
 RAW_BYTES_MAX: Final = 64 * MIB
 """What one pack may hold here: many blocks of zeros are slow and no fault."""
 
@@ -68,7 +78,14 @@ def _read_model(name: str) -> Model:
     return Model(header.version, encoded, tuple(others), trailer[columns:], key)
 
 
-MODEL: Final = tuple(map(_read_model, MODELS))
+def _as_sent(model: Model) -> Model:
+    """Return a dump's objects as a pack that a client sends."""
+    header = msgspec.structs.replace(pack.decode_header(model.header), kind=pack.PACK_POOL, note=b"")
+    return replace(model, header=pack.encode_struct(header))
+
+
+_READ: Final = tuple(map(_read_model, MODELS))
+MODEL: Final = (*_READ, *map(_as_sent, _READ[:5]))
 
 
 class Edits:
@@ -187,16 +204,45 @@ def streamed(data: bytes) -> None:
                 open_note(header, REALM)
 
 
-class _Place:
-    """As much of a pool as the check of a pack asks for."""
+class _Pools:
+    """A pool that takes packs, another after many of them."""
 
-    realm = REALM
+    def __init__(self) -> None:
+        self._pool: Pool | None = None
+        self._taken = 0
+
+    def get(self) -> Pool:
+        if self._pool is None or self._taken > PACKS_MAX:
+            self._taken = 0
+            if self._pool is not None:
+                self._pool.close()
+                shutil.rmtree(self._pool.path)
+            self._pool = Pool.create(PLACE / f"pool-{os.getpid()}", encryption="none", realm=REALM)
+        return self._pool
+
+    def take(self, identity: bytes, data: bytes) -> None:
+        """Take a pack."""
+        self._taken += 1
+        path = PLACE / f"{identity.hex()}.partial"
+        path.write_bytes(data)
+        file = UploadFile(path, create=False)
+        try:
+            assert file.lock()
+            with Adopter(self.get()) as adopter:
+                adopter.adopt([(PackId(identity), file)])
+        finally:
+            file.close()
+            path.unlink(missing_ok=True)
+
+
+POOLS: Final = _Pools()
 
 
 def adopted(data: bytes) -> None:
-    """Check a pack that somebody sent, as a server does before it takes one."""
+    """Check a pack that somebody sent, as a server does, and take one that is right."""
     built = build(data)
     identity = b""
     with suppress(DalError, msgspec.MsgspecError):
         identity = pack.decode_header(built[pack.PREAMBLE.size :][: pack.decode_preamble(built)]).pack_id
-    check_pack(cast(Any, InMemory(built)), cast(Any, _Place), identity, None)
+    checked = check_pack(cast(Any, InMemory(built)), POOLS.get(), identity, None)
+    POOLS.take(checked.reader.pack_id, built)

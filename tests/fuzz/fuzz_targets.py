@@ -19,6 +19,7 @@ TARGETS: Final[dict[str, Target]] = {
     "message": fuzz_values.message,
     "answer": fuzz_values.answer,
     "records": fuzz_values.records,
+    "words": fuzz_text.words,
     "query": fuzz_text.queries,
     "join": fuzz_text.join,
     "settings": fuzz_text.settings,

@@ -1,23 +1,28 @@
 """Targets for what people, files and the kernel say: TOML, keys, patterns, names, times, labels, FUSE messages."""
 
 import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from blake3 import blake3
+from fuzz_packs import PLACE
 
 from dalsegno.backup.policy_file import examine_policy
+from dalsegno.bridges.amanda import decode_path, parse_call
 from dalsegno.chunks.cut import Cutter
 from dalsegno.chunks.recipients import age_identity, check_recipient, read_identity
 from dalsegno.formats import fuse, media
 from dalsegno.formats.join import check_fingerprint, check_url, format_join, parse_join
+from dalsegno.host.attributes import parse_names
+from dalsegno.host.mounts import parse_mounts
 from dalsegno.host.patterns import read_lines, read_words
 from dalsegno.mount.acl import decode_acl
+from dalsegno.pool.damage import decode_damage
 from dalsegno.pool.holders import open_by_identity, open_by_passphrase
 from dalsegno.pool.keys import key_file_text, read_realm
 from dalsegno.pool.settings import decode_settings
+from dalsegno.replicas.histories import parse_patterns
 from dalsegno.replicas.tokens import split_token
 from dalsegno.replicas.view import check_realm_name
 from dalsegno.server.calls import CALLS
@@ -30,7 +35,6 @@ from dalsegno.volumes.store import check_clone_name, check_volume_name
 
 NOW_NS: Final = 1_795_910_400 * 10**9
 IDENTITY: Final = read_identity(age_identity(bytes(32)))
-PLACE: Final = Path(tempfile.mkdtemp(prefix="dal-fuzz-"))
 PATHS: Final = (b"a", b"src/main.o", b"a/b/c/d/e/f.txt", b"a" * 200, b"a/" * 100 + b"b", "é/ü.txt".encode(), b"[x]*\\")
 
 
@@ -164,6 +168,18 @@ def names(data: bytes) -> None:
             check(text)
     address = parse_address(text)
     plain_name(address.volume)
+
+
+def words(data: bytes) -> None:
+    """A call of Amanda and a path of its index, patterns of clones, notes about damage, tables of mounts and of names."""
+    text = _text(data)
+    decode_damage(data)
+    parse_mounts(data)
+    parse_names(data)
+    decode_path(text)
+    for parse in (lambda: parse_call(text.split("\0")), lambda: parse_patterns(text)):
+        with suppress(DalError):
+            parse()
 
 
 def queries(data: bytes) -> None:

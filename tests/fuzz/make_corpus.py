@@ -30,12 +30,12 @@ GUIDES = Path(__file__).parents[2] / "docs"
 
 
 def packs() -> Iterator[bytes]:
-    for number, name in enumerate(MODELS):
+    for number in range(len(MODEL)):
         yield bytes([number])
         yield bytes([number, HEADER, 3, 0, 1, 1, 0x91, TRAILER, 9, 0, 1, 1, 7, FOOTER, 1, 0, 0, 0])
         yield bytes([number, 0, 5, 0, 2, 2, 0xFF, 0xFF, 1, 3, 0, 1, 0, 2, 1, 0, 1, 1, 9])
         if number < 4:
-            yield bytes([AS_IT_IS]) + (GOLDEN / name).read_bytes()
+            yield bytes([AS_IT_IS]) + (GOLDEN / MODELS[number]).read_bytes()
 
 
 def object_payloads() -> Iterator[bytes]:
@@ -116,6 +116,11 @@ def seeds() -> dict[str, list[bytes]]:
         "records": [
             wire.encode_records([(1, b"r" * 32, b"x" * 50), (3, b"s" * 32, payload)]) for payload in object_payloads()
         ][:6],
+        "words": [
+            b"backup\0--level\x002\0--record\0--clone-age\x0030m\0./a\\nb",
+            *(b"daily-*@last7,monthly-*", b"block 7\nlost\nunreadable\n", b"root:x:0:0::/:/bin/sh\n"),
+            b"25 1 8:1 / /mnt rw,noatime shared:1 - ext4 /dev/sda1 rw\n",
+        ],
         "query": [b"00" * 16, b"00" * 32, b"5", b"1.5", b"a line"],
         "join": [
             format_join(Join(host="h", port=1, tls=True, token=token, name="s1", fingerprint=fingerprint)).encode(),

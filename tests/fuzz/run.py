@@ -11,6 +11,7 @@ import random
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -192,21 +193,28 @@ def guided(name: str, seconds: int, runs: int) -> None:
 
 def all_guided(names: Sequence[str], minutes: float, runs: int) -> int:
     """Run targets under atheris, two at a time; return how many found something."""
+    started = time.monotonic()
     at_once = min(len(os.sched_getaffinity(0)), len(names))
     seconds = max(1, int(minutes * 60 * at_once / len(names)))
     print(f"{len(names)} targets, {at_once} at a time, {seconds} s each" if not runs else f"{runs} runs of each target")
 
+    counts: list[int] = []
+
     def one(name: str) -> bool:
-        done = subprocess.run(
-            [sys.executable, __file__, "--guided", name, "--seconds", str(0 if runs else seconds), "--runs", str(runs)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        words = ["--guided", name, "--seconds", str(0 if runs else seconds), "--runs", str(runs)]
+        with tempfile.TemporaryDirectory(prefix="dal-fuzz-") as place:  # atheris leaves no time to clean up
+            done = subprocess.run(
+                [sys.executable, __file__, *words],
+                env={**os.environ, "TMPDIR": place},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                check=False,
+            )
         said = dict(line[6:].split(":", 1) for line in done.stdout.splitlines() if line.startswith("stat::"))
         count, rate = (said.get(each, "?").strip() for each in ("number_of_executed_units", "average_exec_per_sec"))
+        counts.append(int(count) if count.isdecimal() else 0)
         print(
             f"{name}: {count} executions, {rate} per s{'' if not done.returncode else ': FOUND SOMETHING'}", flush=True
         )
@@ -216,7 +224,9 @@ def all_guided(names: Sequence[str], minutes: float, runs: int) -> int:
         return bool(done.returncode)
 
     with ThreadPoolExecutor(at_once) as crew:
-        return sum(crew.map(one, names))
+        found = sum(crew.map(one, names))
+    print(f"{sum(counts)} executions in {time.monotonic() - started:.0f} s; {found} targets found something")
+    return found
 
 
 def main() -> int:

@@ -7,23 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from fuzz_targets import TARGETS
-from fuzz_text import PLACE
 from fuzz_values import NAMES
 
 from dalsegno.server.calls import CALLS
-from surroundings import remove
 
 HERE = Path(__file__).parent
 SEED = 20261130
 NOT_ASKED = {"health", "metrics", "openapi"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def place():
-    yield
-    remove(PLACE)
 
 
 def test_every_target_has_inputs_and_every_corpus_a_target() -> None:

@@ -314,6 +314,6 @@ def _read_lines(file: Path | None, kind: type[T]) -> list[T]:
                 ids = [record.pool, record.realm] if isinstance(record, _PoolLine) else [record.volume, record.head]
                 bytes.fromhex("".join(ids))
                 found.append(record)
-        except ValueError:  # msgspec's errors are ValueErrors, too
+        except (ValueError, RecursionError):  # msgspec's errors are ValueErrors, too
             continue
     return found
