@@ -102,6 +102,27 @@ def test_empty_table_and_table_that_is_none_are_told():
         LinksTable(store, store_directory(store, [replace(entry, name=links_key(10).upper())])).find(7)
 
 
+def list_of_lists(store, *, levels, width):
+    """Store lists that all name one list below them, `width` times, down to a leaf of one file; return the first."""
+    entry = Entry(name=links_key(1), kind=objects.ENTRY_FILE, mode=0o644, content_kind=objects.CONTENT_INLINE)
+    below = store.put(objects.KIND_DIRECTORY, objects.encode(objects.DirectoryLeaf([entry])))
+    for level in range(1, levels + 1):
+        count = width ** (level - 1)
+        children = [objects.DirectoryChild(links_key(n + 1), count, below) for n in range(width)]
+        below = store.put(objects.KIND_DIRECTORY, objects.encode(objects.DirectoryList(level, children)))
+    return below
+
+
+def test_lists_that_name_one_list_again_and_again_are_damaged_at_once():
+    """The kind: a walk that is as long as what objects say, not as they are. Five objects were 268 million leaves."""
+    store = DictStore()
+    table = LinksTable(store, list_of_lists(store, levels=4, width=128))
+    with pytest.raises(Damaged, match="twice"):
+        table.find(7)
+    assert store.gets < 10
+    assert LinksTable(store, list_of_lists(store, levels=1, width=128)).count == 128
+
+
 def tree_of(store, names, files):
     """Return a revision: `names` maps a name to a file's key, or 0 for a plain file; `files` maps keys to contents."""
     links = [file_entry(links_key(key), key, files[key]) for key in sorted({key for key in names.values() if key})]

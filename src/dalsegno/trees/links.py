@@ -166,6 +166,9 @@ class LinksTable:
         if self._identity:
             try:
                 for last, count, identity in self._leaf_places(self._identity, None):
+                    if last_keys and last <= last_keys[-1]:
+                        # Else lists that name one list again and again would be more leaves than there are bytes.
+                        raise Damaged(f"the links table holds {links_key(last)!r} twice, or in the wrong order")
                     last_keys.append(last)
                     first_rows.append(first_rows[-1] + count)
                     ids += identity
