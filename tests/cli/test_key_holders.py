@@ -282,3 +282,59 @@ def test_nonsense_in_the_settings_is_one_line(owner: Owner, old: str, new: str) 
     assert old in owner.settings_file.read_text()
     owner.settings_file.write_text(with_checksum(owner.settings_file.read_text().replace(old, new)))
     assert "put back your copy" in owner.quick("ls", "doc", code=5, DAL_PASSPHRASE=NEW).error
+
+
+# On paper
+
+
+def typed_from_paper(owner: Owner, page: bytes, name: str) -> Path:
+    """Type the numbered lines of a printed page, and nothing else."""
+    file = owner.home / name
+    file.write_text(
+        "".join(line.upper() + "\n" for line in page.decode().splitlines() if line[:2] in ("1:", "2:", "3:", "4:"))
+    )
+    assert len(file.read_text().splitlines()) == 4
+    return file
+
+
+def test_a_key_on_paper_is_typed_again_and_opens_the_pool(keeper: Owner) -> None:
+    page = keeper.key("export", "--paper", "-").out
+    assert b"key import FILE" in page and all(len(line) < 120 for line in page.splitlines())
+    file = typed_from_paper(keeper, page, "typed")
+    (keeper.home / ".config" / "dalsegno").rename(keeper.home / "away")
+    keeper.quick("--key", "typed", "ls", "doc")
+    assert b"opens" in keeper.key("check", "typed").out
+    keeper.quick("init", "second", "--join", "typed")
+    text = file.read_text()
+    wrong = text.splitlines()
+    wrong[2] = wrong[2][:-1] + ("Q" if wrong[2][-1] != "Q" else "P")
+    file.write_text("\n".join(wrong))
+    for words in (("--key", "typed", "ls", "doc"), ("key", "import", "typed")):
+        assert "line 3: mistyped" in keeper.quick(*words, code=8).error
+    file.write_text(text)
+    keeper.key("import", "typed")
+    assert keeper.quick("ls", "doc").err == b""
+    assert b"opens" in keeper.key("import", "typed").out, "twice is once"
+
+
+def test_a_page_as_a_whole_is_read_as_well_and_a_passphrase_pool_opens_by_it(owner: Owner) -> None:
+    owner.key("export", "--paper", "page", DAL_PASSPHRASE=OLD)
+    assert (owner.home / "page").stat().st_mode & 0o777 == 0o600
+    owner.quick("--key", "page", "ls", "doc")
+    owner.quick("--key", "page", "key", "passphrase", before=BEFORE, DAL_NEW_PASSPHRASE=NEW)
+    assert owner.opens(NEW)
+
+
+def test_what_is_no_key_of_the_pool_is_not_taken(keeper: Owner) -> None:
+    (keeper.home / "rubbish").write_bytes(b"\xff\x00 rubbish\n")
+    keeper.quick("init", "other")
+    keeper.quick("--pool", "other", "key", "export", "other.key")
+    keeper.key("export", "--write-only", "write.key")
+    for file, code, said in (
+        ("rubbish", 8, "not a key of this program"),
+        ("other.key", 8, "another pool's realm"),
+        ("write.key", 8, "not a key of this program that opens a pool"),
+        ("nowhere", 6, "no such file"),
+    ):
+        assert said in keeper.key("import", file, code=code).error
+    assert "one of the two" in keeper.key("export", "--paper", "--write-only", "x", code=2).error

@@ -1,26 +1,37 @@
-"""`dal key show|export|list|check`: where keys are, what they open, and copies of them; more in key_holders.py."""
+"""`dal key show|export|import|list|check`: where keys are, what they open, copies; more in key_holders.py."""
 
 import argparse
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 from dalsegno.chunks.realm import WriteKey
-from dalsegno.cli.choice import key_path
+from dalsegno.cli.choice import key_path, pool_path
 from dalsegno.cli.door import open_house
 from dalsegno.cli.key_holders import add_holder_verbs, holder_lines, holder_values
 from dalsegno.cli.streams import bytes_output
 from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import Parser
 from dalsegno.pool.key_copies import STANDARD_OUTPUT, KeyCopy, list_copies, remember_copy
-from dalsegno.pool.keys import key_file_notes, key_file_text, read_key_file, read_key_notes, write_key_file
+from dalsegno.pool.keys import (
+    default_key_path,
+    key_file_notes,
+    key_file_text,
+    key_of_text,
+    paper_text,
+    read_key_file,
+    read_key_notes,
+    write_key_file,
+)
 from dalsegno.pool.pool import Pool
-from dalsegno.terms.errors import EXIT_DONE, BadInput, DalError, NoAccess
+from dalsegno.pool.settings import SETTINGS_BYTES_MAX, not_genuine, read_settings
+from dalsegno.terms.errors import EXIT_DONE, BadInput, DalError, Damaged, NoAccess, NotFound, Refused
 from dalsegno.terms.times import format_time, show_time
 from dalsegno.world import places
 from dalsegno.world.clock import now_ns
-from dalsegno.world.files import file_errors
+from dalsegno.world.files import PRIVATE_FILE, file_errors, write_durable
 
 KEEP_THE_KEY = (
     "copy it to another place now (`dal key export FILE`); without it nobody can read the backup, not even you"
@@ -35,7 +46,9 @@ _NO_FILE = {
 
 def add_key(parser: Parser) -> None:
     """Say what `dal key` understands."""
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="show|export|list|check|passphrase|add|remove")
+    verbs = parser.add_subparsers(
+        dest="verb", required=True, metavar="show|export|import|list|check|passphrase|add|remove"
+    )
     verbs.add_parser("show", help="show where the pool's key is", epilog="example: dal key show").set_defaults(
         run=_show
     )
@@ -48,7 +61,12 @@ def add_key(parser: Parser) -> None:
         action="store_true",
         help="a key that only writes, through a server: for `dal realm join JOINSTRING --key FILE`",
     )
+    export.add_argument("--paper", action="store_true", help="four lines to print, which are typed again in need")
     export.set_defaults(run=_export)
+    words = "make a copy of the key, or what was typed from a paper, your key of the pool"
+    take = verbs.add_parser("import", help=words, epilog="example: dal key import /media/usb/pool.key")
+    take.add_argument("file", metavar="FILE|-", help="the copy; - reads what is typed or piped")
+    take.set_defaults(run=_import)
     words = "list this user's key files: which pool, on which machine, since when"
     verbs.add_parser("list", help=words, epilog="example: dal key list").set_defaults(run=_list)
     check = verbs.add_parser(
@@ -92,14 +110,19 @@ def _export(arguments: argparse.Namespace, terminal: Terminal) -> int:
     file = Path(arguments.file).absolute()
     if not printed and (file.is_dir() or arguments.file.endswith("/")):
         raise BadInput(f"{arguments.file}: a directory: name the file that the copy becomes, {file / 'pool.key'}")
+    if arguments.paper and arguments.write_only:
+        raise BadInput("--paper is for the key that opens the pool, --write-only for one that does not: one of the two")
     with open_house(arguments, terminal) as house:
         pool = house.pool
         notes = key_file_notes(pool_id=pool.pool_id, place=pool.path, copied=True)
         key = WriteKey.of(pool.realm) if arguments.write_only else pool.realm
+        text = paper_text(key, notes) if arguments.paper else key_file_text(key, notes)
         if printed:
             output = bytes_output()
-            output.write(key_file_text(key, notes))
+            output.write(text)
             output.flush()
+        elif arguments.paper:
+            write_durable(file, text, mode=PRIVATE_FILE, replace=False)
         else:
             write_key_file(file, key, notes=notes)
         apart = printed or os.stat(file).st_dev != os.stat(pool.path).st_dev
@@ -118,6 +141,31 @@ def _export(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if not apart:
         lines.append("  that is on the same disk as the pool: a copy on another disk, or printed, is one more to keep")
     terminal.result({**_pool_value(pool), "copy": arguments.file, "apart": apart}, lines)
+    return EXIT_DONE
+
+
+def _import(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    place = pool_path(arguments)
+    typed = arguments.file == STANDARD_OUTPUT
+    name = "standard input" if typed else arguments.file
+    try:
+        with file_errors(name):
+            data = sys.stdin.buffer.read(SETTINGS_BYTES_MAX) if typed else Path(name).read_bytes()[:SETTINGS_BYTES_MAX]
+    except NotFound:
+        raise NotFound(f"{name}: no such file") from None
+    realm = key_of_text(os.fsdecode(data), name)
+    settings = read_settings(place)
+    if settings.encryption == "none":
+        raise Refused(f"{place}: nothing is encrypted here: there is no key to hold")
+    if realm.realm_id != settings.realm_id:
+        raise NoAccess(f"{name}: belongs to another pool's realm, not to that of {place}")
+    if not settings.is_genuine(realm.secret):
+        raise Damaged(not_genuine(place))
+    file = key_path(arguments) or default_key_path(settings.pool_id)
+    write_key_file(file, realm, notes=key_file_notes(pool_id=settings.pool_id, place=place, copied=True))
+    terminal.result(
+        {"pool": place, "key": file}, [f"{show(os.fspath(file))} opens {show(os.fspath(place))} from now on"]
+    )
     return EXIT_DONE
 
 

@@ -23,6 +23,7 @@ from dalsegno.pool.settings import (
     check_name,
     decode_settings,
     encode_settings,
+    not_genuine,
     read_settings,
 )
 from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, Damaged, NoAccess, NotFound, Refused
@@ -123,7 +124,7 @@ def change_holders(pool_path: Path, secret: bytes, change: Callable[[PoolSetting
         if not settings.holders:
             raise Refused(f"{pool_path}: nothing is encrypted here: there is no key to hold")
         if not _is_of(secret, settings.realm_id) or not settings.is_genuine(secret):
-            raise Damaged(f"{path}: changed by somebody who does not have the key: put back your copy of it")
+            raise Damaged(not_genuine(pool_path))
         holders = tuple(change(settings))
         if not holders:
             raise Refused("that is the only holder: without it nobody could open the pool; add another one before")

@@ -1,7 +1,7 @@
 """The key of a pool: key files, and how a pool is opened with one, with a passphrase, or with a private key."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,6 +11,7 @@ from blake3 import blake3
 from dalsegno.chunks.realm import CHUNK_SEED_MAX, SECRET_BYTES, Realm, WriteKey
 from dalsegno.chunks.recipients import check_recipient, holds_identity, read_identity
 from dalsegno.pool.holders import key_file_holder, open_by_identity, open_by_passphrase, passphrase_holder
+from dalsegno.pool.paper import is_paper, paper_lines, read_paper
 from dalsegno.pool.settings import (
     ENCRYPTIONS,
     KEY_FILE,
@@ -20,6 +21,7 @@ from dalsegno.pool.settings import (
     SETTINGS_NAME,
     KdfCost,
     PoolSettings,
+    not_genuine,
     read_settings,
 )
 from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Damaged, NoAccess, NotFound
@@ -33,6 +35,13 @@ from dalsegno.world.files import file_errors, make_directory, remove_left_behind
 _KEY_FILE_WORD: Final = "dalsegno-key-1"
 _WRITE_KEY_FILE_WORD: Final = "dalsegno-write-key-1"
 _WRITE_KEY_FILE_TITLE: Final = "# Key of a machine that writes into a realm of Dal Segno and cannot read from it."
+_PAPER_TITLE: Final = (
+    "# Key of a Dal Segno pool, to be kept on paper apart from the pool: both together give everything back.",
+    "# To use it, type the four numbered lines below into a file, say FILE (- and capital letters do not matter), and:",
+    "#   dal --pool PLACE --key FILE ls      reads the pool",
+    "#   dal --pool PLACE key import FILE    makes it your key of the pool again",
+    "# A mistyped line is named. The rest of this page is only for you.",
+)
 _KEY_FILE_TITLE: Final = "# Key of a Dal Segno pool. Keep it apart from the pool: both together give everything back."
 
 
@@ -74,13 +83,19 @@ def key_file_notes(*, pool_id: bytes, place: Path, copied: bool = False) -> dict
     return {"pool": pool_id.hex(), "place": os.fspath(place.absolute()), "host": os.uname().nodename, **when}
 
 
+def _note_lines(notes: Mapping[str, str]) -> list[str]:
+    plain = {
+        name: "".join(c if c.isprintable() or 0xDC80 <= ord(c) <= 0xDCFF else "?" for c in text)
+        for name, text in notes.items()
+    }
+    return [f"# {name}: {text}" for name, text in plain.items()]
+
+
 def key_file_text(realm: Realm, notes: Mapping[str, str]) -> bytes:
     """Return the content of a key file (docs/formats/pool.md)."""
     writes = isinstance(realm, WriteKey)
     lines = [_WRITE_KEY_FILE_TITLE if writes else _KEY_FILE_TITLE] if notes else []
-    for name, text in notes.items():
-        plain = "".join(c if c.isprintable() or 0xDC80 <= ord(c) <= 0xDCFF else "?" for c in text)
-        lines.append(f"# {name}: {plain}")
+    lines += _note_lines(notes)
     if writes:
         words = [realm.realm_id.hex(), realm.id_key.hex(), f"{realm.chunk_seed:016x}", realm.recipient]
         text = " ".join([_WRITE_KEY_FILE_WORD, *words, realm.secret.hex()])
@@ -110,13 +125,42 @@ def _checksum(text: str) -> str:
     return blake3(text.encode()).hexdigest(16)
 
 
+def paper_text(realm: Realm, notes: Mapping[str, str]) -> bytes:
+    """Return the key to be printed: what it is, how it is used, and four lines to type (docs/formats/pool.md)."""
+    lines = [*_PAPER_TITLE, *_note_lines(notes), "", *paper_lines(realm.secret)]
+    return os.fsencode("".join(line + "\n" for line in lines))
+
+
+def key_of_text(text: str, name: str) -> Realm:
+    """Return the realm whose key a text holds, a key file's or the typed lines of a paper; NoAccess names `name`."""
+    words, _ = _key_words(text.splitlines(), name)
+    try:
+        realm_id, secret = bytes.fromhex(words[1]), bytes.fromhex(words[2])
+    except (IndexError, ValueError):
+        realm_id = secret = b""
+    if words[:1] != [_KEY_FILE_WORD] or len(secret) != SECRET_BYTES or Realm(secret).realm_id != realm_id:
+        raise NoAccess(f"{name}: not a key of this program that opens a pool")
+    return Realm(secret)
+
+
 def _read_key_words(path: Path) -> tuple[list[str], dict[str, str]]:
     """Return the words of a key file and its notes; comments are lines that begin with #."""
     with file_errors(path), open(path, "rb") as file:
-        lines = os.fsdecode(file.read(SETTINGS_BYTES_MAX)).splitlines()
+        return _key_words(os.fsdecode(file.read(SETTINGS_BYTES_MAX)).splitlines(), f"key file {path}")
+
+
+def _key_words(lines: Sequence[str], name: str) -> tuple[list[str], dict[str, str]]:
+    """Return the words and notes of a key; of what was typed from a paper those that a key file would have."""
     notes = [line[1:].partition(": ") for line in lines if line.startswith("#")]
-    words = [word for line in lines if not line.startswith("#") for word in line.split()]
-    return words, {name.strip(): text for name, colon, text in notes if colon}
+    told = {what.strip(): text for what, colon, text in notes if colon}
+    plain = [line for line in lines if not line.startswith("#") and line.strip()]
+    if is_paper(plain):
+        try:
+            realm = Realm(read_paper(plain))
+        except NoAccess as error:
+            raise NoAccess(f"{name}: {error}") from None
+        return [_KEY_FILE_WORD, realm.realm_id.hex(), realm.secret.hex()], told
+    return [word for line in plain for word in line.split()], told
 
 
 def read_key_notes(path: Path) -> tuple[bytes, dict[str, str]]:
@@ -247,7 +291,7 @@ def open_pool_settings(
         return Opened(settings=settings, realm=realm)
     opened = _open_sealed(pool_path, settings, passphrase, key_path, prefers_passphrase=is_sealed)
     if not isinstance(opened.realm, WriteKey) and not settings.is_genuine(opened.realm.secret):
-        raise Damaged(f"{path}: changed by somebody who does not have the key: put back your copy of it")
+        raise Damaged(not_genuine(pool_path))
     return opened
 
 
@@ -261,23 +305,22 @@ def _open_sealed(
 ) -> Opened:
     """Open by the key that was given, else by the pool's own key file where it is looked for, else by a passphrase."""
     kinds = {holder.kind for holder in settings.holders}
-    text = _read_text(key_path) if key_path is not None else ""
-    if key_path is not None and holds_identity(text):
-        return _open_by_identity(settings, key_path, text, passphrase)
-    if key_path is None and PASSPHRASE in kinds and (prefers_passphrase or places.find_config_dir() is None):
-        own = None
-    else:
-        own = key_path or default_key_path(settings.pool_id)
-    by_passphrase = PASSPHRASE in kinds and (own is None or not os.path.exists(own))
     if key_path is not None:
+        text = _read_text(key_path)
         # Where a passphrase opens the pool, a file that is no key may be the passphrase's (Amanda's KEY-FILE).
-        by_passphrase = PASSPHRASE in kinds and not _looks_like_key(text)
-    if own is not None and not by_passphrase:
-        if key_path is None and not os.path.exists(own) and KEY_FILE not in kinds:
-            raise NoAccess(f"{pool_path}: opens with the private key of {_recipients(settings)}: --key FILE names it")
-        realm = read_key(own, settings.realm_id)
-        key_files = [holder.name for holder in settings.holders if holder.kind == KEY_FILE]
-        return Opened(settings=settings, realm=realm, key_path=own, holder=key_files[0] if key_files else None)
+        if PASSPHRASE not in kinds or _looks_like_key(text):
+            try:
+                opened = _open_by_key(settings, key_path, text, passphrase)
+            except NoAccess:
+                if not (prefers_passphrase and PASSPHRASE in kinds):
+                    raise
+            else:
+                if not (prefers_passphrase and PASSPHRASE in kinds and isinstance(opened.realm, WriteKey)):
+                    return opened
+    elif PASSPHRASE not in kinds or not prefers_passphrase:
+        home = places.find_config_dir()
+        if PASSPHRASE not in kinds or (home is not None and os.path.exists(default_key_path(settings.pool_id))):
+            return _open_by_own_key(pool_path, settings)
     if passphrase is None:
         raise NoAccess(f"{pool_path}: needs its passphrase")
     found = open_by_passphrase(settings, passphrase())
@@ -286,6 +329,27 @@ def _open_sealed(
             f"{pool_path}: wrong passphrase (DAL_PASSPHRASE counts, else DAL_PASSPHRASE_FILE, else it is asked for)"
         )
     return Opened(settings=settings, realm=Realm(found[0]), holder=found[1].name)
+
+
+def _open_by_own_key(pool_path: Path, settings: PoolSettings) -> Opened:
+    """Open by one's own key file, where it is looked for."""
+    own = default_key_path(settings.pool_id)
+    if not os.path.exists(own) and not any(holder.kind == KEY_FILE for holder in settings.holders):
+        raise NoAccess(f"{pool_path}: opens with the private key of {_recipients(settings)}: --key FILE names it")
+    return _open_by_key_file(settings, own)
+
+
+def _open_by_key_file(settings: PoolSettings, path: Path) -> Opened:
+    realm = read_key(path, settings.realm_id)
+    names = [holder.name for holder in settings.holders if holder.kind == KEY_FILE]
+    return Opened(settings=settings, realm=realm, key_path=path, holder=names[0] if names else None)
+
+
+def _open_by_key(settings: PoolSettings, path: Path, text: str, passphrase: Callable[[], str] | None) -> Opened:
+    """Open by a file that was named: a key file, typed lines, or a private key of age or ssh."""
+    if holds_identity(text):
+        return _open_by_identity(settings, path, text, passphrase)
+    return _open_by_key_file(settings, path)
 
 
 def _recipients(settings: PoolSettings) -> str:
@@ -317,4 +381,5 @@ def _read_text(path: Path) -> str:
 
 def _looks_like_key(text: str) -> bool:
     lines = [line for line in text.splitlines() if not line.startswith("#")]
-    return any(line.startswith((_KEY_FILE_WORD, _WRITE_KEY_FILE_WORD)) for line in lines)
+    is_key = any(line.startswith((_KEY_FILE_WORD, _WRITE_KEY_FILE_WORD)) for line in lines)
+    return is_key or holds_identity(text) or is_paper([line for line in lines if line.strip()])

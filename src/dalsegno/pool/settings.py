@@ -258,6 +258,11 @@ def _read_holders(tables: list[dict[str, Any]]) -> tuple[Holder, ...]:
     return tuple(holders)
 
 
+def not_genuine(pool_path: Path) -> str:
+    """Return what to say of settings that are not genuine."""
+    return f"{pool_path / SETTINGS_NAME}: changed by somebody who does not have the key: put back your copy of it"
+
+
 def read_settings(pool_path: Path) -> PoolSettings:
     """Return the settings of the pool at `pool_path`. NotFound, Damaged, TooNew."""
     path = pool_path / SETTINGS_NAME
