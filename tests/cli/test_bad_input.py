@@ -867,6 +867,43 @@ def test_a_directory_swapped_for_a_symlink_at_any_moment_leads_nowhere(tmp_path:
     assert swapped > 15, "the directory was not swapped: nothing was tested"
 
 
+def test_a_directory_swapped_for_a_symlink_while_it_is_backed_up_leads_nowhere(tmp_path: Path) -> None:
+    """Kind of fault: who may change a directory that root backs up has other people's files put into his own backup."""
+    user = User(tmp_path / "home")
+    outside = user.home / "outside"
+    (outside / "below").mkdir(parents=True)
+    secret = random.Random(4711).randbytes(3000)  # it does not compress, so it is seen where it is stored
+    for name in ("file", "extra", "below/inner"):
+        (outside / name).write_bytes(secret)
+    user.quick("init", "--encryption", "none")
+    user.quick("volume", "create", "v")
+
+    def is_stored() -> bool:
+        return any(secret[1000:1100] in path.read_bytes() for path in (user.home / "pool").rglob("*.pack"))
+
+    swapped = 0
+    for number in range(1, 200, 4):
+        for name in ("back", "aside"):
+            path = user.home / name / "way"
+            path.unlink() if path.is_symlink() else shutil.rmtree(user.home / name, ignore_errors=True)
+        way = user.home / "back" / "way"
+        (way / "below").mkdir(parents=True)
+        (way / "file").write_text(f"own {number}")
+        (way / "below" / "inner").write_text(f"own {number}")
+        (user.home / "swapped").unlink(missing_ok=True)
+        hook = _SWAP.format(events=("open", "os.listdir", "os.scandir"), number=number, outside=str(outside))
+        user.quick("import", "v", "back", code=(0, 3), before=hook)
+        assert not is_stored(), f"another's file was backed up at event {number}"
+        if (user.home / "swapped").exists():
+            swapped += 1
+        elif swapped:
+            break
+    print(f"swapped at {swapped} moments")
+    assert swapped > 3, "the directory was not swapped: nothing was tested"
+    user.quick("import", "v", "outside")
+    assert is_stored()
+
+
 def test_names_planted_where_a_restore_writes_are_replaced_not_followed(user: User) -> None:
     """Whatever stands at a name: a FIFO with no reader, a socket, a device, a link to a file, a directory."""
     outside = user.home / "outside"

@@ -117,6 +117,20 @@ def test_what_was_deleted_on_the_disk_is_missed(tmp_path: Path, what: str) -> No
         assert "removed by somebody else, or this is an older copy" in owner.quick("doctor").out.decode()
 
 
+def test_packs_that_were_exchanged_are_no_packs_of_that_name(tmp_path: Path) -> None:
+    """Kind of fault: two good files, each in the other's place."""
+    owner = make_owner(tmp_path / "owner", "--encryption", "keyfile")
+    (owner.home / "doc" / NAME).write_bytes(LINE * 4000)
+    owner.quick("import", "private-affairs", "doc")
+    one, other, *_ = sorted((owner.home / "pool" / "packs").rglob("*.pack"))
+    data = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(data)
+    owner.quick("verify", "--pool", code=5)
+    found = owner.quick("cat", f"private-affairs:/{NAME}", code=(0, 5)).out
+    assert (LINE * 4000).startswith(found), "what is not right is not given out"
+
+
 def test_a_policys_catalog_remembers_where_this_machine_does_not(tmp_path: Path) -> None:
     """Kind of fault: an older pool that nobody at this machine has seen newer."""
     site = make_site(tmp_path)
