@@ -131,6 +131,21 @@ def test_packs_that_were_exchanged_are_no_packs_of_that_name(tmp_path: Path) -> 
     assert (LINE * 4000).startswith(found), "what is not right is not given out"
 
 
+def test_a_passphrase_that_was_changed_opens_with_the_settings_of_its_time(tmp_path: Path) -> None:
+    """The other side of a changed passphrase: the key behind it stays, and so do copies of what it was wrapped in."""
+    owner = User(tmp_path / "owner", {"DAL_PASSPHRASE": "seen over a shoulder"})
+    (owner.home / "doc").mkdir()
+    owner.quick("init", "--encryption", "passphrase")
+    owner.quick("import", "v", "doc")
+    settings = owner.home / "pool" / "pool.toml"
+    old = settings.read_bytes()
+    owner.quick("key", "passphrase", DAL_NEW_PASSPHRASE="seen by nobody")
+    other = thief(owner, "pool")
+    other.quick("ls", "v", code=8, DAL_PASSPHRASE="seen over a shoulder")
+    (other.home / "pool" / "pool.toml").write_bytes(old)
+    other.quick("ls", "v", DAL_PASSPHRASE="seen over a shoulder")
+
+
 def test_a_policys_catalog_remembers_where_this_machine_does_not(tmp_path: Path) -> None:
     """Kind of fault: an older pool that nobody at this machine has seen newer."""
     site = make_site(tmp_path)
