@@ -94,7 +94,7 @@ def test_a_dump_is_sent_in_and_becomes_a_living_volume(served: Served, tmp_path:
         }
         body = json.dumps({"dumps": [dump_id.hex()]})
         loaded = json.loads(curl(served_there, "-d", body, f"{server.url}/v1/volumes/back/load"))
-        assert loaded["name"] == "back" and "daily" in loaded["clones"]
+        assert loaded["name"] == "back" and "daily" in loaded["clones"]["newest"]
         assert json.loads(curl(served_there, place)) == {"size": 0}
         target.quick("restore", "back@daily", "--to", "out")
         assert tree(target.home / "out") == tree(other.home / "source")
