@@ -14,6 +14,7 @@ TARGETS: Final[dict[str, Target]] = {
     "pack-stream": fuzz_packs.streamed,
     "pack-adopt": fuzz_packs.adopted,
     "object": fuzz_values.entries,
+    "tree": fuzz_values.tree,
     "state": fuzz_values.state,
     "clone-table": fuzz_values.table,
     "message": fuzz_values.message,

@@ -3,6 +3,7 @@
 import socket
 import sys
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, cast
 from zlib import crc32
@@ -18,6 +19,11 @@ from dalsegno.replicas.profile import Profile
 from dalsegno.replicas.remote import RemoteSite
 from dalsegno.terms.errors import DalError, NotFound
 from dalsegno.terms.ids import ObjectId
+from dalsegno.trees.diff import diff_revisions
+from dalsegno.trees.extents import find_data
+from dalsegno.trees.links import LinksTable
+from dalsegno.trees.read import entry_xattrs, iterate_content, resolve_link
+from dalsegno.trees.walk import walk
 from dalsegno.volumes import state as states
 from dalsegno.volumes.clones import Clones, CloneTable
 from dalsegno.volumes.state import VolumeState, decode_state, encode_state
@@ -28,6 +34,8 @@ sys.path.insert(0, str(TESTS / "lying"))
 from test_client_calls import ASKED  # noqa: E402
 
 CLONES_READ_MAX: Final = 5000
+ENTRIES_MAX: Final = 300
+"""So many are looked at: that a tree has no end is found by other tests."""
 
 
 def entries(data: bytes) -> None:
@@ -71,6 +79,23 @@ class _Echo:
         return self._payload
 
 
+class _Nodes:
+    """Objects that name each other as an input says: the first byte of an id chooses one of them. A Source."""
+
+    def __init__(self, data: bytes) -> None:
+        self._nodes: list[bytes] = []
+        at = 0
+        while at + 2 <= len(data):
+            length = int.from_bytes(data[at : at + 2], "little")
+            self._nodes.append(data[at + 2 : at + 2 + length])
+            at += 2 + length
+
+    def get(self, identity: bytes, /) -> bytes:
+        if not self._nodes or not identity:
+            raise NotFound("nothing")
+        return self._nodes[identity[0] % len(self._nodes)]
+
+
 TABLE: Final = _Table()
 
 
@@ -104,6 +129,23 @@ def table(data: bytes) -> None:
     _read(
         Clones({}, CloneTable(count=3, by_name=bytes(32), by_time=bytes(32), until_ns=5), source=cast(Any, _Echo(data)))
     )
+
+
+def tree(data: bytes) -> None:
+    """A revision and its tree, whose objects name each other and themselves: walked, compared, its files read."""
+    source = cast(Any, _Nodes(data))
+    revision = objects.decode_revision(source.get(bytes(32)))
+    with suppress(DalError):
+        LinksTable(source, revision.links).find(5)
+    with suppress(DalError):
+        for _, entry in islice(walk(source, revision), ENTRIES_MAX):
+            with suppress(DalError):
+                entry_xattrs(source, entry)
+                resolve_link(source, revision.links, entry)
+                list(islice(iterate_content(source, entry), ENTRIES_MAX))
+                find_data(source, entry, 0)
+    with suppress(DalError):
+        list(islice(diff_revisions(source, revision, objects.decode_revision(source.get(b"\x01" * 32))), ENTRIES_MAX))
 
 
 def _kinds() -> dict[str, type]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 sys.path.extend([str(Path(__file__).parents[1] / room) for room in ("", "fuzz", "golden", "lying", "formats")])
 
+import msgspec
 import zstandard
 from fuzz_packs import AS_IT_IS, FOOTER, GOLDEN, HEADER, MODEL, MODELS, TRAILER
 from fuzz_values import KINDS, NAMES, TABLE
@@ -21,6 +22,7 @@ from dalsegno.pool.holders import key_file_holder
 from dalsegno.pool.keys import key_file_text
 from dalsegno.pool.settings import Holder, KdfCost, PoolSettings, encode_settings
 from dalsegno.replicas import wire
+from dalsegno.trees.read import links_key
 from kit import REALM
 from make_ref_v1 import REF
 from make_ref_v2 import make_pool
@@ -49,6 +51,32 @@ def object_payloads() -> Iterator[bytes]:
                     at += pack.RECORD.size + length
     yield pack.DELTA.pack(bytes(32), 8) + zstandard.compress(b"basebase")
     yield objects.encode_xattrs([(b"user.a", b"1"), (b"user.b", b"")])
+
+
+def trees() -> Iterator[bytes]:
+    """Yield a revision with its tree, and a later one, each id being the number of an object."""
+    name = [bytes([number]) * 32 for number in range(9)]
+    linked = {"kind": objects.ENTRY_FILE, "mode": 0o644, "size": 8, "content_kind": objects.CONTENT_RECIPE}
+    a_file = objects.Entry(name=b"f", content=name[4], **linked)
+    below = objects.Entry(
+        name=b"d", kind=objects.ENTRY_DIRECTORY, content_kind=objects.CONTENT_DIRECTORY, content=name[3]
+    )
+    root = msgspec.structs.replace(below, name=b"")
+    facts = {"volume": bytes(16), "created_ns": 1, "author": "", "message": "", "entry_count": 9, "total_bytes": 99}
+    old = objects.Revision(parents=[], root=msgspec.structs.replace(root, content=name[2]), links=name[7], **facts)
+    new = objects.Revision(parents=[name[0]], root=msgspec.structs.replace(root, content=name[6]), links=b"", **facts)
+    table = msgspec.structs.replace(a_file, name=links_key(5))
+    nodes = [
+        *(old, new),
+        objects.DirectoryLeaf([below, a_file, msgspec.structs.replace(a_file, name=b"g", node=5)]),
+        objects.DirectoryLeaf([a_file]),
+        objects.RecipeList(1, [4, 8], [name[5], name[5]]),
+        objects.RecipeLeaf([2, 4], [b"", name[8]]),
+        objects.DirectoryList(1, [objects.DirectoryChild(b"f", 1, name[3])]),
+        objects.DirectoryLeaf([table]),
+    ]
+    encoded = [*map(objects.encode, nodes), b"xy"]
+    yield b"".join(len(each).to_bytes(2, "little") + each for each in encoded)
 
 
 def volume_states() -> Iterator[bytes]:
@@ -109,6 +137,7 @@ def seeds() -> dict[str, list[bytes]]:
         "pack-stream": a_pack,
         "pack-adopt": a_pack,
         "object": list(object_payloads()),
+        "tree": list(trees()),
         "state": list(volume_states()),
         "clone-table": [TABLE.get(identity) for identity in sorted(TABLE.ids())],
         "message": list(bodies()),

@@ -219,3 +219,16 @@ def test_decoders_survive_any_bytes(data):
 def test_recipes_that_overlap_or_lie_are_damage(node):
     with pytest.raises(Damaged):
         objects.decode_recipe(objects.encode(node))
+
+
+@pytest.mark.parametrize("level", [1, 2, 5])
+def test_a_list_that_is_below_itself_is_damaged_and_not_compared_for_ever(level: int) -> None:
+    """The kind: a walk without an end. Ids of a dump that nobody verified may be anything."""
+    store = DictStore()
+    forged = objects.encode(DirectoryList(level, [DirectoryChild(b"a", 1, b"x" * 32)]))
+    store.objects[b"x" * 32] = (objects.KIND_DIRECTORY, forged)
+    for old, new in ((b"x" * 32, store_directory(store, [])), (store_directory(store, []), b"x" * 32)):
+        with pytest.raises(Damaged, match="level"):
+            list(diff_directories(store, old, new))
+        with pytest.raises(Damaged, match="level"):
+            list(iterate_directory(store, b"x" * 32))

@@ -11,6 +11,7 @@ from dalsegno.pool.contract import Source
 from dalsegno.terms.errors import Damaged, NotFound
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.limit import entries_max
+from dalsegno.trees.read import directory_node
 from dalsegno.trees.walk import Unreadable, walk
 
 
@@ -54,7 +55,7 @@ def differing_nodes(
             for identity in children[side]:
                 # A node that both sides have at this level is equal; one that is already in front is met again above.
                 if identity not in shared_ids:
-                    front[identity] = objects.decode_directory(source.get(ObjectId(identity)))
+                    front[identity] = directory_node(source, identity, level - 1)
     only_new += fronts[1].items()
     entries = [
         {entry.name: entry for node in front.values() if isinstance(node, DirectoryLeaf) for entry in node.entries}

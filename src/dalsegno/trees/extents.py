@@ -33,10 +33,7 @@ def iterate_extents(source: Source, entry: Entry, *, start: int = 0, end: int | 
     if entry.content_kind == objects.CONTENT_CHUNK:
         yield Extent(0, entry.size, entry.content)
     elif entry.content_kind == objects.CONTENT_RECIPE:
-        top = objects.decode_recipe(source.get(ObjectId(entry.content)))
-        if top.ends[-1] != entry.size:
-            raise Damaged(f"{entry.name!r}: {top.ends[-1]} bytes of content, the entry says {entry.size}")
-        yield from _iterate_node(source, top, 0, start, end)
+        yield from _iterate_node(source, _top(source, entry), 0, start, end)
     else:
         raise Damaged(f"{entry.name!r}: no content, the entry says {entry.size} bytes")
 
@@ -52,11 +49,24 @@ def _iterate_node(source: Source, node: RecipeLeaf | RecipeList, base: int, star
         if isinstance(node, RecipeLeaf):
             yield Extent(item_start, item_end - item_start, identity)
             continue
-        child = objects.decode_recipe(source.get(ObjectId(identity)))
-        level = child.level if isinstance(child, RecipeList) else 0
-        if child.ends[-1] != item_end - item_start or level != node.level - 1:
-            raise Damaged(f"recipe {identity[:6].hex()}: its length or level and its parent's word disagree")
-        yield from _iterate_node(source, child, item_start, start, end)
+        yield from _iterate_node(source, _child(source, node, identity, item_end - item_start), item_start, start, end)
+
+
+def _top(source: Source, entry: Entry) -> RecipeLeaf | RecipeList:
+    """Return the first node of a file's recipe."""
+    top = objects.decode_recipe(source.get(ObjectId(entry.content)))
+    if top.ends[-1] != entry.size:
+        raise Damaged(f"{entry.name!r}: {top.ends[-1]} bytes of content, the entry says {entry.size}")
+    return top
+
+
+def _child(source: Source, node: RecipeList, identity: bytes, length: int) -> RecipeLeaf | RecipeList:
+    """Return a node below another, which says that it is of so many bytes."""
+    child = objects.decode_recipe(source.get(ObjectId(identity)))
+    level = child.level if isinstance(child, RecipeList) else 0
+    if child.ends[-1] != length or level != node.level - 1:
+        raise Damaged(f"recipe {identity[:6].hex()}: its length or level and its parent's word disagree")
+    return child
 
 
 def recipe_leaves(source: Source, entry: Entry) -> list[Extent]:
@@ -86,17 +96,43 @@ def find_data(source: Source, entry: Entry, offset: int, *, end: int | None = No
     end = entry.size if end is None else min(end, entry.size)
     if entry.content_kind not in (objects.CONTENT_CHUNK, objects.CONTENT_RECIPE):
         return offset if offset < end else None
-    for extent in iterate_extents(source, entry, start=offset, end=end):
-        if extent.id:
-            return max(offset, extent.offset)
-    return None
+    if entry.content_kind == objects.CONTENT_RECIPE:
+        return _find(source, entry, offset, end, hole=False)
+    return offset if offset < end else None
 
 
 def find_hole(source: Source, entry: Entry, offset: int, *, end: int | None = None) -> int:
     """Return where the first hole at or behind `offset` begins; `end`, or that of the file, counts as one."""
     end = entry.size if end is None else min(end, entry.size)
-    if entry.content_kind == objects.CONTENT_RECIPE:
-        for extent in iterate_extents(source, entry, start=offset, end=end):
-            if not extent.id:
-                return max(offset, extent.offset)
-    return end
+    found = _find(source, entry, offset, end, hole=True) if entry.content_kind == objects.CONTENT_RECIPE else None
+    return end if found is None else found
+
+
+def _find(source: Source, entry: Entry, start: int, end: int, *, hole: bool) -> int | None:
+    """Return where the first hole, or the first data, of a recipe begins between `start` and `end`, or None.
+
+    A node that has none is read once, however often it stands there: a file may be larger than all objects together.
+    """
+    if start >= end:
+        return None
+    without: set[bytes] = set()
+
+    def below(node: RecipeLeaf | RecipeList, base: int) -> int | None:
+        ends = node.ends
+        for row in range(bisect_right(ends, start - base) if start > base else 0, len(ends)):
+            item_start, item_end = base + (ends[row - 1] if row else 0), base + ends[row]
+            if item_start >= end:
+                return None
+            identity = node.ids[row]
+            if isinstance(node, RecipeLeaf):
+                if bool(identity) != hole:
+                    return max(start, item_start)
+            elif identity not in without:
+                found = below(_child(source, node, identity, item_end - item_start), item_start)
+                if found is not None:
+                    return found
+                if start <= item_start and item_end <= end:
+                    without.add(identity)
+        return None
+
+    return below(_top(source, entry), 0)

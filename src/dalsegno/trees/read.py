@@ -17,7 +17,8 @@ def read_revision(source: Source, identity: bytes) -> Revision:
     return objects.decode_revision(source.get(ObjectId(identity)))
 
 
-def _directory_node(source: Source, identity: bytes, level: int | None) -> DirectoryLeaf | DirectoryList:
+def directory_node(source: Source, identity: bytes, level: int | None) -> DirectoryLeaf | DirectoryList:
+    """Return a node of a directory; Damaged when it is at another level: a list that is below itself has no end."""
     node = objects.decode_directory(source.get(ObjectId(identity)))
     found = node.level if isinstance(node, DirectoryList) else 0
     if level is not None and found != level:
@@ -44,7 +45,7 @@ def _iterate_directory(
     source: Source, identity: bytes, level: int | None, unreadable: Callable[[DalError], None] | None
 ) -> Iterator[Entry]:
     try:
-        node = _directory_node(source, identity, level)
+        node = directory_node(source, identity, level)
     except (Damaged, NotFound) as error:
         if unreadable is None:
             raise
@@ -62,7 +63,7 @@ def lookup(source: Source, directory: bytes, name: bytes) -> Entry | None:
     level = None
     identity = directory
     while True:
-        node = _directory_node(source, identity, level)
+        node = directory_node(source, identity, level)
         if isinstance(node, DirectoryLeaf):
             row = bisect_left(node.entries, name, key=lambda entry: entry.name)
             found = row < len(node.entries) and node.entries[row].name == name
