@@ -11,8 +11,28 @@ from dalsegno.mount import listing
 from dalsegno.mount.listing import Kept, LinkCounts, Listings
 from dalsegno.mount.readonly import Owners, Picture, ReadOnly
 from dalsegno.pool.pool import Pool
+from dalsegno.terms.errors import Damaged
 from dalsegno.trees.build import store_directory
 from dalsegno.trees.read import links_key
+
+
+def test_a_list_that_is_below_itself_is_damaged_and_not_read_for_ever() -> None:
+    """The kind: a walk without an end. Ids of a dump that nobody verified may be anything."""
+
+    class Forged:
+        def view_kind(self, identity: bytes) -> tuple[int, bytes]:
+            node = objects.DirectoryList(1, [objects.DirectoryChild(b"z", 9, identity)])
+            return objects.KIND_DIRECTORY, objects.encode(node)
+
+    listings = Listings(Kept(Forged()))  # type: ignore[arg-type]
+    for read in (
+        lambda: listings.at(b"x" * 32, 1),
+        lambda: listings.find(b"x" * 32, b"a"),
+        lambda: list(listings.iterate(b"x" * 32, 0)),
+        lambda: list(listings.leaves(b"x" * 32, 0)),
+    ):
+        with pytest.raises(Damaged, match="level"):
+            read()
 
 
 def test_link_counts_grow_in_steps_and_are_exact_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,17 +109,24 @@ class Listings:
                     self._entry_count -= _item_count(self._nodes.popitem(last=False)[1])
         return node
 
+    def _below(self, node: DirectoryList, identity: bytes) -> DirectoryLeaf | DirectoryList:
+        """Return a node below another; Damaged when it is not of the level there: a list below itself has no end."""
+        found = self.node(identity)
+        if (found.level if isinstance(found, DirectoryList) else 0) != node.level - 1:
+            raise Damaged(f"directory {identity[:6].hex()}: a node at another level than {node.level - 1}")
+        return found
+
     def at(self, identity: bytes, row: int) -> Entry:
         """Return the entry in a row of a directory."""
+        node = self.node(identity)
         while True:
-            node = self.node(identity)
             if isinstance(node, DirectoryLeaf):
                 if row >= len(node.entries):
                     raise Damaged(f"directory {identity[:6].hex()}: it has no row {row}")
                 return node.entries[row]
             for child in node.children:
                 if row < child.entry_count:
-                    identity = child.id
+                    identity, node = child.id, self._below(node, child.id)
                     break
                 row -= child.entry_count
             else:
@@ -128,8 +135,8 @@ class Listings:
     def find(self, identity: bytes, name: bytes) -> tuple[int, Entry] | None:
         """Return row and entry of a name, or None."""
         before = 0
+        node = self.node(identity)
         while True:
-            node = self.node(identity)
             if isinstance(node, DirectoryLeaf):
                 row = bisect_left(node.entries, name, key=_entry_name)
                 if row == len(node.entries) or node.entries[row].name != name:
@@ -139,31 +146,35 @@ class Listings:
             if number == len(node.children):
                 return None
             before += sum(child.entry_count for child in node.children[:number])
-            identity = node.children[number].id
+            node = self._below(node, node.children[number].id)
 
     def iterate(self, identity: bytes, row: int) -> Iterator[Entry]:
         """Yield the entries of a directory from a row on."""
-        node = self.node(identity)
+        yield from self._iterate(self.node(identity), row)
+
+    def _iterate(self, node: DirectoryLeaf | DirectoryList, row: int) -> Iterator[Entry]:
         if isinstance(node, DirectoryLeaf):
             yield from node.entries[row:] if row else node.entries
             return
         for child in node.children:
             if row < child.entry_count:
-                yield from self.iterate(child.id, row)
+                yield from self._iterate(self._below(node, child.id), row)
                 row = 0
             else:
                 row -= child.entry_count
 
     def leaves(self, identity: bytes, row: int) -> Iterator[tuple[int, list[Entry]]]:
         """Yield the leaves of a directory from the one that holds a row on: (its first row, all entries)."""
-        node = self.node(identity)
+        yield from self._leaves(self.node(identity), row)
+
+    def _leaves(self, node: DirectoryLeaf | DirectoryList, row: int) -> Iterator[tuple[int, list[Entry]]]:
         if isinstance(node, DirectoryLeaf):
             yield 0, node.entries
             return
         before = 0
         for child in node.children:
             if row < before + child.entry_count:
-                for first, entries in self.leaves(child.id, row - before):
+                for first, entries in self._leaves(self._below(node, child.id), row - before):
                     yield before + first, entries
             before += child.entry_count
 
