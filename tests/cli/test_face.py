@@ -248,7 +248,7 @@ CASES = [
     (["ver"], {"verify", "versions"}),
     (["--json", "--pool", "x", "bac"], {"backup"}),
     (["volume", "sh"], {"show"}),
-    (["key", ""], {"show", "export", "list", "check"}),
+    (["key", ""], {"show", "export", "import", "list", "check", "passphrase", "add", "remove"}),
     (["backup", "--exclude-"], {"--exclude-larger-than", "--exclude-caches", "--exclude-from"}),
     (["volume", "create", "--so"], {"--source"}),
     (["init", "--encryption", "p"], {"passphrase"}),

@@ -61,7 +61,7 @@ class Faults:
         how = f"{command.name}, {kind} {number} of {ran.counts[kind]} fails (exit {code})"
         self.counts[kind] += 1
         self.counts[f"exit {code}"] += 1
-        is_said = explorer.says_failure(ran) or (code == DAMAGED and kind == "read")
+        is_said = explorer.says_failure(ran) or (code == DAMAGED and kind in ("read", "open"))
         if "internal" in text or not (code == self.codes[command.name] or is_said):
             explorer.note(how, text)
         promise = explorer.under_way(self.promise, command) if code else command.keeps(explorer, self.promise)

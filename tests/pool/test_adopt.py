@@ -106,6 +106,7 @@ def _settings(pool: Pool) -> object:
     class Settings:
         pool_id = pool.pool_id
         encryption = pool.encryption
+        holders = pool.holders
 
     return Settings()
 

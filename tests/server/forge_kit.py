@@ -11,7 +11,7 @@ from kit import DictStore
 
 
 class Forge:
-    """Makes objects with the realm's key, which every token gets, and packs of those made since the last pack."""
+    """Makes objects with the key that a token gets, and packs of those made since the last pack."""
 
     def __init__(self, site: RemoteSite) -> None:
         self.store = DictStore(site.key())
@@ -45,6 +45,8 @@ class Forge:
     def pack(self, *, sealed: bool = False) -> tuple[bytes, bytes]:
         """Return the id and the bytes of a pack of all objects."""
         parts: list[bytes] = []
+        # Who may not read has no key of unsealed tags, and can forge sealed packs only.
+        sealed = sealed or self.store.realm.only_writes
         header = new_header(self.store.realm, kind=pack.PACK_POOL, sealed=sealed)
         with PackWriter(parts.append, realm=self.store.realm, header=header) as writer:
             for identity, (kind, payload) in self.store.objects.items():
