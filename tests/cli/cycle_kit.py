@@ -71,16 +71,7 @@ class Site(User):
         return found
 
 
-def make_site(tmp_path: Path) -> Site:
-    """Return a site of two homes and one disk, by weekday levels."""
-    made = Site(tmp_path)
-    made.environment = {"DAL_POLICY": str(tmp_path / "site.toml"), "DAL_POOL": str(tmp_path / "pool")}
-    for name in ("ann", "bob"):
-        (tmp_path / "homes" / name).mkdir(parents=True)
-        (tmp_path / "homes" / name / "plan.txt").write_text(f"{name}'s plan\n")
-    made.disk("disk1")
-    made.policy(
-        """
+HOMES_POLICY = """
 [targets.disks]
 kind = "directory"
 paths = ["HOME/disk1"]
@@ -90,7 +81,17 @@ targets = ["disks"]
 cycle_days = 7
 program = { monday = 0, tuesday = 1, wednesday = 2, thursday = 3, friday = 2, saturday = 3, sunday = 4 }
 """
-    )
+
+
+def make_site(tmp_path: Path) -> Site:
+    """Return a site of two homes and one disk, by weekday levels."""
+    made = Site(tmp_path)
+    made.environment = {"DAL_POLICY": str(tmp_path / "site.toml"), "DAL_POOL": str(tmp_path / "pool")}
+    for name in ("ann", "bob"):
+        (tmp_path / "homes" / name).mkdir(parents=True)
+        (tmp_path / "homes" / name / "plan.txt").write_text(f"{name}'s plan\n")
+    made.disk("disk1")
+    made.policy(HOMES_POLICY)
     made.quick("init", str(tmp_path / "pool"), "--encryption", "none")
     return made
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.cycle_kit import Site, night
+from cli.cycle_kit import HOMES_POLICY, Site, night
 from cli_kit import Done, tree
 from dalsegno.assembly import open_pool
 from dalsegno.cli.main import COMMANDS as PROGRAM
@@ -269,18 +269,7 @@ def make(home: Path) -> Site:
         for file in ("still.txt", "zoo.txt"):
             (home / "homes" / name / file).write_bytes(chance.randbytes(3_000))
     site.disk("disk1")
-    site.policy(
-        """
-[targets.disks]
-kind = "directory"
-paths = ["HOME/disk1"]
-[sets.homes]
-sources = ["HOME/homes/*"]
-targets = ["disks"]
-cycle_days = 7
-program = { monday = 0, tuesday = 1, wednesday = 2, thursday = 3, friday = 2, saturday = 3, sunday = 4 }
-"""
-    )
+    site.policy(HOMES_POLICY)
     site.quick("init", str(home / "pool"), "--encryption", "none")
     (home / "pictures").mkdir()
     (home / "newdir").mkdir()

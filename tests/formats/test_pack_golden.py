@@ -14,7 +14,7 @@ from kit import REALM
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))
-from make_pack_v1 import MODEL  # noqa: E402
+from make_pack_v2 import MODEL  # noqa: E402
 
 CLEAR = ["pack-v1-clear.dump", "pack-v2-clear.dump"]
 SEALED = ["pack-v1-sealed.dump", "pack-v2-sealed.dump", "pack-v2-reader.dump"]

@@ -1,4 +1,4 @@
-"""Write the golden packs of format version 2. Run once when the version was made; its files are read forever."""
+"""Write the golden packs of format version 2. Run once when the version was made: it writes over none."""
 
 import sys
 from pathlib import Path
@@ -14,8 +14,9 @@ from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.trees.closure import new_objects
 from dalsegno.volumes.state import VolumeState
 from kit import REALM, DictStore, store_revision
-from make_pack_v1 import MODEL
 
+MODEL = {b"inline": b"small", b"chunk": bytes(range(256)) * 20, b"dir": {b"\xff odd name": b"x"}}
+"""What the golden packs of all versions hold. Those of version 1 were made by the last program that wrote it."""
 READER = age_identity(b"the private key of golden reader")
 
 
@@ -26,7 +27,7 @@ def main() -> None:
         state = VolumeState(id=b"golden volume id", name="golden", kind="native", source=b"", created_ns=0)
         target = store_revision(store, MODEL)
         plan = plan_dump(store, state, targets=[("monday", target)], level=0, now_ns=1_700_000_000_000_000_000)
-        with open(Path(__file__).parent / f"pack-v2-{name}.dump", "wb") as stream:
+        with open(Path(__file__).parent / f"pack-v2-{name}.dump", "xb") as stream:
             recipients = [age_recipient(READER)] if name == "reader" else []
             note = pack.encode_struct(plan.note)
             sealed = name != "clear"

@@ -27,9 +27,13 @@ def trim(pool: Pool, waiting: Callable[[], Iterable[bytes]], *, bytes_max: int, 
     What waits is asked for when nobody can write any more: a commit may come until then.
     Conflict while somebody writes: another time will do. Killed at any point it leaves a good pool.
     """
-    contents_only = pool.realm.only_writes and _pack_bytes(pool) <= bytes_max
-    if not pool.realm.only_writes and _pack_bytes(pool) <= bytes_max:
-        return None
+    contents_only = _pack_bytes(pool) <= bytes_max
+    if contents_only:
+        if not pool.realm.only_writes:
+            return None
+        pool.refresh()
+        if not pool.index.holds_chunks():
+            return None
 
     def live() -> Iterator[bytes]:
         pool.refresh()

@@ -7,21 +7,19 @@ from pathlib import Path
 
 from dalsegno.actions.house import House
 from dalsegno.assembly import open_dumps, open_pool
-from dalsegno.chunks.realm import Realm, WriteKey
+from dalsegno.chunks.realm import Realm
 from dalsegno.chunks.recipients import holds_identity, read_identity
 from dalsegno.cli.choice import Choice, chosen, joined_realms, key_path, pool_path
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import is_passphrase_given, read_passphrase
 from dalsegno.formats.pack import PREAMBLE, decode_header, decode_preamble
-from dalsegno.pool.keys import read_realm
+from dalsegno.pool.keys import read_key_text, read_realm
 from dalsegno.pool.known import Differs, refuse
 from dalsegno.pool.pack_read import open_as_reader
 from dalsegno.pool.settings import SETTINGS_NAME, decode_settings
 from dalsegno.terms.errors import BadInput, Damaged, NoAccess, NotFound, TooNew
 from dalsegno.terms.events import Note
 from dalsegno.world.files import file_errors
-
-KEY_FILE_BYTES_MAX = 64 * 1024
 
 
 def open_house(arguments: argparse.Namespace, terminal: Terminal, *, differs: Differs | None = None) -> House:
@@ -58,7 +56,7 @@ def open_chosen(
     except (NoAccess, NotFound, Damaged) as error:
         error.args = (f"{error} ({choice})",)
         raise
-    if isinstance(house.pool.realm, WriteKey):
+    if house.pool.realm.only_writes:
         house.__exit__(None, None, None)
         raise NoAccess(f"{house.pool.key_path}: only writes, through a server (`dal realm join`); it opens no pool")
     return house
@@ -135,8 +133,7 @@ def realm_of_key(arguments: argparse.Namespace, file: Path) -> Realm | None:
     if key is None:
         return None
     try:
-        with file_errors(key), open(key, "rb") as stream:
-            text = stream.read(KEY_FILE_BYTES_MAX).decode(errors="replace")
+        text = read_key_text(key)
     except NotFound:
         raise NoAccess(f"key file {key}: not there; give its place with --key or put back your copy") from None
     if text.startswith(("age1", "ssh-")):

@@ -14,7 +14,7 @@ from dalsegno.actions.view import split_dumps
 from dalsegno.cli.choice import joined_realms, pool_path
 from dalsegno.cli.door import no_key_for, open_volumes, realm_of_key
 from dalsegno.cli.terminal import Terminal
-from dalsegno.cli.words import Parser
+from dalsegno.cli.words import Parser, add_trust
 from dalsegno.mount import kernel, service
 from dalsegno.mount.gallery import HouseGallery, dumps_picture
 from dalsegno.mount.service import Wishes
@@ -44,16 +44,12 @@ def add_mount(parser: Parser) -> None:
     parser.add_argument("--as-user", action="store_true", help="show every file as your own, for reading")
     parser.add_argument("--devices", action="store_true", help="let devices and set-id bits mean something (root)")
     parser.add_argument("--follow", action="store_true", help="let mount points in dumps lead to volumes of your pool")
-    trust = parser.add_mutually_exclusive_group()
-    trust.add_argument(
-        "--untrusted",
-        dest="is_trusted",
-        action="store_false",
-        default=None,
-        help="show all as your own, without set-id bits, devices, security.* and trusted.* attributes (as without a "
-        "word a dump of a volume that the pool does not know)",
+    add_trust(
+        parser,
+        untrusted="show all as your own, without set-id bits, devices, security.* and trusted.* attributes (as "
+        "without a word a dump of a volume that the pool does not know)",
+        trusted="show it as it is",
     )
-    trust.add_argument("--trusted", dest="is_trusted", action="store_true", default=None, help="show it as it is")
     # Neither place is there with --list: without this an option between the two would end the places.
     parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]
     parser.set_defaults(run=_mount)

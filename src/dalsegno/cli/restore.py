@@ -14,7 +14,7 @@ from dalsegno.cli.changes import Shown
 from dalsegno.cli.door import open_house, open_volumes
 from dalsegno.cli.terminal import Terminal, format_duration, show
 from dalsegno.cli.volume import volume_value
-from dalsegno.cli.words import POLICY_HELP, Parser, path_bytes
+from dalsegno.cli.words import POLICY_HELP, Parser, add_trust, path_bytes
 from dalsegno.host.changes import Tell
 from dalsegno.host.losses import count_words
 from dalsegno.host.owners import OwnerMap
@@ -53,16 +53,12 @@ def add_restore(parser: Parser) -> None:
     parser.add_argument("-n", "--dry-run", action="store_true", help="only tell what would be done")
     parser.add_argument("--cross-file-systems", action="store_true", help="restore into what is mounted below DIR, too")
     parser.add_argument("--any-size", action="store_true", help="begin although there seems to be no room for it")
-    trust = parser.add_mutually_exclusive_group()
-    trust.add_argument(
-        "--untrusted",
-        dest="is_trusted",
-        action="store_false",
-        default=None,
-        help="no set-id bits, devices, security.* and trusted.* attributes, locks; everything belongs to you "
+    add_trust(
+        parser,
+        untrusted="no set-id bits, devices, security.* and trusted.* attributes, locks; everything belongs to you "
         "(what a dump of a volume that the pool does not know gets without a word)",
+        trusted="all that is in it",
     )
-    trust.add_argument("--trusted", dest="is_trusted", action="store_true", default=None, help="all that is in it")
     parser.add_argument("--owners", default="name", metavar="name|number|map:FILE", help="whose the files become")
     parser.add_argument("--site", action="store_true", help="everything: pool, volumes and catalog, from the media")
     parser.add_argument("--media", action="append", default=[], metavar="DIR", help="with --site: where a medium is")

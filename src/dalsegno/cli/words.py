@@ -47,6 +47,13 @@ class Verbs(argparse._SubParsersAction):  # type: ignore[type-arg]
         return parser
 
 
+def add_trust(parser: argparse.ArgumentParser, *, untrusted: str, trusted: str) -> None:
+    """Add how what others made is taken: `is_trusted`, None where nothing was said. The words are the options' help."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--untrusted", dest="is_trusted", action="store_false", default=None, help=untrusted)
+    group.add_argument("--trusted", dest="is_trusted", action="store_true", default=None, help=trusted)
+
+
 def add_globals(parser: argparse.ArgumentParser, *, default: Any = None) -> None:
     """Add the options that every command and every verb takes."""
     flag = default or False

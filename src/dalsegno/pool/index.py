@@ -388,6 +388,16 @@ class Index:
             found.update(each.tobytes() for each in segment.ids_of(rows[kinds != KIND_CHUNK]))
         return b"".join(sorted(found))
 
+    def holds_chunks(self) -> bool:
+        """Tell whether a pack that is there holds a chunk."""
+        for segment in self._segments:
+            values = np.frombuffer(segment.values, np.uint32).reshape(-1, 4)
+            there = np.ones(len(segment.pack_ids), np.bool_)
+            there[list(segment.gone)] = False
+            if bool((there[values[:, 0]] & (values[:, 2] >> np.uint32(24) == KIND_CHUNK)).any()):
+                return True
+        return False
+
     def ids_but_chunks(self) -> Iterator[bytes]:
         """Yield joined ids of all objects that are no chunks."""
         for segment in self._segments:

@@ -93,7 +93,7 @@ def _note_lines(notes: Mapping[str, str]) -> list[str]:
 
 def key_file_text(realm: Realm, notes: Mapping[str, str]) -> bytes:
     """Return the content of a key file (docs/formats/pool.md)."""
-    writes = isinstance(realm, WriteKey)
+    writes = realm.only_writes
     lines = [_WRITE_KEY_FILE_TITLE if writes else _KEY_FILE_TITLE] if notes else []
     lines += _note_lines(notes)
     if writes:
@@ -114,7 +114,7 @@ def write_key_file(path: Path, realm: Realm, *, notes: Mapping[str, str] | None 
     except AlreadyThere:
         try:
             there = read_key(path, realm.realm_id)
-            if isinstance(there, WriteKey) != isinstance(realm, WriteKey):
+            if there.only_writes != realm.only_writes:
                 raise NoAccess("the one only writes")
         except NoAccess:
             raise AlreadyThere(f"{path}: exists and holds something else; `dal init --join` takes on its key") from None
@@ -290,7 +290,7 @@ def open_pool_settings(
             raise Damaged(f"{path}: its secret is not that of its realm: put back your copy of it")
         return Opened(settings=settings, realm=realm)
     opened = _open_sealed(pool_path, settings, passphrase, key_path, prefers_passphrase=is_sealed)
-    if not isinstance(opened.realm, WriteKey) and not settings.is_genuine(opened.realm.secret):
+    if not opened.realm.only_writes and not settings.is_genuine(opened.realm.secret):
         raise Damaged(not_genuine(pool_path))
     return opened
 
@@ -306,7 +306,10 @@ def _open_sealed(
     """Open by the key that was given, else by the pool's own key file where it is looked for, else by a passphrase."""
     kinds = {holder.kind for holder in settings.holders}
     if key_path is not None:
-        text = _read_text(key_path)
+        try:
+            text = read_key_text(key_path)
+        except NotFound:
+            text = ""  # said below
         # Where a passphrase opens the pool, a file that is no key may be the passphrase's (Amanda's KEY-FILE).
         if PASSPHRASE not in kinds or _looks_like_key(text):
             try:
@@ -315,7 +318,7 @@ def _open_sealed(
                 if not (prefers_passphrase and PASSPHRASE in kinds):
                     raise
             else:
-                if not (prefers_passphrase and PASSPHRASE in kinds and isinstance(opened.realm, WriteKey)):
+                if not (prefers_passphrase and PASSPHRASE in kinds and opened.realm.only_writes):
                     return opened
     elif PASSPHRASE not in kinds or not prefers_passphrase:
         home = places.find_config_dir()
@@ -371,12 +374,10 @@ def _open_by_identity(
     return Opened(settings=settings, realm=Realm(found[0]), key_path=key_path, holder=found[1].name)
 
 
-def _read_text(path: Path) -> str:
-    try:
-        with file_errors(path), open(path, "rb") as file:
-            return os.fsdecode(file.read(SETTINGS_BYTES_MAX))
-    except NotFound:
-        return ""  # said below
+def read_key_text(path: Path) -> str:
+    """Return the text of a file that may be a key of any kind."""
+    with file_errors(path), open(path, "rb") as file:
+        return os.fsdecode(file.read(SETTINGS_BYTES_MAX))
 
 
 def _looks_like_key(text: str) -> bool:
