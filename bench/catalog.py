@@ -15,10 +15,10 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from dalsegno.backup.catalog import Catalog
-from dalsegno.backup.labels import write_label
-from dalsegno.backup.media import DirectoryTarget
-from dalsegno.backup.parts import file_digest
+from dalsegno.archive.catalog import Catalog
+from dalsegno.archive.directory import DirectoryTarget
+from dalsegno.archive.labels import write_label
+from dalsegno.archive.parts import file_digest
 from dalsegno.backup.policy import TargetPolicy
 from dalsegno.backup.records import Copy, DumpEntry
 from dalsegno.formats import pack

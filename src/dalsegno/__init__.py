@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from dalsegno.actions.browse import diff, find, list_volumes, ls, read_file, versions
     from dalsegno.actions.clone import clone
     from dalsegno.actions.dump import dump, estimate, mark
-    from dalsegno.actions.house import House
     from dalsegno.actions.merge import inspect, merge, verify
     from dalsegno.actions.restore import restore, restore_volume
+    from dalsegno.actions.session import House
     from dalsegno.assembly import create_pool, open_pool
     from dalsegno.terms.errors import DalError
 
@@ -48,7 +48,7 @@ __all__ = [
 
 _PLACES = {
     "DalError": "dalsegno.terms.errors",
-    "House": "dalsegno.actions.house",
+    "House": "dalsegno.actions.session",
     "backup": "dalsegno.actions.backup",
     "clone": "dalsegno.actions.clone",
     "create_pool": "dalsegno.assembly",

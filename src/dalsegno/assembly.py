@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 
-from dalsegno.actions.house import House
+from dalsegno.actions.session import House
 from dalsegno.chunks.realm import Realm
 from dalsegno.pool.keys import read_realm
 from dalsegno.pool.known import Differs, KnownPlace, KnownPool, refuse

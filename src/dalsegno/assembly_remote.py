@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from dalsegno.actions.house import House, author
 from dalsegno.actions.remote import RealmVolumes, RemoteHouse
+from dalsegno.actions.session import House, author
 from dalsegno.assembly import WORKERS_MAX, cache_dir
 from dalsegno.chunks.realm import Realm
 from dalsegno.pool.contract import Sink, Source

@@ -17,9 +17,9 @@ from dalsegno.actions.backup import BackupResult, backup, import_directory
 from dalsegno.actions.browse import versions
 from dalsegno.actions.dump import dump
 from dalsegno.actions.heal import LostFiles, damage_lines
-from dalsegno.actions.house import House
 from dalsegno.actions.keep import gc, stats, verify_pool, volume_stats
 from dalsegno.actions.restore import restore_volume
+from dalsegno.actions.session import House
 from dalsegno.assembly import create_pool, open_pool
 from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_LINK, KIND_CHUNK
 from dalsegno.pool.adopt import Standing

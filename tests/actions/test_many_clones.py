@@ -11,9 +11,9 @@ import pytest
 
 from dalsegno.actions.backup import import_directory
 from dalsegno.actions.heal import damage_lines
-from dalsegno.actions.house import House
 from dalsegno.actions.keep import gc, verify_pool, volume_stats
 from dalsegno.actions.prune import plan_clones, run_prune
+from dalsegno.actions.session import House
 from dalsegno.assembly import create_pool, open_pool
 from dalsegno.backup.policy import Keep
 from dalsegno.formats import messages

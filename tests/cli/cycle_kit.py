@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from cli_kit import User
+from dalsegno.archive.catalog import Catalog
+from dalsegno.archive.labels import write_label
 from dalsegno.assembly import open_pool
-from dalsegno.backup.catalog import Catalog
-from dalsegno.backup.labels import write_label
 from dalsegno.backup.records import SPOOL_TARGET, DumpEntry
 
 

@@ -15,7 +15,7 @@ import pytest
 from cycle_kit import Site, change, make_site, night
 
 from cli_kit import KILLED, tree
-from dalsegno.backup.catalog import Catalog
+from dalsegno.archive.catalog import Catalog
 from dalsegno.backup.records import JOB_OPEN
 from dalsegno.world.files import FileLock
 
@@ -147,7 +147,7 @@ def test_next_run_never_writes_over_what_was_committed(site: Site) -> None:
 def test_spool_is_emptied_only_after_the_copy_was_compared(site: Site) -> None:
     """A disk that takes writes and gives back something else: the dump stays in the spool, and is named."""
     swindle = (
-        "from dalsegno.backup.parts import PartialFile as File\n"
+        "from dalsegno.archive.parts import PartialFile as File\n"
         "commit = File.commit\n"
         "def commit_otherwise(file):\n"
         "    commit(file)\n"
@@ -611,7 +611,7 @@ def test_a_turn_that_takes_too_long_fails_alone(site: Site) -> None:
     """Kind: one volume that never ends keeps all others from their backup."""
     (site.home / "site.toml").write_text((site.home / "site.toml").read_text() + '[limits]\nturn = "12h"\n')
     # The clock jumps once, behind the beginning of the first turn.
-    clock = "import itertools, dalsegno.backup.cycle as c; n = itertools.count(); c.ticks_ns = lambda: 10**15 * (next(n) > 0)"
+    clock = "import itertools, dalsegno.actions.turn as c; n = itertools.count(); c.ticks_ns = lambda: 10**15 * (next(n) > 0)"
     done = site.quick("--json", "backup", "--set", "all", code=3, before=clock, DAL_NOW=night(0))
     report = json.loads(done.out)
     assert report["counts"] == {"done": 1, "incomplete": 0, "failed": 1}

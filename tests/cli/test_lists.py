@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from face_kit import Person
 
-from dalsegno.backup.cycle import TurnResult
+from dalsegno.actions.turn import TurnResult
 from dalsegno.cli.cycle import turn_line
 
 

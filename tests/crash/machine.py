@@ -24,7 +24,7 @@ SOURCE = HERE.parents[1] / "src"
 
 _SERVER = r"""
 import importlib, os, pickle, socket, sys, traceback
-from dalsegno.backup import catalog
+from dalsegno.archive import catalog
 from dalsegno.cli import main as cli
 for name in {row[0] for row in cli.COMMANDS.values()} | {"terminal", "words", "door", "dated", "cycle", "site"}:
     importlib.import_module("dalsegno.cli." + name)

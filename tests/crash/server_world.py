@@ -20,8 +20,8 @@ from commands import verify
 from explorer import Command, Explorer, Promise
 from machine import Machine
 
-from dalsegno.actions.house import House
 from dalsegno.actions.serve import incoming_path, receive_dump
+from dalsegno.actions.session import House
 from dalsegno.assembly import open_pool
 from dalsegno.chunks.realm import Realm
 from dalsegno.cli.serve import open_site

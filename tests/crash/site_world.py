@@ -10,7 +10,7 @@ from disk import Disk
 from explorer import Command, Contents, Explorer, Promise, fingerprint
 from machine import Ran, remove
 
-from dalsegno.backup.labels import write_label
+from dalsegno.archive.labels import write_label
 
 MEDIA = {"disks": ("disk",), "parts": ("part",), "grid": ("a", "b", "c")}
 """The targets, and the directories of each below the home."""

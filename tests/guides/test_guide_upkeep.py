@@ -37,7 +37,7 @@ MACHINES = Scene(
         dal volume show machine | grep -q /var/cache""",
     left_out={
         "dal backup -n /": "reads the whole machine",
-        "pg_dump": "no server here: tests/backup has hooks",
+        "pg_dump": "no server here: tests/actions has hooks",
         "~/dumps/shop": "of pg_dump",
         "btrfs": "no btrfs here",
         "dal backup /srv/.now": "no btrfs here",

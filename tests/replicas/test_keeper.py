@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from dalsegno.actions import keep
-from dalsegno.actions.house import House
+from dalsegno.actions.session import House
 from dalsegno.formats import objects
 from dalsegno.formats.objects import KIND_REVISION, Entry, Revision
 from dalsegno.pool.adopt import ADOPTED_BYTES_MAX, UPLOADS, Standing

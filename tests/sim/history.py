@@ -15,9 +15,9 @@ from pathlib import Path
 import msgspec
 from sim_kit import SECOND_NS, START_NS, ClientDied, Faults, Server, World
 
-from dalsegno.actions.house import House
 from dalsegno.actions.keep import gc, verify_pool
 from dalsegno.actions.remote import LocalCommits
+from dalsegno.actions.session import House
 from dalsegno.formats import objects
 from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_FILE, Entry, Revision
 from dalsegno.pool.contract import Source

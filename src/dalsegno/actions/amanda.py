@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 import msgspec
 
 from dalsegno.actions.backup import take
-from dalsegno.actions.house import House
 from dalsegno.actions.mount import settle
+from dalsegno.actions.session import House
 from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.estimate import Estimate, count_in_pool, estimate_levels

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from dalsegno.actions.catalog import entry_of, read_lineage
 from dalsegno.actions.retrieve import media_here, plan_retrieve, retrieve, say_bad_labels
+from dalsegno.archive.directory import scanned_whole
+from dalsegno.archive.installation import Site
+from dalsegno.archive.labels import write_label
+from dalsegno.archive.targets import Incomplete
 from dalsegno.backup.chains import State
-from dalsegno.backup.labels import write_label
-from dalsegno.backup.media import scanned_whole
 from dalsegno.backup.policy import TargetPolicy
 from dalsegno.backup.records import (
     GOOD,
@@ -26,8 +28,6 @@ from dalsegno.backup.records import (
     group_copies,
     usable_copies,
 )
-from dalsegno.backup.site import Site
-from dalsegno.backup.targets import Incomplete
 from dalsegno.chunks.realm import Realm
 from dalsegno.terms.errors import BadInput, DalError, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Note, Report, silent

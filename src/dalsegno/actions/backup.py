@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dalsegno.actions.heal import Doubts, scan_again_when_damaged
-from dalsegno.actions.house import House, author
 from dalsegno.actions.rules import LeftOut, RulesChange, changed_settings, left_out, rules_of
+from dalsegno.actions.session import House, author
 from dalsegno.actions.shrunk import entries_expected, keep_shrunk
 from dalsegno.actions.sources import Ask, find_or_create, real_source, taken_message
 from dalsegno.chunks.cut import Cutter

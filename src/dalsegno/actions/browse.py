@@ -11,8 +11,8 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from dalsegno.actions.backup import own_paths
-from dalsegno.actions.house import House
 from dalsegno.actions.rules import left_out, rules_of
+from dalsegno.actions.session import House
 from dalsegno.actions.view import View, open_view, split_dumps
 from dalsegno.chunks.cut import Cutter
 from dalsegno.chunks.realm import Realm

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from dalsegno.actions.retrieve import bad_labels, media_here
-from dalsegno.backup.media import scanned_whole
-from dalsegno.backup.parts import copy_of, count_slices, is_slice
+from dalsegno.archive.directory import scanned_whole
+from dalsegno.archive.installation import Site
+from dalsegno.archive.parts import copy_of, count_slices, is_slice
+from dalsegno.archive.spool import FETCHED
+from dalsegno.archive.targets import Found
 from dalsegno.backup.records import (
     BAD,
     DUMP_SUFFIX,
@@ -24,9 +27,6 @@ from dalsegno.backup.records import (
     group_copies,
     usable_copies,
 )
-from dalsegno.backup.site import Site
-from dalsegno.backup.spool import FETCHED
-from dalsegno.backup.targets import Found
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import pack
 from dalsegno.formats.media import PART_SLICE, PartHeader

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from dalsegno.actions.backup import TakeResult, take
-from dalsegno.actions.house import House
 from dalsegno.actions.mount import settle
+from dalsegno.actions.session import House
 from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, NotFound, Refused
 from dalsegno.volumes.address import Address, parse_address, resolve
 from dalsegno.volumes.clones import Clone

@@ -13,17 +13,16 @@ from blake3 import blake3
 from dalsegno.actions.archive import Archived, archive_wanted, can_take, find_wanted, see_media
 from dalsegno.actions.backup import take
 from dalsegno.actions.heal import is_whole
-from dalsegno.actions.house import House
 from dalsegno.actions.keep import collect_within
 from dalsegno.actions.mount import settle
 from dalsegno.actions.plan import gather_facts, membership
 from dalsegno.actions.prune import SPOOL, plan_prune, removal_name, run_prune
 from dalsegno.actions.retrieve import bad_labels
 from dalsegno.actions.rules import policy_settings
+from dalsegno.actions.session import House
 from dalsegno.actions.shrunk import require_source
 from dalsegno.actions.sources import find_or_create
-from dalsegno.backup.clones_only import clone_entries
-from dalsegno.backup.cycle import (
+from dalsegno.actions.turn import (
     BEGUN,
     Choice,
     Cloned,
@@ -35,9 +34,11 @@ from dalsegno.backup.cycle import (
     take_turn,
     within,
 )
+from dalsegno.archive.installation import Site
+from dalsegno.archive.parts import file_digest
+from dalsegno.backup.clones_only import clone_entries
 from dalsegno.backup.days import local_day
 from dalsegno.backup.members import Member, choose_sets
-from dalsegno.backup.parts import file_digest
 from dalsegno.backup.plan import PlannedDump, plan_today
 from dalsegno.backup.policy import SetPolicy
 from dalsegno.backup.records import (
@@ -52,7 +53,6 @@ from dalsegno.backup.records import (
     usable_copies,
 )
 from dalsegno.backup.risks import find_risks
-from dalsegno.backup.site import Site
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.estimate import count_in_pool, estimate_levels
 from dalsegno.dumps.plan import forget_dump, plan_dump, record_dump
@@ -112,7 +112,7 @@ class Listener:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HouseSteps:
-    """The steps of a turn, done to an open house (backup/cycle.py: Steps)."""
+    """The steps of a turn, done to an open house (actions/turn.py: Steps)."""
 
     house: House
     site: Site

@@ -1,4 +1,4 @@
-"""The steps of a turn for volumes that are on a realm's servers (backup/cycle.py: Steps).
+"""The steps of a turn for volumes that are on a realm's servers (actions/turn.py: Steps).
 
 The clone is made on all of a volume's servers, of one moment; the dump is written by the nearest of them. What it
 builds on is chosen from the catalog's dumps, and the server told of them if it was away when they were made.
@@ -15,9 +15,9 @@ from dalsegno.actions.mount import settle
 from dalsegno.actions.received import Wanted, receive, require_whole
 from dalsegno.actions.remote import RemoteHouse
 from dalsegno.actions.remote_dump import ask_dump, count_new, no_dump, servers_that_dump
-from dalsegno.backup.cycle import Choice, Cloned, Retained
+from dalsegno.actions.turn import Choice, Cloned, Retained
+from dalsegno.archive.installation import Site
 from dalsegno.backup.records import BAD, DumpEntry, usable_copies
-from dalsegno.backup.site import Site
 from dalsegno.dumps.plan import choose_base
 from dalsegno.replicas.catchup import FROZEN_SECONDS_MAX
 from dalsegno.replicas.remote import RemoteSite

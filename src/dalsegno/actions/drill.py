@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dalsegno.actions.house import House
 from dalsegno.actions.restore import restore_view
 from dalsegno.actions.retrieve import find_and_plan, plan_retrieve, retrieve
+from dalsegno.actions.session import House
 from dalsegno.actions.view import View, open_dumps
+from dalsegno.archive.installation import Site
 from dalsegno.backup.drills import SAMPLE, WHOLE, Candidate, choose_sample
 from dalsegno.backup.records import BAD, GOOD, Drill
-from dalsegno.backup.site import Site
 from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_FILE, ENTRY_SYMLINK, Entry
 from dalsegno.terms.errors import Damaged, NotFound
 from dalsegno.terms.events import Event, Note

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dalsegno.actions.browse import ordered_clones
-from dalsegno.actions.house import House
+from dalsegno.actions.session import House
 from dalsegno.actions.view import named
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.estimate import Estimate, count_in_pool, estimate_levels

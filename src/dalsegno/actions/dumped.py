@@ -6,11 +6,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from dalsegno.actions.browse import History, Step, pool_steps
-from dalsegno.actions.house import House
 from dalsegno.actions.retrieve import media_here
+from dalsegno.actions.session import House
+from dalsegno.archive.installation import Site
 from dalsegno.backup.chains import rank_copies, restorable
 from dalsegno.backup.records import SPOOL_TARGET, Copy, DumpEntry, usable_copies
-from dalsegno.backup.site import Site
 from dalsegno.pool.contract import Source
 from dalsegno.pool.pack_read import PackFile, PackReader
 from dalsegno.pool.pool import Pool

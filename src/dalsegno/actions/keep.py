@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from dalsegno.actions.heal import LostFiles, is_whole
-from dalsegno.actions.house import House
+from dalsegno.actions.session import House
 from dalsegno.formats.objects import KIND_CHUNK, KIND_DIRECTORY, KIND_REVISION, Revision
 from dalsegno.host.cache import SCAN_SUFFIX, is_left_behind
 from dalsegno.pool.adopt import Standing

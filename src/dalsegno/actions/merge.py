@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dalsegno.actions.dump import forget
-from dalsegno.actions.house import House
+from dalsegno.actions.session import House
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.lost import find_lost_files
 from dalsegno.dumps.merge import merge_dumps, merged_note

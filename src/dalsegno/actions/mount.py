@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dalsegno.actions.house import House, author
+from dalsegno.actions.session import House, author
 from dalsegno.actions.view import View, open_dumps, open_view
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats.objects import Coverage, Entry, Revision

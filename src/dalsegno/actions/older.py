@@ -1,7 +1,7 @@
 """Compare a pool with the catalog: a volume must be at least as new as the newest dump that was made of it."""
 
-from dalsegno.actions.house import House
-from dalsegno.backup.catalog import Catalog
+from dalsegno.actions.session import House
+from dalsegno.archive.catalog import Catalog
 from dalsegno.backup.records import DumpEntry
 from dalsegno.pool.known import KnownHead
 from dalsegno.terms.times import show_time

@@ -5,15 +5,15 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dalsegno.actions.house import House
 from dalsegno.actions.prune import Coming, PrunePlan, plan_prune
+from dalsegno.actions.session import House
+from dalsegno.archive.installation import Site
 from dalsegno.backup.clones_only import clone_entries
 from dalsegno.backup.days import dumped_days, local_day, zone_of
 from dalsegno.backup.members import Known, Member, Membership, find_members, path_matches
 from dalsegno.backup.plan import Balance, PlanDay, VolumeFacts, balance, plan_days
 from dalsegno.backup.policy import Policy
 from dalsegno.backup.records import DumpEntry
-from dalsegno.backup.site import Site
 from dalsegno.terms.errors import DalError
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.trees.read import read_revision

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from dalsegno.actions.backup import own_paths
 from dalsegno.actions.browse import Scratch, telling
-from dalsegno.actions.house import House
 from dalsegno.actions.rules import LeftOut, RulesChange, left_out, rules_of
+from dalsegno.actions.session import House
 from dalsegno.actions.sources import find_tracked, nothing_there
 from dalsegno.chunks.cut import Cutter
 from dalsegno.chunks.realm import SECRET_BYTES, Realm

@@ -5,14 +5,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
-from dalsegno.actions.house import House
+from dalsegno.actions.session import House
+from dalsegno.archive.installation import Site
 from dalsegno.backup.days import zone_of
 from dalsegno.backup.members import Member
 from dalsegno.backup.policy import Keep, SetPolicy
 from dalsegno.backup.records import BAD, SPOOL_TARGET, Copy, DumpEntry, usable_copies
 from dalsegno.backup.retention import Item, apply_keep
 from dalsegno.backup.risks import whole_targets
-from dalsegno.backup.site import Site
 from dalsegno.dumps.plan import forget_dump
 from dalsegno.terms.errors import DalError, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import hex_short

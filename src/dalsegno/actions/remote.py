@@ -17,8 +17,8 @@ from typing import Final, Protocol, TypeVar, cast
 
 import msgspec
 
-from dalsegno.actions.house import House
 from dalsegno.actions.rules import own_keys
+from dalsegno.actions.session import House
 from dalsegno.actions.trim import trim
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Revision

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dalsegno.actions.house import House
+from dalsegno.actions.session import House
 from dalsegno.terms.errors import BadInput, DalError
 from dalsegno.volumes.address import parse_address, resolve
 from dalsegno.volumes.reopen import reopen as reopen_here

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 
 from dalsegno.actions.browse import telling
-from dalsegno.actions.house import House, author
 from dalsegno.actions.mount import mount_socket, tell_mount
+from dalsegno.actions.session import House, author
 from dalsegno.chunks.cut import Cutter
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry, Revision, is_conflict

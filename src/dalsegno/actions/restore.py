@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from dalsegno.actions.backup import own_paths, own_places
-from dalsegno.actions.house import House
+from dalsegno.actions.session import House
 from dalsegno.actions.view import View, open_view
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.load import load_chain

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dalsegno.backup.chains import ChainPlan, Reading, State, find_state, plan_chain
-from dalsegno.backup.labels import BadLabel
+from dalsegno.archive.chains import find_state
+from dalsegno.archive.installation import Site
+from dalsegno.archive.labels import BadLabel
+from dalsegno.backup.chains import ChainPlan, Reading, State, plan_chain
 from dalsegno.backup.records import BAD, DUMP_SUFFIX, GOOD, SPOOL_TARGET, Copy, DumpEntry
-from dalsegno.backup.site import Site
 from dalsegno.formats.media import LABEL_NAME
 from dalsegno.pool.pack_read import PackFile
 from dalsegno.terms.errors import DalError, Damaged, NotFound

@@ -7,7 +7,7 @@ from typing import BinaryIO, Final, Protocol
 
 import msgspec
 
-from dalsegno.actions.house import House
+from dalsegno.actions.session import House
 from dalsegno.dumps.admission import check_sent
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.load import load_chain

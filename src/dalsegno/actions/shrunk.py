@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import msgspec
 
-from dalsegno.actions.house import House
+from dalsegno.actions.session import House
 from dalsegno.terms.errors import NotFound, Refused
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.read import read_revision

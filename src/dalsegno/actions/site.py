@@ -9,13 +9,13 @@ from pathlib import Path
 import msgspec
 
 from dalsegno.actions.catalog import Rebuilt, rebuild
-from dalsegno.actions.house import House
 from dalsegno.actions.restore import restore_volume
 from dalsegno.actions.retrieve import bad_label_note, find_and_plan, forget, retrieve
-from dalsegno.backup.labels import BadLabel, read_label
+from dalsegno.actions.session import House
+from dalsegno.archive.installation import Site
+from dalsegno.archive.labels import BadLabel, read_label
 from dalsegno.backup.members import path_matches
 from dalsegno.backup.policy import Policy, SpoolPolicy, TargetKind, TargetPolicy
-from dalsegno.backup.site import Site
 from dalsegno.terms.errors import DalError, Damaged, NotFound
 from dalsegno.terms.events import Report, silent
 from dalsegno.terms.ids import hex_short

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from dalsegno.actions.house import House
 from dalsegno.actions.rules import RulesChange, changed_settings
+from dalsegno.actions.session import House
 from dalsegno.terms.errors import AlreadyThere, NoAccess, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Note
 from dalsegno.volumes.ancestry import find_revision

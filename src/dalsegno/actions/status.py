@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 
 from dalsegno.actions.plan import membership
 from dalsegno.actions.retrieve import bad_labels, media_here
+from dalsegno.archive.installation import Site
 from dalsegno.backup.clones_only import clone_entries
 from dalsegno.backup.days import local_day
 from dalsegno.backup.drills import Candidate
 from dalsegno.backup.members import Member
 from dalsegno.backup.records import Copy, DumpEntry, Medium, Run
-from dalsegno.backup.site import Site
 from dalsegno.backup.status import SetStatus, next_day_due, set_status, volume_status
 from dalsegno.terms.errors import DalError
 from dalsegno.terms.events import Report

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dalsegno.actions.house import House
+from dalsegno.actions.session import House
 from dalsegno.pool.known import KnownPool
 from dalsegno.world.clock import now_ns
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dalsegno.actions.house import House
+from dalsegno.actions.session import House
 from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.formats.objects import Revision

@@ -1,1 +1,1 @@
-"""When and what: policy, levels, plan, cycle, catalog, spool, targets, retention, drills."""
+"""Decide what is backed up, when, at which level, and what may be removed. Pure: nothing here reads or writes."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dalsegno.actions import amanda as actions
-from dalsegno.actions.house import House
+from dalsegno.actions.session import House
 from dalsegno.bridges import amanda
 from dalsegno.bridges.amanda import CLONE_NAME, Call
 from dalsegno.chunks.realm import Realm

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from dalsegno import __version__
-from dalsegno.actions.house import House
 from dalsegno.actions.remote import RemoteHouse, split_place
+from dalsegno.actions.session import House
 from dalsegno.bridges.amanda import NAME, matching, support_lines
 from dalsegno.cli.door import open_volumes
 from dalsegno.cli.terminal import Terminal

@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from dalsegno.actions.house import House
+from dalsegno.actions.session import House
 from dalsegno.assembly import open_pool
 from dalsegno.bridges import application
 from dalsegno.bridges.amanda import Call, one_line, parse_call

@@ -9,9 +9,9 @@ from dalsegno.actions import archive as actions
 from dalsegno.actions import catalog as catalog_actions
 from dalsegno.actions.archive import Archived, copies_text
 from dalsegno.actions.retrieve import find_and_plan, plan_retrieve, retrieve
+from dalsegno.archive.installation import Site, open_site
 from dalsegno.backup.chains import State
 from dalsegno.backup.records import MEDIUM_ACTIVE, Copy, DumpEntry
-from dalsegno.backup.site import Site, open_site
 from dalsegno.cli.dated import plan_lines, plan_value
 from dalsegno.cli.door import open_volumes
 from dalsegno.cli.site import add_policy, asker, open_all, policy_if_any, read_policy

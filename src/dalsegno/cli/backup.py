@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from dalsegno.actions.backup import BackupResult, TakeResult, backup, import_directory
-from dalsegno.actions.house import House
 from dalsegno.actions.rules import LARGER_THAN, NO_LIMIT, LeftOut, RulesChange
+from dalsegno.actions.session import House
 from dalsegno.actions.sources import Ask, nothing_there
 from dalsegno.assembly import create_pool
 from dalsegno.cli.choice import Choice, chosen, joined_realms, key_path

@@ -11,7 +11,7 @@ from typing import Any
 
 from dalsegno.actions import browse as actions
 from dalsegno.actions.browse import Found, Histories, Row, Version, changed_parts
-from dalsegno.actions.house import House
+from dalsegno.actions.session import House
 from dalsegno.cli.choice import find_policy_file
 from dalsegno.cli.door import open_volumes
 from dalsegno.cli.streams import bytes_output, writing_output

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from dalsegno.actions.cycle import HouseSteps, Listener, RunReport, report_value, run_backup
-from dalsegno.actions.house import House
+from dalsegno.actions.notify import is_wanted, send
 from dalsegno.actions.rules import LeftOut
-from dalsegno.backup.cycle import Steps, TurnResult
-from dalsegno.backup.notify import is_wanted, send
-from dalsegno.backup.site import Site
+from dalsegno.actions.session import House
+from dalsegno.actions.turn import Steps, TurnResult
+from dalsegno.archive.installation import Site
 from dalsegno.cli.backup import left_out_lines
 from dalsegno.cli.site import coordinator, open_all, read_policy
 from dalsegno.cli.streams import say_aside

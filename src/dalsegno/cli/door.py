@@ -5,7 +5,7 @@ import os
 from importlib import import_module
 from pathlib import Path
 
-from dalsegno.actions.house import House
+from dalsegno.actions.session import House
 from dalsegno.assembly import open_dumps, open_pool
 from dalsegno.chunks.realm import Realm
 from dalsegno.chunks.recipients import holds_identity, read_identity

@@ -4,10 +4,10 @@ import argparse
 import shutil
 from typing import Any
 
+from dalsegno.actions.notify import find_sendmail
 from dalsegno.actions.plan import SitePlan, outside_links, plan
 from dalsegno.actions.prune import ARCHIVE, CLONES, SPOOL, Removal, removal_name
 from dalsegno.backup.days import day_name, day_text
-from dalsegno.backup.notify import find_sendmail
 from dalsegno.backup.plan import BUSIEST_TO_MEAN_MAX
 from dalsegno.backup.policy import Policy
 from dalsegno.backup.policy_file import examine_policy

@@ -7,9 +7,9 @@ from typing import Any
 
 from dalsegno.actions.backup import TakeResult
 from dalsegno.actions.browse import telling
-from dalsegno.actions.house import House
 from dalsegno.actions.preview import Preview, preview
 from dalsegno.actions.rules import RulesChange
+from dalsegno.actions.session import House
 from dalsegno.cli.backup import left_out_lines, listed
 from dalsegno.cli.browse import change_line, change_value
 from dalsegno.cli.terminal import Terminal, show

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dalsegno.actions import restore as actions
-from dalsegno.actions.house import House
+from dalsegno.actions.session import House
 from dalsegno.actions.view import split_dumps
 from dalsegno.cli.changes import Shown
 from dalsegno.cli.door import open_house, open_volumes

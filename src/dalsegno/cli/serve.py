@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from dalsegno import __version__
-from dalsegno.actions.house import House
 from dalsegno.actions.serve import drop_old_dumps
+from dalsegno.actions.session import House
 from dalsegno.assembly import open_key_note
 from dalsegno.cli.door import open_house
 from dalsegno.cli.terminal import Terminal

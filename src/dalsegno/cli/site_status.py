@@ -5,11 +5,11 @@ from typing import Any, Final
 
 from dalsegno.actions.heal import damage_lines
 from dalsegno.actions.status import SiteStatus, status
+from dalsegno.archive.installation import Site
 from dalsegno.backup.days import day_name, local_day
 from dalsegno.backup.members import choose_sets
 from dalsegno.backup.metrics import render
 from dalsegno.backup.records import GOOD
-from dalsegno.backup.site import Site
 from dalsegno.backup.status import CRITICAL, OK, STATES, WARNING, VolumeStatus, nagios_line, worst
 from dalsegno.cli.site import open_all, policy_choice, policy_realm, read_policy
 from dalsegno.cli.status import paint

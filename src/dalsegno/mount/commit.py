@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Final
 
 from dalsegno.actions import mount as actions
-from dalsegno.actions.house import House
 from dalsegno.actions.mount import Tree
+from dalsegno.actions.session import House
 from dalsegno.chunks.cut import Cutter
 from dalsegno.formats import fuse
 from dalsegno.formats.fuse import Header

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import cast
 
 from dalsegno.actions import mount as actions
-from dalsegno.actions.house import House
 from dalsegno.actions.restore import knows_volume
+from dalsegno.actions.session import House
 from dalsegno.actions.view import View
 from dalsegno.formats import objects
 from dalsegno.mount.listing import Kept, KindSource, Listings

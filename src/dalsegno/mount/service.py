@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from dalsegno.actions import mount as actions
-from dalsegno.actions.house import House
+from dalsegno.actions.session import House
 from dalsegno.formats import fuse, objects
 from dalsegno.formats.objects import Entry
 from dalsegno.mount import kernel

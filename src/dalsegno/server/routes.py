@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from dalsegno.actions import serve as actions
-from dalsegno.actions.house import House
+from dalsegno.actions.session import House
 from dalsegno.replicas import wire
 from dalsegno.replicas.contract import Reopener, Site
 from dalsegno.replicas.keeper import Keeper

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from site_kit import directory_policy, label, make_dump
+from archive_kit import directory_policy, label, make_dump
 
-from dalsegno.backup.media import DirectoryTarget
+from dalsegno.archive.directory import DirectoryTarget
+from dalsegno.archive.shares import SharesTarget
 from dalsegno.backup.policy import TargetPolicy
-from dalsegno.backup.shares import SharesTarget
 from dalsegno.terms.errors import DalError, Refused
 from dalsegno.terms.events import Event, Note, silent
 

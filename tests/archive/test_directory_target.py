@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from site_kit import DiskMaker, directory_policy, flip, label, make_dump, move_disk
+from archive_kit import DiskMaker, directory_policy, flip, label, make_dump, move_disk
 
-from dalsegno.backup.labels import read_label, write_label
-from dalsegno.backup.media import DirectoryTarget, PlannedPart, Room, plan_parts
+from dalsegno.archive.directory import DirectoryTarget, PlannedPart, Room, plan_parts
+from dalsegno.archive.labels import read_label, write_label
+from dalsegno.archive.targets import Incomplete
 from dalsegno.backup.records import BAD, GOOD, MISSING, Copy, DumpEntry
-from dalsegno.backup.targets import Incomplete
 from dalsegno.formats import media as format
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Damaged, Full, Refused, TooNew, Unavailable

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dalsegno.backup.hooks import run_hooks
-from dalsegno.backup.notify import send
+from dalsegno.actions.hooks import run_hooks
+from dalsegno.actions.notify import send
 from dalsegno.backup.policy import Notify
 from dalsegno.world.programs import run_program
 

@@ -30,18 +30,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.elements import ColumnElement
 
-from dalsegno.backup.records import (
-    JOB_OPEN,
-    Copy,
-    Drill,
-    DumpEntry,
-    Earlier,
-    Job,
-    Medium,
-    Run,
-    usable_copies,
-)
-from dalsegno.backup.tables import (
+from dalsegno.archive.tables import (
     COPIES,
     DRILLS,
     DUMPS,
@@ -58,6 +47,17 @@ from dalsegno.backup.tables import (
     row_of_dump,
     to_json,
     value_of,
+)
+from dalsegno.backup.records import (
+    JOB_OPEN,
+    Copy,
+    Drill,
+    DumpEntry,
+    Earlier,
+    Job,
+    Medium,
+    Run,
+    usable_copies,
 )
 from dalsegno.terms.errors import BadInput, DalError, Damaged, Full, NoAccess, NotFound, TooNew, Unavailable
 from dalsegno.world.database import DRIVER_HINT

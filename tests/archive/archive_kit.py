@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from dalsegno.backup.labels import write_label
+from dalsegno.archive.labels import write_label
 from dalsegno.backup.policy import TargetPolicy
 from dalsegno.backup.records import DumpEntry
 from dalsegno.formats import objects, pack

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from site_kit import directory_policy, label, make_dump
+from archive_kit import directory_policy, label, make_dump
 
-from dalsegno.backup.command import CommandTarget
-from dalsegno.backup.hooks import HookFailed, run_hooks
-from dalsegno.backup.media import DirectoryTarget
+from dalsegno.actions.hooks import HookFailed, run_hooks
+from dalsegno.archive.command import CommandTarget
+from dalsegno.archive.directory import DirectoryTarget
+from dalsegno.archive.shares import SharesTarget
+from dalsegno.archive.spool import Spool
 from dalsegno.backup.policy import TargetPolicy
 from dalsegno.backup.records import SPOOL_TARGET, Copy
-from dalsegno.backup.shares import SharesTarget
-from dalsegno.backup.spool import Spool
 from dalsegno.dumps.place import dump_name
 from dalsegno.formats.media import (
     HEADER_DIGEST_BYTES,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dalsegno.backup.labels import BadLabel
+from dalsegno.archive.labels import BadLabel
 from dalsegno.backup.records import Copy, DumpEntry, Medium
 from dalsegno.formats.media import PartHeader
 from dalsegno.pool.pack_read import PackFile

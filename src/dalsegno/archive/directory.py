@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from blake3 import blake3
 
-from dalsegno.backup.labels import (
+from dalsegno.archive.labels import (
     BadLabel,
     Looked,
     Mounted,
@@ -23,7 +23,7 @@ from dalsegno.backup.labels import (
     settle_label,
     wrong_medium,
 )
-from dalsegno.backup.parts import (
+from dalsegno.archive.parts import (
     NOTE_SUFFIX,
     Pace,
     SlicedFile,
@@ -41,8 +41,8 @@ from dalsegno.backup.parts import (
     write_slice,
     write_whole,
 )
+from dalsegno.archive.targets import Ask, Found, Incomplete
 from dalsegno.backup.records import BAD, DUMP_SUFFIX, DUMPS_DIRECTORY, GOOD, MISSING, UNKNOWN, Copy, DumpEntry, Medium
-from dalsegno.backup.targets import Ask, Found, Incomplete
 from dalsegno.formats import pack
 from dalsegno.formats.media import PART_NOTE, PART_SLICE, PartHeader, encode_part_header
 from dalsegno.pool.pack_read import PackFile

@@ -19,7 +19,9 @@ from typing import Any, Final, NoReturn, Protocol
 
 import msgspec
 
-from dalsegno.backup.hooks import HookFailed, run_hooks
+from dalsegno.actions.hooks import HookFailed, run_hooks
+from dalsegno.archive.installation import Site
+from dalsegno.archive.targets import Incomplete
 from dalsegno.backup.policy import SetPolicy
 from dalsegno.backup.records import (
     BAD,
@@ -34,8 +36,6 @@ from dalsegno.backup.records import (
     usable_copies,
 )
 from dalsegno.backup.risks import shortfalls, whole_targets
-from dalsegno.backup.site import Site
-from dalsegno.backup.targets import Incomplete
 from dalsegno.terms.errors import DalError, Damaged, NotFound, Unavailable
 from dalsegno.terms.events import Event, Report
 from dalsegno.terms.ids import hex_short

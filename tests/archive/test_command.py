@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from site_kit import flip, make_dump
+from archive_kit import flip, make_dump
 
-from dalsegno.backup.command import CommandTarget, fill_words
+from dalsegno.archive.command import CommandTarget, fill_words
 from dalsegno.backup.policy import TargetPolicy
 from dalsegno.backup.records import BAD, GOOD, MISSING
 from dalsegno.terms.errors import BadInput, DalError, Damaged, Unavailable

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from site_kit import DiskMaker, flip, label, make_dump
+from archive_kit import DiskMaker, flip, label, make_dump
 
+from dalsegno.archive.shares import SharesTarget
+from dalsegno.archive.targets import Incomplete
 from dalsegno.backup.policy import TargetPolicy
 from dalsegno.backup.records import BAD, GOOD, MISSING, usable_copies
-from dalsegno.backup.shares import SharesTarget
-from dalsegno.backup.targets import Incomplete
 from dalsegno.formats.media import LABEL_NAME
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.terms.errors import Damaged, Full, Refused, Unavailable

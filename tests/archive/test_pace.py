@@ -2,7 +2,7 @@
 
 import threading
 
-from dalsegno.backup.pace import Bandwidth
+from dalsegno.archive.pace import Bandwidth
 from dalsegno.world.clock import SECOND_NS
 
 MIB = 1024 * 1024

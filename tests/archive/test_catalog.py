@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dalsegno.backup.catalog import Catalog
+from dalsegno.archive.catalog import Catalog
 from dalsegno.backup.records import (
     BAD,
     GOOD,
@@ -267,7 +267,7 @@ def test_a_copy_needs_all_slices_or_k_shares() -> None:
 
 KILLED = """
 import sys
-from dalsegno.backup.catalog import Catalog
+from dalsegno.archive.catalog import Catalog
 sys.path.insert(0, sys.argv[2])
 from test_catalog import copy, dump
 with Catalog.open(sys.argv[1]) as catalog:

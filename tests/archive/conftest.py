@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from site_kit import DiskMaker
+from archive_kit import DiskMaker
 
 from dalsegno.terms.errors import DalError
 from dalsegno.world import files

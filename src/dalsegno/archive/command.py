@@ -11,11 +11,11 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from dalsegno.backup.labels import BadLabel
-from dalsegno.backup.media import scanned_whole
-from dalsegno.backup.parts import file_digest, media_name
+from dalsegno.archive.directory import scanned_whole
+from dalsegno.archive.labels import BadLabel
+from dalsegno.archive.parts import file_digest, media_name
+from dalsegno.archive.targets import Found
 from dalsegno.backup.records import BAD, GOOD, MISSING, UNKNOWN, Copy, DumpEntry, Medium
-from dalsegno.backup.targets import Found
 from dalsegno.terms.errors import BadInput, DalError, Damaged, NotFound, Unavailable
 from dalsegno.terms.events import Note, Progress, Report, silent
 from dalsegno.terms.ids import hex_short

@@ -14,7 +14,8 @@ from typing import Final, Protocol
 import zfec
 from blake3 import blake3
 
-from dalsegno.backup.labels import (
+from dalsegno.archive.directory import dumps_directory
+from dalsegno.archive.labels import (
     BadLabel,
     Looked,
     Mounted,
@@ -24,8 +25,7 @@ from dalsegno.backup.labels import (
     settle_label,
     wrong_medium,
 )
-from dalsegno.backup.media import dumps_directory
-from dalsegno.backup.parts import (
+from dalsegno.archive.parts import (
     Pace,
     copy_of,
     media_name,
@@ -34,8 +34,8 @@ from dalsegno.backup.parts import (
     read_head,
     read_part_header,
 )
+from dalsegno.archive.targets import Found, Incomplete
 from dalsegno.backup.records import BAD, DUMP_SUFFIX, GOOD, MISSING, UNKNOWN, Copy, DumpEntry, Medium
-from dalsegno.backup.targets import Found, Incomplete
 from dalsegno.formats.media import (
     HEADER_DIGEST_BYTES,
     PART_SHARE,

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Self
 from zoneinfo import ZoneInfo
 
-from dalsegno.backup.catalog import Catalog
-from dalsegno.backup.command import CommandTarget
-from dalsegno.backup.media import DirectoryTarget
-from dalsegno.backup.pace import Bandwidth
-from dalsegno.backup.parts import Pace, no_pace
+from dalsegno.archive.catalog import Catalog
+from dalsegno.archive.command import CommandTarget
+from dalsegno.archive.directory import DirectoryTarget
+from dalsegno.archive.pace import Bandwidth
+from dalsegno.archive.parts import Pace, no_pace
+from dalsegno.archive.shares import SharesTarget
+from dalsegno.archive.spool import Spool
+from dalsegno.archive.targets import Ask, Target
 from dalsegno.backup.policy import Policy, TargetPolicy
 from dalsegno.backup.records import MEDIUM_LOST
-from dalsegno.backup.shares import SharesTarget
-from dalsegno.backup.spool import Spool
-from dalsegno.backup.targets import Ask, Target
 from dalsegno.terms.errors import NotFound
 
 

@@ -1,0 +1,1 @@
+"""Archive media: targets that hold dumps, labels, the spool, and the catalog of what is where."""
