@@ -14,6 +14,7 @@ from dalsegno.replicas.pins import believed
 from dalsegno.replicas.remote import RemoteSite
 from dalsegno.replicas.servers import ServerDesk
 from dalsegno.replicas.view import RealmView, Server
+from dalsegno.terms.errors import Unavailable
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.world.clock import now_ns
 from kit import REALM
@@ -164,3 +165,21 @@ def test_a_changed_directory_gets_no_clients_token(tmp_path: Path) -> None:
         assert me.quick("ls", "//s2/home", code=6).error
         assert '"not-believed"' in realm.servers["s1"].log_path.read_text()
         assert liar.asked == []
+
+
+def test_a_server_whose_directory_is_away_is_not_away_itself() -> None:
+    """What to do next is decided by the words of a message."""
+    problem = b'{"error":{"code":"unavailable","message":"its database: no answer in time"}}'
+    failed: list[str] = []
+    with Liar() as liar:
+        liar.lie = lambda asked: Said(status=503, body=problem)
+        desk = ServerDesk(
+            view_of(at("s1", liar.url), at("s2-directory", "http://127.0.0.1:1"), as_of_ns=1),
+            connect=lambda server: RemoteSite(server.url, "token", name=server.name),
+            order=sorted,
+            failed=failed.append,
+            changed=lambda view: None,
+        )
+        with pytest.raises(Unavailable, match="cannot be changed now"):
+            desk.forget("home")
+    assert failed == ["s2-directory"]

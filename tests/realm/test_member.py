@@ -6,8 +6,18 @@ from pathlib import Path
 import pytest
 
 from dalsegno.pool.pool import Pool
+from dalsegno.pool.swaps import SWAP_TRIES_MAX
 from dalsegno.replicas.directory import SqlDirectory
-from dalsegno.replicas.member import AWAY_NS, TOKEN_NS, Member, read_membership, remember_directory
+from dalsegno.replicas.member import (
+    AWAY_NS,
+    TOKEN_NS,
+    Member,
+    Membership,
+    read_membership,
+    remember_directory,
+    write_membership,
+)
+from dalsegno.replicas.server_key import open_server_values
 from dalsegno.replicas.tokens import READ, PoolTokens, check_token, new_token
 from dalsegno.replicas.view import Placed
 from dalsegno.terms.errors import BadInput, Conflict, NotFound, Refused, Unavailable
@@ -210,3 +220,21 @@ def test_which_realm_a_pool_is_in_is_remembered(site: Site, tmp_path: Path) -> N
     with pytest.raises(Refused, match="init --join"):
         Member.open(other, url=site.url, name="s2")
     other.close()
+
+
+def test_a_membership_that_others_change_all_the_time_is_not_lost_in_silence(site: Site) -> None:
+    """A durable write that gives up and says nothing."""
+    remember_directory(site.pool, url=site.url)
+    values = open_server_values(site.pool)
+    tries = []
+
+    def another_is_faster(known: Membership | None) -> Membership:
+        tries.append(known)
+        write_membership(values, lambda _: Membership(url=f"https://other/{len(tries)}", name="s1"))
+        return Membership(url="https://elsewhere", name="s1")
+
+    with pytest.raises(Conflict, match="changes too fast"):
+        write_membership(values, another_is_faster)
+    assert len(tries) == SWAP_TRIES_MAX
+    membership = read_membership(site.pool)
+    assert membership is not None and membership.url == f"https://other/{SWAP_TRIES_MAX}"

@@ -73,7 +73,7 @@ from dalsegno.volumes.state import (
     encode_state,
     holders,
 )
-from dalsegno.volumes.store import SWAP_TRIES_MAX, Volumes, check_clone_name, check_volume_name, free_name
+from dalsegno.volumes.store import Volumes, check_clone_name, check_volume_name, free_name
 from dalsegno.world.chance import random_bytes
 from dalsegno.world.clock import now_ns, ticks_ns
 from dalsegno.world.workers import Workers, new_lock
@@ -354,24 +354,20 @@ class RealmVolumes(Volumes):
         self._set_ref(self._name_ref(state.name), state.id)
 
     def _set_ref(self, ref: str, value: bytes | None) -> None:
-        for _ in range(SWAP_TRIES_MAX):
-            known = self._pool.get_ref(ref)
-            if known == value or self._pool.swap_ref(ref, known, value):
-                return
-        raise Conflict(f"{self._pool.path}: {ref} changes too fast: try again")
+        self._pool.update_ref(ref, lambda _: value)
 
     def _unsent(self, volume_id: bytes) -> list[bytes]:
-        joined = _read_unsent(self._pool, UNSENT + volume_id.hex())
-        return [joined[start : start + OBJECT_ID_BYTES] for start in range(0, len(joined), OBJECT_ID_BYTES)]
+        return _split_unsent(_read_unsent(self._pool, UNSENT + volume_id.hex()))
 
     def _change_unsent(self, volume_id: bytes, change: Callable[[list[bytes]], list[bytes]]) -> None:
         ref = UNSENT + volume_id.hex()
-        for _ in range(SWAP_TRIES_MAX):
-            known = self._pool.get_ref(ref)
-            wanted = b"".join(change(self._unsent(volume_id))) or None
-            if wanted == known or self._pool.swap_ref(ref, known, wanted):
-                return
-        raise Conflict(f"{self._pool.path}: {ref} changes too fast: try again")
+
+        def changed(known: bytes | None) -> bytes | None:
+            if known:
+                self._pool.settle_seen_ref(ref)
+            return b"".join(change(_split_unsent(known or b""))) or None
+
+        self._pool.update_ref(ref, changed)
 
     def _add_unsent(self, volume_id: bytes, revision: bytes, parents: Iterable[bytes]) -> None:
         behind = set(parents)
@@ -951,6 +947,10 @@ def _read_unsent(pool: Pool, ref: str) -> bytes:
     return joined
 
 
+def _split_unsent(joined: bytes) -> list[bytes]:
+    return [joined[start : start + OBJECT_ID_BYTES] for start in range(0, len(joined), OBJECT_ID_BYTES)]
+
+
 def list_unsent(pool: Pool) -> list[tuple[bytes, str, bytes]]:
     """Return the commits that wait in a cache pool: volume's id, its name, revision."""
     mirror = Volumes(pool)
@@ -958,10 +958,8 @@ def list_unsent(pool: Pool) -> list[tuple[bytes, str, bytes]]:
     for ref in pool.list_refs(UNSENT):
         volume_id = bytes.fromhex(ref.removeprefix(UNSENT))
         state = mirror.get_by_id(volume_id)
-        joined = _read_unsent(pool, ref)
-        for start in range(0, len(joined), OBJECT_ID_BYTES):
-            name = state.name if state is not None else volume_id.hex()
-            found.append((volume_id, name, joined[start : start + OBJECT_ID_BYTES]))
+        name = state.name if state is not None else volume_id.hex()
+        found += [(volume_id, name, revision) for revision in _split_unsent(_read_unsent(pool, ref))]
     return found
 
 

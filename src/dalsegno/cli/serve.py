@@ -138,10 +138,8 @@ def read_address(house: House) -> Address | None:
 def _write_address(house: House, address: Address) -> None:
     encoded = msgspec.msgpack.encode(address)
     values = open_server_values(house.pool)
-    for _ in range(3):
-        if values.swap(ADDRESS, values.get(ADDRESS), encoded):
-            return
-    raise Conflict("the server's address changes too fast: try again")
+    values.update(ADDRESS, lambda _: encoded, what="the server's address")
+    values.settle_seen(ADDRESS)
 
 
 def split_place(text: str, *, option: str, default_port: int | None = None) -> tuple[str, int]:

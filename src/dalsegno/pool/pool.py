@@ -37,6 +37,7 @@ from dalsegno.pool.losses import Losses
 from dalsegno.pool.pack_read import PackReader, apply_delta, split_records, view_record
 from dalsegno.pool.pack_write import ROWS_IN_MEMORY_MAX, PackWriter, new_header
 from dalsegno.pool.settings import SETTINGS_NAME, KdfCost, PoolSettings, encode_settings
+from dalsegno.pool.swaps import update_value
 from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Damaged, Lost, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, PackId, hex_short
 from dalsegno.terms.sizes import MIB
@@ -521,6 +522,16 @@ class Pool:
             if self.backend.swap(REFS + name, expected=sealed, value=sealed_value):
                 return True
 
+    def update_ref(
+        self, name: str, change: Callable[[bytes | None], bytes | None], *, what: str | None = None
+    ) -> bytes | None:
+        """Replace a ref's value by `change(value)`, None meaning absent, and return the new one.
+
+        `change` may be called several times, on the newest value each time; what it raises leaves the ref as it was. A
+        value that stays is not written. Conflict when others were faster each time; its sentence is about `what`.
+        """
+        return update_value(_Refs(self), name, change, what=what or f"{self.path}: {name}")
+
     def settle_ref(self, name: str) -> None:
         """Make a ref durable as it is, whoever set it: before somebody is told that it is so."""
         self.backend.settle([REFS + name])
@@ -575,6 +586,14 @@ class Pool:
         except NotFound:
             return b""
         return data[: len(data) // OBJECT_ID_BYTES * OBJECT_ID_BYTES]
+
+
+class _Refs:
+    """The refs of a pool as values that are changed by compare-and-swap."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.get = pool.get_ref
+        self.swap = pool.swap_ref
 
 
 class PoolWriter:

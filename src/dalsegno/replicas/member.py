@@ -34,7 +34,6 @@ TOKEN_NS: Final = SECOND_NS
 TOKENS_KNOWN_MAX: Final = 4096
 SEEN_SECONDS: Final = 30
 """How often a server says that it is there."""
-_SWAP_TRIES_MAX: Final = 20
 T = TypeVar("T")
 
 
@@ -64,16 +63,15 @@ def _read_membership(values: ServerValues) -> Membership | None:
 
 
 def write_membership(values: ServerValues, change: Callable[[Membership | None], Membership | None]) -> None:
-    """Replace what the pool keeps of the realm; whoever else does so meanwhile is not overwritten unseen."""
-    for _ in range(_SWAP_TRIES_MAX):
-        data = values.get(MEMBERSHIP)
+    """Replace what the pool keeps of the realm; durable on return. Conflict when others were faster each time."""
+
+    def changed(data: bytes | None) -> bytes | None:
         known = msgspec.msgpack.decode(data, type=Membership) if data is not None else None
         wanted = change(known)
-        encoded = msgspec.msgpack.encode(wanted) if wanted is not None else None
-        if encoded == data:
-            values.settle_seen(MEMBERSHIP)
-        if encoded == data or values.swap(MEMBERSHIP, data, encoded):
-            return
+        return msgspec.msgpack.encode(wanted) if wanted is not None else None
+
+    values.update(MEMBERSHIP, changed, what="what the server of this pool knows of its realm")
+    values.settle_seen(MEMBERSHIP)
 
 
 def remember_directory(pool: Pool, *, url: str) -> None:

@@ -374,7 +374,7 @@ class RemoteSite:
         text = f"{self._name or self.url}: {_one_line(problem.error.message)}"
         if problem.moved_to is not None or kind is Moved:
             return Moved(text, server=_server_name(problem.moved_to)), None
-        return kind(text), wait
+        return Unavailable(text, answered=True) if kind is Unavailable else kind(text), wait
 
     def _lease_secret(self, owner: str) -> bytes:
         """Return what proves to this server that a lease is `owner`'s, who is in this process; to no other server."""

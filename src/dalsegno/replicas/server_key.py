@@ -7,7 +7,7 @@ machine, has none of them, even with the realm's key, which every client gets.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ from blake3 import blake3
 
 from dalsegno.chunks.realm import SECRET_BYTES, Realm
 from dalsegno.pool.pool import Pool
+from dalsegno.pool.swaps import update_value
 from dalsegno.terms.errors import Damaged, NoAccess, NotFound
 from dalsegno.terms.ids import hex_short
 from dalsegno.world import places
@@ -91,6 +92,10 @@ class ServerValues:
                 return False
             if self._backend.swap(SERVER + name, expected=sealed, value=sealed_value):
                 return True
+
+    def update(self, name: str, change: Callable[[bytes | None], bytes | None], *, what: str) -> bytes | None:
+        """Replace a value by `change(value)`, None meaning absent, and return the new one; as `Pool.update_ref`."""
+        return update_value(self, name, change, what=what)
 
     def settle_seen(self, name: str) -> None:
         """Make a value durable as it is, or absent, before somebody is told."""

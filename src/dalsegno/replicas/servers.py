@@ -286,7 +286,7 @@ class ServerDesk:
                 return tell(site)
             except Unavailable as error:
                 errors.append(error)
-                if "directory" not in str(error):
+                if not error.answered:  # else it is the directory behind it that is away
                     self._failed(name)
         told = "; ".join(map(str, errors)) or "no server is known"
         raise Unavailable(f"realm {self._known.name}: its directory cannot be changed now: {told}")

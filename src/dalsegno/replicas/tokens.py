@@ -18,7 +18,7 @@ from blake3 import blake3
 from dalsegno.formats.objects import UNREADABLE
 from dalsegno.pool.pool import Pool
 from dalsegno.replicas.server_key import ServerValues, open_server_values
-from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, Damaged, NoAccess, NotFound
+from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, NoAccess, NotFound
 from dalsegno.world.chance import random_bytes
 
 READ: Final = "read"
@@ -45,7 +45,6 @@ NOTE_BYTES_MAX: Final = 200
 USED_STEP_NS: Final = 60_000_000_000
 """A token's last use is written down at most this often."""
 _TOKEN: Final = re.compile(r"dal_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
-_SWAP_TRIES_MAX: Final = 20
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
@@ -220,16 +219,20 @@ class PoolTokens:
         """Forget a token and return what it was."""
         if not re.fullmatch(r"[0-9a-f]{16}", token_id):
             raise NotFound(f"no token {token_id[:64]!r}: `dal token list` shows what there is")
-        for _ in range(_SWAP_TRIES_MAX):
-            data = self._values.get(f"tokens/{token_id}")
+        name = f"tokens/{token_id}"
+        revoked = b""
+
+        def drop(data: bytes | None) -> None:
+            nonlocal revoked
             if data is None:
-                self._values.settle_seen(f"tokens/{token_id}")  # it must not come back
+                self._values.settle_seen(name)  # it must not come back
                 raise NotFound(f"no token {token_id}: `dal token list` shows what there is")
             self._values.note_revoked(token_id)
-            if self._values.swap(f"tokens/{token_id}", data, None):
-                self._forget_use(token_id)
-                return _decode(data)
-        raise Conflict(f"token {token_id} changes too fast: try again")
+            revoked = data
+
+        self._values.update(name, drop, what=f"token {token_id}")
+        self._forget_use(token_id)
+        return _decode(revoked)
 
     def _forget_use(self, token_id: str) -> None:
         name = f"tokens-used/{token_id}"

@@ -21,7 +21,7 @@ from dalsegno.formats.objects import UNREADABLE
 from dalsegno.pool.pool import Pool
 from dalsegno.replicas.connections import certificate_fingerprint
 from dalsegno.replicas.server_key import open_server_values
-from dalsegno.terms.errors import BadInput, Conflict, Damaged, NoAccess, NotFound
+from dalsegno.terms.errors import BadInput, Damaged, NoAccess, NotFound
 from dalsegno.world.files import file_errors
 
 VALUE: Final = "tls"
@@ -40,18 +40,17 @@ class Own(msgspec.Struct, frozen=True, kw_only=True):
 def own_certificate(pool: Pool, *, name: str, host: str, now_ns: int) -> Own:
     """Return the certificate of this pool's server, made at first."""
     values = open_server_values(pool)
-    for _ in range(3):
-        data = values.get(VALUE)
-        if data is not None:
-            values.settle_seen(VALUE)  # clients pin it for good
-            try:
-                return msgspec.msgpack.decode(data, type=Own)
-            except UNREADABLE as error:
-                raise Damaged(f"the server's own certificate: {error}") from None
-        made = make_certificate(name=name, host=host, now_ns=now_ns)
-        if values.swap(VALUE, None, msgspec.msgpack.encode(made)):
-            return made
-    raise Conflict("the server's own certificate changes too fast: try again")
+
+    def made_unless(data: bytes | None) -> bytes:
+        return data or msgspec.msgpack.encode(make_certificate(name=name, host=host, now_ns=now_ns))
+
+    data = values.update(VALUE, made_unless, what="the server's own certificate")
+    assert data is not None
+    values.settle_seen(VALUE)  # clients pin it for good
+    try:
+        return msgspec.msgpack.decode(data, type=Own)
+    except UNREADABLE as error:
+        raise Damaged(f"the server's own certificate: {error}") from None
 
 
 def make_certificate(*, name: str, host: str, now_ns: int) -> Own:

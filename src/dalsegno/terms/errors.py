@@ -99,8 +99,14 @@ class NoAccess(DalError):
 
 
 class Unavailable(DalError):
+    """It cannot be done now. `answered`: a server said so, which is itself within reach."""
+
     code = "unavailable"
     exit_code = 9
+
+    def __init__(self, message: str = "", *, answered: bool = False) -> None:
+        super().__init__(message)
+        self.answered = answered
 
 
 class Unacknowledged(Unavailable):

@@ -12,6 +12,7 @@ from dalsegno.backends.reserve import with_reserve
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Revision
 from dalsegno.pool.pool import Pool, PoolWriter
+from dalsegno.pool.swaps import until_swapped
 from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, DalError, Damaged, NoAccess, NotFound, Refused
 from dalsegno.terms.events import Note, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, hex_short
@@ -26,7 +27,6 @@ from dalsegno.volumes.state import NATIVE, TRACKED, DumpRecord, VolumeState, dec
 from dalsegno.world.chance import random_bytes
 
 NAME_BYTES_MAX = 200
-SWAP_TRIES_MAX = 100
 PIN_END_BYTES = 8
 PIN_SECONDS_MAX = 7 * 24 * 3600
 NO_END_NS = 1 << 63
@@ -225,7 +225,8 @@ class Volumes:
         Refused when it would be larger than `bytes_max`, and larger than it was.
         """
         ref = self._state_ref(volume_id)
-        for _ in range(SWAP_TRIES_MAX):
+
+        def attempt() -> VolumeState | None:
             data = self._pool.get_ref(ref)
             if data is None:
                 raise NotFound("the volume was removed meanwhile")
@@ -239,11 +240,11 @@ class Volumes:
             # What makes room may use what is kept for that (docs/decisions/014).
             makes_room = state.head == before.head and len(state.clones) <= len(before.clones)
             swapped = self._swap(ref, data, state, makes_room=makes_room, bytes_max=bytes_max)
-            if swapped is not None:
-                if self.seen is not None:
-                    self.seen.wrote(before, swapped)
-                return swapped
-        raise Conflict("the volume changes too fast: try again")
+            if swapped is not None and self.seen is not None:
+                self.seen.wrote(before, swapped)
+            return swapped
+
+        return until_swapped(attempt, what="the volume")
 
     def _swap(
         self,
@@ -467,10 +468,8 @@ class Volumes:
         """
         ref = self._pin_ref(volume_id, holder)
         value = revision + (until_ns.to_bytes(PIN_END_BYTES, "little") if until_ns else b"")
-        for _ in range(SWAP_TRIES_MAX):
-            if self._pool.swap_ref(ref, self._pool.get_ref(ref), value):
-                return
-        raise Conflict(f"pin of {holder}: changes too fast: try again")
+        self._pool.update_ref(ref, lambda _: value, what=f"pin of {holder}:")
+        self._pool.settle_seen_ref(ref)
 
     def unpin(self, volume_id: bytes, *, holder: str) -> None:
         """Let go of a pin."""
