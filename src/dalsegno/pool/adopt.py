@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from dalsegno.formats import objects, pack
 from dalsegno.pool.copy import copy_marked
+from dalsegno.pool.id_sets import SortedIds, as_sorted_ids, member_mask
 from dalsegno.pool.index import Ids, Segment, Values
 from dalsegno.pool.pack_read import OFFSET_MASK, PackReader, file_order
 from dalsegno.pool.pack_write import PackWriter, new_header
@@ -31,9 +32,6 @@ from dalsegno.pool.pool import (
     PACK_OBJECTS_MAX,
     Pool,
     PoolWriter,
-    SortedIds,
-    as_sorted_ids,
-    member_mask,
     pack_name,
 )
 from dalsegno.terms.errors import Conflict, Damaged, NoAccess, NotFound, Refused, TooNew

@@ -34,6 +34,7 @@ from dalsegno.formats.pack import ENCODING_DELTA
 from dalsegno.pool.adopt import JOINED_SUFFIX, UPLOADS
 from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.damage import UNSOUND, PackDamage
+from dalsegno.pool.id_sets import SortedIds, as_sorted_ids, member_mask
 from dalsegno.pool.index import Ids, Values
 from dalsegno.pool.pack_read import PackReader, read_record
 from dalsegno.pool.pool import (
@@ -47,9 +48,6 @@ from dalsegno.pool.pool import (
     WRITERS_LOCK,
     Pool,
     PoolWriter,
-    SortedIds,
-    as_sorted_ids,
-    member_mask,
 )
 from dalsegno.terms.errors import BadInput, Conflict, DalError, Damaged, Full, NotFound
 from dalsegno.terms.events import Note, Progress, Report

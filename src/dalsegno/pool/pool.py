@@ -20,7 +20,6 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from dalsegno.backends.contract import BackendWriter
 from dalsegno.backends.local import LocalBackend
@@ -31,6 +30,7 @@ from dalsegno.formats.objects import references
 from dalsegno.pool.blocks import Blocks
 from dalsegno.pool.damage import PackDamage, find_unsound, summary
 from dalsegno.pool.holders import HOLDERS_LOCK
+from dalsegno.pool.id_sets import as_sorted_ids, member_mask
 from dalsegno.pool.index import Ids, Index, Values
 from dalsegno.pool.keys import create_pool_settings, open_pool_settings
 from dalsegno.pool.losses import Losses
@@ -65,9 +65,6 @@ COLLECT_LOCK: Final = "collect.lock"
 
 _REF_2: Final = b"dalsegno ref 2\0"
 
-SortedIds = npt.NDArray[np.bytes_]
-"""Ids as `S32`, sorted. Only compared as columns: taking one out as bytes would strip trailing zeros."""
-
 
 def pack_name(pack_id: bytes) -> str:
     """Return the name of a pack in its backend."""
@@ -78,25 +75,6 @@ def pack_name(pack_id: bytes) -> str:
 def _ref_context(pool_id: bytes, name: str) -> bytes:
     """Return what a ref is sealed with: neither another pool's nor another name's can stand in its place."""
     return _REF_2 + pool_id + name.encode()
-
-
-def as_sorted_ids(data: bytes | bytearray) -> SortedIds:
-    """Return joined ids as a sorted column; a bytearray is sorted in place."""
-    column: SortedIds = np.frombuffer(data, dtype=f"S{OBJECT_ID_BYTES}")
-    if isinstance(data, bytearray):
-        column.sort()
-        return column
-    return np.sort(column)
-
-
-def member_mask(column: SortedIds, ids: npt.NDArray[np.bytes_]) -> npt.NDArray[np.bool_]:
-    """Return for each of `ids` whether it is in the sorted `column`."""
-    if not len(column):
-        return np.zeros(len(ids), np.bool_)
-    positions = np.searchsorted(column, ids)
-    positions[positions == len(column)] = 0
-    mask: npt.NDArray[np.bool_] = column[positions] == ids
-    return mask
 
 
 class Elsewhere(Protocol):
