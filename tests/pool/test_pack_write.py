@@ -8,7 +8,7 @@ from array import array
 import pytest
 
 from dalsegno.formats import objects, pack
-from dalsegno.pool import pack_write
+from dalsegno.pool import index_rows
 from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pack_write import PackWriter, encode_trailer, new_header
@@ -28,7 +28,7 @@ def write_pack(path, payloads):
 def test_index_rows_that_went_through_scratch_files_are_those_sorted_in_memory(tmp_path, monkeypatch, count):
     payloads = [str(number).encode() for number in range(count)]
     write_pack(tmp_path / "memory", payloads)
-    monkeypatch.setattr(pack_write, "ROWS_IN_MEMORY_MAX", 100)
+    monkeypatch.setattr(index_rows, "ROWS_IN_MEMORY_MAX", 100)
     summary = write_pack(tmp_path / "scratch", payloads)
     # Rows are added a block at a time, so only more than one block ever spills.
     with PackReader.open(tmp_path / "memory", REALM) as one, PackReader.open(tmp_path / "scratch", REALM) as other:

@@ -21,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dalsegno.formats import objects, pack
+from dalsegno.formats.pack_index import OFFSET_MASK, file_order
 from dalsegno.pool.copy import copy_marked
 from dalsegno.pool.id_sets import SortedIds, as_sorted_ids, member_mask
 from dalsegno.pool.index import Ids, Segment, Values
-from dalsegno.pool.pack_read import OFFSET_MASK, PackReader, file_order
+from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.pool.pool import (
     COLLECT_LOCK,

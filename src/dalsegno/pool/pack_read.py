@@ -23,6 +23,7 @@ from dalsegno.chunks.realm import DumpReader, Realm
 from dalsegno.chunks.recipients import open_sealed
 from dalsegno.formats import pack
 from dalsegno.formats.objects import OBJECT_BYTES_MAX
+from dalsegno.formats.pack_index import file_order
 from dalsegno.pool.blocks import Blocks
 from dalsegno.pool.marks import find_rows
 from dalsegno.terms.errors import BadInput, Damaged, NoAccess, NotFound, Refused
@@ -36,7 +37,6 @@ BLOCKS_CACHED_BYTES_MAX = 16 * MIB
 DELTA_DEPTH_MAX = 16
 _UNREADABLE = frozenset((errno.EIO, errno.EBADMSG, errno.EUCLEAN))
 """A sector, or a file system's checksum, that is wrong."""
-OFFSET_MASK = numpy.uint32((1 << pack.OFFSET_BITS) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -505,12 +505,6 @@ class PackReader:
             hasher.update(data)
             position += len(data)
         return [] if hasher.digest() == self.digest else [f"{self.path}: the file's digest is wrong"]
-
-
-def file_order(values: NDArray[numpy.uint32]) -> NDArray[numpy.intp]:
-    """Return the rows of an index in the order in which their records lie in the file."""
-    order: NDArray[numpy.intp] = numpy.argsort(values[:, 0].astype(numpy.uint64) << 32 | values[:, 1] & OFFSET_MASK)
-    return order
 
 
 def read_record(raw: bytes, offset: int, identity: bytes) -> tuple[int, bytes, bytes | None]:

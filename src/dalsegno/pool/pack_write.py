@@ -2,7 +2,7 @@
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ import numpy
 import zstandard
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from numpy.typing import NDArray
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.chunks.recipients import seal_to
 from dalsegno.formats import objects, pack
+from dalsegno.formats.pack_index import Columns
+from dalsegno.pool.index_rows import IndexRows
 from dalsegno.terms.sizes import MIB
 from dalsegno.world.chance import random_bytes
-from dalsegno.world.files import ScratchFile
 from dalsegno.world.workers import Workers
 
 BLOCK_RAW_BYTES = {pack.BLOCK_METADATA: 1 * MIB, pack.BLOCK_DATA: 4 * MIB}
@@ -30,8 +30,6 @@ SENT_PENDING_MAX = 1
 """Where somebody far away takes what is written: he is slower than the workers, and there may be many like him."""
 DENSE_LEVEL = 9
 """For who waits gladly: 10 to 20 % less than the fast setting, at a sixth of its speed."""
-ROWS_IN_MEMORY_MAX = 1 << 18
-"""Index rows (48 bytes) beyond this wait, sorted, in a scratch file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,78 +40,8 @@ class PackSummary:
     size_bytes: int
     object_count: int
     digest: bytes
-    columns: "Columns | None"
+    columns: Columns | None
     """What an index needs, sorted by id; None when there were more than ROWS_IN_MEMORY_MAX objects."""
-
-
-Columns = tuple[NDArray[numpy.uint8], NDArray[numpy.uint32]]
-"""(n, 32) ids; (n, 4) values: block number; offset in the block | kind << 24; payload length; encoding."""
-
-
-class IndexRows:
-    """The rows of a pack's index as they come, sorted at the end in bounded memory.
-
-    Full runs go sorted to a scratch file. Ids are hashes, so their first byte splits every run evenly: the end takes
-    the slice of one first byte from all runs at a time.
-    """
-
-    def __init__(self) -> None:
-        self._ids = bytearray()
-        self._values = array("I")
-        self._runs: list[tuple[ScratchFile, NDArray[numpy.int64]]] = []
-
-    def add(self, ids: bytes | bytearray, values: "array[int]") -> None:
-        """Add ids, joined, and four values for each."""
-        self._ids += ids
-        self._values.extend(values)
-        if len(self._ids) >= ROWS_IN_MEMORY_MAX * 32:
-            self._spill()
-
-    def _sorted(self) -> Columns:
-        ids = numpy.frombuffer(self._ids, dtype=numpy.uint8).reshape(-1, 32)
-        values = numpy.frombuffer(self._values, dtype=numpy.uint32).reshape(-1, 4)
-        order = sort_order(ids)
-        columns = ids[order], values[order]
-        del ids, values
-        self._ids, self._values = bytearray(), array("I")
-        return columns
-
-    def _spill(self) -> None:
-        ids, values = self._sorted()
-        ends = numpy.concatenate(([0], numpy.cumsum(numpy.bincount(ids[:, 0], minlength=256))))
-        file = ScratchFile()
-        file.append(join_rows(ids, values))
-        self._runs.append((file, ends))
-
-    def finish(self) -> tuple[Columns | None, Iterator[bytes]]:
-        """Return the sorted columns, if they fit, and the sorted rows as bytes in pieces of many rows."""
-        if not self._runs:
-            columns = self._sorted()
-            return columns, iter([join_rows(*columns)])
-        self._spill()
-        return None, self._merge_runs()
-
-    def _merge_runs(self) -> Iterator[bytes]:
-        width = pack.INDEX_ROW_BYTES
-        for first in range(256):
-            slices = [file.read(int(e[first]) * width, int(e[first + 1] - e[first]) * width) for file, e in self._runs]
-            table = numpy.frombuffer(b"".join(slices), dtype=numpy.uint8).reshape(-1, width)
-            yield table[sort_order(table[:, :32])].tobytes()
-        self.close()
-
-    def close(self) -> None:
-        """Give the scratch files back."""
-        for file, _ in self._runs:
-            file.close()
-        self._runs = []
-
-
-def join_rows(ids: NDArray[numpy.uint8], values: NDArray[numpy.uint32]) -> bytes:
-    """Return index rows as they are stored: id, then four little-endian u32."""
-    table = numpy.empty((len(ids), pack.INDEX_ROW_BYTES), dtype=numpy.uint8)
-    table[:, :32] = ids
-    table[:, 32:] = numpy.ascontiguousarray(values, dtype="<u4").view(numpy.uint8).reshape(-1, 16)
-    return table.tobytes()
 
 
 def new_header(
@@ -376,17 +304,6 @@ class PackWriter:
             digest=digest,
             columns=columns,
         )
-
-
-def sort_order(ids: NDArray[numpy.uint8]) -> NDArray[numpy.intp]:
-    """Return the order that sorts (n, 32) ids as byte strings."""
-    prefixes = numpy.ascontiguousarray(ids[:, :8]).view(">u8").astype(numpy.uint64).reshape(-1)
-    order = numpy.argsort(prefixes, kind="stable")
-    prefixes = prefixes[order]
-    if len(prefixes) > 1 and bool((prefixes[1:] == prefixes[:-1]).any()):
-        words = numpy.ascontiguousarray(ids).view(">u8").astype(numpy.uint64)
-        order = numpy.lexsort((words[:, 3], words[:, 2], words[:, 1], words[:, 0]))
-    return order
 
 
 def encode_trailer(

@@ -32,10 +32,11 @@ from dalsegno.pool.damage import PackDamage, find_unsound, summary
 from dalsegno.pool.holders import HOLDERS_LOCK
 from dalsegno.pool.id_sets import as_sorted_ids, member_mask
 from dalsegno.pool.index import Ids, Index, Values
+from dalsegno.pool.index_rows import ROWS_IN_MEMORY_MAX
 from dalsegno.pool.keys import create_pool_settings, open_pool_settings
 from dalsegno.pool.losses import Losses
 from dalsegno.pool.pack_read import PackReader, apply_delta, split_records, view_record
-from dalsegno.pool.pack_write import ROWS_IN_MEMORY_MAX, PackWriter, new_header
+from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.pool.settings import SETTINGS_NAME, KdfCost, PoolSettings, encode_settings
 from dalsegno.pool.swaps import update_value
 from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Damaged, Lost, NotFound, Refused, Unavailable

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import pack
-from dalsegno.pool.pack_read import PackReader, file_order
+from dalsegno.formats.pack_index import file_order
+from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.replicas.contract import BATCH_IDS_MAX, ROW_BYTES, ROW_KIND_SHIFT, Site
 from dalsegno.replicas.transfer import Rows, Transferred, copy
