@@ -21,7 +21,7 @@ from dalsegno.archive.labels import write_label
 from dalsegno.archive.parts import file_digest
 from dalsegno.backup.policy import TargetPolicy
 from dalsegno.backup.records import Copy, DumpEntry
-from dalsegno.formats import pack
+from dalsegno.formats import pack, pack_header
 from dalsegno.terms.events import silent
 from dalsegno.world.files import PartialFile, iterate_bytes
 
@@ -105,10 +105,10 @@ def measure_archive(directory: Path, size_bytes: int) -> dict[str, float]:
     source, disk = directory / "big.dump", directory / "disk"
     disk.mkdir()
     write_label(disk, label="bench", target="bench", kind="directory", now_ns=0)
-    header = pack.PackHeader(
+    header = pack_header.PackHeader(
         kind=pack.PACK_DUMP, pack_id=bytes(16), realm=bytes(16), codec=1, seal=0, wrapped_key=b"", note=b"n"
     )
-    encoded = pack.encode_struct(header)
+    encoded = pack_header.encode_struct(header)
     start = pack.PREAMBLE.pack(pack.MAGIC, pack.VERSION, 0, len(encoded)) + encoded
     with open(source, "wb") as file:
         file.write(start + blake3(start).digest(pack.HEADER_DIGEST_BYTES))

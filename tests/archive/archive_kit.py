@@ -13,7 +13,7 @@ from blake3 import blake3
 from dalsegno.archive.labels import write_label
 from dalsegno.backup.policy import TargetPolicy
 from dalsegno.backup.records import DumpEntry
-from dalsegno.formats import objects, pack
+from dalsegno.formats import objects, pack, pack_header
 from dalsegno.pool.pack_write import PackWriter, new_header
 from kit import REALM
 
@@ -73,9 +73,9 @@ def label(path: Path, name: str, *, target: str = "disks", kind: str = "director
     return path
 
 
-def note(*, volume: bytes = b"v" * 16, name: str = "home", level: int = 0, at_ns: int = 10) -> pack.DumpNote:
-    target = pack.DumpTarget(revision=os.urandom(32), clone="c", created_ns=at_ns, entry_count=7, total_bytes=70)
-    return pack.DumpNote(
+def note(*, volume: bytes = b"v" * 16, name: str = "home", level: int = 0, at_ns: int = 10) -> pack_header.DumpNote:
+    target = pack_header.DumpTarget(revision=os.urandom(32), clone="c", created_ns=at_ns, entry_count=7, total_bytes=70)
+    return pack_header.DumpNote(
         volume=volume,
         volume_name=name,
         level=level,
@@ -91,7 +91,7 @@ def make_dump(path: Path, *, size_bytes: int, seed: int = 1, sealed: bool = True
     """Write a dump of about this size; what is in it does not matter to media."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lineage = note(level=level, at_ns=10 + seed)
-    header = new_header(REALM, kind=pack.PACK_DUMP, sealed=sealed, note=pack.encode_struct(lineage))
+    header = new_header(REALM, kind=pack.PACK_DUMP, sealed=sealed, note=pack_header.encode_struct(lineage))
     noise = random.Random(seed)
     with open(path, "wb") as stream:
         writer = PackWriter(stream.write, realm=REALM, header=header)

@@ -22,7 +22,7 @@ from blake3 import blake3
 from cli_kit import User, tree
 from dalsegno.assembly import open_pool
 from dalsegno.chunks.realm import Realm
-from dalsegno.formats import objects, pack
+from dalsegno.formats import objects, pack, pack_header
 from dalsegno.formats.objects import (
     DirectoryChild,
     DirectoryLeaf,
@@ -32,7 +32,8 @@ from dalsegno.formats.objects import (
     RecipeList,
     Revision,
 )
-from dalsegno.pool.pack_write import BlockSealer, encode_trailer, new_header
+from dalsegno.formats.pack_trailer import encode_trailer
+from dalsegno.pool.pack_write import BlockSealer, new_header
 
 SEED = 20261121
 MIB = 1024 * 1024
@@ -479,8 +480,8 @@ class Forger:
 
         `claims` replace a type's sizes in the table of blocks, `lengths` those of objects in the index.
         """
-        target = pack.DumpTarget(revision=revision, clone="evil", created_ns=1, entry_count=3, total_bytes=3)
-        note = pack.DumpNote(
+        target = pack_header.DumpTarget(revision=revision, clone="evil", created_ns=1, entry_count=3, total_bytes=3)
+        note = pack_header.DumpNote(
             volume=bytes(16),
             volume_name="evil",
             level=1 if base else 0,
@@ -490,8 +491,8 @@ class Forger:
             merged=[],
             taken_at_ns=1,
         )
-        header, _ = new_header(self.realm, kind=pack.PACK_DUMP, sealed=False, note=pack.encode_struct(note))
-        encoded = pack.encode_struct(header)
+        header, _ = new_header(self.realm, kind=pack.PACK_DUMP, sealed=False, note=pack_header.encode_struct(note))
+        encoded = pack_header.encode_struct(header)
         head = pack.PREAMBLE.pack(pack.MAGIC, pack.VERSION, 0, len(encoded)) + encoded
         digest = blake3(head).digest(pack.HEADER_DIGEST_BYTES)
         sealer = BlockSealer(key=b"", block_key=self.realm.block_key, header_digest=digest)

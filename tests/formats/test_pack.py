@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.chunks.recipients import age_identity, age_recipient, check_recipient, open_sealed, read_identity, seal_to
-from dalsegno.formats import objects, pack
+from dalsegno.formats import objects, pack, pack_block, pack_header
 from dalsegno.pool.pack_read import PackReader, pack_key
 from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.terms.errors import BadInput, Damaged, NoAccess
@@ -22,7 +22,7 @@ from kit import REALM
 OTHER = Realm(b"another realm's secret, 32 bytes")
 
 
-def pack_of(payloads: list[bytes], header: tuple[pack.PackHeader, bytes] | None = None) -> bytes:
+def pack_of(payloads: list[bytes], header: tuple[pack_header.PackHeader, bytes] | None = None) -> bytes:
     stream = io.BytesIO()
     header = header or new_header(REALM, kind=pack.PACK_POOL, sealed=True)
     with PackWriter(stream.write, realm=REALM, header=header) as writer:
@@ -34,7 +34,7 @@ def pack_of(payloads: list[bytes], header: tuple[pack.PackHeader, bytes] | None 
 
 def seen_by_a_stranger(data: bytes) -> list[int]:
     """All sizes that stand in a pack in the clear."""
-    at = pack.PREAMBLE.size + pack.decode_preamble(data) + pack.HEADER_DIGEST_BYTES
+    at = pack.PREAMBLE.size + pack_header.decode_preamble(data) + pack.HEADER_DIGEST_BYTES
     sizes = []
     while at < len(data) - pack.FOOTER.size:
         (stored,) = pack.FRAME.unpack_from(data, at)
@@ -66,15 +66,15 @@ def test_a_stranger_can_tell_how_many_objects_a_pack_has_from_the_size_of_its_in
 
 @given(st.integers(0, 30_000_000))
 def test_padding_costs_little_and_never_takes(length: int) -> None:
-    padded = pack.padded_bytes(length)
+    padded = pack_block.padded_bytes(length)
     assert 0 <= padded - length < max(32, min(length / 8, pack.PADDING_BYTES_MAX) + 1)
-    assert pack.padded_bytes(padded) == padded
+    assert pack_block.padded_bytes(padded) == padded
 
 
 def test_padding_of_full_blocks_costs_less_than_a_hundredth() -> None:
     chance = random.Random(1)
     lengths = [chance.randrange(1_500_000, 4_200_000) for _ in range(1000)]
-    assert sum(pack.padded_bytes(length) for length in lengths) < 1.01 * sum(lengths)
+    assert sum(pack_block.padded_bytes(length) for length in lengths) < 1.01 * sum(lengths)
 
 
 def test_a_reader_of_the_realm_opens_what_is_sealed_to_its_public_key_alone(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_private_key_in_place_of_a_public_one_is_not_repeated() -> None:
     assert secret not in str(caught.value)
 
 
-BODY = pack.encode_body(b"zstd", 100, pack.BLOCK_DATA, padded=True)
+BODY = pack_block.encode_body(b"zstd", 100, pack.BLOCK_DATA, padded=True)
 
 
 @pytest.mark.parametrize(
@@ -153,20 +153,20 @@ BODY = pack.encode_body(b"zstd", 100, pack.BLOCK_DATA, padded=True)
 )
 def test_a_body_that_lies_is_damaged(body: bytes) -> None:
     frame = pack.FRAME.pack(len(body) + pack.TAG_BYTES)
-    assert pack.decode_body(pack.LAYOUTS[2], frame, BODY, offset=0).content == b"zstd"
+    assert pack_block.decode_body(pack.LAYOUTS[2], frame, BODY, offset=0).content == b"zstd"
     with pytest.raises(Damaged, match="offset 77"):
-        pack.decode_body(pack.LAYOUTS[2], frame, body, offset=77)
+        pack_block.decode_body(pack.LAYOUTS[2], frame, body, offset=77)
 
 
 @pytest.mark.parametrize("stored", [0, 16, pack.TAG_BYTES + pack.BODY.size, 2**32 - 1])
 def test_a_frame_that_lies_is_damaged_before_anything_is_read(stored: int) -> None:
     with pytest.raises(Damaged, match="offset 5"):
-        pack.decode_frame(pack.LAYOUTS[2], pack.FRAME.pack(stored), offset=5)
+        pack_block.decode_frame(pack.LAYOUTS[2], pack.FRAME.pack(stored), offset=5)
 
 
 def test_a_header_of_another_version_than_its_preamble_is_damaged(tmp_path: Path) -> None:
     golden = (Path(__file__).parents[1] / "golden" / "pack-v1-sealed.dump").read_bytes()
-    size = pack.decode_preamble(golden)
+    size = pack_header.decode_preamble(golden)
     head = pack.PREAMBLE.pack(pack.MAGIC, 2, 0, size) + golden[16 : 16 + size]
     (tmp_path / "odd").write_bytes(head + blake3(head).digest(16) + golden[16 + size + 16 :])
     with pytest.raises(Damaged, match="another version"):

@@ -17,9 +17,10 @@ import zstandard
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from dalsegno.formats import pack
+from dalsegno.formats import pack, pack_header
+from dalsegno.formats.pack_records import split_records
 from dalsegno.pool.adopt import Adopter, check_pack
-from dalsegno.pool.pack_read import PackReader, open_note, pack_key, split_records, stream_blocks
+from dalsegno.pool.pack_read import PackReader, open_note, pack_key, stream_blocks
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import DalError
 from dalsegno.terms.ids import PackId
@@ -68,9 +69,9 @@ class Model:
 
 def _read_model(name: str) -> Model:
     data = (GOLDEN / name).read_bytes()
-    header_bytes = pack.decode_preamble(data)
+    header_bytes = pack_header.decode_preamble(data)
     encoded = data[pack.PREAMBLE.size : pack.PREAMBLE.size + header_bytes]
-    header = pack.decode_header(encoded)
+    header = pack_header.decode_header(encoded)
     blocks = [(kind, raw) for _, _, _, kind, raw in stream_blocks(io.BytesIO(data), REALM)]
     *others, (_, trailer) = blocks
     columns = 4 + pack.TRAILER_ROW_BYTES * len(others)
@@ -80,8 +81,8 @@ def _read_model(name: str) -> Model:
 
 def _as_sent(model: Model) -> Model:
     """Return a dump's objects as a pack that a client sends."""
-    header = msgspec.structs.replace(pack.decode_header(model.header), kind=pack.PACK_POOL, note=b"")
-    return replace(model, header=pack.encode_struct(header))
+    header = msgspec.structs.replace(pack_header.decode_header(model.header), kind=pack.PACK_POOL, note=b"")
+    return replace(model, header=pack_header.encode_struct(header))
 
 
 _READ: Final = tuple(map(_read_model, MODELS))
@@ -243,6 +244,6 @@ def adopted(data: bytes) -> None:
     built = build(data)
     identity = b""
     with suppress(DalError, msgspec.MsgspecError):
-        identity = pack.decode_header(built[pack.PREAMBLE.size :][: pack.decode_preamble(built)]).pack_id
+        identity = pack_header.decode_header(built[pack.PREAMBLE.size :][: pack_header.decode_preamble(built)]).pack_id
     checked = check_pack(cast(Any, InMemory(built)), POOLS.get(), identity, None)
     POOLS.take(checked.reader.pack_id, built)

@@ -11,7 +11,8 @@ from zlib import crc32
 import msgspec
 
 from dalsegno.formats import messages, objects, pack
-from dalsegno.pool.pack_read import PackReader, apply_delta
+from dalsegno.formats.pack_records import apply_delta
+from dalsegno.pool.pack_read import PackReader
 from dalsegno.replicas import wire
 from dalsegno.replicas.answers import CHECKS, check
 from dalsegno.replicas.connections import Plain

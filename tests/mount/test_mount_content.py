@@ -10,8 +10,9 @@ import pytest
 from mount_kit import mounted, needs_fuse
 
 from cli_kit import User
-from dalsegno.formats import objects, pack
-from dalsegno.pool.pack_read import open_note, read_opener, split_records, stream_blocks
+from dalsegno.formats import objects, pack, pack_header
+from dalsegno.formats.pack_records import split_records
+from dalsegno.pool.pack_read import open_note, read_opener, stream_blocks
 from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.pool.pool import Pool
 
@@ -32,7 +33,7 @@ def forge(good: Path, bad: Path, pool: Pool, *, length: int, kind: int = objects
     was = records[changed]
     records[changed] = (was[0], was[1], was[2][:-1] + bytes([was[2][-1] ^ 1]))
     with open(bad, "wb") as out:
-        header = new_header(realm, kind=pack.PACK_DUMP, sealed=False, note=pack.encode_struct(note))
+        header = new_header(realm, kind=pack.PACK_DUMP, sealed=False, note=pack_header.encode_struct(note))
         writer = PackWriter(out.write, realm=realm, header=header)
         for each, identity, payload in records:
             writer.put(each, identity, payload)

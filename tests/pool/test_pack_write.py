@@ -8,10 +8,11 @@ from array import array
 import pytest
 
 from dalsegno.formats import objects, pack
+from dalsegno.formats.pack_trailer import encode_trailer
 from dalsegno.pool import index_rows
 from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pack_read import PackReader
-from dalsegno.pool.pack_write import PackWriter, encode_trailer, new_header
+from dalsegno.pool.pack_write import PackWriter, new_header
 from kit import REALM, PoolStore
 
 

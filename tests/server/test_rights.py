@@ -7,8 +7,8 @@ import pytest
 from forge_kit import Forge, small_file
 
 from cli_kit import User
-from dalsegno.formats import objects, pack
-from dalsegno.formats.pack import DumpNote, DumpTarget
+from dalsegno.formats import objects, pack, pack_header
+from dalsegno.formats.pack_header import DumpNote, DumpTarget
 from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.replicas.remote import RemoteSite
 from dalsegno.terms.errors import BadInput, Conflict, DalError, NoAccess, NotFound, Refused
@@ -52,7 +52,7 @@ class Sent:
         """Send a dump of the objects that the forge made, and return its id."""
         parts: list[bytes] = []
         realm = self.forge.store.realm
-        header = new_header(realm, kind=pack.PACK_DUMP, sealed=False, note=pack.encode_struct(note))
+        header = new_header(realm, kind=pack.PACK_DUMP, sealed=False, note=pack_header.encode_struct(note))
         with PackWriter(lambda data: parts.append(bytes(data)), realm=realm, header=header) as writer:
             for identity, (kind, payload) in self.forge.store.objects.items():
                 writer.put(kind, identity, payload)

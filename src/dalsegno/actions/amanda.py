@@ -30,7 +30,7 @@ from dalsegno.formats.objects import (
     Revision,
     decode_directory,
 )
-from dalsegno.formats.pack import DumpNote
+from dalsegno.formats.pack_header import DumpNote
 from dalsegno.host.restore import RestoreResult, restore_tree
 from dalsegno.pool.contract import Source
 from dalsegno.terms.errors import BadInput, Conflict, Damaged, NotFound, Refused

@@ -28,7 +28,7 @@ from dalsegno.backup.records import (
     usable_copies,
 )
 from dalsegno.chunks.realm import Realm
-from dalsegno.formats import pack
+from dalsegno.formats import pack_header
 from dalsegno.formats.media import PART_SLICE, PartHeader
 from dalsegno.pool.pack_read import open_note, read_opener
 from dalsegno.terms.errors import DalError, Damaged, NoAccess
@@ -65,7 +65,7 @@ class Disagreement:
     text: str
 
 
-def read_lineage(header: PartHeader, realm: Realm) -> pack.DumpNote:
+def read_lineage(header: PartHeader, realm: Realm) -> pack_header.DumpNote:
     """Return a dump's lineage from any part of it. Refused when it is of another realm."""
     if not header.head:
         raise Damaged(f"dump {hex_short(header.dump_id)}: its header is too large to be repeated in its parts")
@@ -80,7 +80,7 @@ def read_lineage(header: PartHeader, realm: Realm) -> pack.DumpNote:
     return open_note(read_opener(read, realm)[0].header, realm)
 
 
-def entry_of(header: PartHeader, note: pack.DumpNote) -> tuple[DumpEntry, tuple[Earlier, ...]]:
+def entry_of(header: PartHeader, note: pack_header.DumpNote) -> tuple[DumpEntry, tuple[Earlier, ...]]:
     """Return the catalog's row of a dump from what stands in its parts."""
     top = note.targets[-1]
     entry = DumpEntry(

@@ -58,7 +58,7 @@ from dalsegno.dumps.estimate import count_in_pool, estimate_levels
 from dalsegno.dumps.plan import forget_dump, plan_dump, record_dump
 from dalsegno.dumps.verify import verify_dump
 from dalsegno.dumps.write import write_dump
-from dalsegno.formats.pack import DumpNote
+from dalsegno.formats.pack_header import DumpNote
 from dalsegno.pool.collect import CollectResult
 from dalsegno.terms.errors import DalError, Damaged, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Event, Report

@@ -22,7 +22,7 @@ from dalsegno.dumps.plan import (
     require_unneeded,
 )
 from dalsegno.dumps.write import write_dump
-from dalsegno.formats.pack import DumpNote
+from dalsegno.formats.pack_header import DumpNote
 from dalsegno.pool.pack_write import PackSummary
 from dalsegno.terms.errors import BadInput, DalError, NotFound, Refused
 from dalsegno.terms.ids import ObjectId, hex_short

@@ -14,7 +14,7 @@ from dalsegno.dumps.merge import merge_dumps, merged_note
 from dalsegno.dumps.place import place_for
 from dalsegno.dumps.plan import built_on, list_records
 from dalsegno.dumps.verify import Salvage, salvage_dump, verify_dump, verify_stream
-from dalsegno.formats.pack import DumpNote
+from dalsegno.formats.pack_header import DumpNote
 from dalsegno.terms.errors import Damaged, Refused
 from dalsegno.world.files import PRIVATE_FILE, PartialFile
 

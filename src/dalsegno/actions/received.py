@@ -15,7 +15,7 @@ from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.merge import find_wanted
 from dalsegno.dumps.verify import verify_stream
-from dalsegno.formats.pack import DumpNote
+from dalsegno.formats.pack_header import DumpNote
 from dalsegno.pool.pack_read import open_note, read_opener
 from dalsegno.terms.errors import Conflict, Damaged
 from dalsegno.terms.ids import hex_short

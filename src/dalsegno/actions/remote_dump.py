@@ -13,7 +13,7 @@ from dalsegno.actions.remote import RemoteHouse, lineage_of, record_lineage
 from dalsegno.dumps.estimate import Estimate, estimate_levels
 from dalsegno.dumps.place import dump_name, place_for
 from dalsegno.dumps.plan import built_on, choose_base, choose_level, record_dump, recorded_by, require_unneeded
-from dalsegno.formats.pack import DumpNote
+from dalsegno.formats.pack_header import DumpNote
 from dalsegno.replicas.contract import ROW_BYTES, ROW_KIND_SHIFT
 from dalsegno.replicas.reach import list_errors, shared_kind
 from dalsegno.replicas.remote import RemoteSite

@@ -43,7 +43,7 @@ from dalsegno.archive.parts import (
 )
 from dalsegno.archive.targets import Ask, Found, Incomplete
 from dalsegno.backup.records import BAD, DUMP_SUFFIX, DUMPS_DIRECTORY, GOOD, MISSING, UNKNOWN, Copy, DumpEntry, Medium
-from dalsegno.formats import pack
+from dalsegno.formats import pack, pack_header
 from dalsegno.formats.media import PART_NOTE, PART_SLICE, PartHeader, encode_part_header
 from dalsegno.pool.pack_read import PackFile
 from dalsegno.terms.errors import DalError, Damaged, Full, NotFound, Refused, Unavailable
@@ -593,7 +593,7 @@ def scanned_whole(path: Path, *, name: str, report: Report) -> PartHeader:
         status = path.stat()
     return PartHeader(
         kind=PART_NOTE,
-        dump_id=pack.decode_header(head[pack.PREAMBLE.size : -pack.HEADER_DIGEST_BYTES]).pack_id,
+        dump_id=pack_header.decode_header(head[pack.PREAMBLE.size : -pack.HEADER_DIGEST_BYTES]).pack_id,
         dump_bytes=status.st_size,
         dump_digest=file_digest(path, phase="scan", report=report),
         copy=1,

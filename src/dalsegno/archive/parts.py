@@ -12,7 +12,7 @@ from typing import Final
 from blake3 import blake3
 
 from dalsegno.backup.records import DUMP_SUFFIX, Copy, DumpEntry
-from dalsegno.formats import pack
+from dalsegno.formats import pack, pack_header
 from dalsegno.formats.media import (
     DIGEST_BYTES,
     HEAD_BYTES_MAX,
@@ -71,7 +71,7 @@ def read_head(path: Path) -> bytes:
     """
     with file_errors(path), open(path, "rb") as file:
         preamble = file.read(pack.PREAMBLE.size)
-        rest = pack.decode_preamble(preamble) + pack.HEADER_DIGEST_BYTES
+        rest = pack_header.decode_preamble(preamble) + pack.HEADER_DIGEST_BYTES
         return preamble + file.read(rest) if len(preamble) + rest <= HEAD_BYTES_MAX else b""
 
 

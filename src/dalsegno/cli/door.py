@@ -12,7 +12,8 @@ from dalsegno.chunks.recipients import holds_identity, read_identity
 from dalsegno.cli.choice import Choice, chosen, joined_realms, key_path, pool_path
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import is_passphrase_given, read_passphrase
-from dalsegno.formats.pack import PREAMBLE, decode_header, decode_preamble
+from dalsegno.formats.pack import PREAMBLE
+from dalsegno.formats.pack_header import decode_header, decode_preamble
 from dalsegno.pool.keys import read_key_text, read_realm
 from dalsegno.pool.known import Differs, refuse
 from dalsegno.pool.pack_read import open_as_reader

@@ -19,7 +19,7 @@ from dalsegno.cli.volume import dump_value
 from dalsegno.cli.words import Parser
 from dalsegno.dumps.estimate import Estimate
 from dalsegno.dumps.plan import LEVEL_MAX, list_records
-from dalsegno.formats.pack import DumpNote
+from dalsegno.formats.pack_header import DumpNote
 from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, BadInput, Refused
 from dalsegno.terms.ids import hex_short

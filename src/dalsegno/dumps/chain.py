@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.plan import describe
-from dalsegno.formats.pack import DumpNote, DumpTarget
+from dalsegno.formats.pack_header import DumpNote, DumpTarget
 from dalsegno.pool.pack_read import PackFile, PackReader, open_note
 from dalsegno.terms.errors import Damaged, NotFound, Refused
 from dalsegno.terms.ids import ObjectId, hex_short

@@ -9,7 +9,7 @@ import msgspec
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.chain import DumpChain
-from dalsegno.formats import objects, pack
+from dalsegno.formats import objects, pack, pack_header
 from dalsegno.pool.copy import copy_marked
 from dalsegno.pool.marks import Marks
 from dalsegno.pool.pack_write import PackSummary, PackWriter, new_header
@@ -20,7 +20,7 @@ from dalsegno.trees.closure import visit_reachable
 from dalsegno.world.workers import Workers
 
 
-def merged_note(chain: DumpChain) -> pack.DumpNote:
+def merged_note(chain: DumpChain) -> pack_header.DumpNote:
     """Return the lineage of the merged dump: from the first dump's base to the last dump's targets."""
     first, last = chain.notes[0], chain.notes[-1]
     ancestors = [dump for note in chain.notes for dump in note.merged]
@@ -41,11 +41,11 @@ def merge_dumps(
     sealed: bool,
     workers: Workers | None = None,
     report: Report = silent,
-) -> tuple[pack.DumpNote, PackSummary]:
+) -> tuple[pack_header.DumpNote, PackSummary]:
     """Write the merged dump in one stream; the caller makes it durable and gives it its name."""
     note = merged_note(chain)
     wanted = find_wanted(chain, [target.revision for target in note.targets])
-    header = new_header(realm, kind=pack.PACK_DUMP, sealed=sealed, note=pack.encode_struct(note))
+    header = new_header(realm, kind=pack.PACK_DUMP, sealed=sealed, note=pack_header.encode_struct(note))
     total = sum(int(reader.raw.sum(dtype="u8")) for reader in chain.readers)
     done = 0
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from dalsegno.formats.pack import DumpNote, DumpTarget
+from dalsegno.formats.pack_header import DumpNote, DumpTarget
 from dalsegno.pool.contract import Source
 from dalsegno.terms.errors import BadInput, NotFound, Refused
 from dalsegno.terms.ids import hex_short

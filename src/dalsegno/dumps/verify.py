@@ -9,8 +9,10 @@ from typing import BinaryIO
 from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.merge import find_wanted
-from dalsegno.formats import pack
-from dalsegno.pool.pack_read import decompress, open_note, read_opener, split_records, stream_blocks
+from dalsegno.formats import pack, pack_block, pack_header
+from dalsegno.formats.pack_block import decompress
+from dalsegno.formats.pack_records import split_records
+from dalsegno.pool.pack_read import open_note, read_opener, stream_blocks
 from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.terms.errors import DalError, Damaged
 from dalsegno.terms.events import Progress, Report, silent
@@ -30,7 +32,7 @@ def verify_dump(path: Path, realm: Realm, *, workers: Workers | None = None, rep
         yield str(error)
 
 
-def verify_stream(stream: BinaryIO, realm: Realm, *, report: Report = silent) -> tuple[pack.DumpNote, int]:
+def verify_stream(stream: BinaryIO, realm: Realm, *, report: Report = silent) -> tuple[pack_header.DumpNote, int]:
     """Read a dump from a pipe to its end; Damaged names the offset. Returns its lineage and how many objects it has."""
     note = None
     count = 0
@@ -62,7 +64,7 @@ def salvage_dump(path: Path, realm: Realm, write: Callable[[bytes], object], *, 
         size = os.fstat(stream.fileno()).st_size
         opener, head = read_opener(stream.read, realm)
         note = open_note(opener.header, realm)
-        header = new_header(realm, kind=pack.PACK_DUMP, sealed=sealed, note=pack.encode_struct(note))
+        header = new_header(realm, kind=pack.PACK_DUMP, sealed=sealed, note=pack_header.encode_struct(note))
         writer = PackWriter(write, realm=realm, header=header)
         layout = opener.layout
         offset = len(head)
@@ -72,7 +74,7 @@ def salvage_dump(path: Path, realm: Realm, write: Callable[[bytes], object], *, 
                 frame = stream.read(layout.frame.size)
                 if len(frame) < layout.frame.size:
                     raise Damaged(f"cut short at offset {offset}")
-                stored_bytes = pack.decode_frame(layout, frame, offset=offset)
+                stored_bytes = pack_block.decode_frame(layout, frame, offset=offset)
             except DalError as error:
                 damaged.append(str(error))
                 break

@@ -31,12 +31,13 @@ import numpy.typing as npt
 from dalsegno.backends.reserve import keep_reserve, release_reserve, with_reserve
 from dalsegno.formats.objects import KIND_CHUNK, references
 from dalsegno.formats.pack import ENCODING_DELTA
+from dalsegno.formats.pack_records import read_record
 from dalsegno.pool.adopt import JOINED_SUFFIX, UPLOADS
 from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.damage import UNSOUND, PackDamage
 from dalsegno.pool.id_sets import SortedIds, as_sorted_ids, member_mask
 from dalsegno.pool.index import Ids, Values
-from dalsegno.pool.pack_read import PackReader, read_record
+from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pool import (
     COLLECT_LOCK,
     CONDEMNED,

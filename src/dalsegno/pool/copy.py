@@ -13,10 +13,11 @@ import numpy
 from numpy.typing import NDArray
 
 from dalsegno.formats import pack
+from dalsegno.formats.pack_block import decompress
 from dalsegno.formats.pack_index import OFFSET_MASK, file_order
 from dalsegno.pool.index import Segment
 from dalsegno.pool.marks import Marks
-from dalsegno.pool.pack_read import PackReader, decompress
+from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pack_write import BlockSealer, PackWriter
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import Damaged, NotFound

@@ -22,8 +22,9 @@ from blake3 import blake3
 
 from dalsegno.formats import pack
 from dalsegno.formats.objects import KIND_CHUNK, KIND_REVISION, references
+from dalsegno.formats.pack_records import split_records
 from dalsegno.pool.index import Blocks, Index
-from dalsegno.pool.pack_read import PackReader, split_records
+from dalsegno.pool.pack_read import PackReader
 from dalsegno.terms.errors import Damaged
 from dalsegno.terms.ids import OBJECT_ID_BYTES, PackId, hex_short
 

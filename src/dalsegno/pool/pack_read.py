@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy
-import zstandard
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -21,9 +20,11 @@ from numpy.typing import NDArray
 
 from dalsegno.chunks.realm import DumpReader, Realm
 from dalsegno.chunks.recipients import open_sealed
-from dalsegno.formats import pack
-from dalsegno.formats.objects import OBJECT_BYTES_MAX
+from dalsegno.formats import pack, pack_block, pack_header
+from dalsegno.formats.pack_block import decompress
 from dalsegno.formats.pack_index import file_order
+from dalsegno.formats.pack_records import apply_delta, read_record, split_records, view_record
+from dalsegno.formats.pack_trailer import decode_trailer
 from dalsegno.pool.blocks import Blocks
 from dalsegno.pool.marks import find_rows
 from dalsegno.terms.errors import BadInput, Damaged, NoAccess, NotFound, Refused
@@ -34,7 +35,6 @@ from dalsegno.world.files import file_errors
 from dalsegno.world.workers import Workers
 
 BLOCKS_CACHED_BYTES_MAX = 16 * MIB
-DELTA_DEPTH_MAX = 16
 _UNREADABLE = frozenset((errno.EIO, errno.EBADMSG, errno.EUCLEAN))
 """A sector, or a file system's checksum, that is wrong."""
 
@@ -43,7 +43,7 @@ _UNREADABLE = frozenset((errno.EIO, errno.EBADMSG, errno.EUCLEAN))
 class Opener:
     """What opens the blocks of one pack."""
 
-    header: pack.PackHeader
+    header: pack_header.PackHeader
     header_end: int
     _aead: AESGCM | None
     _block_key: bytes
@@ -54,9 +54,11 @@ class Opener:
         """Where the fields of the pack's version stand."""
         return self.header.layout
 
-    def open(self, frame: bytes, body: bytes | memoryview, number: int, *, offset: int) -> pack.Body:
+    def open(self, frame: bytes, body: bytes | memoryview, number: int, *, offset: int) -> pack_block.Body:
         """Return what a stored block holds, its tag checked; Damaged names the offset."""
-        return pack.decode_body(self.layout, frame, self._opened(frame, body, number, offset=offset), offset=offset)
+        return pack_block.decode_body(
+            self.layout, frame, self._opened(frame, body, number, offset=offset), offset=offset
+        )
 
     def _opened(self, frame: bytes, body: bytes | memoryview, number: int, *, offset: int) -> bytes | memoryview:
         associated = self._digest + frame + number.to_bytes(8, "little")
@@ -71,27 +73,17 @@ class Opener:
         return content
 
 
-def decompress(body: pack.Body, *, offset: int) -> bytes:
-    """Return the raw block in a body, whose zstd frame must hold exactly as much as it says."""
-    try:
-        if zstandard.frame_content_size(body.content) != body.raw_bytes:
-            raise Damaged(f"block at offset {offset}: its sizes disagree")
-        return zstandard.ZstdDecompressor().decompress(body.content, max_output_size=body.raw_bytes)
-    except zstandard.ZstdError as error:
-        raise Damaged(f"block at offset {offset}: {error}") from None
-
-
 def read_opener(read: Callable[[int], bytes], realm: Realm) -> tuple[Opener, bytes]:
     """Read preamble and header through `read` and return the opener and the bytes read."""
     preamble = read(pack.PREAMBLE.size)
-    header_bytes = pack.decode_preamble(preamble)
+    header_bytes = pack_header.decode_preamble(preamble)
     encoded = read(header_bytes)
     digest = read(pack.HEADER_DIGEST_BYTES)
     if len(encoded) < header_bytes or len(digest) < pack.HEADER_DIGEST_BYTES:
         raise Damaged(f"pack cut short at offset {len(preamble) + len(encoded) + len(digest)}: in its header")
     if blake3(preamble + encoded).digest(pack.HEADER_DIGEST_BYTES) != digest:
         raise Damaged(f"pack header damaged at offset {pack.PREAMBLE.size}")
-    header = pack.decode_header(encoded)
+    header = pack_header.decode_header(encoded)
     if header.realm != realm.realm_id:
         raise Refused(
             f"pack {hex_short(header.pack_id)} belongs to realm {hex_short(header.realm)}, "
@@ -105,7 +97,7 @@ def read_opener(read: Callable[[int], bytes], realm: Realm) -> tuple[Opener, byt
     return Opener(header, len(head), aead, realm.block_key, digest), head
 
 
-def pack_key(header: pack.PackHeader, realm: Realm) -> bytes:
+def pack_key(header: pack_header.PackHeader, realm: Realm) -> bytes:
     """Return the key of a sealed pack; NoAccess when this realm's secret does not open it."""
     for wrapped in header.keys_of(pack.KEY_REALM):
         with suppress(NoAccess):
@@ -113,7 +105,7 @@ def pack_key(header: pack.PackHeader, realm: Realm) -> bytes:
     return _sealed_key(header, realm.open_sealed)[0]
 
 
-def _sealed_key(header: pack.PackHeader, open_sealed: Callable[[bytes], bytes]) -> tuple[bytes, bytes]:
+def _sealed_key(header: pack_header.PackHeader, open_sealed: Callable[[bytes], bytes]) -> tuple[bytes, bytes]:
     """Return the key of the pack and that of object ids, as they are sealed to a public key."""
     for sealed in header.keys_of(pack.KEY_AGE):
         with suppress(NoAccess, struct.error):
@@ -129,7 +121,7 @@ def open_as_reader(path: Path, identity: Any) -> DumpReader:
     NoAccess when it was not made for him; Damaged when it is no dump.
     """
     with file_errors(path), open(path, "rb") as stream:
-        header = pack.decode_header(stream.read(pack.decode_preamble(stream.read(pack.PREAMBLE.size))))
+        header = pack_header.decode_header(stream.read(pack_header.decode_preamble(stream.read(pack.PREAMBLE.size))))
     if not header.keys_of(pack.KEY_AGE):
         raise NoAccess(f"{path}: was not made for a single reader: it opens with the key of its pool")
     try:
@@ -139,34 +131,19 @@ def open_as_reader(path: Path, identity: Any) -> DumpReader:
     return DumpReader(identity, realm_id=header.realm, id_key=id_key)
 
 
-def open_note(header: pack.PackHeader, realm: Realm) -> pack.DumpNote:
+def open_note(header: pack_header.PackHeader, realm: Realm) -> pack_header.DumpNote:
     """Return a dump's lineage from its header."""
     if header.kind != pack.PACK_DUMP:
         raise Refused(f"pack {hex_short(header.pack_id)} is a pool's pack, not a dump")
     if header.seal != pack.SEAL_AES_256_GCM:
-        return pack.decode_note(header.note)
+        return pack_header.decode_note(header.note)
     if header.version == 1:
-        return pack.decode_note(realm.open_value(header.note, context=header.pack_id))
+        return pack_header.decode_note(realm.open_value(header.note, context=header.pack_id))
     try:
         note = AESGCM(pack_key(header, realm)).decrypt(pack.NOTE_NONCE, header.note, header.pack_id)
     except InvalidTag:
         raise Damaged("dump header damaged: its note does not open with the pack's key") from None
-    return pack.decode_note(note)
-
-
-def split_records(raw: bytes, *, offset: int) -> Iterator[tuple[int, int, int, bytes, memoryview]]:
-    """Yield (offset in block, kind, encoding, id, payload) of every record in a raw block."""
-    view = memoryview(raw)
-    position = 0
-    while position < len(raw):
-        if position + pack.RECORD.size > len(raw):
-            raise Damaged(f"block at offset {offset}: a record is cut short")
-        kind, encoding, length, identity = pack.RECORD.unpack_from(raw, position)
-        start = position + pack.RECORD.size
-        if start + length > len(raw):
-            raise Damaged(f"block at offset {offset}: a record is longer than its block")
-        yield position, kind, encoding, identity, view[start : start + length]
-        position = start + length
+    return pack_header.decode_note(note)
 
 
 class PackFile(Protocol):
@@ -299,17 +276,17 @@ class PackReader:
             raw[: len(raw) - end], block_count, offset=offset
         )
 
-    def _open_body(self, offset: int, stored_total: int, number: int) -> pack.Body:
+    def _open_body(self, offset: int, stored_total: int, number: int) -> pack_block.Body:
         """Return what a block holds, its sizes and its tag checked."""
         data = self._file.read_at(offset, stored_total)
         if len(data) < stored_total or stored_total < self.frame_bytes:
             raise Damaged(f"pack cut short at offset {offset + len(data)}")
         frame = data[: self.frame_bytes]
-        if pack.decode_frame(self._opener.layout, frame, offset=offset) + self.frame_bytes != stored_total:
+        if pack_block.decode_frame(self._opener.layout, frame, offset=offset) + self.frame_bytes != stored_total:
             raise Damaged(f"pack damaged at offset {offset}: block length")
         return self._opener.open(frame, memoryview(data)[self.frame_bytes :], number, offset=offset)
 
-    def block_body(self, number: int) -> pack.Body:
+    def block_body(self, number: int) -> pack_block.Body:
         """Return a block as it is compressed, its tag checked: how merge copies whole blocks."""
         try:
             return self._open_body(int(self.offsets[number]), int(self.stored[number]) + self.frame_bytes, number)
@@ -422,7 +399,7 @@ class PackReader:
         kind, payload, base = view_record(self.cached_block(block), place & 0xFFFFFF, identity)
         if base is None:
             return kind, payload
-        if depth >= DELTA_DEPTH_MAX:
+        if depth >= pack.DELTA_DEPTH_MAX:
             raise Damaged(f"{self.path}: object {hex_short(identity)}: its chain of deltas is too long")
         return kind, apply_delta(payload, self._get(base, depth + 1)[1])
 
@@ -507,65 +484,7 @@ class PackReader:
         return [] if hasher.digest() == self.digest else [f"{self.path}: the file's digest is wrong"]
 
 
-def read_record(raw: bytes, offset: int, identity: bytes) -> tuple[int, bytes, bytes | None]:
-    """Return (kind, payload, base id or None) of the record at `offset` of a raw block."""
-    kind, payload, base = view_record(raw, offset, identity)
-    return kind, bytes(payload), base
-
-
-def view_record(raw: bytes, offset: int, identity: bytes) -> tuple[int, memoryview, bytes | None]:
-    """Return the same, the payload as a view of the block."""
-    end = offset + pack.RECORD.size
-    if end > len(raw):
-        raise Damaged(f"object {hex_short(identity)}: the index points outside its block")
-    kind, encoding, length, found = pack.RECORD.unpack_from(raw, offset)
-    if found != identity or end + length > len(raw):
-        raise Damaged(f"object {hex_short(identity)}: the index points at another record")
-    payload = memoryview(raw)[end : end + length]
-    if encoding == pack.ENCODING_WHOLE:
-        return kind, payload, None
-    if encoding != pack.ENCODING_DELTA or length < pack.DELTA.size:
-        raise Damaged(f"object {hex_short(identity)}: unknown record encoding {encoding}")
-    return kind, payload, bytes(payload[:32])
-
-
-def apply_delta(payload: bytes | memoryview, base: bytes) -> bytes:
-    """Return the object that a delta record makes from its base (docs/formats/pack.md, "Deltas")."""
-    _, raw_bytes = pack.DELTA.unpack_from(payload)
-    if raw_bytes > OBJECT_BYTES_MAX:
-        raise Damaged("delta record: impossible length")
-    dictionary = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-    body = payload[pack.DELTA.size :]
-    try:
-        if zstandard.frame_content_size(body) != raw_bytes:
-            raise Damaged("delta record: its sizes disagree")
-        return zstandard.ZstdDecompressor(dict_data=dictionary).decompress(body, max_output_size=raw_bytes)
-    except zstandard.ZstdError as error:
-        raise Damaged(f"delta record: {error}") from None
-
-
-def decode_trailer(
-    raw: bytes, block_count: int, *, offset: int
-) -> tuple[NDArray[numpy.uint64], NDArray[numpy.uint32], NDArray[numpy.uint32], NDArray[numpy.uint8], int]:
-    """Return the table of blocks: offsets, stored bytes, raw bytes, types, and how many index blocks there are."""
-    columns_end = 4 + block_count * pack.TRAILER_ROW_BYTES
-    if len(raw) < columns_end + 4 or int.from_bytes(raw[:4], "little") != block_count:
-        raise Damaged(f"pack trailer damaged at offset {offset}")
-    index_count = int.from_bytes(raw[columns_end : columns_end + 4], "little")
-    if len(raw) != columns_end + 4 + 32 * index_count:
-        raise Damaged(f"pack trailer damaged at offset {offset}")
-    at = 4
-    offsets = numpy.frombuffer(raw, dtype="<u8", count=block_count, offset=at)
-    at += 8 * block_count
-    stored = numpy.frombuffer(raw, dtype="<u4", count=block_count, offset=at)
-    at += 4 * block_count
-    raws = numpy.frombuffer(raw, dtype="<u4", count=block_count, offset=at)
-    at += 4 * block_count
-    types = numpy.frombuffer(raw, dtype=numpy.uint8, count=block_count, offset=at)
-    return offsets, stored, raws, types, index_count
-
-
-def stream_blocks(stream: BinaryIO, realm: Realm) -> Iterator[tuple[pack.PackHeader, int, int, int, bytes]]:
+def stream_blocks(stream: BinaryIO, realm: Realm) -> Iterator[tuple[pack_header.PackHeader, int, int, int, bytes]]:
     """Yield (header, offset, number, type, raw block) from a pipe; the footer and its digest are checked at the end."""
     hasher = blake3()
     offset = 0
@@ -593,7 +512,7 @@ def stream_blocks(stream: BinaryIO, realm: Realm) -> Iterator[tuple[pack.PackHea
         frame = read(layout.frame.size)
         if len(frame) < layout.frame.size:
             raise Damaged(f"pack cut short at offset {offset}: no trailer")
-        stored_bytes = pack.decode_frame(layout, frame, offset=start)
+        stored_bytes = pack_block.decode_frame(layout, frame, offset=start)
         body = read(stored_bytes)
         if len(body) < stored_bytes:
             raise Damaged(f"pack cut short at offset {offset}: in block {number}")

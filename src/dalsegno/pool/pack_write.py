@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-import numpy
 import zstandard
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.chunks.recipients import seal_to
-from dalsegno.formats import objects, pack
+from dalsegno.formats import objects, pack, pack_block, pack_header
 from dalsegno.formats.pack_index import Columns
+from dalsegno.formats.pack_trailer import encode_trailer
 from dalsegno.pool.index_rows import IndexRows
 from dalsegno.terms.sizes import MIB
 from dalsegno.world.chance import random_bytes
@@ -53,7 +53,7 @@ def new_header(
     note: bytes = b"",
     recipients: Sequence[str] = (),
     stays: bool = False,
-) -> tuple[pack.PackHeader, bytes]:
+) -> tuple[pack_header.PackHeader, bytes]:
     """Return a header with a fresh pack key sealed in it, and that key (empty when not sealed).
 
     A pack that `stays` in the pool of this machine is opened by it also when it must not read what others have. Each of
@@ -65,7 +65,7 @@ def new_header(
     keys = (realm.keys_for_pool if stays else realm.keys_for_realm)(key, pack_id) if sealed else []
     if recipients:
         keys.append((pack.KEY_AGE, seal_to(recipients, pack.SEALED_KEY.pack(pack_id, key, realm.id_key))))
-    header = pack.PackHeader(
+    header = pack_header.PackHeader(
         kind=kind,
         pack_id=pack_id,
         realm=realm.realm_id,
@@ -113,7 +113,7 @@ class BlockSealer:
 
     def seal_compressed(self, body: bytes | memoryview, raw_bytes: int, block_type: int, number: int) -> bytes:
         """Return a stored block from a zstd frame: how merge copies a wholly wanted block."""
-        body = pack.encode_body(body, raw_bytes, block_type, padded=self._aead is not None)
+        body = pack_block.encode_body(body, raw_bytes, block_type, padded=self._aead is not None)
         frame = pack.FRAME.pack(len(body) + pack.TAG_BYTES)
         associated = self._header_digest + frame + number.to_bytes(8, "little")
         if self._aead is not None:
@@ -130,7 +130,7 @@ class PackWriter:
         write: Callable[[bytes], object],
         *,
         realm: Realm,
-        header: tuple[pack.PackHeader, bytes],
+        header: tuple[pack_header.PackHeader, bytes],
         workers: Workers | None = None,
         dense: bool = False,
         pending_max: int = BLOCKS_PENDING_MAX,
@@ -147,7 +147,7 @@ class PackWriter:
         self._hash = blake3()
         self.bytes_written = 0
         self.object_count = 0
-        encoded = pack.encode_struct(self.header)
+        encoded = pack_header.encode_struct(self.header)
         head = pack.PREAMBLE.pack(pack.MAGIC, pack.VERSION, 0, len(encoded)) + encoded
         header_digest = blake3(head).digest(pack.HEADER_DIGEST_BYTES)
         self._sealer = BlockSealer(key=key, block_key=realm.block_key, header_digest=header_digest, dense=dense)
@@ -304,28 +304,3 @@ class PackWriter:
             digest=digest,
             columns=columns,
         )
-
-
-def encode_trailer(
-    offsets: "array[int]",
-    stored: "array[int]",
-    raw: "array[int]",
-    types: bytearray,
-    first_ids: list[bytes],
-    object_count: int,
-) -> bytes:
-    """Return the table of blocks: count u32; columns u64, u32, u32, u8; index block count u32; first ids; objects."""
-    count = len(types)
-    assert len(offsets) == len(stored) == len(raw) == count
-    return b"".join(
-        (
-            count.to_bytes(4, "little"),
-            numpy.asarray(offsets, "<u8").tobytes(),
-            numpy.asarray(stored, "<u4").tobytes(),
-            numpy.asarray(raw, "<u4").tobytes(),
-            bytes(types),
-            len(first_ids).to_bytes(4, "little"),
-            *first_ids,
-            object_count.to_bytes(8, "little"),
-        )
-    )

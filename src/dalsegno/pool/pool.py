@@ -27,6 +27,7 @@ from dalsegno.backends.reserve import RESERVE_NAME, keep_reserve
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import pack
 from dalsegno.formats.objects import references
+from dalsegno.formats.pack_records import apply_delta, split_records, view_record
 from dalsegno.pool.blocks import Blocks
 from dalsegno.pool.damage import PackDamage, find_unsound, summary
 from dalsegno.pool.holders import HOLDERS_LOCK
@@ -35,7 +36,7 @@ from dalsegno.pool.index import Ids, Index, Values
 from dalsegno.pool.index_rows import ROWS_IN_MEMORY_MAX
 from dalsegno.pool.keys import create_pool_settings, open_pool_settings
 from dalsegno.pool.losses import Losses
-from dalsegno.pool.pack_read import PackReader, apply_delta, split_records, view_record
+from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.pool.settings import SETTINGS_NAME, KdfCost, PoolSettings, encode_settings
 from dalsegno.pool.swaps import update_value
@@ -54,7 +55,6 @@ BLOCKS_CACHED_BYTES_MAX: Final = 32 * MIB
 READERS_OPEN_MAX: Final = 256
 READERS_RETIRED_MAX: Final = 64
 """Readers put aside stay open a while, for threads that still read from them."""
-DELTA_DEPTH_MAX: Final = 16
 RESCUE_ROUNDS_MAX: Final = 10
 PACKS: Final = "packs"
 REFS: Final = "refs/"
@@ -379,8 +379,8 @@ class Pool:
             raise absent from None
 
     def _view(self, identity: bytes, depth: int) -> tuple[int, bytes | memoryview]:
-        if depth > DELTA_DEPTH_MAX:
-            raise Damaged(f"object {hex_short(identity)}: its chain of deltas is longer than {DELTA_DEPTH_MAX}")
+        if depth > pack.DELTA_DEPTH_MAX:
+            raise Damaged(f"object {hex_short(identity)}: its chain of deltas is longer than {pack.DELTA_DEPTH_MAX}")
         damage: Damaged | None = None
         for location in self.index.find_all(identity):
             try:

@@ -14,7 +14,7 @@ from typing import Final, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from dalsegno.formats import objects, pack
+from dalsegno.formats import objects, pack, pack_header
 from dalsegno.replicas.contract import BATCH_BYTES_TARGET, BATCH_IDS_MAX, ROW_BYTES, ROW_KIND_SHIFT, Site
 from dalsegno.terms.errors import Damaged, NotFound, Unavailable
 from dalsegno.terms.events import Progress, Report, silent
@@ -112,8 +112,8 @@ class Spool:
 
     def pack_id(self) -> bytes:
         """Return the id of the pack that the bytes are."""
-        header_bytes = pack.decode_preamble(self.read_at(0, pack.PREAMBLE.size))
-        return pack.decode_header(self.read_at(pack.PREAMBLE.size, header_bytes)).pack_id
+        header_bytes = pack_header.decode_preamble(self.read_at(0, pack.PREAMBLE.size))
+        return pack_header.decode_header(self.read_at(pack.PREAMBLE.size, header_bytes)).pack_id
 
     def close(self) -> None:
         """Give the room back."""
