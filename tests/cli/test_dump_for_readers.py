@@ -1,10 +1,15 @@
 """Dumps for people outside the realm: opened by their own key with every command that reads, and by nobody else's."""
 
+import json
+import os
 import secrets
+import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -14,7 +19,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from cli_kit import User, tree
-from dalsegno.chunks.recipients import age_identity, age_recipient
+from dalsegno.chunks.recipients import age_identity, age_recipient, read_identity
+from dalsegno.formats import objects, pack, pack_header
+from dalsegno.formats.objects import DirectoryLeaf, Entry
+from dalsegno.pool.pack_read import PackReader, open_as_reader, open_note, pack_key
+from dalsegno.pool.pack_write import PackWriter
+from dalsegno.trees.read import read_revision
 
 
 def ssh_key(path: Path, passphrase: str = "") -> str:
@@ -144,3 +154,53 @@ def test_a_public_key_where_the_private_one_is_wanted(owner: User, reader: User)
         "dump", "home", "--recipients-file", str(reader.home / "private.pub"), "-o", str(reader.home / "g.dump")
     )
     assert "holds a public key" in reader.quick("--key", "private.pub", "ls", "g.dump", code=8).error
+
+
+def write_anew(dump: Path, private: Path) -> None:
+    """Put other files into a dump, as its reader can: he has its key and that of ids, and its head stays as it is."""
+    reader = open_as_reader(dump, read_identity(private.read_text()))
+    with PackReader.open(dump, reader) as there:
+        header, note = there.header, open_note(there.header, reader)
+        revision = read_revision(there, note.targets[-1].revision)
+    chunk = b"#!/bin/sh\nid\n"
+    shell = Entry(
+        name=b"shell",
+        kind=objects.ENTRY_FILE,
+        mode=0o4755,
+        size=len(chunk),
+        content_kind=objects.CONTENT_CHUNK,
+        content=reader.identify(objects.KIND_CHUNK, chunk),
+    )
+    leaf = objects.encode(DirectoryLeaf([shell]))
+    root = msgspec.structs.replace(revision.root, content=reader.identify(objects.KIND_DIRECTORY, leaf))
+    forged = objects.encode(msgspec.structs.replace(revision, root=root, links=b""))
+    target = msgspec.structs.replace(note.targets[-1], revision=reader.identify(objects.KIND_REVISION, forged))
+    key = pack_key(header, reader)
+    sealed = AESGCM(key).encrypt(
+        pack.NOTE_NONCE, pack_header.encode_struct(msgspec.structs.replace(note, targets=[target])), header.pack_id
+    )
+    data = bytearray()
+    with PackWriter(data.extend, realm=reader, header=(msgspec.structs.replace(header, note=sealed), key)) as writer:
+        for kind, payload in (
+            (objects.KIND_CHUNK, chunk),
+            (objects.KIND_DIRECTORY, leaf),
+            (objects.KIND_REVISION, forged),
+        ):
+            writer.put(kind, reader.identify(kind, payload), payload)
+        writer.finish()
+    dump.write_bytes(data)
+
+
+def test_what_a_reader_wrote_anew_and_gave_back_is_not_trusted(owner: User, reader: User) -> None:
+    """Kind: who may read a dump has its key, so he can write it, in the name of a volume that is trusted."""
+    public = age_key(reader.home / "private")
+    gift = reader.home / "gift.dump"
+    owner.quick("dump", "home", "-r", public, "-o", str(gift))
+    write_anew(gift, reader.home / "private")
+    assert b"whole" in owner.quick("verify", str(gift)).out, "nothing tells it from the one that was made"
+    value = json.loads(owner.quick("--json", "restore", str(gift), "--to", "back", code=3).out)
+    shell = owner.home / "back" / "shell"
+    assert value["trusted"] is False and value["not_trusted"]["set-id"] == 1
+    assert stat.S_IMODE(os.stat(shell).st_mode) == 0o755
+    owner.quick("restore", str(gift), "--to", "back", "--trusted")
+    assert stat.S_IMODE(os.stat(shell).st_mode) == 0o4755

@@ -68,12 +68,12 @@ def restore(
     same size and time is taken for equal, unless `compare` has it read. What is mounted below the target is left alone
     unless `cross_file_systems`. What `delete` removes never is the program's own, and only with `delete_excluded` what
     the backup did not cover. `tell` hears of each entry. Refused: to delete below `/` unless `sure`, or in the
-    program's own places. Without a word (`is_trusted` None) all is trusted but dumps of volumes that this house does
-    not know. Full, before anything is written: there is no room for it, unless `any_size`.
+    program's own places. Without a word (`is_trusted` None) all is trusted but what is not this house's own (`is_own`).
+    Full, before anything is written: there is no room for it, unless `any_size`.
     """
     with open_view(house, address) as view:
         if is_trusted is None:
-            is_trusted = knows_volume(house, view)
+            is_trusted = is_own(house, view)
         return restore_view(
             house,
             view,
@@ -111,7 +111,7 @@ def restore_view(
 ) -> RestoreOutcome:
     """Make `target` hold what an open view shows, as `restore` does; of a single file it may be that file.
 
-    Without a word the view is trusted.
+    Without a word the view is trusted, unless it is of a dump for single readers.
     """
     started_ns = now_ns()
     own = own_paths(house, os.fsencode(target)) if delete else ()
@@ -123,7 +123,8 @@ def restore_view(
     if single is not None:
         one = OneEntry(view.source, single)
         source, revision, place, wanted = one, one.revision(view.revision), target.parent, [single.name]
-    is_trusted = is_trusted is None or is_trusted
+    if is_trusted is None:
+        is_trusted = view.chain is None or not view.chain.is_for_readers
     act = partial(
         restore_tree,
         source,
@@ -154,10 +155,15 @@ def restore_view(
     )
 
 
-def knows_volume(house: House, view: View) -> bool:
-    """Tell whether what is read is of a volume that this house has: a dump of any other may be a stranger's."""
+def is_own(house: House, view: View) -> bool:
+    """Tell whether what is read is of a volume that this house has: a dump of any other may be a stranger's.
+
+    Nor is a dump that was made for single readers: with its key each of them can write it anew.
+    """
     if view.chain is None:
         return True
+    if view.chain.is_for_readers:
+        return False
     try:
         return house.volumes.get_by_id(view.revision.volume) is not None
     except (NotFound, Unavailable):

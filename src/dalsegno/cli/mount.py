@@ -47,7 +47,7 @@ def add_mount(parser: Parser) -> None:
     add_trust(
         parser,
         untrusted="show all as your own, without set-id bits, devices, security.* and trusted.* attributes (as "
-        "without a word a dump of a volume that the pool does not know)",
+        "without a word a dump of a volume that the pool does not know, or for readers)",
         trusted="show it as it is",
     )
     # Neither place is there with --list: without this an option between the two would end the places.
@@ -137,7 +137,7 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal, ready: Callable[[]
         raise NotFound(no_key_for(dumps[0][0]))
     if dumps is not None and realm is not None:
         paths, clone, inner = dumps
-        wishes = replace(wishes, is_trusted=_is_trusted(arguments, terminal, known=False))
+        wishes = replace(wishes, is_trusted=_is_trusted(arguments, terminal, is_own=False))
         with actions.open_shown_dumps(paths, realm, clone=clone, path=inner) as view:
             service.show_read_only(
                 dumps_picture(view), None, arguments.directory, wishes=wishes, label=view.label, own=paths, ready=ready
@@ -162,8 +162,8 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal, ready: Callable[[]
         if state is not None:
             service.show_writable(house, state, arguments.directory, wishes=wishes, ready=ready)
             return
-        picture, knows = gallery.top_and_whether_known(arguments.what)
-        wishes = replace(wishes, is_trusted=_is_trusted(arguments, terminal, known=knows))
+        picture, own_work = gallery.top_and_whether_own(arguments.what)
+        wishes = replace(wishes, is_trusted=_is_trusted(arguments, terminal, is_own=own_work))
         # A mount point in a dump is the word of who made it: with --allow-other it would open what is this user's own.
         beside = gallery if dumps is None or arguments.follow else None
         service.show_read_only(
@@ -171,11 +171,12 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal, ready: Callable[[]
         )
 
 
-def _is_trusted(arguments: argparse.Namespace, terminal: Terminal, *, known: bool) -> bool:
-    if arguments.is_trusted is None and not known:
+def _is_trusted(arguments: argparse.Namespace, terminal: Terminal, *, is_own: bool) -> bool:
+    if arguments.is_trusted is None and not is_own:
         terminal.note(
-            f"{arguments.what}: of a volume that is not known here, so it is not trusted: all is shown as your own, "
-            "without set-id bits, devices, security.* and trusted.* attributes (--trusted shows them)"
+            f"{arguments.what}: others may have made it (of a volume that is not known here, or for readers), so it is "
+            "not trusted: all is shown as your own, without set-id bits, devices, security.* and trusted.* attributes "
+            "(--trusted shows them)"
         )
         return False
     return arguments.is_trusted is None or bool(arguments.is_trusted)

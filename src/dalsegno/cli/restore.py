@@ -56,7 +56,7 @@ def add_restore(parser: Parser) -> None:
     add_trust(
         parser,
         untrusted="no set-id bits, devices, security.* and trusted.* attributes, locks; everything belongs to you "
-        "(what a dump of a volume that the pool does not know gets without a word)",
+        "(what a dump of a volume that the pool does not know, or for readers, gets without a word)",
         trusted="all that is in it",
     )
     parser.add_argument("--owners", default="name", metavar="name|number|map:FILE", help="whose the files become")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.plan import describe
+from dalsegno.formats import pack
 from dalsegno.formats.pack_header import DumpNote, DumpTarget
 from dalsegno.pool.pack_read import PackFile, PackReader, open_note
 from dalsegno.terms.errors import Damaged, NotFound, Refused
@@ -48,6 +49,11 @@ class DumpChain:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    @property
+    def is_for_readers(self) -> bool:
+        """Tell whether some dump was made for single readers: each of them has its key, so he can have written it."""
+        return any(reader.header.keys_of(pack.KEY_AGE) for reader in self.readers)
 
     @property
     def bases(self) -> list[bytes]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from dalsegno.actions import mount as actions
-from dalsegno.actions.restore import knows_volume
+from dalsegno.actions.restore import is_own
 from dalsegno.actions.session import House
 from dalsegno.actions.view import View
 from dalsegno.formats import objects
@@ -49,13 +49,13 @@ class HouseGallery:
 
     def top(self, text: str) -> Picture:
         """Return what an address or a chain of dumps shows."""
-        return self.top_and_whether_known(text)[0]
+        return self.top_and_whether_own(text)[0]
 
-    def top_and_whether_known(self, text: str) -> tuple[Picture, bool]:
-        """Return the same, and whether it is of a volume of this house; a dump of any other may be a stranger's."""
+    def top_and_whether_own(self, text: str) -> tuple[Picture, bool]:
+        """Return the same, and whether it is this house's own (`is_own`): any other dump may be a stranger's."""
         view = actions.open_shown(self.house, text)
         if view.chain is not None:
-            return dumps_picture(view), knows_volume(self.house, view)
+            return dumps_picture(view), is_own(self.house, view)
         return self.picture(view), True
 
     def head(self, state: VolumeState) -> Picture:
