@@ -8,15 +8,25 @@ from pathlib import Path
 
 import pytest
 
+from dalsegno.backends.address import open_backend
 from dalsegno.backends.contract import Backend
 from dalsegno.backends.local import LocalBackend
-from dalsegno.terms.errors import AlreadyThere, BadInput, NotFound, Unavailable
+from dalsegno.backends.memory import MemoryBackend
+from dalsegno.terms.errors import AlreadyThere, BadInput, NotFound, Refused, Unavailable
 from dalsegno.world import files
+from dalsegno.world.clock import real_now_ns
 
 
-@pytest.fixture(params=["local"])
+@pytest.fixture(params=["local", "memory"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    return {"local": LocalBackend}[request.param](tmp_path)
+    """Every backend is a row here: the whole contract holds for it."""
+    makers: dict[str, Callable[[], Backend]] = {
+        "local": lambda: LocalBackend(tmp_path / "place"),
+        "memory": MemoryBackend,
+    }
+    made = makers[request.param]()
+    made.prepare(())
+    return made
 
 
 def test_created_value_is_read_whole_and_in_ranges(backend: Backend) -> None:
@@ -24,7 +34,7 @@ def test_created_value_is_read_whole_and_in_ranges(backend: Backend) -> None:
     assert backend.read("packs/ab/one") == b"0123456789"
     assert backend.read("packs/ab/one", 3, 4) == b"3456"
     assert backend.read("packs/ab/one", 8, 40) == b"89"
-    assert backend.size("packs/ab/one") == 10
+    assert backend.status("packs/ab/one").size_bytes == 10
 
 
 def test_create_never_overwrites(backend: Backend) -> None:
@@ -35,9 +45,11 @@ def test_create_never_overwrites(backend: Backend) -> None:
 
 
 def test_absent_names_are_not_found(backend: Backend) -> None:
-    for action in (backend.read, backend.size, backend.delete):
+    for action in (backend.read, backend.open, backend.status, backend.delete, backend.settle_value):
         with pytest.raises(NotFound):
             action("absent")
+    assert not backend.has("absent") and not backend.has("absent/below")
+    assert not backend.discard("absent")
 
 
 @pytest.mark.parametrize("name", ["", "/etc/x", "../x", "a/../b", "a//b", "./a", "a\0b", "x.partial", "refs.lock"])
@@ -84,6 +96,142 @@ def test_list_gives_names_by_prefix(backend: Backend) -> None:
     assert list(backend.list("refs/a/")) == ["refs/a/1", "refs/a/2"]
     assert list(backend.list("nothing/here")) == []
     assert len(list(backend.list(""))) == 5
+    assert list(backend.list("refs/", after="refs/a/2")) == ["refs/ab", "refs/b"]
+    assert list(backend.list("refs/", after="refs/a")) == ["refs/a/1", "refs/a/2", "refs/ab", "refs/b"]
+
+
+def test_a_listing_tells_size_and_age_by_the_clock_of_the_place(backend: Backend) -> None:
+    backend.create("packs/ab/one", b"0123456789")
+    backend.create("packs/cd/two", b"")
+    backend.create("other", b"x")
+    one, two = backend.entries("packs/")
+    assert (one.name, one.size_bytes, two.name, two.size_bytes) == ("packs/ab/one", 10, "packs/cd/two", 0)
+    assert one.changed_ns <= two.changed_ns <= real_now_ns()
+    assert one == backend.status("packs/ab/one")
+
+
+def test_an_open_value_is_read_in_any_order_and_outlives_its_name(backend: Backend) -> None:
+    backend.create("packs/ab/one", b"0123456789")
+    value = backend.open("packs/ab/one")
+    backend.delete("packs/ab/one")
+    assert (value.read_at(8, 40), value.read_at(0, 2), value.size_bytes) == (b"89", b"01", 10)
+    assert str(value.path) == backend.where("packs/ab/one")
+    value.close()
+    value.close()
+
+
+def test_what_is_put_replaces_and_what_is_discarded_goes(backend: Backend) -> None:
+    for data in (b"1", b"22", b""):
+        backend.put("condemned/a", data)
+        assert backend.read("condemned/a") == data
+    backend.replace("condemned/a", b"4")
+    assert backend.read("condemned/a") == b"4"
+    assert backend.discard("condemned/a") and not backend.has("condemned/a")
+    assert not backend.discard("condemned/a", lasting=False)
+    backend.put("condemned/a", b"5")
+    backend.delete("condemned/a")
+    assert list(backend.list("")) == []
+
+
+def test_a_value_is_put_where_another_process_removed_the_folder(tmp_path: Path) -> None:
+    """What is remembered of a disk is believed against what it says."""
+    backend = LocalBackend(tmp_path)
+    backend.put("condemned/a", b"1")
+    (tmp_path / "condemned/a").unlink()
+    (tmp_path / "condemned").rmdir()
+    backend.put("condemned/a", b"2")
+    assert backend.read("condemned/a") == b"2"
+
+
+def test_a_file_is_taken_as_a_value_and_is_gone(backend: Backend, tmp_path: Path) -> None:
+    path = backend.scratch("uploads") / "one.partial"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"whole")
+    with files.UploadFile(path, create=False) as upload:
+        assert upload.lock() and not backend.has("packs/ab/one")
+        backend.take("packs/ab/one", upload)
+    assert backend.read("packs/ab/one") == b"whole" and not path.exists()
+    path.write_bytes(b"other")
+    with files.UploadFile(path, create=False) as upload, pytest.raises(AlreadyThere):
+        assert upload.lock() and not backend.has_taken("packs/ab/one", upload)
+        backend.take("packs/ab/one", upload)
+    assert backend.read("packs/ab/one") == b"whole"
+
+
+def test_a_lock_is_held_by_one_alone_or_shared(backend: Backend) -> None:
+    with backend.lock("writers") as one, backend.lock("writers") as two, backend.lock("other") as other:
+        assert one.acquire(shared=True) and two.acquire(shared=True, wait=False)
+        assert not one.acquire(wait=False), "another shares it"
+        assert other.acquire(wait=False)
+        two.release()
+        assert one.acquire(wait=False) and not two.acquire(shared=True, wait=False)
+        assert one.acquire(shared=True, wait=False) and two.acquire(shared=True, wait=False)
+        one.close()
+        assert two.acquire(wait=False)
+
+
+def test_who_waits_for_a_lock_gets_it_when_it_is_released(backend: Backend) -> None:
+    got = []
+    with backend.lock("writers") as held:
+        held.acquire()
+        begun = threading.Event()
+
+        def wait() -> None:
+            with backend.lock("writers") as lock:
+                begun.set()
+                got.append(lock.acquire(shared=True))
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        begun.wait()
+        assert got == []
+        held.release()
+        thread.join()
+    assert got == [True]
+
+
+def test_a_place_is_free_for_a_pool_or_says_why_not(backend: Backend) -> None:
+    backend.require_free({"refs"})
+    backend.prepare(["refs/", "packs/"])
+    assert backend.is_there()
+    backend.require_free({"refs", "packs"})
+    assert not backend.was_used("packs/")
+    backend.create("packs/ab/one", b"")
+    backend.delete("packs/ab/one")
+    assert backend.was_used("packs/"), "one that lost its values is not one that is not mounted"
+    backend.create("diary", b"")
+    with pytest.raises(Refused):
+        backend.require_free({"refs", "packs"})
+
+
+def test_what_makes_room_is_done_and_its_result_returned(backend: Backend) -> None:
+    backend.keep_reserve()
+    assert backend.making_room(lambda: 5) == 5
+    backend.release_reserve()
+    space = backend.space()
+    assert space is None or 0 <= space.free_bytes <= space.total_bytes
+
+
+def test_only_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
+    backend = LocalBackend(tmp_path)
+    backend.create("packs/ab/one", b"")
+    for name in ("packs/ab/two.partial", "three.partial"):
+        (tmp_path / name).write_bytes(b"half")
+    backend.sweep("packs/", before_ns=0)
+    assert (tmp_path / "packs/ab/two.partial").exists()
+    backend.sweep("packs/", before_ns=None)
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["one", "three.partial"]
+    backend.sweep("", before_ns=real_now_ns())
+    assert not (tmp_path / "three.partial").exists()
+
+
+def test_an_address_names_its_backend(tmp_path: Path) -> None:
+    for place in (tmp_path, str(tmp_path), f"file://{tmp_path}"):
+        assert open_backend(place).directory == tmp_path
+    memory = MemoryBackend()
+    assert open_backend(memory) is memory
+    with pytest.raises(BadInput, match="s3://"):
+        open_backend("s3://bucket/prefix")
 
 
 def test_written_value_appears_only_at_commit(backend: Backend) -> None:

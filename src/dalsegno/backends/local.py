@@ -2,34 +2,45 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
-from dalsegno.backends.contract import BackendWriter
-from dalsegno.backends.reserve import with_reserve
-from dalsegno.terms.errors import BadInput, NoAccess, NotFound
+from dalsegno.backends.contract import BackendWriter, Entry, Lock, OpenValue, Result, Space
+from dalsegno.backends.reserve import RESERVE_NAME, keep_reserve, release_reserve, with_reserve
+from dalsegno.backends.value_file import OneFile
+from dalsegno.terms.errors import AlreadyThere, BadInput, NoAccess, NotFound, Refused
 from dalsegno.world.files import (
     PARTIAL_SUFFIX,
     FileLock,
     PartialFile,
+    UploadFile,
     file_errors,
     fsync_directory,
     make_directory,
     remove_durable,
+    remove_left_behind,
+    settle_file,
     write_durable,
 )
 
 LOCK_SUFFIX = ".lock"
 SWAPPED = "refs/"
-"""Values below this are swapped; the others never change."""
+"""Values below this are swapped, and rest on each other."""
+ROOT_MODE = 0o750
+"""What others on this machine may do is not left to the umask."""
 _NAME_BYTES_MAX = 1024
 
 
 class LocalBackend:
-    """Named bytes in files below `root`, which must exist."""
+    """Named bytes in files below a directory. A Backend: contract.py says what each method promises."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.place = str(root)
+        self.directory: Path | None = root
+        self._made: set[Path] = set()
+        """Directories that `put` knows to be there and durable."""
         self._read_from: set[Path] = set()
         """Directories with swapped values that were read since the last swap: their writers may have been killed before
         they synced them."""
@@ -70,17 +81,47 @@ class LocalBackend:
                 length -= len(piece)
             return b"".join(pieces)
 
-    def size(self, name: str) -> int:
-        """Return the bytes of a value."""
+    def where(self, name: str) -> str:
+        """Return the path of a value."""
+        return os.path.join(self.place, name)
+
+    def open(self, name: str) -> OpenValue:
+        """Open a value for many reads."""
+        return OneFile(self._path(name))
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a value of this name."""
         path = self._path(name)
         with file_errors(path):
-            return path.stat().st_size
+            return path.exists()
 
-    def create(self, name: str, data: bytes) -> None:
+    def status(self, name: str) -> Entry:
+        """Return size and age of a value."""
+        path = self._path(name)
+        with file_errors(path):
+            status = path.stat()
+        return Entry(name=name, size_bytes=status.st_size, changed_ns=status.st_mtime_ns)
+
+    def create(self, name: str, data: bytes, *, mode: int = 0o666) -> None:
         """Store a value under a name that must be free."""
         path = self._path(name)
         make_directory(path.parent, to_owner=True)
-        write_durable(path, data, replace=False, to_owner=True)
+        write_durable(path, data, mode=mode, replace=False, to_owner=True)
+
+    def put(self, name: str, data: bytes) -> None:
+        """Store a value, whether there is one or not."""
+        path = self._path(name)
+        if path.parent in self._made:
+            with contextlib.suppress(NotFound):  # another process removed the directory
+                write_durable(path, data, to_owner=True)
+                return
+        make_directory(path.parent, to_owner=True)
+        self._made.add(path.parent)
+        write_durable(path, data, to_owner=True)
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Store a value in the place of one that is there, with its mode, owner and group."""
+        write_durable(self._path(name), data, keep_rights=True)
 
     def swap(self, name: str, *, expected: bytes | None, value: bytes | None) -> bool:
         """Compare and swap under a lock on `refs.lock`, so that processes on this machine see one order.
@@ -173,11 +214,39 @@ class LocalBackend:
                 self._read_from.add(path)  # the next swap has to
                 raise
 
-    def list(self, prefix: str) -> Iterator[str]:
+    def settle_value(self, name: str) -> None:
+        """Sync a file and its directory, and remove what killed writers of it left."""
+        path = self._path(name)
+        remove_left_behind(path.parent, path.name)
+        settle_file(path)
+
+    def sweep(self, prefix: str, *, before_ns: int | None) -> None:
+        """Remove `.partial` files."""
+        pattern = "*" + PARTIAL_SUFFIX
+        folder = self.root / prefix
+        for partial in folder.rglob(pattern) if prefix else folder.glob(pattern):
+            with file_errors(partial):
+                try:
+                    is_old = before_ns is None or partial.stat().st_mtime_ns <= before_ns
+                except FileNotFoundError:
+                    continue
+            if is_old:
+                remove_durable(partial, sync=False)
+
+    def list(self, prefix: str, *, after: str = "") -> Iterator[str]:
         """Yield the names that begin with `prefix`."""
         folder = prefix.rpartition("/")[0]
         start = self._path(folder) if folder else self.root
-        yield from self._walk(start, folder + "/" if folder else "", prefix)
+        order = after.split("/")
+        for name in self._walk(start, folder + "/" if folder else "", prefix):
+            if not after or name.split("/") > order:
+                yield name
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Yield the names that begin with `prefix`, with size and age."""
+        for name in self.list(prefix):
+            with contextlib.suppress(NotFound):
+                yield self.status(name)
 
     def _walk(self, path: Path, name: str, prefix: str) -> Iterator[str]:
         try:
@@ -199,15 +268,81 @@ class LocalBackend:
         if not remove_durable(path):
             raise NotFound(f"{path}: not there")
 
-    def local_path(self, name: str) -> Path:
-        """Return the file of a value."""
-        return self._path(name)
+    def discard(self, name: str, *, lasting: bool = True) -> bool:
+        """Remove a value if it is there."""
+        return remove_durable(self._path(name), sync=lasting)
+
+    def take(self, name: str, upload: UploadFile) -> None:
+        """Give a file its name here, by a link or a rename."""
+        path = self._path(name)
+        make_directory(path.parent, to_owner=True)
+        upload.take_to(path)
+
+    def has_taken(self, name: str, upload: UploadFile) -> bool:
+        """Return whether a value is this file."""
+        return upload.is_at(self._path(name))
 
     def writer(self, name: str) -> BackendWriter:
         """Begin a value of unknown size."""
         path = self._path(name)
         make_directory(path.parent, to_owner=True)
         return PartialFile(path, replace=False, to_owner=True)
+
+    # The place
+
+    def is_there(self) -> bool:
+        """Return whether the directory is there."""
+        return self.root.is_dir()
+
+    def was_used(self, prefix: str) -> bool:
+        """Return whether there is anything below a prefix, be it an empty directory."""
+        folder = self.root / prefix
+        with file_errors(folder), os.scandir(folder) as found:
+            return next(found, None) is not None
+
+    def require_free(self, names: Collection[str]) -> None:
+        """Refuse a directory that holds anything but `names` and what a backend keeps beside them."""
+        if not self.root.is_dir():
+            if self.root.exists():
+                raise AlreadyThere(f"{self.root}: not a directory")
+            return
+        own = {*names, RESERVE_NAME}
+        with file_errors(self.root):
+            found = os.listdir(self.root)
+        if any(name not in own and not name.endswith((PARTIAL_SUFFIX, LOCK_SUFFIX)) for name in found):
+            raise Refused(f"{self.root}: the directory is not empty; choose another")
+
+    def prepare(self, prefixes: Iterable[str]) -> None:
+        """Make the directory and others in it; the rights of one that is there already are its maker's affair."""
+        make_directory(self.root, mode=ROOT_MODE)
+        for prefix in prefixes:
+            make_directory(self._path(prefix.rstrip("/")), to_owner=True)
+
+    def lock(self, name: str) -> Lock:
+        """Open the lock on the file `<name>.lock`."""
+        return FileLock(self.root / (name + LOCK_SUFFIX))
+
+    def space(self) -> Space | None:
+        """Return the room of the file system."""
+        with file_errors(self.root):
+            usage = shutil.disk_usage(self.root)
+        return Space(total_bytes=usage.total, free_bytes=usage.free)
+
+    def making_room(self, step: Callable[[], Result]) -> Result:
+        """Return `step()`, on a full disk once more without the reserve (reserve.py)."""
+        return with_reserve(self.root, step)
+
+    def keep_reserve(self, *, large: bool = False) -> None:
+        """Make the reserve unless it is there."""
+        keep_reserve(self.root, large=large)
+
+    def release_reserve(self) -> None:
+        """Remove the reserve."""
+        release_reserve(self.root)
+
+    def scratch(self, name: str) -> Path:
+        """Return a directory beside the values."""
+        return self.root / name
 
 
 def _mark(path: Path) -> tuple[int, int] | None:
