@@ -13,7 +13,7 @@ from cli_kit import Done, User
 from dalsegno.chunks.realm import Realm
 from dalsegno.chunks.recipients import age_identity, age_recipient
 from dalsegno.pool.holders import passphrase_holder, recipient_holder
-from dalsegno.pool.settings import KdfCost, PoolSettings, decode_settings, encode_settings
+from dalsegno.pool.settings import Holder, KdfCost, PoolSettings, decode_settings, encode_settings
 
 OLD, NEW = "the old words", "the new words"
 CHEAP = KdfCost(memory_kib=64, passes=1, lanes=1)
@@ -229,6 +229,35 @@ def test_holders_that_were_added_removed_renamed_or_exchanged_are_noticed(keeper
         assert "put back your copy" in keeper.key("remove", "passphrase", code=5).error
     keeper.settings_file.write_text(genuine)
     keeper.quick("ls", "doc")
+
+
+def test_signed_lines_that_are_read_as_something_else_are_noticed(keeper: Owner) -> None:
+    """Kind: what is signed and what is read are not the same. Lines that nobody signs make a text of those between."""
+    keeper.key("add", "--passphrase", "--name", "ben", DAL_NEW_PASSPHRASE=NEW)
+    _, public = private_key(keeper.home)
+    keeper.key("add", "--recipient", public, "--name", "anna")
+    genuine = keeper.settings_file.read_text()
+    anna, ben = genuine.index('\n[[holder]]\nname = "anna"'), genuine.index('\n[[holder]]\nname = "ben"')
+    from_name, from_kind = genuine.index('name = "ben"'), genuine.index('name = "anna"') + len('name = "anna"\n')
+    for word in ("checksum", "proof"):
+        for start, end in ((anna, len(genuine)), (ben, anna), (from_name + len('name = "ben"\n'), from_kind)):
+            hidden = f"{genuine[:start]}\n{word}_1 = '''\n{genuine[start:end]}\n{word}'''\n{genuine[end:]}"
+            keeper.settings_file.write_text(with_checksum(hidden))
+            assert "put back your copy" in keeper.quick("ls", "doc", code=5).error
+    keeper.settings_file.write_text(genuine)
+    keeper.quick("ls", "doc")
+
+
+def test_settings_of_the_first_version_say_nothing_of_their_writer(keeper: Owner) -> None:
+    """What is true today: without a key holders are taken away, by settings that are as short as older ones were."""
+    keeper.key("add", "--passphrase", "--name", "ben", DAL_NEW_PASSPHRASE=NEW)
+    settings = keeper.settings
+    older = PoolSettings(
+        pool_id=settings.pool_id, realm_id=settings.realm_id, holders=(Holder(name="keyfile", kind="keyfile"),)
+    )
+    keeper.settings_file.write_bytes(encode_settings(older))
+    keeper.quick("ls", "doc")
+    assert [each.kind for each in keeper.settings.holders] == ["keyfile"]
 
 
 def test_a_holder_that_gives_another_secret_opens_nothing(owner: Owner) -> None:

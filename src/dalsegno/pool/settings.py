@@ -2,7 +2,7 @@
 
 import hmac
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,7 +81,7 @@ class PoolSettings:
     holders: tuple[Holder, ...] = ()
     version: int = 1
     signed: str = ""
-    """Version 2: the lines that `proof` speaks for."""
+    """Version 2: what `proof` speaks for, which is what was read, and not the lines in which it stood."""
     proof: str = ""
 
     @property
@@ -117,9 +117,7 @@ def encode_settings(settings: PoolSettings, secret: bytes = b"") -> bytes:
             lines.append(f'secret = "{settings.plain_secret.hex()}"')
         body = _join(lines)
         return f'{_TITLE_1}{body}checksum = "{_checksum(body)}"\n'.encode()
-    head, holders = ["version = 2", *ids], []
-    for holder in settings.holders:
-        holders += _holder_lines(holder)
+    head, holders = _signed_lines(settings)
     proof = f'proof = "{_proof(_join(head + holders), secret)}"'
     checksum = f'checksum = "{_checksum(_join([*head, proof, *holders]))}"'
     text = _join([*head, proof, checksum, *holders]).replace("[[holder]]\n", "\n[[holder]]\n")
@@ -129,6 +127,15 @@ def encode_settings(settings: PoolSettings, secret: bytes = b"") -> bytes:
     if _work_kib(settings.holders) > KDF_WORK_KIB_MAX:
         raise Full("so many passphrases would take too long to try: `dal key remove NAME` takes one away")
     return data
+
+
+def _signed_lines(settings: PoolSettings) -> tuple[list[str], list[str]]:
+    """Return the lines of version 2 that are signed: the first ones, and those of the holders."""
+    holders = []
+    for holder in settings.holders:
+        holders += _holder_lines(holder)
+    ids = [f'pool_id = "{settings.pool_id.hex()}"', f'realm_id = "{settings.realm_id.hex()}"']
+    return ["version = 2", *ids], holders
 
 
 def _join(lines: list[str]) -> str:
@@ -188,9 +195,11 @@ def decode_settings(data: bytes, path: Path) -> PoolSettings:
             plain_secret=_read_plain_secret(table) if version == 1 else b"",
             holders=_read_holder_1(table) if version == 1 else _read_holders(table["holder"]),
             version=version,
-            signed="".join(line for line in lines if not line.startswith("proof")) if version > 1 else "",
             proof=_text(table["proof"]) if version > 1 else "",
         )
+        if version > 1:
+            head, holders = _signed_lines(settings)
+            settings = replace(settings, signed=_join(head + holders))
         if not len(settings.pool_id) == len(settings.realm_id) == UUID_BYTES:
             raise ValueError("a value is out of bounds")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, BadInput) as error:
