@@ -9,12 +9,16 @@ import pytest
 
 from dalsegno.pool.pool import Pool
 from dalsegno.replicas import wire
+from dalsegno.replicas.directory import SqlDirectory
+from dalsegno.replicas.member import read_membership
 from dalsegno.replicas.server_key import open_server_values
+from dalsegno.replicas.tokens import new_token
 from dalsegno.replicas.view import Placed
 from dalsegno.terms.errors import NoAccess
 from dalsegno.terms.ids import ObjectId
 from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.state import Release, ReplicaSet
+from dalsegno.world.clock import now_ns
 from realm_kit import Realm
 
 
@@ -99,6 +103,23 @@ def test_a_read_only_sites_token_adds_nothing_to_the_writers(realm: Realm, monke
         with pytest.raises(NoAccess):
             attack()
     assert site.have("home", head) == b"\1" and list(site.missing("home", [head], []))
+
+
+def test_who_writes_to_the_directory_administers_all_servers(realm: Realm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is true today: a token counts because it stands in the directory, to which each server writes."""
+    user = realm.users["reader"]
+    monkeypatch.setenv("HOME", str(user.home))
+    (key,) = (user.home / ".config/dalsegno/keys").glob("*.key")
+    with Pool.open(user.home / "pool", key_path=key) as pool:
+        membership = read_membership(pool)
+        assert membership is not None
+        token, text = new_token(rights=["administer"], volumes=["*"], now_ns=now_ns())
+        with SqlDirectory.open(membership.url, realm_id=pool.realm.realm_id) as directory:
+            directory.add(token)
+    site = realm.servers["writer"].site(text)
+    assert token.id in [each.id for each in site.tokens()]
+    assert site.state("other").head
+    site.revoke_token(token.id)
 
 
 def test_a_server_that_holds_nothing_sees_nothing(
