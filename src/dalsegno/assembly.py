@@ -7,12 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 
-from dalsegno.actions.session import House
+from dalsegno.actions.session import House, author
 from dalsegno.chunks.realm import Realm
 from dalsegno.pool.keys import read_realm
 from dalsegno.pool.known import Differs, KnownPlace, KnownPool, refuse
 from dalsegno.pool.pool import Pool
 from dalsegno.pool.settings import PoolSettings
+from dalsegno.pool.signing_key import OwnSigner
 from dalsegno.terms.events import Note, Report, silent
 from dalsegno.volumes.rollback import Seen
 from dalsegno.volumes.store import Volumes
@@ -30,9 +31,11 @@ def cache_dir(pool: Pool) -> Path:
 
 
 def _house(pool: Pool, report: Report, known: KnownPlace | None = None, seen: Seen | None = None) -> House:
+    signer = OwnSigner(name=author(), report=report)
     return House(
         pool=pool,
-        volumes=Volumes(pool, report=report, seen=seen),
+        volumes=Volumes(pool, report=report, seen=seen, sign=signer.sign),
+        signer=signer,
         known=known,
         cache_dir=cache_dir(pool),
         report=report,
@@ -64,6 +67,7 @@ def open_dumps(realm: Realm, *, report: Report = silent) -> House:
     return DumpsHouse(
         pool=pool,
         volumes=house.volumes,
+        signer=house.signer,
         cache_dir=Path(scratch.name) / "cache",
         report=report,
         workers=house.workers,

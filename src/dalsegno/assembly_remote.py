@@ -13,6 +13,7 @@ from dalsegno.chunks.realm import Realm
 from dalsegno.pool.contract import Sink, Source
 from dalsegno.pool.pool import Pool
 from dalsegno.pool.settings import SETTINGS_NAME
+from dalsegno.pool.signing_key import OwnSigner
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.followed import Directories
 from dalsegno.replicas.nearest import NearestSource, Nearness
@@ -115,6 +116,7 @@ def open_realm(name: str, *, report: Report = silent) -> RemoteHouse:
     source = NearestSource(realm, site=servers.site, nearness=nearness, ticks=ticks_ns)
     pool.elsewhere = source
     workers = Workers(max(1, min(WORKERS_MAX, len(os.sched_getaffinity(0)))))
+    signer = OwnSigner(name=author(), report=report)
     volumes = RealmVolumes(
         pool,
         servers,
@@ -126,10 +128,12 @@ def open_realm(name: str, *, report: Report = silent) -> RemoteHouse:
         report=report,
         cache_bytes_max=profile.cache_bytes_max,
         directories=Directories(name),
+        sign=signer.sign,
     )
     return RemoteHouse(
         pool=pool,
         volumes=volumes,
+        signer=signer,
         cache_dir=cache_dir(pool),
         report=report,
         workers=workers,

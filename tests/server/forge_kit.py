@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from dalsegno.chunks.signatures import Sign, leave_unsigned
 from dalsegno.formats import objects, pack
 from dalsegno.formats.objects import DirectoryLeaf, Entry, Revision
 from dalsegno.pool.pack_write import PackWriter, new_header
@@ -23,22 +24,30 @@ class Forge:
         return self.put(objects.KIND_DIRECTORY, DirectoryLeaf(list(entries)))
 
     def revision(
-        self, volume: bytes, root: bytes | Entry, *, parents: Sequence[bytes] = (), created_ns: int = 1
+        self,
+        volume: bytes,
+        root: bytes | Entry,
+        *,
+        parents: Sequence[bytes] = (),
+        created_ns: int = 1,
+        sign: Sign = leave_unsigned,
     ) -> bytes:
         if isinstance(root, bytes):
             root = folder(b"", root)
         return self.put(
             objects.KIND_REVISION,
-            Revision(
-                volume=volume,
-                parents=list(parents),
-                root=root,
-                links=b"",
-                created_ns=created_ns,
-                author="enemy",
-                message="",
-                entry_count=1,
-                total_bytes=0,
+            sign(
+                Revision(
+                    volume=volume,
+                    parents=list(parents),
+                    root=root,
+                    links=b"",
+                    created_ns=created_ns,
+                    author="enemy",
+                    message="",
+                    entry_count=1,
+                    total_bytes=0,
+                )
             ),
         )
 

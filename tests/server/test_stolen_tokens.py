@@ -8,16 +8,20 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from forge_kit import Forge
 from served_kit import Served, make_user
 
 from cli_kit import User, tree
 from dalsegno.chunks.realm import WriteKey
+from dalsegno.chunks.signatures import Sign, SigningKey
 from dalsegno.formats.join import format_join
 from dalsegno.formats.objects import KIND_CHUNK
 from dalsegno.pool.pack_read import PackReader
-from dalsegno.terms.errors import NoAccess
+from dalsegno.pool.pool import Pool
+from dalsegno.terms.errors import NoAccess, Refused
+from dalsegno.trees.read import read_revision
 from dalsegno.world.clock import now_ns
 from server_kit import start_server
 
@@ -52,15 +56,29 @@ def test_an_empty_state_on_top_takes_nothing_away_that_has_a_clone(served: Serve
     assert tree(user.home / "back") == tree(user.home / "source")
 
 
-def test_a_revision_says_who_made_it_and_nobody_checks_that(served: Served) -> None:
-    """Revisions are not signed: whoever may add to a volume gives its newest state any author's name."""
+def test_a_state_in_anothers_name_is_told_by_its_signature(served: Served) -> None:
+    """A stolen `append` token makes states that say any author; a genuine signature of his they do not get."""
     site = served.server.site(served.server.token("append", volumes=("bob",)))
     before = site.state("bob")
+    (genuine,) = (row["signature"] for row in served.user.value("log", "bob"))
+    assert genuine["status"] == "signed"
+    (key,) = (served.user.home / ".config" / "dalsegno" / "keys").glob("*.key")
+    with Pool.open(served.user.home / "pool", key_path=key) as pool:
+        stolen = read_revision(pool, before.head).signature
     forge = Forge(site)
-    made = forge.revision(before.id, forge.directory(), parents=[before.head], created_ns=now_ns())
-    upload, data = forge.pack(sealed=True)
-    assert site.commit("bob", made, upload, [data]).head == made
-    assert b"enemy" in served.user.quick("log", "bob").out
+
+    def commit(sign: Sign) -> bytes:
+        made = forge.revision(before.id, forge.directory(), parents=[before.head], created_ns=now_ns(), sign=sign)
+        upload, data = forge.pack(sealed=True)
+        return bytes(site.commit("bob", made, upload, [data]).head)
+
+    with pytest.raises(Refused, match="signature"):
+        commit(lambda revision: msgspec.structs.replace(revision, signature=stolen))
+    assert site.state("bob").head == before.head
+    commit(SigningKey.generate().sign)
+    newest = served.user.value("log", "bob")[0]
+    assert newest["author"] == "enemy"
+    assert newest["signature"]["status"] == "unknown" and newest["signature"]["key"] != genuine["key"]
 
 
 def test_a_reader_of_one_volume_with_a_copy_of_the_disk_reads_the_others(served: Served, tmp_path: Path) -> None:

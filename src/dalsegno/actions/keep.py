@@ -22,6 +22,7 @@ from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.trees.closure import visit_reachable
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.ancestry import find_revision
+from dalsegno.volumes.signed import signature_problem
 from dalsegno.volumes.state import VolumeState
 from dalsegno.volumes.store import bases_kept
 from dalsegno.world.clock import now_ns, real_now_ns, ticks_ns
@@ -198,12 +199,24 @@ def verify_pool(house: House) -> Iterator[Finding]:
             break
     yield from _without_unneeded(pool, found, seen)
     yield from _table_findings(house)
+    yield from _signature_findings(pool, states)
     if not missing and not broken and not pool.losses.notes:
         return
     if missing or pool.is_damage_new:
         with suppress(NoAccess):
             pool.look_for_unsound()
     yield from _name_lost(house, states, broken)
+
+
+def _signature_findings(pool: Pool, states: Iterable[tuple[str, bytes]]) -> Iterator[Finding]:
+    """Yield which of the (label, revision) pairs have signatures that are not genuine."""
+    problems: dict[bytes, str | None] = {}
+    for label, identity in states:
+        if identity not in problems:
+            revision = find_revision(pool, identity)
+            problems[identity] = signature_problem(revision) if revision is not None else None
+        if (problem := problems[identity]) is not None:
+            yield Finding(severity="error", where=label, text=f"revision {hex_short(identity)}: {problem}")
 
 
 def _visit_states(

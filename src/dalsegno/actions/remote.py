@@ -20,6 +20,7 @@ import msgspec
 from dalsegno.actions.rules import own_keys
 from dalsegno.actions.session import House
 from dalsegno.actions.trim import trim
+from dalsegno.chunks.signatures import Sign, leave_unsigned
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Revision
 from dalsegno.pool.adopt import UPLOADS
@@ -127,8 +128,9 @@ class RealmVolumes(Volumes):
         report: Report,
         cache_bytes_max: int = CACHE_BYTES_MAX_DEFAULT,
         directories: Directories | None = None,
+        sign: Sign = leave_unsigned,
     ) -> None:
-        super().__init__(pool)
+        super().__init__(pool, sign=sign)
         self.servers = servers
         self.realm_name = realm_name
         self.cloned: Cloned | None = None
@@ -384,7 +386,7 @@ class RealmVolumes(Volumes):
         if revision is None or not is_future(revision.created_ns, now_ns=now_ns()):
             return head
         state = msgspec.structs.replace(self.known(volume_id), head=head)
-        revision = plan_reopened(self._pool, state, content=b"", now_ns=now_ns())
+        revision = self.sign(plan_reopened(self._pool, state, content=b"", now_ns=now_ns()))
         with self._pool.writer() as writer:
             made = bytes(writer.put(objects.KIND_REVISION, objects.encode(revision)))
         self._change_unsent(volume_id, lambda known: [made if each == head else each for each in known])
@@ -734,7 +736,7 @@ class RealmVolumes(Volumes):
             raise Refused(f"volume {state.name!r} is read-only on {self._shown[state.id][0]}: name it without a server")
         parents = [self._find_readable(parent) for parent in revision.parents]
         newest_ns = max((parent.created_ns for parent in parents if parent is not None), default=0)
-        revision = msgspec.structs.replace(revision, created_ns=max(revision.created_ns, newest_ns + 1))
+        revision = self.sign(msgspec.structs.replace(revision, created_ns=max(revision.created_ns, newest_ns + 1)))
         identity = bytes(writer.put(objects.KIND_REVISION, objects.encode(revision)))
         writer.flush()
         writer.commit_guard()

@@ -9,6 +9,7 @@ from typing import Self
 
 from dalsegno.pool.known import KnownPlace
 from dalsegno.pool.pool import Pool
+from dalsegno.pool.signing_key import OwnSigner
 from dalsegno.terms.events import Report
 from dalsegno.volumes.store import Volumes
 from dalsegno.world.workers import Workers
@@ -24,6 +25,8 @@ class House:
     """Where scan caches of this pool are kept; may be lost at any time."""
     report: Report
     workers: Workers
+    signer: OwnSigner | None = None
+    """This user's signing key; None: what is made is not signed."""
     known: KnownPlace | None = None
     """What this user remembers of the place of the pool; None where it is a part of a realm."""
     own_places: tuple[Path, ...] = ()

@@ -19,6 +19,7 @@ from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time, show_minute, show_time
 from dalsegno.volumes.ancestry import find_revision
 from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.signed import known_signers, look_at_signature
 from dalsegno.volumes.state import VolumeState
 
 NAMES_SHOWN_MAX = 2
@@ -190,8 +191,10 @@ def _log(arguments: argparse.Namespace, terminal: Terminal) -> int:
         for name, clone in ordered_clones(state):
             names.setdefault(clone.revision, []).append(name)
         values, rows = [], []
+        signers = known_signers(house.pool, house.signer)
         for identity, revision in islice(house.volumes.log(state), arguments.count):
             clones = names.get(identity, [])
+            signature = look_at_signature(revision, signers)
             values.append(
                 {
                     "revision": identity.hex(),
@@ -199,6 +202,7 @@ def _log(arguments: argparse.Namespace, terminal: Terminal) -> int:
                     "created": format_time(revision.created_ns),
                     "created_ns": revision.created_ns,
                     "author": revision.author,
+                    "signature": signature.value(),
                     "message": revision.message,
                     "entries": revision.entry_count,
                     "bytes": revision.total_bytes,
@@ -210,7 +214,7 @@ def _log(arguments: argparse.Namespace, terminal: Terminal) -> int:
                     "#" + hex_short(identity),
                     show_minute(revision.created_ns),
                     format_size(revision.total_bytes),
-                    show(revision.author),
+                    show(signature.words(revision.author)),
                     show(revision.message if terminal.verbose else _short(revision.message, state)),
                     _some(clones),
                 ]

@@ -15,6 +15,7 @@ from dalsegno.trees.closure import new_objects, visit_reachable
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.ancestry import is_ancestor
 from dalsegno.volumes.dates import require_past
+from dalsegno.volumes.signed import signature_problem
 from dalsegno.volumes.state import VolumeState
 from dalsegno.volumes.store import check_clone_name
 
@@ -48,6 +49,9 @@ def check_sent(
         if target.clone:
             check_clone_name(target.clone)
         revision = read_revision(source, ObjectId(target.revision))
+        problem = signature_problem(revision)
+        if problem is not None:
+            raise Refused(f"revision {hex_short(target.revision)}: {problem}")
         for at_ns in (target.created_ns, revision.created_ns):
             require_past(f"revision {hex_short(target.revision)}", at_ns, now_ns=now_ns)
         if state is not None and state.head:

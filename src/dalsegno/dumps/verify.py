@@ -10,6 +10,7 @@ from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.merge import find_wanted
 from dalsegno.formats import pack, pack_block, pack_header
+from dalsegno.formats.objects import KIND_REVISION, decode_revision
 from dalsegno.formats.pack_block import decompress
 from dalsegno.formats.pack_records import split_records
 from dalsegno.pool.pack_read import open_note, read_opener, stream_blocks
@@ -17,6 +18,8 @@ from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.terms.errors import DalError, Damaged
 from dalsegno.terms.events import Progress, Report, silent
 from dalsegno.terms.ids import hex_short
+from dalsegno.volumes.ancestry import find_revision
+from dalsegno.volumes.signed import signature_problem
 from dalsegno.world.workers import Workers
 
 
@@ -27,7 +30,13 @@ def verify_dump(path: Path, realm: Realm, *, workers: Workers | None = None, rep
             findings = list(chain.readers[0].verify(report, workers))
             yield from findings
             if not findings:
-                find_wanted(chain, [target.revision for target in chain.targets()])
+                targets = [target.revision for target in chain.targets()]
+                find_wanted(chain, targets)
+                for identity in dict.fromkeys(targets):
+                    revision = find_revision(chain, identity)  # an increment may rest on one that its base has
+                    problem = signature_problem(revision) if revision is not None else None
+                    if problem is not None:
+                        yield f"{path}: revision {hex_short(identity)}: {problem}"
     except Damaged as error:
         yield str(error)
 
@@ -43,6 +52,10 @@ def verify_stream(stream: BinaryIO, realm: Realm, *, report: Report = silent) ->
                 count += 1
                 if encoding == pack.ENCODING_WHOLE and realm.identify(kind, payload) != identity:
                     raise Damaged(f"object {hex_short(identity)} at offset {offset}: content and id disagree")
+                if kind == KIND_REVISION and encoding == pack.ENCODING_WHOLE:
+                    problem = signature_problem(decode_revision(bytes(payload)))
+                    if problem is not None:
+                        raise Damaged(f"revision {hex_short(identity)} at offset {offset}: {problem}")
         report(Progress(phase="verify", done_bytes=offset, done_count=count))
     assert note is not None
     return note, count

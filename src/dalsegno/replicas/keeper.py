@@ -65,6 +65,7 @@ from dalsegno.volumes.dates import is_old, require_past
 from dalsegno.volumes.ownership import is_others, require_own_past
 from dalsegno.volumes.pasts import Pasts
 from dalsegno.volumes.reopen import reopen
+from dalsegno.volumes.signed import signature_problem
 from dalsegno.volumes.state import (
     NATIVE,
     READER,
@@ -611,6 +612,9 @@ class Keeper:
     def _check_revision(self, state: VolumeState, identity: bytes, revision: Revision) -> None:
         if revision.volume != state.id:
             raise _not_its(state, identity)
+        problem = signature_problem(revision)
+        if problem is not None:
+            raise Refused(f"revision {hex_short(identity)} of volume {state.name!r}: {problem}")
         require_past(f"revision {hex_short(identity)}", revision.created_ns, now_ns=self._clock())
         for parent in revision.parents:
             known = find_revision(self.pool, parent)

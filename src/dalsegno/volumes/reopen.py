@@ -6,6 +6,7 @@ is not of the future. Everybody who reopens the same head to the same content at
 
 import msgspec
 
+from dalsegno.chunks.signatures import Sign, leave_unsigned
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Revision
 from dalsegno.pool.contract import Source
@@ -55,14 +56,22 @@ def plan_reopened(source: Source, state: VolumeState, *, content: bytes, now_ns:
 
 
 def reopen(
-    pool: Pool, volumes: Volumes, name: str, *, content: bytes = b"", now_ns: int, workers: Workers | None = None
+    pool: Pool,
+    volumes: Volumes,
+    name: str,
+    *,
+    content: bytes = b"",
+    now_ns: int,
+    workers: Workers | None = None,
+    sign: Sign = leave_unsigned,
 ) -> VolumeState:
     """Put a revision of `now_ns` in the place of a head of the future, and return the state.
 
-    With `content`, another revision of the volume, that one's files; a clone keeps the head which was.
+    With `content`, another revision of the volume, that one's files; a clone keeps the head which was. Without `sign`
+    everybody who does this makes the same revision.
     """
     state = volumes.get(name)
-    revision = plan_reopened(pool, state, content=content, now_ns=now_ns)
+    revision = sign(plan_reopened(pool, state, content=content, now_ns=now_ns))
     with pool.writer(workers) as writer:
         # What is relied on is looked at again, and stored again if a collection passes.
         for kind, identity in objects.references(objects.KIND_REVISION, objects.encode(revision)):

@@ -9,6 +9,7 @@ import msgspec
 from blake3 import blake3
 
 from dalsegno.backends.reserve import with_reserve
+from dalsegno.chunks.signatures import Sign, leave_unsigned
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Revision
 from dalsegno.pool.pool import Pool, PoolWriter
@@ -65,8 +66,12 @@ class Volumes:
     merges = False
     """Whether commits of others are merged with one's own, so that a mount goes on with its own line."""
 
-    def __init__(self, pool: Pool, *, report: Report = silent, seen: Seen | None = None) -> None:
+    def __init__(
+        self, pool: Pool, *, report: Report = silent, seen: Seen | None = None, sign: Sign = leave_unsigned
+    ) -> None:
         self._pool = pool
+        self.sign = sign
+        """Signs what is committed here."""
         self._report = report
         self.seen = seen
         """What is remembered of the volumes at this place; None: nothing, nor is anything compared."""
@@ -325,7 +330,7 @@ class Volumes:
         now_ns = revision.created_ns
         parents = [find_revision(self._pool, parent) for parent in revision.parents]
         newest_ns = max((parent.created_ns for parent in parents if parent is not None), default=now_ns - 1)
-        revision = msgspec.structs.replace(revision, created_ns=max(now_ns, newest_ns + 1))
+        revision = self.sign(msgspec.structs.replace(revision, created_ns=max(now_ns, newest_ns + 1)))
         identity = writer.put(objects.KIND_REVISION, objects.encode(revision))
         writer.flush()
         writer.commit_guard()
