@@ -11,6 +11,7 @@ import pytest
 from cycle_kit import change, make_site
 
 from cli_kit import User
+from dalsegno.formats import pack
 
 NAME, LINE = "diary-of-a-spy", b"the meeting is at the old mill\n"
 
@@ -88,6 +89,51 @@ def test_whoever_looks_at_the_disk_sees_how_many_volumes_there_are_and_how_much_
         seen.append(sum(path.stat().st_size for path in new))
     assert abs(seen[0] - seen[1]) < 20_000 < 600_000 < seen[2] - seen[1]
     assert 200_000 < seen[0] < 250_000, "what a backup added is seen, if not to the byte"
+
+
+def block_sizes(pool: Path) -> list[int]:
+    """Return the sizes of all blocks in a pool's packs, as who has no key reads them."""
+    found = []
+    for path in (pool / "packs").rglob("*.pack"):
+        data = path.read_bytes()
+        _, _, _, header_bytes = pack.PREAMBLE.unpack_from(data)
+        offset = pack.PREAMBLE.size + header_bytes + pack.HEADER_DIGEST_BYTES
+        while offset < len(data) - pack.FOOTER.size:
+            (size,) = pack.FRAME.unpack_from(data, offset)
+            found.append(size)
+            offset += pack.FRAME.size + size
+    return found
+
+
+def store(home: Path, contents: dict[str, bytes]) -> list[int]:
+    """Return the sizes of the blocks that a backup of these files makes in a pool with a key of its own."""
+    user = User(home)
+    (home / "doc").mkdir()
+    for name, content in contents.items():
+        (home / "doc" / name).write_bytes(content)
+    user.quick("init", "--encryption", "keyfile")
+    user.quick("import", "doc", "doc")
+    return block_sizes(home / "pool")
+
+
+def test_small_files_that_somebody_has_too_are_recognised_by_the_size_of_their_block(tmp_path: Path) -> None:
+    """The other side: no file of at most 128 KiB is cut, so a known directory of them has a size of its own."""
+    words = (b"int ", b"main", b"(", b"){", b"\n", b"x")
+    chance = random.Random(11)
+    known = {f"{number}.c": b"".join(chance.choices(words, k=2000)) for number in range(99)}
+    other = {f"{number}.c": b"".join(chance.choices(words, k=2200)) for number in range(99)}
+    own = store(tmp_path / "thief", known)
+    largest = max(own)
+    assert largest in store(tmp_path / "owner", known), "he finds what he had to look for"
+    assert largest not in store(tmp_path / "another", other)
+
+
+def test_the_blocks_of_a_large_file_that_somebody_has_too_have_other_sizes(tmp_path: Path) -> None:
+    """Kind: who has a file looks for the row of sizes that its pieces make. Its whole size is seen, and no more."""
+    large = {"film": random.Random(12).randbytes(30_000_000)}
+    one, other = (sorted(store(tmp_path / name, large))[-7:] for name in ("one", "other"))
+    assert len(set(one) & set(other)) < 7, "sizes of blocks follow from the realm's secret, too"
+    assert abs(sum(one) - sum(other)) < 0.02 * sum(one), "the size of it all is seen"
 
 
 def test_a_machine_that_was_never_there_believes_an_older_state(tmp_path: Path) -> None:
