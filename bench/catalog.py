@@ -19,7 +19,7 @@ from dalsegno.archive.catalog import Catalog
 from dalsegno.archive.directory import DirectoryTarget
 from dalsegno.archive.labels import write_label
 from dalsegno.archive.parts import file_digest
-from dalsegno.backup.policy import TargetPolicy
+from dalsegno.backup.policy import DirectoryPolicy
 from dalsegno.backup.records import Copy, DumpEntry
 from dalsegno.formats import pack, pack_header
 from dalsegno.terms.events import silent
@@ -129,7 +129,7 @@ def measure_archive(directory: Path, size_bytes: int) -> dict[str, float]:
         size_bytes=source.stat().st_size,
         digest=hasher.digest(),
     )
-    target = DirectoryTarget(TargetPolicy(name="bench", kind="directory", paths=(disk,)))
+    target = DirectoryTarget(DirectoryPolicy(name="bench", paths=(disk,)))
     seconds: dict[str, list[float]] = {"read_seconds": [], "copy_seconds": [], "archive_seconds": []}
 
     def measured(name: str, action: Callable[[], object]) -> None:

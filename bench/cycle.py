@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from dalsegno.actions.cycle import HouseSteps, Listener, run_backup
+from dalsegno.actions.policy import load_policy
 from dalsegno.archive.installation import open_site
 from dalsegno.archive.labels import write_label
 from dalsegno.assembly import create_pool
 from dalsegno.backup.plan import VolumeFacts, balance, plan_days
-from dalsegno.backup.policy_file import load_policy
 
 DAYS = 30
 FIRST_DAY = 739_000

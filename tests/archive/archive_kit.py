@@ -11,7 +11,7 @@ import pytest
 from blake3 import blake3
 
 from dalsegno.archive.labels import write_label
-from dalsegno.backup.policy import TargetPolicy
+from dalsegno.backup.policy import DirectoryPolicy
 from dalsegno.backup.records import DumpEntry
 from dalsegno.formats import objects, pack, pack_header
 from dalsegno.pool.pack_write import PackWriter, new_header
@@ -118,8 +118,8 @@ def make_dump(path: Path, *, size_bytes: int, seed: int = 1, sealed: bool = True
     )
 
 
-def directory_policy(*paths: Path, **changes: object) -> TargetPolicy:
-    return TargetPolicy(name="disks", kind="directory", paths=paths, **changes)  # type: ignore[arg-type]
+def directory_policy(*paths: Path, **changes: object) -> DirectoryPolicy:
+    return DirectoryPolicy(name="disks", paths=paths, **changes)  # type: ignore[arg-type]
 
 
 def flip(path: Path, offset: int = -40) -> None:

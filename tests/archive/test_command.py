@@ -6,7 +6,7 @@ import pytest
 from archive_kit import flip, make_dump
 
 from dalsegno.archive.command import CommandTarget, fill_words
-from dalsegno.backup.policy import TargetPolicy
+from dalsegno.backup.policy import CommandPolicy
 from dalsegno.backup.records import BAD, GOOD, MISSING
 from dalsegno.terms.errors import BadInput, DalError, Damaged, Unavailable
 from dalsegno.world.programs import run_program
@@ -22,7 +22,7 @@ def copying(tmp_path: Path, **changes: object) -> CommandTarget:
         "list": f"ls '{store}'",
         **changes,
     }
-    return CommandTarget(TargetPolicy(name="tape", kind="command", **commands), scratch=tmp_path / "scratch")  # type: ignore[arg-type]
+    return CommandTarget(CommandPolicy(name="tape", **commands), scratch=tmp_path / "scratch")  # type: ignore[arg-type]
 
 
 def test_a_dump_is_stored_read_back_fetched_checked_and_removed(tmp_path: Path) -> None:

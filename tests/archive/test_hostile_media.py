@@ -11,7 +11,7 @@ from archive_kit import directory_policy, label, make_dump
 
 from dalsegno.archive.directory import DirectoryTarget
 from dalsegno.archive.shares import SharesTarget
-from dalsegno.backup.policy import TargetPolicy
+from dalsegno.backup.policy import SharesPolicy
 from dalsegno.terms.errors import DalError, Refused
 from dalsegno.terms.events import Event, Note, silent
 
@@ -30,7 +30,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     if request.param == "directory":
         return DirectoryTarget(directory_policy(label(tmp_path / "m1", "m1")))
     places = tuple(label(tmp_path / f"m{n}", f"m{n}", target="grid", kind="shares") for n in (1, 2, 3))
-    return SharesTarget(TargetPolicy(name="grid", kind="shares", paths=places, k=2, n=3))
+    return SharesTarget(SharesPolicy(name="grid", paths=places, k=2, n=3))
 
 
 def lead_astray(tmp_path: Path) -> Path:

@@ -12,7 +12,7 @@ from dalsegno.archive.command import CommandTarget
 from dalsegno.archive.directory import DirectoryTarget
 from dalsegno.archive.shares import SharesTarget
 from dalsegno.archive.spool import Spool
-from dalsegno.backup.policy import TargetPolicy
+from dalsegno.backup.policy import CommandPolicy, SharesPolicy
 from dalsegno.backup.records import SPOOL_TARGET, Copy
 from dalsegno.dumps.place import dump_name
 from dalsegno.formats.media import (
@@ -103,7 +103,7 @@ def test_a_share_made_again_lies_where_it_was_whatever_another_says(tmp_path: Pa
     paths = tuple(tmp_path / f"dir{number}" for number in range(2))
     for number, path in enumerate(paths):
         label(path, f"share-{number}", target="grid", kind="shares")
-    target = SharesTarget(TargetPolicy(name="grid", kind="shares", paths=paths, k=1, n=2))
+    target = SharesTarget(SharesPolicy(name="grid", paths=paths, k=1, n=2))
     entry = make_dump(tmp_path / "home.dump", size_bytes=1000)
     copies = target.store(tmp_path / "home.dump", entry, now_ns=3)
     rename_share(paths[0] / copies[0].place, "../../victim.dump")
@@ -121,7 +121,7 @@ def test_what_a_program_lists_is_no_option_and_no_path(tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     listing = "printf '%s\\n' ' -rf' ../../etc/passwd .x /abs"
     fetch = f"sh -c 'touch {touched}' {{name}}"
-    settings = TargetPolicy(name="cmd", kind="command", store="true", fetch=fetch, remove=fetch, list=listing)
+    settings = CommandPolicy(name="cmd", store="true", fetch=fetch, remove=fetch, list=listing)
     notes: list[Event] = []
     target = CommandTarget(settings, scratch=tmp_path / "scratch")
     assert list(target.scan(report=notes.append)) == []

@@ -11,7 +11,7 @@ from archive_kit import DiskMaker, flip, label, make_dump
 
 from dalsegno.archive.shares import SharesTarget
 from dalsegno.archive.targets import Incomplete
-from dalsegno.backup.policy import TargetPolicy
+from dalsegno.backup.policy import SharesPolicy
 from dalsegno.backup.records import BAD, GOOD, MISSING, usable_copies
 from dalsegno.formats.media import LABEL_NAME
 from dalsegno.pool.pack_read import PackReader
@@ -27,7 +27,7 @@ def shares(root: Path, *, k: int = 3, n: int = 5, labelled: bool = True) -> Shar
     for number, path in enumerate(paths):
         if labelled and not (path / LABEL_NAME).exists():
             label(path, f"share-{number}", target="grid", kind="shares")
-    return SharesTarget(TargetPolicy(name="grid", kind="shares", paths=paths, k=k, n=n))
+    return SharesTarget(SharesPolicy(name="grid", paths=paths, k=k, n=n))
 
 
 def files(root: Path) -> list[str]:
@@ -145,7 +145,7 @@ def test_absent_directories_are_told_and_repaired_later(tmp_path: Path) -> None:
 
 def test_directories_of_another_target_are_refused(tmp_path: Path) -> None:
     paths = tuple(label(tmp_path / f"dir{number}", f"x{number}", target="other", kind="shares") for number in range(3))
-    target = SharesTarget(TargetPolicy(name="grid", kind="shares", paths=paths, k=2, n=3))
+    target = SharesTarget(SharesPolicy(name="grid", paths=paths, k=2, n=3))
     entry = make_dump(tmp_path / "home.dump", size_bytes=1000)
     with pytest.raises(Refused, match=r"'x0' of target 'other'.*'grid'"):
         target.store(tmp_path / "home.dump", entry, now_ns=3)

@@ -8,7 +8,7 @@ import pytest
 
 from dalsegno.backup.levels import Dumped
 from dalsegno.backup.plan import VolumeFacts, balance, even_out, plan_days, plan_today
-from dalsegno.backup.policy import Policy, Program, SetPolicy, SpoolPolicy, TargetPolicy
+from dalsegno.backup.policy import DirectoryPolicy, Policy, Program, SetPolicy, SharesPolicy, SpoolPolicy
 
 TODAY = 739_000
 MIB = 1 << 20
@@ -16,8 +16,8 @@ MIB = 1 << 20
 
 def policy_of(*sets: SetPolicy) -> Policy:
     targets = {
-        "disks": TargetPolicy(name="disks", kind="directory", paths=(Path("/a"), Path("/b")), copies=2),
-        "shares": TargetPolicy(name="shares", kind="shares", k=3, n=5),
+        "disks": DirectoryPolicy(name="disks", paths=(Path("/a"), Path("/b")), copies=2),
+        "shares": SharesPolicy(name="shares", k=3, n=5),
     }
     return Policy(
         path=Path("/p"),

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from dalsegno.actions.policy import examine_policy, load_policy
 from dalsegno.backup.members import Known, find_members
 from dalsegno.backup.policy import Keep, Policy, Program
-from dalsegno.backup.policy_file import examine_policy, key_lines, load_policy
+from dalsegno.backup.policy_file import parse_policy
+from dalsegno.backup.toml_tables import key_lines
 from dalsegno.terms.errors import BadInput, NotFound
 
 GOOD = """\
@@ -84,8 +86,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert (policy.targets["shares"].k, policy.targets["shares"].n) == (3, 5)
     homes = policy.sets["homes"]
     assert homes.copies_wanted == 1 and homes.program == Program(kind="planned")
-    assert homes.keep_clones == Keep(last=3, daily=7, within_seconds=14 * 86400)
-    assert homes.keep_archive == Keep(monthly=12) and homes.keep_spool.everything
+    assert homes.keep.clones == Keep(last=3, daily=7, within_seconds=14 * 86400)
+    assert homes.keep.archive == Keep(monthly=12) and homes.keep.spool.everything
     assert homes.hooks.before == ("systemctl stop db",) and homes.hooks.always == ("systemctl start db",)
     assert policy.sets["projects"].program.levels == (1, None, None, 2, None, None, 0)
     assert policy.sets["mail"].program.levels == (0, 2, None, 1)
@@ -129,6 +131,23 @@ MISTAKES = [
     ("volumes_at_once = 2", "volumes_at_once = " + "9" * 5000, 0, ["not TOML"]),
     ("volumes_at_once = 2", "volumes_at_once = " + "[" * 5000, 0, ["not TOML"]),
     ('timezone = "Europe/Berlin"', "timezone = 7", 1, ["expected a text in quotes, not 7"]),
+    ('kind = "shares"', "", 22, ["kind is missing: expected directory or command or shares"]),
+    ('kind = "shares"', "kind = 7", 23, ["targets.shares.kind: expected a text in quotes, not 7"]),
+    ("k = 3", "k = 3\ncopies = 2", 25, ["targets.shares.copies: unknown key", "expected one of paths, k, n"]),
+    ("copies = 2", 'copies = 2\nstore = "x"', 21, ["targets.disks.store: unknown key"]),
+    ("k = 3", "k = true", 24, ["targets.shares.k: expected a number, not True"]),
+    ("volumes_at_once = 2", "volumes_at_once = 65", 10, ["65: expected 1 to 64"]),
+    ("volumes_at_once = 2", 'lease = "2h"', 10, ["7200 s: expected 1s to 1h"]),
+    ("volumes_at_once = 2", "turn = -1", 10, ["limits.turn: -1: expected 0 or more"]),
+    ("volumes_at_once = 2", 'gc = "soon"', 10, ["limits.gc", "expected a number with s, m, h, d or w"]),
+    ('within = "2w"', "within = 1.5", 42, ['expected a duration, for example "30s" or "2h", not 1.5']),
+    ("copies = 1", "copies = 3", 41, ["3: expected 1 to 2"]),
+    ('exclude = ["*.tmp"]', "exclude = [7]", 38, ["expected texts in quotes, none of them empty"]),
+    ('exclude = ["*.tmp"]', "exclude = 7", 38, ["expected a text or a list of texts, not 7"]),
+    ("{ sunday = 0, monday = 1, thursday = 2 }", "7", 53, ["expected a word, a list or a table", "not 7"]),
+    ("{ sunday = 0, monday = 1, thursday = 2 }", '"daily"', 53, ['\'daily\': expected "planned", "hanoi"']),
+    ("[spool]", "spool = 7\n[limit]", 5, ["expected a table [spool], not 7"]),
+    ("[sets.mail]", "[sets.'e mail']", 55, ["use letters, digits and . _ + - in the name"]),
 ]
 
 
@@ -153,6 +172,28 @@ def test_all_mistakes_are_found_at_once_and_the_first_is_raised(tmp_path: Path) 
         read(tmp_path, wrong)
     assert ":5: spol: unknown key; did you mean 'spool'?" in str(caught.value)
     assert "(2 more" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_empty_texts_are_as_if_they_were_not_written(tmp_path: Path) -> None:
+    empty = 'timezone = ""\npool = ""\nstate = "/s"\n[spool]\npath = ""\n[sets.a]\nvolumes = "*"\nprogram = ""\n'
+    policy = read(tmp_path, empty)
+    assert policy.pool is None and policy.spool.path == Path("/s/spool") and policy.timezone
+    assert policy.sets["a"].program == Program(kind="planned")
+
+
+def test_home_is_asked_for_only_when_the_file_does_not_say_where_its_state_is(tmp_path: Path) -> None:
+    """Kind: a default is computed, and fails, although nobody needs it."""
+
+    def nobody_knows() -> Path:
+        raise BadInput("no home")
+
+    def parse(text: str) -> Policy | None:
+        return parse_policy(text.encode(), path=tmp_path, state_dir=nobody_knows, timezone=lambda: "UTC")[0]
+
+    policy = parse('state = "/s//x/"\n[sets.a]\nvolumes = "*"\n')
+    assert policy is not None and policy.catalog_url == "sqlite:////s/x/catalog.sqlite"
+    with pytest.raises(BadInput, match="no home"):
+        parse('[sets.a]\nvolumes = "*"\n')
 
 
 def test_volumes_of_servers_are_chosen_by_name_and_server(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 
 from dalsegno.actions.prune import is_safe
@@ -121,7 +122,7 @@ def test_a_volume_is_well_or_warned_of_or_critical() -> None:
     ],
 )
 def test_the_next_day_follows_the_program(levels: tuple, day: int, today: bool, expected: int) -> None:
-    chosen = replace(HOMES, program=Program(kind="weekdays" if levels else "planned", levels=levels))
+    chosen = msgspec.structs.replace(HOMES, program=Program(kind="weekdays" if levels else "planned", levels=levels))
     assert next_day_due(chosen, day=day, dumped_today=today) == expected
 
 
@@ -165,7 +166,7 @@ def test_metrics_are_what_prometheus_reads() -> None:
 
 def test_a_target_that_holds_less_than_the_policy_says_is_a_risk_everywhere() -> None:
     """The kind: some of what redundancy asks for counts as all of it."""
-    chosen = replace(HOMES, target_copies={"disks": 2})
+    chosen = msgspec.structs.replace(HOMES, target_copies={"disks": 2})
     found = copies(1)[(1).to_bytes(16, "big")]
     disk, share = found
     twice = [disk, replace(disk, number=2, medium="disks-2")]

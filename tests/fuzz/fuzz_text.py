@@ -8,7 +8,7 @@ from typing import Final
 from blake3 import blake3
 from fuzz_packs import PLACE
 
-from dalsegno.backup.policy_file import examine_policy
+from dalsegno.actions.policy import examine_policy
 from dalsegno.bridges.amanda import decode_path, parse_call
 from dalsegno.chunks.cut import Cutter
 from dalsegno.chunks.recipients import age_identity, check_recipient, read_identity

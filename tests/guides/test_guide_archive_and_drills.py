@@ -5,7 +5,7 @@ from pathlib import Path
 from guide_kit import ROOT, Scene, follow
 from guide_page import Block, read_page
 
-from dalsegno.backup.policy_file import examine_policy
+from dalsegno.actions.policy import examine_policy
 
 PAGE = "docs/guides/archive-and-drills.md"
 SCENE = Scene(

@@ -13,7 +13,7 @@ from dalsegno.archive.installation import Site
 from dalsegno.archive.labels import write_label
 from dalsegno.archive.targets import Incomplete
 from dalsegno.backup.chains import State
-from dalsegno.backup.policy import TargetPolicy
+from dalsegno.backup.policy import CommandPolicy, SharesPolicy, TargetPolicy
 from dalsegno.backup.records import (
     GOOD,
     MEDIUM_ACTIVE,
@@ -98,8 +98,8 @@ def find_wanted(site: Site, names: Sequence[str] = (), *, report: Report = silen
 
 
 def _is_complete(policy: TargetPolicy, copies: Sequence[Copy], here: Iterable[str]) -> bool:
-    if policy.kind != "shares":
-        return len(usable_copies(copies)) >= (policy.copies if policy.kind == "directory" else 1)
+    if not isinstance(policy, SharesPolicy):
+        return len(usable_copies(copies)) >= policy.copies
     # A share is as good as lost when its directory is away and another, empty one, has come.
     there = set(here)
     usable = [copy for copy in copies if copy.is_usable]
@@ -110,7 +110,7 @@ def _is_complete(policy: TargetPolicy, copies: Sequence[Copy], here: Iterable[st
 def can_take(site: Site, wanted: Wanted) -> bool:
     """Tell whether media are here that have room for what is missing, and hold nothing of it yet."""
     policy, size_bytes = site.policy.targets[wanted.target], wanted.entry.size_bytes
-    if policy.kind == "command":
+    if isinstance(policy, CommandPolicy):
         return True
     try:
         present = site.target(wanted.target).present()
@@ -118,7 +118,9 @@ def can_take(site: Site, wanted: Wanted) -> bool:
         return False
     held = {copy.medium for copy in wanted.copies if copy.is_usable}
     rooms = [medium.capacity_bytes - medium.used_bytes for medium in present if medium.label not in held]
-    return any(room * policy.k > size_bytes for room in rooms) if policy.kind == "shares" else sum(rooms) > size_bytes
+    if isinstance(policy, SharesPolicy):
+        return any(room * policy.k > size_bytes for room in rooms)
+    return sum(rooms) > size_bytes
 
 
 def archive_wanted(site: Site, wanted: Sequence[Wanted], *, report: Report = silent) -> list[Archived]:
@@ -252,7 +254,7 @@ def label_medium(site: Site, path: Path, label: str, *, target: str) -> Medium:
     if policy is None:
         site.target(target)
     assert policy is not None
-    if policy.kind == "command":
+    if isinstance(policy, CommandPolicy):
         raise BadInput(f"target {target}: its media are behind a program: label them there")
     if path.absolute() not in [each.absolute() for each in policy.paths]:
         known = ", ".join(map(str, policy.paths))

@@ -9,7 +9,7 @@ from dalsegno.actions.session import House
 from dalsegno.archive.installation import Site
 from dalsegno.backup.days import zone_of
 from dalsegno.backup.members import Member
-from dalsegno.backup.policy import Keep, SetPolicy
+from dalsegno.backup.policy import Keep, KeepRules, SetPolicy
 from dalsegno.backup.records import BAD, SPOOL_TARGET, Copy, DumpEntry, usable_copies
 from dalsegno.backup.retention import Item, apply_keep
 from dalsegno.backup.risks import whole_targets
@@ -113,7 +113,7 @@ def plan_clones(
     states: Iterable[VolumeState], keep: Keep, *, now_ns: int, zone: ZoneInfo, named: bool = False
 ) -> PrunePlan:
     """Return which clones of some volumes rules remove that no policy says; `named`: also those that a person named."""
-    chosen = SetPolicy(name="", keep_clones=keep, keep_named=not named)
+    chosen = SetPolicy(name="", keep=KeepRules(clones=keep, named=not named))
     states = list(states)
     removals = [removal for state in states for removal in _doomed_clones(state, [], chosen, [], now_ns, zone)]
     return PrunePlan(removals=removals, kept={CLONES: sum(len(state.clones) for state in states) - len(removals)})
@@ -150,14 +150,14 @@ def _doomed_clones(
             key=name,
             received_ns=clone.created_ns,
             held=clone.held,
-            named=chosen.keep_named and not is_automatic(name, clone),
+            named=chosen.keep.named and not is_automatic(name, clone),
             entry_count=clone.entry_count,
             trusted=(name, clone.revision) in made,
         )
         for name, clone in clones.items()
     ]
     ahead = [Item(key=f"/{each.received_ns}", received_ns=each.received_ns) for each in coming]
-    found = apply_keep(items + ahead, chosen.keep_clones, now_ns=now_ns, zone=zone, entries_expected=shrunk_from(state))
+    found = apply_keep(items + ahead, chosen.keep.clones, now_ns=now_ns, zone=zone, entries_expected=shrunk_from(state))
     return [
         Removal(
             place=CLONES,
@@ -185,7 +185,7 @@ def _doomed_dumps(
     needed = _needed_elsewhere(entries, state)
     items = [_item(entry, copies.get(entry.dump_id, []), held=entry.dump_id in needed) for entry in entries]
     expected = shrunk_from(state) if state is not None else None
-    gone = _dump_keys(items + _coming_items(entries, coming), chosen.keep_archive, now_ns, zone, expected)
+    gone = _dump_keys(items + _coming_items(entries, coming), chosen.keep.archive, now_ns, zone, expected)
     removals = []
     for key in sorted(gone, key=lambda key: by_key[key].received_at_ns):
         removals.append(_dump_removal(ARCHIVE, by_key[key], tuple(copies.get(by_key[key].dump_id, [])), chosen))
@@ -200,8 +200,8 @@ def _doomed_dumps(
     alone = [item for item, _, _ in spooled]
     # Without rules nothing stays in the spool that is safe elsewhere.
     leaving = {item.key for item in alone}
-    if not chosen.keep_spool.everything:
-        leaving = _dump_keys(alone, chosen.keep_spool, now_ns, zone, expected)
+    if not chosen.keep.spool.everything:
+        leaving = _dump_keys(alone, chosen.keep.spool, now_ns, zone, expected)
     for item, entry, own in spooled:
         if item.key in leaving:
             removals.append(_dump_removal(SPOOL, entry, tuple(own), chosen))

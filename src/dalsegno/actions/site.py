@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ from dalsegno.actions.session import House
 from dalsegno.archive.installation import Site
 from dalsegno.archive.labels import BadLabel, read_label
 from dalsegno.backup.members import path_matches
-from dalsegno.backup.policy import Policy, SpoolPolicy, TargetKind, TargetPolicy
+from dalsegno.backup.policy import DirectoryPolicy, Policy, SharesPolicy, SpoolPolicy, TargetPolicy
 from dalsegno.terms.errors import DalError, Damaged, NotFound
 from dalsegno.terms.events import Report, silent
 from dalsegno.terms.ids import hex_short
@@ -62,10 +62,12 @@ def policy_of_media(paths: Sequence[Path], *, state_dir: Path, catalog_url: str,
         if label is None:
             raise NotFound(f"{path}: no labelled medium is here: mount it first")
         places.setdefault((label.target, label.kind), []).append(path.absolute())
-    targets = {}
+    targets: dict[str, TargetPolicy] = {}
     for (name, kind), found in places.items():
-        chosen: TargetKind = "shares" if kind == "shares" else "directory"
-        targets[name] = TargetPolicy(name=name, kind=chosen, paths=tuple(found), k=1, n=len(found))
+        if kind == SharesPolicy.kind:
+            targets[name] = SharesPolicy(name=name, paths=tuple(found), k=1)
+        else:
+            targets[name] = DirectoryPolicy(name=name, paths=tuple(found))
     return Policy(
         path=Path("the media"),
         state_dir=state_dir,
@@ -152,4 +154,4 @@ def find_source(policy: Policy, volume: str, *, set_name: str = "") -> str | Non
 def with_media(policy: Policy, paths: Sequence[Path], *, report: Report = silent) -> Policy:
     """Return a policy whose targets are looked for on these media alone."""
     media = policy_of_media(paths, state_dir=policy.state_dir, catalog_url=policy.catalog_url, report=report)
-    return replace(policy, targets=media.targets)
+    return msgspec.structs.replace(policy, targets=media.targets)

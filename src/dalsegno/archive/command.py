@@ -9,12 +9,12 @@ import os
 import shlex
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from dalsegno.archive.directory import scanned_whole
 from dalsegno.archive.labels import BadLabel
 from dalsegno.archive.parts import file_digest, media_name
 from dalsegno.archive.targets import Found
+from dalsegno.backup.policy import CommandPolicy
 from dalsegno.backup.records import BAD, GOOD, MISSING, UNKNOWN, Copy, DumpEntry, Medium
 from dalsegno.terms.errors import BadInput, DalError, Damaged, NotFound, Unavailable
 from dalsegno.terms.events import Note, Progress, Report, silent
@@ -24,23 +24,6 @@ from dalsegno.world.files import PARTIAL_SUFFIX, durable_step, file_errors, make
 from dalsegno.world.programs import run_program
 
 LIST_BYTES_MAX = 64 * 1024 * 1024
-
-
-class CommandSettings(Protocol):
-    """What this target needs of the policy (policy.TargetPolicy has it)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def store(self) -> str: ...
-    @property
-    def fetch(self) -> str: ...
-    @property
-    def remove(self) -> str: ...
-    @property
-    def list(self) -> str: ...
-    @property
-    def timeout_seconds(self) -> int: ...
 
 
 def fill_words(template: str, values: dict[str, str]) -> list[str]:
@@ -64,9 +47,9 @@ class CommandTarget:
 
     kind = "command"
 
-    def __init__(self, settings: CommandSettings, *, scratch: Path) -> None:
-        self.name = settings.name
-        self._settings = settings
+    def __init__(self, policy: CommandPolicy, *, scratch: Path) -> None:
+        self.name = policy.name
+        self._policy = policy
         self._scratch = scratch
 
     def _run(self, verb: str, template: str, values: dict[str, str], *, output_bytes_max: int = 65536) -> bytes:
@@ -79,7 +62,7 @@ class CommandTarget:
             outcome = run_program(
                 words,
                 environment={f"DAL_{name.upper()}": value for name, value in values.items()},
-                timeout_seconds=self._settings.timeout_seconds,
+                timeout_seconds=self._policy.timeout_seconds,
                 output_bytes_max=output_bytes_max,
             )
         except (NotFound, Unavailable) as error:
@@ -103,7 +86,7 @@ class CommandTarget:
         """Give the dump to `store`, get it back with `fetch`, and compare; docs in targets.Target."""
         name = media_name(source.name, entry.dump_id)
         report(Progress(phase="archive", total_bytes=entry.size_bytes))
-        self._run("store", self._settings.store, self._values(entry, name=name, file=source.absolute()))
+        self._run("store", self._policy.store, self._values(entry, name=name, file=source.absolute()))
         report(Progress(phase="read back", total_bytes=entry.size_bytes))
         copy = Copy(
             dump_id=entry.dump_id,
@@ -124,7 +107,7 @@ class CommandTarget:
         partial = to.with_name(to.name + PARTIAL_SUFFIX)
         remove_durable(partial)
         report(Progress(phase="fetch", total_bytes=entry.size_bytes))
-        self._run("fetch", self._settings.fetch, self._values(entry, name=copies[0].place, file=partial.absolute()))
+        self._run("fetch", self._policy.fetch, self._values(entry, name=copies[0].place, file=partial.absolute()))
         try:
             digest = file_digest(partial, phase="check", report=report, fresh=False)
         except NotFound:
@@ -154,7 +137,7 @@ class CommandTarget:
         except Damaged:
             return BAD
         except Unavailable:
-            if self._settings.list and copy.place not in self._names():
+            if self._policy.list and copy.place not in self._names():
                 return MISSING
             raise
         finally:
@@ -173,7 +156,7 @@ class CommandTarget:
             "dump": copy.dump_id.hex(),
             "size": str(copy.size_bytes),
         }
-        self._run("remove", self._settings.remove, values)
+        self._run("remove", self._policy.remove, values)
 
     def present(self) -> list[Medium]:
         """Return one medium, named like the target: what is behind the program is the program's business."""
@@ -184,19 +167,19 @@ class CommandTarget:
         return []
 
     def _names(self) -> list[str]:
-        output = self._run("list", self._settings.list, {}, output_bytes_max=LIST_BYTES_MAX)
+        output = self._run("list", self._policy.list, {}, output_bytes_max=LIST_BYTES_MAX)
         return [line.strip() for line in output.decode(errors="surrogateescape").splitlines() if line.strip()]
 
     def scan(self, *, report: Report = silent, media: Collection[str] | None = None) -> Iterator[Found]:
         """Fetch every dump that `list` names, one after the other, and read what it says about itself."""
-        names = self._names() if self._settings.list else []
+        names = self._names() if self._policy.list else []
         make_directory(self._scratch)
         for number, name in enumerate(names):
             report(Progress(phase="scan", done_count=number, total_count=len(names)))
             scratch = self._scratch / f"scan.{self.name}.dump"
             try:
                 values = {"file": os.fspath(scratch.absolute()), "name": file_name(name, of=f"target {self.name}")}
-                self._run("fetch", self._settings.fetch, values)
+                self._run("fetch", self._policy.fetch, values)
                 header = scanned_whole(scratch, name=name, report=report)
             except DalError as error:
                 report(Note(severity="error", path=os.fsencode(f"{self.name}:{name}"), text=str(error)))

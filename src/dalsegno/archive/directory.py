@@ -9,7 +9,7 @@ import stat
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from blake3 import blake3
 
@@ -42,6 +42,7 @@ from dalsegno.archive.parts import (
     write_whole,
 )
 from dalsegno.archive.targets import Ask, Found, Incomplete
+from dalsegno.backup.policy import DirectoryPolicy
 from dalsegno.backup.records import BAD, DUMP_SUFFIX, DUMPS_DIRECTORY, GOOD, MISSING, UNKNOWN, Copy, DumpEntry, Medium
 from dalsegno.formats import pack, pack_header
 from dalsegno.formats.media import PART_NOTE, PART_SLICE, PartHeader, encode_part_header
@@ -128,33 +129,16 @@ def plan_parts(
     return planned, size_bytes - offset
 
 
-class DirectorySettings(Protocol):
-    """What this target needs of the policy (policy.TargetPolicy has it)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def paths(self) -> tuple[Path, ...]: ...
-    @property
-    def labels(self) -> tuple[str, ...]: ...
-    @property
-    def copies(self) -> int: ...
-    @property
-    def slice_bytes(self) -> int | None: ...
-    @property
-    def reserve_bytes(self) -> int: ...
-
-
 class DirectoryTarget:
     """Labelled disks at the places that the policy names. A Target (targets.py)."""
 
     kind = "directory"
 
     def __init__(
-        self, settings: DirectorySettings, *, ask: Ask | None = None, pace: Pace = no_pace, lost: Collection[str] = ()
+        self, policy: DirectoryPolicy, *, ask: Ask | None = None, pace: Pace = no_pace, lost: Collection[str] = ()
     ) -> None:
-        self.name = settings.name
-        self._settings = settings
+        self.name = policy.name
+        self._policy = policy
         self._ask = ask
         self._pace = pace
         self._lost = lost
@@ -162,8 +146,8 @@ class DirectoryTarget:
     # Which media are here
 
     def _look(self) -> Looked:
-        settings = self._settings
-        return look(settings.paths, target=self.name, kind=self.kind, patterns=settings.labels, lost=self._lost)
+        policy = self._policy
+        return look(policy.paths, target=self.name, kind=self.kind, patterns=policy.labels, lost=self._lost)
 
     def _here(self) -> dict[str, Mounted]:
         return {each.label.label: each for each in self._look().ours}
@@ -171,7 +155,7 @@ class DirectoryTarget:
     def _free_bytes(self, mounted: Mounted) -> int:
         with file_errors(mounted.path):
             status = os.statvfs(mounted.path)
-        return max(0, status.f_bavail * status.f_frsize - self._settings.reserve_bytes)
+        return max(0, status.f_bavail * status.f_frsize - self._policy.reserve_bytes)
 
     def present(self) -> list[Medium]:
         """Return the media that are here now."""
@@ -197,7 +181,7 @@ class DirectoryTarget:
         return list(self._look().bad)
 
     def _places(self) -> str:
-        return " or ".join(map(str, self._settings.paths))
+        return " or ".join(map(str, self._policy.paths))
 
     def _asked(self, question: str) -> bool:
         return self._ask is not None and self._ask(question)
@@ -213,7 +197,7 @@ class DirectoryTarget:
                 continue
             looked.require_readable()
             others = [*looked.strangers, *looked.ours]
-            if others and len(self._settings.paths) == len(others):
+            if others and len(self._policy.paths) == len(others):
                 raise wrong_medium(others, wanted=f"{label!r} of target {self.name!r}")
             raise Unavailable(f"medium {label!r} of target {self.name} is not here: insert it at {self._places()}")
 
@@ -222,14 +206,14 @@ class DirectoryTarget:
     def store(self, source: Path, entry: DumpEntry, *, now_ns: int, report: Report = silent) -> list[Copy]:
         """Copy a dump to as many different media as the policy says; docs in targets.Target."""
         done: list[Copy] = []
-        for number in range(1, self._settings.copies + 1):
+        for number in range(1, self._policy.copies + 1):
             taken = {copy.medium for copy in done}
             try:
                 done += self._store_one(source, entry, number, taken=taken, now_ns=now_ns, report=report)
             except (Full, Unavailable, Refused) as error:
                 if not done:
                     raise
-                message = f"{number - 1} of {self._settings.copies} copies made; {error}"
+                message = f"{number - 1} of {self._policy.copies} copies made; {error}"
                 raise Incomplete(message, done) from None
         return done
 
@@ -327,7 +311,7 @@ class DirectoryTarget:
                 size_bytes=entry.size_bytes,
                 offset=offset,
                 rooms=rooms,
-                slice_bytes=self._settings.slice_bytes,
+                slice_bytes=self._policy.slice_bytes,
                 overhead_bytes=overhead_bytes,
             )
             if not rest or (planned and self._ask is not None):

@@ -14,7 +14,7 @@ from dalsegno.archive.parts import Pace, no_pace
 from dalsegno.archive.shares import SharesTarget
 from dalsegno.archive.spool import Spool
 from dalsegno.archive.targets import Ask, Target
-from dalsegno.backup.policy import Policy, TargetPolicy
+from dalsegno.backup.policy import DirectoryPolicy, Policy, SharesPolicy, TargetPolicy
 from dalsegno.backup.records import MEDIUM_LOST
 from dalsegno.terms.errors import NotFound
 
@@ -26,9 +26,9 @@ def open_target(
 
     `lost`: ids of media, in hexadecimal, that were said to be gone for good; where they are they are left alone.
     """
-    if policy.kind == "directory":
+    if isinstance(policy, DirectoryPolicy):
         return DirectoryTarget(policy, ask=ask, pace=pace, lost=lost)
-    if policy.kind == "shares":
+    if isinstance(policy, SharesPolicy):
         return SharesTarget(policy, pace=pace, lost=lost)
     return CommandTarget(policy, scratch=scratch)
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import zfec
 from blake3 import blake3
@@ -35,6 +35,7 @@ from dalsegno.archive.parts import (
     read_part_header,
 )
 from dalsegno.archive.targets import Found, Incomplete
+from dalsegno.backup.policy import SharesPolicy
 from dalsegno.backup.records import BAD, DUMP_SUFFIX, GOOD, MISSING, UNKNOWN, Copy, DumpEntry, Medium
 from dalsegno.formats.media import (
     HEADER_DIGEST_BYTES,
@@ -65,21 +66,6 @@ from dalsegno.world.files import (
 )
 
 SHARE_MARK: Final = f"{DUMP_SUFFIX}.share"
-
-
-class SharesSettings(Protocol):
-    """What this target needs of the policy (policy.TargetPolicy has it)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def paths(self) -> tuple[Path, ...]: ...
-    @property
-    def labels(self) -> tuple[str, ...]: ...
-    @property
-    def k(self) -> int: ...
-    @property
-    def n(self) -> int: ...
 
 
 class ShareReader:
@@ -178,20 +164,20 @@ class SharesTarget:
 
     kind = "shares"
 
-    def __init__(self, settings: SharesSettings, *, pace: Pace = no_pace, lost: Collection[str] = ()) -> None:
-        assert 1 <= settings.k <= settings.n
-        self.name = settings.name
-        self._settings = settings
+    def __init__(self, policy: SharesPolicy, *, pace: Pace = no_pace, lost: Collection[str] = ()) -> None:
+        assert 1 <= policy.k <= policy.n
+        self.name = policy.name
+        self._policy = policy
         self._pace = pace
         self._lost = lost
 
     def _look_at_all(self) -> Looked:
-        settings = self._settings
-        return look(settings.paths, target=self.name, kind=self.kind, patterns=settings.labels, lost=self._lost)
+        policy = self._policy
+        return look(policy.paths, target=self.name, kind=self.kind, patterns=policy.labels, lost=self._lost)
 
     def _look(self) -> list[Mounted]:
         looked = self._look_at_all()
-        if len(looked.ours) < self._settings.k:
+        if len(looked.ours) < self._policy.k:
             looked.require_readable()
             if looked.strangers:
                 raise wrong_medium(looked.strangers, wanted=f"a directory of shares of target {self.name!r}")
@@ -232,13 +218,13 @@ class SharesTarget:
 
     def store(self, source: Path, entry: DumpEntry, *, now_ns: int, report: Report = silent) -> list[Copy]:
         """Write a share into every directory that is here, at least k; docs in targets.Target."""
-        settings = self._settings
+        policy = self._policy
         by_path = {mounted.path: mounted for mounted in self._look()}
-        places = {number: by_path[path] for number, path in enumerate(settings.paths) if path in by_path}
+        places = {number: by_path[path] for number, path in enumerate(policy.paths) if path in by_path}
         self._require_enough(len(places), "hold a share")
         name = media_name(source.name, entry.dump_id)
         head = read_head(source)
-        chunk = max(1, min(SHARE_CHUNK_BYTES, -(-entry.size_bytes // settings.k)))
+        chunk = max(1, min(SHARE_CHUNK_BYTES, -(-entry.size_bytes // policy.k)))
         headers = {
             number: new_part_header(
                 entry,
@@ -247,29 +233,29 @@ class SharesTarget:
                 head=head,
                 now_ns=now_ns,
                 part=number,
-                needed=settings.k,
-                parts=settings.n,
+                needed=policy.k,
+                parts=policy.n,
                 length=chunk,
             )
             for number in places
         }
         known = self._find_shares(places, entry, now_ns=now_ns, report=report)
         missing = {number: headers[number] for number in places if number not in known}
-        stripes = _read_stripes(source, entry, k=settings.k, chunk=chunk)
-        needed = settings.k - len(known)
+        stripes = _read_stripes(source, entry, k=policy.k, chunk=chunk)
+        needed = policy.k - len(known)
         made = self._write_shares(missing, places, stripes, needed=needed, now_ns=now_ns, report=report)
         copies = {**known, **made}
         self._require_enough(len(copies), "took a share")
-        if len(copies) < settings.n:
+        if len(copies) < policy.n:
             text = (
-                f"{len(copies)} of {settings.n} shares are stored: the next run makes the others when there is room, "
+                f"{len(copies)} of {policy.n} shares are stored: the next run makes the others when there is room, "
                 f"or `dal archive repair {self.name}`"
             )
             raise Incomplete(text, [copies[number] for number in sorted(copies)])
         return [copies[number] for number in sorted(copies)]
 
     def _require_enough(self, count: int, what: str) -> None:
-        k, n = self._settings.k, self._settings.n
+        k, n = self._policy.k, self._policy.n
         if count < k:
             raise Unavailable(
                 f"target {self.name}: {count} of {n} directories {what}, at least {k} must: "
@@ -287,7 +273,7 @@ class SharesTarget:
                 if not path.name.endswith(PARTIAL_SUFFIX):
                     with contextlib.suppress(Damaged), ShareReader(path) as reader:
                         header = reader.header
-                        shape = (number, self._settings.k, self._settings.n)
+                        shape = (number, self._policy.k, self._policy.n)
                         fits = (header.part, header.needed, header.parts) == shape
                         fits = fits and header.dump_digest == entry.digest
                         if fits and reader.verify(report=report, phase="check") is None:
@@ -320,7 +306,7 @@ class SharesTarget:
         """Write these shares, each durable and read back. A full directory is left out while `needed` others go on."""
         if not headers:
             return {}
-        encoder = zfec.Encoder(self._settings.k, self._settings.n)
+        encoder = zfec.Encoder(self._policy.k, self._policy.n)
         total = max(header.dump_bytes for header in headers.values())
         with ExitStack() as stack:
             files: dict[int, PartialFile] = {}
@@ -353,7 +339,7 @@ class SharesTarget:
                     except (Full, Unavailable) as error:
                         drop(number, error)
                 done = sum(map(len, chunks))
-                self._pace(done * len(files) // self._settings.k)
+                self._pace(done * len(files) // self._policy.k)
                 report(Progress(phase="archive", done_bytes=min(total, (stripe + 1) * done), total_bytes=total))
             made = {}
             for number in list(files):
@@ -447,7 +433,7 @@ class SharesTarget:
     def repair(self, copies: Sequence[Copy], entry: DumpEntry, *, now_ns: int, report: Report = silent) -> list[Copy]:
         """Make the shares that are damaged or gone again, from k whole ones, in every directory that is here."""
         by_path = {mounted.path: mounted for mounted in self._look()}
-        places = {number: by_path[path] for number, path in enumerate(self._settings.paths) if path in by_path}
+        places = {number: by_path[path] for number, path in enumerate(self._policy.paths) if path in by_path}
         labels = {mounted.label.label for mounted in places.values()}
         whole = {
             copy.part for copy in copies if copy.medium in labels and self.check(copy, entry, report=report) == GOOD
@@ -455,13 +441,13 @@ class SharesTarget:
         # A directory that holds a share already gets no other: losing it must cost one share.
         taken = {copy.medium for copy in copies if copy.part in whole}
         vacant = [mounted for _, mounted in sorted(places.items()) if mounted.label.label not in taken]
-        lost = [number for number in range(self._settings.n) if number not in whole]
+        lost = [number for number in range(self._policy.n) if number not in whole]
         with self._readers(copies, entry) as readers:
             first = readers[0].header
-            if (first.needed, first.parts) != (self._settings.k, self._settings.n):
+            if (first.needed, first.parts) != (self._policy.k, self._policy.n):
                 raise Damaged(
                     f"target {self.name}: dump {hex_short(entry.dump_id)} has {first.needed}/{first.parts} shares, "
-                    f"the policy says {self._settings.k}/{self._settings.n}: archive it anew instead"
+                    f"the policy says {self._policy.k}/{self._policy.n}: archive it anew instead"
                 )
             chosen: dict[int, Mounted] = {}
             for number in lost:

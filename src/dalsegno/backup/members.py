@@ -1,7 +1,7 @@
 """Which volumes belong to which set, from the names and directories there are when a run begins. Pure."""
 
 import fnmatch
-import os
+import posixpath
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ def find_members(policy: Policy, known: Iterable[Known], directories: Iterable[s
         for directory in sorted(set(directories) - tracked):
             for word in chosen.sources:
                 if path_matches(directory, word):
-                    name = os.path.basename(directory) or "root"
+                    name = posixpath.basename(directory) or "root"
                     new = Member(set_name=chosen.name, volume=name, source=directory, is_new=True)
                     claim(new, word, directory)
     empty = [

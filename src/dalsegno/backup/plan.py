@@ -7,7 +7,7 @@ from zlib import crc32
 import msgspec
 
 from dalsegno.backup.levels import LEVEL_MAX, Due, Dumped, level_due, past
-from dalsegno.backup.policy import Policy, SetPolicy, TargetPolicy
+from dalsegno.backup.policy import Policy, SetPolicy
 
 BUSIEST_TO_MEAN_MAX = 1.3
 # A day is unburdened when it is this much over the mean, and is then filled no higher than this.
@@ -99,7 +99,7 @@ class _Standing:
 def plan_days(policy: Policy, facts: Iterable[VolumeFacts], *, first_day: int, day_count: int) -> list[PlanDay]:
     """Return what each of `day_count` days would bring, if every dump succeeds and nothing changes its size."""
     standings = [_Standing(each, first_day) for each in facts]
-    factors = {name: copies_factor(target) for name, target in policy.targets.items()}
+    factors = {name: target.bytes_for_each for name, target in policy.targets.items()}
     days = []
     for day in range(first_day, first_day + day_count):
         fulls: set[str] = set()
@@ -134,11 +134,6 @@ def plan_days(policy: Policy, facts: Iterable[VolumeFacts], *, first_day: int, d
 def plan_today(policy: Policy, facts: Iterable[VolumeFacts], *, day: int) -> dict[str, PlannedDump]:
     """Return what is due today, by volume: what a run does."""
     return {dump.volume: dump for dump in plan_days(policy, facts, first_day=day, day_count=1)[0].dumps}
-
-
-def copies_factor(target: TargetPolicy) -> float:
-    """Return how many bytes a target takes in for one byte of a dump."""
-    return target.n / target.k if target.kind == "shares" and target.k else float(target.copies)
 
 
 def balance(days: Sequence[PlanDay], facts: Iterable[VolumeFacts]) -> Balance:

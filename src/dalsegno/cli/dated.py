@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from dalsegno.actions.dumped import Dumped
+from dalsegno.actions.policy import load_policy
 from dalsegno.actions.restore import RestoreOutcome, restore_view
 from dalsegno.actions.retrieve import Retrieved, find_and_plan, forget, retrieve
 from dalsegno.actions.session import House
 from dalsegno.actions.view import open_dumps
 from dalsegno.archive.installation import Site, open_site
 from dalsegno.backup.chains import ChainPlan
-from dalsegno.backup.policy_file import load_policy
 from dalsegno.cli.door import open_realm_house
 from dalsegno.cli.site import asker, policy_if_any, policy_realm
 from dalsegno.cli.terminal import Terminal

@@ -7,11 +7,11 @@ from contextlib import suppress
 
 from dalsegno.actions.heal import damage_lines
 from dalsegno.actions.older import older_than_catalog
+from dalsegno.actions.policy import load_policy
 from dalsegno.actions.session import House
 from dalsegno.actions.trust import memory
 from dalsegno.archive.catalog import Catalog
 from dalsegno.archive.installation import open_target
-from dalsegno.backup.policy_file import load_policy
 from dalsegno.cli.choice import find_policy_file
 from dalsegno.cli.door import open_house
 from dalsegno.cli.known import absent_lines

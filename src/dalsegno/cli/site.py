@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from dalsegno.actions.policy import find_policy, load_policy
 from dalsegno.actions.session import House
 from dalsegno.archive.installation import Site, open_site
 from dalsegno.archive.targets import Ask
 from dalsegno.backup.days import zone_of
 from dalsegno.backup.policy import Policy
-from dalsegno.backup.policy_file import find_policy, load_policy
 from dalsegno.cli.choice import Choice, choose, find_policy_file, gather_facts
 from dalsegno.cli.door import default_realm, open_chosen, open_realm_house, realm_of_addresses
 from dalsegno.cli.terminal import Terminal, show

@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from dalsegno.backup.policy_file import find_policy
+from dalsegno.actions.policy import find_policy
 from dalsegno.cli.choice import has_policy
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import POLICY_HELP, Parser

@@ -1,0 +1,49 @@
+"""Find and read the policy file (docs/formats/policy.md)."""
+
+import os
+from pathlib import Path
+
+from dalsegno.backup.policy import Policy
+from dalsegno.backup.policy_file import parse_policy
+from dalsegno.backup.toml_tables import Problem
+from dalsegno.terms.errors import BadInput, NotFound
+from dalsegno.world import places
+from dalsegno.world.zones import local_zone_name
+
+
+def find_policy(given: str | None) -> Path:
+    """Return the policy's place: the option, DAL_POLICY, /etc, or the user's own. NotFound: there is none."""
+    named = given or os.environ.get("DAL_POLICY")
+    if named:
+        return Path(named)
+    for place in places.policy_files():
+        if place.exists():
+            return place
+    looked = " or ".join(map(str, places.policy_files()))
+    raise NotFound(f"no policy in {looked}: write one (docs/guides/run-a-site.md) or give --policy FILE")
+
+
+def load_policy(path: Path) -> Policy:
+    """Return the policy in a file. BadInput names the first problem and how many more there are; NotFound."""
+    policy, problems = examine_policy(path)
+    if policy is None:
+        more = f" ({len(problems) - 1} more: `dal plan --check` shows all)" if len(problems) > 1 else ""
+        raise BadInput(f"{problems[0]}{more}")
+    return policy
+
+
+def examine_policy(path: Path) -> tuple[Policy | None, list[Problem]]:
+    """Return the policy in a file, or None and all that is wrong with it. NotFound: there is no such file."""
+    path = Path(os.path.abspath(path))
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise NotFound(f"{path}: no such policy file") from None
+    return parse_policy(data, path=path, state_dir=default_state_dir, timezone=local_zone_name)
+
+
+def default_state_dir() -> Path:
+    """Return where the coordinator keeps its catalog when the policy does not say."""
+    if os.geteuid() == 0:
+        return places.SITE_STATE_DIR
+    return places.state_dir()
