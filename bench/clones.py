@@ -107,7 +107,7 @@ def stored_bytes(path: Path) -> int:
 def measure_inside(path: Path, count: int) -> Row:
     """Return what one more clone costs inside the process, and writes: refs and packs."""
     with open_pool(path, key_path=path.parent / "key") as house:
-        ref = house.pool.ref_path(f"volumes/{house.volumes.get(VOLUME).id.hex()}")
+        ref = Path(house.pool.where_ref(f"volumes/{house.volumes.get(VOLUME).id.hex()}"))
         before, written, most = stored_bytes(path), 0, 0
         spent = used = 0.0
         for number in range(count, count + MORE):

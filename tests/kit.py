@@ -13,6 +13,16 @@ from dalsegno.trees.build import store_directory
 REALM = Realm(bytes(range(32)))
 
 
+def pack_path(pool: Pool, pack_id: bytes) -> Path:
+    """Return the file of a pack of a local pool."""
+    return Path(pool.where_pack(pack_id))
+
+
+def ref_path(pool: Pool, name: str) -> Path:
+    """Return the file of a ref of a local pool."""
+    return Path(pool.where_ref(name))
+
+
 class DictStore:
     """A Source and Sink over a plain dict, counting what is read."""
 

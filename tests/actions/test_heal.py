@@ -30,6 +30,7 @@ from dalsegno.terms.events import Event, Note
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.read import entry_xattrs, iterate_content, iterate_directory, read_revision, resolve_link
 from dalsegno.world.clock import real_now_ns
+from kit import pack_path
 
 SEED = 20261130
 
@@ -118,7 +119,7 @@ def flip(path: Path, offset: int) -> None:
 def damages(house: House) -> Iterator[tuple[str, Path, int | None]]:
     """Yield each way to hurt one pack: (name, pack, offset of a byte to flip, None to remove it)."""
     for number, pack_id in enumerate(sorted(house.pool.list_packs())):
-        path = house.pool.pack_path(pack_id)
+        path = pack_path(house.pool, pack_id)
         yield f"pack {number} lost", path, None
         with PackReader.open(path, house.pool.realm) as reader:
             for block in range(reader.block_count):
@@ -178,7 +179,7 @@ def test_a_healed_pool_is_whole_after_a_collection_and_has_no_notes(pool_path: P
         house.volumes.unclone("source", "one")
         house.volumes.unclone("source", "two")
         pack = max(
-            (house.pool.pack_path(each) for each in house.pool.list_packs()), key=lambda path: path.stat().st_size
+            (pack_path(house.pool, each) for each in house.pool.list_packs()), key=lambda path: path.stat().st_size
         )
         flip(pack, 400_000)
         assert errors(house)
@@ -201,7 +202,7 @@ def test_what_nothing_has_any_more_is_named_by_file_and_clone(pool_path: Path, s
         down = {e.name: e for e in iterate_directory(house.pool, ObjectId(deep[b"down"].content))}
         location = house.pool.index.lookup(down[b"c"].content)
         assert location is not None
-        with PackReader.open(house.pool.pack_path(location.pack_id), house.pool.realm) as reader:
+        with PackReader.open(pack_path(house.pool, location.pack_id), house.pool.realm) as reader:
             flip(reader.path, int(reader.offsets[location.block_index]) + 40)
         list(verify_pool(house))
         backup(house, str(source), clone_name="healed")
@@ -244,7 +245,7 @@ def test_every_volume_that_rested_on_it_heals_when_its_turn_comes(
     with open_house(pool_path) as house:
         backup(house, str(other))
         for pack_id in house.pool.list_packs():
-            path = house.pool.pack_path(pack_id)
+            path = pack_path(house.pool, pack_id)
             if path.stat().st_size > 1_000_000:
                 path.unlink()
     with open_house(pool_path) as house:

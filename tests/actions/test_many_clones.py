@@ -24,6 +24,7 @@ from dalsegno.volumes.address import parse_address, resolve
 from dalsegno.volumes.clones import NEWEST_MAX, Clone, Clones
 from dalsegno.volumes.state import VolumeState
 from dalsegno.volumes.store import Volumes
+from kit import pack_path, ref_path
 
 COUNT = 280
 HOUR_NS = 3600 * 10**9
@@ -67,14 +68,14 @@ def table_packs(house: House) -> set[Path]:
     for root in (table.by_name, table.by_time):
         location = house.pool.index.lookup(root)
         assert location is not None
-        found.add(house.pool.pack_path(location.pack_id))
+        found.add(pack_path(house.pool, location.pack_id))
     return found
 
 
 def test_clones_of_the_table_are_found_renewed_held_and_removed(path: Path) -> None:
     with opened(path) as house:
         volumes = house.volumes
-        assert len(volumes.get("v").clones) == COUNT and house.pool.ref_path(ref(house)).stat().st_size < 8192
+        assert len(volumes.get("v").clones) == COUNT and ref_path(house.pool, ref(house)).stat().st_size < 8192
         with pytest.raises(AlreadyThere):
             volumes.add_clone("v", name_of(3), now_ns=1)
         with pytest.raises(Refused, match="held"):
@@ -122,12 +123,12 @@ def test_what_a_clone_writes_and_sends_does_not_grow_with_their_number(path: Pat
 
     def cost(house: House, first: int) -> float:
         state = house.volumes.get("v")
-        place = house.pool.ref_path(ref(house))
+        place = ref_path(house.pool, ref(house))
         known, written = house.pool.list_packs(), 0
         for number in range(first, first + 2 * NEWEST_MAX):
             house.volumes.add_clone("v", f"one{number:05}", now_ns=number * HOUR_NS)
             written += place.stat().st_size
-            written += sum(house.pool.pack_path(each).stat().st_size for each in house.pool.list_packs() - known)
+            written += sum(pack_path(house.pool, each).stat().st_size for each in house.pool.list_packs() - known)
             known = house.pool.list_packs()
         state = house.volumes.get("v")
         assert len(messages.encode(state)) < 8192

@@ -25,6 +25,7 @@ from dalsegno.cli.main import COMMANDS as PROGRAM
 from dalsegno.formats.objects import ENTRY_DIRECTORY
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.trees.read import iterate_directory, read_revision
+from kit import pack_path
 
 SEED = 20261130
 SAMPLE = 250
@@ -46,7 +47,7 @@ class Hurt:
             revision = ann.clones["two"].revision
             location = house.pool.index.lookup(revision)
             assert location is not None
-            self.pack = house.pool.pack_path(location.pack_id)
+            self.pack = pack_path(house.pool, location.pack_id)
             self.blocks: dict[int, int] = {}
             root = read_revision(house.pool, revision).root
             (sub,) = [each for each in iterate_directory(house.pool, root.content) if each.kind == ENTRY_DIRECTORY]

@@ -13,7 +13,7 @@ from dalsegno.terms.errors import Damaged, TooNew
 from dalsegno.volumes.clones import Clone, Clones
 from dalsegno.volumes.state import VolumeState, decode_state
 from dalsegno.volumes.store import Volumes
-from kit import REALM, DictStore
+from kit import REALM, DictStore, pack_path, ref_path
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -28,7 +28,7 @@ def pool(tmp_path):
 
 
 def put(pool: Pool, name: str, ref: str = REF) -> None:
-    path = pool.ref_path(ref)
+    path = ref_path(pool, ref)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes((GOLDEN / name).read_bytes())
 
@@ -44,11 +44,11 @@ def test_version_1_is_read_and_becomes_version_2_at_the_first_write(pool):
     volumes = Volumes(pool)
     assert volumes.known(VOLUME_ID) == expected()
     volumes.update(VOLUME_ID, lambda state: state)
-    assert pool.ref_path(REF).read_bytes() == (GOLDEN / "ref-v1.volume").read_bytes()
+    assert ref_path(pool, REF).read_bytes() == (GOLDEN / "ref-v1.volume").read_bytes()
     volumes.update(VOLUME_ID, lambda state: msgspec.structs.replace(state, name="later"))
     assert volumes.known(VOLUME_ID) == expected(name="later", counter=1)
     with pytest.raises(Damaged):
-        REALM.open_value(pool.ref_path(REF).read_bytes(), context=REF.encode())
+        REALM.open_value(ref_path(pool, REF).read_bytes(), context=REF.encode())
 
 
 def test_version_2_is_read(pool):
@@ -60,8 +60,8 @@ def test_a_table_of_clones_of_version_2_is_read_and_made_alike(pool):
     put(pool, "ref-v2-table.volume")
     with PackReader.open(GOLDEN / "ref-v2-table.pack", REALM) as reader:
         pack_id = reader.pack_id
-    pool.pack_path(pack_id).parent.mkdir(parents=True)
-    pool.pack_path(pack_id).write_bytes((GOLDEN / "ref-v2-table.pack").read_bytes())
+    pack_path(pool, pack_id).parent.mkdir(parents=True)
+    pack_path(pool, pack_id).write_bytes((GOLDEN / "ref-v2-table.pack").read_bytes())
     pool.refresh()
     wanted = {name: msgspec.convert(each, Clone) for name, each in table_clones().items()}
     state = Volumes(pool).known(VOLUME_ID)

@@ -217,7 +217,7 @@ class _Pools:
             self._taken = 0
             if self._pool is not None:
                 self._pool.close()
-                shutil.rmtree(self._pool.path)
+                shutil.rmtree(self._pool.backend.directory)
             self._pool = Pool.create(PLACE / f"pool-{os.getpid()}", encryption="none", realm=REALM)
         return self._pool
 

@@ -23,7 +23,7 @@ from dalsegno.pool.keys import key_file_text
 from dalsegno.pool.settings import Holder, KdfCost, PoolSettings, encode_settings
 from dalsegno.replicas import wire
 from dalsegno.trees.read import links_key
-from kit import REALM
+from kit import REALM, ref_path
 from make_ref_v1 import REF
 from make_ref_v2 import make_pool
 
@@ -82,8 +82,8 @@ def trees() -> Iterator[bytes]:
 def volume_states() -> Iterator[bytes]:
     for name in ("ref-v1.volume", "ref-v2.volume", "ref-v2-table.volume"):
         with tempfile.TemporaryDirectory() as place, make_pool(Path(place) / "pool") as pool:
-            pool.ref_path(REF).parent.mkdir(exist_ok=True)
-            pool.ref_path(REF).write_bytes((GOLDEN / name).read_bytes())
+            ref_path(pool, REF).parent.mkdir(exist_ok=True)
+            ref_path(pool, REF).write_bytes((GOLDEN / name).read_bytes())
             yield pool.get_ref(REF) or b""
 
 

@@ -12,7 +12,7 @@ from dalsegno.pool.pool import Pool
 from dalsegno.pool.settings import PoolSettings, encode_settings
 from dalsegno.volumes.state import decode_state, encode_state
 from dalsegno.volumes.store import Volumes
-from kit import REALM
+from kit import REALM, pack_path, ref_path
 from make_ref_v1 import REF, STATE
 
 POOL_ID = b"the golden pool."
@@ -50,8 +50,8 @@ def write_table(scratch: str) -> None:
         assert made.clones.table is not None
         (pack,) = pool.list_packs()
         here = Path(__file__).parent
-        (here / "ref-v2-table.volume").write_bytes(pool.ref_path(REF).read_bytes())
-        (here / "ref-v2-table.pack").write_bytes(pool.pack_path(pack).read_bytes())
+        (here / "ref-v2-table.volume").write_bytes(ref_path(pool, REF).read_bytes())
+        (here / "ref-v2-table.pack").write_bytes(pack_path(pool, pack).read_bytes())
 
 
 def main(scratch: str) -> None:
@@ -59,7 +59,7 @@ def main(scratch: str) -> None:
     with make_pool(Path(scratch)) as pool:
         state = decode_state(msgspec.msgpack.encode({**STATE, "counter": 3}))
         assert pool.swap_ref(REF, None, encode_state(state))
-        (Path(__file__).parent / "ref-v2.volume").write_bytes(pool.ref_path(REF).read_bytes())
+        (Path(__file__).parent / "ref-v2.volume").write_bytes(ref_path(pool, REF).read_bytes())
 
 
 if __name__ == "__main__":

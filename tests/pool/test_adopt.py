@@ -36,7 +36,7 @@ from dalsegno.terms.ids import PackId
 from dalsegno.world.clock import now_ns
 from dalsegno.world.files import UploadFile
 from dalsegno.world.workers import Workers
-from kit import REALM, DictStore, store_revision
+from kit import REALM, DictStore, pack_path, store_revision
 
 SEED = 20261121
 HOUR_NS = 3600 * 10**9
@@ -98,7 +98,7 @@ def assert_holds(pool: Pool, records: Records) -> None:
     for kind, identity, payload in records:
         assert pool.get_kind(identity) == (kind, payload)
     assert [finding for finding in check_pool(pool, silent) if finding.severity == "error"] == []
-    with Pool(pool.path, _settings(pool), pool.realm, None) as again:
+    with Pool(pool.backend, _settings(pool), pool.realm, None) as again:
         assert all(again.has(identity) for _, identity, _ in records)  # type: ignore[arg-type]
 
 
@@ -126,7 +126,7 @@ def test_a_whole_pack_becomes_part_of_the_pool(pool: Pool, tmp_path: Path) -> No
     data = path.read_bytes()
     adopt(pool, path)
     assert not path.exists()
-    assert pool.pack_path(bytes.fromhex(path.name[:32])).read_bytes() == data  # moved, not written again
+    assert pack_path(pool, bytes.fromhex(path.name[:32])).read_bytes() == data  # moved, not written again
     assert_holds(pool, records)
 
 
@@ -135,7 +135,7 @@ def test_a_pack_of_another_seal_is_sealed_as_the_pool_is(pool: Pool, tmp_path: P
     path = write_pack(tmp_path / "in", records, sealed=pool.encryption == "none")
     adopt(pool, path)
     (pack_id,) = pool.list_packs()
-    with PackReader.open(pool.pack_path(pack_id), REALM) as reader:
+    with PackReader.open(pack_path(pool, pack_id), REALM) as reader:
         assert (reader.header.seal == pack.SEAL_NONE) == (pool.encryption == "none")
     assert not path.exists()
     assert_holds(pool, records)
@@ -418,14 +418,14 @@ def test_what_is_there_already_is_not_taken_twice(pool: Pool, tmp_path: Path) ->
     assert not again.exists() and len(pool.list_packs()) == 1
     # A pack that pretends to be one that is here keeps its objects, under another name.
     (pack_id,) = pool.list_packs()
-    before = pool.pack_path(pack_id).read_bytes()
+    before = pack_path(pool, pack_id).read_bytes()
     header, key = new_header(REALM, kind=pack.PACK_POOL, sealed=False, pack_id=pack_id)
     path = tmp_path / "in" / f"{pack_id.hex()}.partial"
     with open(path, "wb") as file, PackWriter(file.write, realm=REALM, header=(header, key)) as writer:
         writer.put(*named(KIND_CHUNK, b"new" * 50))
         writer.finish()
     adopt(pool, path)
-    assert pool.pack_path(pack_id).read_bytes() == before and len(pool.list_packs()) == 2
+    assert pack_path(pool, pack_id).read_bytes() == before and len(pool.list_packs()) == 2
     assert_holds(pool, [*records, named(KIND_CHUNK, b"new" * 50)])
 
 
@@ -456,7 +456,7 @@ def split(store: DictStore) -> tuple[list[tuple[int, bytes, bytes]], list[tuple[
 
 def age(pool: Pool, pack_id: bytes, hours: float) -> None:
     at = now_ns() - int(hours * HOUR_NS)
-    os.utime(pool.pack_path(pack_id), ns=(at, at))
+    os.utime(pack_path(pool, pack_id), ns=(at, at))
 
 
 def test_what_is_condemned_does_not_stand_but_is_saved_when_named(pool: Pool, tmp_path: Path) -> None:
@@ -495,7 +495,7 @@ def test_a_collection_while_packs_are_checked_takes_nothing_that_they_need(
 
 def test_what_stands_has_all_that_it_names_however_collections_run(pool: Pool, tmp_path: Path) -> None:
     """A directory that nothing names yet keeps its old chunk until it has been shunned for a grace period itself."""
-    (pool.path / UPLOADS).mkdir()  # a server's: what one call adopts a later one names in a ref
+    (pool.backend.directory / UPLOADS).mkdir()  # a server's: what one call adopts a later one names in a ref
     chunks, metadata = split(tree(b"stands"))
     sealed = pool.encryption != "none"
     adopt(pool, write_pack(tmp_path / "in", chunks, sealed=sealed))
@@ -547,7 +547,9 @@ def test_a_copy_behind_a_condemned_one_is_found(pool: Pool, tmp_path: Path) -> N
     ids = as_ids(b"".join(identity for _, identity, _ in chunks))
     packs = sorted(pool.list_packs())
     for pack_id in packs[:2]:
-        (pool.path / "condemned" / pack_id.hex()).write_bytes(b"%d" % now_ns())
+        (pool.backend.directory / "condemned" / pack_id.hex()).write_bytes(b"%d" % now_ns())
         assert (Standing(pool).kinds(ids) == KIND_CHUNK).all()
-    shutil.copy(pool.path / "condemned" / packs[0].hex(), pool.path / "condemned" / packs[2].hex())
+    shutil.copy(
+        pool.backend.directory / "condemned" / packs[0].hex(), pool.backend.directory / "condemned" / packs[2].hex()
+    )
     assert not Standing(pool).kinds(ids).any()

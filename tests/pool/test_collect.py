@@ -106,7 +106,7 @@ def test_what_is_dead_waits_once_when_nobody_writes(pool: Pool) -> None:
 
 
 def test_a_pool_that_serves_uploads_lets_young_packs_be(pool: Pool) -> None:
-    (pool.path / UPLOADS).mkdir()
+    (pool.backend.directory / UPLOADS).mkdir()
     put_chunks(pool, b"adopted, not yet named in a ref")
     assert run(pool, [], grace=3600).condemned == 0
 
@@ -131,13 +131,13 @@ def test_what_is_wholly_dead_goes_first_and_makes_the_room_to_write_others_again
         assert (result.deleted, result.rewritten, result.left) == (4, 3, 0)
         assert [len(pool.get(identity)) for identity in live] == [200_000] * 3
         assert os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize > 800_000
-        assert (pool.path / RESERVE_NAME).exists()
+        assert (pool.backend.directory / RESERVE_NAME).exists()
 
 
 def test_half_dead_packs_wait_for_room_and_are_told(disk: Path) -> None:
     with Pool.create(disk / "pool", encryption="none") as pool:
         live = halves(pool, 2)
-        release_reserve(pool.path)
+        release_reserve(pool.backend.directory)
         fill(disk)
         result = run(pool, live)
         assert (result.deleted, result.left, result.out_of_room) == (0, 2, True)
@@ -181,7 +181,7 @@ def test_a_damaged_pack_stays_while_what_it_lost_is_needed_and_nowhere_else(pool
         assert writer.objects_added == 2
     run(pool, [lost, good])
     assert pack_id not in pool.list_packs() and pool.get(lost) == b"lost" * 100
-    assert not pool.losses.notes and list((pool.path / "damaged").iterdir()) == []
+    assert not pool.losses.notes and list((pool.backend.directory / "damaged").iterdir()) == []
 
 
 def test_partly_live_pack_is_written_again(pool: Pool) -> None:

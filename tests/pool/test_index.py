@@ -7,6 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dalsegno.backends.local import LocalBackend
 from dalsegno.pool import index as index_room
 from dalsegno.pool.index import SEGMENTS_MAX, Ids, Index, Values, choose_merge
 from dalsegno.terms.ids import PackId
@@ -35,6 +36,7 @@ def test_index_answers_as_a_dict(
     def make(path: Path) -> Index:
         return Index(
             path,
+            backend=LocalBackend(path.parent),
             list_packs=lambda: set(on_disk),
             read_pack=lambda pack_id: columns(on_disk[pack_id]),
             report_damage=lambda pack_id, error: None,
@@ -83,6 +85,7 @@ def test_a_pack_that_could_not_be_settled_while_others_were_is_not_forgotten(tmp
     """What one thread adds to a set is lost when another empties it."""
     index = Index(
         tmp_path / "index",
+        backend=LocalBackend(tmp_path),
         list_packs=set,
         read_pack=lambda pack_id: columns({}),
         report_damage=lambda pack_id, error: None,

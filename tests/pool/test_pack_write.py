@@ -13,7 +13,7 @@ from dalsegno.pool import index_rows
 from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pack_write import PackWriter, new_header
-from kit import REALM, PoolStore
+from kit import REALM, PoolStore, pack_path
 
 
 def write_pack(path, payloads):
@@ -82,7 +82,7 @@ def test_a_copy_finds_objects_whose_pack_was_collected_since_they_were_marked(tm
     moving.store_copy(objects.KIND_CHUNK, identity, b"moved" * 100)
     moving.close()
     for pack_id in old:
-        store.pool.pack_path(pack_id).unlink()
+        pack_path(store.pool, pack_id).unlink()
     stream = io.BytesIO()
     with PackWriter(stream.write, realm=REALM, header=new_header(REALM, kind=pack.PACK_DUMP, sealed=False)) as writer:
         marks.copy(writer, lambda done, total: None)

@@ -82,7 +82,9 @@ class RealmWorld:
     def add_server(self, name: str, *, at: str = "") -> None:
         """Start a server over an empty pool."""
         pool = Pool.create(self.path / (at or name), encryption="none", realm=REALM)
-        keeper = Keeper(name, pool, Volumes(pool), workers=self.workers, clock=now_ns, scratch=pool.path / "uploads")
+        keeper = Keeper(
+            name, pool, Volumes(pool), workers=self.workers, clock=now_ns, scratch=pool.backend.directory / "uploads"
+        )
         self.keepers[name] = keeper
         self.sites[name] = Way(keeper, self.chance)
         self.directory.put_server(Server(name=name, url=f"http://{name}:8420"))

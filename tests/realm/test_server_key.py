@@ -32,7 +32,7 @@ def pool(tmp_path: Path) -> Iterator[Pool]:
 
 def copy_of(pool: Pool, to: Path) -> Pool:
     """Return a copy of a pool's files, opened by somebody who has the realm's key."""
-    shutil.copytree(pool.path, to)
+    shutil.copytree(pool.backend.directory, to)
     return Pool.open(to)
 
 
@@ -62,15 +62,17 @@ def test_a_copy_of_the_pool_with_the_realms_key_gives_none_of_a_servers_secrets(
             with pytest.raises(NoAccess, match="not there"):
                 attack(copied)
         # With a key of his own instead, and a realm's key made to fit: nothing opens.
-        mark = copied.path / "server/key"
+        mark = copied.backend.directory / "server/key"
         mark.unlink()
         guessed = open_server_values(copied)
         for name in VALUES:
-            if copied.backend.root.joinpath("server", name).exists():
+            if copied.backend.directory.joinpath("server", name).exists():
                 with pytest.raises(Damaged):
                     guessed.get(name)
         forget_key(copied)
-        assert own.key not in b"".join(path.read_bytes() for path in pool.path.rglob("*") if path.is_file())
+        assert own.key not in b"".join(
+            path.read_bytes() for path in pool.backend.directory.rglob("*") if path.is_file()
+        )
 
 
 def test_a_token_that_was_made_with_the_realms_key_opens_nothing(pool: Pool) -> None:
@@ -81,8 +83,8 @@ def test_a_token_that_was_made_with_the_realms_key_opens_nothing(pool: Pool) -> 
     pool.swap_ref(f"tokens/{forged.id}", None, data)
     assert check_token(text, [tokens, PoolTokens(pool)], now_ns=2) is None
     sealed = Realm(REALM.secret).seal_value(data, context=b"dalsegno server value 1\0" + pool.pool_id + b"tokens/")
-    (pool.path / "server/tokens").mkdir()
-    (pool.path / "server/tokens" / forged.id).write_bytes(sealed)
+    (pool.backend.directory / "server/tokens").mkdir()
+    (pool.backend.directory / "server/tokens" / forged.id).write_bytes(sealed)
     with pytest.raises(Damaged):
         check_token(text, [tokens], now_ns=2)
 
@@ -93,8 +95,8 @@ def test_a_servers_token_opens_no_other_server_of_the_realm(pool: Pool, tmp_path
     PoolTokens(pool).add(token)
     with Pool.create(tmp_path / "other", encryption="none", realm=REALM) as other:
         tokens = PoolTokens(other)
-        (other.path / "server/tokens").mkdir()
-        shutil.copy(pool.path / "server/tokens" / token.id, other.path / "server/tokens")
+        (other.backend.directory / "server/tokens").mkdir()
+        shutil.copy(pool.backend.directory / "server/tokens" / token.id, other.backend.directory / "server/tokens")
         with pytest.raises(Damaged):
             check_token(text, [tokens], now_ns=2)
 
@@ -104,7 +106,7 @@ def test_a_revoked_token_stays_revoked_when_its_record_is_put_back(pool: Pool) -
     token, text = new_token(rights=[ADMINISTER], volumes=["*"], now_ns=1)
     tokens = PoolTokens(pool)
     tokens.add(token)
-    path = pool.path / "server/tokens" / token.id
+    path = pool.backend.directory / "server/tokens" / token.id
     record = path.read_bytes()
     tokens.revoke(token.id)
     path.write_bytes(record)
@@ -130,7 +132,7 @@ def old_server(pool: Pool) -> tuple[Token, str]:
 def test_what_an_older_server_kept_is_taken_over_once(pool: Pool) -> None:
     """Kind of fault: the old door stays open beside the new one."""
     token, text = old_server(pool)
-    old = {name: (pool.path / "refs" / name).read_bytes() for name in pool.list_refs()}
+    old = {name: (pool.backend.directory / "refs" / name).read_bytes() for name in pool.list_refs()}
     values = find_server_values(pool)
     assert values is not None
     assert [values.get(name) for name in ("tls", "address", "realm", "peer")] == [
@@ -144,7 +146,7 @@ def test_what_an_older_server_kept_is_taken_over_once(pool: Pool) -> None:
     # An older copy of the pool's files, put back: none of it is believed any more.
     PoolTokens(pool).revoke(token.id)
     for name, data in old.items():
-        path = pool.path / "refs" / name
+        path = pool.backend.directory / "refs" / name
         path.parent.mkdir(exist_ok=True, parents=True)
         path.write_bytes(data)
     assert check_token(text, [PoolTokens(pool)], now_ns=9) is None
@@ -183,7 +185,7 @@ def test_the_key_is_its_owners_alone_and_outside_of_the_pool(pool: Pool) -> None
     assert find_server_values(pool) is None and not key_path_of(pool).exists()
     open_server_values(pool)
     path = key_path_of(pool)
-    assert path.stat().st_mode & 0o777 == 0o600 and not path.is_relative_to(pool.path)
+    assert path.stat().st_mode & 0o777 == 0o600 and not path.is_relative_to(pool.backend.directory)
     path.chmod(0o640)
     with pytest.raises(NoAccess, match="chmod 600"):
         open_server_values(pool)
@@ -205,11 +207,11 @@ def test_another_identity_keeps_the_tokens_and_nothing_that_somebody_may_have(po
     values = open_server_values(pool)
     for name in VALUES:
         values.swap(name, None, name.encode())
-    old = (pool.path / "server/tls").read_bytes()
+    old = (pool.backend.directory / "server/tls").read_bytes()
     values = renew_server_values(pool)
     assert [values.get(name) for name in VALUES] == [None, None, b"realm", None]
     assert check_token(text, [PoolTokens(pool)], now_ns=2) is not None
-    (pool.path / "server/tls").write_bytes(old)
+    (pool.backend.directory / "server/tls").write_bytes(old)
     with pytest.raises(Damaged):
         values.get("tls")
     # The key is lost: what it opened is, too, and the server begins anew when told to.

@@ -21,7 +21,6 @@ from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.closure import visit_reachable
 from dalsegno.trees.read import read_revision
 from dalsegno.world import files
-from dalsegno.world.files import FileLock
 from kit import store_model
 
 STEPS_MAX = 60
@@ -137,7 +136,7 @@ def test_what_waits_is_asked_for_when_nobody_can_write_any_more(world: RealmWorl
     """What came between the look and the lock was let go of."""
     world.write("c1", a=text(1))
     asked = []
-    with world.client("c1") as house, FileLock(house.pool.path / WRITERS_LOCK) as lock:
+    with world.client("c1") as house, house.pool.backend.lock(WRITERS_LOCK) as lock:
 
         def waiting() -> list[bytes]:
             asked.append(lock.acquire(shared=True, wait=False))

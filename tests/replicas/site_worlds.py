@@ -118,7 +118,7 @@ class KeeperWorld:
             Volumes(pool),
             workers=Workers(1),
             clock=self.clock,
-            scratch=pool.path / "uploads",
+            scratch=pool.backend.directory / "uploads",
         )
         self.faulty[name] = FaultySite(self.sites[name])
         return self.faulty[name]

@@ -199,7 +199,7 @@ def test_a_server_that_lost_a_pack_acknowledges_nothing_on_it_and_gets_it_again(
     client.add({b"c": random.Random(3).randbytes(20_000)})
     client.push()
     pool = world.sites["s2"].pool
-    (lost,) = [path for path in (pool.path / "packs").rglob("*.pack") if path.stat().st_size > 30_000]
+    (lost,) = [path for path in (pool.backend.directory / "packs").rglob("*.pack") if path.stat().st_size > 30_000]
     lost.unlink()
     pool.close()
     world.keepers.clock.pause(10)

@@ -46,7 +46,7 @@ from dalsegno.volumes.store import Volumes
 from dalsegno.world import files
 from dalsegno.world.clock import now_ns
 from dalsegno.world.workers import Workers
-from kit import REALM, store_model
+from kit import REALM, pack_path, store_model
 
 SEED = 20261121
 VOLUME = "home"
@@ -160,8 +160,8 @@ def spool_of(keeper: Keeper, *ids: bytes) -> Spool:
 
 def gc(keeper: Keeper, crew: Workers, *, grace: int = 3600, hours: float = 0) -> None:
     """Collect as another process does, as if so many hours had passed."""
-    with Pool.open(keeper.pool.path) as pool:
-        house = House(pool=pool, volumes=Volumes(pool), cache_dir=pool.path, report=silent, workers=crew)
+    with Pool.open(keeper.pool.backend.directory) as pool:
+        house = House(pool=pool, volumes=Volumes(pool), cache_dir=pool.backend.directory, report=silent, workers=crew)
         before = os.environ.get("DAL_NOW")
         os.environ["DAL_NOW"] = str(now_ns() + int(hours * HOUR_NS))
         try:
@@ -205,7 +205,7 @@ def test_rows_come_as_the_objects_are_stored_with_kind_and_length(pair: tuple[Ke
     for identity, kind, length in rows:
         found, payload = a.pool.get_kind(identity)
         assert (found, len(payload)) == (kind, length)
-    ages = {pack: a.pool.pack_path(pack).stat().st_mtime_ns for pack in a.pool.list_packs()}
+    ages = {pack: pack_path(a.pool, pack).stat().st_mtime_ns for pack in a.pool.list_packs()}
     places = [a.pool.index.lookup(identity) for identity, _, _ in rows]
     keys = [(ages[at.pack_id], at.pack_id, at.block_index, at.offset) for at in places if at is not None]
     assert keys == sorted(keys) and len(keys) == len(rows)
@@ -372,7 +372,7 @@ def test_pieces_that_come_after_the_pack_was_adopted_do_not_reach_it(pair: tuple
     go_on.set()
     thread.join()
     assert ended.is_set()
-    assert b.pool.pack_path(pack_id).read_bytes() == data
+    assert pack_path(b.pool, pack_id).read_bytes() == data
     b.advance(VOLUME, head)
     assert_good(b)
 
@@ -400,7 +400,7 @@ def test_one_upload_adopted_by_many_at_once_is_there_once(pair: tuple[Keeper, Ke
     assert errors == []
     assert_whole(b, head)
     assert_good(b)
-    assert list((b.pool.path / UPLOADS).rglob("*.partial")) == []
+    assert list((b.pool.backend.directory / UPLOADS).rglob("*.partial")) == []
 
 
 def test_a_flipped_bit_is_damaged_and_the_upload_begins_anew(pair: tuple[Keeper, Keeper]) -> None:
@@ -780,12 +780,12 @@ def test_of_too_many_followers_those_unheard_longest_go(pair: tuple[Keeper, Keep
     a.watch(VOLUME, first, seconds=0, follower="gone")
     for number in range(FOLLOWERS_MAX - 1):
         a.watch(VOLUME, b"", seconds=0, follower=f"number {number}")
-    pins = list((a.pool.path / "refs" / "pins").iterdir())
+    pins = list((a.pool.backend.directory / "refs" / "pins").iterdir())
     assert "gone" in a.followers(VOLUME) and len(pins) == 1
     a.watch(VOLUME, first, seconds=0, follower="standby")
     assert a.followers(VOLUME).keys() >= {"standby", "number 0"} and "gone" not in a.followers(VOLUME)
     assert len(a.followers(VOLUME)) == FOLLOWERS_MAX
-    assert list((a.pool.path / "refs" / "pins").iterdir()) not in ([], pins)
+    assert list((a.pool.backend.directory / "refs" / "pins").iterdir()) not in ([], pins)
 
 
 def test_bases_that_are_many_cost_one_walk_and_the_newest_behind_counts(pair: tuple[Keeper, Keeper]) -> None:
@@ -801,7 +801,7 @@ def test_a_watch_sees_what_another_process_did(pair: tuple[Keeper, Keeper]) -> N
     second = put(a, {b"f": b"2"})
     child = os.fork()
     if child == 0:
-        with Pool.open(a.pool.path) as pool:
+        with Pool.open(a.pool.backend.directory) as pool:
             volumes = Volumes(pool)
             volumes.update(VOLUME_ID, lambda state: msgspec.structs.replace(state, head=second))
         os._exit(0)
@@ -849,7 +849,7 @@ def test_a_volume_made_again_is_the_same_and_takes_a_newer_set(pair: tuple[Keepe
     a.upload(VOLUME, bytes(16), 0, [b"half"])
     a.remove(VOLUME)
     a.remove(VOLUME)
-    assert list((a.pool.path / UPLOADS).rglob("*.partial")) == []
+    assert list((a.pool.backend.directory / UPLOADS).rglob("*.partial")) == []
     assert a.create(newer).head == b""
 
 

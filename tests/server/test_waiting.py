@@ -71,7 +71,7 @@ def test_uploads_that_nobody_adopts_fill_no_disk(site: Keeper, monkeypatch: pyte
     two.upload("a", os.urandom(16), 0, [bytes(700 * KIB)])
     assert two.upload_size("a", upload) == 0, "another's upload is not his"
     # What was adopted, or went, makes room at once.
-    for path in (site.pool.path / "uploads").rglob("one-*"):
+    for path in (site.pool.backend.directory / "uploads").rglob("one-*"):
         path.unlink()
     one.upload("a", os.urandom(16), 0, [bytes(800 * KIB)])
     site.upload("a", os.urandom(16), 0, [bytes(3 * MIB)])  # who works in the pool itself

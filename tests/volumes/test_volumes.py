@@ -144,7 +144,7 @@ def _add_clones(path, number):
 def test_four_processes_clone_at_once_and_nothing_is_lost(pool, volumes):
     volumes.create("home", kind="native", now_ns=1)
     commit(pool, volumes, "home", {b"a": b"1"})
-    crew = [multiprocessing.Process(target=_add_clones, args=(pool.path, n)) for n in range(4)]
+    crew = [multiprocessing.Process(target=_add_clones, args=(pool.backend.directory, n)) for n in range(4)]
     for process in crew:
         process.start()
     for process in crew:

@@ -84,7 +84,7 @@ class BackupResult:
 def own_places(house: House) -> set[bytes]:
     """Return where our own files are, symlinks resolved: pool, caches, spools and catalogs."""
     known = (places.find_cache_dir(), places.find_state_dir(), places.SITE_STATE_DIR)
-    found = (house.pool.path, house.cache_dir, *house.own_places, *known)
+    found = (house.pool.backend.directory, house.cache_dir, *house.own_places, *known)
     return {os.path.realpath(os.fsencode(place)) for place in found if place is not None}
 
 
@@ -212,7 +212,7 @@ def _head(house: House, state: VolumeState) -> Revision | None:
         if house.pool.elsewhere is not None:
             raise
         text = f"the newest state of volume {state.name!r} is lost, everything is read again: {error}"
-        house.report(Note(severity="notice", path=os.fsencode(house.pool.path), text=text))
+        house.report(Note(severity="notice", path=os.fsencode(house.pool.place), text=text))
         return None
 
 

@@ -33,10 +33,9 @@ from dalsegno.volumes.clones import ClonesForm
 from dalsegno.volumes.state import ReplicaSet, VolumeState
 from dalsegno.world.chance import random_bytes
 from dalsegno.world.clock import now_ns
-from dalsegno.world.files import FileLock
 
 MONITOR_SECONDS: Final = 0.25
-SERVE_LOCK: Final = "serve.lock"
+SERVE_LOCK: Final = "serve"
 """Held in a pool by its server."""
 
 
@@ -114,7 +113,7 @@ def keeps_up_by_itself(site: Site) -> bool:
     """Return whether a standby's server runs, and so follows by itself; of others we only see their servers."""
     if not isinstance(site, Keeper):
         return True
-    with FileLock(site.pool.path / SERVE_LOCK) as lock:
+    with site.pool.backend.lock(SERVE_LOCK) as lock:
         return not lock.acquire(wait=False)
 
 

@@ -66,7 +66,7 @@ class Doubts:
         text += " read again and stored again"
         if self._pool.read_unsound():
             text += "; older states still lack files: `dal verify --pool` names them"
-        report(Note(severity="notice", path=os.fsencode(self._pool.path), text=text))
+        report(Note(severity="notice", path=os.fsencode(self._pool.place), text=text))
 
 
 def scan_again_when_damaged(doubts: Doubts, look: Callable[[], ScanResult]) -> ScanResult:
@@ -165,7 +165,7 @@ def unsound_of(pool: Pool) -> set[bytes]:
 def damage_lines(pool: Pool, states: Iterable[VolumeState]) -> list[str]:
     """Return a line for each pack that is known to be damaged, and one about what to do."""
     refs = [str(error) for error in damaged_refs(pool)]
-    lines = [f"{pool.pack_path(pack_id)}: {each.text()}" for pack_id, each in sorted(pool.losses.notes.packs.items())]
+    lines = [f"{pool.where_pack(pack_id)}: {each.text()}" for pack_id, each in sorted(pool.losses.notes.packs.items())]
     unsound = len(unsound_of(pool))
     if not lines and not unsound:
         return refs

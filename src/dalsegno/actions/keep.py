@@ -273,7 +273,7 @@ def _states(house: House) -> Iterator[tuple[str, bytes]]:
 def _without_unneeded(pool: Pool, found: list[Finding], seen: PoolMarks) -> Iterator[Finding]:
     """Yield findings; those about damage that nothing needed rests on any more become notes."""
     harmless = {
-        str(pool.pack_path(pack_id))
+        pool.where_pack(pack_id)
         for pack_id in pool.losses.notes.packs
         if not seen.holds(only_copies(pool, pack_id)).any()
     }
@@ -344,15 +344,15 @@ def stats(house: House) -> Stats:
     for state in states:
         revision = find_revision(pool, state.head) if state.head else None
         protected += revision.total_bytes if revision is not None else 0
-    index = pool.path / "index"
+    index = pool.index.path
     return Stats(
-        path=str(pool.path),
+        path=pool.place,
         pool_id=pool.pool_id,
         encryption=pool.encryption,
         volume_count=len(states),
         clone_count=sum(len(state.clones) for state in states),
         pack_count=len(packs),
-        pack_bytes=sum(file_size(pool.pack_path(pack)) for pack in packs),
+        pack_bytes=sum(pool.pack_size(pack) or 0 for pack in packs),
         object_count=pool.measure()[0],
         index_bytes=sum(file_size(file) for file in index.glob("*")),
         protected_bytes=protected,
@@ -397,7 +397,7 @@ def volume_stats(house: House, name: str) -> VolumeStats:
         if other.id != state.id:
             _visit_readable(house, other, lambda kind, identity: others.add(identity))
     _visit_readable(house, state, count_it)
-    stored = sum(file_size(pool.pack_path(pack)) for pack in pool.list_packs() - pool.read_condemned().keys())
+    stored = sum(pool.pack_size(pack) or 0 for pack in pool.list_packs() - pool.read_condemned().keys())
     return VolumeStats(
         volume=state.name,
         size=volume_size(house, state),

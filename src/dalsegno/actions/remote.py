@@ -146,7 +146,7 @@ class RealmVolumes(Volumes):
         self._cache_bytes_max = cache_bytes_max
         self._callers = servers.workers
         self._local = LocalCommits(
-            "this client", pool, self._mirror, workers=workers, clock=now_ns, scratch=pool.path / UPLOADS
+            "this client", pool, self._mirror, workers=workers, clock=now_ns, scratch=pool.backend.scratch(UPLOADS)
         )
         self._lock = new_lock()
         self._turns = {"": new_lock()}
@@ -751,7 +751,7 @@ class RealmVolumes(Volumes):
             try:
                 pushed = group.push(identity)
             except (Unavailable, Conflict, Full) as error:
-                raise Unacknowledged(f"{error}; the commit waits in {self._pool.path}") from None
+                raise Unacknowledged(f"{error}; the commit waits in {self._pool.place}") from None
             except (NoAccess, Refused, BadInput):
                 self._drop_unsent(state.id, identity)
                 raise

@@ -110,7 +110,7 @@ def forget(house: House, volume: str, dump_id: bytes) -> VolumeState:
 
 def incoming_path(house: House, owner: str, dump_id: bytes) -> Path:
     """Return where an uploaded dump waits; each owner has his own."""
-    return house.pool.path / INCOMING / f"{owner}-{dump_id.hex()}{INCOMING_SUFFIX}"
+    return house.pool.backend.scratch(INCOMING) / f"{owner}-{dump_id.hex()}{INCOMING_SUFFIX}"
 
 
 def incoming_size(house: House, owner: str, dump_id: bytes) -> int:
@@ -127,7 +127,7 @@ def incoming_size(house: House, owner: str, dump_id: bytes) -> int:
 def waiting_bytes(house: House, owner: str) -> int:
     """Return how many bytes of uploaded dumps of one owner wait to be loaded."""
     total = 0
-    for path in (house.pool.path / INCOMING).glob(f"{owner}-*"):
+    for path in house.pool.backend.scratch(INCOMING).glob(f"{owner}-*"):
         with suppress(OSError):  # loaded meanwhile
             total += max(path.stat().st_size, INCOMING_FILE_BYTES_MIN)
     return total
@@ -174,7 +174,7 @@ def drop_dump(house: House, owner: str, dump_id: bytes) -> None:
 
 def drop_old_dumps(house: House) -> None:
     """Forget uploaded dumps that nobody loaded for a week."""
-    folder = house.pool.path / INCOMING
+    folder = house.pool.backend.scratch(INCOMING)
     if not folder.is_dir():
         return
     for path in folder.iterdir():

@@ -127,7 +127,7 @@ def find_or_create(
             house.report(Note(severity="notice", path=os.fsencode(what), text=text))
         return state, False
     assert directory is not None
-    if os.path.realpath(house.pool.path) == os.fsdecode(directory):
+    if _is_pool(house, os.fsdecode(directory)):
         raise Refused(f"{what}: is the pool itself; choose another pool or directory")
     if choice.several:
         raise _several(what, choice)
@@ -203,12 +203,17 @@ def create_tracked(house: House, directory: bytes) -> VolumeState:
     raise AlreadyThere(f"volume {stem!r}: all names like it are taken; use `dal volume create NAME --source DIR`")
 
 
+def _is_pool(house: House, real: str) -> bool:
+    place = house.pool.backend.directory
+    return place is not None and os.path.realpath(place) == real
+
+
 def real_source(house: House, source: Path) -> bytes:
     """Return the real path of a directory that a volume may follow. NotFound, Refused."""
     if not is_directory(source):
         raise NotFound(f"{source}: no such directory")
     real = os.path.realpath(source)
-    if os.path.realpath(house.pool.path) == real:
+    if _is_pool(house, real):
         raise Refused(f"{source}: is the pool itself; choose another directory")
     return os.fsencode(real)
 

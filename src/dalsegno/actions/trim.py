@@ -59,13 +59,7 @@ def trim(pool: Pool, waiting: Callable[[], Iterable[bytes]], *, bytes_max: int, 
 
 
 def _pack_bytes(pool: Pool) -> int:
-    size = 0
-    for pack_id in pool.list_packs():
-        try:
-            size += pool.pack_path(pack_id).stat().st_size
-        except FileNotFoundError:
-            continue  # somebody else is trimming
-    return size
+    return sum(pool.pack_size(pack_id) or 0 for pack_id in pool.list_packs())  # or 0: another process is trimming
 
 
 def _line(pool: Pool, waiting: Iterable[bytes]) -> set[bytes]:

@@ -65,8 +65,8 @@ class BackendWriter(Protocol):
 class OpenValue(Protocol):
     """A value opened for many reads. It stays readable until it is closed, also when its name is deleted meanwhile."""
 
-    path: Path | str
-    """Its place, for messages."""
+    path: Path
+    """What to call it in a message; no file need be there."""
     size_bytes: int
 
     def read_at(self, offset: int, length: int, /) -> bytes:
@@ -111,6 +111,10 @@ class Backend(Protocol):
     directory: Path | None
     """Where the place is among this machine's files, or None: for a backup that must leave it out, and for comparing
     disks. Values are never read or written through it."""
+
+    def __str__(self) -> str:
+        """Return `place`."""
+        ...
 
     def where(self, name: str) -> str:
         """Return what to call a value in a message."""

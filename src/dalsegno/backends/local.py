@@ -20,6 +20,7 @@ from dalsegno.world.files import (
     make_directory,
     remove_durable,
     remove_left_behind,
+    remove_older,
     settle_file,
     write_durable,
 )
@@ -80,6 +81,9 @@ class LocalBackend:
                 pieces.append(piece)
                 length -= len(piece)
             return b"".join(pieces)
+
+    def __str__(self) -> str:
+        return self.place
 
     def where(self, name: str) -> str:
         """Return the path of a value."""
@@ -222,16 +226,7 @@ class LocalBackend:
 
     def sweep(self, prefix: str, *, before_ns: int | None) -> None:
         """Remove `.partial` files."""
-        pattern = "*" + PARTIAL_SUFFIX
-        folder = self.root / prefix
-        for partial in folder.rglob(pattern) if prefix else folder.glob(pattern):
-            with file_errors(partial):
-                try:
-                    is_old = before_ns is None or partial.stat().st_mtime_ns <= before_ns
-                except FileNotFoundError:
-                    continue
-            if is_old:
-                remove_durable(partial, sync=False)
+        remove_older(self.root / prefix, "*" + PARTIAL_SUFFIX, before_ns=before_ns, recursive=bool(prefix))
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[str]:
         """Yield the names that begin with `prefix`."""
@@ -297,8 +292,9 @@ class LocalBackend:
     def was_used(self, prefix: str) -> bool:
         """Return whether there is anything below a prefix, be it an empty directory."""
         folder = self.root / prefix
-        with file_errors(folder), os.scandir(folder) as found:
+        with contextlib.suppress(NotFound), file_errors(folder), os.scandir(folder) as found:
             return next(found, None) is not None
+        return False
 
     def require_free(self, names: Collection[str]) -> None:
         """Refuse a directory that holds anything but `names` and what a backend keeps beside them."""

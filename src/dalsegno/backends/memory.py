@@ -37,6 +37,9 @@ class MemoryBackend:
         self._locks: dict[str, _Holders] = {}
         self._scratch = TemporaryDirectory(prefix="dal-")
 
+    def __str__(self) -> str:
+        return self.place
+
     def where(self, name: str) -> str:
         """Return place and name."""
         return f"{self.place}/{name}"
@@ -219,7 +222,7 @@ class _OpenBytes:
     """A value opened for many reads."""
 
     def __init__(self, where: str, data: bytes) -> None:
-        self.path: Path | str = where
+        self.path = Path(where)
         self.size_bytes = len(data)
         self._data = data
 

@@ -18,7 +18,7 @@ class OneFile:
 
     def __init__(self, path: Path) -> None:
         """Open a file; NotFound, NoAccess, or BadInput for a stream, of which no part can be read again."""
-        self.path: Path | str = path
+        self.path = path
         with file_errors(path):
             if stat.S_IFMT(os.stat(path).st_mode) in (stat.S_IFIFO, stat.S_IFSOCK):
                 raise BadInput(f"{path}: is a stream, of which no part can be read again: store it in a file first")

@@ -96,7 +96,7 @@ def selfcheck(call: Call, line: Line, doors: Doors) -> int:
                 raise NotFound(f"volume {volume!r}: its source {os.fsdecode(state.source)} is not there")
             if not state.head and not (local and state.source):
                 raise Refused(f"volume {volume!r} is empty: import something first")
-            line.say(amanda.check_line(True, f"volume {volume}" + (f" in {house.pool.path}" if local else "")))
+            line.say(amanda.check_line(True, f"volume {volume}" + (f" in {house.pool.place}" if local else "")))
     except DalError as error:
         line.say(amanda.check_line(False, error))
     return 0

@@ -195,7 +195,10 @@ def _place(house: House, secret: Path | None) -> tuple[str, Path | None, int]:
     """Return the pool, or //REALM, its key if it has one that must be named, and the user id of its owner."""
     if isinstance(house, RemoteHouse):
         return f"//{house.realm_name}", None, os.stat(profile_path(house.realm_name)).st_uid
-    place = os.path.realpath(house.pool.path)
+    directory = house.pool.backend.directory
+    if directory is None:
+        raise BadInput(f"{house.pool.place}: Amanda works as the owner of the pool: name one that is a directory")
+    place = os.path.realpath(directory)
     key = house.pool.key_path
     if house.pool.encryption == "passphrase":
         if secret is None:

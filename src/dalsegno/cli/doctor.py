@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shutil
 from contextlib import suppress
 
 from dalsegno.actions.heal import damage_lines
@@ -40,9 +39,9 @@ def _doctor(arguments: argparse.Namespace, terminal: Terminal) -> int:
         findings += damage_lines(pool, house.volumes.list())
         findings += _media_findings(house, differences)
         damaged = bool(findings)
-        free = shutil.disk_usage(pool.path).free
-        if free < FREE_BYTES_MIN:
-            findings.append(f"{pool.path}: only {format_size(free)} free: `dal gc`, or a larger disk")
+        space = pool.backend.space()
+        if space is not None and space.free_bytes < FREE_BYTES_MIN:
+            findings.append(f"{pool.place}: only {format_size(space.free_bytes)} free: `dal gc`, or a larger disk")
         if pool.key_path is not None and os.stat(pool.key_path).st_mode & 0o077:
             findings.append(f"{pool.key_path}: others may read the key: chmod 600 it")
         hints = _key_hints(pool)
@@ -74,7 +73,10 @@ def _media_findings(house: House, differences: list[str]) -> list[str]:
     findings: list[str] = []
     try:
         policy = load_policy(place)
-        if policy.pool is not None and os.path.realpath(policy.pool) != os.path.realpath(house.pool.path):
+        directory = house.pool.backend.directory
+        if policy.pool is not None and (
+            directory is None or os.path.realpath(policy.pool) != os.path.realpath(directory)
+        ):
             return []
         for target in policy.targets.values():
             opened = open_target(target, scratch=policy.spool.path)
@@ -89,7 +91,8 @@ def _media_findings(house: House, differences: list[str]) -> list[str]:
 
 def _key_hints(pool: Pool) -> list[str]:
     """Return what to do about a key that is lost together with its pool."""
-    if pool.key_path is None or os.stat(pool.key_path).st_dev != os.stat(pool.path).st_dev:
+    place = pool.backend.directory
+    if pool.key_path is None or place is None or os.stat(pool.key_path).st_dev != os.stat(place).st_dev:
         return []
     copies = list_copies(pool.pool_id)
     if any(copy.is_apart for copy in copies):

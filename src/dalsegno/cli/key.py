@@ -103,6 +103,11 @@ def _place_words(copy: KeyCopy) -> str:
     return "standard output" if copy.place == STANDARD_OUTPUT else show(copy.place)
 
 
+def _is_apart(file: Path, pool: Path | None) -> bool:
+    """Return whether a file is on another disk than a pool."""
+    return pool is None or os.stat(file).st_dev != os.stat(pool).st_dev
+
+
 def _export(arguments: argparse.Namespace, terminal: Terminal) -> int:
     printed = arguments.file == STANDARD_OUTPUT
     if printed and terminal.json:
@@ -114,7 +119,7 @@ def _export(arguments: argparse.Namespace, terminal: Terminal) -> int:
         raise BadInput("--paper is for the key that opens the pool, --write-only for one that does not: one of the two")
     with open_house(arguments, terminal) as house:
         pool = house.pool
-        notes = key_file_notes(pool_id=pool.pool_id, place=pool.path, copied=True)
+        notes = key_file_notes(pool_id=pool.pool_id, place=pool.backend.directory or pool.place, copied=True)
         key = WriteKey.of(pool.realm) if arguments.write_only else pool.realm
         text = paper_text(key, notes) if arguments.paper else key_file_text(key, notes)
         if printed:
@@ -125,7 +130,7 @@ def _export(arguments: argparse.Namespace, terminal: Terminal) -> int:
             write_durable(file, text, mode=PRIVATE_FILE, replace=False)
         else:
             write_key_file(file, key, notes=notes)
-        apart = printed or os.stat(file).st_dev != os.stat(pool.path).st_dev
+        apart = printed or _is_apart(file, pool.backend.directory)
     if arguments.write_only:
         said = f"{arguments.file}: what a machine needs that backs up through a server and reads nothing"
         terminal.result({**_pool_value(pool), "copy": arguments.file, "write_only": True}, [] if printed else [said])
@@ -222,7 +227,7 @@ def _check(arguments: argparse.Namespace, terminal: Terminal) -> int:
         values = used + [_checked(file, pool) for file in known]
     lines = []
     for value in values:
-        told = {True: f"opens {pool.path}", None: "not here now", False: f"WRONG: {value['problem']}"}
+        told = {True: f"opens {pool.place}", None: "not here now", False: f"WRONG: {value['problem']}"}
         lines.append(f"{show(str(value['file']))}: {told[value['opens']]}")
     terminal.result(values, lines or [_NO_FILE[pool.encryption]])
     wrong = any(value["opens"] is False for value in values)

@@ -66,10 +66,10 @@ def _passphrase(arguments: argparse.Namespace, terminal: Terminal) -> int:
         pool = house.pool
     before = _whose_passphrase(pool, arguments.name)
     after = _new_passphrase(pool, before.name, before.cost)
-    change_holders(pool.path, pool.realm.secret, lambda settings: with_changed(settings, before, after))
+    change_holders(pool.backend, pool.realm.secret, lambda settings: with_changed(settings, before, after))
     lines = [f"{show(before.name)}: the new passphrase opens the pool, the old one does not any more"]
     lines += [f"  {OLD_COPIES} the old one", f"  keep a copy of the new {SETTINGS_NAME}"]
-    terminal.result({"pool": pool.path, "changed": before.name}, lines)
+    terminal.result({"pool": pool.place, "changed": before.name}, lines)
     return EXIT_DONE
 
 
@@ -98,7 +98,7 @@ def _add(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_house(arguments, terminal) as house:
         pool = house.pool
     if not pool.holders:
-        raise Refused(f"{pool.path}: nothing is encrypted here: there is no key to hold")
+        raise Refused(f"{pool.place}: nothing is encrypted here: there is no key to hold")
     if arguments.passphrase:
         wanted = arguments.name or free_name(pool.holders, PASSPHRASE)
         new = _new_passphrase(pool, wanted, KdfCost())
@@ -106,10 +106,10 @@ def _add(arguments: argparse.Namespace, terminal: Terminal) -> int:
         recipient, comment = _read_recipient(arguments.recipient)
         wanted = arguments.name or free_name(pool.holders, comment or recipient[:20])
         new = recipient_holder(recipient, name=wanted, secret=pool.realm.secret)
-    change_holders(pool.path, pool.realm.secret, lambda settings: with_holder(settings, new))
+    change_holders(pool.backend, pool.realm.secret, lambda settings: with_holder(settings, new))
     how = "its passphrase" if new.kind == PASSPHRASE else "`--key` and the private key"
     lines = [f"{show(new.name)} opens the pool from now on, with {how}", f"  keep a copy of the new {SETTINGS_NAME}"]
-    terminal.result({"pool": pool.path, "added": new.name, "kind": new.kind}, lines)
+    terminal.result({"pool": pool.place, "added": new.name, "kind": new.kind}, lines)
     return EXIT_DONE
 
 
@@ -144,14 +144,14 @@ def _remove(arguments: argparse.Namespace, terminal: Terminal) -> int:
             _check_key_file(pool)
         return left
 
-    change_holders(pool.path, pool.realm.secret, change)
+    change_holders(pool.backend, pool.realm.secret, change)
     lines = [f"{show(name)} opens the pool no more"]
     if gone[0].kind == KEY_FILE:
         lines.append("  but every copy of the key file holds the key itself: delete those that nobody shall use")
     else:
         lines.append(f"  {OLD_COPIES} it; who has used it may have kept the key itself (`dal key export`)")
     lines.append(f"  keep a copy of the new {SETTINGS_NAME}")
-    terminal.result({"pool": pool.path, "removed": name, "kind": gone[0].kind}, lines)
+    terminal.result({"pool": pool.place, "removed": name, "kind": gone[0].kind}, lines)
     return EXIT_DONE
 
 

@@ -141,7 +141,7 @@ def _verify_pool(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_house(arguments, terminal, differs=differences.append) as house:
         findings = list(keep.verify_pool(house))
         notes = absent_lines(memory(house))
-        path = house.pool.path
+        path = house.pool.place
     damaged = any(finding.severity == "error" for finding in findings)
     lines = [f"{finding.severity}: {finding.where}: {finding.text}" for finding in findings]
     lines += [f"differs: {show(text)}" for text in differences] + [f"note: {text}" for text in notes]

@@ -59,13 +59,13 @@ def _init(arguments: argparse.Namespace, terminal: Terminal) -> int:
     ) as house:
         pool = house.pool
         value = {
-            "pool": pool.path,
+            "pool": pool.place,
             "id": pool.pool_id.hex(),
             "realm": pool.realm.realm_id.hex(),
             "encryption": pool.encryption,
             "key": pool.key_path,
         }
-        lines = [f"made a pool in {pool.path}, encryption: {pool.encryption}"]
+        lines = [f"made a pool in {pool.place}, encryption: {pool.encryption}"]
         if pool.key_path is not None:
             lines.append(f"its key is {pool.key_path}: {KEEP_THE_KEY}")
         elif pool.encryption == "passphrase":

@@ -24,7 +24,7 @@ def pool_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
         choice = chosen(arguments, about_volumes=True)
         with open_volumes(arguments, terminal) as house:
             pool, states = house.pool, house.volumes.list()
-            path, encryption, damaged = pool.path, pool.encryption, damage_lines(pool, states)
+            path, encryption, damaged = pool.place, pool.encryption, damage_lines(pool, states)
     except DalError as error:
         if not arguments.check:
             raise

@@ -29,13 +29,13 @@ from dalsegno.terms.errors import EXIT_DONE, BadInput, Conflict, DalError, Damag
 from dalsegno.terms.sizes import parse_size
 from dalsegno.terms.times import format_time, parse_duration_seconds, show_time
 from dalsegno.world.clock import SECOND_NS, now_ns
-from dalsegno.world.files import FileLock, is_open_to_all, write_durable
+from dalsegno.world.files import is_open_to_all, write_durable
 from dalsegno.world.memory import share_heaps
 from dalsegno.world.service import notify
 from dalsegno.world.workers import Workers, new_event
 
 LISTEN = f"127.0.0.1:{PORT}"
-SERVE_LOCK = "serve.lock"
+SERVE_LOCK = "serve"
 ADDRESS = "address"
 REALM = "realm"
 """Names of the server's own values."""
@@ -246,7 +246,7 @@ def _export_running(path: Path, house: House, terminal: Terminal) -> int:
     if tls.own_context(own)[1] != address.fingerprint:
         raise BadInput("--export-cert: the server that runs was given a certificate with --tls-cert: use that file")
     write_durable(path, own.certificate)
-    shown = f"{path}: the certificate of {address.name}, which serves {house.pool.path} already"
+    shown = f"{path}: the certificate of {address.name}, which serves {house.pool.place} already"
     terminal.result({"certificate": str(path), "name": address.name, "fingerprint": address.fingerprint}, [shown])
     return EXIT_DONE
 
@@ -255,11 +255,11 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal) -> int:
     listen, app_module, routes, log_module = (_import_server(name) for name in ("listen", "app", "routes", "log"))
     host, port = split_place(arguments.listen, option="--listen")
     share_heaps()
-    with open_house(arguments, terminal) as house, FileLock(house.pool.path / SERVE_LOCK) as lock:
+    with open_house(arguments, terminal) as house, house.pool.backend.lock(SERVE_LOCK) as lock:
         if not lock.acquire(wait=False):
             if arguments.export_cert:
                 return _export_running(arguments.export_cert, house, terminal)
-            raise Conflict(f"{house.pool.path}: another `dal serve` serves this pool already: stop it first")
+            raise Conflict(f"{house.pool.place}: another `dal serve` serves this pool already: stop it first")
         if arguments.new_identity:
             renew_server_values(house.pool)
         known = read_address(house)
@@ -292,7 +292,7 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal) -> int:
                     "pid": os.getpid(),
                 },
                 [
-                    f"{name} serves {house.pool.path} at {join.url}",
+                    f"{name} serves {house.pool.place} at {join.url}",
                     f"join: {format_join(join)}",
                     "a client needs a token, too: dal token add --right read",
                 ],
@@ -392,7 +392,12 @@ def _keeping_up(member: Any, site: Any, address: Address, log: Any, lags: Any) -
 def open_site(house: House, name: str) -> Any:
     """Return what answers the calls of replication over this pool."""
     return import_module("dalsegno.replicas.keeper").Keeper(
-        name, house.pool, house.volumes, workers=house.workers, clock=now_ns, scratch=house.pool.path / UPLOADS
+        name,
+        house.pool,
+        house.volumes,
+        workers=house.workers,
+        clock=now_ns,
+        scratch=house.pool.backend.scratch(UPLOADS),
     )
 
 

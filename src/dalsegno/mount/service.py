@@ -113,7 +113,7 @@ def _reading_ahead(listings: Listings) -> Iterator[None]:
 
 def own_places(house: House) -> list[Path]:
     """Return what a mount needs to go on."""
-    return [house.pool.path, house.cache_dir]
+    return [place for place in (house.pool.backend.directory, house.cache_dir) if place is not None]
 
 
 class ShelfWatch:
@@ -212,7 +212,7 @@ def open_writable(house: House, state: VolumeState, *, as_user: bool = False) ->
         stack.callback(spool.close)
         stack.callback(lasting.close)
         changes = Changes(still, spool=spool, lasting=lasting)
-        writable = Writable(still, changes, disk=lambda: os.statvfs(house.pool.path))
+        writable = Writable(still, changes, disk=lambda: os.statvfs(house.pool.backend.directory or house.cache_dir))
         committer = Committer(house, state.id, changes, writable.methods, head=state.head, log=log_to_stderr)
         try:
             yield Opened(still=still, gallery=gallery, changes=changes, writable=writable, committer=committer)

@@ -38,11 +38,11 @@ from dalsegno.pool.pool import (
 from dalsegno.terms.errors import Conflict, Damaged, NoAccess, NotFound, Refused, TooNew
 from dalsegno.terms.ids import OBJECT_ID_BYTES, PackId, hex_short
 from dalsegno.terms.sizes import MIB
-from dalsegno.world.files import FileLock, UploadFile, make_directory, write_durable
+from dalsegno.world.files import UploadFile
 from dalsegno.world.workers import Workers
 
 UPLOADS: Final = "uploads"
-"""Where packs wait, within a pool's directory, until they are adopted."""
+"""Where packs wait, in the scratch of a pool's place, until they are adopted."""
 JOINED_SUFFIX: Final = ".joined"
 """Beside an upload that became part of another pack, in its place: so that adopting it again is no error."""
 ADOPTED_BYTES_MAX: Final = 256 * MIB
@@ -344,11 +344,11 @@ class Adopter(PoolWriter):
         again = self._rescued.intersection(_split(self.pool.read_dead_objects())) if self._rescued else None
         if not again:
             return
-        with FileLock(self.pool.path / COLLECT_LOCK) as lock:
+        with self.pool.backend.lock(COLLECT_LOCK) as lock:
             # A collection that is running decides by itself; until the next one they are only stored more than once.
             if lock.acquire(wait=False):
                 dead = [identity for identity in _split(self.pool.read_dead_objects()) if identity not in again]
-                write_durable(self.pool.path / DEAD_OBJECTS, b"".join(dead), to_owner=True)
+                self.pool.backend.put(DEAD_OBJECTS, b"".join(dead))
                 self._read_shunned()
 
     def adopt(self, files: Sequence[tuple[PackId, UploadFile]]) -> None:
@@ -429,14 +429,13 @@ class Adopter(PoolWriter):
     def _fits(self, each: _Checked) -> bool:
         """Tell whether a pack can be taken as it is: sealed as this pool's are, and under its own name."""
         sealed = each.reader.header.seal != pack.SEAL_NONE
-        path = self.pool.pack_path(each.reader.pack_id)
-        return sealed == (self.pool.encryption != "none") and (not path.exists() or each.file.is_at(path))
+        backend, name = self.pool.backend, pack_name(each.reader.pack_id)
+        is_free = not backend.has(name) or backend.has_taken(name, each.file)
+        return sealed == (self.pool.encryption != "none") and is_free
 
     def _place(self, each: _Checked) -> tuple[PackId, Ids, Values]:
         pack_id = PackId(each.reader.pack_id)
-        path = self.pool.pack_path(pack_id)
-        make_directory(path.parent, to_owner=True)
-        each.file.take_to(path)
+        self.pool.backend.take(pack_name(pack_id), each.file)
         self.bytes_stored += each.reader.size_bytes
         return (pack_id, *each.reader.objects())
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from dalsegno.pool.damage import PackDamage
 from dalsegno.pool.index import Ids
-from dalsegno.pool.pool import PACKS, Pool
+from dalsegno.pool.pool import PACK_SUFFIX, PACKS, Pool, pack_id_of
 from dalsegno.terms.errors import DalError, Damaged, NotFound
 from dalsegno.terms.events import Progress, Report
 from dalsegno.terms.ids import OBJECT_ID_BYTES, PackId, hex_short
@@ -29,12 +29,7 @@ def check_pool(pool: Pool, report: Report) -> Iterator[Finding]:
     """Read all of `pool` and yield what is wrong with it; a pool without errors yields none."""
     packs = sorted(pool.list_packs())
     pool.refresh()  # behind the list: the index knows every pack of it
-    sizes = {}
-    for pack_id in packs:
-        try:
-            sizes[pack_id] = pool.pack_path(pack_id).stat().st_size
-        except FileNotFoundError:
-            continue
+    sizes = {pack_id: size for pack_id in packs if (size := pool.pack_size(pack_id)) is not None}
     total_bytes, done_bytes = sum(sizes.values()), 0
     for number, pack_id in enumerate(packs):
         report(
@@ -51,7 +46,7 @@ def check_pool(pool: Pool, report: Report) -> Iterator[Finding]:
     for pack_id, damage in sorted(pool.losses.notes.packs.items()):
         if damage.lost:
             text = "lost: `dal backup` stores again what the sources still have; what nothing has is named below"
-            yield Finding(severity="note", where=str(pool.pack_path(pack_id)), text=text)
+            yield Finding(severity="note", where=pool.where_pack(pack_id), text=text)
     for segment in pool.index.segments:
         if not segment.is_intact():
             yield Finding(
@@ -59,10 +54,10 @@ def check_pool(pool: Pool, report: Report) -> Iterator[Finding]:
                 where=str(pool.index.path / segment.name),
                 text="index segment damaged: delete the file, it is made again from the packs",
             )
-    own = {pool.pack_path(pack_id) for pack_id in packs}
-    for path in (pool.path / PACKS).rglob("*.pack"):
-        if path not in own and path.is_file() and path.stem not in {each.hex() for each in pool.list_packs()}:
-            yield Finding(severity="note", where=str(path), text="not the name of a pack: nothing reads it")
+    for name in pool.backend.list(PACKS + "/"):
+        if name.endswith(PACK_SUFFIX) and pack_id_of(name) is None:
+            text = "not the name of a pack: nothing reads it"
+            yield Finding(severity="note", where=pool.backend.where(name), text=text)
     for name in pool.list_refs(""):
         try:
             pool.get_ref(name)
@@ -71,23 +66,23 @@ def check_pool(pool: Pool, report: Report) -> Iterator[Finding]:
 
 
 def _check_pack(pool: Pool, pack_id: bytes) -> Iterator[Finding]:
-    path = pool.pack_path(pack_id)
+    where = pool.where_pack(pack_id)
     try:
         reader = pool.open_pack(pack_id)
     except NotFound:
         return  # collected meanwhile
     except Damaged as error:
         pool.losses.set(PackId(pack_id), PackDamage(unreadable=True))
-        yield Finding(severity="error", where=str(path), text=str(error).removeprefix(f"{path}: "))
+        yield Finding(severity="error", where=where, text=str(error).removeprefix(f"{where}: "))
         return
     except DalError as error:
-        yield Finding(severity="error", where=str(path), text=str(error))
+        yield Finding(severity="error", where=where, text=str(error))
         return
     try:
         findings = list(reader.verify())
         pool.losses.set(PackId(pack_id), PackDamage(blocks=frozenset(reader.damaged_blocks)))
         for text in findings:
-            yield Finding(severity="error", where=str(path), text=text.removeprefix(f"{path}: "))
+            yield Finding(severity="error", where=where, text=text.removeprefix(f"{where}: "))
         ids, values = reader.objects()
         unknown, first = 0, b""
         for row in range(len(ids)):
@@ -103,14 +98,14 @@ def _check_pack(pool: Pool, pack_id: bytes) -> Iterator[Finding]:
         if unknown:
             yield Finding(
                 severity="error",
-                where=str(path),
+                where=where,
                 text=f"the index misses {unknown} objects, first {hex_short(first)}: delete {pool.index.path}",
             )
     except Damaged as error:
         pool.losses.set(PackId(pack_id), PackDamage(unreadable=True))
-        yield Finding(severity="error", where=str(path), text=str(error).removeprefix(f"{path}: "))
+        yield Finding(severity="error", where=where, text=str(error).removeprefix(f"{where}: "))
     except DalError as error:
-        yield Finding(severity="error", where=str(path), text=str(error).removeprefix(f"{path}: "))
+        yield Finding(severity="error", where=where, text=str(error).removeprefix(f"{where}: "))
     finally:
         reader.close()
 

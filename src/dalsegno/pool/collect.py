@@ -18,17 +18,15 @@ On a full disk what must be written before something can go may use the reserve 
 a good pool when killed; the next run decides anew and so goes on.
 """
 
-import shutil
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from dalsegno.backends.reserve import keep_reserve, release_reserve, with_reserve
 from dalsegno.formats.objects import KIND_CHUNK, references
 from dalsegno.formats.pack import ENCODING_DELTA
 from dalsegno.formats.pack_records import read_record
@@ -49,11 +47,12 @@ from dalsegno.pool.pool import (
     WRITERS_LOCK,
     Pool,
     PoolWriter,
+    pack_name,
 )
 from dalsegno.terms.errors import BadInput, Conflict, DalError, Damaged, Full, NotFound
 from dalsegno.terms.events import Note, Progress, Report
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, PackId
-from dalsegno.world.files import PARTIAL_SUFFIX, FileLock, make_directory, remove_durable, write_durable
+from dalsegno.world.files import PARTIAL_SUFFIX, remove_older
 
 SECOND_NS: Final = 1_000_000_000
 LIVE_PERCENT_MIN: Final = 70
@@ -150,25 +149,26 @@ def collect(
     """
     if grace_seconds < 0:
         raise BadInput(f"grace of {grace_seconds} s: expected 0 or more")
-    with with_reserve(pool.path, lambda: FileLock(pool.path / COLLECT_LOCK)) as lock:
+    place = pool.backend
+    with place.making_room(lambda: place.lock(COLLECT_LOCK)) as lock:
         if not lock.acquire(wait=False):
-            raise Conflict(f"{pool.path}: another collection is running: try again when it has ended")
-        with with_reserve(pool.path, lambda: FileLock(pool.path / WRITERS_LOCK)) as writers:
+            raise Conflict(f"{place}: another collection is running: try again when it has ended")
+        with place.making_room(lambda: place.lock(WRITERS_LOCK)) as writers:
             alone = writers.acquire(wait=False)
             if grace_seconds == 0 and not alone:
-                raise Conflict(f"{pool.path}: a writer is at work: wait for it, or give a grace period")
+                raise Conflict(f"{place}: a writer is at work: wait for it, or give a grace period")
             run = _Collection(pool, grace_ns=grace_seconds * SECOND_NS, now_ns=now_ns, report=report, more=more)
             # Packs before refs: a pack that comes later is not judged by a mark that could not know it.
             packs = run.list_packs()
             if grace_seconds:
                 writers.release()
             # On a server, packs are adopted by one call and named in a ref by a later one: it is never quite alone.
-            run.alone = alone and not (pool.path / UPLOADS).exists()
+            run.alone = alone and not place.scratch(UPLOADS).exists()
             try:
                 return run.run(packs, live, dry_run)
             finally:
                 if not dry_run:
-                    keep_reserve(pool.path, large=sum(each.size_bytes for each in packs) > RESERVE_LARGE_FROM)
+                    place.keep_reserve(large=sum(each.size_bytes for each in packs) > RESERVE_LARGE_FROM)
 
 
 class _Collection:
@@ -282,11 +282,11 @@ class _Collection:
         pool = self.pool
         # What refs say decides what goes: whoever wrote them may have been killed before they were durable.
         pool.backend.settle_below(REFS)
-        with_reserve(pool.path, lambda: make_directory(pool.path / CONDEMNED, to_owner=True))
+        pool.backend.making_room(lambda: pool.backend.prepare([CONDEMNED + "/"]))
         # Before anything that they name goes, those in packs that may be written again included.
         self._write_dead_objects(b"".join(verdict.dead_kept + verdict.dead_partial))
         for each in verdict.reprieved:
-            remove_durable(self._condemned_path(each.pack_id))
+            pool.backend.discard(_condemned_name(each.pack_id))
         self._delete(verdict.expired)
         self._condemn(verdict.renewed)
         self._give_up(verdict.doomed)
@@ -310,18 +310,17 @@ class _Collection:
 
     def _condemn(self, packs: list[_Pack]) -> None:
         for each in packs:
-            path = self._condemned_path(each.pack_id)
-            with_reserve(self.pool.path, lambda path=path: write_durable(path, b"%d" % self.now_ns, to_owner=True))  # type: ignore[misc]
+            self._put(_condemned_name(each.pack_id), b"%d" % self.now_ns)
 
     def _delete(self, packs: list[_Pack]) -> None:
         ids = [each.pack_id for each in packs]
         # A false alarm later is better than no room now: it makes a backup look closer, nothing more.
         with suppress(Full):
-            with_reserve(self.pool.path, lambda: self.pool.index.note_collected(ids))
+            self.pool.backend.making_room(lambda: self.pool.index.note_collected(ids))
         for number, each in enumerate(packs):
             self.report(Progress(phase="delete", done_count=number, total_count=len(packs)))
-            remove_durable(self.pool.pack_path(each.pack_id))
-            remove_durable(self._condemned_path(each.pack_id))
+            self.pool.backend.discard(pack_name(each.pack_id))
+            self.pool.backend.discard(_condemned_name(each.pack_id))
             self.pool.losses.set(each.pack_id, PackDamage())
         self.pool.index.forget(ids)
         self.deleted += packs
@@ -352,7 +351,7 @@ class _Collection:
         for number, each in enumerate(batch):
             try:
                 if not self._has_room(each.rewritten_bytes):
-                    raise Full(f"{self.pool.path}: no room to write pack {each.pack_id.hex()} again")
+                    raise Full(f"{self.pool.backend}: no room to write pack {each.pack_id.hex()} again")
                 self._rewrite([each])
             except Full:
                 self.out_of_room = True
@@ -362,12 +361,14 @@ class _Collection:
 
     def _has_room(self, size_bytes: int) -> bool:
         """Tell whether so much can be written; without grace it is given back at once, so the reserve may go for it."""
-        if shutil.disk_usage(self.pool.path).free > size_bytes + ROOM_BYTES_MIN:
+        space = self.pool.backend.space()
+        if space is None or space.free_bytes > size_bytes + ROOM_BYTES_MIN:
             return True
         if self.grace_ns:
             return False
-        release_reserve(self.pool.path)
-        return shutil.disk_usage(self.pool.path).free > size_bytes
+        self.pool.backend.release_reserve()
+        space = self.pool.backend.space()
+        return space is None or space.free_bytes > size_bytes
 
     def _releases(self, verdict: _Verdict, since: dict[PackId, int]) -> tuple[tuple[int, int], ...]:
         """Return when a collection gives back how much of what is dead."""
@@ -385,11 +386,10 @@ class _Collection:
         """Return the packs that are there, not measured yet."""
         found = []
         for number, pack_id in enumerate(sorted(self.pool.list_packs())):
-            try:
-                status = self.pool.pack_path(pack_id).stat()
-            except FileNotFoundError:
-                continue
-            found.append(_Pack(number=number, pack_id=pack_id, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns))
+            with suppress(NotFound):
+                status = self.pool.pack_status(pack_id)
+                size, changed_ns = status.size_bytes, status.changed_ns
+                found.append(_Pack(number=number, pack_id=pack_id, size_bytes=size, mtime_ns=changed_ns))
         return found
 
     def _mark(self, live: Callable[[], Iterable[bytes]]) -> None:
@@ -424,7 +424,9 @@ class _Collection:
                     if isinstance(error, Damaged):
                         self.pool.losses.set(each.pack_id, PackDamage(unreadable=True))
                         self.unopened.append(each)
-                    self.report(Note(severity="error", path=bytes(self.pool.pack_path(each.pack_id)), text=str(error)))
+                    self.report(
+                        Note(severity="error", path=os.fsencode(self.pool.where_pack(each.pack_id)), text=str(error))
+                    )
                     continue
                 each.is_hurt = each.pack_id in self.pool.losses.notes.packs
                 mask = member_mask(self.live, _joined(ids)) & ~self.pool.losses.hurt_rows(each.pack_id, values)
@@ -520,20 +522,20 @@ class _Collection:
             writer.abandon()
             raise
 
-    def _condemned_path(self, pack_id: PackId) -> Path:
-        return self.pool.path / CONDEMNED / pack_id.hex()
+    def _put(self, name: str, data: bytes) -> None:
+        """Store a value that must be there before something can go."""
+        self.pool.backend.making_room(lambda: self.pool.backend.put(name, data))
 
     def _write_dead_objects(self, dead_objects: bytes) -> None:
         if dead_objects != self.pool.read_dead_objects():
-            path = self.pool.path / DEAD_OBJECTS
-            with_reserve(self.pool.path, lambda: write_durable(path, dead_objects, to_owner=True))
+            self._put(DEAD_OBJECTS, dead_objects)
 
     def _settle_damage(self) -> None:
         """Forget what was lost once nothing that is needed is missing; else what rests on it and is not needed."""
         pool = self.pool
         if not self.missing_count:
-            if pool.losses.notes or (pool.path / UNSOUND).exists():
-                pool.losses.forget(each for each in pool.losses.notes.packs if pool.pack_path(each).exists())
+            if pool.losses.notes or pool.backend.has(UNSOUND):
+                pool.losses.forget(each for each in pool.losses.notes.packs if pool.has_pack(each))
             return
         unsound = np.frombuffer(pool.read_unsound(), f"S{OBJECT_ID_BYTES}")
         needed = member_mask(self.live, unsound)
@@ -542,25 +544,21 @@ class _Collection:
 
     def _sweep(self, condemned_since: dict[PackId, int]) -> None:
         """Remove what killed runs and killed writers left: verdicts on packs that are gone, files never finished."""
+        backend = self.pool.backend
         for pack_id in condemned_since:
-            if not self.pool.pack_path(pack_id).exists():
-                remove_durable(self._condemned_path(pack_id), sync=False)
-        for folder in ("", PACKS, REFS, CONDEMNED, "index", UPLOADS):
-            for partial in self._left_behind(folder):
-                try:
-                    old = partial.stat().st_mtime_ns <= self.now_ns - max(self.grace_ns, PARTIAL_GRACE_NS)
-                except FileNotFoundError:
-                    continue
-                # Without grace we hold the writers' lock, so a pack in the making has no maker any more.
-                if old or (self.grace_ns == 0 and folder == PACKS):
-                    remove_durable(partial, sync=False)
+            if not self.pool.has_pack(pack_id):
+                backend.discard(_condemned_name(pack_id), lasting=False)
+        before_ns = self.now_ns - max(self.grace_ns, PARTIAL_GRACE_NS)
+        for prefix in ("", PACKS + "/", REFS, CONDEMNED + "/"):
+            # Without grace we hold the writers' lock, so a pack in the making has no maker any more.
+            backend.sweep(prefix, before_ns=None if self.grace_ns == 0 and prefix == PACKS + "/" else before_ns)
+        for name, suffixes in (("index", (PARTIAL_SUFFIX,)), (UPLOADS, (PARTIAL_SUFFIX, JOINED_SUFFIX))):
+            for suffix in suffixes:
+                remove_older(backend.scratch(name), "*" + suffix, before_ns=before_ns)
 
-    def _left_behind(self, folder: str) -> Iterator[Path]:
-        if not folder:
-            yield from self.pool.path.glob("*" + PARTIAL_SUFFIX)
-            return
-        for suffix in (PARTIAL_SUFFIX, JOINED_SUFFIX) if folder == UPLOADS else (PARTIAL_SUFFIX,):
-            yield from (self.pool.path / folder).rglob("*" + suffix)
+
+def _condemned_name(pack_id: PackId) -> str:
+    return f"{CONDEMNED}/{pack_id.hex()}"
 
 
 def _joined(ids: Ids) -> npt.NDArray[np.bytes_]:

@@ -111,8 +111,8 @@ class PoolMarks(Marks):
 
     def _age(self, pack_id: PackId) -> int:
         try:
-            return self._pool.pack_path(pack_id).stat().st_mtime_ns
-        except FileNotFoundError:
+            return self._pool.pack_status(pack_id).changed_ns
+        except NotFound:
             return 0
 
 

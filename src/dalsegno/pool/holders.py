@@ -9,6 +9,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
+from dalsegno.backends.address import open_backend
+from dalsegno.backends.contract import Backend
 from dalsegno.chunks.realm import SECRET_BYTES, Realm
 from dalsegno.chunks.recipients import check_recipient, open_sealed, seal_to
 from dalsegno.pool.settings import (
@@ -28,9 +30,8 @@ from dalsegno.pool.settings import (
 )
 from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, Damaged, NoAccess, NotFound, Refused
 from dalsegno.world.chance import random_bytes
-from dalsegno.world.files import FileLock, remove_left_behind, settle_file, write_durable
 
-HOLDERS_LOCK: Final = "holders.lock"
+HOLDERS_LOCK: Final = "holders"
 _NONCE_BYTES: Final = 12
 _HOLDER_2: Final = b"dalsegno holder 2\0"
 
@@ -109,29 +110,32 @@ def open_by_identity(settings: PoolSettings, identity: Any) -> tuple[bytes, Hold
     return None
 
 
-def change_holders(pool_path: Path, secret: bytes, change: Callable[[PoolSettings], Sequence[Holder]]) -> PoolSettings:
+def change_holders(
+    place: Path | Backend, secret: bytes, change: Callable[[PoolSettings], Sequence[Holder]]
+) -> PoolSettings:
     """Put the holders in the place of the pool's that `change` makes of its present settings; return the new ones.
 
     Two at once wait for each other; the file is replaced whole. What `change` raises leaves all as it was. Damaged: the
     settings are not those of the realm with this secret.
     """
-    path = pool_path / SETTINGS_NAME
-    with FileLock(pool_path / HOLDERS_LOCK) as lock:
+    backend = open_backend(place)
+    with backend.lock(HOLDERS_LOCK) as lock:
         lock.acquire()
-        remove_left_behind(pool_path, SETTINGS_NAME)
-        settle_file(path)  # `change` may find done what somebody did that was killed before he made it durable
-        settings = read_settings(pool_path)
+        backend.settle_value(
+            SETTINGS_NAME
+        )  # `change` may find done what somebody did that was killed before he made it durable
+        settings = read_settings(backend)
         if not settings.holders:
-            raise Refused(f"{pool_path}: nothing is encrypted here: there is no key to hold")
+            raise Refused(f"{backend}: nothing is encrypted here: there is no key to hold")
         if not _is_of(secret, settings.realm_id) or not settings.is_genuine(secret):
-            raise Damaged(not_genuine(pool_path))
+            raise Damaged(not_genuine(backend))
         holders = tuple(change(settings))
         if not holders:
             raise Refused("that is the only holder: without it nobody could open the pool; add another one before")
         data = encode_settings(replace(settings, version=2, holders=holders), secret)
-        new = decode_settings(data, path)
+        new = decode_settings(data, Path(backend.where(SETTINGS_NAME)))
         assert new.is_genuine(secret) and new.holders == holders
-        write_durable(path, data, keep_rights=True)
+        backend.replace(SETTINGS_NAME, data)
         return new
 
 

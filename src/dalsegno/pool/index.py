@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
+from dalsegno.backends.contract import Backend
 from dalsegno.formats.objects import KIND_CHUNK
 from dalsegno.pool.marks import find_rows
 from dalsegno.terms.errors import BadInput, DalError, NoAccess, NotFound
@@ -43,7 +44,7 @@ Blocks = frozenset[int] | None
 """Blocks of a pack that are not to be relied on; None: all of them."""
 
 SEGMENT_SUFFIX = ".idx"
-COLLECTED = "collected"
+COLLECTED = "index/collected"
 MERGE_LOCK = "merge.lock"
 SEGMENTS_MAX = 8
 SEGMENT_CHECKED_BYTES_MAX = 32 * MIB
@@ -296,6 +297,7 @@ class Index:
         self,
         path: Path,
         *,
+        backend: Backend,
         list_packs: Callable[[], set[PackId]],
         read_pack: Callable[[PackId], tuple[Ids, Values]],
         report_damage: Callable[[PackId, DalError], None],
@@ -303,11 +305,14 @@ class Index:
         report_lost: Callable[[set[PackId]], None] = lambda lost: None,
         report_remade: Callable[[], None] = lambda: None,
     ) -> None:
-        """`report_lost` is told the packs that are named and that nobody collected, before they are forgotten.
+        """`path` is a directory on a local disk, for the segments; `backend` has the list of what was collected.
+
+        `report_lost` is told the packs that are named and that nobody collected, before they are forgotten.
 
         `report_remade` is told that there are packs, but that there was no index.
         """
         self.path = path
+        self._backend = backend
         self._report_lost = report_lost
         self._report_remade = report_remade
         self.damaged: dict[PackId, Blocks] = {}
@@ -575,8 +580,8 @@ class Index:
     def read_collected(self) -> set[PackId]:
         """Return the packs that a collection deleted and that segments may still name."""
         try:
-            data = (self.path / COLLECTED).read_bytes()
-        except OSError:
+            data = self._backend.read(COLLECTED)
+        except DalError:
             return set()
         return {PackId(data[at : at + UUID_BYTES]) for at in range(0, len(data) - UUID_BYTES + 1, UUID_BYTES)}
 
@@ -586,7 +591,7 @@ class Index:
         known = self.read_collected()
         new = {pack_id for pack_id in pack_ids if pack_id in named} - known
         if new:
-            write_durable(self.path / COLLECTED, b"".join(sorted(known | new)), to_owner=True)
+            self._backend.put(COLLECTED, b"".join(sorted(known | new)))
 
     def trim(self) -> None:
         """Drop packs that are gone from segments that are mostly of such. Leaves it to another who is at it."""
@@ -603,8 +608,7 @@ class Index:
                     collected = self.read_collected()
                     if collected - self._named():
                         fsync_directory(self.path)  # a segment that came back would name what is not listed any more
-                        left = b"".join(sorted(collected & self._named()))
-                        write_durable(self.path / COLLECTED, left, to_owner=True)
+                        self._backend.put(COLLECTED, b"".join(sorted(collected & self._named())))
         except DalError:
             return  # not writable or full: a long index is slow, not wrong
 

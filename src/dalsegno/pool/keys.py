@@ -8,6 +8,7 @@ from typing import Final
 
 from blake3 import blake3
 
+from dalsegno.backends.contract import Backend
 from dalsegno.chunks.realm import CHUNK_SEED_MAX, SECRET_BYTES, Realm, WriteKey
 from dalsegno.chunks.recipients import check_recipient, holds_identity, read_identity
 from dalsegno.pool.holders import key_file_holder, open_by_identity, open_by_passphrase, passphrase_holder
@@ -52,7 +53,7 @@ def default_key_path(pool_id: bytes) -> Path:
 
 def create_pool_settings(
     *,
-    place: Path,
+    place: Path | str,
     encryption: str,
     passphrase: str | None,
     key_path: Path | None,
@@ -77,10 +78,11 @@ def create_pool_settings(
     return PoolSettings(pool_id=pool_id, realm_id=realm.realm_id, holders=(holder,)), realm, None
 
 
-def key_file_notes(*, pool_id: bytes, place: Path, copied: bool = False) -> dict[str, str]:
+def key_file_notes(*, pool_id: bytes, place: Path | str, copied: bool = False) -> dict[str, str]:
     """Return what a key file says of itself to who finds it in ten years."""
     when = {"copied" if copied else "made": format_time(now_ns())}
-    return {"pool": pool_id.hex(), "place": os.fspath(place.absolute()), "host": os.uname().nodename, **when}
+    shown = os.fspath(place.absolute()) if isinstance(place, Path) else place
+    return {"pool": pool_id.hex(), "place": shown, "host": os.uname().nodename, **when}
 
 
 def _note_lines(notes: Mapping[str, str]) -> list[str]:
@@ -262,7 +264,7 @@ class Opened:
 
 
 def open_pool_settings(
-    pool_path: Path,
+    pool_path: Path | Backend,
     *,
     passphrase: Callable[[], str] | None,
     key_path: Path | None,
@@ -283,11 +285,10 @@ def open_pool_settings(
         )
     if check is not None:
         check(settings)
-    path = pool_path / SETTINGS_NAME
     if settings.encryption == "none":
         realm = Realm(settings.plain_secret)
         if realm.realm_id != settings.realm_id:
-            raise Damaged(f"{path}: its secret is not that of its realm: put back your copy of it")
+            raise Damaged(f"{pool_path}/{SETTINGS_NAME}: its secret is not that of its realm: put back your copy of it")
         return Opened(settings=settings, realm=realm)
     opened = _open_sealed(pool_path, settings, passphrase, key_path, prefers_passphrase=is_sealed)
     if not opened.realm.only_writes and not settings.is_genuine(opened.realm.secret):
@@ -296,7 +297,7 @@ def open_pool_settings(
 
 
 def _open_sealed(
-    pool_path: Path,
+    pool_path: Path | Backend,
     settings: PoolSettings,
     passphrase: Callable[[], str] | None,
     key_path: Path | None,
@@ -334,7 +335,7 @@ def _open_sealed(
     return Opened(settings=settings, realm=Realm(found[0]), holder=found[1].name)
 
 
-def _open_by_own_key(pool_path: Path, settings: PoolSettings) -> Opened:
+def _open_by_own_key(pool_path: Path | Backend, settings: PoolSettings) -> Opened:
     """Open by one's own key file, where it is looked for."""
     own = default_key_path(settings.pool_id)
     if not os.path.exists(own) and not any(holder.kind == KEY_FILE for holder in settings.holders):

@@ -1,15 +1,13 @@
-"""The notes of a pool about what it has lost, as files: read, written, and told to the index (damage.py)."""
+"""The notes of a pool about what it has lost: read, written, and told to the index (damage.py)."""
 
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from dalsegno.backends.local import LocalBackend
-from dalsegno.backends.reserve import with_reserve
+from dalsegno.backends.contract import Backend
 from dalsegno.pool.damage import (
     DAMAGED,
     DIGEST_BYTES,
@@ -23,14 +21,12 @@ from dalsegno.pool.damage import (
 from dalsegno.pool.index import Index, Values
 from dalsegno.terms.errors import DalError, NoAccess, NotFound
 from dalsegno.terms.ids import OBJECT_ID_BYTES, PackId
-from dalsegno.world.files import make_directory, remove_durable, write_durable
 
 
 class Losses:
     """What a pool has lost, as of the last look. Notes are durable if we may write, and honoured at once anyway."""
 
-    def __init__(self, path: Path, backend: LocalBackend) -> None:
-        self._path = path
+    def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._index: Index | None = None
         self.notes = self._read()
@@ -59,8 +55,7 @@ class Losses:
         return Damage(packs=packs, index_lost=index_lost)
 
     def _write(self, name: str, data: bytes) -> None:
-        make_directory(self._path / DAMAGED, to_owner=True)
-        with_reserve(self._path, lambda: write_durable(self._path / name, data, to_owner=True))
+        self._backend.making_room(lambda: self._backend.put(name, data))
 
     def _judge(self) -> None:
         if self._index is not None:
@@ -79,7 +74,7 @@ class Losses:
         packs = {key: value for key, value in self.notes.packs.items() if key != pack_id}
         if damage == PackDamage():
             with suppress(DalError):
-                remove_durable(self._path / DAMAGED / pack_id.hex())
+                self._backend.discard(f"{DAMAGED}/{pack_id.hex()}")
         else:
             packs[pack_id] = damage
             with suppress(DalError):
@@ -125,11 +120,11 @@ class Losses:
         if self._index is not None:
             self._index.note_collected(forgotten)  # else they would be missed again as long as the index names them
         for pack_id in forgotten:
-            remove_durable(self._path / DAMAGED / pack_id.hex())
-        remove_durable(self._path / INDEX_LOST)
+            self._backend.discard(f"{DAMAGED}/{pack_id.hex()}")
+        self._backend.discard(INDEX_LOST)
         self.notes = Damage(packs=packs)
         if packs:
             self._write(UNSOUND, self.notes.digest())
         else:
-            remove_durable(self._path / UNSOUND)
+            self._backend.discard(UNSOUND)
         self._judge()

@@ -1,8 +1,5 @@
 """Read a pack: any object by its place on a file, or block after block from a stream; every byte checked."""
 
-import errno
-import os
-import stat
 import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -10,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy
 from blake3 import blake3
@@ -18,6 +15,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
+from dalsegno.backends.contract import OpenValue
+from dalsegno.backends.value_file import OneFile
 from dalsegno.chunks.realm import DumpReader, Realm
 from dalsegno.chunks.recipients import open_sealed
 from dalsegno.formats import pack, pack_block, pack_header
@@ -27,7 +26,7 @@ from dalsegno.formats.pack_records import apply_delta, read_record, split_record
 from dalsegno.formats.pack_trailer import decode_trailer
 from dalsegno.pool.blocks import Blocks
 from dalsegno.pool.marks import find_rows
-from dalsegno.terms.errors import BadInput, Damaged, NoAccess, NotFound, Refused
+from dalsegno.terms.errors import Damaged, NoAccess, NotFound, Refused
 from dalsegno.terms.events import Progress, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, hex_short
 from dalsegno.terms.sizes import MIB
@@ -35,8 +34,6 @@ from dalsegno.world.files import file_errors
 from dalsegno.world.workers import Workers
 
 BLOCKS_CACHED_BYTES_MAX = 16 * MIB
-_UNREADABLE = frozenset((errno.EIO, errno.EBADMSG, errno.EUCLEAN))
-"""A sector, or a file system's checksum, that is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,45 +143,8 @@ def open_note(header: pack_header.PackHeader, realm: Realm) -> pack_header.DumpN
     return pack_header.decode_note(note)
 
 
-class PackFile(Protocol):
-    """The bytes of one pack, wherever they are: in one file, in slices on several disks, in shares."""
-
-    path: Path
-    """For messages."""
-    size_bytes: int
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Return the bytes from `offset` on; fewer than `length` only at the end of the pack."""
-
-    def close(self) -> None:
-        """Give everything back; again does nothing."""
-
-
-class OneFile:
-    """A pack in one file. A PackFile."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with file_errors(path):
-            if stat.S_IFMT(os.stat(path).st_mode) in (stat.S_IFIFO, stat.S_IFSOCK):
-                raise BadInput(f"{path}: is a stream, of which no part can be read again: store it in a file first")
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            self.size_bytes = os.fstat(self._descriptor).st_size
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Return the bytes from `offset` on; Damaged where the medium cannot give them."""
-        try:
-            return os.pread(self._descriptor, length, offset)
-        except OSError as error:
-            if error.errno not in _UNREADABLE:
-                raise
-            raise Damaged(f"{error.strerror} at offset {offset}") from error
-
-    def close(self) -> None:
-        """Give the descriptor back."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+PackFile = OpenValue
+"""The bytes of one pack, wherever they are: in a place of values, in slices on several disks, in shares."""
 
 
 class PackReader:

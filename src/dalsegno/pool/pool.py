@@ -21,16 +21,14 @@ from typing import Final, Protocol, Self
 
 import numpy as np
 
-from dalsegno.backends.contract import BackendWriter
-from dalsegno.backends.local import LocalBackend
-from dalsegno.backends.reserve import RESERVE_NAME, keep_reserve
+from dalsegno.backends.address import open_backend
+from dalsegno.backends.contract import Backend, BackendWriter, Entry, Lock
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import pack
 from dalsegno.formats.objects import references
 from dalsegno.formats.pack_records import apply_delta, split_records, view_record
 from dalsegno.pool.blocks import Blocks
 from dalsegno.pool.damage import PackDamage, find_unsound, summary
-from dalsegno.pool.holders import HOLDERS_LOCK
 from dalsegno.pool.id_sets import as_sorted_ids, member_mask
 from dalsegno.pool.index import Ids, Index, Values
 from dalsegno.pool.index_rows import ROWS_IN_MEMORY_MAX
@@ -40,10 +38,9 @@ from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.pool.settings import SETTINGS_NAME, KdfCost, PoolSettings, encode_settings
 from dalsegno.pool.swaps import update_value
-from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Damaged, Lost, NotFound, Refused, Unavailable
+from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Damaged, Lost, NotFound, Unavailable
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, PackId, hex_short
 from dalsegno.terms.sizes import MIB
-from dalsegno.world.files import FileLock, make_directory, write_durable
 from dalsegno.world.workers import Workers, new_lock
 
 PACK_BYTES_TARGET: Final = 64 * MIB
@@ -60,8 +57,10 @@ PACKS: Final = "packs"
 REFS: Final = "refs/"
 CONDEMNED: Final = "condemned"
 DEAD_OBJECTS: Final = "condemned/objects"
-WRITERS_LOCK: Final = "writers.lock"
-COLLECT_LOCK: Final = "collect.lock"
+PACK_SUFFIX: Final = ".pack"
+WRITERS_LOCK: Final = "writers"
+"""Held shared by writers, and by a collection without grace alone."""
+COLLECT_LOCK: Final = "collect"
 """Held by whoever collects, or changes the list of dead objects."""
 
 _REF_2: Final = b"dalsegno ref 2\0"
@@ -70,7 +69,16 @@ _REF_2: Final = b"dalsegno ref 2\0"
 def pack_name(pack_id: bytes) -> str:
     """Return the name of a pack in its backend."""
     digits = pack_id.hex()
-    return f"{PACKS}/{digits[:2]}/{digits}.pack"
+    return f"{PACKS}/{digits[:2]}/{digits}{PACK_SUFFIX}"
+
+
+def pack_id_of(name: str) -> PackId | None:
+    """Return the pack whose name in a backend this is, or None."""
+    try:
+        pack_id = PackId(bytes.fromhex(name.rpartition("/")[2].removesuffix(PACK_SUFFIX)))
+    except ValueError:
+        return None
+    return pack_id if pack_name(pack_id) == name else None
 
 
 def _ref_context(pool_id: bytes, name: str) -> bytes:
@@ -87,12 +95,12 @@ class Elsewhere(Protocol):
 
 
 class Pool:
-    """Objects by id and refs by name, in one directory. May be used from several threads and processes at once."""
+    """Objects by id and refs by name, in one place. May be used from several threads and processes at once."""
 
     def __init__(
-        self, path: Path, settings: PoolSettings, realm: Realm, key_path: Path | None, holder: str | None = None
+        self, backend: Backend, settings: PoolSettings, realm: Realm, key_path: Path | None, holder: str | None = None
     ) -> None:
-        self.path = path
+        self.backend = backend
         self.realm = realm
         self.pool_id = settings.pool_id
         self.encryption = settings.encryption
@@ -100,7 +108,6 @@ class Pool:
         self.holder = holder
         """Who opened the pool: the name of one of `holders`; None for an exported key, or when nothing is encrypted."""
         self.key_path = key_path
-        self.backend = LocalBackend(path)
         self.elsewhere: Elsewhere | None = None
         """Where an object is read from that is not here: of a pool that is only a part of others."""
         self.damaged_packs: dict[PackId, DalError] = {}
@@ -110,10 +117,11 @@ class Pool:
         self._readers: OrderedDict[PackId, PackReader] = OrderedDict()
         self._retired: deque[PackReader] = deque()
         self._blocks = Blocks(BLOCKS_CACHED_BYTES_MAX)
-        self.losses = Losses(path, self.backend)
+        self.losses = Losses(backend)
         """What is known to be lost, as of the last refresh."""
         self.index = Index(
-            path / "index",
+            backend.scratch("index"),
+            backend=backend,
             list_packs=self.list_packs,
             read_pack=self._read_columns,
             settle_packs=lambda packs: self.backend.settle(map(pack_name, packs)),
@@ -127,7 +135,7 @@ class Pool:
     @classmethod
     def create(
         cls,
-        path: Path,
+        place: Path | str | Backend,
         *,
         encryption: str,
         passphrase: str | None = None,
@@ -135,51 +143,45 @@ class Pool:
         realm: Realm | None = None,
         cost: KdfCost | None = None,
     ) -> "Pool":
-        """Make a pool at `path`, which must be absent or empty; `realm` makes it a pool of the same realm."""
-        if (path / SETTINGS_NAME).exists():
-            raise AlreadyThere(f"{path}: there is a pool already")
-        own = {PACKS, "refs", "index", CONDEMNED, WRITERS_LOCK, "refs.lock", HOLDERS_LOCK, RESERVE_NAME}
-        if path.is_dir():
-            if next(LocalBackend(path).list(PACKS + "/"), None) is not None:
-                raise Damaged(f"{path}: packs without {SETTINGS_NAME}; put back your copy of that file")
-            if any(child.name not in own and not child.name.endswith(".partial") for child in path.iterdir()):
-                raise Refused(f"{path}: the directory is not empty; choose another")
-        elif path.exists():
-            raise AlreadyThere(f"{path}: not a directory")
+        """Make a pool at a place, which must be absent or empty; `realm` makes it a pool of the same realm."""
+        backend = open_backend(place)
+        if backend.has(SETTINGS_NAME):
+            raise AlreadyThere(f"{backend}: there is a pool already")
+        if next(backend.list(PACKS + "/"), None) is not None:
+            raise Damaged(f"{backend}: packs without {SETTINGS_NAME}; put back your copy of that file")
+        backend.require_free({PACKS, "refs", "index", CONDEMNED})
         settings, realm, used_key_path = create_pool_settings(
-            place=path,
+            place=backend.directory or backend.place,
             encryption=encryption,
             passphrase=passphrase,
             key_path=key_path,
             realm=realm,
             cost=cost or KdfCost(),
         )
-        # What others on this machine may do is not left to the umask; who made the directory has decided himself.
-        make_directory(path, mode=0o750)
-        for name in (PACKS, "refs", "index", CONDEMNED):
-            make_directory(path / name, to_owner=True)
+        backend.prepare([PACKS + "/", REFS, "index/", CONDEMNED + "/"])
         # Last, because a directory becomes a pool by it; the secret of an open pool is for its owner's group at most.
         mode = 0o640 if encryption == "none" else 0o644
-        write_durable(path / SETTINGS_NAME, encode_settings(settings), mode=mode, replace=False, to_owner=True)
-        keep_reserve(path)
-        return cls(path, settings, realm, used_key_path)
+        backend.create(SETTINGS_NAME, encode_settings(settings), mode=mode)
+        backend.keep_reserve()
+        return cls(backend, settings, realm, used_key_path)
 
     @classmethod
     def open(
         cls,
-        path: Path,
+        place: Path | str | Backend,
         *,
         passphrase: Callable[[], str] | None = None,
         key_path: Path | None = None,
         is_sealed: bool = False,
         check: Callable[[PoolSettings], None] | None = None,
     ) -> "Pool":
-        """Open the pool at `path`. NotFound, NoAccess, Damaged or TooNew say what is wrong.
+        """Open the pool at a place. NotFound, NoAccess, Damaged or TooNew say what is wrong.
 
         `is_sealed` and `check` are those of `open_pool_settings`.
         """
-        opened = open_pool_settings(path, passphrase=passphrase, key_path=key_path, is_sealed=is_sealed, check=check)
-        return cls(path, opened.settings, opened.realm, opened.key_path, opened.holder)
+        backend = open_backend(place)
+        opened = open_pool_settings(backend, passphrase=passphrase, key_path=key_path, is_sealed=is_sealed, check=check)
+        return cls(backend, opened.settings, opened.realm, opened.key_path, opened.holder)
 
     def close(self) -> None:
         """Give back files."""
@@ -200,31 +202,43 @@ class Pool:
 
     # Packs
 
-    def pack_path(self, pack_id: bytes) -> Path:
-        """Return the file of a pack."""
-        return self.path / pack_name(pack_id)
+    @property
+    def place(self) -> str:
+        """What a user calls the pool's place."""
+        return self.backend.place
+
+    def where_pack(self, pack_id: bytes) -> str:
+        """Return what to call a pack in a message."""
+        return self.backend.where(pack_name(pack_id))
+
+    def has_pack(self, pack_id: bytes) -> bool:
+        """Return whether a pack is there now."""
+        return self.backend.has(pack_name(pack_id))
+
+    def pack_status(self, pack_id: bytes) -> Entry:
+        """Return size and age of a pack; NotFound."""
+        return self.backend.status(pack_name(pack_id))
+
+    def pack_size(self, pack_id: bytes) -> int | None:
+        """Return the bytes of a pack, or None when it is not there."""
+        try:
+            return self.pack_status(pack_id).size_bytes
+        except NotFound:
+            return None
 
     def list_packs(self) -> set[PackId]:
         """Return the packs that are there now."""
-        found = set()
-        for name in self.backend.list(PACKS + "/"):
-            digits = name.rpartition("/")[2].removesuffix(".pack")
-            try:
-                pack_id = PackId(bytes.fromhex(digits))
-            except ValueError:
-                continue
-            if pack_name(pack_id) == name:
-                found.add(pack_id)
-        return found
+        found = map(pack_id_of, self.backend.list(PACKS + "/"))
+        return {pack_id for pack_id in found if pack_id is not None}
 
     def open_pack(self, pack_id: bytes) -> PackReader:
         """Open a pack apart from those that `get` keeps open; the caller closes it."""
-        path = self.pack_path(pack_id)
-        reader = PackReader.open(path, self.realm)
+        reader = PackReader.open(self.backend.open(pack_name(pack_id)), self.realm)
         if reader.pack_id != pack_id:
             found = reader.pack_id
             reader.close()
-            raise Damaged(f"{path}: holds pack {hex_short(found)}: renamed by somebody; give it back its name")
+            where = self.where_pack(pack_id)
+            raise Damaged(f"{where}: holds pack {hex_short(found)}: renamed by somebody; give it back its name")
         return reader
 
     def _read_columns(self, pack_id: PackId) -> tuple[Ids, Values]:
@@ -240,8 +254,8 @@ class Pool:
     # What is lost
 
     def _note_lost(self, lost: set[PackId]) -> None:
-        if not any((self.path / PACKS).iterdir()):
-            raise Damaged(f"{self.path / PACKS}: none of the pool's packs is there: is their disk mounted?")
+        if not self.backend.was_used(PACKS + "/"):
+            raise Damaged(f"{self.backend.where(PACKS)}: none of the pool's packs is there: is their disk mounted?")
         for pack_id in lost:
             self.losses.set(pack_id, PackDamage(lost=True))
 
@@ -271,7 +285,7 @@ class Pool:
 
         Every directory is read once. A collection holds its lock already.
         """
-        with FileLock(self.path / COLLECT_LOCK) as lock:
+        with self.backend.lock(COLLECT_LOCK) as lock:
             if not is_collecting:
                 lock.acquire()
             self.refresh()
@@ -375,7 +389,7 @@ class Pool:
         except NotFound:
             if self.elsewhere is None and self.losses.notes:
                 what = summary(self.losses.notes)
-                absent = Lost(f"object {hex_short(identity)}: lost, the pool {self.path} lacks {what}")
+                absent = Lost(f"object {hex_short(identity)}: lost, the pool {self.backend} lacks {what}")
             raise absent from None
 
     def _view(self, identity: bytes, depth: int) -> tuple[int, bytes | memoryview]:
@@ -392,12 +406,12 @@ class Pool:
             except NotFound:
                 self._forget_pack(location.pack_id)
             except Damaged as error:
-                path = self.pack_path(location.pack_id)
-                text = str(error).removeprefix(f"{path}: ")
-                damage = Damaged(f"{path}: block {location.block_index} offset {location.offset}: {text}")
+                where = self.where_pack(location.pack_id)
+                text = str(error).removeprefix(f"{where}: ")
+                damage = Damaged(f"{where}: block {location.block_index} offset {location.offset}: {text}")
         if damage is not None:
             raise damage
-        raise NotFound(f"object {hex_short(identity)}: not in pool {self.path}")
+        raise NotFound(f"object {hex_short(identity)}: not in pool {self.backend}")
 
     def beside(self, identity: bytes, *, bytes_max: int) -> list[tuple[int, bytes, bytes]]:
         """Return (kind, id, payload) of an object, of those behind it in its block, and of those before it.
@@ -478,7 +492,7 @@ class Pool:
             return sealed, self._open_ref(name, sealed)
         except Damaged:
             raise Damaged(
-                f"{self.ref_path(name)}: the ref is damaged, or came from another pool: put back a copy of this file"
+                f"{self.where_ref(name)}: the ref is damaged, or came from another pool: put back a copy of this file"
             ) from None
 
     def _seal_ref(self, name: str, value: bytes) -> bytes:
@@ -509,7 +523,7 @@ class Pool:
         `change` may be called several times, on the newest value each time; what it raises leaves the ref as it was. A
         value that stays is not written. Conflict when others were faster each time; its sentence is about `what`.
         """
-        return update_value(_Refs(self), name, change, what=what or f"{self.path}: {name}")
+        return update_value(_Refs(self), name, change, what=what or f"{self.backend}: {name}")
 
     def settle_ref(self, name: str) -> None:
         """Make a ref durable as it is, whoever set it: before somebody is told that it is so."""
@@ -522,9 +536,9 @@ class Pool:
         """
         self.backend.settle_seen(REFS + name)
 
-    def ref_path(self, name: str) -> Path:
-        """Return the file of a ref."""
-        return self.path / REFS / name
+    def where_ref(self, name: str) -> str:
+        """Return what to call a ref in a message."""
+        return self.backend.where(REFS + name)
 
     def replace_damaged_ref(self, name: str, value: bytes | None) -> bool:
         """Set a ref that is damaged (None: remove it) and return True; else change nothing."""
@@ -602,9 +616,9 @@ class PoolWriter:
         self._relied: dict[PackId, bytearray] = {}
         self._own_packs: list[PackId] = []
         self._rescued: set[bytes] = set()
-        self._lock: FileLock | None = None
+        self._lock: Lock | None = None
         if locked:
-            self._lock = FileLock(pool.path / WRITERS_LOCK)
+            self._lock = pool.backend.lock(WRITERS_LOCK)
             self._lock.acquire(shared=True)
         try:
             if refresh:
@@ -730,13 +744,13 @@ class PoolWriter:
                 return
             self.pool.refresh()
             self._rescue(endangered)
-        raise Conflict(f"pool {self.pool.path}: collections outrun this writer: run again")
+        raise Conflict(f"pool {self.pool.backend}: collections outrun this writer: run again")
 
     def _forget_healed(self) -> None:
         """Take what was stored again, with all that it names, off the list of what rests on something lost."""
         if not self._rescued or not self.pool.read_unsound():
             return
-        with FileLock(self.pool.path / COLLECT_LOCK) as lock:
+        with self.pool.backend.lock(COLLECT_LOCK) as lock:
             # While a collection runs the list stays; until the next writer it is only stored more than once.
             if lock.acquire(wait=False):
                 digest, data = self.pool.losses.read_unsound()
@@ -756,9 +770,7 @@ class PoolWriter:
 
         def look_at(pack_id: PackId, ids: Callable[[], bytes | bytearray]) -> None:
             gone = (
-                pack_id in self._condemned
-                or pack_id in self.pool.losses.notes.packs
-                or not self.pool.pack_path(pack_id).exists()
+                pack_id in self._condemned or pack_id in self.pool.losses.notes.packs or not self.pool.has_pack(pack_id)
             )
             if not gone and not dead_changed:
                 return
@@ -783,7 +795,9 @@ class PoolWriter:
         try:
             return self.pool._read_columns(pack_id)[0].tobytes()
         except NotFound:
-            raise Conflict(f"pool {self.pool.path}: what was written has been collected already: run again") from None
+            raise Conflict(
+                f"pool {self.pool.backend}: what was written has been collected already: run again"
+            ) from None
 
     def _is_safe(self, identity: bytes) -> bool:
         if identity in self._open:
@@ -791,7 +805,7 @@ class PoolWriter:
         if self._is_dead(identity):
             return False
         return any(
-            location.pack_id not in self._condemned and self.pool.pack_path(location.pack_id).exists()
+            location.pack_id not in self._condemned and self.pool.has_pack(location.pack_id)
             for location in self.pool.index.find_good(identity)
         )
 
@@ -817,7 +831,7 @@ class PoolWriter:
             return self.pool.get_kind(identity)
         except NotFound:
             raise Conflict(
-                f"pool {self.pool.path}: object {hex_short(identity)} was collected meanwhile: run again"
+                f"pool {self.pool.backend}: object {hex_short(identity)} was collected meanwhile: run again"
             ) from None
 
     def abandon(self) -> None:
@@ -839,7 +853,7 @@ class PoolWriter:
         try:
             self.flush()
             if self._own_packs:
-                keep_reserve(self.pool.path, large=self.bytes_stored > RESERVE_LARGE_FROM)
+                self.pool.backend.keep_reserve(large=self.bytes_stored > RESERVE_LARGE_FROM)
         finally:
             self.abandon()
             self._unlock()

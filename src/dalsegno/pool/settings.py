@@ -8,10 +8,11 @@ from typing import Any, Final
 
 from blake3 import blake3
 
+from dalsegno.backends.address import open_backend
+from dalsegno.backends.contract import Backend
 from dalsegno.chunks.realm import SECRET_BYTES
 from dalsegno.terms.errors import BadInput, Damaged, Full, NotFound, TooNew
 from dalsegno.terms.ids import UUID_BYTES
-from dalsegno.world.files import file_errors
 
 SETTINGS_NAME: Final = "pool.toml"
 SETTINGS_VERSION: Final = 2
@@ -267,25 +268,25 @@ def _read_holders(tables: list[dict[str, Any]]) -> tuple[Holder, ...]:
     return tuple(holders)
 
 
-def not_genuine(pool_path: Path) -> str:
+def not_genuine(place: Path | Backend) -> str:
     """Return what to say of settings that are not genuine."""
-    return f"{pool_path / SETTINGS_NAME}: changed by somebody who does not have the key: put back your copy of it"
+    return f"{place}/{SETTINGS_NAME}: changed by somebody who does not have the key: put back your copy of it"
 
 
-def read_settings(pool_path: Path) -> PoolSettings:
-    """Return the settings of the pool at `pool_path`. NotFound, Damaged, TooNew."""
-    path = pool_path / SETTINGS_NAME
+def read_settings(place: Path | Backend) -> PoolSettings:
+    """Return the settings of the pool at a place. NotFound, Damaged, TooNew."""
+    backend = open_backend(place)
+    path = Path(backend.where(SETTINGS_NAME))
     try:
-        with file_errors(path), open(path, "rb") as file:
-            data = file.read(SETTINGS_BYTES_MAX + 1)
+        data = backend.read(SETTINGS_NAME, 0, SETTINGS_BYTES_MAX + 1)
     except NotFound:
-        if any((pool_path / "packs").glob("*/*.pack")):
+        if next(backend.list("packs/"), None) is not None:
             raise Damaged(
                 f"{path}: lost, its packs are there: put back your copy of that file, or restore the volumes from "
                 "dumps into a new pool"
             ) from None
         raise NotFound(
-            f"{pool_path}: no pool here (no {SETTINGS_NAME}): `dal backup DIR` or `dal init` makes one"
+            f"{place}: no pool here (no {SETTINGS_NAME}): `dal backup DIR` or `dal init` makes one"
         ) from None
     if len(data) > SETTINGS_BYTES_MAX:
         raise Damaged(f"{path}: too large: put back your copy of it")

@@ -38,7 +38,7 @@ def list_signers(pool: Pool) -> list[Signer]:
 def _decode(pool: Pool, data: bytes | None) -> list[Signer]:
     if data is None:
         return []
-    place = pool.ref_path(SIGNERS_REF)
+    place = pool.where_ref(SIGNERS_REF)
     try:
         version = msgspec.msgpack.decode(data, type=dict).get("version")
         if isinstance(version, int) and version > SIGNERS_VERSION:

@@ -131,7 +131,7 @@ class Keeper:
         clock: Callable[[], int],
         scratch: Path,
     ) -> None:
-        """`scratch` is where uploads wait: on the pool's file system, best `pool.path / UPLOADS`, which gc sweeps."""
+        """`scratch` is where uploads wait: best `pool.backend.scratch(UPLOADS)`, which gc sweeps."""
         self.name = name
         self.pool = pool
         self.volumes = volumes
@@ -266,7 +266,7 @@ class Keeper:
             marks = PoolMarks(self.pool)
             marks.add_many(ids)
         if marks.elsewhere:
-            raise NotFound(f"object {hex_short(min(marks.elsewhere))}: not in pool {self.pool.path}")
+            raise NotFound(f"object {hex_short(min(marks.elsewhere))}: not in pool {self.pool.place}")
         return self._pack(marks)
 
     def _pack(self, marks: PoolMarks) -> Iterator[bytes]:
@@ -376,10 +376,9 @@ class Keeper:
 
     def _adopted_size(self, path: Path, upload: bytes) -> int | None:
         """Return the size of an upload that is part of the pool, or None."""
-        try:
-            return self.pool.pack_path(upload).stat().st_size
-        except FileNotFoundError:
-            pass
+        size = self.pool.pack_size(upload)
+        if size is not None:
+            return size
         try:
             return int(self._joined_path(path).read_bytes())
         except (FileNotFoundError, ValueError):
@@ -444,7 +443,7 @@ class Keeper:
                 self.pool.refresh()
                 self._adopt_files(files)
             for upload, file in files:
-                if not self.pool.pack_path(upload).exists():
+                if not self.pool.has_pack(upload):
                     write_durable(self._joined_path(file.path), b"%d" % file.size_bytes, sync=False)
 
     def _adopt_files(self, files: list[tuple[PackId, UploadFile]]) -> None:

@@ -31,7 +31,7 @@ from dalsegno.world.files import (
 SERVER: Final = "server/"
 MARK: Final = "server/key"
 """Says which key the values are sealed under: 32 hexadecimal digits that follow from it."""
-LOCK: Final = "server.lock"
+LOCK: Final = "server"
 KEY_SUFFIX: Final = ".server"
 REVOKED_SUFFIX: Final = ".revoked"
 _WORD: Final = "dalsegno-server-key-1"
@@ -76,8 +76,8 @@ class ServerValues:
         try:
             return sealed, self._seal.open_value(sealed, context=self._context(name))
         except Damaged:
-            path = self._backend.root / SERVER / name
-            raise Damaged(f"{path}: damaged, or not this server's: put back a copy of this file") from None
+            where = self._backend.where(SERVER + name)
+            raise Damaged(f"{where}: damaged, or not this server's: put back a copy of this file") from None
 
     def get(self, name: str) -> bytes | None:
         """Return a value, or None; Damaged when this server did not write it."""
@@ -133,7 +133,8 @@ def key_path_of(pool: Pool) -> Path:
     """Return where the key of a pool's server is made: beside the pool's own key, or among the user's keys."""
     name = f"{pool.pool_id.hex()}{KEY_SUFFIX}"
     candidates = []
-    if pool.key_path is not None and not pool.key_path.resolve().is_relative_to(pool.path.resolve()):
+    place = pool.backend.directory
+    if pool.key_path is not None and (place is None or not pool.key_path.resolve().is_relative_to(place.resolve())):
         candidates.append(pool.key_path.parent / name)
     own = places.find_config_dir() if candidates else places.config_dir()
     if own is not None:
@@ -158,7 +159,7 @@ def open_server_values(pool: Pool) -> ServerValues:
     mark = _read_mark(pool)
     if state == READY and mark == _mark_of(secret):
         return ServerValues(pool, secret, path)
-    with FileLock(pool.path / LOCK) as lock:
+    with pool.backend.lock(LOCK) as lock:
         lock.acquire()
         return _settle_key(pool, path)
 
@@ -169,7 +170,7 @@ def renew_server_values(pool: Pool) -> ServerValues:
     For who has lost the key, or whose certificate's key somebody else may have.
     """
     kept: dict[str, bytes] = {}
-    with FileLock(pool.path / LOCK) as lock:
+    with pool.backend.lock(LOCK) as lock:
         lock.acquire()
         path = key_path_of(pool)
         try:
@@ -191,7 +192,7 @@ def renew_server_values(pool: Pool) -> ServerValues:
 
 
 def _settle_key(pool: Pool, path: Path) -> ServerValues:
-    """Make what is not there, and take over what older programs kept. The pool's `server.lock` is held."""
+    """Make what is not there, and take over what older programs kept. The pool's lock `server` is held."""
     mark = _read_mark(pool)
     try:
         secret, state = _read_key(path, pool.pool_id)

@@ -537,7 +537,7 @@ class App:
 
     def _blank(self, path: str) -> str:
         """Return a path without what it says of this server's disks."""
-        return "" if path.startswith(f"{self.service.house.pool.path}/") else path
+        return "" if path.startswith(self.service.house.pool.backend.where("")) else path
 
     async def _answer_value(self, exchange: _Exchange, call: Call, value: Any) -> None:
         value = shown_value(value, exchange.token, blank=self._blank)

@@ -103,7 +103,7 @@ class Written:
 
 
 def _health(service: Service, ask: Ask) -> wire.Health:
-    if not service.house.pool.path.is_dir():
+    if not service.house.pool.backend.is_there():
         raise Unavailable("the pool cannot be reached")
     return wire.Health(status="ok")
 

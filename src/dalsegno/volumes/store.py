@@ -8,7 +8,6 @@ from contextlib import suppress
 import msgspec
 from blake3 import blake3
 
-from dalsegno.backends.reserve import with_reserve
 from dalsegno.chunks.signatures import Sign, leave_unsigned
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Revision
@@ -130,14 +129,14 @@ class Volumes:
     def get(self, name: str) -> VolumeState:
         """Return the volume called `name`."""
         if name.startswith("//"):
-            raise BadInput(f"{name}: is on a server, not in {self._pool.path}: leave --pool away, or the server")
+            raise BadInput(f"{name}: is on a server, not in {self._pool.place}: leave --pool away, or the server")
         volume_id = self._find_id(name)
         try:
             state = self.get_by_id(volume_id) if volume_id else None
         except Damaged as error:
             raise Damaged(f"volume {name!r}: {error}; or let go of it: `dal volume remove {name} --yes`") from None
         if state is None or state.name != name:
-            raise NotFound(f"no volume {name!r} in {self._pool.path}: `dal volume list` shows what there is")
+            raise NotFound(f"no volume {name!r} in {self._pool.place}: `dal volume list` shows what there is")
         return state
 
     def get_settled(self, name: str) -> VolumeState:
@@ -217,7 +216,7 @@ class Volumes:
         for ref, error in damaged.items():
             if ref not in self._told:
                 self._told.add(ref)
-                place = self._pool.ref_path(ref)
+                place = self._pool.where_ref(ref)
                 text = str(error).removeprefix(f"{place}: ")
                 self._report(Note(severity="error", path=os.fsencode(place), text=text, is_damage=True))
         return [self._looked_at(state) for state in states]
@@ -280,7 +279,7 @@ class Volumes:
 
         if state.clones.is_settled:
             return swap(state)
-        return with_reserve(self._pool.path, settle) if makes_room else settle()
+        return self._pool.backend.making_room(settle) if makes_room else settle()
 
     def rename(self, old: str, new: str) -> VolumeState:
         """Give a volume another name; its id and history stay."""
@@ -569,7 +568,7 @@ def damaged_refs(pool: Pool) -> Iterator[Damaged]:
         except Damaged as error:
             if ref.startswith("names/"):
                 text = "a volume's name is damaged: the next command about that volume makes it anew"
-                yield Damaged(f"{pool.ref_path(ref)}: {text}")
+                yield Damaged(f"{pool.where_ref(ref)}: {text}")
             else:
                 yield error
 

@@ -406,6 +406,18 @@ def remove_left_behind(directory: Path, names: str) -> None:
                 remove_durable(left, sync=False)
 
 
+def remove_older(directory: Path, pattern: str, *, before_ns: int | None, recursive: bool = True) -> None:
+    """Remove the files of some names that were changed last before a time, or (None) at any time; not durably."""
+    for path in directory.rglob(pattern) if recursive else directory.glob(pattern):
+        with file_errors(path):
+            try:
+                is_old = before_ns is None or path.stat().st_mtime_ns <= before_ns
+            except FileNotFoundError:
+                continue
+        if is_old:
+            remove_durable(path, sync=False)
+
+
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
