@@ -1,7 +1,10 @@
 """Things that tests share: a realm, a store in a dict, and trees made from plain dicts."""
 
+import os
 from pathlib import Path
 
+from dalsegno.backends.contract import Backend
+from dalsegno.backends.memory import MemoryBackend
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry, Revision
@@ -21,6 +24,14 @@ def pack_path(pool: Pool, pack_id: bytes) -> Path:
 def ref_path(pool: Pool, name: str) -> Path:
     """Return the file of a ref of a local pool."""
     return Path(pool.where_ref(name))
+
+
+def set_age(backend: Backend, name: str, changed_ns: int) -> None:
+    """Let a value look as if it was stored at another time."""
+    if isinstance(backend, MemoryBackend):
+        backend._values[name] = backend.read(name), changed_ns
+    else:
+        os.utime(backend.where(name), ns=(changed_ns, changed_ns))
 
 
 class DictStore:
@@ -49,8 +60,8 @@ class DictStore:
 class PoolStore:
     """A Source and Sink over a real pool without encryption; what was put can be read after `writer.flush()`."""
 
-    def __init__(self, path: Path, realm: Realm = REALM) -> None:
-        self.pool = Pool.create(path, encryption="none", realm=realm)
+    def __init__(self, place: Path | Backend, realm: Realm = REALM) -> None:
+        self.pool = Pool.create(place, encryption="none", realm=realm)
         self.writer = self.pool.writer()
 
     def put(self, kind: int, payload: bytes, /) -> ObjectId:

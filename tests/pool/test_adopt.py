@@ -1,14 +1,13 @@
 """Packs of others become part of a pool only when every bit, id and name in them is right; else nothing changes."""
 
-import os
 import random
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import zstandard
 
+from dalsegno.backends.contract import Backend
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import objects, pack
 from dalsegno.formats.objects import (
@@ -27,16 +26,15 @@ from dalsegno.formats.objects import (
 from dalsegno.pool.adopt import ADOPTED_BYTES_MAX, NOTHING, UPLOADS, Adopter, Standing, as_ids
 from dalsegno.pool.check import check_pool
 from dalsegno.pool.collect import collect
-from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pack_write import BLOCK_RAW_BYTES, PackWriter, new_header
-from dalsegno.pool.pool import Pool
+from dalsegno.pool.pool import Pool, pack_name
 from dalsegno.terms.errors import Conflict, Damaged, NotFound, Refused, TooNew
 from dalsegno.terms.events import silent
 from dalsegno.terms.ids import PackId
 from dalsegno.world.clock import now_ns
 from dalsegno.world.files import UploadFile
 from dalsegno.world.workers import Workers
-from kit import REALM, DictStore, pack_path, store_revision
+from kit import REALM, DictStore, set_age, store_revision
 
 SEED = 20261121
 HOUR_NS = 3600 * 10**9
@@ -45,8 +43,8 @@ Records = Sequence[tuple[int, bytes, bytes]]
 
 
 @pytest.fixture(params=["none", "keyfile"])
-def pool(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pool]:
-    with Pool.create(tmp_path / "pool", encryption=request.param, key_path=tmp_path / "key", realm=REALM) as pool:
+def pool(request: pytest.FixtureRequest, place: Backend, tmp_path: Path) -> Iterator[Pool]:
+    with Pool.create(place, encryption=request.param, key_path=tmp_path / "key", realm=REALM) as pool:
         (tmp_path / "in").mkdir()
         yield pool
 
@@ -126,7 +124,7 @@ def test_a_whole_pack_becomes_part_of_the_pool(pool: Pool, tmp_path: Path) -> No
     data = path.read_bytes()
     adopt(pool, path)
     assert not path.exists()
-    assert pack_path(pool, bytes.fromhex(path.name[:32])).read_bytes() == data  # moved, not written again
+    assert pool.backend.read(pack_name(bytes.fromhex(path.name[:32]))) == data  # moved, not written again
     assert_holds(pool, records)
 
 
@@ -135,7 +133,7 @@ def test_a_pack_of_another_seal_is_sealed_as_the_pool_is(pool: Pool, tmp_path: P
     path = write_pack(tmp_path / "in", records, sealed=pool.encryption == "none")
     adopt(pool, path)
     (pack_id,) = pool.list_packs()
-    with PackReader.open(pack_path(pool, pack_id), REALM) as reader:
+    with pool.open_pack(pack_id) as reader:
         assert (reader.header.seal == pack.SEAL_NONE) == (pool.encryption == "none")
     assert not path.exists()
     assert_holds(pool, records)
@@ -402,8 +400,8 @@ def test_packs_join_after_those_that_they_need(pool: Pool, tmp_path: Path, monke
     rest = [record for record in records if record not in chunks and record not in leaves]
     paths = [write_pack(tmp_path / "in", part, sealed=pool.encryption != "none") for part in (rest, leaves, chunks)]
     order: list[str] = []
-    take_to = UploadFile.take_to
-    monkeypatch.setattr(UploadFile, "take_to", lambda file, path: (order.append(file.path.name), take_to(file, path)))
+    take = pool.backend.take
+    monkeypatch.setattr(pool.backend, "take", lambda name, file: (order.append(file.path.name), take(name, file)))
     adopt(pool, *paths)
     assert order == [path.name for path in reversed(paths)]
     assert_holds(pool, records)
@@ -418,14 +416,14 @@ def test_what_is_there_already_is_not_taken_twice(pool: Pool, tmp_path: Path) ->
     assert not again.exists() and len(pool.list_packs()) == 1
     # A pack that pretends to be one that is here keeps its objects, under another name.
     (pack_id,) = pool.list_packs()
-    before = pack_path(pool, pack_id).read_bytes()
+    before = pool.backend.read(pack_name(pack_id))
     header, key = new_header(REALM, kind=pack.PACK_POOL, sealed=False, pack_id=pack_id)
     path = tmp_path / "in" / f"{pack_id.hex()}.partial"
     with open(path, "wb") as file, PackWriter(file.write, realm=REALM, header=(header, key)) as writer:
         writer.put(*named(KIND_CHUNK, b"new" * 50))
         writer.finish()
     adopt(pool, path)
-    assert pack_path(pool, pack_id).read_bytes() == before and len(pool.list_packs()) == 2
+    assert pool.backend.read(pack_name(pack_id)) == before and len(pool.list_packs()) == 2
     assert_holds(pool, [*records, named(KIND_CHUNK, b"new" * 50)])
 
 
@@ -456,7 +454,7 @@ def split(store: DictStore) -> tuple[list[tuple[int, bytes, bytes]], list[tuple[
 
 def age(pool: Pool, pack_id: bytes, hours: float) -> None:
     at = now_ns() - int(hours * HOUR_NS)
-    os.utime(pack_path(pool, pack_id), ns=(at, at))
+    set_age(pool.backend, pack_name(pack_id), at)
 
 
 def test_what_is_condemned_does_not_stand_but_is_saved_when_named(pool: Pool, tmp_path: Path) -> None:
@@ -495,7 +493,7 @@ def test_a_collection_while_packs_are_checked_takes_nothing_that_they_need(
 
 def test_what_stands_has_all_that_it_names_however_collections_run(pool: Pool, tmp_path: Path) -> None:
     """A directory that nothing names yet keeps its old chunk until it has been shunned for a grace period itself."""
-    (pool.backend.directory / UPLOADS).mkdir()  # a server's: what one call adopts a later one names in a ref
+    pool.backend.scratch(UPLOADS).mkdir(parents=True)  # a server's: what one call adopts a later one names in a ref
     chunks, metadata = split(tree(b"stands"))
     sealed = pool.encryption != "none"
     adopt(pool, write_pack(tmp_path / "in", chunks, sealed=sealed))
@@ -547,9 +545,7 @@ def test_a_copy_behind_a_condemned_one_is_found(pool: Pool, tmp_path: Path) -> N
     ids = as_ids(b"".join(identity for _, identity, _ in chunks))
     packs = sorted(pool.list_packs())
     for pack_id in packs[:2]:
-        (pool.backend.directory / "condemned" / pack_id.hex()).write_bytes(b"%d" % now_ns())
+        pool.backend.put(f"condemned/{pack_id.hex()}", b"%d" % now_ns())
         assert (Standing(pool).kinds(ids) == KIND_CHUNK).all()
-    shutil.copy(
-        pool.backend.directory / "condemned" / packs[0].hex(), pool.backend.directory / "condemned" / packs[2].hex()
-    )
+    pool.backend.put(f"condemned/{packs[2].hex()}", pool.backend.read(f"condemned/{packs[0].hex()}"))
     assert not Standing(pool).kinds(ids).any()

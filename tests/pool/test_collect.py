@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dalsegno.backends.contract import Backend
 from dalsegno.backends.reserve import RESERVE_NAME, release_reserve
 from dalsegno.formats import objects
 from dalsegno.formats.objects import (
@@ -34,8 +35,8 @@ HOUR_NS = 3600 * 10**9
 
 
 @pytest.fixture
-def pool(tmp_path: Path) -> Iterable[Pool]:
-    with Pool.create(tmp_path / "pool", encryption="none") as pool:
+def pool(place: Backend) -> Iterable[Pool]:
+    with Pool.create(place, encryption="none") as pool:
         yield pool
 
 
@@ -106,7 +107,7 @@ def test_what_is_dead_waits_once_when_nobody_writes(pool: Pool) -> None:
 
 
 def test_a_pool_that_serves_uploads_lets_young_packs_be(pool: Pool) -> None:
-    (pool.backend.directory / UPLOADS).mkdir()
+    pool.backend.scratch(UPLOADS).mkdir(parents=True)
     put_chunks(pool, b"adopted, not yet named in a ref")
     assert run(pool, [], grace=3600).condemned == 0
 
@@ -181,7 +182,7 @@ def test_a_damaged_pack_stays_while_what_it_lost_is_needed_and_nowhere_else(pool
         assert writer.objects_added == 2
     run(pool, [lost, good])
     assert pack_id not in pool.list_packs() and pool.get(lost) == b"lost" * 100
-    assert not pool.losses.notes and list((pool.backend.directory / "damaged").iterdir()) == []
+    assert not pool.losses.notes and list(pool.backend.list("damaged/")) == []
 
 
 def test_partly_live_pack_is_written_again(pool: Pool) -> None:

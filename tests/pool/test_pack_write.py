@@ -13,7 +13,8 @@ from dalsegno.pool import index_rows
 from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pack_write import PackWriter, new_header
-from kit import REALM, PoolStore, pack_path
+from dalsegno.pool.pool import pack_name
+from kit import REALM, PoolStore
 
 
 def write_pack(path, payloads):
@@ -52,8 +53,8 @@ def marked_copy(store, wanted):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
-def test_a_marked_copy_holds_exactly_what_was_marked(tmp_path, share):
-    store, chance = PoolStore(tmp_path / "pool"), random.Random(5)
+def test_a_marked_copy_holds_exactly_what_was_marked(tmp_path, place, share):
+    store, chance = PoolStore(place), random.Random(5)
     payloads = {}
     for number in range(600):
         payload = chance.randbytes(chance.randrange(1, 20_000))
@@ -71,8 +72,8 @@ def test_a_marked_copy_holds_exactly_what_was_marked(tmp_path, share):
     assert sorted(joined[at : at + 32] for at in range(0, len(joined), 32)) == wanted
 
 
-def test_a_copy_finds_objects_whose_pack_was_collected_since_they_were_marked(tmp_path):
-    store = PoolStore(tmp_path / "pool")
+def test_a_copy_finds_objects_whose_pack_was_collected_since_they_were_marked(place):
+    store = PoolStore(place)
     identity = store.put(objects.KIND_CHUNK, b"moved" * 100)
     store.writer.flush()
     marks = PoolMarks(store.pool)
@@ -82,7 +83,7 @@ def test_a_copy_finds_objects_whose_pack_was_collected_since_they_were_marked(tm
     moving.store_copy(objects.KIND_CHUNK, identity, b"moved" * 100)
     moving.close()
     for pack_id in old:
-        pack_path(store.pool, pack_id).unlink()
+        store.pool.backend.delete(pack_name(pack_id))
     stream = io.BytesIO()
     with PackWriter(stream.write, realm=REALM, header=new_header(REALM, kind=pack.PACK_DUMP, sealed=False)) as writer:
         marks.copy(writer, lambda done, total: None)

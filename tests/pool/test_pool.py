@@ -10,12 +10,25 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
+from dalsegno.backends.contract import Backend
+from dalsegno.pool import pool as pool_room
 from dalsegno.pool.check import check_pool
 from dalsegno.pool.collect import collect
 from dalsegno.pool.keys import read_realm
 from dalsegno.pool.pool import Pool
 from dalsegno.pool.settings import Holder, KdfCost, PoolSettings, encode_settings
-from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, Full, NoAccess, NotFound, Refused, TooNew
+from dalsegno.terms.errors import (
+    AlreadyThere,
+    BadInput,
+    Conflict,
+    Damaged,
+    Full,
+    Lost,
+    NoAccess,
+    NotFound,
+    Refused,
+    TooNew,
+)
 from dalsegno.terms.events import silent
 from dalsegno.world import files
 from kit import REALM
@@ -27,6 +40,13 @@ CHEAP = KdfCost(memory_kib=64, passes=1, lanes=1)
 def path(tmp_path: Path) -> Path:
     with Pool.create(tmp_path / "pool", encryption="none"):
         return tmp_path / "pool"
+
+
+@pytest.fixture
+def made(place: Backend) -> Backend:
+    """A place with a pool."""
+    Pool.create(place, encryption="none").close()
+    return place
 
 
 def payloads(seed: int, count: int = 30) -> list[bytes]:
@@ -43,7 +63,7 @@ def store(pool: Pool, seed: int, ref: str | None = None) -> list[bytes]:
     return list(ids)
 
 
-def assert_good(path: Path) -> None:
+def assert_good(path: Path | Backend) -> None:
     """Everything that a ref names is readable, no half file has a final name, and the next write works."""
     with Pool.open(path) as pool:
         assert [finding for finding in check_pool(pool, silent) if finding.severity == "error"] == []
@@ -74,8 +94,8 @@ def in_child(action: Callable[[], None], fault: str) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_what_was_put_is_got(path: Path) -> None:
-    with Pool.open(path) as pool:
+def test_what_was_put_is_got(made: Backend) -> None:
+    with Pool.open(made) as pool:
         ids = store(pool, 1)
         assert [pool.get(identity) for identity in ids] == payloads(1)  # type: ignore[arg-type]
         assert pool.find_prefix(ids[0].hex()[:20]) == [ids[0]] and pool.find_prefix(ids[0].hex()) == [ids[0]]
@@ -103,12 +123,14 @@ def test_a_pool_is_closed_to_others_whatever_the_umask(tmp_path: Path) -> None:
         os.umask(before)
 
 
-def test_aborted_writer_leaves_no_file(path: Path) -> None:
-    with Pool.open(path) as pool:
+def test_aborted_writer_leaves_nothing(made: Backend) -> None:
+    with Pool.open(made) as pool:
         with pytest.raises(KeyError), pool.writer() as writer:
             writer.put(1, b"x")
             raise KeyError
-        assert [child for child in (path / "packs").rglob("*") if child.is_file()] == []
+        assert list(made.list("packs/")) == []
+        if made.directory is not None:
+            assert [child for child in (made.directory / "packs").rglob("*") if child.is_file()] == []
 
 
 def commit_one(path: Path) -> None:
@@ -204,10 +226,10 @@ def test_four_processes_write_at_once(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["lost", "torn", "empty", "flipped", "garbage"])
-def test_harmed_index_is_made_again(path: Path, harm: str) -> None:
-    with Pool.open(path) as pool:
+def test_harmed_index_is_made_again(made: Backend, harm: str) -> None:
+    with Pool.open(made) as pool:
         ids = store(pool, 1, "volumes/1")
-    for segment in (path / "index").glob("*.idx"):
+    for segment in made.scratch("index").glob("*.idx"):
         data = segment.read_bytes()
         if harm == "lost":
             segment.unlink()
@@ -217,45 +239,43 @@ def test_harmed_index_is_made_again(path: Path, harm: str) -> None:
             new = {"torn": data[:middle], "empty": b"", "flipped": flipped, "garbage": b"x" * 500}[harm]
             segment.unlink()
             segment.write_bytes(new)
-    with Pool.open(path) as pool:
+    with Pool.open(made) as pool:
         assert all(pool.has(identity) for identity in ids)  # type: ignore[arg-type]
-    assert_good(path)
+    assert_good(made)
 
 
-def test_damaged_pack_is_named_and_the_other_copy_used(path: Path) -> None:
-    with Pool.open(path) as pool:
+def test_damaged_pack_is_named_and_the_other_copy_used(made: Backend) -> None:
+    with Pool.open(made) as pool:
         ids = store(pool, 1)
-    (pack,) = (path / "packs").rglob("*.pack")
-    good = pack.read_bytes()
-    harmed = bytearray(good)
+    (pack,) = made.list("packs/")
+    harmed = bytearray(made.read(pack))
     harmed[300] ^= 1
-    pack.write_bytes(harmed)
-    with Pool.open(path) as pool:
-        with pytest.raises(Damaged, match=pack.name):
+    made.put(pack, bytes(harmed))
+    with Pool.open(made) as pool:
+        with pytest.raises(Damaged, match=pack):
             for identity in ids:
                 pool.get(identity)  # type: ignore[arg-type]
-        assert any(pack.name in finding.where for finding in check_pool(pool, silent))
+        assert any(pack in finding.where for finding in check_pool(pool, silent))
         with pool.writer() as writer:
             for identity, payload in zip(ids, payloads(1), strict=True):
                 writer.store_copy(1, identity, payload)  # type: ignore[arg-type]
         assert [pool.get(identity) for identity in ids] == payloads(1)  # type: ignore[arg-type]
 
 
-def test_passphrase_opens_and_a_wrong_one_does_not(tmp_path: Path) -> None:
-    path = tmp_path / "p"
-    with Pool.create(path, encryption="passphrase", passphrase="swordfish", cost=CHEAP) as pool:
+def test_passphrase_opens_and_a_wrong_one_does_not(place: Backend) -> None:
+    with Pool.create(place, encryption="passphrase", passphrase="swordfish", cost=CHEAP) as pool:
         ids = store(pool, 1)
-    with Pool.open(path, passphrase=lambda: "swordfish") as pool:
+    with Pool.open(place, passphrase=lambda: "swordfish") as pool:
         assert pool.get(ids[0]) == payloads(1)[0]  # type: ignore[arg-type]
     with pytest.raises(NoAccess):
-        Pool.open(path, passphrase=lambda: "sword")
+        Pool.open(place, passphrase=lambda: "sword")
     with pytest.raises(NoAccess):
-        Pool.open(path)
+        Pool.open(place)
 
 
-def test_key_file_is_private_and_needed(tmp_path: Path) -> None:
+def test_key_file_is_private_and_needed(place: Backend, tmp_path: Path) -> None:
     key = tmp_path / "keys" / "k.key"
-    path = tmp_path / "p"
+    path = place
     with Pool.create(path, encryption="keyfile", key_path=key) as pool:
         ids = store(pool, 1)
     assert key.stat().st_mode & 0o777 == 0o600
@@ -287,22 +307,21 @@ def test_create_refuses_what_is_there(tmp_path: Path, path: Path) -> None:
         Pool.open(tmp_path / "full")
 
 
-def test_tampered_settings_are_damaged_or_too_new(path: Path) -> None:
-    settings = path / "pool.toml"
-    good = settings.read_bytes()
+def test_tampered_settings_are_damaged_or_too_new(made: Backend) -> None:
+    good = made.read("pool.toml")
     odd = good.replace(b'secret = "', b'secret = "0')
     for bad in (b"", b"\xff\xfe", b"version = ", odd, good[:-30], b"a" * 99999):
-        settings.write_bytes(bad)
+        made.put("pool.toml", bad)
         with pytest.raises(Damaged) as caught:
-            Pool.open(path)
+            Pool.open(made)
         assert "\n" not in str(caught.value)
     for position in range(110, len(good), 7):
-        settings.write_bytes(good[:position] + bytes([good[position] ^ 1]) + good[position + 1 :])
+        made.put("pool.toml", good[:position] + bytes([good[position] ^ 1]) + good[position + 1 :])
         with pytest.raises((Damaged, TooNew)):
-            Pool.open(path)
-    settings.write_bytes(good.replace(b"version = 1", b"version = 3"))
+            Pool.open(made)
+    made.put("pool.toml", good.replace(b"version = 1", b"version = 3"))
     with pytest.raises(TooNew):
-        Pool.open(path)
+        Pool.open(made)
 
 
 @pytest.mark.parametrize(
@@ -349,12 +368,15 @@ def test_a_write_key_of_odd_values_is_said_when_it_is_read(
         read_realm(tmp_path / "key")
 
 
-def test_moved_or_flipped_ref_is_damaged(path: Path) -> None:
-    with Pool.open(path) as pool:
+def test_moved_or_flipped_ref_is_damaged(made: Backend) -> None:
+    with Pool.open(made) as pool:
         assert pool.swap_ref("volumes/1", None, b"one") and pool.swap_ref("volumes/2", None, b"two")
-        (path / "refs/volumes/1").rename(path / "refs/volumes/2")
-        with pytest.raises(Damaged):
-            pool.get_ref("volumes/2")
+        one = made.read("refs/volumes/1")
+        made.put("refs/volumes/2", one)
+        made.put("refs/volumes/1", one[:-1] + bytes([one[-1] ^ 1]))
+        for name in ("volumes/1", "volumes/2"):
+            with pytest.raises(Damaged):
+                pool.get_ref(name)
 
 
 @pytest.mark.parametrize(
@@ -387,3 +409,44 @@ def test_a_forged_pool_file_costs_seconds_at_most(tmp_path, memory_kib, passes, 
         Pool.open(path, passphrase=lambda: asked.append(1) or "x")
     assert not asked
     assert KdfCost().is_sane() and KdfCost(memory_kib=1 << 20, passes=4, lanes=4).is_sane()
+
+
+def test_a_pool_whose_packs_are_gone_says_so_and_one_that_lost_a_pack_goes_on(made: Backend) -> None:
+    """A disk that is not mounted looks like a pool that lost everything."""
+    with Pool.open(made) as pool:
+        ids = store(pool, 1)
+        store(pool, 2)
+        lost = pool.index.pack_of(ids[0])
+        assert lost is not None
+        made.delete(pool_room.pack_name(lost))
+    with Pool.open(made) as pool:
+        assert pool.losses.notes.packs[lost].lost
+        with pytest.raises(Lost, match="lacks 1 pack lost"):
+            pool.get(ids[0])
+        assert store(pool, 1) == ids and pool.get(ids[0]) == payloads(1)[0]
+
+
+def test_a_pool_is_made_only_where_nothing_else_is(place: Backend) -> None:
+    Pool.create(place, encryption="none").close()
+    with pytest.raises(AlreadyThere):
+        Pool.create(place, encryption="none")
+    settings = place.read("pool.toml")
+    with Pool.open(place) as pool:
+        store(pool, 1)
+    place.delete("pool.toml")
+    with pytest.raises(Damaged, match="packs without"):
+        Pool.create(place, encryption="none")
+    with pytest.raises(Damaged, match="put back your copy"):
+        Pool.open(place)
+    place.create("pool.toml", settings)
+    Pool.open(place).close()
+
+
+def test_writers_share_a_pool_and_a_collection_without_grace_waits_for_none(made: Backend) -> None:
+    with Pool.open(made) as one, Pool.open(made) as other, one.writer() as first, other.writer() as second:
+        assert first.put(1, b"same") == second.put(1, b"same")
+        with pytest.raises(Conflict, match="a writer is at work"):
+            collect(one, list, grace_seconds=0, now_ns=2**62, dry_run=False, report=silent)
+    with Pool.open(made) as pool:
+        result = collect(pool, list, grace_seconds=0, now_ns=2**62, dry_run=False, report=silent)
+        assert result.deleted == 2 and list(made.list("packs/")) == []

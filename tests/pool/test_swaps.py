@@ -1,18 +1,18 @@
 """One loop changes what several processes change: nothing of another's change is lost, and losing too often is said."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from dalsegno.backends.contract import Backend
 from dalsegno.pool.pool import Pool
 from dalsegno.pool.swaps import SWAP_TRIES_MAX
 from dalsegno.terms.errors import Conflict, Refused
 
 
 @pytest.fixture
-def pool(tmp_path: Path) -> Iterator[Pool]:
-    with Pool.create(tmp_path / "pool", encryption="none") as pool:
+def pool(place: Backend) -> Iterator[Pool]:
+    with Pool.create(place, encryption="none") as pool:
         yield pool
 
 
