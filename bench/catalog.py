@@ -16,6 +16,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from dalsegno.archive.catalog import Catalog
+from dalsegno.archive.chains import find_chain
 from dalsegno.archive.directory import DirectoryTarget
 from dalsegno.archive.labels import write_label
 from dalsegno.archive.parts import file_digest
@@ -89,7 +90,7 @@ def measure_catalog(directory: Path, count: int) -> dict[str, float]:
         for _ in range(300):
             volume, at_ns = chance.randrange(VOLUMES), chance.randrange(days) * DAY_NS + DAY_NS // 2
             started = time.perf_counter()
-            chain = catalog.find_chain(f"volume{volume}", at_ns)
+            chain = find_chain(catalog, f"volume{volume}", at_ns)
             seconds.append(time.perf_counter() - started)
             assert chain[0].is_full and chain[-1].cloned_at_ns <= at_ns
     return {

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dalsegno.archive.catalog import Catalog
+from dalsegno.archive.chains import find_chain
 from dalsegno.backup.records import (
     BAD,
     GOOD,
@@ -174,22 +175,22 @@ def test_the_newest_drill_of_a_volume_is_found(catalog: Catalog) -> None:
 def test_chain_follows_bases_to_the_full_dump(catalog: Catalog) -> None:
     put(catalog, dump(10), dump(20, level=1, base=10), dump(30, level=2, base=20), dump(40, level=1, base=10), dump(50))
     for at, chain in [(9, []), (10, [10]), (29, [10, 20]), (35, [10, 20, 30]), (49, [10, 40]), (99, [50])]:
-        assert numbers(catalog.find_chain("home", at)) == chain, at
-        assert numbers(catalog.find_chain(b"volume of tests!", at)) == chain, at
-    assert catalog.find_chain("mail", 99) == []
+        assert numbers(find_chain(catalog, "home", at)) == chain, at
+        assert numbers(find_chain(catalog, b"volume of tests!", at)) == chain, at
+    assert find_chain(catalog, "mail", 99) == []
 
 
 def test_chain_avoids_what_cannot_be_read(catalog: Catalog) -> None:
     put(catalog, dump(10), dump(11, at=10, revision=dump(10).revision), dump(20, level=1, base=10), dump(30))
     catalog.put_copy(copy(30, verdict=BAD))
-    assert numbers(catalog.find_chain("home", 99)) == [10, 20]
+    assert numbers(find_chain(catalog, "home", 99)) == [10, 20]
     catalog.put_copy(copy(10, verdict=MISSING))
-    assert numbers(catalog.find_chain("home", 99)) == [11, 20]  # another dump of the same state
+    assert numbers(find_chain(catalog, "home", 99)) == [11, 20]  # another dump of the same state
     catalog.remove_copy(copy(20))
-    assert numbers(catalog.find_chain("home", 99)) == [11]  # an older state
-    assert numbers(catalog.find_chain("home", 99, only_with_copies=False)) == [30]
+    assert numbers(find_chain(catalog, "home", 99)) == [11]  # an older state
+    assert numbers(find_chain(catalog, "home", 99, only_with_copies=False)) == [30]
     catalog.remove_copy(copy(11))
-    assert catalog.find_chain("home", 99) == []
+    assert find_chain(catalog, "home", 99) == []
 
 
 def test_chain_may_start_from_an_earlier_clone_of_a_dump(catalog: Catalog) -> None:
@@ -197,21 +198,21 @@ def test_chain_may_start_from_an_earlier_clone_of_a_dump(catalog: Catalog) -> No
     whole = dump(12)
     catalog.put_dump(whole, earlier=[Earlier(revision=first, clone_name="a", cloned_at_ns=10)], copies=[copy(12)])
     put(catalog, dump(20, level=1, base=10))
-    assert numbers(catalog.find_chain("home", 20)) == [12, 20]
+    assert numbers(find_chain(catalog, "home", 20)) == [12, 20]
 
 
 def test_many_states_of_one_instant_do_not_hide_the_readable_one(catalog: Catalog) -> None:
     put(catalog, dump(1, at=5))
     for number in range(2, 60):
         catalog.put_dump(dump(number, at=5))
-    assert numbers(catalog.find_chain("home", 5)) == [1]
+    assert numbers(find_chain(catalog, "home", 5)) == [1]
 
 
 def test_bases_in_a_ring_end() -> None:
     with Catalog.open(f"sqlite:////tmp/dal-ring-{os.getpid()}.sqlite") as catalog:
         try:
             put(catalog, dump(1, level=1, base=2, at=5), dump(2, level=1, base=1, at=5))
-            assert catalog.find_chain("home", 9) == []
+            assert find_chain(catalog, "home", 9) == []
         finally:
             for end in ("", "-wal", "-shm"):
                 Path(f"/tmp/dal-ring-{os.getpid()}.sqlite{end}").unlink(missing_ok=True)
@@ -305,7 +306,7 @@ def test_a_newer_catalog_is_refused(catalog: Catalog, url: str) -> None:
 
 
 def test_urls_and_files_that_are_no_catalog_are_told(tmp_path: Path) -> None:
-    for bad in ("nothing", "mysql://x/y", "sqlite://", "sqlite:///:memory:"):
+    for bad in ("nothing", "mysql://x/y", "sqlite://", "sqlite:///:memory:", "sqlite:///catalog.sqlite"):
         with pytest.raises(BadInput, match=r"expected sqlite|name a file"):
             Catalog.open(bad)
     with pytest.raises(NotFound, match="rebuild"):

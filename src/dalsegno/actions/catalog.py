@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dalsegno.actions.retrieve import bad_labels, media_here
+from dalsegno.archive.chains import chain_to
 from dalsegno.archive.directory import scanned_whole
 from dalsegno.archive.installation import Site
 from dalsegno.archive.parts import copy_of, count_slices, is_slice
@@ -296,7 +297,7 @@ def check(site: Site, *, read: bool = False, report: Report = silent) -> list[Di
         if not usable_copies(after.get(entry.dump_id, [])):
             text = f"level {entry.level} of {entry.volume_name}: no usable copy is left"
             found.append(Disagreement(dump_id=entry.dump_id, medium="", place="", text=text))
-        elif not entry.is_full and not site.catalog.chain_to(entry):
+        elif not entry.is_full and not chain_to(site.catalog, entry):
             text = f"level {entry.level} of {entry.volume_name}: a dump that it builds on is gone"
             found.append(Disagreement(dump_id=entry.dump_id, medium="", place="", text=text))
     return found

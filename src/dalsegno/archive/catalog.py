@@ -6,28 +6,12 @@ SQLite for one server, PostgreSQL for a site. It is never trusted over the files
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final, Self
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    Engine,
-    Table,
-    create_engine,
-    delete,
-    event,
-    func,
-    insert,
-    inspect,
-    make_url,
-    select,
-    update,
-)
+from sqlalchemy import Column, Connection, Table, delete, func, insert, inspect, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.elements import ColumnElement
 
 from dalsegno.archive.tables import (
@@ -57,18 +41,13 @@ from dalsegno.backup.records import (
     Job,
     Medium,
     Run,
-    usable_copies,
 )
-from dalsegno.terms.errors import BadInput, DalError, Damaged, Full, NoAccess, NotFound, TooNew, Unavailable
-from dalsegno.world.database import DRIVER_HINT
-from dalsegno.world.files import PRIVATE_DIRECTORY, claim_private_file, durable_step, file_errors, make_directory
+from dalsegno.terms.errors import Conflict, NotFound, TooNew
+from dalsegno.world.database import Database
 
-INSTANT_NS_MAX: Final = 2**63 - 1
-"""What a column holds."""
 VERSION: Final = 1
 BUSY_SECONDS_MAX: Final = 60
-CHAIN_DUMPS_MAX: Final = 64
-CANDIDATES_READ: Final = 16
+REMEDY: Final = "`dal catalog rebuild` makes it again from the dumps (move away what is damaged)"
 PARAMETERS_MAX: Final = 500
 """How many values go into one IN list."""
 
@@ -76,45 +55,18 @@ PARAMETERS_MAX: Final = 500
 class Catalog:
     """An open catalog; used in a `with` block. Threads may share it. Every method that writes is one transaction."""
 
-    def __init__(self, engine: Engine, url: str) -> None:
-        self._engine = engine
-        self.url = url
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     @classmethod
     def open(cls, url: str, *, create: bool = True) -> Self:
-        """Open the catalog at `sqlite:///PATH` or `postgresql://...`; NotFound when it is not there and not wanted.
+        """Open the catalog at `sqlite:////PATH` or `postgresql://...`; NotFound when it is not there and not wanted.
 
         BadInput: the url, or its driver is not installed. Unavailable: the server does not answer. Damaged: SQLite
-        says that the file is torn: `dal catalog rebuild` makes it again.
+        says that the file is torn. TooNew: a newer program made it.
         """
-        try:
-            parsed = make_url(url)
-        except ArgumentError:
-            raise BadInput(f"catalog {url!r}: expected sqlite:///PATH or postgresql://USER@HOST/NAME") from None
-        backend = parsed.get_backend_name()
-        if backend == "postgresql" and parsed.drivername == "postgresql":
-            parsed = parsed.set(drivername="postgresql+psycopg")
-        if backend not in ("sqlite", "postgresql"):
-            raise BadInput(f"catalog {url!r}: expected sqlite:///PATH or postgresql://USER@HOST/NAME")
-        if backend == "sqlite":
-            if not parsed.database or parsed.database == ":memory:":
-                raise BadInput(f"catalog {url!r}: name a file, sqlite:////absolute/path")
-            path = Path(parsed.database)
-            if not path.exists():
-                if not create:
-                    raise NotFound(f"no catalog at {path}: `dal catalog rebuild` makes one from the dumps")
-                make_directory(path.parent, mode=PRIVATE_DIRECTORY)
-                claim_private_file(path)
-        try:
-            if backend == "sqlite":
-                # The driver neither begins nor ends transactions: _write does, and takes the lock at its beginning.
-                engine = create_engine(parsed, isolation_level="AUTOCOMMIT", connect_args={"timeout": BUSY_SECONDS_MAX})
-                event.listen(engine, "connect", _tune_sqlite)
-            else:
-                engine = create_engine(parsed, pool_pre_ping=True)
-        except (ModuleNotFoundError, NoSuchModuleError):
-            raise BadInput(f"catalog {url!r}: its driver is missing: {DRIVER_HINT}") from None
-        catalog = cls(engine, url)
+        opened = Database.open(url, what="catalog", create=create, busy_seconds=BUSY_SECONDS_MAX, remedy=REMEDY)
+        catalog = cls(opened)
         try:
             catalog._prepare(create=create)
         except BaseException:
@@ -124,7 +76,7 @@ class Catalog:
 
     def close(self) -> None:
         """Give connections back."""
-        self._engine.dispose()
+        self._database.close()
 
     def __enter__(self) -> Self:
         return self
@@ -133,46 +85,36 @@ class Catalog:
         self.close()
 
     def _prepare(self, *, create: bool) -> None:
+        label = self._database.label
         with self._read() as connection:
-            there = inspect(connection).has_table("catalog")
+            there = inspect(connection).has_table(STATE.name)
             version = connection.execute(select(STATE.c.version)).scalar() if there else None
         if version is None:
             if not create:
-                raise NotFound(f"no catalog in {self.url}: `dal catalog rebuild` makes one from the dumps")
+                raise NotFound(f"{label}: no catalog in it: {REMEDY}")
             with self._write() as connection:
                 METADATA.create_all(connection)
                 if connection.execute(select(STATE.c.version)).scalar() is None:
                     connection.execute(insert(STATE).values(version=VERSION))
         elif version > VERSION:
-            raise TooNew(f"catalog {self.url}: version {version}, this program reads {VERSION}: install a newer one")
+            raise TooNew(f"{label}: version {version}, this program reads {VERSION}: install a newer one")
 
-    @contextmanager
-    def _read(self) -> Iterator[Connection]:
-        with _database_errors(self.url), self._engine.connect() as connection:
-            yield connection
+    def _read(self) -> AbstractContextManager[Connection]:
+        return self._database.read()
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
-        with _database_errors(self.url), self._engine.connect() as connection:
-            if self._engine.dialect.name != "sqlite":
-                with connection.begin():
-                    yield connection
-                    _announce(self.url)
-                return
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            try:
+        try:
+            with self._database.write() as connection:
                 yield connection
-                _announce(self.url)
-            except BaseException:
-                connection.exec_driver_sql("ROLLBACK")
-                raise
-            connection.exec_driver_sql("COMMIT")
+        except IntegrityError:
+            raise Conflict(f"{self._database.label}: changed by somebody else at the same time: run again") from None
 
     def _put(self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert rows; one whose key is there already is replaced."""
         if not rows:
             return
-        upsert = postgresql.insert(table) if self._engine.dialect.name == "postgresql" else sqlite.insert(table)
+        upsert = sqlite.insert(table) if self._database.is_sqlite else postgresql.insert(table)
         keys = [column.name for column in table.primary_key.columns]
         rest = {column.name: upsert.excluded[column.name] for column in table.columns if column.name not in keys}
         connection.execute(upsert.on_conflict_do_update(index_elements=keys, set_=rest), rows)
@@ -413,65 +355,24 @@ class Catalog:
         found = self.drills(volume, count_max=1)
         return found[0] if found else None
 
-    # Chains
+    # What chains are made of: chains.py
 
-    def find_chain(self, volume: str | bytes, at_ns: int, *, only_with_copies: bool = True) -> list[DumpEntry]:
-        """Return the dumps that restore a volume's newest state at or before `at_ns`, the full one first.
-
-        With `only_with_copies`, dumps without a usable copy do not count: another dump of the same state is taken, or
-        an older state. Empty when there is none. docs/formats/catalog.md, "Chains".
-        """
-        at_most = max(-INSTANT_NS_MAX, min(INSTANT_NS_MAX, at_ns))
-        skip: list[bytes] = []
-        while True:
-            tops = self._newest(volume, at_most, skip=skip)
-            if not tops:
-                return []
-            for top in tops:
-                chain = self.chain_to(top, only_with_copies=only_with_copies)
-                if chain:
-                    return chain
-            at_most = tops[-1].cloned_at_ns
-            skip = [top.dump_id for top in tops if top.cloned_at_ns == at_most] + (
-                skip if tops[0].cloned_at_ns == at_most else []
-            )
-
-    def _newest(self, volume: str | bytes, at_ns: int, *, skip: Sequence[bytes]) -> list[DumpEntry]:
+    def newest(self, volume: str | bytes, at_ns: int, *, skip: Sequence[bytes], count_max: int) -> list[DumpEntry]:
+        """Return the newest dumps of a volume's states at or before an instant, without those to skip."""
         query = select(DUMPS).where(of_volume(volume), DUMPS.c.cloned_at_ns <= at_ns)
         if skip:
             query = query.where(DUMPS.c.dump_id.not_in(skip))
         query = query.order_by(DUMPS.c.cloned_at_ns.desc(), DUMPS.c.level, DUMPS.c.taken_at_ns.desc())
         with self._read() as connection:
-            return [dump_of(row) for row in connection.execute(query.limit(CANDIDATES_READ)).mappings()]
+            return [dump_of(row) for row in connection.execute(query.limit(count_max)).mappings()]
 
-    def chain_to(self, top: DumpEntry, *, only_with_copies: bool = True) -> list[DumpEntry]:
-        """Return the dumps that restore what `top` brings, the full one first; empty when one is missing."""
-        return self._chain_to(top, only_with_copies, set(), 0)
-
-    def _chain_to(self, top: DumpEntry, only_with_copies: bool, tried: set[bytes], depth: int) -> list[DumpEntry]:
-        if depth >= CHAIN_DUMPS_MAX or top.dump_id in tried:
-            return []
-        tried.add(top.dump_id)
-        if only_with_copies and not usable_copies(self.copies(top.dump_id)):
-            return []
-        if top.is_full:
-            return [top]
-        for base in self._carriers(top):
-            below = self._chain_to(base, only_with_copies, tried, depth + 1)
-            if below:
-                return [*below, top]
-        return []
-
-    def _carriers(self, top: DumpEntry) -> list[DumpEntry]:
-        """Return the dumps that bring the state `top` was made against: the one it names first, then the smallest."""
-        base = top.base_revisions[0]
-        found = self._dumps_where((DUMPS.c.revision == base) & (DUMPS.c.taken_at_ns <= top.taken_at_ns))
-        by_earlier = select(EARLIER.c.dump_id).where(EARLIER.c.revision == base)
-        found += self._dumps_where(DUMPS.c.dump_id.in_(by_earlier), DUMPS.c.taken_at_ns <= top.taken_at_ns)
-        unique = {entry.dump_id: entry for entry in found if entry.dump_id != top.dump_id}
-        return sorted(
-            unique.values(), key=lambda entry: (entry.dump_id != top.base_dump, entry.level, entry.size_bytes)
-        )
+    def carriers(self, revision: bytes, *, taken_until_ns: int) -> list[DumpEntry]:
+        """Return the dumps, taken until an instant, that bring a revision or carry it besides their newest."""
+        early = DUMPS.c.taken_at_ns <= taken_until_ns
+        by_earlier = select(EARLIER.c.dump_id).where(EARLIER.c.revision == revision)
+        found = self._dumps_where(DUMPS.c.revision == revision, early)
+        found += self._dumps_where(DUMPS.c.dump_id.in_(by_earlier), early)
+        return list({entry.dump_id: entry for entry in found}.values())
 
     def find_clone(self, volume: str | bytes, clone_name: str) -> list[tuple[DumpEntry, bytes]]:
         """Return the dumps that carry a clone of this name and the revision it names, the newest first."""
@@ -514,40 +415,3 @@ class Catalog:
                 table.name: int(connection.execute(select(func.count()).select_from(table)).scalar() or 0)
                 for table in (DUMPS, COPIES, MEDIA, RUNS, JOBS, DRILLS)
             }
-
-
-def _tune_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:
-    cursor = connection.cursor()
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _announce(url: str) -> None:
-    with file_errors(url):
-        durable_step("catalog")
-
-
-@contextmanager
-def _database_errors(url: str) -> Iterator[None]:
-    try:
-        yield
-    except DBAPIError as error:
-        raise _translate(url, error) from error
-
-
-def _translate(url: str, error: DBAPIError) -> DalError:
-    """Return the error of our tree for what a driver said."""
-    text = " ".join(str(error.orig).split()) or type(error).__name__
-    lower = text.lower()
-    if "is full" in lower or "no space left" in lower:
-        return Full(f"catalog {url}: {text}: free some space and run again")
-    if "disk i/o error" in lower:
-        return Unavailable(f"catalog {url}: {text}: look at its disk (or is it full?), and run again")
-    if "malformed" in lower or "not a database" in lower:
-        return Damaged(f"catalog {url}: {text}: move it away; `dal catalog rebuild` makes it again from the dumps")
-    if "readonly" in lower or "unable to open" in lower or "permission denied" in lower or "authentication" in lower:
-        return NoAccess(f"catalog {url}: {text}")
-    if "locked" in lower or error.connection_invalidated or "connection" in lower:
-        return Unavailable(f"catalog {url}: {text}: try again")
-    return DalError(f"catalog {url}: {text}")

@@ -12,6 +12,7 @@ from dalsegno.actions.restore import RestoreOutcome, restore_view
 from dalsegno.actions.retrieve import Retrieved, find_and_plan, forget, retrieve
 from dalsegno.actions.session import House
 from dalsegno.actions.view import open_dumps
+from dalsegno.archive.chains import find_chain
 from dalsegno.archive.installation import Site, open_site
 from dalsegno.backup.chains import ChainPlan
 from dalsegno.cli.door import open_realm_house
@@ -79,7 +80,7 @@ def newer_plan(
         at_ns = parse_time_ns(address.selector, now_ns=now_ns())
         if clone is None or at_ns is None:
             return None
-        chain = site.catalog.find_chain(in_pool.state.id, at_ns)
+        chain = find_chain(site.catalog, in_pool.state.id, at_ns)
         if not chain or chain[-1].revision == in_pool.revision or chain[-1].cloned_at_ns <= clone.created_ns:
             return None
     name = plain_name(address.volume)

@@ -1,5 +1,6 @@
 """Databases: SQLite for one machine, PostgreSQL for a site, opened alike; drivers' errors become ours."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,16 +23,20 @@ POSTGRESQL: Final = "postgresql"
 class Database:
     """An open database. Threads may share it."""
 
-    def __init__(self, engine: Engine, label: str) -> None:
+    def __init__(self, engine: Engine, label: str, *, remedy: str) -> None:
         self._engine = engine
         self.label = label
         """What people know it by: its url without a password."""
+        self._remedy = remedy
 
     @classmethod
-    def open(cls, url: str, *, what: str, create: bool, busy_seconds: int) -> "Database":
+    def open(
+        cls, url: str, *, what: str, create: bool, busy_seconds: float, remedy: str = "put back your copy of it"
+    ) -> "Database":
         """Open `sqlite:///PATH` or `postgresql://...`; nothing is asked of it yet.
 
-        NotFound when a file is not there and not wanted. BadInput: the url, or its driver is not installed.
+        NotFound when a file is not there and not wanted. BadInput: the url, or its driver is not installed. `remedy` is
+        what to do about a file that is missing or damaged.
         """
         expected = "expected sqlite:////absolute/path or postgresql://USER@HOST/NAME"
         try:
@@ -50,7 +55,7 @@ class Database:
             path = Path(parsed.database)
             if not path.exists():
                 if not create:
-                    raise NotFound(f"{label}: no such file")
+                    raise NotFound(f"{label}: no such file: {remedy}")
                 make_directory(path.parent, mode=PRIVATE_DIRECTORY)
                 claim_private_file(path)
         try:
@@ -62,11 +67,16 @@ class Database:
                 engine = create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS})
         except (ModuleNotFoundError, NoSuchModuleError):
             raise BadInput(f"{label}: its driver is missing: {DRIVER_HINT}") from None
-        return cls(engine, label)
+        return cls(engine, label, remedy=remedy)
 
     def close(self) -> None:
         """Give connections back."""
         self._engine.dispose()
+
+    @property
+    def is_sqlite(self) -> bool:
+        """True of a file, False of a server."""
+        return self._engine.dialect.name == SQLITE
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -78,7 +88,7 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """Give a connection whose changes all count when the block ends well, else none."""
         with self._errors(), self._engine.connect() as connection:
-            if self._engine.dialect.name != SQLITE:
+            if not self.is_sqlite:
                 with connection.begin():
                     yield connection
                     self._announce()
@@ -103,7 +113,7 @@ class Database:
         except IntegrityError:
             raise  # somebody else was first: who writes knows with what
         except DBAPIError as error:
-            raise _translate(self.label, error) from None
+            raise _translate(self.label, error, remedy=self._remedy, path=self._engine.url.database) from None
 
 
 def _tune_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:
@@ -113,7 +123,7 @@ def _tune_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:
     cursor.close()
 
 
-def _translate(label: str, error: DBAPIError) -> DalError:
+def _translate(label: str, error: DBAPIError, *, remedy: str, path: str | None) -> DalError:
     text = " ".join(str(error.orig).split()) or type(error).__name__
     lower = text.lower()
     if "is full" in lower or "no space left" in lower:
@@ -121,8 +131,10 @@ def _translate(label: str, error: DBAPIError) -> DalError:
     if "disk i/o error" in lower:
         return Unavailable(f"{label}: {text}: look at its disk (or is it full?), and run again")
     if "malformed" in lower or "not a database" in lower:
-        return Damaged(f"{label}: {text}: put back your copy of it")
+        return Damaged(f"{label}: {text}: {remedy}")
     if "readonly" in lower or "permission denied" in lower or "authentication" in lower:
         return NoAccess(f"{label}: {text}")
+    if "unable to open" in lower and path and os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
+        return NoAccess(f"{label}: {text}: permission denied")
     # All that is left is a server that is away, starts, stops or is overtaxed, or a file that cannot be reached.
     return Unavailable(f"{label}: {text}: try again")
