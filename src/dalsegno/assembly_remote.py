@@ -12,7 +12,7 @@ from dalsegno.assembly import WORKERS_MAX, cache_dir
 from dalsegno.chunks.realm import Realm
 from dalsegno.pool.contract import Sink, Source
 from dalsegno.pool.pool import Pool
-from dalsegno.pool.settings import SETTINGS_NAME
+from dalsegno.pool.settings import is_pool
 from dalsegno.pool.signing_key import OwnSigner
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.followed import Directories
@@ -94,7 +94,7 @@ def open_cache_pool(profile: Profile, realm: Realm) -> Pool:
     """Open the pool of a realm's cache house, which is made on first use."""
     path = cache_directory(profile.name) / "pool"
     make_directory(path.parent)
-    if not (path / SETTINGS_NAME).exists():
+    if not is_pool(path):
         try:
             return Pool.create(path, encryption="keyfile", key_path=key_path_of(profile.name), realm=realm)
         except (AlreadyThere, Refused):

@@ -33,6 +33,7 @@ from dalsegno.formats.objects import (
 from dalsegno.formats.pack_header import DumpNote
 from dalsegno.host.restore import RestoreResult, restore_tree
 from dalsegno.pool.contract import Source
+from dalsegno.pool.sources import FirstOf
 from dalsegno.terms.errors import BadInput, Conflict, Damaged, NotFound, Refused
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.times import SECOND_NS
@@ -286,22 +287,6 @@ def image_chain(places: Sequence[Path], realm: Realm) -> list[Path]:
     return chain
 
 
-class Several:
-    """A Source of several: the first that has an object gives it."""
-
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self._sources = sources
-
-    def get(self, identity: ObjectId, /) -> bytes:
-        """Return an object; NotFound when none has it."""
-        for source in self._sources[:-1]:
-            try:
-                return source.get(identity)
-            except NotFound:
-                continue
-        return self._sources[-1].get(identity)
-
-
 def restore_images(
     places: Sequence[Path], realm: Realm, target: Path, *, paths: Sequence[bytes], pool: Source | None
 ) -> RestoreResult:
@@ -310,7 +295,7 @@ def restore_images(
     What neither it nor the images before it have is taken from the pool. Applying an increment removes what it removed.
     """
     with DumpChain.open(image_chain(places, realm), realm) as chain:
-        source: Source = chain if pool is None else Several([chain, pool])
+        source: Source = chain if pool is None else FirstOf([chain, pool])
         if not paths and chain.bases and not _has(source, chain.bases[0]):
             chain.require_full()
         revision = read_revision(source, ObjectId(chain.target.revision))
@@ -344,7 +329,7 @@ def image_listing(place: Path, realm: Realm, *, pool: Source | None) -> Iterator
             yield from _everything(chain, revision)
             return
         if pool is not None and _has(pool, chain.bases[0]):
-            both = Several([chain, pool])
+            both = FirstOf([chain, pool])
             yield from _changes(both, read_revision(both, ObjectId(chain.bases[0])), revision)
             return
         yield from _carried(chain, revision)

@@ -21,6 +21,7 @@ from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_FILE, ENTRY_NAMES, E
 from dalsegno.host.cache import SCAN_SUFFIX, load_cache
 from dalsegno.host.scan import scan_tree
 from dalsegno.pool.contract import Source
+from dalsegno.pool.sources import FirstOf
 from dalsegno.terms.errors import BadInput, DalError, Damaged, Lost, NotFound, Refused
 from dalsegno.terms.events import Note, Report
 from dalsegno.terms.ids import ObjectId
@@ -355,7 +356,7 @@ def diff(house: House, old: str, new: str | None = None) -> Iterator[Change]:
         with open_view(house, new) as after:
             source: Source = before.source
             if after.source is not before.source:
-                source = _Either(after.source, before.source)
+                source = FirstOf([after.source, before.source])
             tell = telling(house.report, f"{before.label} or {after.label}")
             changes = diff_revisions(source, before.revision, after.revision, unreadable=tell)
             settled = settle_links(changes, source, before.revision, after.revision)
@@ -366,20 +367,6 @@ def _below(changes: Iterator[Change], path: bytes) -> Iterator[Change]:
     for change in changes:
         if not path or change.path == path or change.path.startswith(path + b"/"):
             yield change
-
-
-class _Either:
-    """Two sources of one realm as one."""
-
-    def __init__(self, first: Source, second: Source) -> None:
-        self._first = first
-        self._second = second
-
-    def get(self, identity: ObjectId, /) -> bytes:
-        try:
-            return self._first.get(identity)
-        except NotFound:
-            return self._second.get(identity)
 
 
 class Scratch:

@@ -13,34 +13,14 @@ from dalsegno.backup.chains import rank_copies, restorable
 from dalsegno.backup.records import SPOOL_TARGET, Copy, DumpEntry, usable_copies
 from dalsegno.pool.contract import Source
 from dalsegno.pool.pack_read import PackFile, PackReader
-from dalsegno.pool.pool import Pool
+from dalsegno.pool.sources import FirstOf, PacksSource
 from dalsegno.terms.errors import DalError, NotFound
 from dalsegno.terms.events import Note, Report
-from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.terms.times import time_name
 from dalsegno.volumes.address import plain_name
 
 READERS_MAX = 500
 """Dumps of one volume that are open at once: the newest ones."""
-
-
-class PoolAndDumps:
-    """A Source: what the pool does not have, the dumps may. All are of one realm, so an id means one object."""
-
-    def __init__(self, pool: Pool, readers: list[PackReader]) -> None:
-        self._pool = pool
-        self._readers = readers
-
-    def get(self, identity: ObjectId, /) -> bytes:
-        """Return an object from wherever it is."""
-        try:
-            return self._pool.get(identity)
-        except NotFound:
-            for reader in self._readers:
-                row = reader.find(identity)
-                if row is not None:
-                    return reader.get_row(row, identity)[1]
-        raise NotFound(f"object {hex_short(identity)} is neither in the pool nor in a dump that is here")
 
 
 class Dumped:
@@ -86,7 +66,10 @@ class Dumped:
                 taken = {step.name for step in steps}
                 steps += [step if step.name not in taken else _dated(step) for step in more]
                 steps.sort(key=lambda step: (step.created_ns, step.name))
-                source: Source = PoolAndDumps(self._house.pool, readers)
+                dumps = PacksSource(readers, absent=lambda: "in no dump that is here")
+                source: Source = FirstOf(
+                    [self._house.pool, dumps], absent="neither in the pool nor in a dump that is here"
+                )
                 yield History(volume=name, steps=steps, source=source)
 
     def _dumped_steps(

@@ -23,7 +23,7 @@ from dalsegno.cli.words import POLICY_HELP, Parser
 from dalsegno.host.cache import SCAN_SUFFIX
 from dalsegno.host.ignore import check_pattern
 from dalsegno.pool.keys import notes_of_keys_for
-from dalsegno.pool.settings import SETTINGS_NAME
+from dalsegno.pool.settings import is_pool
 from dalsegno.terms.counts import count_of, count_of_entries
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, DalError, NotFound, Refused
 from dalsegno.terms.sizes import format_size, parse_size
@@ -150,7 +150,7 @@ def _open_or_create(arguments: argparse.Namespace, terminal: Terminal) -> House:
         return open_volumes(arguments, terminal)
     if choice.is_default and realms:
         return _open_where_followed(arguments, terminal, choice, realms)
-    if (path / SETTINGS_NAME).exists():
+    if is_pool(path):
         return open_chosen(arguments, terminal, choice)
     _refuse_second_pool(path)
     house = create_pool(path, key_path=key_path(arguments), report=terminal.report)
@@ -183,7 +183,7 @@ def _open_where_followed(arguments: argparse.Namespace, terminal: Terminal, choi
     for realm in realms:
         if any(each.source == place for each in followed.Directories(realm).all().values()):
             return open_realm_house(realm, terminal)
-    if (choice.pool / SETTINGS_NAME).exists():
+    if is_pool(choice.pool):
         house = open_chosen(arguments, terminal, choice)
         if any(first == state.name or state.source == place for state in house.volumes.list()):
             return house
@@ -247,7 +247,7 @@ def _preview(arguments: argparse.Namespace, terminal: Terminal, rules: RulesChan
     would_make = False
     if any(is_directory(what) for what in arguments.what):
         pool = chosen(arguments, about_volumes=True).pool
-        would_make = pool is not None and not (pool / SETTINGS_NAME).exists()
+        would_make = pool is not None and not is_pool(pool)
     with nullcontext(None) if would_make else _open_or_create(arguments, terminal) as house:
         code: int = import_module("dalsegno.cli.preview").show_preview(arguments, terminal, rules, house)
     return code

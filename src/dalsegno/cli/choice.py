@@ -10,7 +10,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from dalsegno.pool.settings import SETTINGS_NAME
+from dalsegno.pool.settings import is_pool
 from dalsegno.terms.errors import BadInput
 from dalsegno.world import places
 from dalsegno.world.files import file_errors, status_of
@@ -100,7 +100,7 @@ def gather_facts(arguments: argparse.Namespace) -> Facts:
         policy=policy,
         policy_pool=pool,
         own_pool=own,
-        own_is_there=own is not None and (own / SETTINGS_NAME).exists(),
+        own_is_there=own is not None and is_pool(own),
         realms=tuple(joined_realms()),
     )
 

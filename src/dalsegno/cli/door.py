@@ -17,10 +17,9 @@ from dalsegno.formats.pack_header import decode_header, decode_preamble
 from dalsegno.pool.keys import read_key_text, read_realm
 from dalsegno.pool.known import Differs, refuse
 from dalsegno.pool.pack_read import open_as_reader
-from dalsegno.pool.settings import SETTINGS_NAME, decode_settings
+from dalsegno.pool.settings import is_pool, read_settings
 from dalsegno.terms.errors import BadInput, Damaged, NoAccess, NotFound, TooNew
 from dalsegno.terms.events import Note
-from dalsegno.world.files import file_errors
 
 
 def open_house(arguments: argparse.Namespace, terminal: Terminal, *, differs: Differs | None = None) -> House:
@@ -31,7 +30,7 @@ def open_house(arguments: argparse.Namespace, terminal: Terminal, *, differs: Di
     choice = chosen(arguments)
     assert choice.pool is not None
     realms = joined_realms()
-    if realms and not arguments.pool_path and not (choice.pool / SETTINGS_NAME).exists():
+    if realms and not arguments.pool_path and not is_pool(choice.pool):
         raise NotFound(
             f"{choice.pool}: no pool here, and this is about a pool: name it with --pool, or make one (`dal init`); "
             f"what is on the servers of {', '.join(realms)} shows `dal realm status`"
@@ -106,11 +105,11 @@ def open_dumps_house(arguments: argparse.Namespace, terminal: Terminal, file: Pa
         own = pool_path(arguments)
         if os.environ.get("DAL_REALM") in fitting:
             return open_realm_house(os.environ["DAL_REALM"], terminal)
-        if (own / SETTINGS_NAME).exists() and _realm_of_pool(own) == realm_id:
+        if is_pool(own) and _realm_of_pool(own) == realm_id:
             return open_house(arguments, terminal)
         if fitting:
             return open_realm_house(fitting[0], terminal)
-        if (own / SETTINGS_NAME).exists():
+        if is_pool(own):
             return open_house(arguments, terminal)
     if not pool_path(arguments).exists() and not arguments.pool_path:
         raise NotFound(no_key_for(file))
@@ -144,7 +143,7 @@ def realm_of_key(arguments: argparse.Namespace, file: Path) -> Realm | None:
             return open_as_reader(file, read_identity(text, passphrase=read_passphrase))
         except (BadInput, NoAccess) as error:
             raise error if str(file) in str(error) else type(error)(f"{key}: {error}") from None
-    return None if (pool_path(arguments) / SETTINGS_NAME).exists() else read_realm(key)
+    return None if is_pool(pool_path(arguments)) else read_realm(key)
 
 
 def _dump_file(word: str) -> str | None:
@@ -169,9 +168,7 @@ def _realm_of_dump(file: Path | str) -> bytes | None:
 
 
 def _realm_of_pool(place: Path) -> bytes:
-    path = place / SETTINGS_NAME
-    with file_errors(path):
-        return decode_settings(path.read_bytes(), path).realm_id
+    return read_settings(place).realm_id
 
 
 def _realms_with_id(realm_id: bytes) -> list[str]:

@@ -18,6 +18,7 @@ from dalsegno.cli.words import Parser, add_trust
 from dalsegno.mount import kernel, service
 from dalsegno.mount.gallery import HouseGallery, dumps_picture
 from dalsegno.mount.service import Wishes
+from dalsegno.pool.settings import is_pool
 from dalsegno.terms.errors import EXIT_DONE, BadInput, DalError, NotFound, Refused, Unavailable, error_kinds
 from dalsegno.volumes.address import parse_address
 from dalsegno.world import places
@@ -128,12 +129,7 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal, ready: Callable[[]
     wishes = Wishes(allow_other=arguments.allow_other, as_user=arguments.as_user, devices=arguments.devices)
     dumps = split_dumps(arguments.what) if arguments.what is not None else None
     realm = realm_of_key(arguments, dumps[0][0]) if dumps is not None else None
-    if (
-        dumps is not None
-        and realm is None
-        and not (pool_path(arguments) / "pool.toml").exists()
-        and not joined_realms()
-    ):
+    if dumps is not None and realm is None and not is_pool(pool_path(arguments)) and not joined_realms():
         raise NotFound(no_key_for(dumps[0][0]))
     if dumps is not None and realm is not None:
         paths, clone, inner = dumps

@@ -28,7 +28,7 @@ from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser
 from dalsegno.formats.join import JOIN_BYTES_MAX, parse_join
 from dalsegno.pool.keys import read_key
-from dalsegno.pool.settings import SETTINGS_NAME
+from dalsegno.pool.settings import is_pool
 from dalsegno.replicas.followed import Directories
 from dalsegno.replicas.pins import believed, with_server
 from dalsegno.replicas.profile import (
@@ -162,7 +162,7 @@ def open_servers(arguments: argparse.Namespace, terminal: Terminal, *, realm: st
     with ExitStack() as stack:
         given = realm or os.environ.get("DAL_REALM")
         joined = joined_realms()
-        has_pool = (pool_path(arguments) / SETTINGS_NAME).exists()
+        has_pool = is_pool(pool_path(arguments))
         if has_pool and (arguments.pool_path or (not given and len(joined) != 1)):
             house = stack.enter_context(open_house(arguments, terminal))
             member = open_member(house)
@@ -406,7 +406,7 @@ def _status_lines(value: dict[str, Any], terminal: Terminal) -> list[str]:
 
 def _waiting(realm: str) -> list[tuple[bytes, str, bytes]]:
     """Return the commits that wait in a realm's cache house, if there is one."""
-    if not (cache_directory(realm) / "pool" / SETTINGS_NAME).exists():
+    if not is_pool(cache_directory(realm) / "pool"):
         return []
     profile = read_profile(realm)
     with open_cache_pool(profile, read_profile_realm(profile)) as pool:

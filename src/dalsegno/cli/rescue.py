@@ -14,7 +14,7 @@ from dalsegno.cli.door import when_it_differs
 from dalsegno.cli.site import asker, policy_if_any, policy_pool
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import is_passphrase_given, read_passphrase
-from dalsegno.pool.settings import SETTINGS_NAME
+from dalsegno.pool.settings import is_pool
 from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, Damaged, Refused
 from dalsegno.terms.times import show_time
@@ -35,7 +35,7 @@ def _policy(arguments: argparse.Namespace, terminal: Terminal) -> Policy:
 
 def _house(arguments: argparse.Namespace, terminal: Terminal, place: Path) -> House:
     key = key_path(arguments)
-    if (place / SETTINGS_NAME).exists():
+    if is_pool(place):
         return open_pool(
             place,
             passphrase=read_passphrase,

@@ -9,6 +9,7 @@ from dalsegno.dumps.plan import describe
 from dalsegno.formats import pack
 from dalsegno.formats.pack_header import DumpNote, DumpTarget
 from dalsegno.pool.pack_read import PackFile, PackReader, open_note
+from dalsegno.pool.sources import PacksSource
 from dalsegno.terms.errors import Damaged, NotFound, Refused
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.world.workers import Workers
@@ -21,6 +22,7 @@ class DumpChain:
         self.readers = list(readers)
         self.notes = list(notes)
         self._stack = stack
+        self._packs = PacksSource(self.readers[::-1], absent=lambda: f"in none of the dumps: {self.missing_hint()}")
 
     @classmethod
     def open(cls, places: Sequence[Path | PackFile], realm: Realm) -> "DumpChain":
@@ -96,11 +98,7 @@ class DumpChain:
 
     def view_kind(self, identity: bytes) -> tuple[int, bytes | memoryview]:
         """Return the same without a copy: a view keeps its whole block in memory, so it is not for keeping."""
-        for reader in reversed(self.readers):
-            row = reader.find(identity)
-            if row is not None:
-                return reader.view_row(row, identity)
-        raise NotFound(f"object {hex_short(identity)} is in none of the dumps: {self.missing_hint()}")
+        return self._packs.view_kind(identity)
 
     def missing_hint(self) -> str:
         """Return what to do about an object that the chain lacks."""

@@ -273,6 +273,11 @@ def not_genuine(place: Path | Backend) -> str:
     return f"{place}/{SETTINGS_NAME}: changed by somebody who does not have the key: put back your copy of it"
 
 
+def is_pool(place: Path | Backend) -> bool:
+    """Return whether there is a pool at a place, whatever its state."""
+    return open_backend(place).has(SETTINGS_NAME)
+
+
 def read_settings(place: Path | Backend) -> PoolSettings:
     """Return the settings of the pool at a place. NotFound, Damaged, TooNew."""
     backend = open_backend(place)

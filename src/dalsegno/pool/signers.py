@@ -9,12 +9,11 @@ from dalsegno.chunks.signatures import PUBLIC_KEY_BYTES, is_sound_key
 from dalsegno.formats.objects import UNREADABLE
 from dalsegno.pool.pool import Pool
 from dalsegno.pool.settings import check_name
-from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, Damaged, Full, NotFound, TooNew
+from dalsegno.terms.errors import AlreadyThere, BadInput, Damaged, Full, NotFound, TooNew
 
 SIGNERS_REF: Final = "signers"
 SIGNERS_VERSION: Final = 1
 SIGNERS_MAX: Final = 1000
-SWAP_TRIES_MAX: Final = 100
 
 
 class Signer(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,14 +84,12 @@ def remove_signer(pool: Pool, name: str) -> Signer:
 
 
 def _change(pool: Pool, change: Callable[[Sequence[Signer]], Sequence[Signer]]) -> None:
-    for _ in range(SWAP_TRIES_MAX):
-        data = pool.get_ref(SIGNERS_REF)
+    def changed(data: bytes | None) -> bytes:
         known = _decode(pool, data)
         wanted = list(change(known))
         if data is not None and wanted == known:
-            pool.settle_ref(SIGNERS_REF)  # whoever made it so may have been killed before it was durable
-            return
-        value = msgspec.msgpack.encode(_Signers(version=SIGNERS_VERSION, signers=wanted))
-        if pool.swap_ref(SIGNERS_REF, data, value):
-            return
-    raise Conflict("the list of signers changes too fast: try again")
+            return data
+        return msgspec.msgpack.encode(_Signers(version=SIGNERS_VERSION, signers=wanted))
+
+    pool.update_ref(SIGNERS_REF, changed, what="the list of signers")
+    pool.settle_seen_ref(SIGNERS_REF)  # whoever made it so may have been killed before it was durable

@@ -9,9 +9,10 @@ from dalsegno.formats import objects, pack
 from dalsegno.formats.objects import Reference, references
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pack_write import PackWriter, new_header
+from dalsegno.pool.sources import first_of
 from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
 from dalsegno.replicas.transfer import Spool, cut_groups, fetch, read_rows, row_ids, row_kinds, row_lengths
-from dalsegno.terms.errors import DalError, Damaged, NotFound, Unavailable
+from dalsegno.terms.errors import Damaged, NotFound
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.terms.sizes import MIB
 from dalsegno.trees.closure import visit_reachable
@@ -63,27 +64,22 @@ class SitesSource:
             load()
             if identity in self._revisions:
                 return objects.KIND_REVISION, self._revisions[identity]
-        failure: DalError = NotFound(f"object {hex_short(identity)}: on none of the servers that answer")
-        for site in self._sites:
-            try:
-                records = site.block(self._volume, ObjectId(identity))
-            except (NotFound, Unavailable) as error:
-                if isinstance(failure, NotFound):
-                    failure = error if isinstance(error, Unavailable) else failure
-                continue
-            except Damaged as error:
-                failure = error
-                continue
-            found: tuple[int, bytes] | None = None
-            for kind, name, payload in records:
-                self.bytes_crossed += len(payload)
-                if name == identity and self._realm.identify(kind, payload) == identity:
-                    found = kind, payload
-                self._put_record(name, kind, payload)
-            if found is not None:
-                return found
-            failure = Damaged(f"{site.name}: object {hex_short(identity)}: its content and its id disagree")
-        raise failure
+        return first_of(
+            self._sites,
+            lambda site: self._read_from(site, identity),
+            absent=lambda: NotFound(f"object {hex_short(identity)}: on none of the servers that answer"),
+        )
+
+    def _read_from(self, site: Site, identity: bytes) -> tuple[int, bytes]:
+        found: tuple[int, bytes] | None = None
+        for kind, name, payload in site.block(self._volume, ObjectId(identity)):
+            self.bytes_crossed += len(payload)
+            if name == identity and self._realm.identify(kind, payload) == identity:
+                found = kind, payload
+            self._put_record(name, kind, payload)
+        if found is None:
+            raise Damaged(f"{site.name}: object {hex_short(identity)}: its content and its id disagree")
+        return found
 
     def _put_record(self, identity: bytes, kind: int, payload: bytes) -> None:
         if kind == objects.KIND_REVISION and self._realm.identify(kind, payload) == identity:
