@@ -112,7 +112,8 @@ def _made(name: str, clone: Clone) -> str:
 
 
 def _clones(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    values, rows = [], []
+    values: list[dict[str, Any]] = []
+    rows: list[tuple[str, ...]] = []
     with open_volumes(arguments, terminal, *arguments.volumes) as house:
         names = arguments.volumes
         states = [house.volumes.get(name) for name in names] if names else house.volumes.list()
@@ -124,18 +125,14 @@ def _clones(arguments: argparse.Namespace, terminal: Terminal) -> int:
             for name, clone in listed:
                 known = _size_of(house.pool, state, name, clone, lost)
                 if known is None:
-                    size: dict[str, int | None] = {"entries": None, "bytes": None}
-                    row = [f"{state.name}@{name}", _made(name, clone), "", "", "LOST"]
                     text = "damaged: its revision cannot be read: `dal verify --pool` tells more"
-                    label = f"{state.name}@{name}".encode(errors="surrogateescape")
-                    terminal.report(Note(severity="notice", path=label, text=text, is_damage=True))
-                else:
-                    size = {"entries": known[0], "bytes": known[1]}
-                    row = [f"{state.name}@{name}", _made(name, clone), f"{known[0]:,}"]
-                    row += [format_size(known[1]), "held" if clone.held else ""]
+                    path = f"{state.name}@{name}".encode(errors="surrogateescape")
+                    terminal.report(Note(severity="notice", path=path, text=text, is_damage=True))
                 if terminal.json:
-                    values.append({**clone_value(state.name, name, clone), **size})
-                rows.append((*row, "#" + hex_short(clone.revision)) if terminal.verbose else tuple(row))
+                    entries, size = known or (None, None)
+                    values.append({**clone_value(state.name, name, clone), "entries": entries, "bytes": size})
+                else:
+                    rows.append(_row(state.name, name, clone, known, verbose=terminal.verbose))
     if not states:
         terminal.note("no volumes yet: `dal backup DIR` makes one")
     headings = ["clone", "made", "entries", "size", "", *(["revision"] if terminal.verbose else [])]
@@ -145,6 +142,15 @@ def _clones(arguments: argparse.Namespace, terminal: Terminal) -> int:
         lines = terminal.listing([headings[0], *headings[2:]], [(row[0], *row[2:]) for row in rows], right=(1, 2))
     terminal.result(values, lines)
     return terminal.done()
+
+
+def _row(volume: str, name: str, clone: Clone, known: tuple[int, int] | None, *, verbose: bool) -> tuple[str, ...]:
+    """Return a clone as it is shown; `known` are its entries and bytes, None for one that is lost."""
+    entries, size, text = "", "", "LOST"
+    if known is not None:
+        entries, size, text = f"{known[0]:,}", format_size(known[1]), "held" if clone.held else ""
+    row = (f"{volume}@{name}", _made(name, clone), entries, size, text)
+    return (*row, "#" + hex_short(clone.revision)) if verbose else row
 
 
 def _listed(state: VolumeState, last: int | None, terminal: Terminal) -> list[tuple[str, Clone]]:

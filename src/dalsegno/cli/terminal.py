@@ -103,8 +103,8 @@ class Terminal:
         """Return aligned lines; the columns named in `right` are set right."""
         rows = [row if "".join(row).isprintable() else [show_line(cell) for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        line = "  ".join(f"{{:{'>' if column in right else '<'}{width}}}" for column, width in enumerate(widths))
-        return [line.format(*row).rstrip() for row in rows]
+        line = "  ".join(f"%{'' if column in right else '-'}{width}s" for column, width in enumerate(widths))
+        return [(line % tuple(row)).rstrip() for row in rows]
 
     def listing(
         self, headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()

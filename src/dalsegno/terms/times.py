@@ -2,6 +2,8 @@
 
 import re
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from functools import lru_cache
+from time import localtime
 
 from dalsegno.terms.errors import BadInput
 
@@ -16,6 +18,8 @@ _AGO_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _DATE = re.compile(r"^\d{4}(-?)\d\d\1\d\d\Z")
 _CLOCK = re.compile(r"[T ](\d\d)(?::?(\d\d)(?::?(\d\d)([.,]\d+)?)?)?(?:Z|[+-][\d:]+)?\Z")
+_DAY_0 = date(1970, 1, 1).toordinal()
+_TWO_DIGITS = tuple(f"{number:02}" for number in range(60))
 _UNITS = (timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1), timedelta(0))
 
 _zone: tzinfo | None = None
@@ -93,14 +97,30 @@ def _local(at_ns: int) -> datetime:
     return datetime.fromtimestamp(at_ns // SECOND_NS, UTC).astimezone()
 
 
+def is_at_utc(at_ns: int) -> bool:
+    """Tell whether the zone in which times are shown is at UTC then."""
+    if _zone is None:
+        return not localtime(at_ns // SECOND_NS).tm_gmtoff
+    return _zone is UTC or not _local(at_ns).utcoffset()
+
+
+@lru_cache(maxsize=64)
+def _day(day: int) -> str:
+    """Return a day since 1970 as `2026-11-21`; ValueError outside of the years 1 to 9999."""
+    return date.fromordinal(_DAY_0 + day).isoformat()
+
+
 def format_time(at_ns: int) -> str:
     """Return an instant as `2026-11-21T02:00:00Z`, for programs and files."""
-    return f"{datetime.fromtimestamp(at_ns // SECOND_NS, UTC).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
+    day, second = divmod(at_ns // SECOND_NS, 86_400)
+    return f"{_day(day)}T{_TWO_DIGITS[second // 3600]}:{_TWO_DIGITS[second // 60 % 60]}:{_TWO_DIGITS[second % 60]}Z"
 
 
 def show_time(at_ns: int) -> str:
     """Return an instant as people read it, `2026-11-21T03:00:00+01:00`: in their zone, and with the offset, so that it
     means the same wherever it is typed again; `Z` in a zone that is at UTC."""
+    if is_at_utc(at_ns):
+        return format_time(at_ns)
     return _local(at_ns).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 

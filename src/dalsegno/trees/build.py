@@ -28,9 +28,13 @@ class Cut:
     items_min: int
     modulus: int
     items_max: int
+    lists: "Cut | None" = None
+    """Where those above the leaves end, if not there."""
 
     def ends_node(self, key: bytes, *, level: int, count: int) -> bool:
         """Tell whether a node at `level` with `count` items ends behind the item with this key."""
+        if level and self.lists is not None:
+            return self.lists.ends_node(key, level=level, count=count)
         if count < self.items_min:
             return False
         return count >= self.items_max or crc32(key, level) % self.modulus == 0

@@ -90,6 +90,29 @@ def find(source: Source, tree: Tree, name: bytes) -> Entry | None:
         place = _below(place, node)[row]
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The names that belong in one leaf."""
+
+    after: bytes
+    last: bytes | None
+    """None: the last leaf of a tree takes all that come behind it."""
+
+    def __contains__(self, name: bytes) -> bool:
+        return self.after < name and (self.last is None or name <= self.last)
+
+
+def leaf_span(source: Source, tree: Tree, name: bytes) -> Span:
+    """Return which names belong in the leaf where `name` does; one node a level is read."""
+    place = _root(tree)
+    is_last = True
+    while isinstance(node := _read(source, place), DirectoryList):
+        row = min(bisect_left(node.children, name, key=lambda child: child.last_name), len(node.children) - 1)
+        is_last = is_last and row == len(node.children) - 1
+        place = _below(place, node)[row]
+    return Span(place.after, None if is_last else place.last_name)
+
+
 def ascending(source: Source, tree: Tree, *, tell: Callable[[Damaged], None] | None = None) -> Iterator[Entry]:
     """Yield all entries, the smallest name first. With `tell`, nodes that cannot be read are told, and left out."""
     stack = [_root(tree)]

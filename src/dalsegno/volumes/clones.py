@@ -19,15 +19,17 @@ from dalsegno.pool.contract import Sink, Source
 from dalsegno.terms.errors import BadInput, Damaged
 from dalsegno.terms.ids import OBJECT_ID_BYTES
 from dalsegno.trees.build import Cut
-from dalsegno.trees.sorted import Tree, ascending, descending, differences, edit, find
+from dalsegno.trees.sorted import Tree, ascending, descending, differences, edit, find, leaf_span
 
-NEWEST_MAX: Final = 32
+NEWEST_MAX: Final = 26
 """So many clones the ref holds as they are."""
 NEWEST_KEPT: Final = 20
 """So many of them, the newest, stay when there would be more: that the others go together makes it one write in many
 that changes the table."""
-TABLE_CUT: Final = Cut(items_min=16, modulus=16, items_max=128)
-"""Smaller nodes than a directory's: a path of them is written for one clone."""
+TABLE_CUT: Final = Cut(items_min=6, modulus=5, items_max=24, lists=Cut(items_min=4, modulus=3, items_max=16))
+"""Smaller nodes than a directory's: a path of them is written for one clone. A modulus is odd: the low bits of the
+CRC-32 of names of one length differ from level to level by one constant, and lists would end at `items_max` alone.
+With fewer than 4 items a list, names could be chosen that make a tree deeper than a reader takes."""
 _TIME_BIAS: Final = 1 << 63
 _TIME_KEY_BYTES: Final = 17
 _COUNT_MAX: Final = 1 << 62
@@ -258,12 +260,16 @@ class Clones(Mapping[str, Clone], Told):
 
     def _show(self, entries: Iterable[Entry]) -> Iterator[tuple[str, Clone]]:
         """Yield what entries of the tree by time say, but for what was changed since."""
+        changes, vet = self._changes, self._vet
         for entry in entries:
-            name = _name_of(entry.name)
-            clone = self._clone_at(name, entry)
-            if not entry.name.startswith(b"%016x " % (clone.created_ns + _TIME_BIAS)):
-                raise Damaged(f"clone table: {entry.name!r} is not where its time belongs")
-            if name not in self._changes:
+            key = entry.name
+            name = key[_TIME_KEY_BYTES:].decode(errors="surrogatepass")
+            clone = _clone_of(entry)
+            if vet is not None:
+                vet(name, clone)
+            if not key.startswith(b"%016x " % (clone.created_ns + _TIME_BIAS)):
+                raise Damaged(f"clone table: {key!r} is not where its time belongs")
+            if name not in changes:
                 yield name, clone
 
     def is_same(self, other: "Clones") -> bool:
@@ -336,7 +342,7 @@ class Clones(Mapping[str, Clone], Told):
         moving: list[tuple[str, Clone]] = []
         if len(self._newest) > NEWEST_MAX:
             movable = sorted((each for each in self._newest.items() if _fits_table(*each)), key=_order)
-            moving = movable[: max(0, len(self._newest) - NEWEST_KEPT)]
+            moving = self._side_by_side(movable[: max(0, len(self._newest) - NEWEST_KEPT)], source)
             changes.update(moving)
         if not changes:
             return self
@@ -365,6 +371,24 @@ class Clones(Mapping[str, Clone], Told):
             until_ns=max([*times, *([older.until_ns] if older is not None else [])]),
         )
         return Clones(newest, table, source=source)
+
+    def _side_by_side(self, movable: list[tuple[str, Clone]], source: Source) -> list[tuple[str, Clone]]:
+        """Return of what would move the part that one path of each tree takes in, so that a write stays small.
+
+        That are all, where names ascend with time, as nights give them. Of what goes into various leaves each write
+        moves one; many at once are moved at once, as whoever puts them there makes them all.
+        """
+        older = self._older
+        if older is None or len(self._newest) > NEWEST_MAX + 1 or not movable:
+            return movable
+        first, clone = movable[0]
+        name_span = leaf_span(source, _by_name(older), _name_key(first))
+        time_span = leaf_span(source, _by_time(older), _time_key(first, clone.created_ns))
+        return [
+            (name, each)
+            for name, each in movable
+            if _name_key(name) in name_span and _time_key(name, each.created_ns) in time_span
+        ]
 
 
 class ClonesOfAll(Container[str]):
@@ -417,10 +441,6 @@ def _name_key(name: str) -> bytes:
 
 def _time_key(name: str, created_ns: int) -> bytes:
     return b"%016x " % (created_ns + _TIME_BIAS) + _name_key(name)
-
-
-def _name_of(time_key: bytes) -> str:
-    return time_key[_TIME_KEY_BYTES:].decode(errors="surrogatepass")
 
 
 def _fits_table(name: str, clone: Clone) -> bool:
