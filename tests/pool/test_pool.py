@@ -14,6 +14,7 @@ from dalsegno.backends.contract import Backend
 from dalsegno.pool import pool as pool_room
 from dalsegno.pool.check import check_pool
 from dalsegno.pool.collect import collect
+from dalsegno.pool.holders import change_holders, passphrase_holder, with_holder
 from dalsegno.pool.keys import read_realm
 from dalsegno.pool.pool import Pool
 from dalsegno.pool.settings import Holder, KdfCost, PoolSettings, encode_settings
@@ -450,3 +451,14 @@ def test_writers_share_a_pool_and_a_collection_without_grace_waits_for_none(made
     with Pool.open(made) as pool:
         result = collect(pool, list, grace_seconds=0, now_ns=2**62, dry_run=False, report=silent)
         assert result.deleted == 2 and list(made.list("packs/")) == []
+
+
+def test_a_holder_that_was_added_opens_the_pool(place: Backend) -> None:
+    with Pool.create(place, encryption="passphrase", passphrase="one", cost=CHEAP) as pool:
+        ids = store(pool, 1)
+        two = passphrase_holder("two", name="two", secret=pool.realm.secret, pool_id=pool.pool_id, cost=CHEAP)
+        change_holders(place, pool.realm.secret, lambda settings: with_holder(settings, two))
+    for words in ("one", "two"):
+        with Pool.open(place, passphrase=lambda words=words: words) as pool:
+            assert pool.get(ids[0]) == payloads(1)[0]
+    assert [name for name in place.list("") if "/" not in name and name != "reserve"] == ["pool.toml"]

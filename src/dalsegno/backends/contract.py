@@ -6,7 +6,7 @@ later), NoAccess, and DalError for what the place itself says no with; what else
 
 Values never change, but for two kinds: those below `refs/` and `server/` are swapped, so that one order of changes is
 seen by all, and a few notes of the pool are put, each by the holder of a lock. How a backend is added:
-docs/contributing/backends.md.
+docs/contributing.md.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
