@@ -99,6 +99,8 @@ def open_pool(
     pool = Pool.open(Path(path), passphrase=passphrase, key_path=key_path, is_sealed=is_sealed, check=check)
     if pool.key_path is not None and is_open_to_all(pool.key_path):
         report(open_key_note(pool.key_path))
+    if pool.is_key_ahead:
+        report(ahead_note(pool))
     if fits[0]:
         known.remember(known_pool(pool))
     seen = Seen(known.heads(pool.pool_id), pool, place=known.place, differs=differs, remembers=fits[0])
@@ -111,9 +113,24 @@ def open_key_note(path: Path) -> Note:
     return Note(severity="notice", path=os.fsencode(path), text=text)
 
 
+def ahead_note(pool: Pool) -> Note:
+    """Return what is to be said of a pool that is behind the key that opened it."""
+    text = (
+        "holds a newer key than the pool has: the change of the key was cut off, or an older pool.toml was put back "
+        "by somebody; `dal key rotate` brings the pool to it"
+    )
+    return Note(severity="notice", path=os.fsencode(pool.key_path or pool.place), text=text)
+
+
 def known_pool(pool: Pool) -> KnownPool:
     """Return what is remembered of a pool."""
-    return KnownPool(pool_id=pool.pool_id, realm_id=pool.realm.realm_id, encryption=pool.encryption, at_ns=now_ns())
+    return KnownPool(
+        pool_id=pool.pool_id,
+        realm_id=pool.realm.realm_id,
+        encryption=pool.encryption,
+        at_ns=now_ns(),
+        generation=pool.settings.generation,
+    )
 
 
 def create_pool(

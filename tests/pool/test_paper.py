@@ -19,14 +19,14 @@ DIGITS = "023456789acdefghjklmnpqrstuvwxyz"
 
 
 def test_the_lines_are_read_for_ever():
-    assert paper_lines(SECRET) == LINES and read_paper(LINES) == SECRET
+    assert paper_lines(SECRET) == LINES and read_paper(LINES) == [SECRET]
     assert LINES == GOLDEN
 
 
 def test_what_was_typed_carelessly_is_the_same():
     typed = [line.upper().replace("-", " ").replace(": ", ".  ") for line in reversed(LINES)]
-    assert read_paper(typed) == SECRET
-    assert read_paper([line.replace("-", "").replace("0", "O").replace("l", "1") for line in LINES]) == SECRET
+    assert read_paper(typed) == [SECRET]
+    assert read_paper([line.replace("-", "").replace("0", "O").replace("l", "1") for line in LINES]) == [SECRET]
 
 
 def test_each_wrong_character_is_named_by_its_line():

@@ -320,7 +320,7 @@ def test_tampered_settings_are_damaged_or_too_new(made: Backend) -> None:
         made.put("pool.toml", good[:position] + bytes([good[position] ^ 1]) + good[position + 1 :])
         with pytest.raises((Damaged, TooNew)):
             Pool.open(made)
-    made.put("pool.toml", good.replace(b"version = 1", b"version = 3"))
+    made.put("pool.toml", good.replace(b"version = 1", b"version = 4"))
     with pytest.raises(TooNew):
         Pool.open(made)
 

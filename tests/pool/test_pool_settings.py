@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dalsegno.chunks.realm import Realm
 from dalsegno.chunks.recipients import age_identity, age_recipient, read_identity
 from dalsegno.pool.holders import (
     change_holders,
@@ -62,15 +63,15 @@ def test_settings_of_version_2_are_read(tmp_path):
 
 
 def test_a_version_to_come_is_left_alone():
-    text = (GOLDEN / "settings-v2.toml").read_text().replace("version = 2", "version = 3")
-    with pytest.raises(TooNew, match="reads 2"):
+    text = (GOLDEN / "settings-v2.toml").read_text().replace("version = 2", "version = 4")
+    with pytest.raises(TooNew, match="reads 3"):
         decode_settings(text.encode(), Path("pool.toml"))
 
 
 def test_the_holder_of_version_1_opens_beside_one_that_was_added(tmp_path):
     path = put(tmp_path, "settings-v1-passphrase.toml")
     new = passphrase_holder("new", name="new", secret=SECRET, pool_id=POOL_ID, cost=CHEAP)
-    change_holders(path, SECRET, lambda settings: with_holder(settings, new))
+    change_holders(path, Realm(SECRET), lambda settings: with_holder(settings, new))
     for passphrase in ("golden passphrase", "new"):
         Pool.open(path, passphrase=lambda word=passphrase: word).close()
     with pytest.raises(NoAccess, match="wrong passphrase"):
@@ -93,7 +94,7 @@ def test_several_who_change_holders_at_once_exclude_each_other(tmp_path):
     new = [recipient_holder(key, name=f"holder {number}", secret=SECRET) for number, key in enumerate(keys)]
 
     def add(holder):
-        change_holders(path, SECRET, lambda settings: with_holder(settings, holder))
+        change_holders(path, Realm(SECRET), lambda settings: with_holder(settings, holder))
 
     workers = [threading.Thread(target=add, args=(holder,)) for holder in new]
     for worker in workers:
@@ -111,16 +112,16 @@ def test_a_passphrase_that_somebody_else_changed_meanwhile_is_not_changed_again(
     first, second = (
         passphrase_holder(word, name="passphrase", secret=SECRET, pool_id=POOL_ID, cost=CHEAP) for word in ("1", "2")
     )
-    change_holders(path, SECRET, lambda settings: with_changed(settings, before, first))
+    change_holders(path, Realm(SECRET), lambda settings: with_changed(settings, before, first))
     with pytest.raises(Conflict):
-        change_holders(path, SECRET, lambda settings: with_changed(settings, before, second))
+        change_holders(path, Realm(SECRET), lambda settings: with_changed(settings, before, second))
     Pool.open(path, passphrase=lambda: "1").close()
 
 
 def test_who_has_another_key_changes_nothing(tmp_path):
     path = put(tmp_path, "settings-v2.toml")
     with pytest.raises(Damaged):
-        change_holders(path, bytes(32), lambda settings: settings.holders)
+        change_holders(path, Realm(bytes(32)), lambda settings: settings.holders)
     assert (path / "pool.toml").read_bytes() == (GOLDEN / "settings-v2.toml").read_bytes()
 
 
@@ -134,7 +135,7 @@ def test_more_holders_than_a_reader_takes_are_not_written(tmp_path):
         [replace(one, name=f"x{number}", cost=dear) for number in range(2)],
     ):
         with pytest.raises(Full):
-            change_holders(path, SECRET, lambda settings, holders=holders: holders)
+            change_holders(path, Realm(SECRET), lambda settings, holders=holders: holders)
     assert (path / "pool.toml").read_bytes() == (GOLDEN / "settings-v1-keyfile.toml").read_bytes()
 
 
@@ -153,7 +154,7 @@ def test_settings_stay_their_owners_when_root_changes_them(tmp_path):
     before = os.umask(0o077)
     try:
         holder = recipient_holder(age_recipient(IDENTITY), name="anna", secret=SECRET)
-        change_holders(path, SECRET, lambda settings: with_holder(settings, holder))
+        change_holders(path, Realm(SECRET), lambda settings: with_holder(settings, holder))
     finally:
         os.umask(before)
     status = (path / "pool.toml").stat()

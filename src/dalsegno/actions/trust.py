@@ -38,7 +38,13 @@ def trust(house: House) -> None:
     assert house.known is not None and house.volumes.seen is not None
     pool = house.pool
     house.known.remember(
-        KnownPool(pool_id=pool.pool_id, realm_id=pool.realm.realm_id, encryption=pool.encryption, at_ns=now_ns())
+        KnownPool(
+            pool_id=pool.pool_id,
+            realm_id=pool.realm.realm_id,
+            encryption=pool.encryption,
+            at_ns=now_ns(),
+            generation=pool.settings.generation,
+        )
     )
     states = house.volumes.list()
     for state in states:

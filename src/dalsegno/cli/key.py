@@ -11,17 +11,20 @@ from dalsegno.chunks.realm import WriteKey
 from dalsegno.cli.choice import key_path, pool_path
 from dalsegno.cli.door import open_house
 from dalsegno.cli.key_holders import add_holder_verbs, holder_lines, holder_values
+from dalsegno.cli.key_rotate import add_rotate, generation_lines, generation_values
 from dalsegno.cli.streams import bytes_output
 from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import Parser
+from dalsegno.pool.generations import fitting_realm, is_of_before
 from dalsegno.pool.key_copies import STANDARD_OUTPUT, KeyCopy, list_copies, remember_copy
 from dalsegno.pool.keys import (
+    check_key_file,
     default_key_path,
     key_file_notes,
     key_file_text,
     key_of_text,
     paper_text,
-    read_key_file,
+    read_key,
     read_key_notes,
     write_key_file,
 )
@@ -47,7 +50,7 @@ _NO_FILE = {
 def add_key(parser: Parser) -> None:
     """Say what `dal key` understands."""
     verbs = parser.add_subparsers(
-        dest="verb", required=True, metavar="show|export|import|list|check|passphrase|add|remove"
+        dest="verb", required=True, metavar="show|export|import|list|check|passphrase|add|remove|rotate"
     )
     verbs.add_parser("show", help="show where the pool's key is", epilog="example: dal key show").set_defaults(
         run=_show
@@ -75,6 +78,7 @@ def add_key(parser: Parser) -> None:
     check.add_argument("files", nargs="*", metavar="FILE", help="default: the key in use, and the copies known here")
     check.set_defaults(run=_check)
     add_holder_verbs(verbs)
+    add_rotate(verbs)
 
 
 def _pool_value(pool: Pool) -> dict[str, Any]:
@@ -88,13 +92,18 @@ def _copy_value(copy: KeyCopy) -> dict[str, Any]:
 def _show(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_house(arguments, terminal) as house:
         pool = house.pool
+        generations = generation_values(pool) if pool.realm.generation > 1 else []
     copies = list_copies(pool.pool_id)
     lines = [str(pool.key_path or _NO_FILE[pool.encryption])]
+    if generations:
+        lines.append(f"the key was changed on {show_time(pool.settings.changed_ns)}; under each generation of it are:")
+        lines += generation_lines(generations)
     if len(pool.holders) > 1 or terminal.verbose:
         lines += holder_lines(pool)
     if terminal.verbose:
         lines += [f"  copied to {_place_words(copy)} on {show_time(copy.at_ns)}" for copy in copies]
     value = {**_pool_value(pool), "holders": holder_values(pool), "opened_by": pool.holder}
+    value |= {"generation": pool.realm.generation, "generations": generations}
     terminal.result({**value, "copies": [_copy_value(copy) for copy in copies]}, lines)
     return EXIT_DONE
 
@@ -158,16 +167,20 @@ def _import(arguments: argparse.Namespace, terminal: Terminal) -> int:
             data = sys.stdin.buffer.read(SETTINGS_BYTES_MAX) if typed else Path(name).read_bytes()[:SETTINGS_BYTES_MAX]
     except NotFound:
         raise NotFound(f"{name}: no such file") from None
-    realm = key_of_text(os.fsdecode(data), name)
+    key = key_of_text(os.fsdecode(data), name)
     settings = read_settings(place)
     if settings.encryption == "none":
         raise Refused(f"{place}: nothing is encrypted here: there is no key to hold")
-    if realm.realm_id != settings.realm_id:
+    realm = fitting_realm(settings, key)
+    if realm is None and key.realm_id == settings.realm_id:
+        raise NoAccess(f"{name}: {is_of_before(settings, key)}")
+    if realm is None:
         raise NoAccess(f"{name}: belongs to another pool's realm, not to that of {place}")
     if not settings.is_genuine(realm.secret):
         raise Damaged(not_genuine(place))
     file = key_path(arguments) or default_key_path(settings.pool_id)
-    write_key_file(file, realm, notes=key_file_notes(pool_id=settings.pool_id, place=place, copied=True))
+    whole = key if key.realm_id == realm.realm_id else realm  # of a paper only the first lines may be typed
+    write_key_file(file, whole, notes=key_file_notes(pool_id=settings.pool_id, place=place, copied=True))
     terminal.result(
         {"pool": place, "key": file}, [f"{show(os.fspath(file))} opens {show(os.fspath(place))} from now on"]
     )
@@ -194,7 +207,7 @@ def _list(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def _file_value(file: Path) -> dict[str, Any]:
     """Return all that a key file tells: old ones have only their name and their time."""
-    value: dict[str, Any] = dict.fromkeys(("realm", "pool", "place", "host", "name", "since", "problem"))
+    value: dict[str, Any] = dict.fromkeys(("realm", "pool", "place", "host", "name", "since", "generation", "problem"))
     value["file"] = file
     named = _POOL_KEY.match(file.name)
     try:
@@ -204,7 +217,13 @@ def _file_value(file: Path) -> dict[str, Any]:
     except DalError as error:
         return {**value, "problem": str(error)}
     made = notes.get("made") or notes.get("copied") or format_time(changed_ns)
-    value.update(realm=realm_id.hex(), since=made, place=notes.get("place"), host=notes.get("host"))
+    value.update(
+        realm=realm_id.hex(),
+        since=made,
+        generation=read_key(file, realm_id).generation,
+        place=notes.get("place"),
+        host=notes.get("host"),
+    )
     return {**value, "pool": notes.get("pool") or (named and named[1]), "name": notes.get("realm")}
 
 
@@ -215,7 +234,7 @@ def _check(arguments: argparse.Namespace, terminal: Terminal) -> int:
             with open_house(arguments, terminal) as house:
                 pool = house.pool
                 if pool.key_path is None:  # a passphrase opened it
-                    read_key_file(Path(file), pool.realm.realm_id)
+                    check_key_file(Path(file), pool.settings)
         values = [{"file": file, "opens": True, "problem": None} for file in arguments.files]
     else:
         with open_house(arguments, terminal) as house:
@@ -238,7 +257,7 @@ def _checked(file: str, pool: Pool) -> dict[str, Any]:
     if not os.path.exists(file):
         return {"file": file, "opens": None, "problem": "not here now"}
     try:
-        read_key_file(Path(file), pool.realm.realm_id)
+        check_key_file(Path(file), pool.settings)
     except DalError as error:
         return {"file": file, "opens": False, "problem": str(error)}
     return {"file": file, "opens": True, "problem": None}

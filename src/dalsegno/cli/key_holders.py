@@ -17,7 +17,7 @@ from dalsegno.pool.holders import (
     with_holder,
     without_holder,
 )
-from dalsegno.pool.keys import default_key_path, read_key_file
+from dalsegno.pool.keys import check_key_file, default_key_path
 from dalsegno.pool.pool import Pool
 from dalsegno.pool.settings import KEY_FILE, PASSPHRASE, RECIPIENT, SETTINGS_NAME, Holder, KdfCost, PoolSettings
 from dalsegno.terms.errors import EXIT_DONE, BadInput, NoAccess, NotFound, Refused
@@ -66,7 +66,7 @@ def _passphrase(arguments: argparse.Namespace, terminal: Terminal) -> int:
         pool = house.pool
     before = _whose_passphrase(pool, arguments.name)
     after = _new_passphrase(pool, before.name, before.cost)
-    change_holders(pool.backend, pool.realm.secret, lambda settings: with_changed(settings, before, after))
+    change_holders(pool.backend, pool.realm, lambda settings: with_changed(settings, before, after))
     lines = [f"{show(before.name)}: the new passphrase opens the pool, the old one does not any more"]
     lines += [f"  {OLD_COPIES} the old one", f"  keep a copy of the new {SETTINGS_NAME}"]
     terminal.result({"pool": pool.place, "changed": before.name}, lines)
@@ -106,7 +106,7 @@ def _add(arguments: argparse.Namespace, terminal: Terminal) -> int:
         recipient, comment = _read_recipient(arguments.recipient)
         wanted = arguments.name or free_name(pool.holders, comment or recipient[:20])
         new = recipient_holder(recipient, name=wanted, secret=pool.realm.secret)
-    change_holders(pool.backend, pool.realm.secret, lambda settings: with_holder(settings, new))
+    change_holders(pool.backend, pool.realm, lambda settings: with_holder(settings, new))
     how = "its passphrase" if new.kind == PASSPHRASE else "`--key` and the private key"
     lines = [f"{show(new.name)} opens the pool from now on, with {how}", f"  keep a copy of the new {SETTINGS_NAME}"]
     terminal.result({"pool": pool.place, "added": new.name, "kind": new.kind}, lines)
@@ -144,7 +144,7 @@ def _remove(arguments: argparse.Namespace, terminal: Terminal) -> int:
             _check_key_file(pool)
         return left
 
-    change_holders(pool.backend, pool.realm.secret, change)
+    change_holders(pool.backend, pool.realm, change)
     lines = [f"{show(name)} opens the pool no more"]
     if gone[0].kind == KEY_FILE:
         lines.append("  but every copy of the key file holds the key itself: delete those that nobody shall use")
@@ -160,6 +160,6 @@ def _check_key_file(pool: Pool) -> None:
     is_key_file = any(holder.name == pool.holder and holder.kind == KEY_FILE for holder in pool.holders)
     file = pool.key_path if is_key_file and pool.key_path is not None else default_key_path(pool.pool_id)
     try:
-        read_key_file(file, pool.realm.realm_id)
+        check_key_file(file, pool.settings)
     except NoAccess as error:
         raise Refused(f"then only a key file would open the pool, and it does not: {error}") from None

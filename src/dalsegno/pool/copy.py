@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dalsegno.formats import pack
 from dalsegno.formats.pack_block import decompress
 from dalsegno.formats.pack_index import OFFSET_MASK, file_order
+from dalsegno.formats.pack_records import split_records
 from dalsegno.pool.index import Segment
 from dalsegno.pool.marks import Marks
 from dalsegno.pool.pack_read import PackReader
@@ -184,8 +185,12 @@ def _copy_block(
     def make(sealer: BlockSealer, new_number: int) -> bytes:
         body = reader.block_body(number)
         content = body.content
-        if sealer.dense:
+        is_old = reader.realm.is_old(reader.generation)
+        if sealer.dense or is_old:
             raw = decompress(body, offset=int(reader.offsets[number]))
+        if is_old:
+            _check_records(reader, number, raw)
+        if sealer.dense:
             content = min(content, sealer.compress(raw, body.block_type), key=len)
         return sealer.seal_compressed(content, body.raw_bytes, body.block_type, new_number)
 
@@ -196,6 +201,13 @@ def _copy_block(
         ids=ids.tobytes(),
         rows=_columns(values),
     )
+
+
+def _check_records(reader: PackReader, number: int, raw: bytes) -> None:
+    """Raise Damaged unless each object is what its id says: whoever has an older key can make packs with others."""
+    for offset, kind, encoding, identity, payload in split_records(raw, offset=int(reader.offsets[number])):
+        if encoding == pack.ENCODING_WHOLE and reader.realm.identify(kind, payload) != identity:
+            raise Damaged(f"{reader.path}: block {number} offset {offset}: another object than its id says")
 
 
 def _copy_records(
@@ -229,6 +241,8 @@ def _cut_records(
 ) -> bytes:
     """Return the records at these places of a block, joined; Damaged when other records are there."""
     raw = reader.read_block(number)
+    if reader.realm.is_old(reader.generation):
+        _check_records(reader, number, raw)
     if int(ends[-1]) > len(raw) or bool((ends[:-1] > starts[1:]).any()):
         raise Damaged(f"{reader.path}: block {number}: the index points outside it, or at records that overlap")
     found = numpy.frombuffer(raw, dtype=numpy.uint8)[starts[:, None] + numpy.arange(ID_OFFSET, ID_OFFSET + 32)]

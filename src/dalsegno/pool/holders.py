@@ -9,10 +9,10 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from dalsegno.backends.address import open_backend
 from dalsegno.backends.contract import Backend
-from dalsegno.chunks.realm import SECRET_BYTES, Realm
+from dalsegno.chunks.realm import Realm
 from dalsegno.chunks.recipients import check_recipient, open_sealed, seal_to
+from dalsegno.pool.generations import change_settings, realm_of
 from dalsegno.pool.settings import (
     KEY_FILE,
     PASSPHRASE,
@@ -23,15 +23,10 @@ from dalsegno.pool.settings import (
     KdfCost,
     PoolSettings,
     check_name,
-    decode_settings,
-    encode_settings,
-    not_genuine,
-    read_settings,
 )
-from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, Damaged, NoAccess, NotFound, Refused
+from dalsegno.terms.errors import AlreadyThere, BadInput, Conflict, Damaged, NoAccess, NotFound
 from dalsegno.world.chance import random_bytes
 
-HOLDERS_LOCK: Final = "holders"
 _NONCE_BYTES: Final = 12
 _HOLDER_2: Final = b"dalsegno holder 2\0"
 
@@ -74,10 +69,6 @@ def recipient_holder(recipient: str, *, name: str, secret: bytes) -> Holder:
     return Holder(name=check_name(name), kind=RECIPIENT, recipient=text, wrapped_secret=seal_to([text], secret))
 
 
-def _is_of(secret: bytes, realm_id: bytes) -> bool:
-    return len(secret) == SECRET_BYTES and Realm(secret).realm_id == realm_id
-
-
 def open_by_passphrase(settings: PoolSettings, passphrase: str) -> tuple[bytes, Holder] | None:
     """Return the secret and the holder whose passphrase it is, or None. Damaged: what it opens is something else."""
     for holder in settings.holders:
@@ -90,7 +81,7 @@ def open_by_passphrase(settings: PoolSettings, passphrase: str) -> tuple[bytes, 
             secret = AESGCM(key).decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], binding)
         except (InvalidTag, ValueError):
             continue
-        if not _is_of(secret, settings.realm_id):
+        if realm_of(settings, secret) is None:
             raise Damaged(f"{SETTINGS_NAME}: its secret is not that of its realm: put back your copy of it")
         return secret, holder
     return None
@@ -105,38 +96,47 @@ def open_by_identity(settings: PoolSettings, identity: Any) -> tuple[bytes, Hold
             secret = open_sealed(holder.wrapped_secret, [identity])
         except NoAccess:
             continue
-        if _is_of(secret, settings.realm_id):  # anybody can seal anything to a public key
+        if realm_of(settings, secret) is not None:  # anybody can seal anything to a public key
             return secret, holder
     return None
 
 
 def change_holders(
-    place: Path | Backend, secret: bytes, change: Callable[[PoolSettings], Sequence[Holder]]
+    place: Path | Backend, realm: Realm, change: Callable[[PoolSettings], Sequence[Holder]]
 ) -> PoolSettings:
     """Put the holders in the place of the pool's that `change` makes of its present settings; return the new ones.
 
-    Two at once wait for each other; the file is replaced whole. What `change` raises leaves all as it was. Damaged: the
-    settings are not those of the realm with this secret.
+    Errors are those of `change_settings` (generations.py).
     """
-    backend = open_backend(place)
-    with backend.lock(HOLDERS_LOCK) as lock:
-        lock.acquire()
-        backend.settle_value(
-            SETTINGS_NAME
-        )  # `change` may find done what somebody did that was killed before he made it durable
-        settings = read_settings(backend)
-        if not settings.holders:
-            raise Refused(f"{backend}: nothing is encrypted here: there is no key to hold")
-        if not _is_of(secret, settings.realm_id) or not settings.is_genuine(secret):
-            raise Damaged(not_genuine(backend))
-        holders = tuple(change(settings))
-        if not holders:
-            raise Refused("that is the only holder: without it nobody could open the pool; add another one before")
-        data = encode_settings(replace(settings, version=2, holders=holders), secret)
-        new = decode_settings(data, Path(backend.where(SETTINGS_NAME)))
-        assert new.is_genuine(secret) and new.holders == holders
-        backend.replace(SETTINGS_NAME, data)
-        return new
+
+    def changed(settings: PoolSettings) -> tuple[PoolSettings, Realm]:
+        return replace(settings, version=max(settings.version, 2), holders=tuple(change(settings))), realm
+
+    return change_settings(place, realm, changed)
+
+
+def renewed_holders(
+    settings: PoolSettings, new: Realm, *, opened_by: str | None, passphrase: str | None, has_key_file: bool
+) -> tuple[tuple[Holder, ...], tuple[Holder, ...]]:
+    """Return the holders of a new key, and those that cannot be among them.
+
+    Public keys are; of passphrases the one that was given, of the holder `opened_by`; key files if one was renewed.
+    """
+    kept, dropped = [], []
+    for holder in settings.holders:
+        if holder.kind == RECIPIENT:
+            kept.append(recipient_holder(holder.recipient, name=holder.name, secret=new.secret))
+        elif holder.kind == PASSPHRASE and holder.name == opened_by and passphrase is not None:
+            kept.append(
+                passphrase_holder(
+                    passphrase, name=holder.name, secret=new.secret, pool_id=settings.pool_id, cost=holder.cost
+                )
+            )
+        elif holder.kind == KEY_FILE and has_key_file:
+            kept.append(holder)
+        else:
+            dropped.append(holder)
+    return tuple(kept), tuple(dropped)
 
 
 def with_holder(settings: PoolSettings, holder: Holder) -> tuple[Holder, ...]:

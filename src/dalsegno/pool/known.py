@@ -56,6 +56,8 @@ class KnownPool:
     encryption: str
     at_ns: int
     """When it was seen there first, or accepted."""
+    generation: int = 1
+    """How many secrets its key had (generations.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +79,7 @@ class _PoolLine(msgspec.Struct, omit_defaults=True):
     encryption: str
     at: int
     place: str = ""
+    generation: int = 1
 
 
 class _HeadLine(msgspec.Struct, omit_defaults=True):
@@ -101,6 +104,12 @@ def pool_difference(known: Sequence[KnownPool], settings: PoolSettings) -> str |
     if not known:
         return None
     same = [each for each in known if each.pool_id == settings.pool_id]
+    # Of one pool the last counts: an older key is there again after it was accepted.
+    if same and same[-1].realm_id == settings.realm_id and settings.generation < same[-1].generation:
+        return (
+            f"the pool has an older key (generation {settings.generation}; it had {same[-1].generation}, seen here "
+            f"since {show_time(same[-1].at_ns)})"
+        )
     for each in same:
         if each.realm_id == settings.realm_id and (settings.encryption != "none" or each.encryption == "none"):
             return None
@@ -130,6 +139,7 @@ class KnownPlace:
                 realm_id=bytes.fromhex(line.realm),
                 encryption=line.encryption,
                 at_ns=line.at,
+                generation=line.generation,
             )
             for line in _read_lines(self._file(POOLS_NAME), _PoolLine)
         ]
@@ -152,7 +162,8 @@ class KnownPlace:
 
     def remember(self, pool: KnownPool) -> None:
         """Remember that a pool may be here; what cannot be written is said once."""
-        if any((pool.pool_id, pool.realm_id, pool.encryption) == _facts(each) for each in self.pools):
+        same = [each for each in self.pools if each.pool_id == pool.pool_id]
+        if any(_facts(pool) == _facts(each) for each in same) and same[-1].generation == pool.generation:
             return
         self.pools.append(pool)
         line = _PoolLine(
@@ -161,6 +172,7 @@ class KnownPlace:
             encryption=pool.encryption,
             at=pool.at_ns,
             place=os.fsencode(self.place).decode(errors="replace"),
+            generation=pool.generation,
         )
         self.append(POOLS_NAME, [msgspec.json.encode(line)], sync=True)
 
@@ -202,8 +214,8 @@ class KnownPlace:
         return KnownHeads(self, pool_id.hex())
 
 
-def _facts(pool: KnownPool) -> tuple[bytes, bytes, str]:
-    return pool.pool_id, pool.realm_id, pool.encryption
+def _facts(pool: KnownPool) -> tuple[bytes, bytes, str, int]:
+    return pool.pool_id, pool.realm_id, pool.encryption, pool.generation
 
 
 class KnownHeads:

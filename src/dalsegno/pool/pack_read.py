@@ -5,7 +5,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,6 +44,8 @@ class Opener:
     _aead: AESGCM | None
     _block_key: bytes
     _digest: bytes
+    generation: int
+    """That of the realm's secret under which the pack's key is; of a pack that is not sealed, the newest."""
 
     @property
     def layout(self) -> pack.Layout:
@@ -89,26 +90,41 @@ def read_opener(read: Callable[[int], bytes], realm: Realm) -> tuple[Opener, byt
         )
     if header.version != int.from_bytes(preamble[8:10], "little"):
         raise Damaged(f"pack header damaged at offset {pack.PREAMBLE.size}: it is of another version")
-    aead = AESGCM(pack_key(header, realm)) if header.seal == pack.SEAL_AES_256_GCM else None
+    aead, generation = None, realm.generation
+    if header.seal == pack.SEAL_AES_256_GCM:
+        key, generation = open_pack_key(header, realm)
+        aead = AESGCM(key)
     head = preamble + encoded + digest
-    return Opener(header, len(head), aead, realm.block_key, digest), head
+    return Opener(header, len(head), aead, realm.block_key, digest, generation), head
 
 
 def pack_key(header: pack_header.PackHeader, realm: Realm) -> bytes:
-    """Return the key of a sealed pack; NoAccess when this realm's secret does not open it."""
+    """Return the key of a sealed pack; NoAccess when none of the realm's secrets opens it."""
+    return open_pack_key(header, realm)[0]
+
+
+def open_pack_key(header: pack_header.PackHeader, realm: Realm) -> tuple[bytes, int]:
+    """Return the key of a sealed pack, and the generation of the realm's secret that opens it.
+
+    NoAccess when none of the realm's does.
+    """
     for wrapped in header.keys_of(pack.KEY_REALM):
         with suppress(NoAccess):
             return realm.unwrap_key(wrapped, context=header.pack_id)
-    return _sealed_key(header, realm.open_sealed)[0]
+    key, _, generation = _sealed_key(header, realm.open_sealed)
+    return key, generation
 
 
-def _sealed_key(header: pack_header.PackHeader, open_sealed: Callable[[bytes], bytes]) -> tuple[bytes, bytes]:
-    """Return the key of the pack and that of object ids, as they are sealed to a public key."""
+def _sealed_key(
+    header: pack_header.PackHeader, open_sealed: Callable[[bytes], tuple[bytes, int]]
+) -> tuple[bytes, bytes, int]:
+    """Return the key of the pack and that of object ids, as they are sealed to a public key of a generation."""
     for sealed in header.keys_of(pack.KEY_AGE):
         with suppress(NoAccess, struct.error):
-            pack_id, key, id_key = pack.SEALED_KEY.unpack(open_sealed(sealed))
+            opened, generation = open_sealed(sealed)
+            pack_id, key, id_key = pack.SEALED_KEY.unpack(opened)
             if pack_id == header.pack_id:
-                return key, id_key
+                return key, id_key, generation
     raise NoAccess("the pack's key does not open with this key")
 
 
@@ -122,7 +138,7 @@ def open_as_reader(path: Path, identity: Any) -> DumpReader:
     if not header.keys_of(pack.KEY_AGE):
         raise NoAccess(f"{path}: was not made for a single reader: it opens with the key of its pool")
     try:
-        _, id_key = _sealed_key(header, partial(open_sealed, identities=[identity]))
+        _, id_key, _ = _sealed_key(header, lambda sealed: (open_sealed(sealed, [identity]), 1))
     except NoAccess:
         raise NoAccess(f"{path}: was made for somebody else: this private key does not open it") from None
     return DumpReader(identity, realm_id=header.realm, id_key=id_key)
@@ -167,6 +183,7 @@ class PackReader:
         self.header = self._opener.header
         self.header_end = self._opener.header_end
         self.pack_id = self.header.pack_id
+        self.generation = self._opener.generation
         self.frame_bytes = self._opener.layout.frame.size
         self._read_trailer(trailer_bytes_max)
         self._columns: tuple[NDArray[numpy.uint8], NDArray[numpy.uint32]] | None = None

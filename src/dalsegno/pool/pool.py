@@ -15,6 +15,7 @@ Order of writing: blocks, pack durable under its name, index, ref. Deletion goes
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -29,18 +30,40 @@ from dalsegno.formats.objects import references
 from dalsegno.formats.pack_records import apply_delta, split_records, view_record
 from dalsegno.pool.blocks import Blocks
 from dalsegno.pool.damage import PackDamage, find_unsound, summary
+from dalsegno.pool.generations import HOLDERS_LOCK
 from dalsegno.pool.id_sets import as_sorted_ids, member_mask
 from dalsegno.pool.index import Ids, Index, Values
 from dalsegno.pool.index_rows import ROWS_IN_MEMORY_MAX
-from dalsegno.pool.keys import create_pool_settings, open_pool_settings
+from dalsegno.pool.keys import Opened, create_pool_settings, open_pool_settings
 from dalsegno.pool.losses import Losses
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pack_write import PackWriter, new_header
-from dalsegno.pool.settings import SETTINGS_NAME, KdfCost, PoolSettings, encode_settings
+from dalsegno.pool.settings import (
+    SETTINGS_BYTES_MAX,
+    SETTINGS_NAME,
+    Holder,
+    KdfCost,
+    PoolSettings,
+    decode_settings,
+    encode_settings,
+    not_genuine,
+)
 from dalsegno.pool.swaps import update_value
-from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Damaged, Lost, NotFound, Unavailable
+from dalsegno.terms.errors import (
+    AlreadyThere,
+    BadInput,
+    Conflict,
+    DalError,
+    Damaged,
+    Lost,
+    NoAccess,
+    NotFound,
+    Refused,
+    Unavailable,
+)
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, PackId, hex_short
 from dalsegno.terms.sizes import MIB
+from dalsegno.terms.times import show_time
 from dalsegno.world.workers import Workers, new_lock
 
 PACK_BYTES_TARGET: Final = 64 * MIB
@@ -98,13 +121,29 @@ class Pool:
     """Objects by id and refs by name, in one place. May be used from several threads and processes at once."""
 
     def __init__(
-        self, backend: Backend, settings: PoolSettings, realm: Realm, key_path: Path | None, holder: str | None = None
+        self,
+        backend: Backend,
+        settings: PoolSettings,
+        realm: Realm,
+        key_path: Path | None,
+        holder: str | None = None,
+        *,
+        reopen: Callable[[], Opened] | None = None,
     ) -> None:
+        """`reopen` opens the pool's key again, without asking anybody, when it was changed."""
         self.backend = backend
         self.realm = realm
+        self.settings = settings
+        """As they were when the key was looked at last."""
+        self.is_key_ahead = False
+        """Whether the key that opened the pool is newer than the pool's own."""
+        self.passphrase: str | None = None
+        """What opened the pool, when that was one: to let its holder in again when the key is changed."""
+        self._reopen = reopen
+        self._settings_data = b""
+        """pool.toml as it was when the key was looked at last; empty before the first time."""
         self.pool_id = settings.pool_id
         self.encryption = settings.encryption
-        self.holders = settings.holders
         self.holder = holder
         """Who opened the pool: the name of one of `holders`; None for an exported key, or when nothing is encrypted."""
         self.key_path = key_path
@@ -113,6 +152,7 @@ class Pool:
         self.damaged_packs: dict[PackId, DalError] = {}
         """Packs whose index could not be read when the pool was opened: the rest stays usable."""
         self._lock = new_lock()
+        self._key_lock = new_lock()
         self._refresh_lock = new_lock()
         self._readers: OrderedDict[PackId, PackReader] = OrderedDict()
         self._retired: deque[PackReader] = deque()
@@ -161,9 +201,14 @@ class Pool:
         backend.prepare([PACKS + "/", REFS, "index/", CONDEMNED + "/"])
         # Last, because a directory becomes a pool by it; the secret of an open pool is for its owner's group at most.
         mode = 0o640 if encryption == "none" else 0o644
-        backend.create(SETTINGS_NAME, encode_settings(settings), mode=mode)
+        backend.create(SETTINGS_NAME, encode_settings(settings, realm.secret), mode=mode)
         backend.keep_reserve()
-        return cls(backend, settings, realm, used_key_path)
+
+        def open_key() -> Opened:
+            ask = None if passphrase is None else lambda: passphrase
+            return open_pool_settings(backend, passphrase=ask, key_path=used_key_path)
+
+        return cls(backend, settings, realm, used_key_path, reopen=open_key)
 
     @classmethod
     def open(
@@ -180,8 +225,23 @@ class Pool:
         `is_sealed` and `check` are those of `open_pool_settings`.
         """
         backend = open_backend(place)
-        opened = open_pool_settings(backend, passphrase=passphrase, key_path=key_path, is_sealed=is_sealed, check=check)
-        return cls(backend, opened.settings, opened.realm, opened.key_path, opened.holder)
+        asked: list[str] = []
+
+        def ask() -> str:
+            assert passphrase is not None
+            if not asked:
+                asked.append(passphrase())
+            return asked[0]
+
+        def open_key(check: Callable[[PoolSettings], None] | None = None) -> Opened:
+            ask_once = ask if passphrase is not None else None
+            return open_pool_settings(backend, passphrase=ask_once, key_path=key_path, is_sealed=is_sealed, check=check)
+
+        opened = open_key(check)
+        pool = cls(backend, opened.settings, opened.realm, opened.key_path, opened.holder, reopen=open_key)
+        pool.is_key_ahead = opened.is_key_ahead
+        pool.passphrase = asked[0] if asked and opened.key_path is None else None
+        return pool
 
     def close(self) -> None:
         """Give back files."""
@@ -199,6 +259,81 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    # The key
+
+    @property
+    def holders(self) -> tuple[Holder, ...]:
+        """Who holds the pool's key."""
+        return self.settings.holders
+
+    def renew_key(self) -> None:
+        """Go on with the pool's key as it is now; costs the reading of a small value, mostly.
+
+        Refused when it was changed and does not open with what opened the pool, or is an older one than before.
+        """
+        if self.encryption == "none" or self._reopen is None:
+            return
+        data = self.backend.read(SETTINGS_NAME, 0, SETTINGS_BYTES_MAX + 1)
+        if data == self._settings_data:
+            return
+        with self._key_lock:
+            settings = decode_settings(data, Path(self.backend.where(SETTINGS_NAME)))
+            if settings.generation < self.settings.generation or settings.realm_id != self.realm.realm_id:
+                where = self.backend.where(SETTINGS_NAME)
+                raise Refused(f"{where}: another one was put there, with an older key: put it back")
+            if not self.realm.only_writes:
+                if settings.generation > self.realm.generation:
+                    self._take_changed_key(settings)
+                if not settings.is_genuine(self.realm.secret):
+                    raise Damaged(not_genuine(self.backend))
+            self.settings = settings
+            self._settings_data = data
+
+    def _take_changed_key(self, settings: PoolSettings) -> None:
+        assert self._reopen is not None
+        try:
+            self.realm.take(self._reopen().realm)
+        except (NoAccess, BadInput, NotFound) as error:
+            raise Refused(
+                f"{self.backend}: its key was changed on {show_time(settings.changed_ns)}, after this began: begin "
+                f"again, with the new one ({error})"
+            ) from None
+
+    def measure_generations(self) -> dict[int, tuple[int, int]]:
+        """Return for each generation of the key how many packs are under it, and their bytes; reads all headers."""
+        found: dict[int, tuple[int, int]] = {}
+        for pack_id in self.list_packs():
+            try:
+                with self.open_pack(pack_id) as reader:
+                    count, size = found.get(reader.generation, (0, 0))
+                    found[reader.generation] = count + 1, size + reader.size_bytes
+            except (NotFound, Damaged, NoAccess):
+                continue  # collected meanwhile, or told by whoever looks for damage
+        return found
+
+    def reseal_refs(self) -> list[str]:
+        """Seal every ref anew with the newest secret; return the names of those that cannot be opened."""
+        damaged = []
+        for name in self.list_refs():
+            try:
+                while (value := self.get_ref(name)) is not None and not self.swap_ref(name, value, value):
+                    pass
+            except Damaged:
+                damaged.append(name)
+        return damaged
+
+    @contextmanager
+    def _sealing(self) -> Iterator[None]:
+        """Keep the key as it is while a ref is sealed and written: none is ever written that others cannot read."""
+        if self.encryption == "none" or self._reopen is None:
+            yield
+            return
+        with self.backend.lock(HOLDERS_LOCK) as lock:
+            # Not shared: swaps take turns anyway, and those who change the key would wait for a gap between them.
+            lock.acquire()
+            self.renew_key()
+            yield
 
     # Packs
 
@@ -399,9 +534,12 @@ class Pool:
         for location in self.index.find_all(identity):
             try:
                 raw = self._block_or_note(location.pack_id, location.block_index)
-                kind, payload, base = view_record(raw, location.offset, identity)
+                kind, found, base = view_record(raw, location.offset, identity)
+                payload: bytes | memoryview = found
                 if base is not None:
-                    return kind, apply_delta(payload, bytes(self._view(base, depth + 1)[1]))
+                    payload = apply_delta(found, bytes(self._view(base, depth + 1)[1]))
+                if self._is_old(location.pack_id) and self.realm.identify(kind, payload) != identity:
+                    raise Damaged("another object than its id says, made by somebody who has an older key")
                 return kind, payload
             except NotFound:
                 self._forget_pack(location.pack_id)
@@ -412,6 +550,10 @@ class Pool:
         if damage is not None:
             raise damage
         raise NotFound(f"object {hex_short(identity)}: not in pool {self.backend}")
+
+    def _is_old(self, pack_id: PackId) -> bool:
+        """Tell whether a pack is under an older secret: then what is in it is believed by its id only."""
+        return self.realm.generation > 1 and self.realm.is_old(self._reader(pack_id).generation)
 
     def beside(self, identity: bytes, *, bytes_max: int) -> list[tuple[int, bytes, bytes]]:
         """Return (kind, id, payload) of an object, of those behind it in its block, and of those before it.
@@ -425,6 +567,7 @@ class Pool:
         try:
             raw = self._block(location.pack_id, location.block_index)
             records = list(split_records(raw, offset=0))
+            is_old = self._is_old(location.pack_id)
         except (NotFound, Damaged):  # another copy was read
             return [(kind, identity, payload)]
         own = next((n for n, record in enumerate(records) if record[3] == identity), len(records))
@@ -434,7 +577,7 @@ class Pool:
             left -= len(data)
             if left < 0:
                 break
-            if encoding == pack.ENCODING_WHOLE:
+            if encoding == pack.ENCODING_WHOLE and not (is_old and self.realm.identify(each_kind, data) != each):
                 found.append((each_kind, each, bytes(data)))
         return found
 
@@ -499,21 +642,34 @@ class Pool:
         return self.realm.seal_value(value, context=_ref_context(self.pool_id, name))
 
     def _open_ref(self, name: str, sealed: bytes) -> bytes:
+        known = self.realm.generation
         try:
-            return self.realm.open_value(sealed, context=_ref_context(self.pool_id, name))
+            return self._open_sealed_ref(name, sealed)
+        except Damaged:
+            self.renew_key()
+            if self.realm.generation == known:
+                raise
+        return self._open_sealed_ref(name, sealed)
+
+    def _open_sealed_ref(self, name: str, sealed: bytes) -> bytes:
+        # Whoever has an older secret could make refs: once all are sealed anew, it counts for them no more.
+        since = self.settings.refs_since
+        try:
+            return self.realm.open_value(sealed, context=_ref_context(self.pool_id, name), since=since)
         except Damaged:
             # Of version 1, which was bound to its name alone; the next write binds it to the pool.
-            return self.realm.open_value(sealed, context=name.encode())
+            return self.realm.open_value(sealed, context=name.encode(), since=since)
 
     def swap_ref(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
         """Set a ref if it is as expected (None: absent) and return True; else change nothing. Durable on return."""
-        sealed_value = None if value is None else self._seal_ref(name, value)
-        while True:
-            sealed, current = self._read_ref(name)
-            if current != expected:
-                return False
-            if self.backend.swap(REFS + name, expected=sealed, value=sealed_value):
-                return True
+        with self._sealing():
+            sealed_value = None if value is None else self._seal_ref(name, value)
+            while True:
+                sealed, current = self._read_ref(name)
+                if current != expected:
+                    return False
+                if self.backend.swap(REFS + name, expected=sealed, value=sealed_value):
+                    return True
 
     def update_ref(
         self, name: str, change: Callable[[bytes | None], bytes | None], *, what: str | None = None
@@ -542,15 +698,16 @@ class Pool:
 
     def replace_damaged_ref(self, name: str, value: bytes | None) -> bool:
         """Set a ref that is damaged (None: remove it) and return True; else change nothing."""
-        try:
-            sealed = self.backend.read(REFS + name)
-            self._open_ref(name, sealed)
-        except NotFound:
+        with self._sealing():
+            try:
+                sealed = self.backend.read(REFS + name)
+                self._open_ref(name, sealed)
+            except NotFound:
+                return False
+            except Damaged:
+                sealed_value = None if value is None else self._seal_ref(name, value)
+                return self.backend.swap(REFS + name, expected=sealed, value=sealed_value)
             return False
-        except Damaged:
-            sealed_value = None if value is None else self._seal_ref(name, value)
-            return self.backend.swap(REFS + name, expected=sealed, value=sealed_value)
-        return False
 
     def list_refs(self, prefix: str = "") -> Iterator[str]:
         """Yield the names of refs that begin with `prefix`."""
@@ -704,6 +861,7 @@ class PoolWriter:
             self.flush()
 
     def _begin_pack(self) -> PackWriter:
+        self.pool.renew_key()
         sealed = self.pool.encryption != "none"
         header = new_header(self.pool.realm, kind=pack.PACK_POOL, sealed=sealed, stays=True)
         self._file = self.pool.backend.writer(pack_name(header[0].pack_id))

@@ -15,13 +15,16 @@ from dalsegno.terms.errors import BadInput, Damaged, Full, NotFound, TooNew
 from dalsegno.terms.ids import UUID_BYTES
 
 SETTINGS_NAME: Final = "pool.toml"
-SETTINGS_VERSION: Final = 2
+SETTINGS_VERSION: Final = 3
 SETTINGS_BYTES_MAX: Final = 64 * 1024
 ENCRYPTIONS: Final = ("passphrase", "keyfile", "none")
 PASSPHRASE: Final = "passphrase"
 KEY_FILE: Final = "keyfile"
 RECIPIENT: Final = "recipient"
 HOLDERS_MAX: Final = 64
+GENERATIONS_MAX: Final = 256
+OLDER_OVERHEAD_BYTES: Final = 28
+"""Nonce and tag of the sealed older secrets."""
 NAME_LENGTH_MAX: Final = 64
 SALT_BYTES: Final = 16
 KDF_MEMORY_KIB_MAX: Final = 1024 * 1024
@@ -82,8 +85,16 @@ class PoolSettings:
     holders: tuple[Holder, ...] = ()
     version: int = 1
     signed: str = ""
-    """Version 2: what `proof` speaks for, which is what was read, and not the lines in which it stood."""
+    """From version 2 on: what `proof` speaks for, which is what was read, and not the lines in which it stood."""
     proof: str = ""
+    generation: int = 1
+    """How many secrets the pool's key has; more than one from version 3 on."""
+    refs_since: int = 1
+    """Refs that are sealed under a secret of a generation before this one are not believed."""
+    changed_ns: int = 0
+    """When the key was changed last."""
+    older: bytes = b""
+    """The secrets before the newest, sealed under that (generations.py)."""
 
     @property
     def encryption(self) -> str:
@@ -105,7 +116,7 @@ def check_name(name: str) -> str:
 
 
 def encode_settings(settings: PoolSettings, secret: bytes = b"") -> bytes:
-    """Return pool.toml, small and readable, with a checksum over its lines; version 2 needs the realm's secret.
+    """Return pool.toml, small and readable, with a checksum over its lines; from version 2 on the secret signs it.
 
     Full: more holders than a pool has room for.
     """
@@ -131,12 +142,13 @@ def encode_settings(settings: PoolSettings, secret: bytes = b"") -> bytes:
 
 
 def _signed_lines(settings: PoolSettings) -> tuple[list[str], list[str]]:
-    """Return the lines of version 2 that are signed: the first ones, and those of the holders."""
+    """Return the lines that are signed from version 2 on: the first ones, and those of the holders."""
     holders = []
     for holder in settings.holders:
         holders += _holder_lines(holder)
     ids = [f'pool_id = "{settings.pool_id.hex()}"', f'realm_id = "{settings.realm_id.hex()}"']
-    return ["version = 2", *ids], holders
+    generations = _generation_lines(settings) if settings.version > 2 else []
+    return [f"version = {settings.version}", *ids, *generations], holders
 
 
 def _join(lines: list[str]) -> str:
@@ -155,6 +167,15 @@ def _passphrase_lines(holder: Holder) -> list[str]:
         f"kdf_lanes = {holder.cost.lanes}",
         f'kdf_salt = "{holder.salt.hex()}"',
         f'wrapped_secret = "{holder.wrapped_secret.hex()}"',
+    ]
+
+
+def _generation_lines(settings: PoolSettings) -> list[str]:
+    return [
+        f"generation = {settings.generation}",
+        f"refs_since = {settings.refs_since}",
+        f"changed_ns = {settings.changed_ns}",
+        f'older_secrets = "{settings.older.hex()}"',
     ]
 
 
@@ -197,6 +218,7 @@ def decode_settings(data: bytes, path: Path) -> PoolSettings:
             holders=_read_holder_1(table) if version == 1 else _read_holders(table["holder"]),
             version=version,
             proof=_text(table["proof"]) if version > 1 else "",
+            **(_read_generations(table) if version > 2 else {}),
         )
         if version > 1:
             head, holders = _signed_lines(settings)
@@ -207,6 +229,19 @@ def decode_settings(data: bytes, path: Path) -> PoolSettings:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise Damaged(f"{path}: {' '.join(reason.split())}: put back your copy of it") from None
     return settings
+
+
+def _read_generations(table: dict[str, Any]) -> dict[str, Any]:
+    numbers = {name: table[name] for name in ("generation", "refs_since", "changed_ns")}
+    if any(type(number) is not int for number in numbers.values()):
+        raise ValueError("a value is no number")
+    generation, older = numbers["generation"], bytes.fromhex(table["older_secrets"])
+    fits = len(older) == (generation - 1) * SECRET_BYTES + OLDER_OVERHEAD_BYTES
+    if not 2 <= generation <= GENERATIONS_MAX or not fits or not 1 <= numbers["refs_since"] <= generation:
+        raise ValueError("a value is out of bounds")
+    if not 0 <= numbers["changed_ns"] < 2**63:
+        raise ValueError("a value is out of bounds")
+    return {**numbers, "older": older}
 
 
 def _text(value: Any) -> str:
@@ -246,7 +281,7 @@ def _read_passphrase_holder(table: dict[str, Any], *, name: str, is_old: bool) -
 
 
 def _read_holders(tables: list[dict[str, Any]]) -> tuple[Holder, ...]:
-    """Return the holders of version 2: each name once, and not more work than one passphrase may be."""
+    """Return the holders of versions 2 and 3: each name once, and not more work than one passphrase may be."""
     holders = []
     for table in tables:
         name, kind = check_name(table["name"]), table["kind"]
