@@ -11,6 +11,7 @@ from dalsegno.actions.session import House, author
 from dalsegno.assembly import WORKERS_MAX, cache_dir
 from dalsegno.chunks.realm import Realm
 from dalsegno.pool.contract import Sink, Source
+from dalsegno.pool.known import Differs, KnownPlace, refuse
 from dalsegno.pool.pool import Pool
 from dalsegno.pool.settings import is_pool
 from dalsegno.pool.signing_key import OwnSigner
@@ -106,8 +107,12 @@ def open_cache_pool(profile: Profile, realm: Realm) -> Pool:
     return pool
 
 
-def open_realm(name: str, *, report: Report = silent) -> RemoteHouse:
-    """Open the cache house of a realm that was joined."""
+def open_realm(name: str, *, differs: Differs = refuse, report: Report = silent) -> RemoteHouse:
+    """Open the cache house of a realm that was joined.
+
+    `differs` is called with a sentence when its servers show less than was seen of them; unless it raises (as it does
+    by default: Refused) the work goes on, and nothing is remembered of that.
+    """
     profile = read_profile(name)
     realm = read_profile_realm(profile)
     nearness = open_nearness(name)
@@ -129,6 +134,8 @@ def open_realm(name: str, *, report: Report = silent) -> RemoteHouse:
         cache_bytes_max=profile.cache_bytes_max,
         directories=Directories(name),
         sign=signer.sign,
+        known=KnownPlace(f"realm {realm.realm_id.hex()}", report=report),
+        differs=differs,
     )
     return RemoteHouse(
         pool=pool,

@@ -11,6 +11,7 @@ from memory_site import FaultySite
 from dalsegno.actions.backup import import_directory
 from dalsegno.actions.browse import read_file
 from dalsegno.actions.remote import RealmVolumes, RemoteHouse
+from dalsegno.pool.known import Differs, KnownPlace, refuse
 from dalsegno.pool.pool import Pool
 from dalsegno.replicas.directory import SqlDirectory
 from dalsegno.replicas.keeper import Keeper
@@ -111,8 +112,9 @@ class RealmWorld:
         *,
         connect: Callable[[Server], object] | None = None,
         cache_bytes_max: int = CACHE_BYTES_MAX_DEFAULT,
+        differs: Differs = refuse,
     ) -> Iterator[RemoteHouse]:
-        """Open a client's cache house, for one command."""
+        """Open a client's cache house, for one command; it remembers what it sees."""
         path = self.path / name
         path.mkdir(exist_ok=True)
         place = path / "pool"
@@ -137,6 +139,8 @@ class RealmWorld:
             workers=workers,
             report=self.report,
             cache_bytes_max=cache_bytes_max,
+            known=KnownPlace("realm site", state=path, report=self.report),
+            differs=differs,
         )
         with RemoteHouse(
             pool=pool,

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import Final, Protocol, TypeVar, cast
 
@@ -25,6 +26,7 @@ from dalsegno.formats import objects
 from dalsegno.formats.objects import Revision
 from dalsegno.pool.adopt import UPLOADS
 from dalsegno.pool.copy import PoolMarks
+from dalsegno.pool.known import Differs, KnownPlace, refuse
 from dalsegno.pool.pool import Pool, PoolWriter
 from dalsegno.replicas.catchup import CaughtUp
 from dalsegno.replicas.contract import Reopener, Site
@@ -36,7 +38,8 @@ from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.nearest import NearestSource, Nearness
 from dalsegno.replicas.profile import CACHE_BYTES_MAX_DEFAULT
 from dalsegno.replicas.pushing import Pushed
-from dalsegno.replicas.reach import Reach, list_errors, shared_kind, side_by_side, writers_needed
+from dalsegno.replicas.reach import Reach, States, list_errors, shared_kind, side_by_side, writers_needed
+from dalsegno.replicas.seen import SeenOnServers
 from dalsegno.replicas.servers import Servers
 from dalsegno.replicas.tokens import fitting_name
 from dalsegno.replicas.wire import ServerInfo
@@ -129,7 +132,10 @@ class RealmVolumes(Volumes):
         cache_bytes_max: int = CACHE_BYTES_MAX_DEFAULT,
         directories: Directories | None = None,
         sign: Sign = leave_unsigned,
+        known: KnownPlace | None = None,
+        differs: Differs = refuse,
     ) -> None:
+        """`differs` is called when servers show less than is `known` of them; None: nothing is remembered."""
         super().__init__(pool, sign=sign)
         self.servers = servers
         self.realm_name = realm_name
@@ -161,6 +167,11 @@ class RealmVolumes(Volumes):
         self._behind: set[str] = set()
         """Volumes with servers that lack more than the last commit."""
         self._told: set[str] = set()
+        self.seen_on_servers: SeenOnServers | None = None
+        if known is not None:
+            self.seen_on_servers = SeenOnServers(
+                realm_name, pool.realm, pool, place=known, differs=differs, tell=self._tell
+            )
 
     def close(self, *, settle: bool) -> None:
         """Bring servers that were found behind up to date (with `settle`), and give back threads."""
@@ -216,6 +227,45 @@ class RealmVolumes(Volumes):
                     self._nearness.failed(name)
         return answers, errors
 
+    # What was seen
+
+    def _compare(self, states: States, again: Callable[[], States], *, one: bool = False) -> States:
+        """Compare what servers show of a volume with what was seen of them; see SeenOnServers."""
+        if self.seen_on_servers is None or not states:
+            return states
+        with self._source.looking(next(iter(states.values())).name, states):
+            return self.seen_on_servers.look(states, again, one=one)
+
+    def _compare_one(self, server: str, state: VolumeState) -> VolumeState:
+        """Compare what one server shows, which may be behind others."""
+        site = self.servers.site(server)
+        return self._compare({server: state}, lambda: {server: site.state(state.name)}, one=True)[server]
+
+    def _committed(self, servers: Iterable[str], state: VolumeState, revision: bytes) -> None:
+        """Remember what this client committed, and who took it."""
+        found = find_revision(self._pool, revision) if self.seen_on_servers is not None else None
+        if self.seen_on_servers is not None and found is not None:
+            self.seen_on_servers.committed(servers, state, revision=revision, created_ns=found.created_ns)
+
+    def made(self, states: States) -> None:
+        """Remember what this client made of a volume on servers, in the place of what it was before."""
+        if self.seen_on_servers is not None and states:
+            with self._source.looking(next(iter(states.values())).name, states):
+                self.seen_on_servers.accept(states)
+
+    def accept(self) -> list[str]:
+        """Remember all volumes as the servers show them now; return the servers that do not answer."""
+        answers, errors = self._ask(self.servers.names(), lambda site: site.states())
+        for states in by_volume(answers).values():
+            self.made(states)
+        return sorted(errors)
+
+    def differences(self) -> None:
+        """Compare all volumes, as the servers list them, with what was seen: `differs` is told."""
+        answers, _ = self._ask(self.servers.names(), lambda site: site.states())
+        for name, states in by_volume(answers).items():
+            self._compare(states, partial(self.servers.states, name, list(states)))
+
     # Groups
 
     @contextmanager
@@ -255,6 +305,7 @@ class RealmVolumes(Volumes):
                 volume_id=volume_id,
                 parallel=side_by_side(self._callers),
                 publish=lambda new: self.servers.publish(name, new, volume_id=volume_id),
+                compare=self._compare,
                 report=self._report,
             )
         )
@@ -292,6 +343,7 @@ class RealmVolumes(Volumes):
             head = self._dated_now(caught.state.id, head)
             caught = group.catch_up(head=head)
             if len(caught.reached) >= writers_needed(caught.replicas):
+                self._committed(caught.reached, caught.state, head)
                 self._drop_unsent(caught.state.id, head)
                 self._tell(name, f"brought in commit {hex_short(head)}, which was kept here")
         self._behind.discard(name)
@@ -445,7 +497,8 @@ class RealmVolumes(Volumes):
         if not look.states:
             kind = NoAccess if shared_kind(look.errors) is NoAccess else Unavailable
             raise kind(f"volume {name!r}: {list_errors(look.errors)}")
-        state = max(look.states.values(), key=lambda each: (self._time_of(each.head, look.states), each.head))
+        with self._source.looking(name, look.states):
+            state = max(look.states.values(), key=lambda each: (self._time_of(each.head), each.head))
         state = self._push_waiting(name, state)
         self._show(name, state)
         return state
@@ -455,7 +508,9 @@ class RealmVolumes(Volumes):
         for waiting in self._unsent(state.id):
             head = self._dated_now(state.id, waiting)
             try:
-                state = self.group(name).push(head).state
+                pushed = self.group(name).push(head)
+                state = pushed.state
+                self._committed(pushed.acknowledged, state, head)
             except DalError as error:
                 self._tell(name, f"commit {hex_short(head)} waits here: {error}")
                 break
@@ -473,9 +528,8 @@ class RealmVolumes(Volumes):
         self._tell(name, f"commit {hex_short(unsent[-1])} waits here: {error}")
         return msgspec.structs.replace(state, head=unsent[-1])
 
-    def _time_of(self, head: bytes, states: Mapping[str, VolumeState]) -> int:
-        self._place("", next(iter(states.values())))
-        revision = find_revision(self._pool, head) if head else None
+    def _time_of(self, head: bytes) -> int:
+        revision = self._find_readable(head) if head else None
         return revision.created_ns if revision is not None else 0
 
     def _without_writers(self, name: str, error: Unavailable) -> VolumeState:
@@ -486,6 +540,7 @@ class RealmVolumes(Volumes):
         replicas = max(sets, key=lambda each: each.version, default=None)
         others = [*replicas.standbys, *replicas.readers] if replicas is not None else []
         answers, _ = self._ask(others, lambda site: site.state(name))
+        answers = dict(self._compare(answers, lambda: self._ask(answers, lambda site: site.state(name))[0]))
         if answers:
             best = max(answers, key=lambda each: (answers[each].role == STANDBY, _released(answers[each]), each))
             self._tell(name, f"no writer answers: this is what {best} has")
@@ -510,6 +565,7 @@ class RealmVolumes(Volumes):
             return self._get_instead(server, name, error)
         self._nearness.lives(server)
         if state.role in (READER, STANDBY):
+            state = self._compare_one(server, state)
             self._shown[state.id] = server, state
             self._place(name, state, first=server)
             return state
@@ -527,6 +583,7 @@ class RealmVolumes(Volumes):
             answers, _ = self._ask(placed.replicas.readers, lambda site: site.state(name))
             if answers:
                 best = max(answers, key=lambda each: (_released(answers[each]), each))
+                answers[best] = self._compare_one(best, answers[best])
                 self._tell(name, f"{server} does not answer: this is what {best} shows")
                 self._shown[answers[best].id] = best, answers[best]
                 self._place(name, answers[best], first=best)
@@ -540,7 +597,7 @@ class RealmVolumes(Volumes):
         if shown is not None:
             server, state = shown
             with suppress(Unavailable, NotFound):
-                state = self.servers.site(server).state(state.name)
+                state = self._compare_one(server, self.servers.site(server).state(state.name))
                 self._shown[volume_id] = server, state
             return self._with_source(state)
         mirrored = self._mirror.get_by_id(volume_id) or self._listed.get(volume_id)
@@ -630,6 +687,7 @@ class RealmVolumes(Volumes):
                 with suppress(DalError):
                     self.servers.desk.forget(name)
                 raise
+            self.made({each: state for each in sites if each not in missing})
             self._note_answers(name, (), missing)
             self._show(name, state)
         return state
@@ -706,6 +764,8 @@ class RealmVolumes(Volumes):
             self._set_ref(self._state_ref(state.id), None)
             self._set_ref(self._name_ref(volume), None)
             self._set_ref(UNSENT + state.id.hex(), None)
+            if self.seen_on_servers is not None:
+                self.seen_on_servers.forget(state.id)
             if failed:
                 kind = shared_kind(failed)
                 some = "not removed everywhere, run again" if len(failed) < len(there) else "not removed"
@@ -755,6 +815,7 @@ class RealmVolumes(Volumes):
             except (NoAccess, Refused, BadInput):
                 self._drop_unsent(state.id, identity)
                 raise
+            self._committed(pushed.acknowledged, pushed.state, identity)
             self._drop_unsent(state.id, identity)
             self.pushed = pushed
             self._note_answers(name, pushed.acknowledged, pushed.missing)
@@ -787,6 +848,7 @@ class RealmVolumes(Volumes):
             if not done:
                 raise shared_kind(errors)(f"volume {volume!r}: {list_errors(errors)}")
             self._groups.pop(volume, None)
+            self.made(done)
             self._show(volume, next(iter(done.values())))
         return done, errors
 
@@ -913,6 +975,9 @@ class RealmVolumes(Volumes):
             for error in errors.values():
                 if not isinstance(error, Unavailable):
                     raise error
+        if self.seen_on_servers is not None:
+            for states in by_volume(answers).values():
+                self.seen_on_servers.look_listed(states)
         best: dict[str, VolumeState] = {}
         for name in self._nearness.order(answers):
             for state in answers[name]:
@@ -939,6 +1004,17 @@ class RealmVolumes(Volumes):
                     id=placed.id, name=placed.name, kind=NATIVE, source=b"", created_ns=0, replicas=placed.replicas
                 )
         return {name: state for name, state in found.items() if away & set(holders(state.replicas) or away)}
+
+
+def by_volume(answers: Mapping[str, Iterable[VolumeState]]) -> dict[str, dict[str, VolumeState]]:
+    """Return what servers listed by volume: who shows it, and what; of another volume of the same name, the newer."""
+    found: dict[str, dict[str, VolumeState]] = {}
+    for server, states in answers.items():
+        for state in states:
+            others = found.setdefault(state.name, {})
+            if all(each.id == state.id for each in others.values()):
+                others[server] = state
+    return found
 
 
 def _read_unsent(pool: Pool, ref: str) -> bytes:

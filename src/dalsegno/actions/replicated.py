@@ -62,11 +62,14 @@ def restore_replicated(
         carried = [(target.clone, target.revision) for target in chain.targets()]
         sent = 0
         missing: dict[str, DalError] = {}
+        made: dict[str, VolumeState] = {}
         for each, site in sites.items():
             try:
                 there = site.create(state)
                 if there.head and there.head != chain.target.revision:
                     raise AlreadyThere(f"{each}: volume {name!r} is not empty: choose another name, or remove it there")
+                made[each] = there
+                volumes.made(made)
                 sent += seed(name, origin, carried, state, to=site, report=house.report).bytes_crossed
                 site.advance(name, chain.target.revision)
             except Unavailable as error:

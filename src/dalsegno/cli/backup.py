@@ -182,7 +182,7 @@ def _open_where_followed(arguments: argparse.Namespace, terminal: Terminal, choi
     followed = import_module("dalsegno.replicas.followed")
     for realm in realms:
         if any(each.source == place for each in followed.Directories(realm).all().values()):
-            return open_realm_house(realm, terminal)
+            return open_realm_house(realm, arguments, terminal)
     if is_pool(choice.pool):
         house = open_chosen(arguments, terminal, choice)
         if any(first == state.name or state.source == place for state in house.volumes.list()):

@@ -108,7 +108,7 @@ def restore_dated(
             # The pool that was opened is not the one that these dumps were made of.
             if in_pool is not None:
                 return None
-            with open_realm_house(realm, terminal) as other:
+            with open_realm_house(realm, arguments, terminal) as other:
                 return restore_dated(arguments, terminal, other, address, None, owners=owners, tell=tell)
         opened = open_site(policy, ask=asker(terminal), create=False)
     except NotFound:

@@ -90,7 +90,7 @@ def open_volumes(arguments: argparse.Namespace, terminal: Terminal, *words: str)
             return _open_nearer(arguments, terminal, words, profiles[0])
     if realm is None:
         return open_house(arguments, terminal)
-    return open_realm_house(realm, terminal)
+    return open_realm_house(realm, arguments, terminal)
 
 
 def open_dumps_house(arguments: argparse.Namespace, terminal: Terminal, file: Path | str) -> House:
@@ -104,11 +104,11 @@ def open_dumps_house(arguments: argparse.Namespace, terminal: Terminal, file: Pa
         fitting = _realms_with_id(realm_id)
         own = pool_path(arguments)
         if os.environ.get("DAL_REALM") in fitting:
-            return open_realm_house(os.environ["DAL_REALM"], terminal)
+            return open_realm_house(os.environ["DAL_REALM"], arguments, terminal)
         if is_pool(own) and _realm_of_pool(own) == realm_id:
             return open_house(arguments, terminal)
         if fitting:
-            return open_realm_house(fitting[0], terminal)
+            return open_realm_house(fitting[0], arguments, terminal)
         if is_pool(own):
             return open_house(arguments, terminal)
     if not pool_path(arguments).exists() and not arguments.pool_path:
@@ -181,10 +181,11 @@ def default_realm(arguments: argparse.Namespace) -> str | None:
     return chosen(arguments, about_volumes=True).realm or None
 
 
-def open_realm_house(realm: str, terminal: Terminal) -> House:
+def open_realm_house(realm: str, arguments: argparse.Namespace, terminal: Terminal) -> House:
     """Open the cache house of a realm."""
     # What belongs to realms takes long to load: only who uses one waits for it.
-    house: House = import_module("dalsegno.assembly_remote").open_realm(realm, report=terminal.report)
+    differs = when_it_differs(arguments, terminal)
+    house: House = import_module("dalsegno.assembly_remote").open_realm(realm, differs=differs, report=terminal.report)
     return house
 
 
@@ -211,7 +212,7 @@ def _open_nearer(arguments: argparse.Namespace, terminal: Terminal, words: tuple
         house.__exit__(type(error), error, None)
         raise
     house.__exit__(None, None, None)
-    return open_realm_house(realm, terminal)
+    return open_realm_house(realm, arguments, terminal)
 
 
 def _names_in(realm: str) -> set[str]:

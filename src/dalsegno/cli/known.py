@@ -79,7 +79,7 @@ def _trust(arguments: argparse.Namespace, terminal: Terminal) -> int:
         found = memory(house)
         differences += absent_lines(found)
         if differences and not arguments.yes:
-            _ask(terminal, found.place, differences)
+            ask_to_accept(terminal, found.place, differences, show="dal pool show")
         trust(house)
     value = {"pool": found.place, "id": house.pool.pool_id.hex(), "accepted": differences}
     lines = (
@@ -89,15 +89,16 @@ def _trust(arguments: argparse.Namespace, terminal: Terminal) -> int:
     return EXIT_DONE
 
 
-def _ask(terminal: Terminal, place: str, differences: list[str]) -> None:
+def ask_to_accept(terminal: Terminal, place: str, differences: list[str], *, show: str) -> None:
+    """Ask whether what differs at a place is right; Refused when it is not, or nobody is there to ask."""
     ask = import_module("dalsegno.cli.backup").asker(terminal)  # loads much, and only a person needs it
     for text in differences:
         terminal.note(text)
     if ask is None:
-        raise Refused(f"{place}: {count_of(len(differences), 'difference')} (`dal pool show`): say --yes to accept it")
+        raise Refused(f"{place}: {count_of(len(differences), 'difference')} (`{show}`): say --yes to accept it")
     terminal.note(
         "That is right when you put back a copy of the pool, made a new one, or use several disks in turn here. If you "
-        "did none of these, somebody else did: do not back up to it, and look at the disk or share first."
+        "did none of these, somebody else did: do not back up to it, and look at the disk, share or server first."
     )
-    if not ask("Is it the pool that you mean?"):
+    if not ask("Is it what you mean?"):
         raise Refused(f"{place}: nothing was accepted")

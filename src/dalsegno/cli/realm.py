@@ -1,4 +1,4 @@
-"""`dal realm init|join|status|leave|remove-server`, and the servers of a realm for the commands that work on them."""
+"""`dal realm init|join|status|trust|leave|remove-server`, and the servers of a realm for other commands."""
 
 import argparse
 import os
@@ -23,7 +23,8 @@ from dalsegno.assembly_remote import (
     open_realm,
 )
 from dalsegno.cli.choice import joined_realms, pool_path
-from dalsegno.cli.door import open_house, volume_of
+from dalsegno.cli.door import open_house, volume_of, when_it_differs
+from dalsegno.cli.known import ask_to_accept
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser
 from dalsegno.formats.join import JOIN_BYTES_MAX, parse_join
@@ -64,7 +65,7 @@ from dalsegno.world.clock import now_ns, ticks_ns
 
 def add_realm(parser: Parser) -> None:
     """Say what `dal realm` understands."""
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="init|join|status|leave|remove-server")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="init|join|status|trust|leave|remove-server")
     init = verbs.add_parser("init", help="make a realm of which this pool's server is the first", epilog=_INIT_EXAMPLE)
     init.add_argument("--db", required=True, metavar="URL", help="sqlite:////PATH, or postgresql://USER@HOST/NAME")
     init.add_argument("--name", required=True, metavar="REALM", help="what clients call it")
@@ -78,6 +79,11 @@ def add_realm(parser: Parser) -> None:
     status = verbs.add_parser("status", help="show servers and volumes", epilog="example: dal realm status")
     status.add_argument("name", nargs="?", metavar="REALM", help="(default: DAL_REALM, or the only one)")
     status.set_defaults(run=_status)
+    words = "accept what the servers show although it is older than, or other than, what was seen of them"
+    trust = verbs.add_parser("trust", help=words, epilog="example: dal realm trust site --yes")
+    trust.add_argument("name", nargs="?", metavar="REALM", help="(default: DAL_REALM, or the only one)")
+    trust.add_argument("--yes", action="store_true", help="do not ask")
+    trust.set_defaults(run=_trust)
     leave = verbs.add_parser("leave", help="forget a realm here", epilog="example: dal realm leave site")
     leave.add_argument("name", metavar="REALM")
     leave.add_argument("--force", action="store_true", help="also when commits wait here that no server has")
@@ -149,11 +155,11 @@ def chosen_realm(given: str | None = None) -> str:
     raise BadInput(f"{', '.join(known)} were joined: say which by DAL_REALM")
 
 
-def open_volume(terminal: Terminal, address: str) -> tuple[RemoteHouse, str]:
+def open_volume(arguments: argparse.Namespace, terminal: Terminal, address: str) -> tuple[RemoteHouse, str]:
     """Open the realm's house in which a replicated volume is, and return it with the volume's name."""
     server, name = split_place(address)
     realm = realm_of_addresses([address]) if server else chosen_realm()
-    return open_realm(realm, report=terminal.report), name
+    return open_realm(realm, differs=when_it_differs(arguments, terminal), report=terminal.report), name
 
 
 @contextmanager
@@ -304,6 +310,23 @@ def _status(arguments: argparse.Namespace, terminal: Terminal) -> int:
     }
     terminal.result(value, _status_lines(value, terminal))
     return EXIT_PARTIAL if away or behind or waiting else EXIT_DONE
+
+
+def _trust(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    realm = chosen_realm(arguments.name)
+    differences: list[str] = []
+    with open_realm(realm, differs=differences.append, report=terminal.report) as house:
+        house.realm_volumes.differences()
+        if differences and not arguments.yes:
+            ask_to_accept(terminal, f"realm {realm}", differences, show="dal realm trust")
+        away = house.realm_volumes.accept()
+    value = {"realm": realm, "accepted": differences, "away": away}
+    lines = [f"accepted realm {realm} as its servers show it now"]
+    if not differences:
+        lines = [f"nothing differs: the volumes of realm {realm} are as they were seen"]
+    lines += [f"{', '.join(away)}: no answer, nothing of it was looked at"] if away else []
+    terminal.result(value, [] if terminal.quiet else lines)
+    return EXIT_PARTIAL if away else EXIT_DONE
 
 
 def _ask_server(servers: Servers, server: Server) -> tuple[dict[str, Any], list[VolumeState] | None]:

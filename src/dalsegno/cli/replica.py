@@ -9,6 +9,7 @@ from dalsegno.actions import replicated as actions
 from dalsegno.actions.remote import RemoteHouse, split_place
 from dalsegno.actions.remote_dump import dump_remote
 from dalsegno.assembly_remote import open_realm
+from dalsegno.cli.door import when_it_differs
 from dalsegno.cli.dump import note_value, useless_lines
 from dalsegno.cli.realm import chosen_realm, open_volume
 from dalsegno.cli.terminal import Terminal
@@ -97,7 +98,7 @@ def _caught_lines(volume: str, caught: CaughtUp) -> list[str]:
 
 
 def _add(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    house, name = open_volume(terminal, arguments.volume)
+    house, name = open_volume(arguments, terminal, arguments.volume)
     with house:
         house.volumes.get(name)
         done = actions.add_replica(house, name, arguments.server, clones=arguments.clones, seed_from=arguments.seed)
@@ -128,7 +129,7 @@ def _add(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _remove(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    house, name = open_volume(terminal, arguments.volume)
+    house, name = open_volume(arguments, terminal, arguments.volume)
     with house:
         deaf = house.realm_volumes.group(name).remove_replica(arguments.server, force=arguments.force)
     value = {"volume": name, "server": arguments.server, "missing": _errors_value(deaf)}
@@ -139,7 +140,7 @@ def _remove(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _list(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    house, name = open_volume(terminal, arguments.volume)
+    house, name = open_volume(arguments, terminal, arguments.volume)
     with house:
         house.volumes.get(name)
         look = house.realm_volumes.group(name).look()
@@ -179,15 +180,15 @@ def _named(house: RemoteHouse, words: list[str]) -> list[str]:
     return [state.name for state in house.volumes.list() if state.replicas is not None]
 
 
-def _house_of(terminal: Terminal, words: list[str]) -> tuple[RemoteHouse, list[str]]:
+def _house_of(arguments: argparse.Namespace, terminal: Terminal, words: list[str]) -> tuple[RemoteHouse, list[str]]:
     if not words:
-        return open_realm(chosen_realm(), report=terminal.report), []
-    house, first = open_volume(terminal, words[0])
+        return open_realm(chosen_realm(), differs=when_it_differs(arguments, terminal), report=terminal.report), []
+    house, first = open_volume(arguments, terminal, words[0])
     return house, [first, *words[1:]]
 
 
 def _check(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    house, names = _house_of(terminal, arguments.volumes)
+    house, names = _house_of(arguments, terminal, arguments.volumes)
     values: list[dict[str, Any]] = []
     lines: list[str] = []
     with house:
@@ -216,7 +217,7 @@ def _check(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _repair(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    house, names = _house_of(terminal, arguments.volumes)
+    house, names = _house_of(arguments, terminal, arguments.volumes)
     values: list[dict[str, Any]] = []
     lines: list[str] = []
     code = EXIT_DONE
@@ -245,7 +246,7 @@ def _repair(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _resolve(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    house, names = _house_of(terminal, arguments.volumes)
+    house, names = _house_of(arguments, terminal, arguments.volumes)
     values: list[dict[str, Any]] = []
     lines: list[str] = []
     missing = False
@@ -269,7 +270,7 @@ def create_replicated(arguments: argparse.Namespace, terminal: Terminal) -> int:
         raise BadInput("--replicas: name servers, like s1,s2,s3: `dal realm status` shows them")
     if arguments.source is not None:
         raise BadInput("--source: a replicated volume follows no directory of this host: `dal import` fills it")
-    house, name = open_volume(terminal, arguments.name)
+    house, name = open_volume(arguments, terminal, arguments.name)
     with house:
         state = house.realm_volumes.create_replicated(name, servers, rule=arguments.rule or "any", now_ns=now_ns())
     value = {**volume_value(state), "writers": servers, "rule": arguments.rule or "any"}
@@ -280,7 +281,7 @@ def create_replicated(arguments: argparse.Namespace, terminal: Terminal) -> int:
 def restore_on_servers(arguments: argparse.Namespace, terminal: Terminal, paths: list[Path]) -> int:
     """Make a replicated volume of dumps."""
     servers = [name for word in arguments.server for name in word.split(",") if name]
-    house, name = open_volume(terminal, arguments.volume)
+    house, name = open_volume(arguments, terminal, arguments.volume)
     with house:
         place = split_place(arguments.volume)[0]
         if place and place != house.realm_name:

@@ -67,7 +67,7 @@ def open_all(arguments: argparse.Namespace, terminal: Terminal, policy: Policy) 
 def _open_house(arguments: argparse.Namespace, terminal: Terminal, policy: Policy) -> House:
     realm = policy_realm(arguments, policy)
     if realm is not None:
-        return open_realm_house(realm, terminal)
+        return open_realm_house(realm, arguments, terminal)
     return open_chosen(arguments, terminal, policy_choice(arguments, policy))
 
 

@@ -6,12 +6,13 @@ in the user's own state directory, beyond his reach (docs/decisions/020-what-was
     known/<place>/pools           one JSON object a line: the pools that may be at this place
     known/<place>/<pool id>       one JSON object a line: the heads that were seen there, the last of a line counts
 
-`place` is the first 16 bytes of BLAKE3 of the place's absolute path. Lines are only added; a file that has grown to
-many times what it says is written anew. What cannot be read of it is not known, and never ends a command.
+`place` is the first 16 bytes of BLAKE3 of the place's absolute path, or of `realm ID` for the servers of a realm: there
+each server is a line (replicas/seen.py), and the file is called by the realm's id. Lines are only added; a file that
+has grown to many times what it says is written anew. What cannot be read of it is not known, and never ends a command.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -71,6 +72,10 @@ class KnownHead:
     """When it was seen."""
     counter: int = 0
     """How often the volume's state had been written."""
+    version: int = 0
+    """Of the volume's replica set, on a server: a replica that is made anew under a later one counts anew."""
+    name: str = ""
+    """A keyed hash of the volume's name, on a server: there a name alone says which volume is meant."""
 
 
 class _PoolLine(msgspec.Struct, omit_defaults=True):
@@ -87,6 +92,8 @@ class _HeadLine(msgspec.Struct, omit_defaults=True):
     head: str = ""
     created: int = 0
     counter: int = 0
+    version: int = 0
+    name: str = ""
     at: int = 0
     line: int = 0
     """Copies of one pool that are used in turn at one place go on in lines of their own."""
@@ -126,11 +133,12 @@ def pool_difference(known: Sequence[KnownPool], settings: PoolSettings) -> str |
 class KnownPlace:
     """What is remembered of one place: read when it is made, added to as things are seen."""
 
-    def __init__(self, place: Path | str, *, report: Report = silent) -> None:
+    def __init__(self, place: Path | str, *, state: Path | None = None, report: Report = silent) -> None:
+        """`place` is a path, or what says where in other words; `state` where things are remembered, the user's own."""
         self.place = os.path.abspath(place) if isinstance(place, Path) else place
         self._report = report
         self._told = False
-        state = places.find_state_dir()
+        state = state or places.find_state_dir()
         name = blake3(os.fsencode(self.place)).hexdigest(16)
         self.directory = state / KNOWN_DIRECTORY / name if state is not None else None
         self.pools = [
@@ -228,7 +236,9 @@ class KnownHeads:
         file = place._file(name)
         found = _read_lines(file, _HeadLine)
         self._lines = _replay(found)
+        self._live = sum(map(len, self._lines.values()))
         self._written = len(found)
+        self._named = {head.name: each for each, lines in self._lines.items() for head in lines.values() if head.name}
 
     def of(self, volume_id: bytes) -> dict[int, KnownHead]:
         """Return the heads of a volume, one for each line in which it goes on."""
@@ -238,32 +248,54 @@ class KnownHeads:
         """Return the volumes that were seen and not removed by this user."""
         return list(self._lines)
 
+    def named(self, name: str) -> bytes | None:
+        """Return the volume that was seen last under a name's hash, unless it was removed."""
+        volume_id = self._named.get(name)
+        return volume_id if volume_id in self._lines else None
+
     def put(self, volume_id: bytes, line: int, head: KnownHead, *, force: bool = False) -> None:
         """Remember a head; of the same line only a later one counts, unless `force`."""
-        self._add(_head_line(volume_id, line, head, force=force))
+        self._add([_head_line(volume_id, line, head, force=force)])
+
+    def put_lines(self, volume_id: bytes, heads: Mapping[int, KnownHead], *, alone: bool = False) -> None:
+        """Remember heads of several lines, whatever was known of these; `alone`: and no others."""
+        gone = [_HeadLine(volume=volume_id.hex(), gone=True)] if alone and volume_id in self._lines else []
+        self._add([*gone, *(_head_line(volume_id, line, head, force=True) for line, head in heads.items())])
 
     def forget(self, volume_id: bytes) -> None:
         """Forget a volume that was removed."""
         if volume_id in self._lines:
-            self._add(_HeadLine(volume=volume_id.hex(), gone=True))
+            self._add([_HeadLine(volume=volume_id.hex(), gone=True)])
 
-    def _add(self, record: _HeadLine) -> None:
+    def _add(self, records: Sequence[_HeadLine]) -> None:
+        if not records:
+            return
         with self._lock:
-            _apply(self._lines, record)
-            self._place.append(self._name, [msgspec.json.encode(record)])
-            self._written += 1
-            live = sum(map(len, self._lines.values()))
-            if self._written > LINES_PER_HEAD_MAX * live + LINES_FREE:
-                self._written = live
+            for record in records:
+                volume_id = bytes.fromhex(record.volume)
+                before = len(self._lines.get(volume_id, ()))
+                _apply(self._lines, record)
+                self._live += len(self._lines.get(volume_id, ())) - before
+                if record.name:
+                    self._named[record.name] = volume_id
+            self._place.append(self._name, list(map(msgspec.json.encode, records)))
+            self._written += len(records)
+            if self._written > LINES_PER_HEAD_MAX * self._live + LINES_FREE:
+                self._written = self._live
                 self._place.rewrite(self._name, _lines_that_count)
 
 
 def _lines_that_count(file: Path) -> list[bytes]:
     return [
-        msgspec.json.encode(_head_line(volume_id, line, head, force=True))
+        line_that_counts(volume_id, line, head)
         for volume_id, lines in _replay(_read_lines(file, _HeadLine)).items()
         for line, head in lines.items()
     ]
+
+
+def line_that_counts(volume_id: bytes, line: int, head: KnownHead) -> bytes:
+    """Return the text of a line which counts whatever stands before it."""
+    return msgspec.json.encode(_head_line(volume_id, line, head, force=True))
 
 
 def _head_line(volume_id: bytes, line: int, head: KnownHead, *, force: bool) -> _HeadLine:
@@ -272,6 +304,8 @@ def _head_line(volume_id: bytes, line: int, head: KnownHead, *, force: bool) -> 
         head=head.head.hex(),
         created=head.created_ns,
         counter=head.counter,
+        version=head.version,
+        name=head.name,
         at=head.at_ns,
         line=line,
         set=force,
@@ -294,7 +328,12 @@ def _apply(found: dict[bytes, dict[int, KnownHead]], record: _HeadLine) -> None:
     lines = dict(found.get(volume_id, {}))
     known = lines.get(record.line)
     head = KnownHead(
-        head=bytes.fromhex(record.head), created_ns=record.created, counter=record.counter, at_ns=record.at
+        head=bytes.fromhex(record.head),
+        created_ns=record.created,
+        counter=record.counter,
+        version=record.version,
+        name=record.name,
+        at_ns=record.at,
     )
     # Two processes may write down in another order what they saw.
     if known is None or record.set or not _is_before(head, known):

@@ -5,7 +5,8 @@ is checked against its id before anybody sees it: no server is believed.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -145,6 +146,20 @@ class NearestSource:
             self._first = first or self._first
             others = {name: places for name, places in self._places.items() if name != volume}
             self._places = {volume: tuple(servers), **others}
+
+    @contextmanager
+    def looking(self, volume: str, servers: Iterable[str]) -> Iterator[None]:
+        """Read a volume's objects from these servers as well, for a moment."""
+        with self._lock:
+            is_new = volume not in self._places
+            if is_new:
+                self._places = {**self._places, volume: tuple(servers)}
+        try:
+            yield
+        finally:
+            with self._lock:
+                if is_new:
+                    self._places = {name: places for name, places in self._places.items() if name != volume}
 
     def get(self, identity: ObjectId, /) -> bytes:
         """Return the payload of an object."""

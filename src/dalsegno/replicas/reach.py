@@ -17,6 +17,10 @@ from dalsegno.world.clock import now_ns, pause, ticks_ns
 from dalsegno.world.workers import Workers
 
 T = TypeVar("T")
+States = Mapping[str, VolumeState]
+"""Server: its state of a volume."""
+Compare = Callable[[States, Callable[[], States]], States]
+"""Compare states with what was seen before, and return them, or what asking again brought."""
 Parallel = Callable[[Sequence[Callable[[], None]]], None]
 """Run all of some steps, in any order or at once; return when all have ended."""
 
@@ -111,12 +115,14 @@ class Reach:
         pause: Callable[[float], None] = pause,
         chance: Callable[[], float] = lambda: 0.5,
         publish: Callable[[ReplicaSet], None] = lambda replicas: None,
+        compare: Compare = lambda states, again: states,
         report: Report = silent,
     ) -> None:
         """See `volume` through `sites`; this client's own commits are at `local`, which is only read.
 
         `owner` names this client in leases and is nobody else's. `publish` tells the realm of a new replica set before
-        any server hears of it, and raises when somebody else was first. `chance` gives numbers between 0 and 1.
+        any server hears of it, and raises when somebody else was first. `compare` sees what servers showed before
+        anything is done with it. `chance` gives numbers between 0 and 1.
         """
         self.volume = volume
         self.owner = owner
@@ -132,6 +138,7 @@ class Reach:
         self.pause = pause
         self.chance = chance
         self.publish = publish
+        self.compare = compare
         self.report = report
         self.last: Look | None = None
 
@@ -185,6 +192,8 @@ class Reach:
         assert known is not None
         self.replicas = known
         self._refuse_foreign(states, errors)
+        there = sorted(states)
+        states = dict(self.compare(states, lambda: self.each(there, lambda site: site.state(self.volume))[0]))
         if arrange:
             self._create_absent(known, states, errors)
         stale = [name for name, state in states.items() if state.replicas is None or set_version(state) < known.version]

@@ -7,6 +7,7 @@ thinned out and collected, is believed as far as times go: a revision is later t
 from collections.abc import Mapping
 from typing import Final
 
+from dalsegno.pool.contract import Source
 from dalsegno.pool.known import HOW_TO_ACCEPT, Differs, KnownHead, KnownHeads
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.times import show_time
@@ -21,15 +22,17 @@ LINES_MAX: Final = 16
 """Lines of one volume that are remembered: copies of a pool that are used in turn at one place."""
 
 
-def line_between(source: Pool, old: KnownHead, new: bytes) -> bool | None:
+def line_between(source: Source, old: KnownHead, new: bytes, *, steps_max: int = WALK_MAX) -> bool | None:
     """Tell whether `new` is `old` or comes after it; None when a revision between them is not here to tell."""
     if old.head in (new, b"") or is_future(old.created_ns, now_ns=now_ns()):
         # A head of the future ends a volume, and was taken away by who reopened it: the counter tells what is older.
         return True
+    newest = find_revision(source, new) if new else None
+    if newest is not None and old.head in newest.parents:
+        return True
     seen = find_revision(source, old.head)
     # A mount's next commit takes the place of the one before, and comes after what that came after.
     replaced = set(seen.parents) if seen is not None and seen.message == AUTOMATIC else None
-    newest = find_revision(source, new) if new else None
     if newest is None:
         return None if new else False
     if newest.created_ns <= old.created_ns:
@@ -45,7 +48,7 @@ def line_between(source: Pool, old: KnownHead, new: bytes) -> bool | None:
                 continue
             met.add(identity)
             parent = find_revision(source, identity)
-            if parent is None or len(met) > WALK_MAX:
+            if parent is None or len(met) > steps_max:
                 is_broken = True
             elif old.created_ns < parent.created_ns < child.created_ns:
                 stack.append(parent)
@@ -88,10 +91,10 @@ class Seen:
     def tell(self, state: VolumeState) -> None:
         """Say, once for each volume, that this is not what was here."""
         if state.id not in self._told:
-            self._told.add(state.id)
             known = self.heads.of(state.id).values()
             newest = max(known, key=lambda each: each.created_ns)
             self._differs(f"{self._place}: {self._difference(state, newest)}: {HOW_TO_ACCEPT}")
+            self._told.add(state.id)  # when that ended the command, it does so again
 
     def _difference(self, state: VolumeState, newest: KnownHead) -> str:
         revision = find_revision(self._source, state.head) if state.head else None
