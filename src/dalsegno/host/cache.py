@@ -299,7 +299,8 @@ class CacheBuilder:
         temporary = path.with_name(path.name + f".{os.getpid()}{TEMPORARY_SUFFIX}")
         digest = blake3()
         try:
-            with open(temporary, "wb") as file:
+            temporary.unlink(missing_ok=True)  # of an earlier process of this number, or put there to lead elsewhere
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
                 for piece in chain((header, *self._pieces, self._directories), self._link_records()):
                     data = self._read_back(piece) if isinstance(piece, tuple) else piece
                     for window in _windows(memoryview(data)):

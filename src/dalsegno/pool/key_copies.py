@@ -5,13 +5,12 @@ One JSON object a line, in the user's state directory. It says nothing of the ke
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from dalsegno.terms.errors import DalError
 from dalsegno.world import places
-from dalsegno.world.files import PRIVATE_DIRECTORY, file_errors, make_directory
+from dalsegno.world.files import PRIVATE_DIRECTORY, append_lines, file_errors, make_directory
 
 STANDARD_OUTPUT = "-"
 
@@ -38,9 +37,7 @@ def remember_copy(pool_id: bytes, copy: KeyCopy) -> None:
     make_directory(places.state_dir(), mode=PRIVATE_DIRECTORY)
     make_directory(path.parent)
     line = json.dumps({"place": copy.place, "at_ns": copy.at_ns, "apart": copy.is_apart})
-    with file_errors(path), open(path, "a", encoding="utf-8") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(line + "\n")
+    append_lines(path, [line.encode()])
 
 
 def list_copies(pool_id: bytes) -> list[KeyCopy]:

@@ -67,7 +67,7 @@ def _run_child(
         os.setsid()
         make_directory(log_path.parent)
         null = os.open(os.devnull, os.O_RDWR)
-        log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         for number, descriptor in ((0, null), (1, null), (2, log)):
             os.dup2(descriptor, number)
         os.close(null)

@@ -29,6 +29,7 @@ from dalsegno.terms.errors import (
     Refused,
     Unavailable,
 )
+from dalsegno.world.chance import random_bytes
 
 PARTIAL_SUFFIX = ".partial"
 READ_BYTES = 1024 * 1024
@@ -168,7 +169,8 @@ def fsync_directory(path: Path, *, writes: bool = True) -> None:
 def _give_to_owner(target: int | Path, parent: Path) -> None:
     """As root, give something new to whom its directory belongs: he could not use it otherwise.
 
-    Who owns the directory could put anything there himself, so nobody gets more than he had.
+    Who owns the directory could put anything there himself, so nobody gets more than he had. Only for what was made
+    just now: whatever else stands there may be a link, or have another name elsewhere.
     """
     if os.geteuid() != 0:
         return
@@ -179,6 +181,34 @@ def _give_to_owner(target: int | Path, parent: Path) -> None:
 
 
 _NO_FOLLOW: dict[str, bool] = {"follow_symlinks": False}
+
+
+def _open_or_make(path: Path, flags: int, mode: int) -> int:
+    """Open a file, or make it, and return its descriptor. Refused for a link, and for what is no ordinary file.
+
+    Who owns the directory could otherwise choose what root writes to. What root makes belongs to whom the directory
+    belongs; so does, since root may have been killed over it, a file of root's with nothing in it and no other name.
+    """
+    while True:
+        try:
+            descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            break
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENXIO):
+                raise
+            raise Refused(f"{path}: is no ordinary file, or a link to one: remove it") from None
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            break
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise Refused(f"{path}: is no ordinary file: remove it")
+    if (status.st_uid, status.st_size, status.st_nlink) == (0, 0, 1):
+        _give_to_owner(descriptor, path.parent)
+    return descriptor
 
 
 def make_directory(path: Path, *, mode: int = 0o777, to_owner: bool = False) -> None:
@@ -299,7 +329,9 @@ def make_filler(path: Path, data: bytes) -> None:
     temporary = path.with_name(path.name + PARTIAL_SUFFIX)
     with file_errors(path):
         durable_step("filler")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             try:
                 _give_to_owner(descriptor, path.parent)
@@ -378,11 +410,8 @@ def append_lines(path: Path, lines: Sequence[bytes], *, sync: bool = False) -> N
     """
     with file_errors(path):
         durable_step("append")
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(path, flags, 0o600)
+        descriptor = _open_or_make(path, os.O_WRONLY | os.O_APPEND, 0o600)
         try:
-            if os.geteuid() == 0 and os.fstat(descriptor).st_uid == 0:
-                _give_to_owner(descriptor, path.parent)
             _write_all(descriptor, b"".join(b"\n" + line for line in lines))
             if sync:
                 durable_step("fsync")
@@ -505,7 +534,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 def _open_alone(path: Path) -> int:
     """Open a file to go on with it, or make it; Conflict when another process that lives writes there."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = _open_or_make(path, os.O_RDWR, 0o600)
         if not _try_lock(descriptor):
             os.close(descriptor)
             raise Conflict(f"{path}: another process writes this file now: wait for it, or name another")
@@ -680,9 +709,10 @@ class UploadFile:
         with file_errors(path):
             if new:
                 durable_step("create")
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o666)
-            if new:
-                _give_to_owner(self._descriptor, path.parent)
+            if create:
+                self._descriptor = _open_or_make(path, os.O_RDWR, 0o666)
+            else:
+                self._descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             self.size_bytes = os.fstat(self._descriptor).st_size
             self.has_other_name = False
             """As of the last `lock`: taken, but killed before this name was dropped."""
@@ -782,7 +812,8 @@ class ScratchFile:
     def __init__(self) -> None:
         self._directory = os.environ.get("TMPDIR") or "/var/tmp"
         self._size = 0
-        name = os.path.join(self._directory, f"dalsegno-{os.getpid()}-{next(_temporary_counter)}{PARTIAL_SUFFIX}")
+        # A name that nobody knows before: others may put files there, too, and one of this name would be in the way.
+        name = os.path.join(self._directory, f"dalsegno-{random_bytes(16).hex()}{PARTIAL_SUFFIX}")
         with file_errors(self._directory):
             self._descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             os.unlink(name)
@@ -821,9 +852,7 @@ class FileLock:
     def __init__(self, path: Path) -> None:
         self.path = path
         with file_errors(path):
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            if os.geteuid() == 0 and os.fstat(self._descriptor).st_uid == 0:
-                _give_to_owner(self._descriptor, path.parent)
+            self._descriptor = _open_or_make(path, os.O_RDWR, 0o666)
 
     def acquire(self, *, shared: bool = False, wait: bool = True) -> bool:
         """Take the lock, or change its mode; return False when `wait` is False and another holds it."""
