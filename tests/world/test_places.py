@@ -87,3 +87,24 @@ def test_who_has_no_home_is_told_the_variable(monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(BadInput, match=f"4000000001.*set HOME, or {variable}"):
             place()
     assert places.find_home() is None and places.find_cache_dir() is None
+
+
+def test_another_program_is_told_all_places_that_are_not_where_they_are_by_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kind of fault: a list of variables that one was left out of: Amanda forgot what was seen of a pool, and its keys' places."""
+    for _, variable, _ in PLACES:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", "/h")
+    assert places.environment() == {"HOME": "/h"}
+    for _, variable, _ in PLACES:
+        monkeypatch.setenv(variable, f"/x/{variable}")
+    before = {place(): variable for place, variable, _ in PLACES}
+    given = places.environment()
+    for name in (*given, "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert {place(): variable for place, variable, _ in PLACES} == before
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    assert "XDG_STATE_HOME" not in places.environment()

@@ -211,9 +211,7 @@ def _environment(uid: int) -> dict[str, str]:
     """Return where the owner's profiles of realms and caches are: Amanda and sudo keep that from the application."""
     if os.getuid() != uid:
         return {"HOME": pwd.getpwuid(uid).pw_dir}
-    named = {name: os.environ[name] for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME") if os.environ.get(name)}
-    home = places.find_home()
-    return {**({"HOME": str(home)} if home is not None else {}), **named}
+    return places.environment()
 
 
 def _define(config: Path, definitions: str, *, dry_run: bool) -> str:

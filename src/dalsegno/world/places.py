@@ -11,6 +11,7 @@ from pathlib import Path
 from dalsegno.terms.errors import BadInput
 
 OURS = "dalsegno"
+VARIABLES = ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME")
 SITE_STATE_DIR = Path("/var/lib/dalsegno")
 """Where the coordinator of a whole site, which is root, keeps its catalog and spool."""
 
@@ -32,6 +33,13 @@ def _base(variable: str, *below_home: str) -> Path | None:
         return Path(given) / OURS
     home = find_home()
     return home.joinpath(*below_home, OURS) if home is not None else None
+
+
+def environment() -> dict[str, str]:
+    """Return the variables by which another program finds the same places: HOME, and those of the others that count."""
+    named = {name: os.environ[name] for name in VARIABLES if os.path.isabs(os.environ.get(name, ""))}
+    home = find_home()
+    return {**({"HOME": str(home)} if home is not None else {}), **named}
 
 
 def _required(found: Path | None, variable: str, what: str) -> Path:
