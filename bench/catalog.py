@@ -109,7 +109,7 @@ def measure_archive(directory: Path, size_bytes: int) -> dict[str, float]:
     header = pack_header.PackHeader(
         kind=pack.PACK_DUMP, pack_id=bytes(16), realm=bytes(16), codec=1, seal=0, wrapped_key=b"", note=b"n"
     )
-    encoded = pack_header.encode_struct(header)
+    encoded = pack_header.encode_header(header)
     start = pack.PREAMBLE.pack(pack.MAGIC, pack.VERSION, 0, len(encoded)) + encoded
     with open(source, "wb") as file:
         file.write(start + blake3(start).digest(pack.HEADER_DIGEST_BYTES))

@@ -91,7 +91,7 @@ def make_dump(path: Path, *, size_bytes: int, seed: int = 1, sealed: bool = True
     """Write a dump of about this size; what is in it does not matter to media."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lineage = note(level=level, at_ns=10 + seed)
-    header = new_header(REALM, kind=pack.PACK_DUMP, sealed=sealed, note=pack_header.encode_struct(lineage))
+    header = new_header(REALM, kind=pack.PACK_DUMP, sealed=sealed, note=pack_header.encode_note(lineage))
     noise = random.Random(seed)
     with open(path, "wb") as stream:
         writer = PackWriter(stream.write, realm=REALM, header=header)

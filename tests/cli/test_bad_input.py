@@ -22,7 +22,7 @@ from blake3 import blake3
 from cli_kit import User, tree
 from dalsegno.assembly import open_pool
 from dalsegno.chunks.realm import Realm
-from dalsegno.formats import objects, pack, pack_header
+from dalsegno.formats import objects, pack, pack_footer, pack_header
 from dalsegno.formats.objects import (
     DirectoryChild,
     DirectoryLeaf,
@@ -32,6 +32,7 @@ from dalsegno.formats.objects import (
     RecipeList,
     Revision,
 )
+from dalsegno.formats.pack_index import encode_place
 from dalsegno.formats.pack_trailer import encode_trailer
 from dalsegno.pool.pack_write import BlockSealer, new_header
 
@@ -491,22 +492,22 @@ class Forger:
             merged=[],
             taken_at_ns=1,
         )
-        header, _ = new_header(self.realm, kind=pack.PACK_DUMP, sealed=False, note=pack_header.encode_struct(note))
-        encoded = pack_header.encode_struct(header)
-        head = pack.PREAMBLE.pack(pack.MAGIC, pack.VERSION, 0, len(encoded)) + encoded
-        digest = blake3(head).digest(pack.HEADER_DIGEST_BYTES)
-        sealer = BlockSealer(key=b"", block_key=self.realm.block_key, header_digest=digest)
+        header, _ = new_header(self.realm, kind=pack.PACK_DUMP, sealed=False, note=pack_header.encode_note(note))
+        front = pack_header.encode_front(header)
+        sealer = BlockSealer(key=b"", block_key=self.realm.block_key, header_digest=pack_header.header_digest(front))
         squeeze = zstandard.ZstdCompressor().compress
         raw, rows = bytearray(), []
         for kind, identity, payload in self.records:
             length = (lengths or {}).get(identity, len(payload))
-            rows.append(identity + b"".join(n.to_bytes(4, "little") for n in (0, len(raw) | kind << 24, length, 0)))
+            rows.append(
+                identity + b"".join(n.to_bytes(4, "little") for n in (0, encode_place(len(raw), kind), length, 0))
+            )
             raw += pack.RECORD.pack(kind, 0, len(payload), identity) + payload
         rows.sort()
         index = b"".join(rows)
         blocks = [(pack.BLOCK_METADATA, squeeze(bytes(raw)), len(raw)), *extra]
         blocks.append((pack.BLOCK_INDEX, squeeze(index), len(index)))
-        out = bytearray(head + digest)
+        out = bytearray(front)
         offsets, stored, raws, types = array("Q"), array("I"), array("I"), bytearray()
         for number, (block_type, body, size) in enumerate(blocks):
             block = sealer.seal_compressed(body, size, block_type, number)
@@ -520,8 +521,8 @@ class Forger:
         place = len(out)
         block = sealer.seal_compressed(*(trailer or (squeeze(table), len(table))), pack.BLOCK_TRAILER, len(blocks))
         out += block
-        out += pack.FOOTER.pack(place, len(block), len(blocks), bytes(32), pack.MAGIC_END)[:16]
-        out += blake3(out).digest() + pack.MAGIC_END
+        out += pack_footer.encode_fields(trailer_offset=place, trailer_bytes=len(block), block_count=len(blocks))
+        out += pack_footer.encode_end(blake3(out).digest())
         self.path.write_bytes(out)
 
 

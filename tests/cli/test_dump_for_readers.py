@@ -177,7 +177,7 @@ def write_anew(dump: Path, private: Path) -> None:
     target = msgspec.structs.replace(note.targets[-1], revision=reader.identify(objects.KIND_REVISION, forged))
     key = pack_key(header, reader)
     sealed = AESGCM(key).encrypt(
-        pack.NOTE_NONCE, pack_header.encode_struct(msgspec.structs.replace(note, targets=[target])), header.pack_id
+        pack.NOTE_NONCE, pack_header.encode_note(msgspec.structs.replace(note, targets=[target])), header.pack_id
     )
     data = bytearray()
     with PackWriter(data.extend, realm=reader, header=(msgspec.structs.replace(header, note=sealed), key)) as writer:

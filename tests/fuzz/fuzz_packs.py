@@ -17,8 +17,8 @@ import zstandard
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from dalsegno.formats import pack, pack_header
-from dalsegno.formats.pack_records import split_records
+from dalsegno.formats import pack, pack_block, pack_footer, pack_header, pack_trailer
+from dalsegno.formats.pack_records import encode_record_head, split_records
 from dalsegno.pool.adopt import Adopter, check_pack
 from dalsegno.pool.pack_read import PackReader, open_note, pack_key, stream_blocks
 from dalsegno.pool.pool import Pool
@@ -82,7 +82,7 @@ def _read_model(name: str) -> Model:
 def _as_sent(model: Model) -> Model:
     """Return a dump's objects as a pack that a client sends."""
     header = msgspec.structs.replace(pack_header.decode_header(model.header), kind=pack.PACK_POOL, note=b"")
-    return replace(model, header=pack_header.encode_struct(header))
+    return replace(model, header=pack_header.encode_header(header))
 
 
 _READ: Final = tuple(map(_read_model, MODELS))
@@ -155,7 +155,7 @@ class _Builder:
         objects = [sum(len(raw) for kind, raw in self.model.blocks if kind == pack.BLOCK_INDEX) // pack.INDEX_ROW_BYTES]
         counts = objects if self.model.version == 1 else []
         footer = layout.footer.pack(offset, len(self.data) - offset, count, *counts, bytes(32), pack.MAGIC_END)
-        fields = self.edits.changed(FOOTER, footer[: -pack.DIGEST_AND_MAGIC_BYTES])
+        fields = self.edits.changed(FOOTER, footer[: -pack.FOOTER_END_BYTES])
         digest = blake3(bytes(self.data) + fields).digest()
         return self.edits.changed(WHOLE, bytes(self.data) + fields + digest + pack.MAGIC_END)
 
@@ -203,6 +203,33 @@ def streamed(data: bytes) -> None:
         if header.kind == pack.PACK_DUMP:
             with suppress(DalError):
                 open_note(header, REALM)
+
+
+def part(data: bytes) -> None:
+    """Each part of a pack by itself, with no digest or tag before it: what comes back makes the same bytes again."""
+    which, rest = data[:1], data[1:]
+    layout = pack.LAYOUTS[1 + len(data) % len(pack.LAYOUTS)]
+    if which == b"f":
+        pack_header.decode_front(rest)
+    elif which == b"h":
+        header = pack_header.decode_header(rest)
+        assert pack_header.decode_header(pack_header.encode_header(header)) == header
+    elif which == b"b":
+        frame, body = rest[: layout.frame.size], rest[layout.frame.size :]
+        if len(frame) == layout.frame.size and len(body) >= pack.BODY.size:
+            pack_block.decode_frame(layout, frame, offset=0)
+            found = pack_block.decode_body(layout, frame, body, offset=0)
+            if found.raw_bytes <= RAW_BYTES_MAX:
+                pack_block.decompress(found, offset=0)
+    elif which == b"r":
+        again = [(encode_record_head(k, e, len(p), i), p) for _, k, e, i, p in split_records(rest, offset=0)]
+        assert b"".join(each for pair in again for each in pair) == rest
+    elif which == b"t":
+        count = int.from_bytes(rest[:4], "little")
+        table = pack_trailer.decode_trailer(layout, rest, count, offset=0)
+        assert len(table.types) == count and len(rest) <= pack_trailer.trailer_bytes_max(layout, len(rest))
+    elif which == b"e" and (footer := pack_footer.decode_footer(layout, rest[-layout.footer.size :])) is not None:
+        pack_footer.check_footer(layout, footer, header_end=len(rest) % 500, file_bytes=len(rest))
 
 
 class _Pools:

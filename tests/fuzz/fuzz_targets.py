@@ -13,6 +13,7 @@ TARGETS: Final[dict[str, Target]] = {
     "pack": fuzz_packs.opened,
     "pack-stream": fuzz_packs.streamed,
     "pack-adopt": fuzz_packs.adopted,
+    "pack-part": fuzz_packs.part,
     "object": fuzz_values.entries,
     "tree": fuzz_values.tree,
     "state": fuzz_values.state,

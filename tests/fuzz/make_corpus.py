@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from test_fuse import REQUESTS
 
 from dalsegno.chunks.realm import WriteKey
 from dalsegno.chunks.recipients import age_identity
-from dalsegno.formats import media, messages, objects, pack
+from dalsegno.formats import media, messages, objects, pack, pack_block, pack_header, pack_trailer
 from dalsegno.formats.join import Join, format_join
 from dalsegno.pool.holders import key_file_holder
 from dalsegno.pool.keys import key_file_text
@@ -38,6 +39,25 @@ def packs() -> Iterator[bytes]:
         yield bytes([number, 0, 5, 0, 2, 2, 0xFF, 0xFF, 1, 3, 0, 1, 0, 2, 1, 0, 1, 1, 9])
         if number < 4:
             yield bytes([AS_IT_IS]) + (GOLDEN / MODELS[number]).read_bytes()
+
+
+def pack_parts() -> Iterator[bytes]:
+    """Yield each part of a pack, behind the letter of what it is."""
+    for name in MODELS[:4]:
+        data = (GOLDEN / name).read_bytes()
+        size = pack.PREAMBLE.size + pack_header.decode_preamble(data)
+        yield b"f" + data[: size + pack.HEADER_DIGEST_BYTES]
+        yield b"h" + data[pack.PREAMBLE.size : size]
+        yield b"e" + data[-200:]
+    for model in MODEL[:4]:
+        for kind, raw in model.blocks:
+            if kind in (pack.BLOCK_METADATA, pack.BLOCK_DATA):
+                yield b"r" + raw[:2000]
+    content = zstandard.compress(b"a block " * 9)
+    body = pack_block.encode_body(content, 72, pack.BLOCK_DATA, padded=True)
+    yield b"b" + pack_block.encode_frame(len(body)) + body
+    columns = array("Q", [64]), array("I", [80]), array("I", [100])
+    yield b"t" + pack_trailer.encode_trailer(*columns, bytearray([pack.BLOCK_INDEX]), [bytes(32)], 1)
 
 
 def object_payloads() -> Iterator[bytes]:
@@ -135,6 +155,7 @@ def seeds() -> dict[str, list[bytes]]:
     return {
         "pack": a_pack,
         "pack-stream": a_pack,
+        "pack-part": list(pack_parts()),
         "pack-adopt": a_pack,
         "object": list(object_payloads()),
         "tree": list(trees()),

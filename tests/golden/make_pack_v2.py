@@ -29,7 +29,7 @@ def main() -> None:
         plan = plan_dump(store, state, targets=[("monday", target)], level=0, now_ns=1_700_000_000_000_000_000)
         with open(Path(__file__).parent / f"pack-v2-{name}.dump", "xb") as stream:
             recipients = [age_recipient(READER)] if name == "reader" else []
-            note = pack_header.encode_struct(plan.note)
+            note = pack_header.encode_note(plan.note)
             sealed = name != "clear"
             header = new_header(REALM, kind=pack.PACK_DUMP, sealed=sealed, note=note, recipients=recipients)
             writer = PackWriter(stream.write, realm=REALM, header=header)

@@ -33,7 +33,7 @@ def forge(good: Path, bad: Path, pool: Pool, *, length: int, kind: int = objects
     was = records[changed]
     records[changed] = (was[0], was[1], was[2][:-1] + bytes([was[2][-1] ^ 1]))
     with open(bad, "wb") as out:
-        header = new_header(realm, kind=pack.PACK_DUMP, sealed=False, note=pack_header.encode_struct(note))
+        header = new_header(realm, kind=pack.PACK_DUMP, sealed=False, note=pack_header.encode_note(note))
         writer = PackWriter(out.write, realm=realm, header=header)
         for each, identity, payload in records:
             writer.put(each, identity, payload)

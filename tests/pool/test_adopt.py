@@ -287,7 +287,7 @@ def rows_that_lie(forger: Forger, change: str) -> None:
     writer = forger.writer
     for number in range(3):
         writer.put(*named(KIND_CHUNK, b"%d" % number * 100))
-    ids, rows = writer._open_rows[pack.BLOCK_DATA]
+    ids, rows = writer._data.ids, writer._data.rows
     if change == "length":
         rows[2] += 1
     elif change == "offset":
@@ -336,7 +336,7 @@ def test_an_index_that_lies_is_damaged(pool: Pool, tmp_path: Path, change: str) 
 def test_bytes_between_blocks_are_damage(pool: Pool, tmp_path: Path) -> None:
     forger = Forger(tmp_path / "in")
     forger.writer.put(*named(KIND_CHUNK, b"a" * 100))
-    forger.writer._close_block(pack.BLOCK_DATA)
+    forger.writer._close_block(forger.writer._data)
     forger.writer._write(b"hidden where no tag is")
     forger.writer.put(*named(KIND_CHUNK, b"b" * 100))
     with pytest.raises(Damaged, match="end to end"):
@@ -355,7 +355,7 @@ def test_sizes_that_would_need_too_much_memory_are_refused_early(
     zeros = bytes(20 * 2**20)
     for _ in range(30):  # 600 MB in a few kB
         forger.writer.put(*named(KIND_CHUNK, zeros[:100]))
-        forger.writer._close_block(pack.BLOCK_DATA)
+        forger.writer._close_block(forger.writer._data)
         forger.writer._block_raw[-1] = len(zeros)
     path = forger.finish()
     with pytest.raises((Refused, Damaged)):

@@ -52,7 +52,7 @@ class Sent:
         """Send a dump of the objects that the forge made, and return its id."""
         parts: list[bytes] = []
         realm = self.forge.store.realm
-        header = new_header(realm, kind=pack.PACK_DUMP, sealed=False, note=pack_header.encode_struct(note))
+        header = new_header(realm, kind=pack.PACK_DUMP, sealed=False, note=pack_header.encode_note(note))
         with PackWriter(lambda data: parts.append(bytes(data)), realm=realm, header=header) as writer:
             for identity, (kind, payload) in self.forge.store.objects.items():
                 writer.put(kind, identity, payload)

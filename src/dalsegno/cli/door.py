@@ -12,8 +12,7 @@ from dalsegno.chunks.recipients import holds_identity, read_identity
 from dalsegno.cli.choice import Choice, chosen, joined_realms, key_path, pool_path
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import is_passphrase_given, read_passphrase
-from dalsegno.formats.pack import PREAMBLE
-from dalsegno.formats.pack_header import decode_header, decode_preamble
+from dalsegno.formats.pack_header import decode_front, read_front
 from dalsegno.pool.keys import read_key_text, read_realm
 from dalsegno.pool.known import Differs, refuse
 from dalsegno.pool.pack_read import open_as_reader
@@ -162,7 +161,7 @@ def _realm_of_dump(file: Path | str) -> bytes | None:
     """Return the id of the realm that a dump belongs to, as its head says, or None for what is no dump."""
     try:
         with open(file, "rb") as stream:
-            return decode_header(stream.read(decode_preamble(stream.read(PREAMBLE.size)))).realm
+            return decode_front(read_front(stream.read)).realm
     except (OSError, Damaged, TooNew):
         return None  # whoever reads the dump says what is wrong with it
 

@@ -45,7 +45,7 @@ def merge_dumps(
     """Write the merged dump in one stream; the caller makes it durable and gives it its name."""
     note = merged_note(chain)
     wanted = find_wanted(chain, [target.revision for target in note.targets])
-    header = new_header(realm, kind=pack.PACK_DUMP, sealed=sealed, note=pack_header.encode_struct(note))
+    header = new_header(realm, kind=pack.PACK_DUMP, sealed=sealed, note=pack_header.encode_note(note))
     total = sum(int(reader.raw.sum(dtype="u8")) for reader in chain.readers)
     done = 0
 

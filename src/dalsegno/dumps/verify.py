@@ -77,7 +77,7 @@ def salvage_dump(path: Path, realm: Realm, write: Callable[[bytes], object], *, 
         size = os.fstat(stream.fileno()).st_size
         opener, head = read_opener(stream.read, realm)
         note = open_note(opener.header, realm)
-        header = new_header(realm, kind=pack.PACK_DUMP, sealed=sealed, note=pack_header.encode_struct(note))
+        header = new_header(realm, kind=pack.PACK_DUMP, sealed=sealed, note=pack_header.encode_note(note))
         writer = PackWriter(write, realm=realm, header=header)
         layout = opener.layout
         offset = len(head)

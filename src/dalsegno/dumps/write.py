@@ -50,7 +50,7 @@ def write_dump(
     for target in plan.note.targets:
         new_objects(pool, target.revision, base, visit=visit)
         base = target.revision
-    note = pack_header.encode_struct(plan.note)
+    note = pack_header.encode_note(plan.note)
     header = new_header(realm, kind=pack.PACK_DUMP, sealed=sealed, note=note, recipients=recipients)
     with PackWriter(write, realm=realm, header=header, workers=workers, dense=dense, pending_max=pending_max) as writer:
         wanted.copy(writer, lambda done, total: report(Progress(phase="dump", done_bytes=done, total_bytes=total)))

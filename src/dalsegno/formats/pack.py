@@ -13,6 +13,7 @@ and footers: `LAYOUTS` has both.
 import struct
 from typing import Final, NamedTuple
 
+from dalsegno.terms.ids import OBJECT_ID_BYTES
 from dalsegno.terms.sizes import KIB, MIB
 
 MAGIC: Final = b"DALSEGNO"
@@ -23,16 +24,18 @@ PREAMBLE: Final = struct.Struct("<8sHHI")
 FRAME: Final = struct.Struct("<I")
 BODY: Final = struct.Struct("<BII")
 """What a body begins with: type, raw bytes, bytes of the zstd frame behind it. Padding follows that frame."""
-RECORD: Final = struct.Struct("<BBI32s")
-DELTA: Final = struct.Struct("<32sI")
+RECORD: Final = struct.Struct(f"<BBI{OBJECT_ID_BYTES}s")
+DELTA: Final = struct.Struct(f"<{OBJECT_ID_BYTES}sI")
 FOOTER: Final = struct.Struct("<QII32s8s")
-FOOTER_DIGESTED_BYTES: Final = 16
-DIGEST_AND_MAGIC_BYTES: Final = 40
-"""The end of a footer in every version."""
+DIGEST_BYTES: Final = 32
+FOOTER_END_BYTES: Final = DIGEST_BYTES + len(MAGIC_END)
+"""The digest and the magic: the end of a footer in every version, which the digest does not cover."""
 TAG_BYTES: Final = 16
 HEADER_DIGEST_BYTES: Final = 16
-INDEX_ROW_BYTES: Final = 48
-TRAILER_ROW_BYTES: Final = 17
+INDEX_VALUES: Final = 4
+"""Numbers in an index row, u32 each, behind the id."""
+INDEX_ROW_BYTES: Final = OBJECT_ID_BYTES + 4 * INDEX_VALUES
+TRAILER_ROW_BYTES: Final = 8 + 4 + 4 + 1
 
 HEADER_BYTES_MAX: Final = 16 * MIB
 BLOCK_RAW_BYTES_MAX: Final = 24 * MIB
@@ -64,6 +67,8 @@ DELTA_DEPTH_MAX: Final = 16
 """A chain of deltas: so many at most, then a whole record."""
 
 OFFSET_BITS: Final = 24
+"""Low bits of an index row's second number: the offset in the raw block. The kind is above them."""
+OFFSET_MASK: Final = (1 << OFFSET_BITS) - 1
 
 NOTE_NONCE: Final = b"\xff" * 12
 """A dump's note is sealed under the pack's key with this nonce: no block has that number."""
@@ -77,15 +82,15 @@ SEALED_KEY: Final = struct.Struct("<16s32s32s")
 
 
 class Layout(NamedTuple):
-    """Where the fields of a version stand, for readers."""
+    """Where a version has its fields, for readers."""
 
     frame: struct.Struct
     footer: struct.Struct
-    trailer_end_bytes: int
-    """Bytes of the trailer behind the first ids: the object count, which version 1 has in the footer."""
+    counts_in_trailer: bool
+    """Whether the trailer ends with the object count; version 1 has it in the footer."""
 
 
 LAYOUTS: Final = {
-    1: Layout(struct.Struct("<IIB"), struct.Struct("<QIIQ32s8s"), 0),
-    2: Layout(FRAME, FOOTER, 8),
+    1: Layout(struct.Struct("<IIB"), struct.Struct("<QIIQ32s8s"), False),
+    2: Layout(FRAME, FOOTER, True),
 }

@@ -38,7 +38,7 @@ def decode_frame(layout: pack.Layout, frame: bytes, *, offset: int) -> int:
 
 
 def decode_body(layout: pack.Layout, frame: bytes, body: bytes | memoryview, *, offset: int) -> Body:
-    """Return what a block holds, from its frame and its body, whose tag the caller has checked."""
+    """Return what a block holds, from its frame and its body, whose tag the caller has checked; Damaged by `offset`."""
     if layout.frame is not pack.FRAME:
         _, raw_bytes, block_type = layout.frame.unpack(frame)
         return Body(body, raw_bytes, block_type)
@@ -54,6 +54,21 @@ def _check_sizes(content_bytes: int, raw_bytes: int, block_type: int, *, offset:
     known = pack.BLOCK_METADATA <= block_type <= pack.BLOCK_TRAILER
     if not known or raw_bytes > raw_max or not 0 < content_bytes <= raw_bytes + pack.STORED_OVERHEAD_BYTES_MAX:
         raise Damaged(f"pack damaged at offset {offset}: impossible block frame")
+
+
+def encode_frame(body_bytes: int) -> bytes:
+    """Return the frame before a body of so many bytes and its tag."""
+    return pack.FRAME.pack(body_bytes + pack.TAG_BYTES)
+
+
+def associated_data(header_digest: bytes, frame: bytes, number: int) -> bytes:
+    """Return what a block's tag covers beside its body: the pack's header, the frame, the block's number."""
+    return header_digest + frame + number.to_bytes(8, "little")
+
+
+def nonce(number: int) -> bytes:
+    """Return the nonce of AES-256-GCM for a block's number."""
+    return number.to_bytes(12, "little")
 
 
 def encode_body(content: bytes | memoryview, raw_bytes: int, block_type: int, *, padded: bool) -> bytes:
@@ -77,7 +92,7 @@ def padded_bytes(length: int) -> int:
 
 
 def decompress(body: Body, *, offset: int) -> bytes:
-    """Return the raw block in a body, whose zstd frame must hold exactly as much as it says."""
+    """Return the raw block in a body; Damaged when its zstd frame does not hold exactly as much as it says."""
     try:
         if zstandard.frame_content_size(body.content) != body.raw_bytes:
             raise Damaged(f"block at offset {offset}: its sizes disagree")

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dalsegno.formats import objects, pack
-from dalsegno.formats.pack_index import OFFSET_MASK, file_order
+from dalsegno.formats.pack_index import decode_kinds, decode_offsets, file_order
 from dalsegno.pool.copy import copy_marked
 from dalsegno.pool.id_sets import SortedIds, as_sorted_ids, member_mask
 from dalsegno.pool.index import Ids, Segment, Values
@@ -47,7 +47,7 @@ JOINED_SUFFIX: Final = ".joined"
 """Beside an upload that became part of another pack, in its place: so that adopting it again is no error."""
 ADOPTED_BYTES_MAX: Final = 256 * MIB
 ADOPTED_RAW_BYTES_MAX: Final = 512 * MIB
-TRAILER_RAW_BYTES_MAX: Final = 4 * MIB
+ADOPTED_TRAILER_BYTES_MAX: Final = 4 * MIB
 METADATA_BYTES_MAX: Final = 4 * MIB
 """A directory node, a recipe node or a revision; the largest that is written is a third of it."""
 NAMES_BYTES: Final = 16 * MIB
@@ -100,7 +100,7 @@ class Standing:
             numbers = values[:, 0]
             good = ~self._shunned(segment)[numbers]
             places = open_rows[hit][good]
-            kinds[places] = (values[good, 2] >> np.uint32(pack.OFFSET_BITS)).astype(np.uint8)
+            kinds[places] = decode_kinds(values[good, 2]).astype(np.uint8)
             if told is not None:
                 for number in np.unique(numbers[good]).tolist():
                     told(segment.pack_ids[number], ids[places[numbers[good] == number]].tobytes())
@@ -163,7 +163,7 @@ def check_pack(file: UploadFile, pool: Pool, pack_id: bytes, workers: Workers | 
     """Check everything about a pack that can be told from it alone. Damaged or Refused otherwise."""
     if file.size_bytes > ADOPTED_BYTES_MAX:
         raise Refused(f"{file.path}: {file.size_bytes} bytes: a pack of at most {ADOPTED_BYTES_MAX} is taken")
-    reader = PackReader.open(file, pool.realm, trailer_bytes_max=TRAILER_RAW_BYTES_MAX)
+    reader = PackReader.open(file, pool.realm, trailer_bytes_max=ADOPTED_TRAILER_BYTES_MAX)
     path = file.path
     if reader.header.kind != pack.PACK_POOL:
         raise Refused(f"{path}: a dump, not a pool's pack: load it instead")
@@ -193,7 +193,7 @@ def check_pack(file: UploadFile, pool: Pool, pack_id: bytes, workers: Workers | 
         findings = digest.result()
     if findings:
         raise Damaged(findings[0])
-    kinds = (values[:, 1] >> np.uint32(pack.OFFSET_BITS)).astype(np.uint8)
+    kinds = decode_kinds(values[:, 1]).astype(np.uint8)
     return _Checked(file=file, reader=reader, ids=ids, kinds=kinds, named=named, named_kinds=named_kinds)
 
 
@@ -215,9 +215,9 @@ def _check_block(reader: PackReader, ids: Ids, values: Values, task: tuple[int, 
     where = f"{reader.path}: block {number}"
     raw = reader.read_block(number)
     ids, values = ids[rows], values[rows]
-    starts = (values[:, 1] & OFFSET_MASK).astype(np.int64)
+    starts = decode_offsets(values[:, 1]).astype(np.int64)
     ends = starts + pack.RECORD.size + values[:, 2].astype(np.int64)
-    kinds = values[:, 1] >> np.uint32(pack.OFFSET_BITS)
+    kinds = decode_kinds(values[:, 1])
     block_type = int(reader.types[number])
     size = len(raw)
     if not len(rows) or starts[0] or ends[-1] != size or bool((ends[:-1] != starts[1:]).any()):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dalsegno.formats.pack_index import decode_place
 from dalsegno.pool.damage import PackDamage
 from dalsegno.pool.index import Ids
 from dalsegno.pool.pool import PACK_SUFFIX, PACKS, Pool, pack_id_of
@@ -87,7 +88,7 @@ def _check_pack(pool: Pool, pack_id: bytes) -> Iterator[Finding]:
         unknown, first = 0, b""
         for row in range(len(ids)):
             identity = ids[row].tobytes()
-            place = (int(values[row, 0]), int(values[row, 1]) & 0xFFFFFF)
+            place = (int(values[row, 0]), decode_place(int(values[row, 1]))[0])
             known = any(
                 location.pack_id == pack_id and (location.block_index, location.offset) == place
                 for location in pool.index.find_all(identity)

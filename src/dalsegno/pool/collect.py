@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from dalsegno.formats.objects import KIND_CHUNK, references
 from dalsegno.formats.pack import ENCODING_DELTA
+from dalsegno.formats.pack_index import decode_kinds, decode_offsets, decode_place
 from dalsegno.formats.pack_records import read_record
 from dalsegno.pool.adopt import JOINED_SUFFIX, UPLOADS
 from dalsegno.pool.copy import PoolMarks
@@ -470,7 +471,7 @@ class _Collection:
         return owned
 
     def _dead_in(self, ids: Ids, values: Values) -> bytes:
-        metadata = (values[:, 1] >> np.uint32(24)) != KIND_CHUNK
+        metadata = decode_kinds(values[:, 1]) != KIND_CHUNK
         dead = metadata & ~member_mask(self.live, _joined(ids))
         found: bytes = ids[dead].tobytes()
         return found
@@ -507,7 +508,7 @@ class _Collection:
                 self.report(Progress(phase="rewrite", done_count=number, total_count=len(packs)))
                 ids, values = self._columns(each)
                 rows = self._owned_rows(each, ids, values, each.number)
-                order = np.lexsort((values[rows, 1] & np.uint32(0xFFFFFF), values[rows, 0]))
+                order = np.lexsort((decode_offsets(values[rows, 1]), values[rows, 0]))
                 # A reader of our own: one that the pool keeps open would keep the room of the pack when it is deleted.
                 with self.pool.open_pack(each.pack_id) as reader:
                     for row in rows[order].tolist():
@@ -566,5 +567,5 @@ def _joined(ids: Ids) -> npt.NDArray[np.bytes_]:
 
 
 def _read(reader: PackReader, ids: Ids, values: Values, row: int) -> tuple[int, bytes, bytes | None]:
-    block_index, where = int(values[row, 0]), int(values[row, 1]) & 0xFFFFFF
+    block_index, where = int(values[row, 0]), decode_place(int(values[row, 1]))[0]
     return read_record(reader.cached_block(block_index), where, ids[row].tobytes())

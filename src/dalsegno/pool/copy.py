@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dalsegno.formats import pack
 from dalsegno.formats.pack_block import decompress
-from dalsegno.formats.pack_index import OFFSET_MASK, file_order
+from dalsegno.formats.pack_index import decode_kinds, decode_offsets, file_order, move_places
 from dalsegno.formats.pack_records import split_records
 from dalsegno.pool.index import Segment
 from dalsegno.pool.marks import Marks
@@ -22,9 +22,9 @@ from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pack_write import BlockSealer, PackWriter
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import Damaged, NotFound
-from dalsegno.terms.ids import PackId
+from dalsegno.terms.ids import OBJECT_ID_BYTES, PackId
 
-ID_OFFSET = pack.RECORD.size - 32
+ID_OFFSET = pack.RECORD.size - OBJECT_ID_BYTES
 
 Fetch = Callable[[bytes], tuple[int, bytes]]
 """Return kind and payload of an object: for delta records, whose base may be anywhere."""
@@ -86,10 +86,10 @@ class PoolMarks(Marks):
             lengths = values[:, 2].copy()
             for row in numpy.flatnonzero(values[:, 3]).tolist():  # a delta's own length is not its object's
                 lengths[row] = len(self._pool.get_kind(ids[row].tobytes())[1])
-            yield ids, values[:, 1] >> numpy.uint32(pack.OFFSET_BITS), lengths
+            yield ids, decode_kinds(values[:, 1]), lengths
         for identity in sorted(self.elsewhere):
             kind, payload = self._pool.get_kind(identity)
-            column = numpy.frombuffer(identity, numpy.uint8).reshape(1, 32)
+            column = numpy.frombuffer(identity, numpy.uint8).reshape(1, OBJECT_ID_BYTES)
             yield column, numpy.array([kind], numpy.uint32), numpy.array([len(payload)], numpy.uint32)
 
     def _parts(self) -> list[tuple[PackId, Segment, NDArray[numpy.intp], NDArray[numpy.bool_]]]:
@@ -217,10 +217,10 @@ def _copy_records(
     values: NDArray[numpy.uint32],
     writer: PackWriter,
 ) -> None:
-    starts = (values[:, 1] & OFFSET_MASK).astype(numpy.int64)
+    starts = decode_offsets(values[:, 1]).astype(numpy.int64)
     lengths = values[:, 2].astype(numpy.int64) + pack.RECORD.size
     moved = values.copy()
-    moved[:, 1] = (numpy.cumsum(lengths) - lengths) | (values[:, 1] & ~OFFSET_MASK)
+    moved[:, 1] = move_places(values[:, 1], numpy.cumsum(lengths) - lengths)
     block_type = int(reader.types[number])
     cut = partial(_cut_records, reader, number, ids, starts, starts + lengths)
     writer.put_made(
@@ -245,7 +245,9 @@ def _cut_records(
         _check_records(reader, number, raw)
     if int(ends[-1]) > len(raw) or bool((ends[:-1] > starts[1:]).any()):
         raise Damaged(f"{reader.path}: block {number}: the index points outside it, or at records that overlap")
-    found = numpy.frombuffer(raw, dtype=numpy.uint8)[starts[:, None] + numpy.arange(ID_OFFSET, ID_OFFSET + 32)]
+    found = numpy.frombuffer(raw, dtype=numpy.uint8)[
+        starts[:, None] + numpy.arange(ID_OFFSET, ID_OFFSET + OBJECT_ID_BYTES)
+    ]
     if not numpy.array_equal(found, ids):
         raise Damaged(f"{reader.path}: block {number}: the index points at another record")
     breaks = numpy.flatnonzero(starts[1:] != ends[:-1]) + 1

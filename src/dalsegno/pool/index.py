@@ -29,6 +29,8 @@ from blake3 import blake3
 
 from dalsegno.backends.contract import Backend
 from dalsegno.formats.objects import KIND_CHUNK
+from dalsegno.formats.pack import OFFSET_BITS, OFFSET_MASK
+from dalsegno.formats.pack_index import decode_kinds
 from dalsegno.pool.marks import find_rows
 from dalsegno.terms.errors import BadInput, DalError, NoAccess, NotFound
 from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES, ObjectId, PackId
@@ -52,12 +54,12 @@ SEGMENT_CHECKED_BYTES_MAX = 32 * MIB
 _REBUILD_OBJECTS = 250_000
 MERGE_ROWS = 64_000
 """Rows of segments that are merged in one go: what bounds its memory, to some 15 MiB."""
-_MAGIC = 0x3158_4449_4C41_4400 | 0x44
+_MAGIC = int.from_bytes(b"DDALIDX1", "little")
 _VERSION = 1
 _HEADER = struct.Struct("=QIIQQ32s")
 assert _HEADER.size == 64
-_OFFSET_MASK = 0xFFFFFF
-_LENGTH_MASK = 0x7FFFFFFF
+_ENCODING_SHIFT = 31
+_LENGTH_MASK = (1 << _ENCODING_SHIFT) - 1
 
 
 class Location(NamedTuple):
@@ -177,7 +179,7 @@ class Segment:
         values = np.empty((len(rows), 4), np.uint32)
         values[:, 0:2] = own[:, 1:3]
         values[:, 2] = own[:, 3] & np.uint32(_LENGTH_MASK)
-        values[:, 3] = own[:, 3] >> np.uint32(31)
+        values[:, 3] = own[:, 3] >> np.uint32(_ENCODING_SHIFT)
         return values
 
     def copies(self, prefix: int, rest: bytes, *, hurt: bool = True) -> Iterator[Location]:
@@ -191,10 +193,10 @@ class Segment:
                     yield Location(
                         self.pack_ids[pack_number],
                         block_index,
-                        where & _OFFSET_MASK,
-                        where >> 24,
+                        where & OFFSET_MASK,
+                        where >> OFFSET_BITS,
                         length & _LENGTH_MASK,
-                        length >> 31,
+                        length >> _ENCODING_SHIFT,
                     )
             position += 1
 
@@ -208,7 +210,7 @@ def encode_segment(packs: Iterable[tuple[PackId, Ids, Values]]) -> bytes:
         own = np.empty((len(values), 4), np.uint32)
         own[:, 0] = number
         own[:, 1:3] = values[:, 0:2]
-        own[:, 3] = values[:, 2] | (values[:, 3] << np.uint32(31))
+        own[:, 3] = values[:, 2] | (values[:, 3] << np.uint32(_ENCODING_SHIFT))
         all_values.append(own)
     return _encode_columns(pack_ids, np.concatenate(all_ids), np.concatenate(all_values))
 
@@ -389,7 +391,7 @@ class Index:
         found: set[bytes] = set()
         for segment in self._segments if len(prefixes) else ():
             rows = np.flatnonzero(np.isin(np.frombuffer(segment.prefixes, np.uint64), prefixes))
-            kinds = np.frombuffer(segment.values, np.uint32).reshape(-1, 4)[rows, 2] >> np.uint32(24)
+            kinds = decode_kinds(np.frombuffer(segment.values, np.uint32).reshape(-1, 4)[rows, 2])
             found.update(each.tobytes() for each in segment.ids_of(rows[kinds != KIND_CHUNK]))
         return b"".join(sorted(found))
 
@@ -399,14 +401,14 @@ class Index:
             values = np.frombuffer(segment.values, np.uint32).reshape(-1, 4)
             there = np.ones(len(segment.pack_ids), np.bool_)
             there[list(segment.gone)] = False
-            if bool((there[values[:, 0]] & (values[:, 2] >> np.uint32(24) == KIND_CHUNK)).any()):
+            if bool((there[values[:, 0]] & (decode_kinds(values[:, 2]) == KIND_CHUNK)).any()):
                 return True
         return False
 
     def ids_but_chunks(self) -> Iterator[bytes]:
         """Yield joined ids of all objects that are no chunks."""
         for segment in self._segments:
-            kinds = np.frombuffer(segment.values, np.uint32).reshape(-1, 4)[:, 2] >> np.uint32(24)
+            kinds = decode_kinds(np.frombuffer(segment.values, np.uint32).reshape(-1, 4)[:, 2])
             yield segment.ids_of(np.flatnonzero(kinds != KIND_CHUNK)).tobytes()
 
     def lookup(self, identity: bytes) -> Location | None:

@@ -7,7 +7,8 @@ import numpy
 from numpy.typing import NDArray
 
 from dalsegno.formats import pack
-from dalsegno.formats.pack_index import Columns, join_rows, sort_order
+from dalsegno.formats.pack_index import Columns, as_table, encode_rows, sort_order
+from dalsegno.terms.ids import OBJECT_ID_BYTES
 from dalsegno.world.files import ScratchFile
 
 ROWS_IN_MEMORY_MAX = 1 << 18
@@ -30,12 +31,12 @@ class IndexRows:
         """Add ids, joined, and four values for each."""
         self._ids += ids
         self._values.extend(values)
-        if len(self._ids) >= ROWS_IN_MEMORY_MAX * 32:
+        if len(self._ids) >= ROWS_IN_MEMORY_MAX * OBJECT_ID_BYTES:
             self._spill()
 
     def _sorted(self) -> Columns:
-        ids = numpy.frombuffer(self._ids, dtype=numpy.uint8).reshape(-1, 32)
-        values = numpy.frombuffer(self._values, dtype=numpy.uint32).reshape(-1, 4)
+        ids = numpy.frombuffer(self._ids, dtype=numpy.uint8).reshape(-1, OBJECT_ID_BYTES)
+        values = numpy.frombuffer(self._values, dtype=numpy.uint32).reshape(-1, pack.INDEX_VALUES)
         order = sort_order(ids)
         columns = ids[order], values[order]
         del ids, values
@@ -46,14 +47,14 @@ class IndexRows:
         ids, values = self._sorted()
         ends = numpy.concatenate(([0], numpy.cumsum(numpy.bincount(ids[:, 0], minlength=256))))
         file = ScratchFile()
-        file.append(join_rows(ids, values))
+        file.append(encode_rows(ids, values))
         self._runs.append((file, ends))
 
     def finish(self) -> tuple[Columns | None, Iterator[bytes]]:
         """Return the sorted columns, if they fit, and the sorted rows as bytes in pieces of many rows."""
         if not self._runs:
             columns = self._sorted()
-            return columns, iter([join_rows(*columns)])
+            return columns, iter([encode_rows(*columns)])
         self._spill()
         return None, self._merge_runs()
 
@@ -61,8 +62,8 @@ class IndexRows:
         width = pack.INDEX_ROW_BYTES
         for first in range(256):
             slices = [file.read(int(e[first]) * width, int(e[first + 1] - e[first]) * width) for file, e in self._runs]
-            table = numpy.frombuffer(b"".join(slices), dtype=numpy.uint8).reshape(-1, width)
-            yield table[sort_order(table[:, :32])].tobytes()
+            table = as_table(b"".join(slices))
+            yield table[sort_order(table[:, :OBJECT_ID_BYTES])].tobytes()
         self.close()
 
     def close(self) -> None:

@@ -20,9 +20,10 @@ from dalsegno.chunks.realm import DumpReader, Realm
 from dalsegno.chunks.recipients import open_sealed
 from dalsegno.formats import pack, pack_block, pack_header
 from dalsegno.formats.pack_block import decompress
-from dalsegno.formats.pack_index import file_order
+from dalsegno.formats.pack_footer import check_footer, decode_footer
+from dalsegno.formats.pack_index import as_table, decode_rows, encode_place, file_order, new_table
 from dalsegno.formats.pack_records import apply_delta, read_record, split_records, view_record
-from dalsegno.formats.pack_trailer import decode_trailer
+from dalsegno.formats.pack_trailer import decode_trailer, trailer_bytes_max
 from dalsegno.pool.blocks import Blocks
 from dalsegno.pool.marks import find_rows
 from dalsegno.terms.errors import Damaged, NoAccess, NotFound, Refused
@@ -59,10 +60,10 @@ class Opener:
         )
 
     def _opened(self, frame: bytes, body: bytes | memoryview, number: int, *, offset: int) -> bytes | memoryview:
-        associated = self._digest + frame + number.to_bytes(8, "little")
+        associated = pack_block.associated_data(self._digest, frame, number)
         if self._aead is not None:
             try:
-                return self._aead.decrypt(number.to_bytes(12, "little"), body, associated)
+                return self._aead.decrypt(pack_block.nonce(number), body, associated)
             except InvalidTag:
                 raise Damaged(f"block {number} damaged at offset {offset}") from None
         content, tag = body[: -pack.TAG_BYTES], body[-pack.TAG_BYTES :]
@@ -72,30 +73,23 @@ class Opener:
 
 
 def read_opener(read: Callable[[int], bytes], realm: Realm) -> tuple[Opener, bytes]:
-    """Read preamble and header through `read` and return the opener and the bytes read."""
-    preamble = read(pack.PREAMBLE.size)
-    header_bytes = pack_header.decode_preamble(preamble)
-    encoded = read(header_bytes)
-    digest = read(pack.HEADER_DIGEST_BYTES)
-    if len(encoded) < header_bytes or len(digest) < pack.HEADER_DIGEST_BYTES:
-        raise Damaged(f"pack cut short at offset {len(preamble) + len(encoded) + len(digest)}: in its header")
-    if blake3(preamble + encoded).digest(pack.HEADER_DIGEST_BYTES) != digest:
-        raise Damaged(f"pack header damaged at offset {pack.PREAMBLE.size}")
-    header = pack_header.decode_header(encoded)
+    """Read preamble and header through `read` and return the opener and the bytes read.
+
+    Damaged, TooNew, Refused for another realm's pack, NoAccess when its key does not open.
+    """
+    front = pack_header.read_front(read)
+    header = pack_header.decode_front(front)
     if header.realm != realm.realm_id:
         raise Refused(
             f"pack {hex_short(header.pack_id)} belongs to realm {hex_short(header.realm)}, "
             f"this pool to realm {hex_short(realm.realm_id)}; use its own pool, or make one with its key: "
             "`dal init POOL --join KEYFILE`"
         )
-    if header.version != int.from_bytes(preamble[8:10], "little"):
-        raise Damaged(f"pack header damaged at offset {pack.PREAMBLE.size}: it is of another version")
     aead, generation = None, realm.generation
     if header.seal == pack.SEAL_AES_256_GCM:
         key, generation = open_pack_key(header, realm)
         aead = AESGCM(key)
-    head = preamble + encoded + digest
-    return Opener(header, len(head), aead, realm.block_key, digest, generation), head
+    return Opener(header, len(front), aead, realm.block_key, pack_header.header_digest(front), generation), front
 
 
 def pack_key(header: pack_header.PackHeader, realm: Realm) -> bytes:
@@ -134,7 +128,7 @@ def open_as_reader(path: Path, identity: Any) -> DumpReader:
     NoAccess when it was not made for him; Damaged when it is no dump.
     """
     with file_errors(path), open(path, "rb") as stream:
-        header = pack_header.decode_header(stream.read(pack_header.decode_preamble(stream.read(pack.PREAMBLE.size))))
+        header = pack_header.decode_front(pack_header.read_front(stream.read))
     if not header.keys_of(pack.KEY_AGE):
         raise NoAccess(f"{path}: was not made for a single reader: it opens with the key of its pool")
     try:
@@ -225,33 +219,28 @@ class PackReader:
     def _read_trailer(self, bytes_max: int) -> None:
         size = self.size_bytes
         layout = self._opener.layout
-        footer_size = layout.footer.size
-        footer = self._file.read_at(max(0, size - footer_size), footer_size)
-        if len(footer) < footer_size or footer[-8:] != pack.MAGIC_END:
+        footer_start = max(0, size - layout.footer.size)
+        footer = decode_footer(layout, self._file.read_at(footer_start, layout.footer.size))
+        if footer is None:
             raise Damaged(f"pack cut short or damaged at offset {size}: no footer")
-        offset, length, block_count, *counts, self.digest, _ = layout.footer.unpack(footer)
-        wrong = f"pack footer damaged at offset {size - footer_size}"
-        if offset < self._opener.header_end or offset + length + footer_size != size:
-            raise Damaged(wrong)
-        # A count that cannot be true is told before memory is asked for.
-        if length > bytes_max + pack.STORED_OVERHEAD_BYTES_MAX or block_count * (layout.frame.size + 16) > size:
-            raise Damaged(f"{wrong}: a table of {length} bytes for {block_count} blocks")
-        body = self._open_body(offset, length, block_count)
-        raw_max = 8 + layout.trailer_end_bytes + (pack.TRAILER_ROW_BYTES + OBJECT_ID_BYTES) * block_count
-        if body.raw_bytes > min(raw_max, bytes_max):
+        # A count that cannot be true is reported before memory is asked for.
+        check_footer(layout, footer, header_end=self._opener.header_end, file_bytes=size)
+        offset, block_count = footer.trailer_offset, footer.block_count
+        if footer.trailer_bytes > bytes_max + pack.STORED_OVERHEAD_BYTES_MAX:
+            raise Damaged(f"pack footer damaged at offset {footer_start}: a table of {footer.trailer_bytes} bytes")
+        body = self._open_body(offset, footer.trailer_bytes, block_count)
+        if body.raw_bytes > min(trailer_bytes_max(layout, block_count), bytes_max):
             raise Damaged(f"pack trailer damaged at offset {offset}: {body.raw_bytes} bytes for {block_count} blocks")
-        raw = decompress(body, offset=offset)
-        end = layout.trailer_end_bytes
-        object_count = counts[0] if counts else int.from_bytes(raw[-end:], "little")
+        table = decode_trailer(layout, decompress(body, offset=offset), block_count, offset=offset)
+        object_count = footer.object_count if table.object_count is None else table.object_count
         # An id is 32 bytes that nothing compresses.
-        if object_count * OBJECT_ID_BYTES > size:
+        if object_count is None or object_count * OBJECT_ID_BYTES > size:
             raise Damaged(f"pack damaged at offset {offset}: {object_count} objects do not fit")
-        self.trailer_offset = int(offset)
+        self.digest = footer.digest
+        self.trailer_offset = offset
         self.block_count = block_count
         self.object_count = object_count
-        self.offsets, self.stored, self.raw, self.types, self.index_count = decode_trailer(
-            raw[: len(raw) - end], block_count, offset=offset
-        )
+        self.offsets, self.stored, self.raw, self.types = table.offsets, table.stored, table.raw, table.types
 
     def _open_body(self, offset: int, stored_total: int, number: int) -> pack_block.Body:
         """Return what a block holds, its sizes and its tag checked."""
@@ -300,19 +289,19 @@ class PackReader:
                     f"{self.path}: index at offset {offset}: {table_bytes} bytes for {self.object_count} objects"
                 )
             # One table, filled block by block: the columns are views of it.
-            table = numpy.empty((self.object_count, pack.INDEX_ROW_BYTES), dtype=numpy.uint8)
+            table = new_table(self.object_count)
             filled = 0
             for number in numbers.tolist():
                 raw = self.read_block(number)
                 if len(raw) % pack.INDEX_ROW_BYTES:
                     raise Damaged(f"{self.path}: index block {number} has a torn row")
-                count = len(raw) // pack.INDEX_ROW_BYTES
-                if filled + count <= self.object_count:
-                    table[filled : filled + count].reshape(-1)[:] = numpy.frombuffer(raw, dtype=numpy.uint8)
-                filled += count
+                rows = as_table(raw)
+                if filled + len(rows) <= self.object_count:
+                    table[filled : filled + len(rows)] = rows
+                filled += len(rows)
             if filled != self.object_count:
                 raise Damaged(f"{self.path}: the index has {filled} rows, the footer says {self.object_count}")
-            self._columns = table[:, :32], table[:, 32:].view("<u4").astype(numpy.uint32, copy=False)
+            self._columns = decode_rows(table)
         return self._columns
 
     def forget_lookups(self) -> None:
@@ -373,7 +362,7 @@ class PackReader:
     def view_row(self, row: int, identity: bytes, depth: int = 0) -> tuple[int, bytes | memoryview]:
         """Return the same without a copy: a view keeps its whole block in memory."""
         block, place, _, _ = self.objects()[1][row].tolist()
-        kind, payload, base = view_record(self.cached_block(block), place & 0xFFFFFF, identity)
+        kind, payload, base = view_record(self.cached_block(block), place & pack.OFFSET_MASK, identity)
         if base is None:
             return kind, payload
         if depth >= pack.DELTA_DEPTH_MAX:
@@ -422,11 +411,11 @@ class PackReader:
             places = values[rows, 1].tolist()
             raw = self.read_block(number)
             for position, kind, encoding, identity, payload in split_records(raw, offset=int(self.offsets[number])):
-                at = 32 * count
+                at = OBJECT_ID_BYTES * count
                 if (
                     count >= len(places)
-                    or places[count] != position | kind << pack.OFFSET_BITS
-                    or named[at : at + 32] != identity
+                    or places[count] != encode_place(position, kind)
+                    or named[at : at + OBJECT_ID_BYTES] != identity
                 ):
                     findings.append(f"{self.path}: object {hex_short(identity)} in block {number}: the index disagrees")
                 count += 1
@@ -450,7 +439,7 @@ class PackReader:
     def verify_digest(self) -> list[str]:
         """Return a finding when the file's digest, which the footer has, is wrong."""
         hasher = blake3()
-        end = self.size_bytes - pack.DIGEST_AND_MAGIC_BYTES
+        end = self.size_bytes - pack.FOOTER_END_BYTES
         position = 0
         while position < end:
             data = self._file.read_at(position, min(4 * MIB, end - position))
@@ -501,10 +490,11 @@ def stream_blocks(stream: BinaryIO, realm: Realm) -> Iterator[tuple[pack_header.
             break
         number += 1
     footer = read(layout.footer.size)
-    if len(footer) < layout.footer.size or footer[-8:] != pack.MAGIC_END:
+    found = decode_footer(layout, footer)
+    if found is None:
         raise Damaged(f"pack cut short at offset {offset}: no footer")
-    hasher.update(footer[: -pack.DIGEST_AND_MAGIC_BYTES])
-    if hasher.digest() != footer[-pack.DIGEST_AND_MAGIC_BYTES : -8]:
+    hasher.update(footer[: -pack.FOOTER_END_BYTES])
+    if hasher.digest() != found.digest:
         raise Damaged(f"pack footer damaged at offset {start}: the digest is wrong")
     if read(1):
         raise Damaged(f"pack goes on after its end at offset {offset - 1}")

@@ -12,10 +12,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.chunks.recipients import seal_to
-from dalsegno.formats import objects, pack, pack_block, pack_header
-from dalsegno.formats.pack_index import Columns
+from dalsegno.formats import pack, pack_block, pack_footer, pack_header
+from dalsegno.formats.objects import KIND_CHUNK, OBJECT_BYTES_MAX
+from dalsegno.formats.pack_index import Columns, encode_place
+from dalsegno.formats.pack_records import encode_record_head
 from dalsegno.formats.pack_trailer import encode_trailer
 from dalsegno.pool.index_rows import IndexRows
+from dalsegno.terms.ids import OBJECT_ID_BYTES
 from dalsegno.terms.sizes import MIB
 from dalsegno.world.chance import random_bytes
 from dalsegno.world.workers import Workers
@@ -23,7 +26,7 @@ from dalsegno.world.workers import Workers
 BLOCK_RAW_BYTES = {pack.BLOCK_METADATA: 1 * MIB, pack.BLOCK_DATA: 4 * MIB}
 """A block is closed when its records reach this size (docs/decisions/004-block-size.md)."""
 INDEX_BLOCK_RAW_BYTES = 1 * MIB // pack.INDEX_ROW_BYTES * pack.INDEX_ROW_BYTES
-assert max(BLOCK_RAW_BYTES.values()) + objects.OBJECT_BYTES_MAX <= pack.BLOCK_RAW_BYTES_MAX
+assert max(BLOCK_RAW_BYTES.values()) + OBJECT_BYTES_MAX <= pack.BLOCK_RAW_BYTES_MAX
 BLOCKS_PENDING_MAX = 6
 WRITES_PENDING_MAX = 4
 SENT_PENDING_MAX = 1
@@ -114,12 +117,30 @@ class BlockSealer:
     def seal_compressed(self, body: bytes | memoryview, raw_bytes: int, block_type: int, number: int) -> bytes:
         """Return a stored block from a zstd frame: how merge copies a wholly wanted block."""
         body = pack_block.encode_body(body, raw_bytes, block_type, padded=self._aead is not None)
-        frame = pack.FRAME.pack(len(body) + pack.TAG_BYTES)
-        associated = self._header_digest + frame + number.to_bytes(8, "little")
+        frame = pack_block.encode_frame(len(body))
+        associated = pack_block.associated_data(self._header_digest, frame, number)
         if self._aead is not None:
-            return frame + self._aead.encrypt(number.to_bytes(12, "little"), body, associated)
+            return frame + self._aead.encrypt(pack_block.nonce(number), body, associated)
         tag = blake3(associated, key=self._block_key).update(body).digest(pack.TAG_BYTES)
         return b"".join((frame, body, tag))
+
+
+class _OpenBlock:
+    """The records of a block that is not full yet, and their index rows, which do not know its number yet."""
+
+    __slots__ = ("block_type", "bytes_target", "fill", "ids", "parts", "rows")
+
+    def __init__(self, block_type: int) -> None:
+        self.block_type = block_type
+        self.bytes_target = BLOCK_RAW_BYTES[block_type]
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin with no records again."""
+        self.parts: list[bytes] = []
+        self.fill = 0
+        self.ids = bytearray()
+        self.rows = array("I")
 
 
 class PackWriter:
@@ -147,15 +168,12 @@ class PackWriter:
         self._hash = blake3()
         self.bytes_written = 0
         self.object_count = 0
-        encoded = pack_header.encode_struct(self.header)
-        head = pack.PREAMBLE.pack(pack.MAGIC, pack.VERSION, 0, len(encoded)) + encoded
-        header_digest = blake3(head).digest(pack.HEADER_DIGEST_BYTES)
+        front = pack_header.encode_front(self.header)
+        header_digest = pack_header.header_digest(front)
         self._sealer = BlockSealer(key=key, block_key=realm.block_key, header_digest=header_digest, dense=dense)
-        self._write(head + header_digest)
-        self._parts: dict[int, list[bytes]] = {pack.BLOCK_METADATA: [], pack.BLOCK_DATA: []}
-        self._fill = {pack.BLOCK_METADATA: 0, pack.BLOCK_DATA: 0}
-        # Records of an open block do not know its number yet: rows are kept per type until the block is closed.
-        self._open_rows: dict[int, tuple[bytearray, array[int]]] = {t: (bytearray(), array("I")) for t in self._parts}
+        self._write(front)
+        self._metadata = _OpenBlock(pack.BLOCK_METADATA)
+        self._data = _OpenBlock(pack.BLOCK_DATA)
         self._index = IndexRows()
         self._block_number = 0
         self._pending: deque[tuple[int, Future[bytes] | bytes]] = deque()
@@ -166,20 +184,16 @@ class PackWriter:
 
     def put(self, kind: int, identity: bytes, payload: bytes | memoryview, encoding: int = pack.ENCODING_WHOLE) -> None:
         """Add one object that is not in this pack yet."""
-        block_type = pack.BLOCK_DATA if kind == objects.KIND_CHUNK else pack.BLOCK_METADATA
+        block = self._data if kind == KIND_CHUNK else self._metadata
         length = len(payload)
-        fill = self._fill[block_type]
-        parts = self._parts[block_type]
-        parts.append(pack.RECORD.pack(kind, encoding, length, identity))
-        parts.append(payload)  # type: ignore[arg-type]  # b"".join takes any buffer
-        ids, rows = self._open_rows[block_type]
-        ids += identity
-        rows.extend((0, fill | kind << pack.OFFSET_BITS, length, encoding))
+        head = encode_record_head(kind, encoding, length, identity)
+        block.parts += head, payload  # type: ignore[arg-type]  # b"".join takes any buffer
+        block.ids += identity
+        block.rows.extend((0, encode_place(block.fill, kind), length, encoding))
         self.object_count += 1
-        fill += pack.RECORD.size + length
-        self._fill[block_type] = fill
-        if fill >= BLOCK_RAW_BYTES[block_type]:
-            self._close_block(block_type)
+        block.fill += len(head) + length
+        if block.fill >= block.bytes_target:
+            self._close_block(block)
 
     def put_made(
         self,
@@ -194,22 +208,19 @@ class PackWriter:
 
         This is how a block of another pack is copied, whole or in part.
         """
-        rows[0::4] = array("I", [self._block_number]) * (len(rows) // 4)
+        _set_block(rows, self._block_number)
         self._index.add(ids, rows)
-        self.object_count += len(rows) // 4
+        self.object_count += len(rows) // pack.INDEX_VALUES
         self._submit(make, block_type, raw_bytes)
 
-    def _close_block(self, block_type: int) -> None:
-        if not self._fill[block_type]:
+    def _close_block(self, block: _OpenBlock) -> None:
+        if not block.parts:
             return
-        raw = b"".join(self._parts[block_type])
-        ids, rows = self._open_rows[block_type]
-        rows[0::4] = array("I", [self._block_number]) * (len(rows) // 4)
-        self._index.add(ids, rows)
-        self._parts[block_type] = []
-        self._fill[block_type] = 0
-        self._open_rows[block_type] = (bytearray(), array("I"))
-        self._put_raw(raw, block_type)
+        raw = b"".join(block.parts)
+        _set_block(block.rows, self._block_number)
+        self._index.add(block.ids, block.rows)
+        block.clear()
+        self._put_raw(raw, block.block_type)
 
     def _put_raw(self, raw: bytes, block_type: int) -> None:
         self._submit(lambda sealer, number: sealer.seal(raw, block_type, number), block_type, len(raw))
@@ -265,8 +276,8 @@ class PackWriter:
 
     def finish(self) -> PackSummary:
         """Write what is open, the index, the trailer and the footer, and return the pack's columns."""
-        self._close_block(pack.BLOCK_METADATA)
-        self._close_block(pack.BLOCK_DATA)
+        self._close_block(self._metadata)
+        self._close_block(self._data)
         self._drain(0)
         columns, pieces = self._index.finish()
         first_ids: list[bytes] = []
@@ -275,11 +286,11 @@ class PackWriter:
             waiting += piece
             whole = len(waiting) // INDEX_BLOCK_RAW_BYTES * INDEX_BLOCK_RAW_BYTES
             for start in range(0, whole, INDEX_BLOCK_RAW_BYTES):
-                first_ids.append(waiting[start : start + 32])
+                first_ids.append(waiting[start : start + OBJECT_ID_BYTES])
                 self._put_raw(waiting[start : start + INDEX_BLOCK_RAW_BYTES], pack.BLOCK_INDEX)
             waiting = waiting[whole:]
         if waiting:
-            first_ids.append(waiting[:32])
+            first_ids.append(waiting[:OBJECT_ID_BYTES])
             self._put_raw(waiting, pack.BLOCK_INDEX)
         self._drain(0)
         trailer = encode_trailer(
@@ -288,15 +299,18 @@ class PackWriter:
         trailer_offset = self.bytes_written
         stored = self._sealer.seal(trailer, pack.BLOCK_TRAILER, self._block_number)
         self._write(stored)
-        fields = pack.FOOTER.pack(trailer_offset, len(stored), self._block_number, bytes(32), pack.MAGIC_END)
-        fields = fields[: pack.FOOTER_DIGESTED_BYTES]
-        self._write(fields)
+        self._write(
+            pack_footer.encode_fields(
+                trailer_offset=trailer_offset, trailer_bytes=len(stored), block_count=self._block_number
+            )
+        )
         if self._lane is not None:
             self._lane.drain()
         self.close()
         digest = self._hash.digest()
-        self._write_out(digest + pack.MAGIC_END)
-        self.bytes_written += len(digest) + len(pack.MAGIC_END)
+        end = pack_footer.encode_end(digest)
+        self._write_out(end)
+        self.bytes_written += len(end)
         return PackSummary(
             pack_id=self.header.pack_id,
             size_bytes=self.bytes_written,
@@ -304,3 +318,8 @@ class PackWriter:
             digest=digest,
             columns=columns,
         )
+
+
+def _set_block(rows: "array[int]", number: int) -> None:
+    """Set the first number of every row: the block in which its object is."""
+    rows[0 :: pack.INDEX_VALUES] = array("I", [number]) * (len(rows) // pack.INDEX_VALUES)

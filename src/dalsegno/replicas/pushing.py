@@ -12,7 +12,7 @@ from dalsegno.replicas.reach import Look, Reach, list_errors, set_version, share
 from dalsegno.replicas.sources import SitesSource
 from dalsegno.replicas.transfer import Spool, Transferred, copy, fetch, read_rows, row_ids, row_lengths
 from dalsegno.terms.errors import Conflict, DalError, Diverged, NoAccess, NotFound, Refused, Unavailable
-from dalsegno.terms.ids import ObjectId
+from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
 from dalsegno.terms.sizes import MIB
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.volumes.ancestry import is_ancestor
@@ -134,7 +134,7 @@ class Pusher:
         for rows in read_rows(local.missing(self.reach.volume, [revision], [base] if base else []), of="this pool"):
             ids += row_ids(rows)
             size += int(row_lengths(rows).sum())
-            if size > COMMIT_BYTES_MAX or len(ids) > BATCH_IDS_MAX * 32:
+            if size > COMMIT_BYTES_MAX or len(ids) > BATCH_IDS_MAX * OBJECT_ID_BYTES:
                 return None
         return fetch(local, self.reach.volume, bytes(ids))
 

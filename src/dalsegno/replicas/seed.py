@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import pack
-from dalsegno.formats.pack_index import file_order
+from dalsegno.formats.pack_index import decode_kinds, file_order
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.replicas.contract import BATCH_IDS_MAX, ROW_BYTES, ROW_KIND_SHIFT, Site
@@ -21,7 +21,6 @@ from dalsegno.terms.ids import OBJECT_ID_BYTES, hex_short
 from dalsegno.volumes.state import VolumeState
 from dalsegno.world.workers import Workers
 
-_KIND_SHIFT_IN_INDEX = 24
 """Where an index row has the kind, above the offset in its block."""
 
 
@@ -74,7 +73,7 @@ class PacksOrigin:
 def _rows(ids: npt.NDArray[np.uint8], values: npt.NDArray[np.uint32]) -> Rows:
     rows = np.empty((len(ids), ROW_BYTES), np.uint8)
     rows[:, :OBJECT_ID_BYTES] = ids
-    kinds = values[:, 1] >> np.uint32(_KIND_SHIFT_IN_INDEX)
+    kinds = decode_kinds(values[:, 1])
     told = values[:, 2] | kinds << np.uint32(ROW_KIND_SHIFT)
     rows[:, OBJECT_ID_BYTES:] = np.ascontiguousarray(told, dtype="<u4").view(np.uint8).reshape(-1, 4)
     return rows
