@@ -82,7 +82,8 @@ def test_a_token_that_was_made_with_the_realms_key_opens_nothing(pool: Pool) -> 
     data = msgspec.msgpack.encode(forged)
     pool.swap_ref(f"tokens/{forged.id}", None, data)
     assert check_token(text, [tokens, PoolTokens(pool)], now_ns=2) is None
-    sealed = Realm(REALM.secret).seal_value(data, context=b"dalsegno server value 1\0" + pool.pool_id + b"tokens/")
+    context = b"dalsegno server value 1\0" + pool.pool_id + f"tokens/{forged.id}".encode()
+    sealed = Realm(REALM.secret).seal_value(data, context=context)
     (pool.backend.directory / "server/tokens").mkdir()
     (pool.backend.directory / "server/tokens" / forged.id).write_bytes(sealed)
     with pytest.raises(Damaged):

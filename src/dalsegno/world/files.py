@@ -166,7 +166,7 @@ def fsync_directory(path: Path, *, writes: bool = True) -> None:
         _sync_names(path)
 
 
-def _give_to_owner(target: int | Path, parent: Path) -> None:
+def _give_to_owner(descriptor: int, parent: Path) -> None:
     """As root, give something new to whom its directory belongs: he could not use it otherwise.
 
     Who owns the directory could put anything there himself, so nobody gets more than he had. Only for what was made
@@ -177,10 +177,19 @@ def _give_to_owner(target: int | Path, parent: Path) -> None:
     owner = os.stat(parent)
     if owner.st_uid != 0:
         with contextlib.suppress(OSError):  # a share that has owners of its own
-            os.chown(target, owner.st_uid, owner.st_gid, **({} if isinstance(target, int) else _NO_FOLLOW))
+            os.chown(descriptor, owner.st_uid, owner.st_gid)
 
 
-_NO_FOLLOW: dict[str, bool] = {"follow_symlinks": False}
+def _give_directory_to_owner(path: Path) -> None:
+    """Do the same with a directory that was made just now; what somebody put in its place meanwhile stays as it is."""
+    if os.geteuid() != 0:
+        return
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _give_to_owner(descriptor, path.parent)
+        finally:
+            os.close(descriptor)
 
 
 def _open_or_make(path: Path, flags: int, mode: int) -> int:
@@ -232,7 +241,7 @@ def make_directory(path: Path, *, mode: int = 0o777, to_owner: bool = False) -> 
                 raise
         else:
             if to_owner:
-                _give_to_owner(path, path.parent)
+                _give_directory_to_owner(path)
     fsync_directory(path.parent)
 
 
