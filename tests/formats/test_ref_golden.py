@@ -9,6 +9,7 @@ import pytest
 from dalsegno.formats.messages import convert
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pool import Pool
+from dalsegno.pool.signers import SIGNERS_REF, list_signers
 from dalsegno.terms.errors import Damaged, TooNew
 from dalsegno.volumes.clones import Clone, Clones
 from dalsegno.volumes.state import VolumeState, decode_state
@@ -19,6 +20,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))
 from make_ref_v1 import CLONES, REF, STATE, VOLUME_ID  # noqa: E402
 from make_ref_v2 import make_pool, table_clones  # noqa: E402
+from make_signers import SIGNER  # noqa: E402
 
 
 @pytest.fixture
@@ -54,6 +56,17 @@ def test_version_1_is_read_and_becomes_version_2_at_the_first_write(pool):
 def test_version_2_is_read(pool):
     put(pool, "ref-v2.volume")
     assert Volumes(pool).known(VOLUME_ID) == expected(counter=3)
+
+
+def test_a_list_of_signers_is_read(pool):
+    put(pool, "ref-v2.signers", SIGNERS_REF)
+    assert list_signers(pool) == [SIGNER]
+
+
+def test_a_list_of_signers_of_a_later_version_is_not_read(pool):
+    assert pool.swap_ref(SIGNERS_REF, None, msgspec.msgpack.encode({"version": 2, "people": []}))
+    with pytest.raises(TooNew):
+        list_signers(pool)
 
 
 def test_a_table_of_clones_of_version_2_is_read_and_made_alike(pool):

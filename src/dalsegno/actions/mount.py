@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from dalsegno.actions.session import House, author
-from dalsegno.actions.view import View, open_dumps, open_view
+from dalsegno.actions.view import View, open_dumps, open_unchecked_view
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats.objects import Coverage, Entry, Revision
 from dalsegno.pool.checked import CheckedSource
@@ -41,7 +41,7 @@ ANSWER_SECONDS_MAX: Final = 10
 
 def open_shown(house: House, text: str) -> View:
     """Open what an address or a chain of dumps names, as the top of a mount."""
-    return open_view(house, text)
+    return open_unchecked_view(house, text)
 
 
 def open_shown_dumps(paths: list[Path], realm: Realm, *, clone: str, path: bytes) -> View:
@@ -200,7 +200,7 @@ def open_point(house: House, point: bytes) -> View:
     text = point.decode(errors="surrogateescape")
     if os.sep in text.partition(":/")[0] and not text.startswith("//"):
         raise BadInput(f"mount point to {text!r}: expected VOLUME[@CLONE]")
-    return open_view(house, text)
+    return open_unchecked_view(house, text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,6 +55,7 @@ from dalsegno.terms.errors import (
     Refused,
     Unacknowledged,
     Unavailable,
+    Unsigned,
 )
 from dalsegno.terms.events import Note, Report
 from dalsegno.terms.ids import OBJECT_ID_BYTES, hex_short
@@ -64,6 +65,8 @@ from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.dates import is_future
 from dalsegno.volumes.reopen import plan_reopened
 from dalsegno.volumes.shrunk import SETTING
+from dalsegno.volumes.signed import SETTING as SIGNED
+from dalsegno.volumes.signed import requires_signatures
 from dalsegno.volumes.state import (
     ANY,
     NATIVE,
@@ -462,8 +465,11 @@ class RealmVolumes(Volumes):
             known = self._directories.all() if self._directories is not None else {}
         # What a server says of directories, and of what a backup leaves out, is about its own: it never makes this
         # host read one, or leave something out.
-        kept = {key: value for key, value in state.settings.items() if key not in local_keys(state.settings)}
+        left = local_keys(state.settings) - {SIGNED}
+        kept = {key: value for key, value in state.settings.items() if key not in left}
         followed = known.get(state.id)
+        if followed is not None and SIGNED in followed.settings:
+            kept[SIGNED] = followed.settings[SIGNED]  # of whatever server it is read, and whatever that says
         if followed is None or state.role not in (WRITER, ""):
             return msgspec.structs.replace(state, kind=NATIVE, source=b"", settings=kept)
         kind = TRACKED if followed.source else NATIVE
@@ -797,6 +803,8 @@ class RealmVolumes(Volumes):
         parents = [self._find_readable(parent) for parent in revision.parents]
         newest_ns = max((parent.created_ns for parent in parents if parent is not None), default=0)
         revision = self.sign(msgspec.structs.replace(revision, created_ns=max(revision.created_ns, newest_ns + 1)))
+        if requires_signatures(state) and not revision.signature:
+            raise Unsigned(f"volume {state.name!r} takes only signed states, and there is no key here to sign with")
         identity = bytes(writer.put(objects.KIND_REVISION, objects.encode(revision)))
         writer.flush()
         writer.commit_guard()
@@ -812,6 +820,8 @@ class RealmVolumes(Volumes):
                 pushed = group.push(identity)
             except (Unavailable, Conflict, Full) as error:
                 raise Unacknowledged(f"{error}; the commit waits in {self._pool.place}") from None
+            except Unsigned as error:
+                raise Unsigned(f"{error}; the commit waits in {self._pool.place} until it is known") from None
             except (NoAccess, Refused, BadInput):
                 self._drop_unsent(state.id, identity)
                 raise
@@ -1068,8 +1078,8 @@ def _greeter(site: Site) -> Greeter:
 
 
 def local_keys(settings: Mapping[str, object]) -> set[str]:
-    """Return the keys of settings that say something about a directory of this host."""
-    return {*own_keys(settings), *({SETTING} & set(settings))}
+    """Return the keys of settings that say something about a directory of this host, or what is believed here."""
+    return {*own_keys(settings), *({SETTING, SIGNED} & set(settings))}
 
 
 def _recorder(site: Site) -> Recorder:

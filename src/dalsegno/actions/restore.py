@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dalsegno.actions.backup import own_paths, own_places
 from dalsegno.actions.session import House
-from dalsegno.actions.view import View, open_view
+from dalsegno.actions.view import View, open_unchecked_view, require_signed_view
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.load import load_chain
 from dalsegno.formats import objects
@@ -68,11 +68,13 @@ def restore(
     same size and time is taken for equal, unless `compare` has it read. What is mounted below the target is left alone
     unless `cross_file_systems`. What `delete` removes never is the program's own, and only with `delete_excluded` what
     the backup did not cover. `tell` hears of each entry. Refused: to delete below `/` unless `sure`, or in the
-    program's own places. Without a word (`is_trusted` None) all is trusted but what is not this house's own (`is_own`).
+    program's own places. Without a word (`is_trusted` None) all is trusted but what is not this house's own (`is_own`),
+    and what does not count as signed in a volume that requires it is Refused.
     Full, before anything is written: there is no room for it, unless `any_size`.
     """
-    with open_view(house, address) as view:
+    with open_unchecked_view(house, address) as view:
         if is_trusted is None:
+            require_signed_view(house, view)
             is_trusted = is_own(house, view)
         return restore_view(
             house,
@@ -124,6 +126,7 @@ def restore_view(
         one = OneEntry(view.source, single)
         source, revision, place, wanted = one, one.revision(view.revision), target.parent, [single.name]
     if is_trusted is None:
+        require_signed_view(house, view)
         is_trusted = view.chain is None or not view.chain.is_for_readers
     act = partial(
         restore_tree,

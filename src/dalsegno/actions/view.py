@@ -1,5 +1,6 @@
 """What a reading command is pointed at: an address in the pool, or a dump, or a chain of dumps."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ from dalsegno.formats.objects import Revision
 from dalsegno.pool.checked import CheckedSource
 from dalsegno.pool.contract import Source
 from dalsegno.pool.pack_read import PackFile
-from dalsegno.terms.errors import Damaged, Lost, NotFound
+from dalsegno.terms.errors import Damaged, Lost, NotFound, Unavailable, Unsigned
+from dalsegno.terms.events import Note
 from dalsegno.terms.ids import hex_short
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.address import dump_paths, parse_address, resolve
+from dalsegno.volumes.signed import find_problem, known_signers, requires_signatures
 from dalsegno.volumes.state import VolumeState
 from dalsegno.world.clock import now_ns
 
@@ -61,6 +64,25 @@ def named(label: str) -> Iterator[None]:
         raise
 
 
+def _signed_problem(house: House, view: View) -> str | None:
+    """Return why a state does not count as signed, of a volume that requires it, or None."""
+    try:
+        state = view.state or house.volumes.get_by_id(view.revision.volume)
+    except (NotFound, Unavailable):
+        return None  # a dump, of a volume of which nobody can tell now
+    if state is None or not requires_signatures(state):
+        return None
+    signers = known_signers(house.pool, house.signer)
+    return find_problem(view.source, house.pool.realm, state, view.revision_id, signers)
+
+
+def require_signed_view(house: House, view: View) -> None:
+    """Refuse a state that does not count as signed, of a volume that takes only such states."""
+    problem = _signed_problem(house, view)
+    if problem is not None:
+        raise Unsigned(f"{view.label}: {problem}; --untrusted or --trusted takes it all the same")
+
+
 def split_dumps(text: str) -> tuple[list[Path], str, bytes] | None:
     """Return (files, clone, path) of `FULL+INCR...[@CLONE][:/PATH]`, or None when `text` names no dump files."""
     if text.startswith("//"):
@@ -87,7 +109,16 @@ def split_dumps(text: str) -> tuple[list[Path], str, bytes] | None:
 
 
 def open_view(house: House, text: str) -> View:
-    """Open what an address or a chain of dumps names."""
+    """Open what an address or a chain of dumps names, to be looked at: what does not count as signed is said."""
+    view = open_unchecked_view(house, text)
+    problem = _signed_problem(house, view)
+    if problem is not None:
+        house.report(Note(severity="notice", path=os.fsencode(view.label), text=problem))
+    return view
+
+
+def open_unchecked_view(house: House, text: str) -> View:
+    """Open the same; the caller looks whether it counts as signed."""
     dumps = split_dumps(text)
     if dumps is None:
         resolved = resolve(house.pool, house.volumes, parse_address(text), now_ns=now_ns())

@@ -12,6 +12,7 @@ from dalsegno.cli.choice import key_path, pool_path
 from dalsegno.cli.door import open_house
 from dalsegno.cli.key_holders import add_holder_verbs, holder_lines, holder_values
 from dalsegno.cli.key_rotate import add_rotate, generation_lines, generation_values
+from dalsegno.cli.key_signers import add_signer_verbs
 from dalsegno.cli.streams import bytes_output
 from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import Parser
@@ -50,7 +51,7 @@ _NO_FILE = {
 def add_key(parser: Parser) -> None:
     """Say what `dal key` understands."""
     verbs = parser.add_subparsers(
-        dest="verb", required=True, metavar="show|export|import|list|check|passphrase|add|remove|rotate"
+        dest="verb", required=True, metavar="show|export|import|list|check|passphrase|add|remove|rotate|signers"
     )
     verbs.add_parser("show", help="show where the pool's key is", epilog="example: dal key show").set_defaults(
         run=_show
@@ -79,6 +80,7 @@ def add_key(parser: Parser) -> None:
     check.set_defaults(run=_check)
     add_holder_verbs(verbs)
     add_rotate(verbs)
+    add_signer_verbs(verbs)
 
 
 def _pool_value(pool: Pool) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _add(arguments: argparse.Namespace, terminal: Terminal) -> int:
         wanted = arguments.name or free_name(pool.holders, PASSPHRASE)
         new = _new_passphrase(pool, wanted, KdfCost())
     else:
-        recipient, comment = _read_recipient(arguments.recipient)
+        recipient, comment = read_public_key(arguments.recipient)
         wanted = arguments.name or free_name(pool.holders, comment or recipient[:20])
         new = recipient_holder(recipient, name=wanted, secret=pool.realm.secret)
     change_holders(pool.backend, pool.realm, lambda settings: with_holder(settings, new))
@@ -113,7 +113,7 @@ def _add(arguments: argparse.Namespace, terminal: Terminal) -> int:
     return EXIT_DONE
 
 
-def _read_recipient(given: str) -> tuple[str, str]:
+def read_public_key(given: str) -> tuple[str, str]:
     """Return a public key, given as it is or as a file, and the comment behind it."""
     text = given
     if not given.startswith(("age1", "ssh-")) and os.path.isfile(given):

@@ -126,7 +126,12 @@ def _mount(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _serve(arguments: argparse.Namespace, terminal: Terminal, ready: Callable[[], None]) -> None:
-    wishes = Wishes(allow_other=arguments.allow_other, as_user=arguments.as_user, devices=arguments.devices)
+    wishes = Wishes(
+        allow_other=arguments.allow_other,
+        as_user=arguments.as_user,
+        devices=arguments.devices,
+        takes_unsigned=arguments.is_trusted is not None,
+    )
     dumps = split_dumps(arguments.what) if arguments.what is not None else None
     realm = realm_of_key(arguments, dumps[0][0]) if dumps is not None else None
     if dumps is not None and realm is None and not is_pool(pool_path(arguments)) and not joined_realms():
@@ -140,7 +145,7 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal, ready: Callable[[]
             )
         return
     with open_volumes(arguments, terminal, *([arguments.what] if arguments.what is not None else [])) as house:
-        gallery = HouseGallery(house)
+        gallery = HouseGallery(house, takes_unsigned=wishes.takes_unsigned)
         own = [*service.own_places(house), *(dumps[0] if dumps is not None else [])]
         if arguments.all:
             service.show_read_only(

@@ -11,6 +11,7 @@ from dalsegno.actions.backup import create_volume
 from dalsegno.actions.keep import VolumeSize, volume_size
 from dalsegno.actions.reopen import reopen
 from dalsegno.actions.rules import left_out, own_keys
+from dalsegno.actions.signers import set_signed
 from dalsegno.actions.sources import followers, set_rules, set_source
 from dalsegno.cli.backup import add_rules, left_out_origin, left_out_words, read_rules
 from dalsegno.cli.choice import chosen
@@ -37,7 +38,7 @@ def add_volume(parser: Parser) -> None:
     create.set_defaults(run=_create)
     change = verbs.add_parser(
         "set",
-        help="change what it follows and what its backups leave out",
+        help="change what it follows, what its backups leave out, and whether states must be signed",
         epilog="example: dal volume set home --exclude '*.tmp' --exclude-caches",
     )
     change.add_argument("name", metavar="VOLUME")
@@ -45,6 +46,11 @@ def add_volume(parser: Parser) -> None:
     add_rules(change, "what its backups leave out, from now on")
     change.add_argument("--remove-exclude", action="append", default=[], metavar="PATTERN", help="end this --exclude")
     change.add_argument("--clear-excludes", action="store_true", help="end each --exclude")
+    change.add_argument(
+        "--signed",
+        choices=("required", "optional"),
+        help="take only states that are signed by signers who are known (`dal key signers`)",
+    )
     change.set_defaults(run=_set)
     verbs.add_parser("list", help="list all volumes", epilog="example: dal volume list").set_defaults(run=_list)
     shown = verbs.add_parser("show", help="show one volume", epilog="example: dal volume show home")
@@ -170,10 +176,12 @@ def _set(arguments: argparse.Namespace, terminal: Terminal) -> int:
             "--exclude none: --clear-excludes ends each pattern; what is named none is `--exclude '**/none'`"
         )
     change = replace(read_rules(arguments), remove=tuple(arguments.remove_exclude), clear=arguments.clear_excludes)
-    if change.is_empty and arguments.source is None:
+    if change.is_empty and arguments.source is None and arguments.signed is None:
         raise BadInput(f"say what to change: `dal volume set --help`; `dal volume show {arguments.name}` shows what is")
     with open_volumes(arguments, terminal, arguments.name) as house:
         state = set_rules(house, arguments.name, change)  # first: a bad pattern ends it before anything is changed
+        if arguments.signed is not None:
+            state = set_signed(house, arguments.name, required=arguments.signed == "required")
         if arguments.source is not None:
             source = None if arguments.source == "none" else Path(arguments.source)
             state = set_source(house, arguments.name, source)

@@ -20,7 +20,7 @@ from dalsegno.volumes.state import VolumeState
 from dalsegno.volumes.store import check_clone_name
 
 
-class _Beside:
+class ChainOverPool:
     """What a chain carries, with the pool behind it."""
 
     def __init__(self, chain: DumpChain, pool: Pool) -> None:
@@ -28,6 +28,7 @@ class _Beside:
         self._pool = pool
 
     def get(self, identity: ObjectId, /) -> bytes:
+        """Return the payload of an object. NotFound when neither has it."""
         try:
             return self._chain.get(identity)
         except NotFound:
@@ -42,7 +43,7 @@ def check_sent(
     `may_jump`: who sent it may administer the volume, so its head may go to a revision of which nobody can tell that it
     continues the head. `sees_all`: he may read every volume, so an increment may count on whatever is in the pool.
     """
-    source = _Beside(chain, pool)
+    source = ChainOverPool(chain, pool)
     for note, reader in zip(chain.notes, chain.readers, strict=True):
         require_past(f"dump {hex_short(reader.pack_id)}", note.taken_at_ns, now_ns=now_ns)
     for target in chain.targets():
@@ -74,7 +75,7 @@ def _require_lineage(pool: Pool, state: VolumeState, identity: bytes, revision: 
         raise Refused(f"revision {hex_short(identity)} is of another volume than {state.name!r}")
 
 
-def _require_carried(chain: DumpChain, source: _Beside, pool: Pool, base: bytes) -> None:
+def _require_carried(chain: DumpChain, source: ChainOverPool, pool: Pool, base: bytes) -> None:
     """Refuse an increment that counts on more than what it carries and the state that it starts from."""
     seen = Marks(reversed(chain.readers))
     outside: set[bytes] = set()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from dalsegno.dumps.admission import ChainOverPool
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.plan import describe, record_dump
 from dalsegno.formats import objects
@@ -17,6 +18,7 @@ from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.dates import is_future
+from dalsegno.volumes.signed import require_signed_line
 from dalsegno.volumes.state import NATIVE, DumpRecord, VolumeState
 from dalsegno.volumes.store import Volumes, check_clone_name
 from dalsegno.world.workers import Workers
@@ -44,6 +46,8 @@ def load_chain(
     existing = _volume_to_continue(chain, pool, volumes, name)
     admit(existing)
     carried = _clones_of(chain, now_ns=now_ns, report=report)
+    if existing is not None:
+        require_signed_line(ChainOverPool(chain, pool), pool, existing, chain.target.revision)
     transfer(chain, pool, workers=workers, report=report)
     if existing is None:
         last = chain.notes[-1]

@@ -6,7 +6,7 @@ from typing import cast
 from dalsegno.actions import mount as actions
 from dalsegno.actions.restore import is_own
 from dalsegno.actions.session import House
-from dalsegno.actions.view import View
+from dalsegno.actions.view import View, require_signed_view
 from dalsegno.formats import objects
 from dalsegno.mount.listing import Kept, KindSource, Listings
 from dalsegno.mount.readonly import Picture, Shelf
@@ -42,8 +42,10 @@ def dumps_picture(view: View) -> Picture:
 class HouseGallery:
     """The volumes of an open house."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, *, takes_unsigned: bool = False) -> None:
+        """`takes_unsigned`: show also what does not count as signed, of volumes that require it."""
         self.house = house
+        self._takes_unsigned = takes_unsigned
         self.listings = Listings(Kept(CheckedSource(house.pool, house.pool.realm)))
         self._pins = actions.Pins(house)
 
@@ -55,16 +57,24 @@ class HouseGallery:
         """Return the same, and whether it is this house's own (`is_own`): any other dump may be a stranger's."""
         view = actions.open_shown(self.house, text)
         if view.chain is not None:
+            self._check(view)
             return dumps_picture(view), is_own(self.house, view)
         return self.picture(view), True
 
     def head(self, state: VolumeState) -> Picture:
         """Return a volume's newest state, which the caller keeps."""
-        return make_picture(actions.open_clone(self.house, state.id, "latest"), self.listings)
+        view = actions.open_clone(self.house, state.id, "latest")
+        self._check(view)
+        return make_picture(view, self.listings)
+
+    def _check(self, view: View) -> None:
+        if not self._takes_unsigned:
+            require_signed_view(self.house, view)
 
     def picture(self, view: View) -> Picture:
         """Return what one state of a volume shows; it is kept as long as this mount lives."""
         assert view.state is not None
+        self._check(view)
         self._pins.add(view.state.id, view.revision_id)
         return make_picture(view, self.listings)
 

@@ -53,6 +53,8 @@ class Wishes:
     devices: bool = False
     is_trusted: bool = True
     """Whether owners, set-id bits, devices and attributes of the namespaces `security` and `trusted` are shown."""
+    takes_unsigned: bool = False
+    """Whether states are shown that do not count as signed, of volumes that require it."""
 
 
 def show_read_only(
@@ -188,7 +190,9 @@ class Opened:
 
 
 @contextmanager
-def open_writable(house: House, state: VolumeState, *, as_user: bool = False) -> Iterator[Opened]:
+def open_writable(
+    house: House, state: VolumeState, *, as_user: bool = False, takes_unsigned: bool = False
+) -> Iterator[Opened]:
     """Hold a native volume for writing; what was changed and not committed is when the block ends, however it ends."""
     place = actions.mounts_directory(house)
     make_directory(place)
@@ -203,7 +207,7 @@ def open_writable(house: House, state: VolumeState, *, as_user: bool = False) ->
         state = actions.volume_by_id(house, state.id)
         # This swaps a ref, so that the head that is shown is durable, whoever set it.
         actions.pin_base(house, state.id, state.head)
-        gallery = HouseGallery(house)
+        gallery = HouseGallery(house, takes_unsigned=takes_unsigned)
         stack.callback(gallery.close)
         picture = gallery.head(state) if state.head else _empty_picture(gallery, state)
         owners = Owners(uid=os.getuid(), gid=os.getgid()) if as_user else Owners()
@@ -225,7 +229,10 @@ def show_writable(
     house: House, state: VolumeState, directory: Path, *, wishes: Wishes, ready: Callable[[], None]
 ) -> None:
     """Show a native volume for reading and writing, and commit what is written, until the end."""
-    with open_writable(house, state, as_user=wishes.as_user) as opened, Workers(2) as crew:
+    with (
+        open_writable(house, state, as_user=wishes.as_user, takes_unsigned=wishes.takes_unsigned) as opened,
+        Workers(2) as crew,
+    ):
         committer, gallery = opened.committer, opened.gallery
         control = Control(opened.writable, opened.changes, committer, os.path.realpath(directory))
         listener = Listener(actions.mount_socket(house, state.id))

@@ -74,8 +74,8 @@ class OwnSigner:
                     return None
             return self._key.public if self._key is not None else None
 
-    def sign(self, revision: Revision) -> Revision:
-        """Return a revision signed, or as it is where no key can be had."""
+    def ready(self) -> bytes | None:
+        """Return the public key, made if it is not there; None when none can be had, which is said once."""
         with self._lock:
             if self._key is None and not self._failed:
                 try:
@@ -83,7 +83,11 @@ class OwnSigner:
                 except DalError as error:
                     self._failed = True
                     self._tell(f"there is no key to sign with, so this is not signed: {error}")
-            return self._key.sign(revision) if self._key is not None else revision
+            return self._key.public if self._key is not None else None
+
+    def sign(self, revision: Revision) -> Revision:
+        """Return a revision signed, or as it is where no key can be had."""
+        return self._key.sign(revision) if self.ready() is not None and self._key is not None else revision
 
     def _get(self) -> SigningKey:
         path = places.config_dir() / SIGNING_KEY_NAME

@@ -65,7 +65,7 @@ from dalsegno.volumes.dates import is_old, require_past
 from dalsegno.volumes.ownership import is_others, require_own_past
 from dalsegno.volumes.pasts import Pasts
 from dalsegno.volumes.reopen import reopen
-from dalsegno.volumes.signed import signature_problem
+from dalsegno.volumes.signed import require_signed_line, signature_problem
 from dalsegno.volumes.state import (
     NATIVE,
     READER,
@@ -565,6 +565,9 @@ class Keeper:
             if self._is_narrow:
                 require_own_past(self.pool, self.volumes, state, revision)
             self._check_claim(state, revision, new)
+            require_signed_line(
+                self.pool, self.pool, state, revision, is_known=lambda each: self._is_behind(each, state.head)
+            )
             if sent and state.role == WRITER and state.head:
                 self._require_merged(volume, new)
 
@@ -774,6 +777,7 @@ class Keeper:
         with Adopter(self.pool, refresh=not self.pool.has(ObjectId(release.revision))) as adopter:
             adopter.require_whole(release.revision)
             self._require_own(state, release.revision)
+            require_signed_line(self.pool, self.pool, state, release.revision)
             adopter.commit_guard()
             state = self._update(state.id, lambda current: _switched(current, release))
         self._bell.ring()

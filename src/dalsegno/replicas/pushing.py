@@ -11,7 +11,7 @@ from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
 from dalsegno.replicas.reach import Look, Reach, list_errors, set_version, shared_kind
 from dalsegno.replicas.sources import SitesSource
 from dalsegno.replicas.transfer import Spool, Transferred, copy, fetch, read_rows, row_ids, row_lengths
-from dalsegno.terms.errors import Conflict, DalError, Diverged, NoAccess, NotFound, Refused, Unavailable
+from dalsegno.terms.errors import Conflict, DalError, Diverged, NoAccess, NotFound, Refused, Unavailable, Unsigned
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
 from dalsegno.terms.sizes import MIB
 from dalsegno.terms.times import SECOND_NS
@@ -104,7 +104,8 @@ class Pusher:
             if not passed_over:
                 break
             self.away.clear()  # all are asked once more before the commit is given up
-        kind = NoAccess if shared_kind(missing) is NoAccess else Unavailable
+        shared = shared_kind(missing)
+        kind = shared if shared in (NoAccess, Unsigned) else Unavailable
         raise kind(
             f"volume {self.reach.volume!r}: {len(acknowledged)} of {len(look.replicas.writers)} writers have "
             f"the commit, {look.replicas.rule!r} asks for {look.needed}: {list_errors(missing)}"

@@ -14,11 +14,12 @@ from dalsegno.replicas import wire
 from dalsegno.replicas.tokens import READ, Token
 from dalsegno.terms.ids import OBJECT_ID_BYTES
 from dalsegno.volumes.clones import Clone, Clones
+from dalsegno.volumes.signed import SETTING
 from dalsegno.volumes.state import NATIVE, VolumeState
 
 UNSEEN: Final = bytes(OBJECT_ID_BYTES)
 """In place of a revision that the token may not see: no object has this id."""
-SETTINGS_SEEN: Final = frozenset(("quota_bytes",))
+SETTINGS_SEEN: Final = frozenset(("quota_bytes", SETTING))
 
 Blank = Callable[[str], str]
 """Takes a place on the server's disks out of a path."""

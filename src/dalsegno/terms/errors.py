@@ -8,6 +8,7 @@
         Diverged    7   both changed it: merge first
       Refused       4   it would be wrong (lineage, realm, not empty, outside the target)
         Moved       4   the volume is on another server now: ask there
+        Unsigned    4   the volume takes only states that known signers signed
       BadInput      2   the words were wrong
       Damaged       5   the bytes are not those that were written
       TooNew        4   written by a newer version than this one reads
@@ -76,6 +77,12 @@ class Moved(Refused):
     def __init__(self, message: str, *, server: str = "") -> None:
         super().__init__(message)
         self.server = server
+
+
+class Unsigned(Refused):
+    """A volume takes only states that are signed by somebody who is known."""
+
+    code = "unsigned"
 
 
 class BadInput(DalError):

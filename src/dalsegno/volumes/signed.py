@@ -1,20 +1,36 @@
-"""Whose signature a revision has, as far as it is known here."""
+"""Whose signature a revision has, as far as it is known here, and what a volume that takes only signed ones takes.
 
-from collections.abc import Mapping
+A merge of diverged heads has no signature: everybody who merges the same heads must make the same revision. It counts
+as signed when what it merged does, and when merging that again makes the same
+(docs/decisions/024-revisions-are-signed.md).
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Final
 
-from dalsegno.chunks.signatures import find_signer, fingerprint
+from dalsegno.chunks.realm import Realm
+from dalsegno.chunks.signatures import find_signer, fingerprint, public_text
 from dalsegno.formats.objects import Revision
+from dalsegno.pool.contract import Source
 from dalsegno.pool.pool import Pool
 from dalsegno.pool.signers import list_signers
 from dalsegno.pool.signing_key import OwnSigner
-from dalsegno.terms.errors import Damaged
+from dalsegno.terms.errors import Damaged, NotFound, Refused, Unsigned
+from dalsegno.terms.ids import ObjectId, hex_short
+from dalsegno.trees.read import read_revision
+from dalsegno.volumes.state import VolumeState
 
 SIGNED: Final = "signed"
 UNKNOWN: Final = "unknown"
 UNSIGNED: Final = "unsigned"
 BAD: Final = "bad"
+SETTING: Final = "signed"
+"""Key of a volume's settings: REQUIRED, when it takes only revisions of signers that are known."""
+REQUIRED: Final = "required"
+MERGES_MAX: Final = 64
+"""More merges than that are not made again to see whether a head counts as signed."""
 FINGERPRINT_SHOWN: Final = len("SHA256:") + 12
 
 Signers = Mapping[bytes, str]
@@ -53,7 +69,7 @@ class Signature:
 
 def known_signers(pool: Pool, own: OwnSigner | None) -> dict[bytes, str]:
     """Return the signers that a pool knows, and whoever asks. Damaged, TooNew."""
-    found = {signer.key: signer.name for signer in list_signers(pool)}
+    found = list_keys(pool)
     key = own.public() if own is not None else None
     if key is not None and own is not None:
         found.setdefault(key, own.name)
@@ -80,3 +96,123 @@ def signature_problem(revision: Revision) -> str | None:
     except Damaged as error:
         return str(error)
     return None
+
+
+def requires_signatures(state: VolumeState) -> bool:
+    """Tell whether a volume takes only revisions of signers that are known."""
+    return state.settings.get(SETTING) == REQUIRED
+
+
+def list_keys(pool: Pool) -> dict[bytes, str]:
+    """Return the signers that a pool knows. Damaged, TooNew."""
+    return {signer.key: signer.name for signer in list_signers(pool)}
+
+
+def require_signed(pool: Pool, state: VolumeState, revision: Revision) -> None:
+    """Refuse a new revision that is not of a signer whom the pool knows, if the volume takes only such."""
+    if requires_signatures(state):
+        problem = _problem_of(look_at_signature(revision, list_keys(pool)))
+        _raise_for(state.name, problem and f"this one {problem}")
+
+
+def require_signed_line(
+    source: Source, pool: Pool, state: VolumeState, head: bytes, *, is_known: Callable[[bytes], bool] = lambda _: False
+) -> None:
+    """Refuse a head that is not of a signer whom the pool knows, if the volume takes only such.
+
+    A merge counts as signed when all that it merged is signed, or `is_known`, and when it is what merging makes.
+    """
+    if requires_signatures(state):
+        _raise_for(state.name, find_problem(source, pool.realm, state, head, list_keys(pool), is_known=is_known))
+
+
+def _raise_for(name: str, problem: str | None) -> None:
+    if problem is not None:
+        raise Unsigned(f"volume {name!r} takes only signed states: {problem}")
+
+
+def find_problem(
+    source: Source,
+    realm: Realm,
+    state: VolumeState,
+    head: bytes,
+    signers: Signers,
+    *,
+    is_known: Callable[[bytes], bool] = lambda _: False,
+) -> str | None:
+    """Return why a revision does not count as signed, for this volume, by one of the signers; None when it does.
+
+    NotFound: it, or what it merged, is not here.
+    """
+    stack, merges, seen = [head], [], {head}
+    while stack:
+        identity = stack.pop()
+        if is_known(identity):
+            continue
+        revision = read_revision(source, identity)
+        if not _is_merge(revision):
+            # Behind one that is signed nothing is looked at: its maker went on from there.
+            if (problem := _problem_of(look_at_signature(revision, signers))) is not None:
+                return f"revision {hex_short(identity)} {problem}"
+            if revision.volume != state.id:
+                return f"revision {hex_short(identity)} was signed for another volume"
+            continue
+        merges.append((identity, revision))
+        if len(merges) > MERGES_MAX:
+            return f"revision {hex_short(head)} has more than {MERGES_MAX} merges behind it that nobody signed"
+        for parent in revision.parents:
+            if parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
+    for identity, revision in merges:
+        if not _is_made_by_merging(source, realm, identity, revision):
+            return f"revision {hex_short(identity)} is not what merging its parents makes here, and is not signed"
+    return None
+
+
+def _is_merge(revision: Revision) -> bool:
+    return not revision.signature and len(revision.parents) == 2
+
+
+def _is_made_by_merging(source: Source, realm: Realm, identity: bytes, revision: Revision) -> bool:
+    # Loaded only where a volume requires signatures and was merged.
+    merge_heads = import_module("dalsegno.volumes.resolve").merge_heads
+    beside = _Beside(source, realm)
+    try:
+        return bool(merge_heads(beside, beside, *revision.parents) == identity)
+    except (NotFound, Refused):
+        return False
+
+
+class _Beside:
+    """A Source and a Sink: what is put is kept in memory, beside what the source has."""
+
+    def __init__(self, source: Source, realm: Realm) -> None:
+        self._source = source
+        self._realm = realm
+        self._made: dict[bytes, bytes] = {}
+
+    def get(self, identity: ObjectId, /) -> bytes:
+        made = self._made.get(identity)
+        return self._source.get(identity) if made is None else made
+
+    def put(self, kind: int, payload: bytes, /) -> ObjectId:
+        identity = self._realm.identify(kind, payload)
+        self._made[identity] = bytes(payload)
+        return identity
+
+    def has(self, identity: ObjectId, /) -> bool:
+        return identity in self._made
+
+
+def _problem_of(signature: Signature) -> str | None:
+    if signature.status == SIGNED:
+        return None
+    if signature.status == UNSIGNED:
+        return "is not signed"
+    if signature.status == BAD:
+        return "has a signature that is not genuine"
+    key = public_text(signature.key)
+    return (
+        f"is signed with a key that is not known here; when you know whose it is: `dal key trust-signer NAME '{key}'`"
+    )

@@ -23,6 +23,7 @@ from dalsegno.volumes.ancestry import between, find_revision
 from dalsegno.volumes.clones import Clone, Clones
 from dalsegno.volumes.leases import require_thawed
 from dalsegno.volumes.rollback import Seen
+from dalsegno.volumes.signed import require_signed
 from dalsegno.volumes.state import NATIVE, TRACKED, DumpRecord, VolumeState, decode_state, encode_state
 from dalsegno.world.chance import random_bytes
 
@@ -324,7 +325,8 @@ class Volumes:
     def commit_revision(self, writer: PoolWriter, state: VolumeState, revision: Revision) -> tuple[VolumeState, bytes]:
         """Make `revision` the head: objects durable first, then one swap. It gets a later time than its parents.
 
-        Conflict when the head moved meanwhile, or while the volume is frozen.
+        Conflict when the head moved meanwhile, or while the volume is frozen. Refused where the volume takes only
+        revisions of signers that the pool knows, and this is none.
         """
         now_ns = revision.created_ns
         parents = [find_revision(self._pool, parent) for parent in revision.parents]
@@ -339,6 +341,7 @@ class Volumes:
             if current.head != expected:
                 raise Conflict(f"volume {current.name!r}: somebody else committed meanwhile; run again")
             require_thawed(current, now_ns=now_ns)
+            require_signed(self._pool, current, revision)
             return msgspec.structs.replace(current, head=bytes(identity))
 
         return self.update(state.id, change), identity
