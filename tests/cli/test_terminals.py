@@ -1,5 +1,6 @@
 """Names that would steer the terminal of whoever looks at them: they are shown, and do nothing."""
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -7,7 +8,7 @@ import pytest
 
 from cli_kit import User
 from dalsegno.cli.completion import bash_script
-from dalsegno.cli.terminal import Terminal, show_line
+from dalsegno.cli.terminal import Terminal, show, show_line
 from dalsegno.pool.pool import Pool
 from dalsegno.volumes.state import DumpRecord, Lease, VolumeState
 from dalsegno.volumes.store import Volumes
@@ -31,6 +32,11 @@ def test_every_way_to_print_shows_what_would_steer(capsys: pytest.CaptureFixture
         shown,
         "dal: error: " + shown.replace(r"\r", "").replace("\\n", " ").replace(r"J\x9b", r"J \x9b"),
     ]
+
+
+def test_bytes_that_are_no_text_are_shown_but_those_that_steer_a_terminal_of_eight_bits() -> None:
+    """A byte of a name that is not UTF-8, and CSI where nothing is."""
+    assert show(b"caf\xe9-\x9b2J-\x85-\xa0") == "caf\udce9-\\x9b2J-\\x85-\udca0"
 
 
 def test_our_own_colours_are_for_terminals_only(capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,6 +80,7 @@ def test_no_command_prints_what_steers_a_terminal(tmp_path: Path) -> None:
     source.mkdir()
     (source / "plan").write_text("a plan")
     (source / f"file{ESC}").write_text("x")
+    (source / os.fsdecode(b"eight\x9b2J")).write_text("x")
     user.quick("init", "--encryption", "none")
     user.quick("backup", str(source))
     with Pool.open(tmp_path / "pool") as pool:

@@ -17,18 +17,26 @@ from dalsegno.world.clock import now_ns
 
 REDRAW_NS_MIN = 100_000_000
 ETA_AFTER_NS = 2_000_000_000
+_UNDECODED: Final = 0xDC00
+"""What Python adds to a byte of a name that is not UTF-8."""
 _COLOUR: Final = re.compile(r"(\x1b\[[0-9]{1,2}m)")
 T = TypeVar("T")
 
 
 def show(name: bytes | str) -> str:
-    """Return a name fit for a terminal: control characters escaped, other bytes as they are."""
+    """Return a name fit for a terminal: control characters escaped, other bytes as they are.
+
+    Control characters are the bytes 0x80 to 0x9f, too, which a terminal of eight bits obeys (0x9b is ESC and `[`).
+    """
     text = os.fsdecode(name)
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() or 0xDC80 <= ord(c) <= 0xDCFF else c.encode("unicode_escape").decode() for c in text
-    )
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(letter: str) -> str:
+    byte = ord(letter) - _UNDECODED
+    if letter.isprintable() or 0xA0 <= byte <= 0xFF:
+        return letter
+    return f"\\x{byte:02x}" if 0x80 <= byte < 0xA0 else letter.encode("unicode_escape").decode()
 
 
 def show_line(text: str) -> str:
