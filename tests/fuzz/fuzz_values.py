@@ -12,6 +12,7 @@ import msgspec
 
 from dalsegno.formats import messages, objects, pack
 from dalsegno.formats.pack_records import apply_delta
+from dalsegno.mount.listing import Kept, LinkCounts, Listings
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.replicas import wire
 from dalsegno.replicas.answers import CHECKS, check
@@ -21,14 +22,15 @@ from dalsegno.replicas.remote import RemoteSite
 from dalsegno.terms.errors import DalError, NotFound
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.diff import diff_revisions
-from dalsegno.trees.extents import find_data
+from dalsegno.trees.edit import edit_directory
+from dalsegno.trees.extents import data_bytes, find_data, recipe_leaves
 from dalsegno.trees.links import LinksTable
 from dalsegno.trees.read import entry_xattrs, iterate_content, resolve_link
 from dalsegno.trees.walk import walk
 from dalsegno.volumes import state as states
 from dalsegno.volumes.clones import Clones, CloneTable
 from dalsegno.volumes.state import VolumeState, decode_state, encode_state
-from kit import REALM
+from kit import REALM, DictStore
 
 TESTS: Final = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS / "lying"))
@@ -96,6 +98,9 @@ class _Nodes:
             raise NotFound("nothing")
         return self._nodes[identity[0] % len(self._nodes)]
 
+    def view_kind(self, identity: bytes) -> tuple[int, bytes]:
+        return objects.KIND_DIRECTORY, self.get(identity)
+
 
 TABLE: Final = _Table()
 
@@ -145,6 +150,16 @@ def tree(data: bytes) -> None:
                 resolve_link(source, revision.links, entry)
                 list(islice(iterate_content(source, entry), ENTRIES_MAX))
                 find_data(source, entry, 0)
+            with suppress(DalError):
+                data_bytes(source, entry)
+            with suppress(DalError):
+                recipe_leaves(source, entry)
+    with suppress(DalError):
+        LinkCounts(Kept(source), revision.root.content, entries_max=ENTRIES_MAX).count(5, exact=True)
+    with suppress(DalError):
+        list(islice(Listings(Kept(source)).leaves(revision.root.content, 0), ENTRIES_MAX))
+    with suppress(DalError):
+        edit_directory(source, DictStore(), revision.root.content, {b"x": None})
     with suppress(DalError):
         list(islice(diff_revisions(source, revision, objects.decode_revision(source.get(b"\x01" * 32))), ENTRIES_MAX))
 

@@ -35,6 +35,34 @@ def test_a_list_that_is_below_itself_is_damaged_and_not_read_for_ever() -> None:
             read()
 
 
+def test_a_tree_far_larger_than_it_should_be_ends_the_count_of_links(tmp_path: Path) -> None:
+    """Kind: a walk as long as forged objects say. Ten directories that name the one below were 10^18 names."""
+    kind = {"kind": objects.ENTRY_DIRECTORY, "content_kind": objects.CONTENT_DIRECTORY}
+    with Pool.create(tmp_path / "pool", encryption="none") as pool:
+        with pool.writer() as writer:
+            tree = store_directory(writer, [Entry(name=b"l", kind=objects.ENTRY_LINK, link=1)])
+            for _ in range(9):
+                tree = store_directory(writer, [Entry(name=b"%02d" % n, content=tree, **kind) for n in range(100)])  # type: ignore[arg-type]
+        counts = LinkCounts(Kept(pool), tree, entries_max=1000)
+        for _ in range(2):
+            with pytest.raises(Damaged, match="goes on beyond"):
+                counts.count(1, exact=True)
+
+
+def test_leaves_without_names_are_not_passed_for_ever(tmp_path: Path) -> None:
+    """Kind: a walk that yields nothing to who counts."""
+    with Pool.create(tmp_path / "pool", encryption="none") as pool:
+        with pool.writer() as writer:
+            below: bytes = store_directory(writer, [])
+            for level in range(1, 10):
+                children = [objects.DirectoryChild(b"%03d" % number, 1, below) for number in range(100)]
+                below = writer.put(objects.KIND_DIRECTORY, objects.encode(objects.DirectoryList(level, children)))
+        listings = Listings(Kept(pool))
+        for read in (listings.iterate, listings.leaves):
+            with pytest.raises(Damaged, match="entries"):
+                next(read(below, 0))
+
+
 def test_link_counts_grow_in_steps_and_are_exact_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing, "LINK_ENTRIES_A_STEP", 10)
     with Pool.create(tmp_path / "pool", encryption="none") as pool:
@@ -46,7 +74,7 @@ def test_link_counts_grow_in_steps_and_are_exact_in_the_end(tmp_path: Path, monk
                 kind = {"kind": objects.ENTRY_DIRECTORY, "content_kind": objects.CONTENT_DIRECTORY}
                 tops.append(Entry(name=b"%02d" % number, content=content, **kind))  # type: ignore[arg-type]
             tree = store_directory(writer, tops)
-        counts = LinkCounts(Kept(pool), tree)
+        counts = LinkCounts(Kept(pool), tree, entries_max=10_000)
         first = counts.count(1, exact=False)
         assert 2 <= first < 36 and not counts.is_complete
         asked = 1
@@ -55,7 +83,7 @@ def test_link_counts_grow_in_steps_and_are_exact_in_the_end(tmp_path: Path, monk
             asked += 1
         assert 5 < asked < 20
         assert counts.count(1, exact=False) == 36 and counts.count(99, exact=True) == 1
-        whole = LinkCounts(Kept(pool), tree)
+        whole = LinkCounts(Kept(pool), tree, entries_max=10_000)
         assert whole.count(2, exact=True) == 36 and whole.is_complete
 
 

@@ -6,12 +6,14 @@ import msgspec
 import pytest
 
 from dalsegno.formats import objects
-from dalsegno.formats.objects import DirectoryLeaf, Entry, Revision
+from dalsegno.formats.objects import DirectoryChild, DirectoryLeaf, DirectoryList, Entry, Revision
 from dalsegno.terms.errors import Damaged
 from dalsegno.trees.claim import false_claim
 from dalsegno.trees.count import STEPS_MAX, count_more
 from dalsegno.trees.diff import diff_revisions
+from dalsegno.trees.edit import edit_directory
 from dalsegno.trees.measure import measure_tree
+from dalsegno.trees.read import iterate_directory
 from dalsegno.trees.walk import walk
 from kit import DictStore
 
@@ -102,3 +104,31 @@ def test_directories_that_name_all_below_them_are_counted_in_linear_time(monkeyp
     dag.gets = 0
     entries, _ = count_more(dag, old, root=directory(b"", deeper[-1]), links=b"")
     assert entries == 2**60 - 1 and dag.gets < 300
+
+
+@pytest.mark.parametrize("leaf", [[], [directory(b"a", bytes(32))]], ids=["empty", "the same again"])
+def test_lists_that_name_one_node_again_and_again_are_damage(leaf: list[Entry]) -> None:
+    """Kind: a walk that yields nothing to who counts. Ten objects stood for 10^18 leaves without a name."""
+    dag = DictStore()
+    below = store(dag, *leaf)
+    for level in range(1, 10):
+        children = [DirectoryChild(b"%03d" % number, 1, below) for number in range(100)]
+        below = bytes(dag.put(objects.KIND_DIRECTORY, objects.encode(DirectoryList(level, children))))
+    dag.gets = 0
+    with pytest.raises(Damaged, match="its parent's word disagree"):
+        list(islice(iterate_directory(dag, below), 1000))
+    with pytest.raises(Damaged, match="its parent's word disagree"):
+        edit_directory(dag, dag, below, {b"x": None})
+    assert dag.gets < 50
+    told: list[Exception] = []
+    met = list(islice(iterate_directory(dag, below, unreadable=told.append), 1000))
+    assert len(told) <= 100 and not met and dag.gets < 300
+
+
+def test_a_list_that_is_below_itself_is_not_edited_for_ever() -> None:
+    class Itself(DictStore):
+        def get(self, identity: bytes) -> bytes:
+            return objects.encode(DirectoryList(2, [DirectoryChild(b"z", 9, identity)]))
+
+    with pytest.raises(Damaged, match="level"):
+        edit_directory(Itself(), DictStore(), bytes(32), {b"x": None})

@@ -25,10 +25,9 @@ from dalsegno.formats.objects import (
     CONTENT_RECIPE,
     ENTRY_DIRECTORY,
     ENTRY_LINK,
-    DirectoryList,
+    DirectoryLeaf,
     Entry,
     Revision,
-    decode_directory,
 )
 from dalsegno.formats.pack_header import DumpNote
 from dalsegno.host.restore import RestoreResult, restore_tree
@@ -38,7 +37,8 @@ from dalsegno.terms.errors import BadInput, Conflict, Damaged, NotFound, Refused
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.trees.diff import diff_revisions
-from dalsegno.trees.read import read_revision
+from dalsegno.trees.limit import entries_max, too_many
+from dalsegno.trees.read import child_node, directory_node, read_revision
 from dalsegno.trees.walk import walk
 from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.leases import freeze, held, thaw
@@ -341,11 +341,15 @@ def _carried(chain: DumpChain, revision: Revision) -> Iterator[tuple[bytes, bool
     def is_here(identity: bytes) -> bool:
         return chain.readers[0].find(identity) is not None
 
+    left = entries_max(revision)
     links = {int(entry.name, 16) for entry in _entries_here(chain, revision.links, is_here) if _is_data(entry, is_here)}
     stack = [(b"", revision.root.content)]
     while stack:
         parent, identity = stack.pop()
         for entry in _entries_here(chain, identity, is_here):
+            left -= 1
+            if left < 0:
+                raise too_many(revision)
             path = parent + b"/" + entry.name if parent else entry.name
             if entry.kind == ENTRY_DIRECTORY and is_here(entry.content):
                 yield path, True
@@ -360,13 +364,13 @@ def _is_data(entry: Entry, is_here: Callable[[bytes], bool]) -> bool:
 
 def _entries_here(source: Source, identity: bytes, is_here: Callable[[bytes], bool]) -> Iterator[Entry]:
     """Yield the entries of those leaves of a directory that are here."""
-    nodes = [identity]
-    while nodes:
-        identity = nodes.pop()
-        if not identity or not is_here(identity):
-            continue
-        node = decode_directory(source.get(ObjectId(identity)))
-        if isinstance(node, DirectoryList):
-            nodes += [child.id for child in reversed(node.children)]
-        else:
+    if not identity or not is_here(identity):
+        return
+    stack = [directory_node(source, identity, None)]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, DirectoryLeaf):
             yield from node.entries
+            continue
+        rows = [row for row, child in enumerate(node.children) if is_here(child.id)]
+        stack += [child_node(source, node, row) for row in reversed(rows)]

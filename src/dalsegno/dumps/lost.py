@@ -56,19 +56,22 @@ def _is_saved(saved: DumpChain, identity: bytes) -> bool:
 def _lacks(saved: DumpChain, tops: Iterable[Reference], is_held: Held) -> bool:
     """Tell whether any part of a content that was held was not saved."""
     stack = list(tops)
+    met = set(stack)
     while stack:
         kind, identity = stack.pop()
         if not _is_saved(saved, identity):
             if is_held(identity):
                 return True
         elif kind == objects.KIND_RECIPE:
-            stack += references(kind, saved.get(ObjectId(identity)))
+            below = set(references(kind, saved.get(ObjectId(identity)))) - met
+            met |= below
+            stack += below
     return False
 
 
 def _lacks_names(saved: DumpChain, directory: bytes, is_held: Held) -> bool:
     """Tell whether any part of a list of names that was held was not saved."""
-    stack = [directory]
+    stack, met = [directory], {directory}
     while stack:
         identity = stack.pop()
         if not _is_saved(saved, identity):
@@ -77,5 +80,7 @@ def _lacks_names(saved: DumpChain, directory: bytes, is_held: Held) -> bool:
             continue
         node = objects.decode_directory(saved.get(ObjectId(identity)))
         if isinstance(node, DirectoryList):
-            stack += [child.id for child in node.children]
+            below = {child.id for child in node.children} - met
+            met |= below
+            stack += below
     return False

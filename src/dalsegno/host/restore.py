@@ -80,7 +80,7 @@ from dalsegno.terms.errors import Conflict, DalError, Damaged, Full, NoAccess, N
 from dalsegno.terms.events import Note, Progress, Report, silent
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.sizes import MIB
-from dalsegno.trees.extents import iterate_extents
+from dalsegno.trees.extents import data_bytes
 from dalsegno.trees.limit import bytes_max, entries_max, too_large, too_many
 from dalsegno.trees.links import LinksTable
 from dalsegno.trees.read import entry_xattrs, iterate_content, iterate_directory, lookup, read_content
@@ -596,7 +596,7 @@ class _Restore:
         if not self.dry_run:
             inode = self.write_anew(frame, entry, path, stat)
         elif entry.kind == objects.ENTRY_FILE and entry.content_kind != objects.CONTENT_NONE:
-            self.result.bytes_written += self.data_bytes(entry)
+            self.result.bytes_written += data_bytes(self.source, entry)
             if stat is not None and modes.S_ISREG(stat.st_mode) and stat.st_nlink == 1:
                 self.result.bytes_freed += stat.st_blocks * BLOCK_BYTES
         if link:
@@ -604,12 +604,6 @@ class _Restore:
         if entry.flags & attributes.FLAGS_LOCKING and not self.dry_run:
             self.lock_again(frame.fd, name, entry, path)
         self.count(stat, entry, path, what)
-
-    def data_bytes(self, entry: Entry) -> int:
-        """Return how many bytes of a file are no holes."""
-        if entry.content_kind != objects.CONTENT_RECIPE:
-            return entry.size
-        return sum(extent.length for extent in iterate_extents(self.source, entry) if extent.id)
 
     def restore_further_name(self, frame: Frame, entry: Entry, path: bytes, stat: os.stat_result | None) -> bool:
         """Restore a name of a file that has another already; False when the file itself is to be written there."""

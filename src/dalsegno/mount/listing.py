@@ -12,15 +12,17 @@ from typing import Final, Protocol
 import numpy as np
 
 from dalsegno.formats import objects
-from dalsegno.formats.objects import DirectoryLeaf, DirectoryList, Entry
+from dalsegno.formats.objects import DirectoryChild, DirectoryLeaf, DirectoryList, Entry
 from dalsegno.terms.errors import Damaged
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.sizes import MIB
+from dalsegno.trees.read import directory_node
 from dalsegno.world.workers import Workers, new_lock
 
 ENTRIES_KEPT_MAX: Final = 32 * 1024
 PAYLOAD_BYTES_KEPT_MAX: Final = 16 * MIB
 CHUNK_BYTES_KEPT_MAX: Final = 32 * MIB
+NODES_A_NAME: Final = 3
 LINK_ENTRIES_A_STEP: Final = 10_000
 """How far the walk that counts hard links goes for one question: some 10 ms."""
 
@@ -109,11 +111,16 @@ class Listings:
                     self._entry_count -= _item_count(self._nodes.popitem(last=False)[1])
         return node
 
-    def _below(self, node: DirectoryList, identity: bytes) -> DirectoryLeaf | DirectoryList:
-        """Return a node below another; Damaged when it is not of the level there: a list below itself has no end."""
-        found = self.node(identity)
+    def _below(self, node: DirectoryList, child: DirectoryChild) -> DirectoryLeaf | DirectoryList:
+        """Return a node below another; Damaged when it is not of the level there, or not of so many entries.
+
+        A list below itself has no end, and nodes without entries can be passed for ever.
+        """
+        found = self.node(child.id)
         if (found.level if isinstance(found, DirectoryList) else 0) != node.level - 1:
-            raise Damaged(f"directory {identity[:6].hex()}: a node at another level than {node.level - 1}")
+            raise Damaged(f"directory {child.id[:6].hex()}: a node at another level than {node.level - 1}")
+        if _entry_count(found) != child.entry_count:
+            raise Damaged(f"directory {child.id[:6].hex()}: it has not the {child.entry_count} entries that it should")
         return found
 
     def at(self, identity: bytes, row: int) -> Entry:
@@ -126,7 +133,7 @@ class Listings:
                 return node.entries[row]
             for child in node.children:
                 if row < child.entry_count:
-                    identity, node = child.id, self._below(node, child.id)
+                    identity, node = child.id, self._below(node, child)
                     break
                 row -= child.entry_count
             else:
@@ -146,7 +153,7 @@ class Listings:
             if number == len(node.children):
                 return None
             before += sum(child.entry_count for child in node.children[:number])
-            node = self._below(node, node.children[number].id)
+            node = self._below(node, node.children[number])
 
     def iterate(self, identity: bytes, row: int) -> Iterator[Entry]:
         """Yield the entries of a directory from a row on."""
@@ -158,7 +165,7 @@ class Listings:
             return
         for child in node.children:
             if row < child.entry_count:
-                yield from self._iterate(self._below(node, child.id), row)
+                yield from self._iterate(self._below(node, child), row)
                 row = 0
             else:
                 row -= child.entry_count
@@ -174,25 +181,25 @@ class Listings:
         before = 0
         for child in node.children:
             if row < before + child.entry_count:
-                for first, entries in self._leaves(self._below(node, child.id), row - before):
+                for first, entries in self._leaves(self._below(node, child), row - before):
                     yield before + first, entries
             before += child.entry_count
 
     def count(self, identity: bytes) -> int:
         """Return how many entries a directory has."""
-        node = self.node(identity)
-        if isinstance(node, DirectoryLeaf):
-            return len(node.entries)
-        return sum(child.entry_count for child in node.children)
+        return _entry_count(self.node(identity))
 
 
 class LinkCounts:
     """How many names each hard-linked file of a tree has: one walk of everything, made in steps by those who ask."""
 
-    def __init__(self, source: Kept, tree: bytes) -> None:
+    def __init__(self, source: Kept, tree: bytes, *, entries_max: int) -> None:
+        """`entries_max`: as many names as the tree has at most; the walk ends as Damaged beyond."""
         self.is_complete = False
         self._source = source
-        self._pending = [tree] if tree else []
+        self._pending: list[tuple[bytes, int | None]] = [(tree, None)] if tree else []
+        # Each leaf has a name, and each list another node: no tree has more nodes than names and directories.
+        self._left = NODES_A_NAME * entries_max
         # A word for each name while the walk goes on, then two for each file: there may be millions.
         self._seen = array("Q")
         self._links = array("Q")
@@ -200,11 +207,20 @@ class LinkCounts:
         self._lock = new_lock()
 
     def count(self, link: int, *, exact: bool) -> int:
-        """Return how many names a file has; before the walk is complete, and unless `exact`, two."""
+        """Return how many names a file has; before the walk is complete, and unless `exact`, two.
+
+        Damaged for a tree that is far larger than it should be.
+        """
         with self._lock:
             entries_left = LINK_ENTRIES_A_STEP
             while self._pending and (exact or entries_left > 0):
-                entries_left -= self._count_node(self._pending.pop())
+                if self._left < 0:
+                    raise Damaged(
+                        "the tree goes on beyond what its revision says: made wrong, or made to keep one busy"
+                    )
+                count = self._count_node(*self._pending.pop())
+                entries_left -= count
+                self._left -= count
             if self._pending:
                 return 2
             if not self.is_complete:
@@ -216,17 +232,23 @@ class LinkCounts:
             row = bisect_left(self._links, link)
             return self._counts[row] if row < len(self._links) and self._links[row] == link else 1
 
-    def _count_node(self, identity: bytes) -> int:
-        node = objects.decode_directory(self._source.get(ObjectId(identity)))
+    def _count_node(self, identity: bytes, level: int | None) -> int:
+        node = directory_node(self._source, identity, level)
         if isinstance(node, DirectoryList):
-            self._pending += [child.id for child in node.children]
-            return len(node.children)
+            self._pending += [(child.id, node.level - 1) for child in node.children]
+            return 1
         for entry in node.entries:
             if entry.kind == objects.ENTRY_DIRECTORY:
-                self._pending.append(entry.content)
+                self._pending.append((entry.content, None))
             elif entry.kind == objects.ENTRY_LINK:
                 self._seen.append(entry.link)
         return max(1, len(node.entries))
+
+
+def _entry_count(node: DirectoryLeaf | DirectoryList) -> int:
+    if isinstance(node, DirectoryLeaf):
+        return len(node.entries)
+    return sum(child.entry_count for child in node.children)
 
 
 def _item_count(node: DirectoryLeaf | DirectoryList) -> int:

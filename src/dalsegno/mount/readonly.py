@@ -149,11 +149,11 @@ class Layer:
         self.picture = picture
         self.listings = picture.listings
         self.salt = int.from_bytes(picture.identity[:8], "big") >> 1 if salted else 0
-        self.folders_left = TIMES * picture.entry_count + ENTRIES_MORE
+        self.folders_left = entries_max = TIMES * picture.entry_count + ENTRIES_MORE
         """How many more directories may be looked into: a tree that goes on for ever ends there."""
         self.links: Folder | None = None
         self.links_table = LinksTable(picture.listings.source, picture.links)
-        self.link_counts = LinkCounts(picture.listings.source, picture.tree)
+        self.link_counts = LinkCounts(picture.listings.source, picture.tree, entries_max=entries_max)
 
 
 class Folder:

@@ -870,6 +870,7 @@ def _nodes_below(pool: Pool, records: Sequence[Record], *, bytes_max: int) -> li
     found: list[Record] = []
     left = bytes_max
     waiting = deque(records[:1])
+    met: set[bytes] = set()  # who names one list again and again has us read it once
     while waiting:
         kind, _, payload = waiting.popleft()
         node = decode_directory(payload) if kind == KIND_DIRECTORY else None
@@ -884,7 +885,9 @@ def _nodes_below(pool: Pool, records: Sequence[Record], *, bytes_max: int) -> li
                 if left < 0:
                     return found
                 found.append(record)
-            if isinstance(node, DirectoryList) and node.level > 1:
+                known[child.id] = record
+            if isinstance(node, DirectoryList) and node.level > 1 and child.id not in met:
+                met.add(child.id)
                 waiting.append(record)
     return found
 

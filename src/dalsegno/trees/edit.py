@@ -7,6 +7,7 @@ falls where an old one was; from there on the old ones are kept as they are.
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -15,11 +16,11 @@ from dalsegno.chunks.cut import CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX, WINDOW_BYT
 from dalsegno.formats import objects
 from dalsegno.formats.objects import DirectoryChild, DirectoryLeaf, DirectoryList, Entry
 from dalsegno.pool.contract import Sink, Source
-from dalsegno.terms.errors import NotFound
+from dalsegno.terms.errors import Damaged, NotFound
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.build import DirectoryBuilder, RecipeBuilder
-from dalsegno.trees.extents import Extent, iterate_extents, recipe_leaves
-from dalsegno.trees.read import lookup
+from dalsegno.trees.extents import PIECES_MAX, PIECES_NO_FILE_HAS, Extent, iterate_extents, recipe_leaves
+from dalsegno.trees.read import child_node, directory_node, lookup
 from dalsegno.trees.sorted import merge_entries
 
 HOLE: Final = -1
@@ -46,7 +47,7 @@ def edit_directory(source: Source, sink: Sink, identity: bytes, changes: Mapping
         if ends == position and builder.at_boundary and child.entry_count:
             builder.add_leaf(child)
             continue
-        leaf = objects.decode_directory(source.get(ObjectId(child.id)))
+        leaf = directory_node(source, child.id, 0)
         assert isinstance(leaf, DirectoryLeaf)
         for entry in merge_entries(leaf.entries, names[position:ends], changes):
             builder.add(entry)
@@ -90,8 +91,8 @@ def _leaves_below(source: Source, node: DirectoryList) -> Iterator[DirectoryChil
     if node.level == 1:
         yield from node.children
         return
-    for child in node.children:
-        below = objects.decode_directory(source.get(ObjectId(child.id)))
+    for row in range(len(node.children)):
+        below = child_node(source, node, row)
         assert isinstance(below, DirectoryList)
         yield from _leaves_below(source, below)
 
@@ -306,7 +307,10 @@ def _edit_near(
 
 def _extents(source: Source, entry: Entry, start: int, end: int) -> list[Extent]:
     if entry.content_kind in (objects.CONTENT_CHUNK, objects.CONTENT_RECIPE):
-        return list(iterate_extents(source, entry, start=start, end=end))
+        extents = list(islice(iterate_extents(source, entry, start=start, end=end), PIECES_MAX + 1))
+        if len(extents) > PIECES_MAX:
+            raise Damaged(f"{entry.name!r}: {PIECES_NO_FILE_HAS}")
+        return extents
     # The bytes of a small file are in no chunk: one extent that cannot be kept.
     return [Extent(0, entry.size, b"inline")] if entry.content_kind == objects.CONTENT_INLINE and end else []
 

@@ -3,12 +3,21 @@
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry, RecipeLeaf, RecipeList
 from dalsegno.pool.contract import Source
 from dalsegno.terms.errors import Damaged
 from dalsegno.terms.ids import ObjectId
+
+LEAVES_MAX: Final = 1 << 20
+"""More leaves than any file has: of 1 MiB a chunk they are 256 TiB, of a page 1 TiB."""
+PIECES_MAX: Final = 1 << 22
+"""So many pieces of a file that is changed are looked at in one go."""
+PIECES_NO_FILE_HAS: Final = (
+    "it lies in more pieces than a file can have that is changed: made wrong, or made to fill memory"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +79,10 @@ def _child(source: Source, node: RecipeList, identity: bytes, length: int) -> Re
 
 
 def recipe_leaves(source: Source, entry: Entry) -> list[Extent]:
-    """Return the leaves of a file's recipe in order, without reading them; none when there is one or no recipe."""
+    """Return the leaves of a file's recipe in order, without reading them; none when there is one or no recipe.
+
+    Damaged for more of them than any file has.
+    """
     if entry.content_kind != objects.CONTENT_RECIPE:
         return []
     leaves: list[Extent] = []
@@ -79,6 +91,8 @@ def recipe_leaves(source: Source, entry: Entry) -> list[Extent]:
         node, level = stack.pop()
         if level == 0:
             leaves.append(node)
+            if len(leaves) > LEAVES_MAX:
+                raise Damaged(f"{entry.name!r}: {PIECES_NO_FILE_HAS}")
             continue
         recipe = objects.decode_recipe(source.get(ObjectId(node.id)))
         if isinstance(recipe, RecipeLeaf):
@@ -89,6 +103,26 @@ def recipe_leaves(source: Source, entry: Entry) -> list[Extent]:
         children = [(Extent(node.offset + at, end - at, identity), recipe.level - 1) for at, end, identity in below]
         stack += reversed(children)
     return leaves
+
+
+def data_bytes(source: Source, entry: Entry) -> int:
+    """Return how many bytes of a file are no holes; each node is read once, however often it stands there."""
+    if entry.content_kind != objects.CONTENT_RECIPE:
+        return entry.size
+    known: dict[bytes, int] = {}
+
+    def count(node: RecipeLeaf | RecipeList) -> int:
+        found = 0
+        for start, end, identity in zip([0, *node.ends[:-1]], node.ends, node.ids, strict=True):
+            if isinstance(node, RecipeLeaf):
+                found += end - start if identity else 0
+                continue
+            if identity not in known:
+                known[identity] = count(_child(source, node, identity, end - start))
+            found += known[identity]
+        return found
+
+    return count(_top(source, entry))
 
 
 def find_data(source: Source, entry: Entry, offset: int, *, end: int | None = None) -> int | None:

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -26,6 +27,25 @@ def directory_node(source: Source, identity: bytes, level: int | None) -> Direct
     return node
 
 
+def child_node(source: Source, parent: DirectoryList, row: int) -> DirectoryLeaf | DirectoryList:
+    """Return a node below a list; Damaged unless it is what the list says of it.
+
+    Names that ascend from node to node meet no node twice: a walk takes the time that its objects take.
+    """
+    child = parent.children[row]
+    node = directory_node(source, child.id, parent.level - 1)
+    if isinstance(node, DirectoryLeaf):
+        count = len(node.entries)
+        first, last = (node.entries[0].name, node.entries[-1].name) if count else (b"", b"")
+    else:
+        count = sum(each.entry_count for each in node.children)
+        first, last = node.children[0].last_name, node.children[-1].last_name
+    after = parent.children[row - 1].last_name if row else b""
+    if last != child.last_name or count != child.entry_count or first <= after:
+        raise Damaged(f"directory {child.id[:6].hex()}: its names or their count and its parent's word disagree")
+    return node
+
+
 def _recipe_node(source: Source, identity: bytes, level: int | None) -> RecipeLeaf | RecipeList:
     node = objects.decode_recipe(source.get(ObjectId(identity)))
     found = node.level if isinstance(node, RecipeList) else 0
@@ -38,14 +58,14 @@ def iterate_directory(
     source: Source, identity: bytes, *, unreadable: Callable[[DalError], None] | None = None
 ) -> Iterator[Entry]:
     """Yield the entries of a directory in name order; with `unreadable`, go on around what of it cannot be read."""
-    return _iterate_directory(source, identity, None, unreadable)
+    return _iterate_directory(partial(directory_node, source, identity, None), source, unreadable)
 
 
 def _iterate_directory(
-    source: Source, identity: bytes, level: int | None, unreadable: Callable[[DalError], None] | None
+    read: Callable[[], DirectoryLeaf | DirectoryList], source: Source, unreadable: Callable[[DalError], None] | None
 ) -> Iterator[Entry]:
     try:
-        node = directory_node(source, identity, level)
+        node = read()
     except (Damaged, NotFound) as error:
         if unreadable is None:
             raise
@@ -54,8 +74,8 @@ def _iterate_directory(
     if isinstance(node, DirectoryLeaf):
         yield from node.entries
     else:
-        for child in node.children:
-            yield from _iterate_directory(source, child.id, node.level - 1, unreadable)
+        for row in range(len(node.children)):
+            yield from _iterate_directory(partial(child_node, source, node, row), source, unreadable)
 
 
 def lookup(source: Source, directory: bytes, name: bytes) -> Entry | None:
@@ -126,14 +146,15 @@ def iterate_content(
         top = _recipe_node(source, entry.content, None)
         if top.ends[-1] != entry.size:
             raise Damaged(f"{entry.name!r}: {top.ends[-1]} bytes of content, the entry says {entry.size}")
-        yield from _iterate_recipe(source, top, 0, start, end)
+        yield from _iterate_recipe(source, top, 0, start, end, set())
     elif entry.size and entry.kind == objects.ENTRY_FILE:
         raise Damaged(f"{entry.name!r}: no content, the entry says {entry.size} bytes")
 
 
 def _iterate_recipe(
-    source: Source, node: RecipeLeaf | RecipeList, base: int, start: int, end: int
+    source: Source, node: RecipeLeaf | RecipeList, base: int, start: int, end: int, empty: set[bytes]
 ) -> Iterator[tuple[int, bytes]]:
+    """Yield what is below a node. `empty` are nodes without data: a hole larger than all objects is passed at once."""
     row = bisect_right(node.ends, start - base) if start > base else 0
     while row < len(node.ends):
         item_start = base + (node.ends[row - 1] if row else 0)
@@ -142,10 +163,16 @@ def _iterate_recipe(
             return
         identity = node.ids[row]
         if isinstance(node, RecipeList):
-            child = _recipe_node(source, identity, node.level - 1)
-            if child.ends[-1] != item_end - item_start:
-                raise Damaged(f"recipe {identity[:6].hex()}: its length and its parent's word disagree")
-            yield from _iterate_recipe(source, child, item_start, start, end)
+            if identity not in empty:
+                child = _recipe_node(source, identity, node.level - 1)
+                if child.ends[-1] != item_end - item_start:
+                    raise Damaged(f"recipe {identity[:6].hex()}: its length and its parent's word disagree")
+                is_empty = True
+                for piece in _iterate_recipe(source, child, item_start, start, end, empty):
+                    is_empty = False
+                    yield piece
+                if is_empty and start <= item_start and item_end <= end:
+                    empty.add(identity)
         elif identity:
             data = source.get(ObjectId(identity))
             if len(data) != item_end - item_start:
