@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from archive_kit import DiskMaker, directory_policy, flip, label, make_dump, move_disk
 
-from dalsegno.archive.directory import DirectoryTarget, PlannedPart, Room, plan_parts
+from dalsegno.archive.directory import DirectoryTarget
 from dalsegno.archive.labels import read_label, write_label
 from dalsegno.archive.targets import Incomplete
+from dalsegno.backup.media_plan import PlannedPart, Room, plan_parts
 from dalsegno.backup.records import BAD, GOOD, MISSING, Copy, DumpEntry
 from dalsegno.formats import media as format
 from dalsegno.pool.pack_read import PackReader
@@ -242,12 +243,9 @@ def test_a_disk_that_lies_about_its_room_is_left_for_the_next(tmp_path: Path, di
     label(disk.path, "week-1"), label(other.path, "week-2")
     events: list[Event] = []
 
-    class Liar(DirectoryTarget):
-        def _free_bytes(self, mounted) -> int:  # what a quota does: statvfs knows nothing of it
-            return 100 * MIB
-
     entry = make_dump(tmp_path / "home.dump", size_bytes=4 * MIB)
-    target = Liar(directory_policy(disk.path, other.path))
+    # What a quota does: statvfs knows nothing of it.
+    target = DirectoryTarget(directory_policy(disk.path, other.path), free_bytes=lambda path: 100 * MIB)
     copies = target.store(tmp_path / "home.dump", entry, now_ns=1, report=events.append)
     assert [copy.medium for copy in copies] == ["week-2"]  # whole, although the first took a beginning of it
     assert any(isinstance(event, Note) and "going on with the next" in event.text for event in events)

@@ -7,7 +7,7 @@ import pytest
 from blake3 import blake3
 
 from dalsegno.archive.parts import iterate_slice, read_part_header
-from dalsegno.archive.shares import ShareReader, decode_stripe
+from dalsegno.archive.share_files import ShareReader, decode_stripe
 from dalsegno.formats import media
 from dalsegno.terms.errors import Damaged, TooNew
 from dalsegno.terms.events import silent

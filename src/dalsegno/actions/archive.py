@@ -8,9 +8,9 @@ from pathlib import Path
 
 from dalsegno.actions.catalog import entry_of, read_lineage
 from dalsegno.actions.retrieve import media_here, plan_retrieve, retrieve, say_bad_labels
-from dalsegno.archive.directory import scanned_whole
 from dalsegno.archive.installation import Site
 from dalsegno.archive.labels import write_label
+from dalsegno.archive.scan import scanned_whole
 from dalsegno.archive.targets import Incomplete
 from dalsegno.backup.chains import State
 from dalsegno.backup.policy import CommandPolicy, SharesPolicy, TargetPolicy

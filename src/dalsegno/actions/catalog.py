@@ -9,9 +9,9 @@ from typing import Any
 
 from dalsegno.actions.retrieve import bad_labels, media_here
 from dalsegno.archive.chains import chain_to
-from dalsegno.archive.directory import scanned_whole
 from dalsegno.archive.installation import Site
 from dalsegno.archive.parts import copy_of, count_slices, is_slice
+from dalsegno.archive.scan import scanned_whole
 from dalsegno.archive.spool import FETCHED
 from dalsegno.archive.targets import Found
 from dalsegno.backup.records import (

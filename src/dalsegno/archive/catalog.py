@@ -47,7 +47,7 @@ from dalsegno.world.database import Database
 
 VERSION: Final = 1
 BUSY_SECONDS_MAX: Final = 60
-REMEDY: Final = "`dal catalog rebuild` makes it again from the dumps (move away what is damaged)"
+REMEDY: Final = "`dal catalog rebuild` makes it from the dumps, once what is damaged is moved away"
 PARAMETERS_MAX: Final = 500
 """How many values go into one IN list."""
 
@@ -91,7 +91,7 @@ class Catalog:
             version = connection.execute(select(STATE.c.version)).scalar() if there else None
         if version is None:
             if not create:
-                raise NotFound(f"{label}: no catalog in it: {REMEDY}")
+                raise NotFound(f"no catalog in {label.removeprefix('catalog ')}: {REMEDY}")
             with self._write() as connection:
                 METADATA.create_all(connection)
                 if connection.execute(select(STATE.c.version)).scalar() is None:

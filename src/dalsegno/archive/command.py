@@ -10,9 +10,9 @@ import shlex
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from dalsegno.archive.directory import scanned_whole
 from dalsegno.archive.labels import BadLabel
 from dalsegno.archive.parts import file_digest, media_name
+from dalsegno.archive.scan import scanned_whole
 from dalsegno.archive.targets import Found
 from dalsegno.backup.policy import CommandPolicy
 from dalsegno.backup.records import BAD, GOOD, MISSING, UNKNOWN, Copy, DumpEntry, Medium

@@ -32,6 +32,7 @@ from dalsegno.terms.ids import hex_short
 from dalsegno.world.files import PRIVATE_FILE, PartialFile, file_errors, iterate_bytes, write_durable
 
 NOTE_SUFFIX: Final = ".note"
+SHARE_MARK: Final = f"{DUMP_SUFFIX}.share"
 _SLICE: Final = re.compile(r"\.dump\.s\d{3,}\Z")
 Pace = Callable[[int], None]
 """Told how many bytes were copied; waits when that was too fast."""
@@ -61,6 +62,11 @@ def count_slices(copies: list[Copy], *, dump_bytes: int) -> list[Copy]:
     """Return the slices of one copy with how many there are: of those with a gap one more than are known, at least."""
     whole = sum(copy.size_bytes for copy in copies) == dump_bytes
     count = len(copies) if whole else max(len(copies), *(copy.part for copy in copies)) + 1
+    return with_parts(copies, count=count)
+
+
+def with_parts(copies: Sequence[Copy], *, count: int) -> list[Copy]:
+    """Return the parts of one copy, all of which are needed, with how many there are."""
     return [replace(copy, parts=count, needed=count) for copy in copies]
 
 
@@ -75,32 +81,19 @@ def read_head(path: Path) -> bytes:
         return preamble + file.read(rest) if len(preamble) + rest <= HEAD_BYTES_MAX else b""
 
 
-def new_part_header(
-    entry: DumpEntry,
-    *,
-    kind: int,
-    name: str,
-    head: bytes,
-    now_ns: int,
-    copy: int = 1,
-    part: int = 0,
-    needed: int = 0,
-    parts: int = 0,
-    offset: int = 0,
-    length: int = 0,
-) -> PartHeader:
-    """Return the header of a part of the dump that `entry` describes."""
+def new_part_header(entry: DumpEntry, *, kind: int, name: str, head: bytes, now_ns: int) -> PartHeader:
+    """Return the header of the first copy of the dump that `entry` describes; of parts, more is to be replaced."""
     return PartHeader(
         kind=kind,
         dump_id=entry.dump_id,
         dump_bytes=entry.size_bytes,
         dump_digest=entry.digest,
-        copy=copy,
-        part=part,
-        needed=needed,
-        parts=parts,
-        offset=offset,
-        length=length,
+        copy=1,
+        part=0,
+        needed=0,
+        parts=0,
+        offset=0,
+        length=0,
         name=name,
         head=head,
         set_name=entry.set_name,

@@ -55,7 +55,7 @@ class Database:
             path = Path(parsed.database)
             if not path.exists():
                 if not create:
-                    raise NotFound(f"{label}: no such file: {remedy}")
+                    raise NotFound(f"no {what} at {path}: {remedy}")
                 make_directory(path.parent, mode=PRIVATE_DIRECTORY)
                 claim_private_file(path)
         try:
