@@ -457,7 +457,7 @@ def test_a_holder_that_was_added_opens_the_pool(place: Backend) -> None:
     with Pool.create(place, encryption="passphrase", passphrase="one", cost=CHEAP) as pool:
         ids = store(pool, 1)
         two = passphrase_holder("two", name="two", secret=pool.realm.secret, pool_id=pool.pool_id, cost=CHEAP)
-        change_holders(place, pool.realm.secret, lambda settings: with_holder(settings, two))
+        change_holders(place, pool.realm, lambda settings: with_holder(settings, two))
     for words in ("one", "two"):
         with Pool.open(place, passphrase=lambda words=words: words) as pool:
             assert pool.get(ids[0]) == payloads(1)[0]

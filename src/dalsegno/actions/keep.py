@@ -339,7 +339,7 @@ def stats(house: House) -> Stats:
     """Return sizes and counts."""
     pool = house.pool
     states = house.volumes.list()
-    packs = pool.list_packs()
+    packs = pool.pack_entries().values()
     protected = 0
     for state in states:
         revision = find_revision(pool, state.head) if state.head else None
@@ -352,7 +352,7 @@ def stats(house: House) -> Stats:
         volume_count=len(states),
         clone_count=sum(len(state.clones) for state in states),
         pack_count=len(packs),
-        pack_bytes=sum(pool.pack_size(pack) or 0 for pack in packs),
+        pack_bytes=sum(entry.size_bytes for entry in packs),
         object_count=pool.measure()[0],
         index_bytes=sum(file_size(file) for file in index.glob("*")),
         protected_bytes=protected,
@@ -397,7 +397,8 @@ def volume_stats(house: House, name: str) -> VolumeStats:
         if other.id != state.id:
             _visit_readable(house, other, lambda kind, identity: others.add(identity))
     _visit_readable(house, state, count_it)
-    stored = sum(pool.pack_size(pack) or 0 for pack in pool.list_packs() - pool.read_condemned().keys())
+    condemned = pool.read_condemned()
+    stored = sum(entry.size_bytes for pack_id, entry in pool.pack_entries().items() if pack_id not in condemned)
     return VolumeStats(
         volume=state.name,
         size=volume_size(house, state),

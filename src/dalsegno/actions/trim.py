@@ -59,7 +59,7 @@ def trim(pool: Pool, waiting: Callable[[], Iterable[bytes]], *, bytes_max: int, 
 
 
 def _pack_bytes(pool: Pool) -> int:
-    return sum(pool.pack_size(pack_id) or 0 for pack_id in pool.list_packs())  # or 0: another process is trimming
+    return sum(entry.size_bytes for entry in pool.pack_entries().values())
 
 
 def _line(pool: Pool, waiting: Iterable[bytes]) -> set[bytes]:

@@ -28,9 +28,9 @@ class Finding:
 
 def check_pool(pool: Pool, report: Report) -> Iterator[Finding]:
     """Read all of `pool` and yield what is wrong with it; a pool without errors yields none."""
-    packs = sorted(pool.list_packs())
+    sizes = {pack_id: entry.size_bytes for pack_id, entry in pool.pack_entries().items()}
+    packs = sorted(sizes)
     pool.refresh()  # behind the list: the index knows every pack of it
-    sizes = {pack_id: size for pack_id in packs if (size := pool.pack_size(pack_id)) is not None}
     total_bytes, done_bytes = sum(sizes.values()), 0
     for number, pack_id in enumerate(packs):
         report(

@@ -385,13 +385,10 @@ class _Collection:
 
     def list_packs(self) -> list[_Pack]:
         """Return the packs that are there, not measured yet."""
-        found = []
-        for number, pack_id in enumerate(sorted(self.pool.list_packs())):
-            with suppress(NotFound):
-                status = self.pool.pack_status(pack_id)
-                size, changed_ns = status.size_bytes, status.changed_ns
-                found.append(_Pack(number=number, pack_id=pack_id, size_bytes=size, mtime_ns=changed_ns))
-        return found
+        return [
+            _Pack(number=number, pack_id=pack_id, size_bytes=entry.size_bytes, mtime_ns=entry.changed_ns)
+            for number, (pack_id, entry) in enumerate(sorted(self.pool.pack_entries().items()))
+        ]
 
     def _mark(self, live: Callable[[], Iterable[bytes]]) -> None:
         joined = bytearray()

@@ -366,6 +366,11 @@ class Pool:
         found = map(pack_id_of, self.backend.list(PACKS + "/"))
         return {pack_id for pack_id in found if pack_id is not None}
 
+    def pack_entries(self) -> dict[PackId, Entry]:
+        """Return the packs that are there now, with size and age: one listing."""
+        found = ((pack_id_of(entry.name), entry) for entry in self.backend.entries(PACKS + "/"))
+        return {pack_id: entry for pack_id, entry in found if pack_id is not None}
+
     def open_pack(self, pack_id: bytes) -> PackReader:
         """Open a pack apart from those that `get` keeps open; the caller closes it."""
         reader = PackReader.open(self.backend.open(pack_name(pack_id)), self.realm)
