@@ -70,7 +70,7 @@ imports: $(VENV)/.installed-dev
 	@$(BIN)/lint-imports
 
 # Beside restic, borg and tar; writes docs/benchmarks.md. A short one: make bench BENCH=--quick
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-server
 	@$(BIN)/python bench/run.py $(BENCH)
 
 $(BIN)/python:
@@ -80,6 +80,11 @@ $(BIN)/python:
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@echo "installing into $(VENV)"
 	@$(PIP) install -e .
+	@touch $@
+
+$(VENV)/.installed-server: pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV), with the server"
+	@$(PIP) install -e '.[server]'
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python

@@ -107,12 +107,16 @@ def measure_archive(directory: Path, size_bytes: int) -> dict[str, float]:
     disk.mkdir()
     write_label(disk, label="bench", target="bench", kind="directory", now_ns=0)
     header = pack_header.PackHeader(
-        kind=pack.PACK_DUMP, pack_id=bytes(16), realm=bytes(16), codec=1, seal=0, wrapped_key=b"", note=b"n"
+        kind=pack.PACK_DUMP,
+        pack_id=bytes(16),
+        realm=bytes(16),
+        codec=pack.CODEC_ZSTD,
+        seal=pack.SEAL_NONE,
+        keys=[],
+        note=b"n",
     )
-    encoded = pack_header.encode_header(header)
-    start = pack.PREAMBLE.pack(pack.MAGIC, pack.VERSION, 0, len(encoded)) + encoded
     with open(source, "wb") as file:
-        file.write(start + blake3(start).digest(pack.HEADER_DIGEST_BYTES))
+        file.write(pack_header.encode_front(header))
         for _ in range(size_bytes // 2**20):
             file.write(os.urandom(2**20))
     hasher = blake3()

@@ -5,7 +5,7 @@ once, or with `--one-by-one` as nights would put them. Whole commands are measur
 alone, less that of `dal --version`, since other programs may run: the smallest of some runs. Then the same is asked of
 a server on this machine, and what crosses is counted.
 
-usage: clones.py [--one-by-one] [--directory DIR] [COUNT...]
+usage: clones.py [--one-by-one] [--directory DIR] [--more N] [COUNT...]
 """
 
 import argparse
@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -89,12 +90,12 @@ def make_pool(path: Path, count: int, *, one_by_one: bool = False) -> None:
             house.volumes.update(state.id, lambda now: msgspec.structs.replace(now, head=newest.revision))
         if one_by_one:
             for name, clone in clones.items():
-                house.volumes.update(state.id, lambda now, name=name, clone=clone: with_clone(now, name, clone))
+                house.volumes.update(state.id, partial(with_clone, name, clone))
         else:
             house.volumes.update(state.id, lambda now: msgspec.structs.replace(now, clones=Clones(clones)))
 
 
-def with_clone(state: VolumeState, name: str, clone: Clone) -> VolumeState:
+def with_clone(name: str, clone: Clone, state: VolumeState) -> VolumeState:
     """Return a state with one more clone."""
     return msgspec.structs.replace(state, clones=state.clones.put(name, clone))
 
@@ -104,13 +105,13 @@ def stored_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in (path / "packs").rglob("*.pack"))
 
 
-def measure_inside(path: Path, count: int) -> Row:
+def measure_inside(path: Path, count: int, more: int) -> Row:
     """Return what one more clone costs inside the process, and writes: refs and packs."""
     with open_pool(path, key_path=path.parent / "key") as house:
         ref = Path(house.pool.where_ref(f"volumes/{house.volumes.get(VOLUME).id.hex()}"))
         before, written, most = stored_bytes(path), 0, 0
         spent = used = 0.0
-        for number in range(count, count + MORE):
+        for number in range(count, count + more):
             began, began_used = time.perf_counter(), processor_seconds(resource.RUSAGE_SELF)
             house.volumes.add_clone(VOLUME, name_of(number), now_ns=seconds_of(number) * SECOND_NS)
             spent += time.perf_counter() - began
@@ -120,9 +121,9 @@ def measure_inside(path: Path, count: int) -> Row:
             before, written, most = now, written + size, max(most, size)
         state = house.volumes.get(VOLUME)
         return {
-            "one clone, ms": spent / MORE * 1000,
-            "one clone, ms of processor": used / MORE * 1000,
-            "one clone writes, bytes (mean)": written / MORE,
+            "one clone, ms": spent / more * 1000,
+            "one clone, ms of processor": used / more * 1000,
+            "one clone writes, bytes (mean)": written / more,
             "one clone writes, bytes (most)": most,
             "ref, bytes": len(encode_state(state)),
             "state as it crosses, bytes": len(messages.encode(state)),
@@ -205,7 +206,7 @@ class Counting:
         return found
 
 
-def measure_served(scratch: Path, environ: dict[str, str], count: int) -> Row:
+def measure_served(scratch: Path, environ: dict[str, str], count: int, more: int) -> Row:
     """Return what the same costs of a server: seconds of both processors, calls, and bytes that cross."""
     with serving(scratch, environ) as (site, pid):
 
@@ -222,7 +223,7 @@ def measure_served(scratch: Path, environ: dict[str, str], count: int) -> Row:
         path = Counting(site)
         assert state.clones.read_from(BlockSource(path, VOLUME)).get(name_of(count // 2)) is not None
         began, crossed = used(), 0
-        for number in range(count + MORE, count + 2 * MORE):
+        for number in range(count + more, count + 2 * more):
             clone = Clone(revision=state.head, created_ns=seconds_of(number) * SECOND_NS, automatic=True)
             answer = site.clone(VOLUME, name_of(number), clone)
             crossed += len(messages.encode(wire.NamedClone(name=name_of(number), clone=clone)))
@@ -233,8 +234,8 @@ def measure_served(scratch: Path, environ: dict[str, str], count: int) -> Row:
             "of a server: list all, bytes": source.bytes,
             "of a server: a name, calls": path.calls,
             "of a server: a name, bytes": path.bytes,
-            "of a server: one clone, ms of processor": (used() - began) / MORE * 1000,
-            "of a server: one clone, bytes": crossed / MORE,
+            "of a server: one clone, ms of processor": (used() - began) / more * 1000,
+            "of a server: one clone, bytes": crossed / more,
         }
 
 
@@ -244,6 +245,7 @@ def main() -> None:
     parser.add_argument("counts", nargs="*", type=int, default=list(COUNTS))
     parser.add_argument("--one-by-one", action="store_true")
     parser.add_argument("--directory", type=Path)
+    parser.add_argument("--more", type=int, default=MORE, help="clones over which the cost of one is averaged")
     arguments = parser.parse_args()
     rows: list[Row] = []
     for count in arguments.counts:
@@ -252,8 +254,8 @@ def main() -> None:
             make_pool(scratch / "pool", count, one_by_one=arguments.one_by_one)
             environ = {**os.environ, "DAL_KEY": str(scratch / "key"), "HOME": str(scratch)}
             found = measure_commands(["--pool", str(scratch / "pool")], environ, VOLUME, count)
-            inside = measure_inside(scratch / "pool", count)
-            rows.append({**found, **inside, **measure_served(scratch, environ, count)})
+            inside = measure_inside(scratch / "pool", count, arguments.more)
+            rows.append({**found, **inside, **measure_served(scratch, environ, count, arguments.more)})
         finally:
             shutil.rmtree(scratch)
     print("| | " + " | ".join(f"{count:,}" for count in arguments.counts) + " |")

@@ -10,7 +10,9 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,31 @@ keep.clones = { last = 2 }
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class TimedSteps(HouseSteps):
+    """The cycle's steps, with how long each clone and each dump took."""
+
+    seconds: list[float] = field(default_factory=list)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds.append(time.perf_counter() - started)
+
+    def clone(self, *words: Any, **more: Any) -> Any:
+        """Clone a volume."""
+        with self._timed():
+            return super().clone(*words, **more)
+
+    def dump(self, *words: Any, **more: Any) -> Any:
+        """Dump a clone."""
+        with self._timed():
+            return super().dump(*words, **more)
+
+
 def measure_run(home: Path, count: int) -> dict[str, float]:
     """Run the cycle over `count` volumes that did not change; count what is spent beyond clone and dump."""
     for number in range(count):
@@ -50,35 +77,20 @@ def measure_run(home: Path, count: int) -> dict[str, float]:
     (home / "policy.toml").write_text(POLICY.replace("HOME", str(home)))
     os.environ["XDG_CACHE_HOME"] = str(home / "cache")
     policy = load_policy(home / "policy.toml")
-    spent = [0.0]
-
-    def timed(name: str) -> None:
-        step: Callable[..., Any] = getattr(HouseSteps, name)
-
-        def measured(*words: Any, **more: Any) -> Any:
-            started = time.perf_counter()
-            try:
-                return step(*words, **more)
-            finally:
-                spent[0] += time.perf_counter() - started
-
-        setattr(HouseSteps, name, measured)
-
-    for name in ("clone", "dump"):
-        timed(name)
     quiet = Listener(begin=lambda *_: None, report=lambda *_: None, end=lambda _: None)
     best: list[tuple[float, float]] = []
     with create_pool(home / "pool", encryption="none") as house:
         for day in range(RUNS + 1):
             os.environ["DAL_NOW"] = f"2026-11-{day + 1:02}T02:00:00Z"
-            spent[0] = 0.0
             with open_site(policy) as site:
+                steps = TimedSteps(house=house, site=site)
                 started = time.perf_counter()
-                report = run_backup(house, site, set_names=["all"], listener=quiet)
+                report = run_backup(house, site, steps=steps, set_names=["all"], listener=quiet)
                 total = time.perf_counter() - started
             assert report.is_good
             if day:  # the first night stores everything
-                best.append((total - spent[0], spent[0]))
+                spent = sum(steps.seconds)
+                best.append((total - spent, spent))
     beyond, within = min(best)
     return {
         "cycle_volumes": count,

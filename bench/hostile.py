@@ -5,7 +5,7 @@ server is a real `dal serve` over loopback. The client asks all the time, each c
 calls, how many failed, and the server's largest resident set.
 
 usage: hostile.py DIRECTORY [--seconds N] [--kinds a,b] [--tls] [--revisions N] [--files N]
-                  [--patience SECONDS] [--apart]
+                  [--patience SECONDS] [--apart] [--calls N]
 
 `--apart`: each kind alone, too. With PYTHONPATH=SRC, the src directory of another version, it measures that one.
 """
@@ -83,7 +83,7 @@ def unknown_paths(target: Target, number: int) -> None:
 
 
 def idle_connections(target: Target, number: int) -> None:
-    held = []
+    held: list[socket.socket] = []
     with contextlib.ExitStack() as stack:
         while not target.ended.wait(0.005) and len(held) < 300:
             held.append(stack.enter_context(target.connect()))
@@ -150,7 +150,7 @@ def calls_in_a_loop(target: Target, number: int) -> None:
 
 
 def watches(target: Target, number: int) -> None:
-    held = []
+    held: list[socket.socket] = []
     with contextlib.ExitStack() as stack:
         while not target.ended.wait(0.02) and len(held) < 64:
             held.append(stack.enter_context(target.connect()))
@@ -196,9 +196,10 @@ def attack(kinds: list[str], join: Join, token: str) -> None:
 class Bench:
     """A pool with a volume, and servers over it."""
 
-    def __init__(self, home: Path, *, tls: bool, revisions: int, files: int, patience: float) -> None:
+    def __init__(self, home: Path, *, tls: bool, revisions: int, files: int, patience: float, calls: int) -> None:
         self.home = home
         self.patience = patience
+        self.calls = calls
         self.tls = tls
         home.mkdir(parents=True, exist_ok=True)
         own = {key: value for key, value in os.environ.items() if not key.startswith(("DAL_", "XDG_"))}
@@ -243,7 +244,7 @@ class Bench:
             )
         try:
             assert process.stdout is not None
-            lines = []
+            lines: list[bytes] = []
             while lines[-1:] != [b"}\n"]:
                 lines.append(process.stdout.readline())
                 if not lines[-1]:
@@ -350,7 +351,7 @@ class Bench:
             lambda: list(site.missing("home", [site.state("home").head], [])),
             lambda: site.states(),
         ]
-        while time.monotonic() < end or len(felt) < CALLS_LEAST:
+        while time.monotonic() < end or len(felt) < self.calls:
             for call in calls:
                 began = time.monotonic()
                 if began > end + PATIENCE_SECONDS:
@@ -390,6 +391,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=40, help="of 4 MiB, in the volume that is dumped")
     parser.add_argument("--patience", type=float, default=20.0, help="seconds after which a call has failed")
     parser.add_argument("--apart", action="store_true")
+    parser.add_argument("--calls", type=int, default=CALLS_LEAST, help="that the client makes at least")
     arguments = parser.parse_args()
     kinds = arguments.kinds.split(",")
     bench = Bench(
@@ -398,6 +400,7 @@ def main() -> None:
         revisions=arguments.revisions,
         files=arguments.files,
         patience=arguments.patience,
+        calls=arguments.calls,
     )
     found = {"nobody": bench.measure([], arguments.seconds)}
     for kind in kinds if arguments.apart else ():

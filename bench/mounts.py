@@ -5,7 +5,9 @@ are read once and the page cache is dropped, so that a virtual disk's own cache 
 filled once and freed: a virtual machine gives free memory back to its host, and whoever fills the page cache first
 would wait for it. `bench/run.py` runs it with the interpreter that has dalsegno.
 
-usage: mounts.py DIRECTORY FILES MEGABYTES RUNS MANY
+usage: mounts.py DIRECTORY FILES MEGABYTES RUNS MANY SMALL-FILES KEEP-CACHES
+
+KEEP-CACHES 1 leaves the machine's caches alone: every part is run, and the figures mean nothing.
 """
 
 import json
@@ -25,8 +27,6 @@ from dalsegno.formats.objects import Entry, Revision
 from dalsegno.trees.build import store_directory
 
 FILES_A_DIRECTORY = 100
-SMALL_FILES_READ = 5_000
-SMALL_FILES_WRITTEN = 10_000
 SYSTEM_PLACES = ("/usr/lib", "/usr/share", "/usr/bin", "/usr/local")
 MANY_A_DIRECTORY = 200
 WARM_BYTES = 3 << 30
@@ -35,8 +35,10 @@ WARM_BYTES = 3 << 30
 class Bench:
     """A place to work in, with a pool of its own and whatever other tools are there."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, small_files: int, keeps_caches: bool) -> None:
         self.home = home
+        self.small_files = small_files
+        self.keeps_caches = keeps_caches
         self.env = {
             **{key: value for key, value in os.environ.items() if not key.startswith("DAL_")},
             "HOME": str(home),
@@ -108,14 +110,19 @@ class Bench:
                 subprocess.run(["umount", "-l", path], capture_output=True)
 
 
-def drop_caches(what: int = 3) -> None:
+def drop_caches(bench: Bench, what: int = 3) -> None:
     """Drop the page cache (1), or names and inodes as well (3)."""
+    if bench.keeps_caches:
+        return
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text(str(what))
-    warm_memory()
+    warm_memory(bench)
 
 
-def warm_memory() -> None:
+def warm_memory(bench: Bench) -> None:
+    """Fill memory once and free it."""
+    if bench.keeps_caches:
+        return
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     touch = "import sys; room = bytearray(int(sys.argv[1])); room[::4096] = bytes([1]) * len(room[::4096])"
     subprocess.run([sys.executable, "-c", touch, str(min(WARM_BYTES, free // 2))])
@@ -182,18 +189,18 @@ def make_many(bench: Bench, count: int) -> None:
         house.volumes.commit_revision(writer, state, revision)
 
 
-def warm_disk(*places: Path) -> None:
+def warm_disk(bench: Bench, *places: Path) -> None:
     """Read what lies below once, then drop the page cache."""
     subprocess.run(["sh", "-c", 'find "$@" -type f -exec cat {} + > /dev/null', "sh", *map(str, places)])
-    drop_caches()
+    drop_caches(bench)
 
 
 def measure_walks(bench: Bench, tree: Path) -> None:
     """Walk and read through a mount of each tool, cold."""
-    part = SMALL_FILES_READ // FILES_A_DIRECTORY // 50
+    part = max(1, bench.small_files // 2 // FILES_A_DIRECTORY // 50)
 
     def look(tool: str, top: Path) -> None:
-        drop_caches()
+        drop_caches(bench)
         bench.time("find -ls", tool, lambda: bench.shell('find "$1" -ls | wc -l', top))
         directories = sorted(top.iterdir())[:part]
         bench.time("tar of small files", tool, lambda: bench.shell('tar cf - "$@" | wc -c', *directories))
@@ -221,15 +228,15 @@ def measure_reads(bench: Bench, large: Path, step: str) -> None:
     packed = bench.home / f"{large.name}.zst"
     if not packed.exists():
         bench.shell('zstd -q -1 -f -k "$1" -o "$2"', large, packed)
-    warm_disk(large)
+    warm_disk(bench, large)
     bench.time(f"{step}, cold", "ext4", read(large))
-    warm_disk(packed)
+    warm_disk(bench, packed)
     bench.time(f"{step}, cold", "zstd -dc", lambda: bench.shell('zstd -dc "$1" > /dev/null', packed))
-    warm_disk(bench.pool)
+    warm_disk(bench, bench.pool)
     with bench.mounted(lambda path: bench.dal("mount", f"{large.parent.name}@latest", path)) as path:
-        drop_caches()
+        drop_caches(bench)
         bench.time(f"{step}, cold", "dal", read(path / large.name))
-        drop_caches(1)
+        drop_caches(bench, 1)
         bench.time(f"{step}, again", "dal", read(path / large.name))
 
 
@@ -240,14 +247,14 @@ def measure_writes(bench: Bench, large: Path, small: Path) -> None:
     target = bench.home / "copied"
     for warmed in (large, small):
         subprocess.run(["sh", "-c", 'find "$1" -type f -exec cat {} + > /dev/null', "sh", str(warmed)])
-    warm_memory()
+    warm_memory(bench)
     bench.time("write with fsync", "ext4", lambda: bench.shell(write, large, bench.home / "copy"))
     (bench.home / "copy").unlink()
     os.sync()
     bench.time("cp -r of small files", "ext4", lambda: bench.shell(copy, small, target))
     shutil.rmtree(target)
     os.sync()
-    warm_memory()
+    warm_memory(bench)
     with bench.mounted(lambda path: bench.dal("mount", "work", path)) as path:
         bench.time("cp -r of small files", "dal", lambda: bench.shell(copy, small, path / "copied"))
         shutil.rmtree(path / "copied")
@@ -259,24 +266,30 @@ def measure_many(bench: Bench) -> None:
     """Mount a very large volume, cold, look into it, then walk all of it."""
     path = bench.home / "mnt"
     path.mkdir(exist_ok=True)
-    drop_caches()
+    drop_caches(bench)
     done: list[bytes] = []
     words = ("--json", "--pool", bench.home / "many-pool", "mount", "many@latest", path)
     with bench.unmounting(path):
         step = "very large volume: mount to first ls"
-        bench.time(step, "dal", lambda: (done.append(bench.dal(*words)), os.listdir(path)))
+
+        def first_listing() -> None:
+            done.append(bench.dal(*words))
+            os.listdir(path)
+
+        bench.time(step, "dal", first_listing)
         bench.time("very large volume: find -ls", "dal", lambda: bench.shell('find "$1" -ls | wc -l', path))
         status = Path(f"/proc/{json.loads(done[0])['process']}/status").read_text()
         bench.figures["mount_peak_mib"] = int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def main() -> None:
-    directory, files, megabytes, runs, many = Path(sys.argv[1]), *map(int, sys.argv[2:6])
-    bench = Bench(directory.resolve())
+    directory = Path(sys.argv[1])
+    files, megabytes, runs, many, small_files, keeps_caches = map(int, sys.argv[2:8])
+    bench = Bench(directory.resolve(), small_files=small_files, keeps_caches=bool(keeps_caches))
     tree, small = bench.home / "tree", bench.home / "small"
     system, noise = bench.home / "system" / "one", bench.home / "noise" / "half"
     make_tree(tree, files)
-    make_tree(small, SMALL_FILES_WRITTEN)
+    make_tree(small, bench.small_files)
     for path, make in ((system, make_system), (noise, make_noise)):
         path.parent.mkdir(parents=True)
         make(path, megabytes)

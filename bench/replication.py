@@ -3,7 +3,7 @@
 Servers are real `dal serve` processes over loopback without TLS, as rsync's daemon is; all lies in DIRECTORY.
 `bench/run.py` runs it with the interpreter that has dalsegno.
 
-usage: replication.py DIRECTORY TREE-FILES TREE-BYTES MANY-FILES RUNS FEED-SECONDS
+usage: replication.py DIRECTORY TREE-FILES TREE-BYTES MANY-FILES RUNS FEED-SECONDS FEED-FILES COMMITS
 """
 
 import contextlib
@@ -11,16 +11,16 @@ import json
 import os
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from run import TREE_FILE_BYTES_MAX, build_tree
 
 from dalsegno.assembly import create_pool
 from dalsegno.assembly_remote import merge_heads
@@ -29,16 +29,15 @@ from dalsegno.formats.join import format_join, parse_join
 from dalsegno.formats.objects import Entry, Revision
 from dalsegno.replicas.group import Group
 from dalsegno.replicas.keeper import Keeper
-from dalsegno.replicas.reach import side_by_side
+from dalsegno.replicas.reach import Reach, side_by_side
 from dalsegno.replicas.remote import RemoteSite
 from dalsegno.trees.build import store_directory
 from dalsegno.world.clock import now_ns
 from dalsegno.world.workers import Workers
+from trees import TREE_FILE_BYTES_MAX, build_tree
 
 CHANGED = 100
 COMMITS_A_SECOND = 20
-COMMITS_TIMED = 60
-FEED_FILES = 3_000
 MANY_A_DIRECTORY = 1_000
 WAIT_SECONDS = 900
 
@@ -84,7 +83,6 @@ class Bench:
         self.env = {
             **{key: value for key, value in os.environ.items() if not key.startswith(("DAL_", "XDG_"))},
             "HOME": str(home / "client"),
-            "DAL_POOL": str(home / "none"),
         }
         (home / "client").mkdir()
         self.database = f"sqlite:///{home}/realm.db"
@@ -94,11 +92,14 @@ class Bench:
         self.peak_mib: dict[str, float] = {}
         self.notes: list[str] = []
         self._token = ""
+        self._client: dict[str, str] = {}
+        """What the client's commands have beside `env`: its realm."""
 
     def dal(self, *words: str | Path, codes: tuple[int, ...] = (0,)) -> bytes:
         """Run a command, which must end with one of `codes`, and return what it printed."""
+        env = self.env if words[0] == "--pool" else {**self.env, **self._client}
         done = subprocess.run(
-            [sys.executable, "-m", "dalsegno.cli.main", *map(str, words)], env=self.env, capture_output=True
+            [sys.executable, "-m", "dalsegno.cli.main", *map(str, words)], env=env, capture_output=True
         )
         if done.returncode not in codes:
             said = (done.stdout[-500:] + done.stderr[-500:]).decode(errors="replace")
@@ -128,6 +129,7 @@ class Bench:
         """Make the client a part of the realm."""
         first = next(iter(self.servers.values()))
         self.dal("realm", "join", format_join(first.join.__class__(**{**_fields(first.join), "token": self._token})))
+        self._client = {"DAL_REALM": "bench"}
 
     def site(self, name: str) -> RemoteSite:
         """Return a server as a Site."""
@@ -175,8 +177,10 @@ def _knows(site: RemoteSite, name: str) -> bool:
 class Rsync:
     """A daemon that takes files into a directory."""
 
-    def __init__(self, home: Path, port: int) -> None:
+    def __init__(self, home: Path) -> None:
         home.mkdir()
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
         config = home / "rsyncd.conf"
         (home / "to").mkdir()
         owner = "root" if os.getuid() == 0 else str(os.getuid())
@@ -238,15 +242,17 @@ class Writer:
         self._time_ns = 0
         self._count = 0
         self.group = Group(
-            volume,
-            self._sites,
-            owner=f"bench {os.getpid()}",
-            realm=self._house.pool.realm,
-            merge=merge_heads,
-            local=local,
-            replicas=state.replicas,
-            volume_id=state.id,
-            parallel=side_by_side(self._workers),
+            Reach(
+                volume,
+                self._sites,
+                owner=f"bench {os.getpid()}",
+                realm=self._house.pool.realm,
+                merge=merge_heads,
+                local=local,
+                replicas=state.replicas,
+                volume_id=state.id,
+                parallel=side_by_side(self._workers),
+            )
         )
 
     def commit(self) -> bytes:
@@ -296,8 +302,8 @@ def measure_initial(bench: Bench, rsync: Rsync, tree: Path, runs: int) -> None:
     for number in range(runs):
         name = f"standby{number}"
         bench.start(name)
-        bench.time("initial transfer", "dal", lambda name=name: bench.dal("follow", "tree", "--to", name, "--once"))
-        bench.time("initial transfer", "rsync -a", lambda number=number: rsync.copy(tree, f"tree{number}"))
+        bench.time("initial transfer", "dal", partial(bench.dal, "follow", "tree", "--to", name, "--once"))
+        bench.time("initial transfer", "rsync -a", partial(rsync.copy, tree, f"tree{number}"))
         shutil.rmtree(rsync.place / f"tree{number}")
         if number < runs - 1:
             bench.close(name)
@@ -348,11 +354,11 @@ def measure_increment(bench: Bench, rsync: Rsync, count: int, runs: int) -> None
     shutil.rmtree(rsync.place / "many")
 
 
-def measure_feed(bench: Bench, seconds: int) -> None:
+def measure_feed(bench: Bench, seconds: int, files: int) -> None:
     """Commit 20 times a second, and note when the standby has each."""
     bench.dal("volume", "create", "feed", "--replicas", "s1")
     bench.dal("follow", "feed", "--to", "s2", "--once")
-    writer = Writer(bench, "feed", ["s1"], FEED_FILES)
+    writer = Writer(bench, "feed", ["s1"], files)
     writer.commit()
     bench.dal("follow", "feed", "--to", "s2", "--once")
     seen: dict[bytes, float] = {}
@@ -388,14 +394,14 @@ def measure_feed(bench: Bench, seconds: int) -> None:
     writer.close()
 
 
-def measure_commits(bench: Bench) -> None:
+def measure_commits(bench: Bench, files: int, count: int) -> None:
     """Time one small commit to one server and to three."""
     for volume, names in (("one", ["s1"]), ("three", ["s1", "s2", "s3"])):
         bench.dal("volume", "create", volume, "--replicas", ",".join(names))
-        writer = Writer(bench, volume, names, FEED_FILES)
+        writer = Writer(bench, volume, names, files)
         writer.commit()
         times = []
-        for _ in range(COMMITS_TIMED):
+        for _ in range(count):
             started = time.perf_counter()
             writer.commit()
             times.append(time.perf_counter() - started)
@@ -418,17 +424,18 @@ def measure_pauses(bench: Bench, standby: str) -> None:
 
 def main() -> None:
     """Measure."""
-    home, tree_files, tree_bytes, many, runs, feed_seconds = Path(sys.argv[1]), *map(int, sys.argv[2:7])
+    home = Path(sys.argv[1])
+    tree_files, tree_bytes, many, runs, feed_seconds, feed_files, commits = map(int, sys.argv[2:9])
     bench = Bench(home / "replication")
-    rsync = Rsync(home / "rsync", 18730) if shutil.which("rsync") else None
+    rsync = Rsync(home / "rsync") if shutil.which("rsync") else None
     try:
         for name in ("s1", "s2", "s3"):
             bench.start(name)
         bench.join()
         tree = home / "tree"
         build_tree(tree, files_min=tree_files, bytes_min=tree_bytes, file_bytes_max=TREE_FILE_BYTES_MAX)
-        measure_feed(bench, feed_seconds)
-        measure_commits(bench)
+        measure_feed(bench, feed_seconds, feed_files)
+        measure_commits(bench, feed_files, commits)
         if rsync is None:
             bench.notes.append("rsync: MISSING, not measured")
         else:

@@ -282,7 +282,7 @@ def main() -> None:
     dal, home, entries, names = sys.argv[1], Path(sys.argv[2]).resolve(), int(sys.argv[3]), int(sys.argv[4])
     wanted = sys.argv[5:] or [*SHAPES, MANY_NAMES]
     bench = Bench(dal, home)
-    notes: list[str] = []
+    failures: list[str] = []
     for shape in wanted:
         count = names if shape == MANY_NAMES else entries
         if not count:
@@ -290,11 +290,11 @@ def main() -> None:
         try:
             bench.measure(shape, count, make_hard_links if shape == MANY_NAMES else SHAPES[shape])
         except Failed as error:
-            notes.append(f"{shape}: FAILED: {error}")
-            print(f"    {notes[-1]}", file=sys.stderr, flush=True)
+            failures.append(f"{shape}: {error}")
+            print(f"    FAILED: {failures[-1]}", file=sys.stderr, flush=True)
     for each in ("home", "cache", "repository", "tree", "out", "restic-out"):
         remove(home / each)
-    print(json.dumps({"records": bench.records, "notes": notes}))
+    print(json.dumps({"records": bench.records, "failures": failures}))
 
 
 if __name__ == "__main__":
