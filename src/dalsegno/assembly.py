@@ -8,6 +8,8 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 
 from dalsegno.actions.session import House, author
+from dalsegno.backends.address import open_backend
+from dalsegno.backends.contract import Backend
 from dalsegno.chunks.realm import Realm
 from dalsegno.pool.keys import read_realm
 from dalsegno.pool.known import Differs, KnownPlace, KnownPool, refuse
@@ -76,7 +78,7 @@ def open_dumps(realm: Realm, *, report: Report = silent) -> House:
 
 
 def open_pool(
-    path: Path | str,
+    path: Path | str | Backend,
     *,
     passphrase: Callable[[], str] | None = None,
     key_path: Path | None = None,
@@ -84,19 +86,20 @@ def open_pool(
     differs: Differs = refuse,
     report: Report = silent,
 ) -> House:
-    """Open the pool at `path`. NotFound, NoAccess, Damaged or TooNew say what is wrong.
+    """Open the pool at a path or an address, or in a backend. NotFound, NoAccess, Damaged or TooNew say what is wrong.
 
     `differs` is called with a sentence when the pool is another, or its volumes are older, than this user saw there;
     unless it raises (as it does by default: Refused) the work goes on, and nothing is remembered of it. `is_sealed`:
     NoAccess for a pool that is not encrypted, as when `key_path` is given.
     """
-    known = KnownPlace(Path(path), report=report)
+    backend = open_backend(path)
+    known = KnownPlace(backend.directory or backend.place, report=report)
     fits = [True]
 
     def check(settings: PoolSettings) -> None:
         fits[0] = known.check(settings, differs)
 
-    pool = Pool.open(Path(path), passphrase=passphrase, key_path=key_path, is_sealed=is_sealed, check=check)
+    pool = Pool.open(backend, passphrase=passphrase, key_path=key_path, is_sealed=is_sealed, check=check)
     if pool.key_path is not None and is_open_to_all(pool.key_path):
         report(open_key_note(pool.key_path))
     if pool.is_key_ahead:
@@ -134,7 +137,7 @@ def known_pool(pool: Pool) -> KnownPool:
 
 
 def create_pool(
-    path: Path | str,
+    path: Path | str | Backend,
     *,
     encryption: str = "keyfile",
     passphrase: str | None = None,
@@ -144,8 +147,9 @@ def create_pool(
 ) -> House:
     """Make a pool at `path`, which must be absent or empty, and open it; `join` names a key of the realm it joins."""
     realm = read_realm(join) if join is not None else None
-    pool = Pool.create(Path(path), encryption=encryption, passphrase=passphrase, key_path=key_path, realm=realm)
-    known = KnownPlace(Path(path), report=report)
+    backend = open_backend(path)
+    pool = Pool.create(backend, encryption=encryption, passphrase=passphrase, key_path=key_path, realm=realm)
+    known = KnownPlace(backend.directory or backend.place, report=report)
     known.remember(known_pool(pool))
     seen = Seen(known.heads(pool.pool_id), pool, place=known.place, differs=refuse, remembers=True)
     return _house(pool, report, known, seen)
