@@ -24,7 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from dalsegno.assembly import create_pool, open_pool
+from dalsegno.assembly.local import create_pool, open_pool
 from dalsegno.formats import messages, objects
 from dalsegno.formats.objects import Entry, Revision
 from dalsegno.replicas import wire

@@ -20,7 +20,7 @@ from dalsegno.actions.cycle import HouseSteps, Listener, run_backup
 from dalsegno.actions.policy import load_policy
 from dalsegno.archive.installation import open_site
 from dalsegno.archive.labels import write_label
-from dalsegno.assembly import create_pool
+from dalsegno.assembly.local import create_pool
 from dalsegno.backup.plan import VolumeFacts, balance, plan_days
 
 DAYS = 30

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dalsegno.assembly import open_pool
+from dalsegno.assembly.local import open_pool
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry, Revision
 from dalsegno.trees.build import store_directory

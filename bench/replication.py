@@ -22,8 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dalsegno.assembly import create_pool
-from dalsegno.assembly_remote import merge_heads
+from dalsegno.assembly.local import create_pool
+from dalsegno.assembly.realm import merge_heads
 from dalsegno.formats import objects
 from dalsegno.formats.join import format_join, parse_join
 from dalsegno.formats.objects import Entry, Revision

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dalsegno.actions.merge import inspect, merge, verify
     from dalsegno.actions.restore import restore, restore_volume
     from dalsegno.actions.session import House
-    from dalsegno.assembly import create_pool, open_pool
+    from dalsegno.assembly.local import create_pool, open_pool
     from dalsegno.terms.errors import DalError
 
 __all__ = [
@@ -51,7 +51,7 @@ _PLACES = {
     "House": "dalsegno.actions.session",
     "backup": "dalsegno.actions.backup",
     "clone": "dalsegno.actions.clone",
-    "create_pool": "dalsegno.assembly",
+    "create_pool": "dalsegno.assembly.local",
     "diff": "dalsegno.actions.browse",
     "dump": "dalsegno.actions.dump",
     "estimate": "dalsegno.actions.dump",
@@ -61,7 +61,7 @@ _PLACES = {
     "ls": "dalsegno.actions.browse",
     "mark": "dalsegno.actions.dump",
     "merge": "dalsegno.actions.merge",
-    "open_pool": "dalsegno.assembly",
+    "open_pool": "dalsegno.assembly.local",
     "read_file": "dalsegno.actions.browse",
     "restore": "dalsegno.actions.restore",
     "restore_volume": "dalsegno.actions.restore",

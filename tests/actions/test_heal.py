@@ -20,7 +20,7 @@ from dalsegno.actions.heal import LostFiles, damage_lines
 from dalsegno.actions.keep import gc, stats, verify_pool, volume_stats
 from dalsegno.actions.restore import restore_volume
 from dalsegno.actions.session import House
-from dalsegno.assembly import create_pool, open_pool
+from dalsegno.assembly.local import create_pool, open_pool
 from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_LINK, KIND_CHUNK
 from dalsegno.pool.adopt import Standing
 from dalsegno.pool.damage import PackDamage, decode_damage, encode_damage

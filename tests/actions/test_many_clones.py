@@ -14,7 +14,7 @@ from dalsegno.actions.heal import damage_lines
 from dalsegno.actions.keep import gc, verify_pool, volume_stats
 from dalsegno.actions.prune import plan_clones, run_prune
 from dalsegno.actions.session import House
-from dalsegno.assembly import create_pool, open_pool
+from dalsegno.assembly.local import create_pool, open_pool
 from dalsegno.backup.policy import Keep
 from dalsegno.formats import messages
 from dalsegno.pool.pool import Pool

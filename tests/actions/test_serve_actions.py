@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dalsegno.actions.serve import incoming_size, load_dumps, receive_dump
-from dalsegno.assembly import create_pool
+from dalsegno.assembly.local import create_pool
 from dalsegno.replicas.keeper import take_all
 from dalsegno.terms.errors import Damaged
 

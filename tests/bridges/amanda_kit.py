@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli_kit import User
-from dalsegno.assembly import open_pool
+from dalsegno.assembly.local import open_pool
 from dalsegno.volumes.state import VolumeState
 
 APPLICATION = Path("/usr/lib/amanda/application/amdalsegno")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from amanda_kit import TEST_SECONDS_MAX, Site, amanda_site, as_backup, code_after_retry, descendants, facts, why_not
 
-from dalsegno.assembly import open_pool
+from dalsegno.assembly.local import open_pool
 from dalsegno.dumps.plan import forget_dump
 
 pytestmark = [

@@ -14,7 +14,7 @@ import pytest
 from amdalsegno_kit import Client
 
 from cli_kit import SOURCE, User, tree
-from dalsegno.assembly import open_pool
+from dalsegno.assembly.local import open_pool
 from dalsegno.dumps.plan import forget_dump
 from dalsegno.volumes.leases import freeze
 from dalsegno.world.clock import now_ns

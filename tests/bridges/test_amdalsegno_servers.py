@@ -12,7 +12,7 @@ from amdalsegno_kit import Client, Told
 
 from cli_kit import tree
 from dalsegno.actions import amanda as actions
-from dalsegno.assembly_remote import open_realm
+from dalsegno.assembly.realm import open_realm
 from dalsegno.terms.errors import Conflict
 from realm_kit import Person, Realm, running_realm
 

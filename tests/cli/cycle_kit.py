@@ -7,7 +7,7 @@ from typing import Any
 from cli_kit import User
 from dalsegno.archive.catalog import Catalog
 from dalsegno.archive.labels import write_label
-from dalsegno.assembly import open_pool
+from dalsegno.assembly.local import open_pool
 from dalsegno.backup.records import SPOOL_TARGET, DumpEntry
 
 

@@ -20,7 +20,7 @@ import zstandard
 from blake3 import blake3
 
 from cli_kit import User, tree
-from dalsegno.assembly import open_pool
+from dalsegno.assembly.local import open_pool
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import objects, pack, pack_footer, pack_header
 from dalsegno.formats.objects import (

@@ -20,7 +20,7 @@ import pytest
 
 from cli.cycle_kit import HOMES_POLICY, Site, night
 from cli_kit import Done, tree
-from dalsegno.assembly import open_pool
+from dalsegno.assembly.local import open_pool
 from dalsegno.cli.main import COMMANDS as PROGRAM
 from dalsegno.formats.objects import ENTRY_DIRECTORY
 from dalsegno.pool.pack_read import PackReader

@@ -3,7 +3,7 @@
 import pytest
 
 from dalsegno.actions.keep import gc
-from dalsegno.assembly import create_pool, open_pool
+from dalsegno.assembly.local import create_pool, open_pool
 from dalsegno.formats import objects
 from dalsegno.terms.errors import Damaged
 from kit import store_revision

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from cli_kit import User
-from dalsegno.assembly import open_pool
+from dalsegno.assembly.local import open_pool
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.resolve import merge_heads
 

@@ -16,8 +16,8 @@ from explorer import Command, Explorer, Promise, fingerprint
 from machine import Machine, Ran, remove
 from mount_world import Writer
 
-from dalsegno import assembly_remote
 from dalsegno.actions.remote import list_unsent
+from dalsegno.assembly.local import realm
 from dalsegno.cli import main as cli
 from dalsegno.mount.service import open_writable
 from dalsegno.pool.pool import Pool
@@ -76,7 +76,7 @@ def keeper_of(name: str) -> Keeper:
 
 def install() -> None:
     """Lead every command of this process to the servers."""
-    assembly_remote.remote_site = lambda server, token, nearness: Way(server.name)  # type: ignore[assignment,return-value]
+    realm.remote_site = lambda server, token, nearness: Way(server.name)  # type: ignore[assignment,return-value]
 
 
 def join(words: list[str], told: Told) -> int:
@@ -107,7 +107,7 @@ def away(names: str) -> Iterator[None]:
 def waiting() -> list[bytes]:
     """Return the commits that this client says wait here."""
     profile = read_profile("site")
-    with assembly_remote.open_cache_pool(profile, read_profile_realm(profile)) as pool:
+    with realm.open_cache_pool(profile, read_profile_realm(profile)) as pool:
         return [revision for _, _, revision in list_unsent(pool)]
 
 
@@ -130,7 +130,7 @@ def run(words: list[str], told: Told) -> int:
 def mount(words: list[str], told: Told) -> int:
     """Work in a mount of the volume while servers are away: what a sync promised, and what waits, is told."""
     names, seed, count = words
-    with away(names), assembly_remote.open_realm("site") as house:
+    with away(names), realm.open_realm("site") as house:
         with suppress(Unacknowledged), open_writable(house, house.volumes.get(VOLUME)) as opened:
             writer = Writer(opened, random.Random(seed), lambda *what: None)
             for _ in range(int(count)):

@@ -16,7 +16,7 @@ from typing import Any
 from explorer import Command, Explorer, Promise
 from machine import Machine
 
-from dalsegno.assembly import open_pool
+from dalsegno.assembly.local import open_pool
 from dalsegno.formats import fuse
 from dalsegno.formats.fuse import Header
 from dalsegno.mount.service import Opened, open_writable

@@ -22,7 +22,7 @@ from machine import Machine
 
 from dalsegno.actions.serve import incoming_path, receive_dump
 from dalsegno.actions.session import House
-from dalsegno.assembly import open_pool
+from dalsegno.assembly.local import open_pool
 from dalsegno.chunks.realm import Realm
 from dalsegno.cli.serve import open_site
 from dalsegno.formats import objects, pack

@@ -8,7 +8,7 @@ import pytest
 from mount_kit import Mount, mounted, needs_fuse
 
 from cli_kit import User
-from dalsegno.assembly import open_pool
+from dalsegno.assembly.local import open_pool
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry, Revision
 from dalsegno.trees.build import store_directory

@@ -21,7 +21,7 @@ import pytest
 from mount_kit import detach, mounted, needs_fuse, needs_program
 
 from cli_kit import User
-from dalsegno.assembly import open_pool
+from dalsegno.assembly.local import open_pool
 from dalsegno.chunks.cut import Cutter
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry, Revision

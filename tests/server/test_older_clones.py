@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from cli_kit import User
-from dalsegno.assembly import open_pool
+from dalsegno.assembly.local import open_pool
 from dalsegno.formats import messages
 from dalsegno.replicas.remote import RemoteSite
 from dalsegno.terms.errors import AlreadyThere

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dalsegno.actions.backup import import_directory
-from dalsegno.assembly import create_pool
+from dalsegno.assembly.local import create_pool
 from dalsegno.terms.errors import Conflict
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.volumes.leases import freeze, held, thaw

@@ -1,4 +1,4 @@
-"""The open house: what every action needs, put together once by assembly.py."""
+"""The open house: what every action needs, put together once by assembly/local.py."""
 
 import os
 import pwd

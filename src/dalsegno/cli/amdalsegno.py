@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from dalsegno.actions.session import House
-from dalsegno.assembly import open_pool
+from dalsegno.assembly.local import open_pool
 from dalsegno.bridges import application
 from dalsegno.bridges.amanda import Call, one_line, parse_call
 from dalsegno.chunks.realm import Realm
@@ -34,7 +34,7 @@ class _Places:
     def house(self, call: Call) -> House:
         """Open the pool, or the realm in which the server is."""
         if call.server:
-            house: House = import_module("dalsegno.assembly_remote").open_realm(_realm_name(call))
+            house: House = import_module("dalsegno.assembly.realm").open_realm(_realm_name(call))
             return house
         pool, key = self._of(call)
         return open_pool(pool, passphrase=lambda: _passphrase(key), key_path=key)

@@ -14,7 +14,7 @@ from dalsegno.actions.backup import BackupResult, TakeResult, backup, import_dir
 from dalsegno.actions.rules import LARGER_THAN, NO_LIMIT, LeftOut, RulesChange
 from dalsegno.actions.session import House
 from dalsegno.actions.sources import Ask, nothing_there
-from dalsegno.assembly import create_pool
+from dalsegno.assembly.local import create_pool
 from dalsegno.cli.choice import Choice, chosen, joined_realms, key_path
 from dalsegno.cli.door import open_chosen, open_realm_house, open_volumes
 from dalsegno.cli.key import KEEP_THE_KEY

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from dalsegno.actions.session import House
-from dalsegno.assembly import open_dumps, open_pool
+from dalsegno.assembly.local import open_dumps, open_pool
 from dalsegno.chunks.realm import Realm
 from dalsegno.chunks.recipients import holds_identity, read_identity
 from dalsegno.cli.choice import Choice, chosen, joined_realms, key_path, pool_path
@@ -184,7 +184,7 @@ def open_realm_house(realm: str, arguments: argparse.Namespace, terminal: Termin
     """Open the cache house of a realm."""
     # What belongs to realms takes long to load: only who uses one waits for it.
     differs = when_it_differs(arguments, terminal)
-    house: House = import_module("dalsegno.assembly_remote").open_realm(realm, differs=differs, report=terminal.report)
+    house: House = import_module("dalsegno.assembly.realm").open_realm(realm, differs=differs, report=terminal.report)
     return house
 
 

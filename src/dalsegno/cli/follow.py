@@ -6,7 +6,7 @@ from typing import Any
 
 from dalsegno.actions import follow as actions
 from dalsegno.actions.follow import StandbyStatus
-from dalsegno.assembly_remote import merge_heads
+from dalsegno.assembly.realm import merge_heads
 from dalsegno.cli.realm import open_servers
 from dalsegno.cli.terminal import Terminal, format_duration
 from dalsegno.cli.words import Parser

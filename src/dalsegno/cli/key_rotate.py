@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dalsegno.assembly import known_pool
+from dalsegno.assembly.local import known_pool
 from dalsegno.chunks.realm import Realm
 from dalsegno.cli.door import open_house
 from dalsegno.cli.terminal import Terminal, show

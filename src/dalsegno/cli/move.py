@@ -3,7 +3,7 @@
 import argparse
 
 from dalsegno.actions import move as actions
-from dalsegno.assembly_remote import merge_heads
+from dalsegno.assembly.realm import merge_heads
 from dalsegno.cli.realm import open_servers
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser

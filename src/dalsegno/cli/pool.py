@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from dalsegno.actions import keep
-from dalsegno.assembly import create_pool
+from dalsegno.assembly.local import create_pool
 from dalsegno.cli.choice import key_path, pool_path
 from dalsegno.cli.door import open_house
 from dalsegno.cli.key import KEEP_THE_KEY

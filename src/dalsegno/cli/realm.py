@@ -14,7 +14,7 @@ import msgspec
 
 from dalsegno import __version__
 from dalsegno.actions.remote import RemoteHouse, list_unsent, split_place
-from dalsegno.assembly_remote import (
+from dalsegno.assembly.realm import (
     client_servers,
     member_servers,
     open_cache_pool,

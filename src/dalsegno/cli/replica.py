@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 from dalsegno.actions import replicated as actions
 from dalsegno.actions.remote import RemoteHouse, split_place
 from dalsegno.actions.remote_dump import dump_remote
-from dalsegno.assembly_remote import open_realm
+from dalsegno.assembly.realm import open_realm
 from dalsegno.cli.door import when_it_differs
 from dalsegno.cli.dump import note_value, useless_lines
 from dalsegno.cli.realm import chosen_realm, open_volume

@@ -7,7 +7,7 @@ from dalsegno.actions.policy import default_state_dir, load_policy
 from dalsegno.actions.session import House
 from dalsegno.actions.site import policy_of_media, restore_site, with_media
 from dalsegno.archive.installation import open_site
-from dalsegno.assembly import create_pool, open_pool
+from dalsegno.assembly.local import create_pool, open_pool
 from dalsegno.backup.policy import Policy
 from dalsegno.cli.choice import key_path, pool_path
 from dalsegno.cli.door import when_it_differs

@@ -16,7 +16,7 @@ import msgspec
 from dalsegno import __version__
 from dalsegno.actions.serve import drop_old_dumps
 from dalsegno.actions.session import House
-from dalsegno.assembly import open_key_note
+from dalsegno.assembly.local import open_key_note
 from dalsegno.cli.door import open_house
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import Parser
@@ -339,7 +339,7 @@ def _open_member(arguments: argparse.Namespace, house: House, name: str) -> Any:
     if arguments.realm is None and not _is_in_realm(house):
         return None
     # Only the server of a realm with a directory loads what speaks to databases.
-    return import_module("dalsegno.assembly_remote").open_member(house, url=arguments.realm, name=name)
+    return import_module("dalsegno.assembly.realm").open_member(house, url=arguments.realm, name=name)
 
 
 @contextmanager
@@ -348,7 +348,7 @@ def _keeping_up(member: Any, site: Any, address: Address, log: Any, lags: Any) -
     if member is None:
         yield
         return
-    remote = import_module("dalsegno.assembly_remote")
+    remote = import_module("dalsegno.assembly.realm")
     standby = import_module("dalsegno.actions.standby")
     ended = new_event()
 
@@ -430,7 +430,7 @@ def token_stores(house: House) -> Iterator[list[TokenStore]]:
     if not _is_in_realm(house):
         yield [PoolTokens(house.pool)]
         return
-    member = import_module("dalsegno.assembly_remote").open_member(house)
+    member = import_module("dalsegno.assembly.realm").open_member(house)
     try:
         yield [*([member.tokens] if member is not None else []), PoolTokens(house.pool)]
     finally:

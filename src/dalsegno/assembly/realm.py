@@ -1,4 +1,4 @@
-"""From a realm's profile to its open cache house: the other half of assembly.py, loaded only for realms."""
+"""From a realm's profile to its open cache house: the other half of assembly/local.py, loaded only for realms."""
 
 import os
 from importlib import import_module
@@ -8,7 +8,7 @@ import msgspec
 
 from dalsegno.actions.remote import RealmVolumes, RemoteHouse
 from dalsegno.actions.session import House, author
-from dalsegno.assembly import WORKERS_MAX, cache_dir
+from dalsegno.assembly.local import WORKERS_MAX, cache_dir
 from dalsegno.chunks.realm import Realm
 from dalsegno.pool.contract import Sink, Source
 from dalsegno.pool.known import Differs, KnownPlace, refuse

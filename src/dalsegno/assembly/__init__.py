@@ -1,0 +1,1 @@
+"""From settings to an open session: the only files that name every concrete class."""
