@@ -16,8 +16,12 @@ from memory_site import (
     put_root,
 )
 
+from dalsegno.backends.contract import Backend
+from dalsegno.backends.local import LocalBackend
+from dalsegno.backends.memory import MemoryBackend
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry
+from dalsegno.pool.adopt import UPLOADS
 from dalsegno.pool.pool import Pool
 from dalsegno.replicas.contract import LEASE_SECONDS
 from dalsegno.replicas.keeper import Keeper
@@ -103,22 +107,23 @@ class MemoryWorld:
 class KeeperWorld:
     """Servers that are Keepers over pools."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, make: Callable[[Path], Backend] = LocalBackend) -> None:
         self.clock = Clock()
         self.sites: dict[str, Any] = {}
         self.faulty: dict[str, FaultySite] = {}
         self._path = path
+        self._make = make
 
     def add(self, name: str) -> FaultySite:
         """Start a server; return it as a client reaches it."""
-        pool = Pool.create(self._path / name, encryption="none", realm=REALM)
+        pool = Pool.create(self._make(self._path / name), encryption="none", realm=REALM)
         self.sites[name] = Keeper(
             name,
             pool,
             Volumes(pool),
             workers=Workers(1),
             clock=self.clock,
-            scratch=pool.backend.directory / "uploads",
+            scratch=pool.backend.scratch(UPLOADS),
         )
         self.faulty[name] = FaultySite(self.sites[name])
         return self.faulty[name]
@@ -142,6 +147,10 @@ class KeeperWorld:
 
 
 WORLDS: dict[str, Callable[[Path], Any]] = {"memory": MemoryWorld, "keeper": KeeperWorld}
+WORLDS_AND_BACKENDS: dict[str, Callable[[Path], Any]] = {
+    **WORLDS,
+    "keeper in memory": lambda path: KeeperWorld(path, lambda place: MemoryBackend(place.name)),
+}
 
 
 def found(world: Any, replicas: ReplicaSet) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from memory_site import VOLUME, FaultySite
-from site_worlds import WORLDS, commit, found
+from site_worlds import WORLDS_AND_BACKENDS, commit, found
 
 from dalsegno.formats import objects
 from dalsegno.replicas import transfer
@@ -19,9 +19,9 @@ from dalsegno.terms.events import Progress
 from dalsegno.volumes.state import ReplicaSet
 
 
-@pytest.fixture(params=WORLDS)
+@pytest.fixture(params=WORLDS_AND_BACKENDS)
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    world = WORLDS[request.param](tmp_path)
+    world = WORLDS_AND_BACKENDS[request.param](tmp_path)
     for name in ("s1", "s2"):
         world.add(name)
     found(world, ReplicaSet(version=1, writers=["s1", "s2"]))
