@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -253,7 +254,7 @@ def test_settings_of_the_first_version_say_nothing_of_their_writer(keeper: Owner
     keeper.key("add", "--passphrase", "--name", "ben", DAL_NEW_PASSPHRASE=NEW)
     settings = keeper.settings
     older = PoolSettings(
-        pool_id=settings.pool_id, realm_id=settings.realm_id, holders=(Holder(name="keyfile", kind="keyfile"),)
+        pool_id=settings.pool_id, realm_id=settings.realm_id, holders=(Holder(name="keyfile", kind="keyfile"),), refs=2
     )
     keeper.settings_file.write_bytes(encode_settings(older))
     keeper.quick("ls", "doc")
@@ -267,7 +268,7 @@ def test_a_holder_that_gives_another_secret_opens_nothing(owner: Owner) -> None:
     settings, his = owner.settings, Realm(b"h" * 32)
     mine = passphrase_holder(OLD, name="passphrase", secret=his.secret, pool_id=settings.pool_id, cost=CHEAP)
     anna = recipient_holder(public, name="anna", secret=his.secret)
-    forged = PoolSettings(pool_id=settings.pool_id, realm_id=settings.realm_id, holders=(mine, anna), version=2)
+    forged = replace(settings, holders=(mine, anna), version=2)
     owner.settings_file.write_bytes(encode_settings(forged, his.secret))
     assert "put back your copy" in owner.quick("ls", "doc", code=5, DAL_PASSPHRASE=OLD).error
     assert "not the private key" in owner.quick("--key", str(file), "ls", "doc", code=8).error

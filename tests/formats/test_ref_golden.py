@@ -1,16 +1,20 @@
 """Refs written by earlier versions are read forever; what they were bound to is checked."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from dalsegno.actions import keep
+from dalsegno.assembly import open_pool
 from dalsegno.formats.messages import convert
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pool import Pool
+from dalsegno.pool.settings import decode_settings, encode_settings
 from dalsegno.pool.signers import SIGNERS_REF, list_signers
-from dalsegno.terms.errors import Damaged, TooNew
+from dalsegno.terms.errors import Damaged, Refused, TooNew
 from dalsegno.volumes.clones import Clone, Clones
 from dalsegno.volumes.state import VolumeState, decode_state
 from dalsegno.volumes.store import Volumes
@@ -51,6 +55,50 @@ def test_version_1_is_read_and_becomes_version_2_at_the_first_write(pool):
     assert volumes.known(VOLUME_ID) == expected(name="later", counter=1)
     with pytest.raises(Damaged):
         REALM.open_value(ref_path(pool, REF).read_bytes(), context=REF.encode())
+
+
+def test_a_ref_of_version_1_of_another_pool_is_not_believed_once_all_are_of_version_2(tmp_path, monkeypatch):
+    """Kind: what is taken for the sake of older pools is taken for ever, and an attacker needs no more than that."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    new = Pool.create(tmp_path / "new", encryption="none", realm=REALM)
+    put(new, "ref-v1.volume")
+    with new, pytest.raises(Damaged, match="another pool"):
+        new.get_ref(REF)
+    key = tmp_path / "old.key"
+    old = Pool.create(tmp_path / "old", encryption="keyfile", realm=REALM, key_path=key)
+    toml = tmp_path / "old" / "pool.toml"
+    before = as_version_1(toml.read_bytes())
+    old.close()
+    toml.write_bytes(before)
+    with open_pool(tmp_path / "old", key_path=key) as house:
+        put(house.pool, "ref-v1.volume")
+        assert house.volumes.known(VOLUME_ID) == expected()
+        house.pool.swap_ref(REF, house.pool.get_ref(REF), None)
+        keep.gc(house, grace_seconds=0, dry_run=True)
+        assert toml.read_bytes() == before
+        state = house.volumes.create("a", kind="native", now_ns=1)
+        # One of version 1 that is there is sealed anew.
+        name = "names/" + "0" * 32
+        ref_path(house.pool, name).parent.mkdir(exist_ok=True)
+        ref_path(house.pool, name).write_bytes(REALM.seal_value(VOLUME_ID, context=name.encode()))
+        keep.gc(house, grace_seconds=0)
+        assert b"refs = 2\n" in toml.read_bytes() and house.pool.settings.refs == 2
+    with open_pool(tmp_path / "old", key_path=key) as house:
+        assert house.volumes.known(state.id) == state
+        assert house.pool.get_ref(name) == VOLUME_ID
+        put(house.pool, "ref-v1.volume")
+        with pytest.raises(Damaged, match="another pool"):
+            house.pool.get_ref(REF)
+    toml.write_bytes(before)  # and nobody takes that back
+    with pytest.raises(Refused, match="settings are older"):
+        open_pool(tmp_path / "old", key_path=key)
+
+
+def as_version_1(data: bytes) -> bytes:
+    """Return settings as they were before they said which refs are believed."""
+    settings = decode_settings(data, Path("pool.toml"))
+    assert settings.refs == 2
+    return encode_settings(replace(settings, refs=1))
 
 
 def test_version_2_is_read(pool):

@@ -14,6 +14,7 @@ from dalsegno.pool.adopt import Standing
 from dalsegno.pool.check import Finding, check_pool, only_copies
 from dalsegno.pool.collect import GRACE_SECONDS_DEFAULT, SECOND_NS, CollectResult, collect
 from dalsegno.pool.copy import PoolMarks
+from dalsegno.pool.generations import refuse_old_seals
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import Conflict, DalError, Damaged, NoAccess, NotFound
@@ -111,6 +112,7 @@ def gc(
         more=lambda: budget_seconds is None or ticks_ns() - started_ns < budget_seconds * SECOND_NS,
     )
     if not dry_run:
+        refuse_old_seals(house.pool)
         sweep_caches(house)
     return result
 

@@ -44,6 +44,7 @@ def trust(house: House) -> None:
             encryption=pool.encryption,
             at_ns=now_ns(),
             generation=pool.settings.generation,
+            refs=pool.settings.refs,
         )
     )
     states = house.volumes.list()

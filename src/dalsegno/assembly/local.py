@@ -133,6 +133,7 @@ def known_pool(pool: Pool) -> KnownPool:
         encryption=pool.encryption,
         at_ns=now_ns(),
         generation=pool.settings.generation,
+        refs=pool.settings.refs,
     )
 
 

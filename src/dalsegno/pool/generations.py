@@ -24,6 +24,7 @@ from dalsegno.backends.contract import Backend
 from dalsegno.chunks.realm import SECRET_BYTES, Realm
 from dalsegno.pool.settings import (
     GENERATIONS_MAX,
+    REFS_VERSION,
     SETTINGS_NAME,
     Holder,
     PoolSettings,
@@ -179,12 +180,26 @@ def finish_change(pool: PoolWithRefs) -> list[str]:
     realm = pool.realm
 
     def change(settings: PoolSettings) -> tuple[PoolSettings, Realm]:
-        return replace(settings, refs_since=settings.generation), realm
+        return replace(settings, refs_since=settings.generation, refs=settings.refs if damaged else REFS_VERSION), realm
 
     if read_settings(pool.backend).refs_since < realm.generation:
         change_settings(pool.backend, realm, change)
     pool.renew_key()
     return damaged
+
+
+def refuse_old_seals(pool: PoolWithRefs) -> None:
+    """Seal what is left of refs of version 1 anew, and have none of these believed any more.
+
+    They were bound to a name alone, so that one of another pool of the realm could stand in another's place. Of a pool
+    that is not encrypted whoever holds the storage makes refs of any version.
+    """
+    settings = read_settings(pool.backend)
+    if settings.refs == REFS_VERSION or not settings.holders or pool.realm.only_writes or pool.reseal_refs():
+        return
+    realm = pool.realm
+    change_settings(pool.backend, realm, lambda settings: (replace(settings, refs=REFS_VERSION), realm))
+    pool.renew_key()
 
 
 def check_succeeds(key: Realm, realm: Realm, name: str) -> None:

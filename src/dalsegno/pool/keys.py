@@ -20,6 +20,7 @@ from dalsegno.pool.settings import (
     KEY_FILE,
     PASSPHRASE,
     RECIPIENT,
+    REFS_VERSION,
     SETTINGS_BYTES_MAX,
     SETTINGS_NAME,
     Holder,
@@ -76,7 +77,8 @@ def create_pool_settings(
     if encryption == "none":
         if realm.generation > 1:
             raise Refused("the key of that realm was changed: a pool that is not encrypted would lay it all open")
-        return PoolSettings(pool_id=pool_id, realm_id=realm.realm_id, plain_secret=secret), realm, None
+        settings = PoolSettings(pool_id=pool_id, realm_id=realm.realm_id, plain_secret=secret, refs=REFS_VERSION)
+        return settings, realm, None
     if encryption == KEY_FILE:
         path = key_path or default_key_path(pool_id)
         write_key_file(path, realm, notes=key_file_notes(pool_id=pool_id, place=place))
@@ -89,7 +91,7 @@ def create_pool_settings(
 
 def _new_settings(pool_id: bytes, realm: Realm, holder: Holder) -> PoolSettings:
     """Return the settings of a new pool: of version 1, unless the key of its realm was changed before."""
-    settings = PoolSettings(pool_id=pool_id, realm_id=realm.realm_id, holders=(holder,))
+    settings = PoolSettings(pool_id=pool_id, realm_id=realm.realm_id, holders=(holder,), refs=REFS_VERSION)
     if realm.only_writes or realm.generation == 1:
         return settings
     return replace(

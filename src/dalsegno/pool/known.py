@@ -59,6 +59,8 @@ class KnownPool:
     """When it was seen there first, or accepted."""
     generation: int = 1
     """How many secrets its key had (generations.py)."""
+    refs: int = 1
+    """The oldest version of seals of refs that it believed: settings that believe more are those of before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,7 @@ class _PoolLine(msgspec.Struct, omit_defaults=True):
     at: int
     place: str = ""
     generation: int = 1
+    refs: int = 1
 
 
 class _HeadLine(msgspec.Struct, omit_defaults=True):
@@ -117,6 +120,8 @@ def pool_difference(known: Sequence[KnownPool], settings: PoolSettings) -> str |
             f"the pool has an older key (generation {settings.generation}; it had {same[-1].generation}, seen here "
             f"since {show_time(same[-1].at_ns)})"
         )
+    if same and same[-1].realm_id == settings.realm_id and settings.refs < same[-1].refs:
+        return f"the pool's settings are older than those that were seen here since {show_time(same[-1].at_ns)}"
     for each in same:
         if each.realm_id == settings.realm_id and (settings.encryption != "none" or each.encryption == "none"):
             return None
@@ -148,6 +153,7 @@ class KnownPlace:
                 encryption=line.encryption,
                 at_ns=line.at,
                 generation=line.generation,
+                refs=line.refs,
             )
             for line in _read_lines(self._file(POOLS_NAME), _PoolLine)
         ]
@@ -171,7 +177,8 @@ class KnownPlace:
     def remember(self, pool: KnownPool) -> None:
         """Remember that a pool may be here; what cannot be written is said once."""
         same = [each for each in self.pools if each.pool_id == pool.pool_id]
-        if any(_facts(pool) == _facts(each) for each in same) and same[-1].generation == pool.generation:
+        last = (same[-1].generation, same[-1].refs) if same else None
+        if any(_facts(pool) == _facts(each) for each in same) and last == (pool.generation, pool.refs):
             return
         self.pools.append(pool)
         line = _PoolLine(
@@ -181,6 +188,7 @@ class KnownPlace:
             at=pool.at_ns,
             place=os.fsencode(self.place).decode(errors="replace"),
             generation=pool.generation,
+            refs=pool.refs,
         )
         self.append(POOLS_NAME, [msgspec.json.encode(line)], sync=True)
 
@@ -222,8 +230,8 @@ class KnownPlace:
         return KnownHeads(self, pool_id.hex())
 
 
-def _facts(pool: KnownPool) -> tuple[bytes, bytes, str, int]:
-    return pool.pool_id, pool.realm_id, pool.encryption, pool.generation
+def _facts(pool: KnownPool) -> tuple[bytes, bytes, str, int, int]:
+    return pool.pool_id, pool.realm_id, pool.encryption, pool.generation, pool.refs
 
 
 class KnownHeads:

@@ -662,6 +662,8 @@ class Pool:
         try:
             return self.realm.open_value(sealed, context=_ref_context(self.pool_id, name), since=since)
         except Damaged:
+            if self.settings.refs > 1:
+                raise
             # Of version 1, which was bound to its name alone; the next write binds it to the pool.
             return self.realm.open_value(sealed, context=name.encode(), since=since)
 

@@ -16,6 +16,8 @@ from dalsegno.terms.ids import UUID_BYTES
 
 SETTINGS_NAME: Final = "pool.toml"
 SETTINGS_VERSION: Final = 3
+REFS_VERSION: Final = 2
+"""Of the seals of refs that are written."""
 SETTINGS_BYTES_MAX: Final = 64 * 1024
 ENCRYPTIONS: Final = ("passphrase", "keyfile", "none")
 PASSPHRASE: Final = "passphrase"
@@ -95,6 +97,8 @@ class PoolSettings:
     """When the key was changed last."""
     older: bytes = b""
     """The secrets before the newest, sealed under that (generations.py)."""
+    refs: int = 1
+    """The oldest version of seals of refs that is believed: 2 when none of version 1 is left, or never was there."""
 
     @property
     def encryption(self) -> str:
@@ -122,7 +126,7 @@ def encode_settings(settings: PoolSettings, secret: bytes = b"") -> bytes:
     """
     ids = [f'pool_id = "{settings.pool_id.hex()}"', f'realm_id = "{settings.realm_id.hex()}"']
     if settings.version == 1:
-        lines = ["version = 1", *ids, f'encryption = "{settings.encryption}"']
+        lines = ["version = 1", *ids, *_refs_lines(settings), f'encryption = "{settings.encryption}"']
         for holder in settings.holders:
             lines += _passphrase_lines(holder) if holder.kind == PASSPHRASE else []
         if settings.plain_secret:
@@ -148,7 +152,11 @@ def _signed_lines(settings: PoolSettings) -> tuple[list[str], list[str]]:
         holders += _holder_lines(holder)
     ids = [f'pool_id = "{settings.pool_id.hex()}"', f'realm_id = "{settings.realm_id.hex()}"']
     generations = _generation_lines(settings) if settings.version > 2 else []
-    return [f"version = {settings.version}", *ids, *generations], holders
+    return [f"version = {settings.version}", *ids, *_refs_lines(settings), *generations], holders
+
+
+def _refs_lines(settings: PoolSettings) -> list[str]:
+    return [f"refs = {settings.refs}"] if settings.refs > 1 else []
 
 
 def _join(lines: list[str]) -> str:
@@ -208,6 +216,11 @@ def decode_settings(data: bytes, path: Path) -> PoolSettings:
             raise ValueError("version is not a number")
         if version > SETTINGS_VERSION:
             raise TooNew(f"{path}: pool version {version}, this program reads {SETTINGS_VERSION}: update the program")
+        refs = table.get("refs", 1)
+        if type(refs) is not int or refs < 1:
+            raise ValueError("refs is out of bounds")
+        if refs > REFS_VERSION:
+            raise TooNew(f"{path}: refs of version {refs}, this program reads {REFS_VERSION}: update the program")
         lines = [line + "\n" for line in text.splitlines() if line and not line.startswith(("#", "checksum"))]
         if table["checksum"] != _checksum("".join(lines)):
             raise ValueError("the checksum is wrong")
@@ -217,6 +230,7 @@ def decode_settings(data: bytes, path: Path) -> PoolSettings:
             plain_secret=_read_plain_secret(table) if version == 1 else b"",
             holders=_read_holder_1(table) if version == 1 else _read_holders(table["holder"]),
             version=version,
+            refs=refs,
             proof=_text(table["proof"]) if version > 1 else "",
             **(_read_generations(table) if version > 2 else {}),
         )
