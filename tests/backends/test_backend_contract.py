@@ -296,6 +296,14 @@ def test_what_could_not_be_synced_once_is_synced_by_the_next_swap(tmp_path: Path
     assert syncs_of(lambda: backend.swap("refs/names/a", expected=b"2", value=b"3")) == usual + 1
 
 
+def test_what_was_prepared_is_not_made_again(tmp_path: Path) -> None:
+    """A sync for each note, in a folder that was made durable a moment ago and is still empty."""
+    backend = LocalBackend(tmp_path)
+    backend.prepare(["condemned/"])
+    assert syncs_of(lambda: backend.put("condemned/a", b"1")) == 1
+    assert syncs_of(lambda: backend.put("condemned/a", b"2")) == 1
+
+
 def test_what_is_told_is_synced_once_and_again_when_somebody_else_changed_it(tmp_path: Path) -> None:
     """What a killed process left is told to others as if it were durable."""
     ours, theirs = LocalBackend(tmp_path), LocalBackend(tmp_path)

@@ -41,7 +41,7 @@ class LocalBackend:
         self.place = str(root)
         self.directory: Path | None = root
         self._made: set[Path] = set()
-        """Directories that `put` knows to be there and durable."""
+        """Directories that are known to be there and durable: what is put into them needs no look."""
         self._read_from: set[Path] = set()
         """Directories with swapped values that were read since the last swap: their writers may have been killed before
         they synced them."""
@@ -312,7 +312,9 @@ class LocalBackend:
         """Make the directory and others in it; the rights of one that is there already are its maker's affair."""
         make_directory(self.root, mode=ROOT_MODE)
         for prefix in prefixes:
-            make_directory(self._path(prefix.rstrip("/")), to_owner=True)
+            path = self._path(prefix.rstrip("/"))
+            make_directory(path, to_owner=True)
+            self._made.add(path)
 
     def lock(self, name: str) -> Lock:
         """Open the lock on the file `<name>.lock`."""
