@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import dalsegno
 from cli_kit import User
 from dalsegno.assembly.local import open_pool
 from dalsegno.chunks.signatures import SigningKey
@@ -64,6 +65,23 @@ def test_every_command_that_makes_a_state_signs_it(user: User) -> None:
     user.quick("clone", "docs", "named")
     assert [row["signature"]["status"] for row in user.value("log", "native")] == ["signed"]
     assert set(signatures(user)) == {"signed"}
+
+
+def test_a_volume_that_is_reopened_here_is_signed(user: User) -> None:
+    (user.home / "docs" / "letter").write_bytes(b"dear bob,\n")
+    user.quick("backup", "docs", DAL_NOW="4000000000000000000")
+    user.quick("volume", "reopen", "docs")
+    row = user.value("log", "docs")[0]
+    assert row["author"] == "dal volume reopen" and row["signature"]["status"] == "signed"
+
+
+def test_nothing_else_makes_states() -> None:
+    """Whoever adds a way to commit has to think of signatures: merges have none, previews are not stored."""
+    room = Path(dalsegno.__file__).parent
+    makers = {
+        str(path.relative_to(room)) for path in room.rglob("*.py") if "put(objects.KIND_REVISION" in path.read_text()
+    }
+    assert makers == {"actions/remote.py", "volumes/reopen.py", "volumes/resolve.py", "volumes/store.py"}
 
 
 def test_another_users_signature_is_shown_by_its_fingerprint(user: User, tmp_path: Path) -> None:

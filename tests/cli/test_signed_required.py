@@ -80,6 +80,18 @@ def test_what_is_not_signed_by_somebody_known_is_not_read_without_a_word(tmp_pat
     assert (anna.home / "back" / "letter").read_bytes().endswith(b"more\n")
 
 
+def test_a_mount_that_could_not_commit_does_not_begin(tmp_path: Path) -> None:
+    """The kind: what is found out when there is something to lose."""
+    anna = make(tmp_path)
+    bob = other(anna, tmp_path)
+    anna.quick("volume", "create", "notes")
+    anna.quick("import", "notes", "docs")
+    anna.quick("volume", "set", "notes", "--signed", "required")
+    (bob.home / "mnt").mkdir()
+    done = bob.quick("mount", "notes", "mnt", "--trusted", code=4)
+    assert "no signer whom it knows" in done.error and "--read-only" in done.error
+
+
 def test_a_state_from_before_is_backed_up_again_before_signatures_are_required(tmp_path: Path) -> None:
     anna = make(tmp_path)
     key_of(anna).rename(anna.home / "old.key")  # a new machine, say

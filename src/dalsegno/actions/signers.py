@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import msgspec
 
 from dalsegno.actions.session import House
-from dalsegno.chunks.signatures import read_public
+from dalsegno.chunks.signatures import public_text, read_public
 from dalsegno.pool.settings import check_name
 from dalsegno.pool.signers import Signer, list_signers, trust_signer
-from dalsegno.terms.errors import BadInput, NoAccess, Refused
-from dalsegno.volumes.signed import REQUIRED, SETTING, find_problem, list_keys
+from dalsegno.terms.errors import BadInput, NoAccess, Refused, Unsigned
+from dalsegno.volumes.signed import REQUIRED, SETTING, find_problem, list_keys, requires_signatures
 from dalsegno.volumes.state import VolumeState
 from dalsegno.volumes.store import free_name
 from dalsegno.world.clock import now_ns
@@ -77,3 +77,19 @@ def set_signed(house: House, name: str, *, required: bool) -> VolumeState:
         return msgspec.structs.replace(current, settings={**settings, **({SETTING: REQUIRED} if required else {})})
 
     return house.volumes.update(state.id, change)
+
+
+def require_own(house: House, state: VolumeState) -> None:
+    """Refuse to begin what ends in a commit that this pool's volume would not take: this user is no known signer.
+
+    Of a volume on servers only these know.
+    """
+    if not requires_signatures(state) or state.replicas is not None:
+        return
+    key = house.signer.ready() if house.signer is not None else None
+    if key is None or key not in list_keys(house.pool):
+        how = f"`dal key trust-signer NAME '{public_text(key)}'`, or " if key is not None else ""
+        raise Unsigned(
+            f"volume {state.name!r} takes only signed states, and this user is no signer whom it knows: {how}mount it "
+            "with --read-only"
+        )

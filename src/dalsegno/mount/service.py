@@ -10,6 +10,7 @@ from typing import Final
 
 from dalsegno.actions import mount as actions
 from dalsegno.actions.session import House
+from dalsegno.actions.signers import require_own
 from dalsegno.formats import fuse, objects
 from dalsegno.formats.objects import Entry
 from dalsegno.mount import kernel
@@ -194,6 +195,7 @@ def open_writable(
     house: House, state: VolumeState, *, as_user: bool = False, takes_unsigned: bool = False
 ) -> Iterator[Opened]:
     """Hold a native volume for writing; what was changed and not committed is when the block ends, however it ends."""
+    require_own(house, state)
     place = actions.mounts_directory(house)
     make_directory(place)
     with FileLock(actions.mount_lock(house, state.id)) as lock, ExitStack() as stack:
