@@ -18,6 +18,7 @@ from dalsegno.pool.signing_key import OwnSigner
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.followed import Directories
 from dalsegno.replicas.nearest import NearestSource, Nearness
+from dalsegno.replicas.newer_key import NewerKey, bring_forward
 from dalsegno.replicas.profile import (
     Profile,
     cache_directory,
@@ -52,22 +53,36 @@ def open_nearness(name: str) -> Nearness:
     return Nearness(directory / "nearness.json", clock=now_ns)
 
 
-def remote_site(server: Server, token: str, nearness: Nearness) -> RemoteSite:
+def remote_site(server: Server, token: str, nearness: Nearness, newer_key: NewerKey | None = None) -> RemoteSite:
     """Return the way to a server; one that did not answer lately is not waited for as long."""
     seconds = CONNECT_AGAIN_SECONDS if nearness.has_failed(server.name) else CONNECT_SECONDS
-    return RemoteSite(server.url, token, name=server.name, fingerprint=server.fingerprint, connect_seconds=seconds)
+    return RemoteSite(
+        server.url,
+        token,
+        name=server.name,
+        fingerprint=server.fingerprint,
+        connect_seconds=seconds,
+        newer_key=newer_key,
+    )
 
 
 def client_servers(
-    profile: Profile, nearness: Nearness, *, realm: Realm | None = None, report: Report = silent
+    profile: Profile,
+    nearness: Nearness,
+    *,
+    realm: Realm | None = None,
+    newer_key: NewerKey | None = None,
+    report: Report = silent,
 ) -> Servers:
     """Return a realm's servers as a client that joined it sees them."""
+    realm = realm or read_profile_realm(profile)
+    newer_key = newer_key or NewerKey(key_path_of(profile.name), realm, report=report)
 
     def connect(server: Server) -> Site:
-        return remote_site(server, profile.token, nearness)
+        return remote_site(server, profile.token, nearness, newer_key)
 
     def connect_directory(server: Server) -> DirectorySite:
-        return remote_site(server, profile.token, nearness)
+        return remote_site(server, profile.token, nearness, newer_key)
 
     def remember(view: RealmView) -> None:
         known = read_profile(profile.name)
@@ -88,7 +103,7 @@ def client_servers(
         changed=remember,
         tell=tell,
     )
-    return Servers(desk, realm or read_profile_realm(profile), connect=connect, owner=lease_owner())
+    return Servers(desk, realm, connect=connect, owner=lease_owner())
 
 
 def open_cache_pool(profile: Profile, realm: Realm) -> Pool:
@@ -104,6 +119,7 @@ def open_cache_pool(profile: Profile, realm: Realm) -> Pool:
     if pool.realm.realm_id != realm.realm_id:
         pool.close()
         raise Refused(f"{path}: is the cache of another realm: remove it when no commit waits in it")
+    bring_forward(pool, key_path_of(profile.name))
     return pool
 
 
@@ -116,8 +132,9 @@ def open_realm(name: str, *, differs: Differs = refuse, report: Report = silent)
     profile = read_profile(name)
     realm = read_profile_realm(profile)
     nearness = open_nearness(name)
-    servers = client_servers(profile, nearness, realm=realm, report=report)
-    pool = open_cache_pool(profile, realm)
+    newer_key = NewerKey(key_path_of(name), realm, report=report)
+    servers = client_servers(profile, nearness, realm=realm, newer_key=newer_key, report=report)
+    pool = newer_key.pool = open_cache_pool(profile, realm)
     source = NearestSource(realm, site=servers.site, nearness=nearness, ticks=ticks_ns)
     pool.elsewhere = source
     workers = Workers(max(1, min(WORKERS_MAX, len(os.sched_getaffinity(0)))))

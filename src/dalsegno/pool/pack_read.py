@@ -119,7 +119,9 @@ def _sealed_key(
             pack_id, key, id_key = pack.SEALED_KEY.unpack(opened)
             if pack_id == header.pack_id:
                 return key, id_key, generation
-    raise NoAccess("the pack's key does not open with this key")
+    raise NoAccess(
+        "the pack's key does not open with this key (it may be of after a change of the key: `dal key import`)"
+    )
 
 
 def open_as_reader(path: Path, identity: Any) -> DumpReader:

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 from dalsegno.chunks.realm import SECRET_BYTES
 from dalsegno.chunks.recipients import check_recipient
 from dalsegno.formats.join import check_fingerprint, check_url
+from dalsegno.pool.settings import GENERATIONS_MAX
 from dalsegno.replicas import wire
 from dalsegno.replicas.tokens import NOTE_BYTES_MAX, PATTERN_BYTES_MAX, PATTERNS_MAX, RIGHTS, split_token
 from dalsegno.replicas.view import Placed, RealmView, Server, check_realm_name
@@ -193,6 +194,10 @@ def check_info(info: wire.ServerInfo) -> None:
 def check_key(key: wire.RealmKey) -> None:
     """Refuse what is no realm's secret, and no key to write into one."""
     _id("realm", key.realm, UUID_BYTES)
+    if not 1 <= key.generation <= GENERATIONS_MAX or len(key.older) >= GENERATIONS_MAX:
+        raise BadInput(f"generation {key.generation} of the key: expected 1 to {GENERATIONS_MAX}")
+    for secret in key.older:
+        _id("key", secret, SECRET_BYTES)
     if key.secret:
         _id("key", key.secret, SECRET_BYTES)
     if not key.secret or key.id_key or key.chunk_seed or key.recipient:

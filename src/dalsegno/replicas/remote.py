@@ -10,7 +10,7 @@ import re
 import select
 import ssl
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Final, TypeVar, cast
@@ -71,6 +71,7 @@ _SECONDS: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 _ROW_ENDS: Final = bytes(kind << 4 | high for kind in KIND_NAMES for high in range((OBJECT_BYTES_MAX >> 24) + 1))
 """The last bytes that a row may have: an object's kind, and the highest bits of its payload's length."""
 T = TypeVar("T")
+NewerKey = Callable[[int, Callable[[], Realm]], None]
 
 
 class _Answer:
@@ -140,7 +141,10 @@ class RemoteSite:
         connect_seconds: float = CONNECT_SECONDS,
         answer_seconds: float = ANSWER_SECONDS,
         rows_max: int = ROWS_MAX,
+        newer_key: NewerKey | None = None,
     ) -> None:
+        """`newer_key` is called with the generation of the realm's key where the server says one, and what gets it."""
+        self._newer_key = newer_key
         self._host, self._port, self._tls = split_url(url)
         if not token.isascii() or not token.isprintable():
             raise BadInput(f"server {url}: its token is none: `dal token add` there makes one")
@@ -283,12 +287,18 @@ class RemoteSite:
         for _ in range(BUSY_TRIES_MAX):
             connection, response = self._exchange(method, target, headers, body, repeatable, wait_seconds)
             if 200 <= response.status < 300:
+                self._tell_generation(response)
                 return _Answer(self, connection, response, seconds=wait_seconds or self._answer_seconds)
             error, wait = self._problem(connection, response)
             if wait is None or not repeatable:
                 break
             pause(min(wait, BUSY_SECONDS_MAX))
         raise error
+
+    def _tell_generation(self, response: Response) -> None:
+        text = response.headers.get(wire.KEY_HEADER, "")
+        if self._newer_key is not None and text.isascii() and text.isdecimal() and len(text) < 4:
+            self._newer_key(int(text), self.key)
 
     def _exchange(
         self,
@@ -431,9 +441,15 @@ class RemoteSite:
         """Return the realm's key, which its members share; a WriteKey when this token may not read."""
         key = self._ask_value("GET", "/v1/key", wire.RealmKey)
         if key.secret:
-            return Realm(key.secret)
+            return Realm(key.secret, older=key.older)
         seed = int.from_bytes(key.chunk_seed, "little") & CHUNK_SEED_MAX
-        return WriteKey(realm_id=key.realm, id_key=key.id_key, chunk_seed=seed, recipient=key.recipient)
+        return WriteKey(
+            realm_id=key.realm,
+            id_key=key.id_key,
+            chunk_seed=seed,
+            recipient=key.recipient,
+            generation=key.generation,
+        )
 
     def view(self) -> RealmView:
         """Return the realm's directory as the server knows it; NotFound when it has none."""

@@ -17,6 +17,8 @@ PROTOCOL: Final = "1"
 """Sent both ways in the header Dal-Protocol; a server refuses another."""
 PROTOCOL_HEADER: Final = "Dal-Protocol"
 REQUEST_HEADER: Final = "X-Request-Id"
+KEY_HEADER: Final = "Dal-Key-Generation"
+"""How many secrets the realm's key has at the server that answers; without it one."""
 BLOCK_BYTES_MAX: Final = 64 * MIB
 BLOCK_RECORDS_MAX: Final = 200_000
 """Objects that are stored side by side: a block is closed when it has a few MiB, and none is smaller than its id."""
@@ -163,6 +165,10 @@ class RealmKey(msgspec.Struct, frozen=True, kw_only=True):
     chunk_seed: bytes = b""
     """8 bytes, little-endian."""
     recipient: str = ""
+    older: list[bytes] = []
+    """The secrets before `secret`, the newest first."""
+    generation: int = 1
+    """How many secrets there are."""
 
 
 class TokenView(msgspec.Struct, frozen=True, kw_only=True):

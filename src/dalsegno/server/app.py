@@ -125,7 +125,9 @@ def status_of(error: DalError, call: str) -> int:
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, generation: Callable[[], int]) -> None:
+        """`generation` returns that of the realm's key, which who has a token is told when it was changed."""
+        self._generation = generation
         self.scope = scope
         self.receive = receive
         self._send = send
@@ -175,6 +177,8 @@ class _Exchange:
         }
         if length is not None:
             headers["content-length"] = str(length)
+        if self.token is not NOBODY and (generation := self._generation()) > 1:
+            headers[wire.KEY_HEADER.lower()] = str(generation)
         self.status = status
         raw = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
         await self._give({"type": "http.response.start", "status": status, "headers": raw})
@@ -286,7 +290,7 @@ class App:
         """Answer one request."""
         if scope["type"] != "http":
             return
-        exchange = _Exchange(scope, receive, send)
+        exchange = _Exchange(scope, receive, send, generation=self._generation)
         scope["dalsegno.exchange"] = exchange
         try:
             await self._router(scope, receive, send)
@@ -415,6 +419,9 @@ class App:
         if wait:
             raise TooMany("this token asks too often: wait a moment", seconds=wait)
         return token
+
+    def _generation(self) -> int:
+        return self.service.house.pool.realm.generation
 
     async def _find_token(self, exchange: _Exchange) -> Token | None:
         scheme, _, text = exchange.headers.get("authorization", "").partition(" ")

@@ -121,14 +121,17 @@ def _server(service: Service, ask: Ask) -> wire.ServerInfo:
 
 
 def _key(service: Service, ask: Ask) -> wire.RealmKey:
+    service.house.pool.renew_key()
     realm = service.house.pool.realm
+    newest, *older = realm.secrets
     if READ in ask.token.effective():
-        return wire.RealmKey(realm=realm.realm_id, secret=realm.secret)
+        return wire.RealmKey(realm=realm.realm_id, secret=newest, older=older, generation=len(older) + 1)
     return wire.RealmKey(
         realm=realm.realm_id,
         id_key=realm.id_key,
         chunk_seed=realm.chunk_seed.to_bytes(8, "little"),
         recipient=realm.recipient,
+        generation=realm.generation,
     )
 
 
