@@ -18,8 +18,8 @@ from typing import Any
 
 from dalsegno.actions.cycle import HouseSteps, Listener, run_backup
 from dalsegno.actions.policy import load_policy
-from dalsegno.archive.installation import open_site
 from dalsegno.archive.labels import write_label
+from dalsegno.assembly.installation import open_installation
 from dalsegno.assembly.local import create_pool
 from dalsegno.backup.plan import VolumeFacts, balance, plan_days
 
@@ -82,7 +82,7 @@ def measure_run(home: Path, count: int) -> dict[str, float]:
     with create_pool(home / "pool", encryption="none") as house:
         for day in range(RUNS + 1):
             os.environ["DAL_NOW"] = f"2026-11-{day + 1:02}T02:00:00Z"
-            with open_site(policy) as site:
+            with open_installation(policy) as site:
                 steps = TimedSteps(house=house, site=site)
                 started = time.perf_counter()
                 report = run_backup(house, site, steps=steps, set_names=["all"], listener=quiet)

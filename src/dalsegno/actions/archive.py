@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dalsegno.actions.catalog import entry_of, read_lineage
 from dalsegno.actions.retrieve import media_here, plan_retrieve, retrieve, say_bad_labels
-from dalsegno.archive.installation import Site
+from dalsegno.archive.installation import Installation
 from dalsegno.archive.labels import write_label
 from dalsegno.archive.scan import scanned_whole
 from dalsegno.archive.targets import Incomplete
@@ -71,7 +71,7 @@ def entry_of_file(path: Path, realm: Realm, *, report: Report = silent) -> tuple
     return entry_of(header, read_lineage(header, realm))
 
 
-def targets_of(site: Site, entry: DumpEntry, copies: Iterable[Copy]) -> list[str]:
+def targets_of(site: Installation, entry: DumpEntry, copies: Iterable[Copy]) -> list[str]:
     """Return the targets that should hold a dump: those of its set; of no set, those that hold some of it."""
     chosen = site.policy.sets.get(entry.set_name)
     if chosen is not None:
@@ -79,7 +79,7 @@ def targets_of(site: Site, entry: DumpEntry, copies: Iterable[Copy]) -> list[str
     return sorted({copy.target for copy in copies if copy.target in site.targets})
 
 
-def find_wanted(site: Site, names: Sequence[str] = (), *, report: Report = silent) -> list[Wanted]:
+def find_wanted(site: Installation, names: Sequence[str] = (), *, report: Report = silent) -> list[Wanted]:
     """Return which dumps are not in as many copies, or shares, as the policy says; of these targets when named."""
     for name in names:
         site.target(name)
@@ -107,7 +107,7 @@ def _is_complete(policy: TargetPolicy, copies: Sequence[Copy], here: Iterable[st
     return len(usable) >= policy.n and (all(copy.medium in there for copy in usable) or not vacant)
 
 
-def can_take(site: Site, wanted: Wanted) -> bool:
+def can_take(site: Installation, wanted: Wanted) -> bool:
     """Tell whether media are here that have room for what is missing, and hold nothing of it yet."""
     policy, size_bytes = site.policy.targets[wanted.target], wanted.entry.size_bytes
     if isinstance(policy, CommandPolicy):
@@ -123,7 +123,7 @@ def can_take(site: Site, wanted: Wanted) -> bool:
     return sum(rooms) > size_bytes
 
 
-def archive_wanted(site: Site, wanted: Sequence[Wanted], *, report: Report = silent) -> list[Archived]:
+def archive_wanted(site: Installation, wanted: Sequence[Wanted], *, report: Report = silent) -> list[Archived]:
     """Make the copies and shares that are missing; each dump comes from the spool, or from another copy."""
     done = []
     for each in wanted:
@@ -149,7 +149,7 @@ def archive_wanted(site: Site, wanted: Sequence[Wanted], *, report: Report = sil
     return done
 
 
-def _repair_or_store(site: Site, wanted: Wanted, *, report: Report) -> list[Copy]:
+def _repair_or_store(site: Installation, wanted: Wanted, *, report: Report) -> list[Copy]:
     target, entry = site.target(wanted.target), wanted.entry
     usable = [copy for copy in wanted.copies if copy.is_usable]
     if target.kind == "shares" and usable_copies(usable):
@@ -175,7 +175,7 @@ def _repair_or_store(site: Site, wanted: Wanted, *, report: Report) -> list[Copy
 
 
 def archive_file(
-    site: Site, path: Path, realm: Realm, *, names: Sequence[str] = (), report: Report = silent
+    site: Installation, path: Path, realm: Realm, *, names: Sequence[str] = (), report: Report = silent
 ) -> list[Archived]:
     """Copy a dump file to targets (all, unless some are named) and take it into the catalog."""
     entry, earlier = entry_of_file(path, realm, report=report)
@@ -205,7 +205,7 @@ def archive_file(
     return done
 
 
-def see_media(site: Site) -> None:
+def see_media(site: Installation) -> None:
     """Write down which media are here, and when they were seen."""
     at_ns = now_ns()
     for target in site.targets.values():
@@ -216,7 +216,7 @@ def see_media(site: Site) -> None:
             site.catalog.put_medium(replace(medium, first_used_ns=first, last_seen_ns=at_ns, state=state))
 
 
-def list_media(site: Site, *, report: Report = silent) -> list[MediumFacts]:
+def list_media(site: Installation, *, report: Report = silent) -> list[MediumFacts]:
     """Return every medium that the catalog knows or a drive holds, by target and label."""
     known = {medium.label: medium for medium in site.catalog.media()}
     used = site.catalog.labels()
@@ -248,7 +248,7 @@ def list_media(site: Site, *, report: Report = silent) -> list[MediumFacts]:
     ]
 
 
-def label_medium(site: Site, path: Path, label: str, *, target: str) -> Medium:
+def label_medium(site: Installation, path: Path, label: str, *, target: str) -> Medium:
     """Label what is mounted at `path` for a target, and take it into the catalog."""
     policy = site.policy.targets.get(target)
     if policy is None:
@@ -278,7 +278,7 @@ def label_medium(site: Site, path: Path, label: str, *, target: str) -> Medium:
     return made
 
 
-def lose_medium(site: Site, label: str) -> list[DumpEntry]:
+def lose_medium(site: Installation, label: str) -> list[DumpEntry]:
     """Say that a medium is gone for good: nothing on it counts; return the dumps that have no usable copy left."""
     medium = site.catalog.get_medium(label)
     copies = site.catalog.copies_on(label)
@@ -297,7 +297,7 @@ def lose_medium(site: Site, label: str) -> list[DumpEntry]:
     return lost
 
 
-def find_medium(site: Site, label: str) -> int:
+def find_medium(site: Installation, label: str) -> int:
     """Take back a medium that was said to be lost: return how many of its files count again, once they are checked."""
     medium = site.catalog.get_medium(label)
     if medium is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dalsegno.actions.retrieve import bad_labels, media_here
 from dalsegno.archive.chains import chain_to
-from dalsegno.archive.installation import Site
+from dalsegno.archive.installation import Installation
 from dalsegno.archive.parts import copy_of, count_slices, is_slice
 from dalsegno.archive.scan import scanned_whole
 from dalsegno.archive.spool import FETCHED
@@ -136,7 +136,7 @@ def assemble(found: Sequence[tuple[Copy, PartHeader]]) -> list[Copy]:
     return made
 
 
-def scan_spool(site: Site, *, report: Report) -> Iterator[Found]:
+def scan_spool(site: Installation, *, report: Report) -> Iterator[Found]:
     """Yield the dumps that lie in the spool."""
     for path, _ in site.spool.files():
         if path.suffix != DUMP_SUFFIX or path.parent.name == FETCHED:
@@ -152,7 +152,7 @@ def scan_spool(site: Site, *, report: Report) -> Iterator[Found]:
         yield Found(copy=copy, header=header, path=path)
 
 
-def rebuild(site: Site, realm: Realm, *, add: bool = False, report: Report = silent) -> Rebuilt:
+def rebuild(site: Installation, realm: Realm, *, add: bool = False, report: Report = silent) -> Rebuilt:
     """Make the catalog's dumps, copies and media again from what is here. `add` keeps what it knows of media away.
 
     Runs and drills stay as they are: nothing on media tells of them.
@@ -215,7 +215,9 @@ def _settle(directories: Iterable[Path]) -> None:
             fsync_directory(directory)
 
 
-def _with_known(site: Site, items: list[Item], media: dict[str, Medium]) -> tuple[list[Item], dict[str, Medium]]:
+def _with_known(
+    site: Installation, items: list[Item], media: dict[str, Medium]
+) -> tuple[list[Item], dict[str, Medium]]:
     """Return what was found together with what the catalog knows of media that are away."""
     here = set(media) | {SPOOL_TARGET}
     found = {entry.dump_id: (entry, earlier, copies) for entry, earlier, copies in items}
@@ -247,7 +249,7 @@ def join_copies(kept: Sequence[Copy], fresh: Sequence[Copy], *, dump_bytes: int)
     return joined
 
 
-def check(site: Site, *, read: bool = False, report: Report = silent) -> list[Disagreement]:
+def check(site: Installation, *, read: bool = False, report: Report = silent) -> list[Disagreement]:
     """Compare the catalog with the media that are here, and put its verdicts right. `read`: every byte of each copy."""
     here = media_here(site, report=report)
     at_ns = now_ns()
@@ -309,7 +311,7 @@ def _kept(before: Medium) -> dict[str, Any]:
 
 
 def _verdict(
-    site: Site,
+    site: Installation,
     copy: Copy,
     entry: DumpEntry,
     here: Iterable[str],

@@ -34,7 +34,7 @@ from dalsegno.actions.turn import (
     take_turn,
     within,
 )
-from dalsegno.archive.installation import Site
+from dalsegno.archive.installation import Installation
 from dalsegno.archive.parts import file_digest
 from dalsegno.backup.clones_only import clone_entries
 from dalsegno.backup.days import local_day
@@ -115,7 +115,7 @@ class HouseSteps:
     """The steps of a turn, done to an open house (actions/turn.py: Steps)."""
 
     house: House
-    site: Site
+    site: Installation
 
     def now_ns(self) -> int:
         """Return the time."""
@@ -290,7 +290,13 @@ def entry_of(note: DumpNote, *, dump_id: bytes, size_bytes: int, digest: bytes) 
 
 
 def run_backup(
-    house: House, site: Site, *, steps: Steps, set_names: Sequence[str], listener: Listener, due_only: bool = False
+    house: House,
+    site: Installation,
+    *,
+    steps: Steps,
+    set_names: Sequence[str],
+    listener: Listener,
+    due_only: bool = False,
 ) -> RunReport:
     """Back up sets: finish what was begun, give every volume that is due its turn, report. The caller holds the lock.
 
@@ -301,7 +307,13 @@ def run_backup(
 
 class _Cycle:
     def __init__(
-        self, house: House, site: Site, steps: Steps, set_names: Sequence[str], listener: Listener, due_only: bool
+        self,
+        house: House,
+        site: Installation,
+        steps: Steps,
+        set_names: Sequence[str],
+        listener: Listener,
+        due_only: bool,
     ) -> None:
         self.house = house
         self.site = site
@@ -537,7 +549,7 @@ def collected_value(result: CollectResult) -> dict[str, Any]:
     }
 
 
-def _is_spooled(site: Site, entry: DumpEntry) -> bool:
+def _is_spooled(site: Installation, entry: DumpEntry) -> bool:
     return any(copy.target == SPOOL_TARGET and copy.is_usable for copy in site.catalog.copies(entry.dump_id))
 
 

@@ -16,7 +16,7 @@ from dalsegno.actions.received import Wanted, receive, require_whole
 from dalsegno.actions.remote import RemoteHouse
 from dalsegno.actions.remote_dump import ask_dump, count_new, no_dump, servers_that_dump
 from dalsegno.actions.turn import Choice, Cloned, Retained
-from dalsegno.archive.installation import Site
+from dalsegno.archive.installation import Installation
 from dalsegno.backup.records import BAD, DumpEntry, usable_copies
 from dalsegno.dumps.plan import choose_base
 from dalsegno.replicas.catchup import FROZEN_SECONDS_MAX
@@ -39,7 +39,7 @@ class RealmSteps:
     """The steps of a turn, done to the volumes of a realm."""
 
     house: RemoteHouse
-    site: Site
+    site: Installation
     here: HouseSteps
     """What is done alike to all volumes."""
 

@@ -11,7 +11,7 @@ from dalsegno.actions.restore import restore_view
 from dalsegno.actions.retrieve import find_and_plan, plan_retrieve, retrieve
 from dalsegno.actions.session import House
 from dalsegno.actions.view import View, open_dumps
-from dalsegno.archive.installation import Site
+from dalsegno.archive.installation import Installation
 from dalsegno.backup.drills import SAMPLE, WHOLE, Candidate, choose_sample
 from dalsegno.backup.records import BAD, GOOD, Drill
 from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_FILE, ENTRY_SYMLINK, Entry
@@ -28,7 +28,7 @@ READ_BYTES = 1024 * 1024
 
 
 @contextmanager
-def scratch_directory(site: Site, name: str) -> Iterator[Path]:
+def scratch_directory(site: Installation, name: str) -> Iterator[Path]:
     """Give an empty directory in the spool, and remove it with all that is in it."""
     path = site.spool.path / "drill" / name
     shutil.rmtree(path, ignore_errors=True)
@@ -39,7 +39,9 @@ def scratch_directory(site: Site, name: str) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def drill(house: House, site: Site, chosen: Candidate, *, selector: str = "latest", file_count: int | None) -> Drill:
+def drill(
+    house: House, site: Installation, chosen: Candidate, *, selector: str = "latest", file_count: int | None
+) -> Drill:
     """Try a volume: `file_count` files of it, or all with None; from media, as if pool and spool were gone (of a set
     without targets: from the spool, as if the pool was gone).
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from dalsegno.actions.browse import History, Step, pool_steps
 from dalsegno.actions.retrieve import media_here
 from dalsegno.actions.session import House
-from dalsegno.archive.installation import Site
+from dalsegno.archive.installation import Installation
 from dalsegno.backup.chains import rank_copies, restorable
 from dalsegno.backup.records import SPOOL_TARGET, Copy, DumpEntry, usable_copies
 from dalsegno.pool.contract import Source
@@ -26,7 +26,7 @@ READERS_MAX = 500
 class Dumped:
     """The histories of pool and dumps; used in a `with` block, which closes the dumps. A Histories (browse.py)."""
 
-    def __init__(self, house: House, site: Site, *, report: Report) -> None:
+    def __init__(self, house: House, site: Installation, *, report: Report) -> None:
         self._house = house
         self._site = site
         self._report = report

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dalsegno.actions.prune import Coming, PrunePlan, plan_prune
 from dalsegno.actions.session import House
-from dalsegno.archive.installation import Site
+from dalsegno.archive.installation import Installation
 from dalsegno.backup.clones_only import clone_entries
 from dalsegno.backup.days import dumped_days, local_day, zone_of
 from dalsegno.backup.members import Known, Member, Membership, find_members, path_matches
@@ -69,7 +69,7 @@ def membership(policy: Policy, states: Iterable[VolumeState]) -> Membership:
 
 
 def gather_facts(
-    house: House, site: Site, members: Iterable[Member], states: Iterable[VolumeState]
+    house: House, site: Installation, members: Iterable[Member], states: Iterable[VolumeState]
 ) -> list[VolumeFacts]:
     """Return what the plan needs to know of each member: what was dumped when, and how large a dump will be."""
     by_name = {state.name: state for state in states}
@@ -115,7 +115,7 @@ def _sizes(house: House, state: VolumeState | None, entries: list[DumpEntry]) ->
     return full_bytes, int(sum(rates) / len(rates)) if rates else int(full_bytes * DAILY_SHARE_GUESS)
 
 
-def plan(house: House, site: Site, *, day_count: int, now_ns: int) -> SitePlan:
+def plan(house: House, site: Installation, *, day_count: int, now_ns: int) -> SitePlan:
     """Return what the coming days would bring, beginning today. Nothing is changed."""
     states = house.volumes.list()
     found = membership(site.policy, states)

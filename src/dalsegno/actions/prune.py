@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
 from dalsegno.actions.session import House
-from dalsegno.archive.installation import Site
+from dalsegno.archive.installation import Installation
 from dalsegno.backup.days import zone_of
 from dalsegno.backup.members import Member
 from dalsegno.backup.policy import Keep, KeepRules, SetPolicy
@@ -70,7 +70,7 @@ class PruneResult:
 
 
 def plan_prune(
-    site: Site,
+    site: Installation,
     states: Iterable[VolumeState],
     members: Iterable[Member],
     *,
@@ -259,7 +259,7 @@ def _dump_removal(place: str, entry: DumpEntry, copies: tuple[Copy, ...], chosen
     )
 
 
-def run_prune(house: House, site: Site | None, plan: PrunePlan) -> PruneResult:
+def run_prune(house: House, site: Installation | None, plan: PrunePlan) -> PruneResult:
     """Remove what a plan says. The caller holds the coordinator's lock, and made the plan under it.
 
     A plan of clones alone needs neither site nor lock.
@@ -305,7 +305,7 @@ def _unclone_all(house: House, removals: list[Removal]) -> dict[tuple[str, str],
     return done
 
 
-def _remove_dump(house: House, site: Site, removal: Removal) -> None:
+def _remove_dump(house: House, site: Installation, removal: Removal) -> None:
     """Remove files, then rows, then what the volume says of it: nothing builds on a dump that is gone.
 
     A copy whose medium is away keeps its row, and the dump stays known.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dalsegno.archive.chains import find_state
-from dalsegno.archive.installation import Site
+from dalsegno.archive.installation import Installation
 from dalsegno.archive.labels import BadLabel
 from dalsegno.backup.chains import ChainPlan, Reading, State, plan_chain
 from dalsegno.backup.records import BAD, DUMP_SUFFIX, GOOD, SPOOL_TARGET, Copy, DumpEntry
@@ -42,7 +42,7 @@ class Retrieved:
         return found
 
 
-def bad_labels(site: Site, names: Iterable[str] | None = None) -> list[BadLabel]:
+def bad_labels(site: Installation, names: Iterable[str] | None = None) -> list[BadLabel]:
     """Return the places of targets (all by default) whose label cannot be read; a target in disorder has none."""
     found: list[BadLabel] = []
     for name in site.targets if names is None else names:
@@ -51,7 +51,7 @@ def bad_labels(site: Site, names: Iterable[str] | None = None) -> list[BadLabel]
     return found
 
 
-def say_bad_labels(site: Site, report: Report) -> None:
+def say_bad_labels(site: Installation, report: Report) -> None:
     """Report every place of a target whose label cannot be read: the others are gone on with."""
     for bad in bad_labels(site):
         report(bad_label_note(bad))
@@ -63,7 +63,7 @@ def bad_label_note(bad: BadLabel) -> Note:
     return Note(severity="error", path=os.fsencode(bad.path / LABEL_NAME), text=text, is_damage=True)
 
 
-def media_here(site: Site, *, report: Report = silent) -> dict[str, Set[str]]:
+def media_here(site: Installation, *, report: Report = silent) -> dict[str, Set[str]]:
     """Return the labels of the media that can be reached now, by target; one in disorder is noted."""
     here: dict[str, Set[str]] = {}
     for name, target in site.targets.items():
@@ -75,7 +75,7 @@ def media_here(site: Site, *, report: Report = silent) -> dict[str, Set[str]]:
     return here
 
 
-def plan_retrieve(site: Site, state: State, *, from_media: bool = False, report: Report = silent) -> ChainPlan:
+def plan_retrieve(site: Installation, state: State, *, from_media: bool = False, report: Report = silent) -> ChainPlan:
     """Return from where each dump of a state is read. `from_media`: as if nothing lay in the spool."""
 
     def lies_at(entry: DumpEntry, copies: Sequence[Copy]) -> Path | None:
@@ -90,7 +90,7 @@ def plan_retrieve(site: Site, state: State, *, from_media: bool = False, report:
 
 
 def find_and_plan(
-    site: Site, volume: str, selector: str, *, volume_id: bytes | None = None, report: Report = silent
+    site: Installation, volume: str, selector: str, *, volume_id: bytes | None = None, report: Report = silent
 ) -> ChainPlan:
     """Return how the state that `volume@selector` names comes back."""
     state = find_state(site.catalog, volume, selector, now_ns=now_ns(), volume_id=volume_id)
@@ -98,7 +98,7 @@ def find_and_plan(
 
 
 def retrieve(
-    site: Site,
+    site: Installation,
     plan: ChainPlan,
     *,
     in_place: bool = False,
@@ -140,19 +140,19 @@ def retrieve(
     return Retrieved(state=plan.state, places=tuple(places), fetched=tuple(fetched))
 
 
-def _begun_bytes(site: Site, reading: Reading) -> int:
+def _begun_bytes(site: Installation, reading: Reading) -> int:
     partial = site.spool.fetched(reading.entry.dump_id)
     partial = partial.with_name(partial.name + ".partial")
     return min(reading.fetch_bytes, partial.stat().st_size) if partial.is_file() else 0
 
 
-def _open_read(site: Site, reading: Reading) -> Path | PackFile | None:
+def _open_read(site: Installation, reading: Reading) -> Path | PackFile | None:
     if reading.place is not None or not reading.copies:
         return None
     return site.target(reading.copies[0].target).open_read(reading.copies, reading.entry)
 
 
-def _fetch(site: Site, reading: Reading, place: Path, *, report: Report) -> None:
+def _fetch(site: Installation, reading: Reading, place: Path, *, report: Report) -> None:
     """Fetch one dump from the copy that was chosen, or from the next best when that one is damaged."""
     entry = reading.entry
     while True:
@@ -169,7 +169,7 @@ def _fetch(site: Site, reading: Reading, place: Path, *, report: Report) -> None
                 raise Damaged(f"{error}; there is no other copy of dump {hex_short(entry.dump_id)}") from None
 
 
-def condemn(site: Site, copies: Sequence[Copy], entry: DumpEntry, *, report: Report) -> None:
+def condemn(site: Installation, copies: Sequence[Copy], entry: DumpEntry, *, report: Report) -> None:
     """Look at each part of a copy that proved damaged, and write down which ones are."""
     target = site.target(copies[0].target)
     at_ns = now_ns()
@@ -186,7 +186,7 @@ def condemn(site: Site, copies: Sequence[Copy], entry: DumpEntry, *, report: Rep
     site.catalog.put_copies(checked or [replace(copy, verdict=BAD, checked_at_ns=at_ns) for copy in copies])
 
 
-def forget(site: Site, retrieved: Retrieved) -> None:
+def forget(site: Installation, retrieved: Retrieved) -> None:
     """Give back the room of what was fetched for one restore."""
     site.spool.forget_fetched(list(retrieved.fetched))
 

@@ -12,7 +12,7 @@ from dalsegno.actions.catalog import Rebuilt, rebuild
 from dalsegno.actions.restore import restore_volume
 from dalsegno.actions.retrieve import bad_label_note, find_and_plan, forget, retrieve
 from dalsegno.actions.session import House
-from dalsegno.archive.installation import Site
+from dalsegno.archive.installation import Installation
 from dalsegno.archive.labels import BadLabel, read_label
 from dalsegno.backup.members import path_matches
 from dalsegno.backup.policy import DirectoryPolicy, Policy, SharesPolicy, SpoolPolicy, TargetPolicy
@@ -78,7 +78,7 @@ def policy_of_media(paths: Sequence[Path], *, state_dir: Path, catalog_url: str,
     )
 
 
-def restore_site(house: House, site: Site) -> RestoredSite:
+def restore_site(house: House, site: Installation) -> RestoredSite:
     """Make catalog and volumes again from the media that are here. A volume that fails fails alone.
 
     Done again, it leaves volumes that are there already as they are.
@@ -88,7 +88,7 @@ def restore_site(house: House, site: Site) -> RestoredSite:
     return RestoredSite(catalog=rebuilt, volumes=tuple(volumes))
 
 
-def _restore_volume(house: House, site: Site, volume_id: bytes, name: str) -> RestoredVolume:
+def _restore_volume(house: House, site: Installation, volume_id: bytes, name: str) -> RestoredVolume:
     known = house.volumes.get_by_id(volume_id)
     if known is not None and known.head:
         return RestoredVolume(volume=known.name, clone_count=len(known.clones), was_there=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from dalsegno.actions.plan import membership
 from dalsegno.actions.retrieve import bad_labels, media_here
-from dalsegno.archive.installation import Site
+from dalsegno.archive.installation import Installation
 from dalsegno.backup.clones_only import clone_entries
 from dalsegno.backup.days import local_day
 from dalsegno.backup.drills import Candidate
@@ -41,7 +41,7 @@ class SiteStatus:
     """Volumes of the pool that belong to no set: nobody backs them up."""
 
 
-def status(site: Site, states: Iterable[VolumeState], *, now_ns: int, report: Report) -> SiteStatus:
+def status(site: Installation, states: Iterable[VolumeState], *, now_ns: int, report: Report) -> SiteStatus:
     """Return how the site stands."""
     states = list(states)
     members = membership(site.policy, states).members
@@ -92,7 +92,7 @@ def status(site: Site, states: Iterable[VolumeState], *, now_ns: int, report: Re
 
 
 def _recent(
-    site: Site, members: Iterable[Member], ids: dict[str, bytes], *, since_ns: int
+    site: Installation, members: Iterable[Member], ids: dict[str, bytes], *, since_ns: int
 ) -> tuple[dict[bytes, list[DumpEntry]], dict[bytes, list[Copy]]]:
     """Return the dumps of the last cycles by volume; of a volume that has none, all."""
     entries: dict[bytes, list[DumpEntry]] = {}
@@ -110,7 +110,7 @@ def _recent(
     return entries, site.catalog.copies_of(entry.dump_id for each in entries.values() for entry in each)
 
 
-def _media(site: Site) -> list[Medium]:
+def _media(site: Installation) -> list[Medium]:
     """Return the media that the catalog knows, those in a drive as they are now."""
     known = {medium.label: medium for medium in site.catalog.media()}
     for target in site.targets.values():
@@ -123,7 +123,7 @@ def _media(site: Site) -> list[Medium]:
     return list(known.values())
 
 
-def drill_candidates(site: Site, states: Iterable[VolumeState], *, sets: Iterable[str] = ()) -> list[Candidate]:
+def drill_candidates(site: Installation, states: Iterable[VolumeState], *, sets: Iterable[str] = ()) -> list[Candidate]:
     """Return the volumes of some sets (all by default) that have dumps, with their last drill."""
     states = list(states)
     ids = {state.name: state.id for state in states}

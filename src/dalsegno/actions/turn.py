@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn, Protocol
 import msgspec
 
 from dalsegno.actions.hooks import HookFailed, run_hooks
-from dalsegno.archive.installation import Site
+from dalsegno.archive.installation import Installation
 from dalsegno.archive.targets import Incomplete
 from dalsegno.backup.policy import SetPolicy
 from dalsegno.backup.records import (
@@ -189,7 +189,7 @@ class TurnResult:
 class Shared:
     """What the turns of one run share: room promised in the spool, targets that are away, whether to stop."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Installation) -> None:
         self.site = site
         self.away: dict[str, str] = {}
         self.stop = False
@@ -210,7 +210,14 @@ class Shared:
 
 
 def take_turn(
-    job: Job, chosen: SetPolicy, *, site: Site, steps: Steps, shared: Shared, report: Report, resumed: bool = False
+    job: Job,
+    chosen: SetPolicy,
+    *,
+    site: Installation,
+    steps: Steps,
+    shared: Shared,
+    report: Report,
+    resumed: bool = False,
 ) -> TurnResult:
     """Go through a volume's steps from where its job stands, and tell how it ended. Only Stopped is raised."""
     started_ns = steps.now_ns()
@@ -271,7 +278,7 @@ class _Turn:
         self,
         job: Job,
         chosen: SetPolicy,
-        site: Site,
+        site: Installation,
         steps: Steps,
         shared: Shared,
         report: Report,

@@ -9,7 +9,8 @@ from dalsegno.actions import archive as actions
 from dalsegno.actions import catalog as catalog_actions
 from dalsegno.actions.archive import Archived, copies_text
 from dalsegno.actions.retrieve import find_and_plan, plan_retrieve, retrieve
-from dalsegno.archive.installation import Site, open_site
+from dalsegno.archive.installation import Installation
+from dalsegno.assembly.installation import open_installation
 from dalsegno.backup.chains import State
 from dalsegno.backup.records import MEDIUM_ACTIVE, Copy, DumpEntry
 from dalsegno.cli.dated import plan_lines, plan_value
@@ -94,8 +95,8 @@ def _add_policy(parser: Parser, verbs: Any) -> None:
         verb.add_argument("--policy", metavar="FILE", default=argparse.SUPPRESS, help=POLICY_HELP)
 
 
-def _site(arguments: argparse.Namespace, terminal: Terminal, *, create: bool = True) -> Site:
-    return open_site(read_policy(arguments), ask=asker(terminal), create=create)
+def _site(arguments: argparse.Namespace, terminal: Terminal, *, create: bool = True) -> Installation:
+    return open_installation(read_policy(arguments), ask=asker(terminal), create=create)
 
 
 def _title(entry: DumpEntry) -> str:

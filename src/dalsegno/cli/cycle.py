@@ -11,7 +11,7 @@ from dalsegno.actions.notify import is_wanted, send
 from dalsegno.actions.rules import LeftOut
 from dalsegno.actions.session import House
 from dalsegno.actions.turn import Steps, TurnResult
-from dalsegno.archive.installation import Site
+from dalsegno.archive.installation import Installation
 from dalsegno.cli.backup import left_out_lines
 from dalsegno.cli.site import coordinator, open_all, read_policy
 from dalsegno.cli.streams import say_aside
@@ -160,7 +160,7 @@ def run_sets(arguments: argparse.Namespace, terminal: Terminal) -> int:
     return exit_code(report) or (EXIT_PARTIAL if unsent else EXIT_DONE)
 
 
-def _steps(house: House, site: Site) -> Steps:
+def _steps(house: House, site: Installation) -> Steps:
     here = HouseSteps(house=house, site=site)
     if not house.volumes.merges:
         return here

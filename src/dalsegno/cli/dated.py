@@ -13,7 +13,8 @@ from dalsegno.actions.retrieve import Retrieved, find_and_plan, forget, retrieve
 from dalsegno.actions.session import House
 from dalsegno.actions.view import open_dumps
 from dalsegno.archive.chains import find_chain
-from dalsegno.archive.installation import Site, open_site
+from dalsegno.archive.installation import Installation
+from dalsegno.assembly.installation import open_installation
 from dalsegno.backup.chains import ChainPlan
 from dalsegno.cli.door import open_realm_house
 from dalsegno.cli.site import asker, policy_if_any, policy_realm
@@ -72,7 +73,7 @@ def plan_value(plan: ChainPlan) -> dict[str, Any]:
 
 
 def newer_plan(
-    site: Site, address: Address, in_pool: Resolved | None, terminal: Terminal, *, volume_id: bytes | None
+    site: Installation, address: Address, in_pool: Resolved | None, terminal: Terminal, *, volume_id: bytes | None
 ) -> ChainPlan | None:
     """Return how to restore an address from dumps, or None when the pool's own clone is as new as any dump."""
     if in_pool is not None:
@@ -110,7 +111,7 @@ def restore_dated(
                 return None
             with open_realm_house(realm, arguments, terminal) as other:
                 return restore_dated(arguments, terminal, other, address, None, owners=owners, tell=tell)
-        opened = open_site(policy, ask=asker(terminal), create=False)
+        opened = open_installation(policy, ask=asker(terminal), create=False)
     except NotFound:
         return None  # no catalog yet: the pool's word is the last one
     except DalError as error:
@@ -179,7 +180,7 @@ def open_dumped(
         policy = load_policy(policy_path)
         # Those of other volumes than the house's are sealed with another key.
         fits = (policy_realm(arguments, policy) is not None) == house.volumes.merges
-        site = open_site(policy, create=False) if fits else None
+        site = open_installation(policy, create=False) if fits else None
     except DalError as error:
         if not isinstance(error, NotFound):
             terminal.note(f"dumps were left out of account: {error}")

@@ -10,7 +10,7 @@ from dalsegno.actions.policy import load_policy
 from dalsegno.actions.session import House
 from dalsegno.actions.trust import memory
 from dalsegno.archive.catalog import Catalog
-from dalsegno.archive.installation import open_target
+from dalsegno.assembly.installation import open_target
 from dalsegno.cli.choice import find_policy_file
 from dalsegno.cli.door import open_house
 from dalsegno.cli.known import absent_lines

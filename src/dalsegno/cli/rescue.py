@@ -6,7 +6,7 @@ from pathlib import Path
 from dalsegno.actions.policy import default_state_dir, load_policy
 from dalsegno.actions.session import House
 from dalsegno.actions.site import policy_of_media, restore_site, with_media
-from dalsegno.archive.installation import open_site
+from dalsegno.assembly.installation import open_installation
 from dalsegno.assembly.local import create_pool, open_pool
 from dalsegno.backup.policy import Policy
 from dalsegno.cli.choice import key_path, pool_path
@@ -59,7 +59,7 @@ def restore_whole_site(arguments: argparse.Namespace, terminal: Terminal) -> int
             "each `dal retrieve VOLUME -o DIR` and `dal restore DUMPS --volume VOLUME --server s1,s2`"
         )
     place = policy_pool(arguments, policy) if policy.pool is not None else pool_path(arguments)
-    with _house(arguments, terminal, place) as house, open_site(policy, ask=asker(terminal)) as site:
+    with _house(arguments, terminal, place) as house, open_installation(policy, ask=asker(terminal)) as site:
         names = [medium.label for target in site.targets.values() for medium in target.present()]
         terminal.note(f"media here: {', '.join(names) or 'none'}")
         result = restore_site(house, site)

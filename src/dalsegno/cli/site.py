@@ -9,8 +9,9 @@ from pathlib import Path
 
 from dalsegno.actions.policy import find_policy, load_policy
 from dalsegno.actions.session import House
-from dalsegno.archive.installation import Site, open_site
+from dalsegno.archive.installation import Installation
 from dalsegno.archive.targets import Ask
+from dalsegno.assembly.installation import open_installation
 from dalsegno.backup.days import zone_of
 from dalsegno.backup.policy import Policy
 from dalsegno.cli.choice import Choice, choose, find_policy_file, gather_facts
@@ -58,9 +59,9 @@ def policy_choice(arguments: argparse.Namespace, policy: Policy) -> Choice:
 
 
 @contextmanager
-def open_all(arguments: argparse.Namespace, terminal: Terminal, policy: Policy) -> Iterator[tuple[House, Site]]:
+def open_all(arguments: argparse.Namespace, terminal: Terminal, policy: Policy) -> Iterator[tuple[House, Installation]]:
     """Open the pool and the site that a policy names; closed again at the end of the `with` block."""
-    with _open_house(arguments, terminal, policy) as house, open_site(policy, ask=asker(terminal)) as site:
+    with _open_house(arguments, terminal, policy) as house, open_installation(policy, ask=asker(terminal)) as site:
         yield house, site
 
 

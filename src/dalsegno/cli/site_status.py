@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from dalsegno.actions.heal import damage_lines
 from dalsegno.actions.status import SiteStatus, status
-from dalsegno.archive.installation import Site
+from dalsegno.archive.installation import Installation
 from dalsegno.backup.days import day_name, local_day
 from dalsegno.backup.members import choose_sets
 from dalsegno.backup.metrics import render
@@ -76,7 +76,7 @@ def _site_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
     return terminal.done()
 
 
-def _lines(site: Site, found: SiteStatus, wanted: list[str], terminal: Terminal, *, at_ns: int) -> list[str]:
+def _lines(site: Installation, found: SiteStatus, wanted: list[str], terminal: Terminal, *, at_ns: int) -> list[str]:
     lines: list[str] = []
     for each in found.sets:
         if each.name not in wanted:
@@ -125,7 +125,7 @@ def _room_lines(found: SiteStatus, *, at_ns: int) -> list[str]:
     return [line]
 
 
-def _row(site: Site, volume: VolumeStatus, *, at_ns: int) -> list[str]:
+def _row(site: Installation, volume: VolumeStatus, *, at_ns: int) -> list[str]:
     last, drill = volume.last, volume.last_drill
     today = local_day(at_ns, site.zone)
     drilled = "never"
