@@ -1,13 +1,15 @@
 """Find and read the policy file (docs/formats/policy.md)."""
 
 import os
+import stat
 from pathlib import Path
 
 from dalsegno.backup.policy import Policy
 from dalsegno.backup.policy_file import parse_policy
 from dalsegno.backup.toml_tables import Problem
-from dalsegno.terms.errors import BadInput, NotFound
+from dalsegno.terms.errors import BadInput, NoAccess, NotFound
 from dalsegno.world import places
+from dalsegno.world.files import file_errors
 from dalsegno.world.zones import local_zone_name
 
 
@@ -33,13 +35,31 @@ def load_policy(path: Path) -> Policy:
 
 
 def examine_policy(path: Path) -> tuple[Policy | None, list[Problem]]:
-    """Return the policy in a file, or None and all that is wrong with it. NotFound: there is no such file."""
+    """Return the policy in a file, or None and all that is wrong with it. NotFound: there is no such file.
+
+    NoAccess: others write it. Its hooks and commands are run by the shell, so they would run what they like as us.
+    """
     path = Path(os.path.abspath(path))
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+        with file_errors(path), open(path, "rb") as file:
+            _require_ours(path, os.fstat(file.fileno()))
+            data = file.read()
+    except NotFound:
         raise NotFound(f"{path}: no such policy file") from None
     return parse_policy(data, path=path, state_dir=default_state_dir, timezone=local_zone_name)
+
+
+def _require_ours(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        return
+    if status.st_mode & stat.S_IWOTH:
+        raise NoAccess(f"{path}: everybody may write this policy, whose commands you would run: `chmod o-w` it")
+    asker = os.environ.get("SUDO_UID", "")
+    if os.geteuid() == 0 and status.st_uid != 0 and asker != str(status.st_uid):
+        raise NoAccess(
+            f"{path}: belongs to user number {status.st_uid}, whose commands root would run: `chown root` it, or run "
+            "as that user"
+        )
 
 
 def default_state_dir() -> Path:
