@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from dalsegno.actions import keep
-from dalsegno.assembly import open_pool
+from dalsegno.assembly.local import open_pool
 from dalsegno.formats.messages import convert
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pool import Pool
