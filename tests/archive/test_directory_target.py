@@ -15,6 +15,7 @@ from dalsegno.backup.media_plan import PlannedPart, Room, plan_parts
 from dalsegno.backup.records import BAD, GOOD, MISSING, Copy, DumpEntry
 from dalsegno.formats import media as format
 from dalsegno.pool.pack_read import PackReader
+from dalsegno.pool.pack_verify import verify
 from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Damaged, Full, Refused, TooNew, Unavailable
 from dalsegno.terms.events import Event, Note
 from kit import REALM
@@ -335,7 +336,7 @@ def test_slices_are_read_in_place_as_one_dump(tmp_path: Path) -> None:
         offset, length = chance.randrange(len(data) + 10), chance.randrange(MIB)
         assert file.read_at(offset, length) == data[offset : offset + length]
     with PackReader.open(file, REALM) as reader:
-        assert list(reader.verify()) == []
+        assert list(verify(reader)) == []
     assert target.open_read(copies[1:], entry) is None
     (paths[0] / copies[0].place).unlink()
     assert target.open_read(copies, entry) is None

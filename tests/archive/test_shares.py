@@ -15,6 +15,7 @@ from dalsegno.backup.policy import SharesPolicy
 from dalsegno.backup.records import BAD, GOOD, MISSING, usable_copies
 from dalsegno.formats.media import LABEL_NAME
 from dalsegno.pool.pack_read import PackReader
+from dalsegno.pool.pack_verify import verify
 from dalsegno.terms.errors import Damaged, Full, Refused, Unavailable
 from dalsegno.terms.events import Event
 from kit import REALM
@@ -203,7 +204,7 @@ def test_shares_are_read_in_place_as_one_dump(tmp_path: Path) -> None:
         offset, length = chance.randrange(len(data) + 10), chance.randrange(MIB)
         assert file.read_at(offset, length) == data[offset : offset + length]
     with PackReader.open(file, REALM) as reader:
-        assert list(reader.verify()) == []
+        assert list(verify(reader)) == []
     lose(tmp_path, 2), lose(tmp_path, 3)
     assert target.open_read(copies, entry) is None
 

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from dalsegno.formats import pack, pack_block, pack_footer, pack_header, pack_trailer
 from dalsegno.formats.pack_records import encode_record_head, split_records
 from dalsegno.pool.adopt import Adopter, check_pack
-from dalsegno.pool.pack_read import PackReader, open_note, pack_key, stream_blocks
+from dalsegno.pool.pack_read import PackReader, open_note, pack_key
+from dalsegno.pool.pack_verify import stream_blocks, verify, verify_digest
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import DalError
 from dalsegno.terms.ids import PackId
@@ -184,8 +185,8 @@ def opened(data: bytes) -> None:
             return
         with suppress(DalError):
             open_note(reader.header, REALM)
-        list(reader.verify())
-        reader.verify_digest()
+        list(verify(reader))
+        verify_digest(reader)
         for identity in _each_object(reader):
             with suppress(DalError):
                 reader.get_kind(identity)

@@ -12,7 +12,8 @@ from mount_kit import mounted, needs_fuse
 from cli_kit import User
 from dalsegno.formats import objects, pack, pack_header
 from dalsegno.formats.pack_records import split_records
-from dalsegno.pool.pack_read import open_note, read_opener, stream_blocks
+from dalsegno.pool.pack_read import open_note, read_opener
+from dalsegno.pool.pack_verify import stream_blocks
 from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.pool.pool import Pool
 

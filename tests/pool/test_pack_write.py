@@ -12,6 +12,7 @@ from dalsegno.formats.pack_trailer import encode_trailer
 from dalsegno.pool import index_rows
 from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pack_read import PackReader
+from dalsegno.pool.pack_verify import verify
 from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.pool.pool import pack_name
 from kit import REALM, PoolStore
@@ -35,7 +36,7 @@ def test_index_rows_that_went_through_scratch_files_are_those_sorted_in_memory(t
     # Rows are added a block at a time, so only more than one block ever spills.
     with PackReader.open(tmp_path / "memory", REALM) as one, PackReader.open(tmp_path / "scratch", REALM) as other:
         assert [column.tobytes() for column in one.objects()] == [column.tobytes() for column in other.objects()]
-        assert list(other.verify()) == []
+        assert list(verify(other)) == []
         assert other.object_count == summary.object_count == count
     assert (summary.columns is None) == (count >= 100)
 
@@ -65,7 +66,7 @@ def test_a_marked_copy_holds_exactly_what_was_marked(tmp_path, place, share):
     marks, data = marked_copy(store, wanted)
     (tmp_path / "copy").write_bytes(data)
     with PackReader.open(tmp_path / "copy", REALM) as reader:
-        assert list(reader.verify()) == []
+        assert list(verify(reader)) == []
         assert {row.tobytes() for row in reader.objects()[0]} == set(wanted)
         assert all(reader.get(identity) == payloads[identity] for identity in wanted)
     joined = b"".join(marks.ids())

@@ -21,6 +21,7 @@ from dalsegno.formats.objects import KIND_REVISION, Entry, Revision
 from dalsegno.pool.adopt import ADOPTED_BYTES_MAX, UPLOADS, Standing
 from dalsegno.pool.check import check_pool
 from dalsegno.pool.pack_read import PackReader
+from dalsegno.pool.pack_verify import verify
 from dalsegno.pool.pool import Pool
 from dalsegno.replicas.contract import BATCH_IDS_MAX, ROW_BYTES, ROW_KIND_SHIFT
 from dalsegno.replicas.keeper import FOLLOWERS_MAX, Keeper
@@ -263,7 +264,7 @@ def test_packs_for_others_hold_exactly_what_was_asked_sealed_as_the_pool(
         path.write_bytes(data)
         with PackReader.open(path, REALM) as reader:
             assert {row.tobytes() for row in reader.objects()[0]} == set(wanted)
-            assert list(reader.verify()) == []
+            assert list(verify(reader)) == []
             assert bool(reader.header.seal) == (encryption != "none")
     stream = a.objects(VOLUME, b"".join(ids))
     next(stream)

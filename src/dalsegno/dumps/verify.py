@@ -13,7 +13,8 @@ from dalsegno.formats import pack, pack_block, pack_header
 from dalsegno.formats.objects import KIND_REVISION, decode_revision
 from dalsegno.formats.pack_block import decompress
 from dalsegno.formats.pack_records import split_records
-from dalsegno.pool.pack_read import open_note, read_opener, stream_blocks
+from dalsegno.pool.pack_read import open_note, read_opener
+from dalsegno.pool.pack_verify import stream_blocks, verify
 from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.terms.errors import DalError, Damaged
 from dalsegno.terms.events import Progress, Report, silent
@@ -27,7 +28,7 @@ def verify_dump(path: Path, realm: Realm, *, workers: Workers | None = None, rep
     """Yield a finding for everything that is wrong with a dump file; nothing when it is whole."""
     try:
         with DumpChain.open([path], realm) as chain:
-            findings = list(chain.readers[0].verify(report, workers))
+            findings = list(verify(chain.readers[0], report, workers))
             yield from findings
             if not findings:
                 targets = [target.revision for target in chain.targets()]

@@ -26,6 +26,7 @@ from dalsegno.pool.copy import copy_marked
 from dalsegno.pool.id_sets import SortedIds, as_sorted_ids, member_mask
 from dalsegno.pool.index import Ids, Segment, Values
 from dalsegno.pool.pack_read import PackReader
+from dalsegno.pool.pack_verify import verify_digest
 from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.pool.pool import (
     COLLECT_LOCK,
@@ -186,9 +187,9 @@ def check_pack(file: UploadFile, pool: Pool, pack_id: bytes, workers: Workers | 
     check = partial(_check_block, reader, ids, values)
     if workers is None:
         named, named_kinds = _gather(map(check, tasks))
-        findings = reader.verify_digest()
+        findings = verify_digest(reader)
     else:
-        digest = workers.submit(reader.verify_digest)
+        digest = workers.submit(verify_digest, reader)
         named, named_kinds = _gather(workers.map_ordered(check, tasks))
         findings = digest.result()
     if findings:

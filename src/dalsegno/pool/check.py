@@ -8,6 +8,7 @@ import numpy as np
 from dalsegno.formats.pack_index import decode_place
 from dalsegno.pool.damage import PackDamage
 from dalsegno.pool.index import Ids
+from dalsegno.pool.pack_verify import verify
 from dalsegno.pool.pool import PACK_SUFFIX, PACKS, Pool, pack_id_of
 from dalsegno.terms.errors import DalError, Damaged, NotFound
 from dalsegno.terms.events import Progress, Report
@@ -80,7 +81,7 @@ def _check_pack(pool: Pool, pack_id: bytes) -> Iterator[Finding]:
         yield Finding(severity="error", where=where, text=str(error))
         return
     try:
-        findings = list(reader.verify())
+        findings = list(verify(reader))
         pool.losses.set(PackId(pack_id), PackDamage(blocks=frozenset(reader.damaged_blocks)))
         for text in findings:
             yield Finding(severity="error", where=where, text=text.removeprefix(f"{where}: "))

@@ -2,11 +2,11 @@
 
 import struct
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy
 from blake3 import blake3
@@ -21,13 +21,12 @@ from dalsegno.chunks.recipients import open_sealed
 from dalsegno.formats import pack, pack_block, pack_header
 from dalsegno.formats.pack_block import decompress
 from dalsegno.formats.pack_footer import check_footer, decode_footer
-from dalsegno.formats.pack_index import as_table, decode_rows, encode_place, file_order, new_table
-from dalsegno.formats.pack_records import apply_delta, read_record, split_records, view_record
+from dalsegno.formats.pack_index import as_table, decode_rows, new_table
+from dalsegno.formats.pack_records import apply_delta, read_record, view_record
 from dalsegno.formats.pack_trailer import decode_trailer, trailer_bytes_max
 from dalsegno.pool.blocks import Blocks
 from dalsegno.pool.marks import find_rows
 from dalsegno.terms.errors import Damaged, NoAccess, NotFound, Refused
-from dalsegno.terms.events import Progress, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, hex_short
 from dalsegno.terms.sizes import MIB
 from dalsegno.world.files import file_errors
@@ -164,7 +163,7 @@ class PackReader:
 
     def __init__(self, file: PackFile, realm: Realm, trailer_bytes_max: int = pack.TRAILER_RAW_BYTES_MAX) -> None:
         self.path = file.path
-        self._file = file
+        self.file = file
         self.realm = realm
         self.size_bytes = file.size_bytes
         position = 0
@@ -210,7 +209,7 @@ class PackReader:
 
     def close(self) -> None:
         """Give the file back."""
-        self._file.close()
+        self.file.close()
 
     def __enter__(self) -> "PackReader":
         return self
@@ -222,7 +221,7 @@ class PackReader:
         size = self.size_bytes
         layout = self._opener.layout
         footer_start = max(0, size - layout.footer.size)
-        footer = decode_footer(layout, self._file.read_at(footer_start, layout.footer.size))
+        footer = decode_footer(layout, self.file.read_at(footer_start, layout.footer.size))
         if footer is None:
             raise Damaged(f"pack cut short or damaged at offset {size}: no footer")
         # A count that cannot be true is reported before memory is asked for.
@@ -246,7 +245,7 @@ class PackReader:
 
     def _open_body(self, offset: int, stored_total: int, number: int) -> pack_block.Body:
         """Return what a block holds, its sizes and its tag checked."""
-        data = self._file.read_at(offset, stored_total)
+        data = self.file.read_at(offset, stored_total)
         if len(data) < stored_total or stored_total < self.frame_bytes:
             raise Damaged(f"pack cut short at offset {offset + len(data)}")
         frame = data[: self.frame_bytes]
@@ -377,126 +376,3 @@ class PackReader:
     def read_object(self, block: int, offset: int, identity: bytes) -> tuple[int, bytes, bytes | None]:
         """Return (kind, payload, base id or None) of the record at a place that some index named."""
         return read_record(self.cached_block(block), offset, identity)
-
-    def verify(self, report: Report = silent, workers: Workers | None = None) -> Iterator[str]:
-        """Yield a finding for everything that is wrong: file digest, blocks, object ids, index against records.
-
-        Workers check blocks side by side; findings come in the order of the file all the same.
-        """
-        _, values = self.objects()
-        order = file_order(values)
-        starts = numpy.searchsorted(values[order, 0], numpy.arange(self.block_count + 1))
-        numbers = [n for n in range(self.block_count) if self.types[n] in (pack.BLOCK_METADATA, pack.BLOCK_DATA)]
-        tasks = ((number, order[starts[number] : starts[number + 1]]) for number in numbers)
-        seen = 0
-        if workers is None:
-            digest_findings = self.verify_digest()
-            results: Iterator[tuple[int, list[str]]] = map(self._verify_block, tasks)
-        else:
-            digest = workers.submit(self.verify_digest)
-            results = workers.map_ordered(self._verify_block, tasks)
-        for number, (count, findings) in zip(numbers, results, strict=True):
-            seen += count
-            yield from findings
-            report(Progress(phase="verify", done_bytes=int(self.offsets[number]), total_bytes=self.size_bytes))
-        yield from digest_findings if workers is None else digest.result()
-        if seen != self.object_count:
-            yield f"{self.path}: {seen} objects found, the footer says {self.object_count}"
-
-    def _verify_block(self, task: tuple[int, NDArray[numpy.intp]]) -> tuple[int, list[str]]:
-        number, rows = task
-        findings = []
-        count = 0
-        try:
-            ids, values = self.objects()
-            named = ids[rows].tobytes()
-            places = values[rows, 1].tolist()
-            raw = self.read_block(number)
-            for position, kind, encoding, identity, payload in split_records(raw, offset=int(self.offsets[number])):
-                at = OBJECT_ID_BYTES * count
-                if (
-                    count >= len(places)
-                    or places[count] != encode_place(position, kind)
-                    or named[at : at + OBJECT_ID_BYTES] != identity
-                ):
-                    findings.append(f"{self.path}: object {hex_short(identity)} in block {number}: the index disagrees")
-                count += 1
-                whole = payload if encoding == pack.ENCODING_WHOLE else self._whole_of_delta(identity)
-                if whole is not None and self.realm.identify(kind, whole) != identity:
-                    findings.append(
-                        f"{self.path}: object {hex_short(identity)} in block {number}: content and id disagree"
-                    )
-        except Damaged as error:
-            findings.append(str(error))
-        if findings:
-            self.damaged_blocks.add(number)
-        return count, findings
-
-    def _whole_of_delta(self, identity: bytes) -> bytes | None:
-        try:
-            return self.get(ObjectId(identity))
-        except NotFound:
-            return None  # its base is in another pack: the pool's check follows it there
-
-    def verify_digest(self) -> list[str]:
-        """Return a finding when the file's digest, which the footer has, is wrong."""
-        hasher = blake3()
-        end = self.size_bytes - pack.FOOTER_END_BYTES
-        position = 0
-        while position < end:
-            data = self._file.read_at(position, min(4 * MIB, end - position))
-            if not data:
-                break
-            hasher.update(data)
-            position += len(data)
-        return [] if hasher.digest() == self.digest else [f"{self.path}: the file's digest is wrong"]
-
-
-def stream_blocks(stream: BinaryIO, realm: Realm) -> Iterator[tuple[pack_header.PackHeader, int, int, int, bytes]]:
-    """Yield (header, offset, number, type, raw block) from a pipe; the footer and its digest are checked at the end."""
-    hasher = blake3()
-    offset = 0
-
-    def read(length: int) -> bytes:
-        nonlocal offset
-        parts = []
-        wanted = length
-        while wanted:
-            data = stream.read(wanted)
-            if not data:
-                break
-            parts.append(data)
-            wanted -= len(data)
-        joined = b"".join(parts)
-        offset += len(joined)
-        return joined
-
-    opener, head = read_opener(read, realm)
-    hasher.update(head)
-    layout = opener.layout
-    number = 0
-    while True:
-        start = offset
-        frame = read(layout.frame.size)
-        if len(frame) < layout.frame.size:
-            raise Damaged(f"pack cut short at offset {offset}: no trailer")
-        stored_bytes = pack_block.decode_frame(layout, frame, offset=start)
-        body = read(stored_bytes)
-        if len(body) < stored_bytes:
-            raise Damaged(f"pack cut short at offset {offset}: in block {number}")
-        hasher.update(frame)
-        hasher.update(body)
-        opened = opener.open(frame, body, number, offset=start)
-        yield opener.header, start, number, opened.block_type, decompress(opened, offset=start)
-        if opened.block_type == pack.BLOCK_TRAILER:
-            break
-        number += 1
-    footer = read(layout.footer.size)
-    found = decode_footer(layout, footer)
-    if found is None:
-        raise Damaged(f"pack cut short at offset {offset}: no footer")
-    hasher.update(footer[: -pack.FOOTER_END_BYTES])
-    if hasher.digest() != found.digest:
-        raise Damaged(f"pack footer damaged at offset {start}: the digest is wrong")
-    if read(1):
-        raise Damaged(f"pack goes on after its end at offset {offset - 1}")

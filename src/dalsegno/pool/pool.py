@@ -37,6 +37,7 @@ from dalsegno.pool.index_rows import ROWS_IN_MEMORY_MAX
 from dalsegno.pool.keys import Opened, create_pool_settings, open_pool_settings
 from dalsegno.pool.losses import Losses
 from dalsegno.pool.pack_read import PackReader
+from dalsegno.pool.pack_verify import verify
 from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.pool.settings import (
     SETTINGS_BYTES_MAX,
@@ -403,7 +404,7 @@ class Pool:
         """Read all of a pack in which something was wrong, and note what."""
         try:
             with self.open_pack(pack_id) as reader:
-                for _ in reader.verify():
+                for _ in verify(reader):
                     pass
                 self.losses.set(pack_id, PackDamage(blocks=frozenset(reader.damaged_blocks)))
         except Damaged:
