@@ -11,7 +11,7 @@ from dalsegno.formats import objects, pack
 from dalsegno.formats.objects import Entry, Revision, references
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pack_write import PackWriter, new_header
-from dalsegno.replicas.contract import LEASE_SECONDS, ROW_KIND_SHIFT, Record
+from dalsegno.replicas.contract import LEASE_SECONDS, Record
 from dalsegno.replicas.transfer import Spool
 from dalsegno.terms.errors import (
     AlreadyThere,
@@ -106,7 +106,7 @@ class MemorySite:
             if identity not in self.store.objects:
                 raise NotFound(f"{self.name}: {identity.hex()}")
             kind, payload = self.store.objects[identity]
-            yield identity + (len(payload) | kind << ROW_KIND_SHIFT).to_bytes(4, "little")
+            yield identity + (len(payload) | kind << 28).to_bytes(4, "little")
 
     def objects(self, volume: str, ids: bytes) -> Iterator[bytes]:
         self.calls.append("objects")

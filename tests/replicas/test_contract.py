@@ -12,11 +12,12 @@ from memory_site import MemorySite, random_bytes_of
 
 from cli_kit import User
 from dalsegno.formats import objects, pack
+from dalsegno.formats.object_rows import ROW_BYTES
 from dalsegno.formats.objects import Entry, Revision, references
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.pool.pool import Pool
-from dalsegno.replicas.contract import ROW_BYTES, ROW_KIND_SHIFT, Site
+from dalsegno.replicas.contract import Site
 from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.transfer import Spool
 from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Damaged, Diverged, NotFound, Refused
@@ -310,7 +311,7 @@ def rows_of(site: Any, volume: Volume, targets: list[bytes], bases: list[bytes])
     rows = []
     for start in range(0, len(data), ROW_BYTES):
         word = int.from_bytes(data[start + 32 : start + 36], "little")
-        rows.append((data[start : start + 32], word >> ROW_KIND_SHIFT, word & ((1 << ROW_KIND_SHIFT) - 1)))
+        rows.append((data[start : start + 32], word >> 28, word & ((1 << 28) - 1)))
     return rows
 
 

@@ -17,13 +17,14 @@ import pytest
 from dalsegno.actions import keep
 from dalsegno.actions.session import House
 from dalsegno.formats import objects
+from dalsegno.formats.object_rows import ROW_BYTES
 from dalsegno.formats.objects import KIND_REVISION, Entry, Revision
 from dalsegno.pool.adopt import ADOPTED_BYTES_MAX, UPLOADS, Standing
 from dalsegno.pool.check import check_pool
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pack_verify import verify
 from dalsegno.pool.pool import Pool
-from dalsegno.replicas.contract import BATCH_IDS_MAX, ROW_BYTES, ROW_KIND_SHIFT
+from dalsegno.replicas.contract import BATCH_IDS_MAX
 from dalsegno.replicas.keeper import FOLLOWERS_MAX, Keeper
 from dalsegno.replicas.transfer import Spool, copy, fetch, send
 from dalsegno.terms.errors import (
@@ -150,7 +151,7 @@ def rows_of(keeper: Keeper, targets: list[bytes], bases: list[bytes]) -> list[tu
     data = b"".join(keeper.missing(VOLUME, targets, bases))
     values = [int.from_bytes(data[at + 32 : at + ROW_BYTES], "little") for at in range(0, len(data), ROW_BYTES)]
     return [
-        (data[at : at + 32], value >> ROW_KIND_SHIFT, value & (1 << ROW_KIND_SHIFT) - 1)
+        (data[at : at + 32], value >> 28, value & (1 << 28) - 1)
         for at, value in zip(range(0, len(data), ROW_BYTES), values, strict=True)
     ]
 

@@ -11,9 +11,9 @@ from memory_site import VOLUME, FaultySite
 from site_worlds import WORLDS_AND_BACKENDS, commit, found
 
 from dalsegno.formats import objects
+from dalsegno.formats.object_rows import ROW_BYTES, read_rows, row_ids, row_kinds, row_lengths
 from dalsegno.replicas import transfer
-from dalsegno.replicas.contract import ROW_BYTES, ROW_KIND_SHIFT
-from dalsegno.replicas.transfer import Spool, copy, cut_groups, read_rows, row_ids, row_kinds, row_lengths
+from dalsegno.replicas.transfer import Spool, copy, cut_groups
 from dalsegno.terms.errors import Damaged, NotFound, Unavailable
 from dalsegno.terms.events import Progress
 from dalsegno.volumes.state import ReplicaSet
@@ -41,7 +41,7 @@ def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rows_of(*lengths: int, kind: int = objects.KIND_CHUNK) -> bytes:
     return b"".join(
-        number.to_bytes(32, "big") + (length | kind << ROW_KIND_SHIFT).to_bytes(4, "little")
+        number.to_bytes(32, "big") + (length | kind << 28).to_bytes(4, "little")
         for number, length in enumerate(lengths)
     )
 

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from struct import Struct
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from dalsegno.actions.dump import forget
 from dalsegno.actions.received import Wanted, receive, require_whole
@@ -13,8 +12,8 @@ from dalsegno.actions.remote import RemoteHouse, lineage_of, record_lineage
 from dalsegno.dumps.estimate import Estimate, estimate_levels
 from dalsegno.dumps.place import dump_name, place_for
 from dalsegno.dumps.plan import built_on, choose_base, choose_level, record_dump, recorded_by, require_unneeded
+from dalsegno.formats.object_rows import read_rows, row_lengths
 from dalsegno.formats.pack_header import DumpNote
-from dalsegno.replicas.contract import ROW_BYTES, ROW_KIND_SHIFT
 from dalsegno.replicas.reach import list_errors, shared_kind
 from dalsegno.replicas.remote import RemoteSite
 from dalsegno.terms.errors import BadInput, Conflict, DalError, Damaged, NotFound, Refused, Unavailable
@@ -23,10 +22,6 @@ from dalsegno.volumes.address import parse_address, resolve
 from dalsegno.volumes.state import DumpRecord, VolumeState
 from dalsegno.world.clock import now_ns
 from dalsegno.world.files import PRIVATE_FILE, PartialFile
-
-PAYLOAD_MASK: Final = (1 << ROW_KIND_SHIFT) - 1
-_ROW: Final = Struct("<32sI")
-assert _ROW.size == ROW_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,10 +179,10 @@ def count_new(house: RemoteHouse, state: VolumeState, target: bytes, base: bytes
     for site in servers_that_dump(house, state):
         object_count = payload_bytes = 0
         try:
-            for rows in site.missing(state.name, [target], [base] if base else []):
-                for _, packed in _ROW.iter_unpack(rows):
-                    object_count += 1
-                    payload_bytes += packed & PAYLOAD_MASK
+            stream = site.missing(state.name, [target], [base] if base else [])
+            for rows in read_rows(stream, of=site.name):
+                object_count += len(rows)
+                payload_bytes += int(row_lengths(rows).sum())
         except (Unavailable, NotFound, Refused) as error:
             errors[site.name] = error
             continue

@@ -6,8 +6,9 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from dalsegno.replicas.contract import ROW_BYTES, Site
-from dalsegno.replicas.transfer import Rows, Transferred, copy, fetch, read_rows, row_ids, row_lengths
+from dalsegno.formats.object_rows import ROW_BYTES, Rows, read_rows, row_ids, row_lengths
+from dalsegno.replicas.contract import Site
+from dalsegno.replicas.transfer import Transferred, copy, fetch
 from dalsegno.terms.errors import DalError, Damaged, NotFound, Unavailable
 from dalsegno.terms.events import Report, silent
 from dalsegno.terms.sizes import KIB, MIB

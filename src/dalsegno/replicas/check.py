@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dalsegno.chunks.realm import Realm
+from dalsegno.formats.object_rows import read_rows, row_ids, row_kinds, row_lengths
 from dalsegno.formats.objects import KIND_REVISION
 from dalsegno.replicas.clones import identity as identity_of
 from dalsegno.replicas.clones import plan_clones
@@ -14,7 +15,7 @@ from dalsegno.replicas.group import Group
 from dalsegno.replicas.histories import kept
 from dalsegno.replicas.reach import Look, Reach
 from dalsegno.replicas.sources import unpack
-from dalsegno.replicas.transfer import cut_groups, fetch, read_rows, row_ids, row_kinds, row_lengths
+from dalsegno.replicas.transfer import cut_groups, fetch
 from dalsegno.terms.errors import Conflict, DalError, Damaged, NotFound, Unavailable
 from dalsegno.terms.events import Progress, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES, hex_short

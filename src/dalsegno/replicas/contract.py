@@ -15,9 +15,6 @@ from dalsegno.terms.ids import ObjectId
 from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.state import Release, ReplicaSet, VolumeState
 
-ROW_BYTES: Final = 36
-"""One row of `missing`: an object's id (32 bytes), then payload bytes | kind << ROW_KIND_SHIFT (u32, little-endian)."""
-ROW_KIND_SHIFT: Final = 28
 LEASE_SECONDS: Final = 30
 """How long a volume stays frozen when who froze it dies."""
 BATCH_IDS_MAX: Final = 20_000

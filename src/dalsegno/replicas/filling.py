@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from dalsegno.formats.object_rows import read_rows, row_ids, row_lengths
 from dalsegno.replicas.clones import STEPS_AT_ONCE
 from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
 from dalsegno.replicas.histories import kept
-from dalsegno.replicas.transfer import Origin, read_rows, row_ids, row_lengths
+from dalsegno.replicas.transfer import Origin
 from dalsegno.terms.events import Progress, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES
 from dalsegno.terms.times import SECOND_NS

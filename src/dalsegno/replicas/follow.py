@@ -16,13 +16,14 @@ from typing import Final
 import msgspec
 
 from dalsegno.chunks.realm import Realm
+from dalsegno.formats.object_rows import read_rows, row_ids, row_kinds
 from dalsegno.formats.objects import KIND_REVISION, decode_revision
 from dalsegno.replicas.bring import NOTHING, answers, bring, bring_head, look, newest_set, roles, spread
 from dalsegno.replicas.clones import STEPS_AT_ONCE, bring_clones, own_bases, plan_clones
 from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
 from dalsegno.replicas.histories import kept
 from dalsegno.replicas.sources import unpack
-from dalsegno.replicas.transfer import Transferred, fetch, read_rows, row_ids, row_kinds
+from dalsegno.replicas.transfer import Transferred, fetch
 from dalsegno.terms.errors import Conflict, DalError, Diverged, Full, Moved, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Note, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId

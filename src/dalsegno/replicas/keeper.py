@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from dalsegno.formats import pack
+from dalsegno.formats.object_rows import encode_rows
 from dalsegno.formats.objects import (
     KIND_CHUNK,
     KIND_DIRECTORY,
@@ -32,14 +33,7 @@ from dalsegno.pool.adopt import ADOPTED_BYTES_MAX, JOINED_SUFFIX, Adopter, Stand
 from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pack_write import SENT_PENDING_MAX, PackWriter, new_header
 from dalsegno.pool.pool import Pool
-from dalsegno.replicas.contract import (
-    BATCH_IDS_MAX,
-    BLOCK_ANSWER_BYTES_MAX,
-    LEASE_SECONDS,
-    ROW_BYTES,
-    ROW_KIND_SHIFT,
-    Record,
-)
+from dalsegno.replicas.contract import BATCH_IDS_MAX, BLOCK_ANSWER_BYTES_MAX, LEASE_SECONDS, Record
 from dalsegno.terms.errors import (
     AlreadyThere,
     BadInput,
@@ -899,10 +893,7 @@ def is_behind(pool: Pool, old: bytes, head: bytes) -> bool:
 
 def _rows(marks: PoolMarks) -> Iterator[bytes]:
     for ids, kinds, lengths in marks.rows():
-        table = np.empty((len(ids), ROW_BYTES), np.uint8)
-        table[:, :OBJECT_ID_BYTES] = ids
-        values = lengths | kinds << np.uint32(ROW_KIND_SHIFT)
-        table[:, OBJECT_ID_BYTES:] = np.ascontiguousarray(values, "<u4").view(np.uint8).reshape(-1, 4)
+        table = encode_rows(ids, kinds, lengths)
         for start in range(0, len(table), ROWS_AT_ONCE):
             yield table[start : start + ROWS_AT_ONCE].tobytes()
 

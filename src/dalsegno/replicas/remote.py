@@ -21,12 +21,12 @@ from blake3 import blake3
 from dalsegno.chunks.realm import CHUNK_SEED_MAX, Realm, WriteKey
 from dalsegno.formats import messages
 from dalsegno.formats.join import Join, check_fingerprint, split_url
-from dalsegno.formats.objects import KIND_NAMES, OBJECT_BYTES_MAX
+from dalsegno.formats.object_rows import ROW_BYTES, are_possible
 from dalsegno.replicas import wire
 from dalsegno.replicas.answers import check, check_named_clone
 from dalsegno.replicas.blocks import BlockSource
 from dalsegno.replicas.connections import SEND_BYTES, Connection, Plain, Response, Sealed, pinned_context
-from dalsegno.replicas.contract import BLOCK_ANSWER_BYTES_MAX, LEASE_SECONDS, ROW_BYTES, Record
+from dalsegno.replicas.contract import BLOCK_ANSWER_BYTES_MAX, LEASE_SECONDS, Record
 from dalsegno.replicas.view import Placed, RealmView, check_realm_name
 from dalsegno.replicas.wire import PROTOCOL, PROTOCOL_HEADER
 from dalsegno.terms.errors import BadInput, DalError, Moved, NoAccess, Unavailable, error_kinds
@@ -68,8 +68,6 @@ _STATUS_CODES: Final = {
 }
 """For an answer without our own error in it: from something between us and the server."""
 _SECONDS: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
-_ROW_ENDS: Final = bytes(kind << 4 | high for kind in KIND_NAMES for high in range((OBJECT_BYTES_MAX >> 24) + 1))
-"""The last bytes that a row may have: an object's kind, and the highest bits of its payload's length."""
 T = TypeVar("T")
 NewerKey = Callable[[int, Callable[[], Realm]], None]
 
@@ -549,7 +547,7 @@ class RemoteSite:
             row_count += len(piece) // ROW_BYTES
             if len(piece) % ROW_BYTES or row_count > self._rows_max:
                 raise Unavailable(f"{self.label}: the answer was cut short, or has no end")
-            if piece[ROW_BYTES - 1 :: ROW_BYTES].translate(None, _ROW_ENDS):
+            if not are_possible(piece):
                 raise self._strange(BadInput("a row of what is missing is of no kind, or of too many bytes"))
             yield piece
 

@@ -10,11 +10,12 @@ import numpy.typing as npt
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import pack
+from dalsegno.formats.object_rows import Rows, encode_rows
 from dalsegno.formats.pack_index import decode_kinds, file_order
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pack_write import PackWriter, new_header
-from dalsegno.replicas.contract import BATCH_IDS_MAX, ROW_BYTES, ROW_KIND_SHIFT, Site
-from dalsegno.replicas.transfer import Rows, Transferred, copy
+from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
+from dalsegno.replicas.transfer import Transferred, copy
 from dalsegno.terms.errors import NotFound
 from dalsegno.terms.events import Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES, hex_short
@@ -71,12 +72,7 @@ class PacksOrigin:
 
 
 def _rows(ids: npt.NDArray[np.uint8], values: npt.NDArray[np.uint32]) -> Rows:
-    rows = np.empty((len(ids), ROW_BYTES), np.uint8)
-    rows[:, :OBJECT_ID_BYTES] = ids
-    kinds = decode_kinds(values[:, 1])
-    told = values[:, 2] | kinds << np.uint32(ROW_KIND_SHIFT)
-    rows[:, OBJECT_ID_BYTES:] = np.ascontiguousarray(told, dtype="<u4").view(np.uint8).reshape(-1, 4)
-    return rows
+    return encode_rows(ids, decode_kinds(values[:, 1]), values[:, 2])
 
 
 def seed(

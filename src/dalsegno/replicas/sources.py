@@ -6,12 +6,13 @@ from typing import Final
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import objects, pack
+from dalsegno.formats.object_rows import read_rows, row_ids, row_kinds, row_lengths
 from dalsegno.formats.objects import Reference, references
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pack_write import PackWriter, new_header
 from dalsegno.pool.sources import first_of
 from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
-from dalsegno.replicas.transfer import Spool, cut_groups, fetch, read_rows, row_ids, row_kinds, row_lengths
+from dalsegno.replicas.transfer import Spool, cut_groups, fetch
 from dalsegno.terms.errors import Damaged, NotFound
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.terms.sizes import MIB

@@ -12,19 +12,16 @@ from pathlib import Path
 from typing import Final, Protocol, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from dalsegno.formats import objects, pack, pack_header
-from dalsegno.replicas.contract import BATCH_BYTES_TARGET, BATCH_IDS_MAX, ROW_BYTES, ROW_KIND_SHIFT, Site
+from dalsegno.formats.object_rows import ROW_BYTES, Rows, as_rows, read_rows, row_ids, row_kinds, row_lengths
+from dalsegno.replicas.contract import BATCH_BYTES_TARGET, BATCH_IDS_MAX, Site
 from dalsegno.terms.errors import Damaged, NotFound, Unavailable
 from dalsegno.terms.events import Progress, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES
 from dalsegno.terms.sizes import MIB
 from dalsegno.world.files import ScratchFile
 from dalsegno.world.workers import Lane
-
-Rows = npt.NDArray[np.uint8]
-"""(n, ROW_BYTES) rows of `missing`."""
 
 SPOOL_MEMORY_BYTES_MAX: Final = 8 * MIB
 PIECE_BYTES: Final = 1 * MIB
@@ -33,8 +30,6 @@ TRIES_MAX: Final = 3
 GROUPS_WAITING_MAX: Final = 1
 PACKED_BYTES_MAX: Final = 4096
 """What a pack holds of an object besides its payload, at most: record, rows of indexes, its part of blocks' frames."""
-LENGTH_MASK: Final = np.uint32((1 << ROW_KIND_SHIFT) - 1)
-assert int(LENGTH_MASK) >= objects.OBJECT_BYTES_MAX
 
 
 class Origin(Protocol):
@@ -128,39 +123,6 @@ class Spool:
         self.close()
 
 
-def row_lengths(rows: Rows) -> npt.NDArray[np.int64]:
-    """Return the payload lengths that rows tell."""
-    return (_values(rows) & LENGTH_MASK).astype(np.int64)
-
-
-def row_kinds(rows: Rows) -> npt.NDArray[np.uint32]:
-    """Return the kinds that rows tell."""
-    return _values(rows) >> np.uint32(ROW_KIND_SHIFT)
-
-
-def row_ids(rows: Rows) -> bytes:
-    """Return the ids of rows, joined."""
-    return rows[:, :OBJECT_ID_BYTES].tobytes()
-
-
-def _values(rows: Rows) -> npt.NDArray[np.uint32]:
-    values: npt.NDArray[np.uint32] = np.ascontiguousarray(rows[:, OBJECT_ID_BYTES:]).view("<u4").reshape(-1)
-    return values
-
-
-def read_rows(stream: Iterable[bytes], *, of: str) -> Iterator[Rows]:
-    """Yield the rows of a `missing`, whole, however its bytes were cut."""
-    torn = b""
-    for data in stream:
-        data = torn + data if torn else data
-        whole = len(data) // ROW_BYTES * ROW_BYTES
-        torn = data[whole:]
-        if whole:
-            yield np.frombuffer(data, np.uint8, whole).reshape(-1, ROW_BYTES)
-    if torn:
-        raise Damaged(f"{of}: the list of what is missing ends in the middle of a row")
-
-
 class _RowFile:
     """Rows in the order in which they came, more than memory has room for if need be."""
 
@@ -178,7 +140,7 @@ class _RowFile:
     def batches(self) -> Iterator[Rows]:
         step = BATCH_IDS_MAX * ROW_BYTES
         for offset in range(0, self._spool.size_bytes, step):
-            yield np.frombuffer(self._spool.read_at(offset, step), np.uint8).reshape(-1, ROW_BYTES)
+            yield as_rows(self._spool.read_at(offset, step))
 
     def close(self) -> None:
         self._spool.close()
