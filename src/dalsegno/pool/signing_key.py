@@ -56,7 +56,7 @@ class OwnSigner:
         self._report = report
         self._lock = new_lock()
         self._key: SigningKey | None = None
-        self._failed = False
+        self._told = False
 
     @property
     def path(self) -> Path | None:
@@ -77,12 +77,13 @@ class OwnSigner:
     def ready(self) -> bytes | None:
         """Return the public key, made if it is not there; None when none can be had, which is said once."""
         with self._lock:
-            if self._key is None and not self._failed:
+            if self._key is None:
                 try:
                     self._key = self._get()
-                except DalError as error:
-                    self._failed = True
-                    self._tell(f"there is no key to sign with, so this is not signed: {error}")
+                except DalError as error:  # a full disk, say: a mount tries again at its next commit
+                    if not self._told:
+                        self._tell(f"there is no key to sign with, so this is not signed: {error}")
+                    self._told = True
             return self._key.public if self._key is not None else None
 
     def sign(self, revision: Revision) -> Revision:
