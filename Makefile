@@ -21,7 +21,8 @@ help:
 	@echo "make crash STATES=10000  power cuts, kills, failing disks and two commands at once"
 	@echo "make fuzz MINUTES=10  what comes from outside, led by coverage (docs/fuzzing.md); RUNS=N instead; TARGETS='pack answer'"
 	@echo "make bench            beside restic, borg and tar; writes docs/benchmarks.md; a short one: BENCH=--quick"
-	@echo "make lint types imports clean"
+	@echo "make lint             ruff, and scripts/check_*.py: sizes, imports, errors in docstrings, words; their lists may only shrink"
+	@echo "make types imports clean"
 
 # Back up, change, dump, merge, verify and restore a copy of a real directory: make try DIR=/some/dir
 try: $(VENV)/.installed
@@ -62,6 +63,7 @@ fuzz: $(VENV)/.installed-test
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check -q .
+	@for check in sizes imports docstrings words; do $(BIN)/python scripts/check_$$check.py || exit 1; done
 
 types: $(VENV)/.installed-dev
 	@$(BIN)/mypy
