@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from dalsegno.actions.prune import is_safe
-from dalsegno.backup.metrics import family, render
+from dalsegno.backup.metrics import metrics_text
 from dalsegno.backup.policy import Program, SetPolicy
 from dalsegno.backup.records import BAD, GOOD, Copy, Drill, DumpEntry, Medium, Run
 from dalsegno.backup.status import (
@@ -150,7 +150,7 @@ def test_the_line_for_monitors_names_the_worst() -> None:
 
 def test_metrics_are_what_prometheus_reads() -> None:
     medium = Medium(label='odd "\\\n label', target="disks", kind="directory", capacity_bytes=10, used_bytes=4)
-    text = render(
+    text = metrics_text(
         site(OK, CRITICAL), last_run=Run(id=1, started_ns=5 * 10**9), media=[medium], here=[], now_ns=7 * 10**9
     )
     assert 'dalsegno_state{set="homes",volume="v1"} 2\n' in text
@@ -161,7 +161,6 @@ def test_metrics_are_what_prometheus_reads() -> None:
         assert line.startswith(("# HELP ", "# TYPE ")) or sample.match(line), line
     names = re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)
     assert len(names) == len(set(names)) and text.endswith("\n")
-    assert family("x", "y", [({}, 1.5)])[-1] == "x 1.5"
 
 
 def test_a_target_that_holds_less_than_the_policy_says_is_a_risk_everywhere() -> None:

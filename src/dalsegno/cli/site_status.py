@@ -8,7 +8,7 @@ from dalsegno.actions.status import SiteStatus, status
 from dalsegno.archive.installation import Installation
 from dalsegno.backup.days import day_name, local_day
 from dalsegno.backup.members import choose_sets
-from dalsegno.backup.metrics import render
+from dalsegno.backup.metrics import metrics_text
 from dalsegno.backup.records import GOOD
 from dalsegno.backup.status import CRITICAL, OK, STATES, WARNING, VolumeStatus, nagios_line, worst
 from dalsegno.cli.site import open_all, policy_choice, policy_realm, read_policy
@@ -58,7 +58,7 @@ def _site_status(arguments: argparse.Namespace, terminal: Terminal) -> int:
         terminal.met_damage |= bool(found.bad_labels)
         sets = [each for each in found.sets if each.name in wanted]
         if arguments.prometheus is not None:
-            text = render(sets, last_run=found.last_run, media=found.media, here=found.media_here, now_ns=at_ns)
+            text = metrics_text(sets, last_run=found.last_run, media=found.media, here=found.media_here, now_ns=at_ns)
             write_durable(arguments.prometheus, text.encode(), mode=0o644)
             for line in found.bad_labels:
                 terminal.fail(line)

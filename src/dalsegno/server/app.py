@@ -17,6 +17,7 @@ from starlette.datastructures import Headers
 from starlette.routing import Route, Router
 
 from dalsegno.formats import messages
+from dalsegno.formats.prometheus import MEDIA_TYPE
 from dalsegno.replicas import wire
 from dalsegno.replicas.answers import check
 from dalsegno.replicas.tokens import USED_STEP_NS, WRITE, Token, TokenStore, check_token
@@ -507,7 +508,7 @@ class App:
         if call.name == "metrics":
             extra = await self.in_thread(self.service.extra_metrics, ask.token.covers)
             self.metrics.connections = len(self.connections)
-            await exchange.answer(self.metrics.text(extra, now_ns=now_ns()).encode(), metrics.MEDIA)
+            await exchange.answer(self.metrics.text(extra, now_ns=now_ns()).encode(), MEDIA_TYPE)
             return
         async with self._streams.taken(ask.token.id, call.answer_shares):
             await self._route(exchange, call, ask)

@@ -1,10 +1,11 @@
 """How far standbys are behind, for Prometheus: those that follow this server, and this server where it follows."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Protocol
 
+from dalsegno.formats.prometheus import Family, Labels, render
 from dalsegno.pool.contract import Source
 from dalsegno.replicas.follow import Step
 from dalsegno.terms.errors import DalError
@@ -64,22 +65,21 @@ class Lags:
     def rows(self, covers: Callable[[str], bool]) -> list[str]:
         """Return the lines about the volumes that the asking token covers."""
         now = now_ns()
-        lines: list[str] = []
         with self._lock:
-            following = {volume: known for volume, known in self._following.items() if covers(volume)}
-        for name, kind, what, value in (
-            ("follow_lag_seconds", "gauge", "How far this standby is behind its origin.", lambda k: _lag(k, now)),
-            ("follow_objects_total", "counter", "Objects that came by following.", lambda k: k.objects),
-            (
-                "follow_bytes_total",
-                "counter",
-                "Bytes that crossed the network by following.",
-                lambda k: k.bytes_crossed,
-            ),
-        ):
-            rows = ((_labels(volume=volume, origin=known.origin), value(known)) for volume, known in following.items())
-            lines += _block(name, kind, what, rows)
+            following = [
+                ({"volume": volume, "origin": known.origin}, known)
+                for volume, known in self._following.items()
+                if covers(volume)
+            ]
+            lags = [(labels, _lag(known, now)) for labels, known in following]
+            objects = [(labels, known.objects) for labels, known in following]
+            crossed = [(labels, known.bytes_crossed) for labels, known in following]
         behind = [row for state in self._site.states() if covers(state.name) for row in self._behind(state, now)]
+        families = [
+            Family("dalsegno_follow_lag_seconds", "How far this standby is behind its origin.", lags),
+            Family("dalsegno_follow_objects_total", "Objects that came by following.", objects, "counter"),
+            Family("dalsegno_follow_bytes_total", "Bytes that crossed the network by following.", crossed, "counter"),
+        ]
         for position, (name, what) in enumerate(
             (
                 ("follower_lag_revisions", "Revisions that a standby has not heard to have."),
@@ -87,12 +87,12 @@ class Lags:
                 ("follower_unheard_seconds", "Since the standby was heard of."),
             )
         ):
-            lines += _block(name, "gauge", what, ((labels, values[position]) for labels, values in behind))
-        return lines
+            families.append(Family(f"dalsegno_{name}", what, [(labels, row[position]) for labels, row in behind]))
+        return render(family for family in families if family.samples)
 
-    def _behind(self, state: VolumeState, now: int) -> Iterator[tuple[str, tuple[float, float, float]]]:
+    def _behind(self, state: VolumeState, now: int) -> Iterator[tuple[Labels, tuple[float, float, float]]]:
         for follower, (revision, seen_ns) in self._site.followers(state.name).items():
-            labels = _labels(volume=state.name, follower=follower)
+            labels = {"volume": state.name, "follower": follower}
             count, oldest_ns = 0, now
             try:
                 if state.head and revision != state.head:
@@ -108,13 +108,3 @@ class Lags:
 def _lag(known: _Following, now: int) -> float:
     unheard = now - known.heard_ns
     return (unheard if unheard > UNHEARD_NS_MAX else known.lag_ns) / SECOND_NS
-
-
-def _labels(**words: str) -> str:
-    escaped = {key: value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ") for key, value in words.items()}
-    return "{" + ",".join(f'{key}="{value}"' for key, value in escaped.items()) + "}"
-
-
-def _block(name: str, kind: str, what: str, rows: Iterable[tuple[str, float]]) -> list[str]:
-    lines = [f"dalsegno_{name}{labels} {value}" for labels, value in rows]
-    return [f"# HELP dalsegno_{name} {what}", f"# TYPE dalsegno_{name} {kind}", *lines] if lines else []

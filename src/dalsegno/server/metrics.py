@@ -4,10 +4,10 @@ import os
 import resource
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from typing import Literal
 
+from dalsegno.formats.prometheus import Family, render
 from dalsegno.terms.sizes import KIB
-
-MEDIA = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
@@ -30,28 +30,13 @@ class Metrics:
 
     def text(self, extra: Iterable[str], *, now_ns: int) -> str:
         """Return everything, and `extra` lines of others."""
-        lines: list[str] = []
-
-        def add(name: str, kind: str, what: str, rows: Iterable[tuple[str, float]]) -> None:
-            lines.append(f"# HELP dalsegno_{name} {what}")
-            lines.append(f"# TYPE dalsegno_{name} {kind}")
-            lines.extend(f"dalsegno_{name}{labels} {value}" for labels, value in rows)
-
-        requests = sorted(self.requests.items())
-        add(
-            "requests_total",
-            "counter",
-            "Requests answered.",
-            ((f'{{call="{call}",status="{status}"}}', count) for (call, status), count in requests),
-        )
-        times = sorted(self.seconds.items())
-        add(
-            "request_seconds_total",
-            "counter",
-            "Time from request to the end of its answer.",
-            ((f'{{call="{call}"}}', spent) for call, spent in times),
-        )
-        for name, kind, what, value in (
+        requests = [({"call": call, "status": str(status)}, n) for (call, status), n in sorted(self.requests.items())]
+        times = [({"call": call}, spent) for call, spent in sorted(self.seconds.items())]
+        families = [
+            Family("dalsegno_requests_total", "Requests answered.", requests, "counter"),
+            Family("dalsegno_request_seconds_total", "Time from request to the end of its answer.", times, "counter"),
+        ]
+        numbers: tuple[tuple[str, Literal["gauge", "counter"], str, float], ...] = (
             ("received_bytes_total", "counter", "Bytes of bodies received.", self.bytes_in),
             ("sent_bytes_total", "counter", "Bytes of bodies sent.", self.bytes_out),
             ("requests_running", "gauge", "Requests being answered, without watches.", self.running),
@@ -63,9 +48,9 @@ class Metrics:
             ("uptime_seconds", "gauge", "Since the server began.", (now_ns - self._started_ns) / 1e9),
             ("memory_bytes", "gauge", "Memory of the server's process.", _resident_bytes()),
             ("memory_peak_bytes", "gauge", "The most that it ever was.", _peak_bytes()),
-        ):
-            add(name, kind, what, [("", value)])
-        return "\n".join([*lines, *extra]) + "\n"
+        )
+        families += [Family(f"dalsegno_{name}", what, [({}, value)], kind) for name, kind, what, value in numbers]
+        return "\n".join([*render(families), *extra]) + "\n"
 
 
 def _resident_bytes() -> int:
