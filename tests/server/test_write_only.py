@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_ssh_private_key
 from served_kit import Served
 
 from cli_kit import User, tree
@@ -15,6 +16,7 @@ from dalsegno.formats.join import format_join
 from dalsegno.formats.objects import KIND_CHUNK
 from dalsegno.pool.keys import read_key, read_key_notes
 from dalsegno.pool.pack_read import PackReader
+from dalsegno.pool.signing_key import SIGNING_KEY_NAME
 from dalsegno.terms.errors import DalError, Damaged, NoAccess
 from server_kit import start_server
 
@@ -45,7 +47,11 @@ def laptop(served: Served, tmp_path: Path) -> User:
 def thief_of(laptop: User) -> list[Realm]:
     """Every key that lies on a machine."""
     keys = []
-    for file in laptop.home.rglob("*.key"):
+    for file in sorted(laptop.home.rglob("*.key"), key=lambda file: file.name == SIGNING_KEY_NAME):
+        if file.name == SIGNING_KEY_NAME:  # it says who made a revision; here it is tried as a realm's secret
+            private = load_ssh_private_key(file.read_bytes(), None)
+            keys.append(Realm(private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())))
+            continue
         keys.append(read_key(file, read_key_notes(file)[0]))
         keys.append(Realm(keys[-1].secret))
     assert keys and isinstance(keys[0], WriteKey)
