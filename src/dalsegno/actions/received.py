@@ -15,6 +15,7 @@ from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.merge import find_wanted
 from dalsegno.dumps.verify import verify_stream
+from dalsegno.formats.pack import KEY_AGE
 from dalsegno.formats.pack_header import DumpNote
 from dalsegno.pool.pack_read import open_note, read_opener
 from dalsegno.terms.errors import Conflict, Damaged
@@ -34,6 +35,8 @@ class Wanted:
     level: int
     base_dump: bytes
     """Empty: none."""
+    for_readers: bool = False
+    """It is to open by keys of its readers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,8 @@ def receive(
     opener, _ = read_opener(BytesIO(head).read, realm)
     note = open_note(opener.header, realm)
     _require(note, wanted)
+    if wanted.for_readers and not opener.header.keys_of(KEY_AGE):
+        raise Conflict("it sent a dump that only members of the realm can open")
     passing = _Passing(chain([head], rest), write)
     if whole:
         verify_stream(cast(BinaryIO, passing), realm, report=lambda event: passing.pass_on())

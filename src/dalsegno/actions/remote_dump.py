@@ -45,11 +45,12 @@ def dump_remote(
     output: Path | BinaryIO | None,
     record: bool,
     force: bool = False,
+    recipients: Sequence[str] = (),
 ) -> RemoteDump:
     """Have the nearest server that can write a dump, and take it to a file or a stream.
 
     With `record` the servers note it, once it is durable, as a base of later ones. `force`: it may take the place of a
-    dump that others build on, which are then forgotten.
+    dump that others build on, which are then forgotten. Each of `recipients` opens it, too, with his own key.
     """
     if ".." in address.partition("@")[2]:
         raise BadInput(
@@ -81,8 +82,9 @@ def dump_remote(
         revision=resolved.revision,
         level=level,
         base_dump=base.dump_id if base is not None else b"",
+        for_readers=bool(recipients),
     )
-    made = _write(house, state, output, clone=clone, wanted=wanted, base=base)
+    made = _write(house, state, output, clone=clone, wanted=wanted, base=base, recipients=recipients)
     if replaced:
         forget(house, state, [replaced, *(each.dump_id for each in useless)])
         made = replace(made, useless=tuple(useless))
@@ -108,6 +110,7 @@ def _write(
     clone: str,
     wanted: Wanted,
     base: DumpRecord | None,
+    recipients: Sequence[str],
 ) -> RemoteDump:
     """Take a dump from the first server that gives it; what a stream has got cannot be taken back."""
     errors: dict[str, DalError] = {}
@@ -115,7 +118,7 @@ def _write(
         sent = 0
 
         def pieces(site: RemoteSite = site) -> Iterator[bytes]:
-            return ask_dump(site, state, clone=clone, level=wanted.level, base=base)
+            return ask_dump(site, state, clone=clone, level=wanted.level, base=base, recipients=recipients)
 
         def write(data: bytes) -> None:
             nonlocal sent
@@ -155,22 +158,31 @@ def servers_that_dump(house: RemoteHouse, state: VolumeState) -> Iterator[Remote
 
 
 def ask_dump(
-    site: RemoteSite, state: VolumeState, *, clone: str, level: int, base: DumpRecord | None
+    site: RemoteSite,
+    state: VolumeState,
+    *,
+    clone: str,
+    level: int,
+    base: DumpRecord | None,
+    recipients: Sequence[str] = (),
 ) -> Iterator[bytes]:
     """Have a server write a dump that builds on `base`, one of the state's records, and return its bytes.
 
     It bears our time, not the server's: the next one may be written by another, and must be the later one.
     """
+    # A comment behind a key is nobody's business.
+    keys = [" ".join(each.split()[:2]) for each in recipients]
+    ask = partial(site.dump, state.name, clone=clone, level=level, recipients=keys)
     now = now_ns()
     if base is None:
-        return site.dump(state.name, clone=clone, level=level, taken_at_ns=now)
+        return ask(taken_at_ns=now)
     now, base_id = max(now, base.taken_at_ns + 1), base.dump_id.hex()
     try:
-        return site.dump(state.name, clone=clone, level=level, base=base_id, taken_at_ns=now)
+        return ask(base=base_id, taken_at_ns=now)
     except NotFound:
         # It was away when that one was recorded.
         record_lineage(site, state.name, lineage_of(state.dumps, base))
-        return site.dump(state.name, clone=clone, level=level, base=base_id, taken_at_ns=now)
+        return ask(base=base_id, taken_at_ns=now)
 
 
 def count_new(house: RemoteHouse, state: VolumeState, target: bytes, base: bytes | None) -> tuple[int, int]:

@@ -50,12 +50,13 @@ def stream_dump(
     level: int = 0,
     base: bytes = b"",
     taken_at_ns: int = 0,
+    recipients: Sequence[str] = (),
     sees_all: bool = True,
 ) -> None:
     """Write a dump of a clone, or of the newest state, and do not record it; `base` names a recorded dump.
 
     It bears the time `taken_at_ns`, or now: who asks several servers in turn has one clock for all. Unless `sees_all`,
-    who asks may not read every volume.
+    who asks may not read every volume. Each of `recipients` opens the dump, too, with his own key.
     """
     state = house.volumes.get(volume)
     now, recorder = now_ns(), ""
@@ -76,7 +77,8 @@ def stream_dump(
         plan,
         output.write,
         realm=house.pool.realm,
-        sealed=house.pool.encryption != "none",
+        sealed=bool(recipients) or house.pool.encryption != "none",
+        recipients=recipients,
         workers=house.workers,
         pending_max=SENT_PENDING_MAX,
     )

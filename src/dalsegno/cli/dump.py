@@ -21,7 +21,7 @@ from dalsegno.dumps.estimate import Estimate
 from dalsegno.dumps.plan import LEVEL_MAX, list_records
 from dalsegno.formats.pack_header import DumpNote
 from dalsegno.terms.counts import count_of
-from dalsegno.terms.errors import EXIT_DONE, BadInput, Refused
+from dalsegno.terms.errors import EXIT_DONE, BadInput
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time
@@ -141,12 +141,8 @@ def _dump(arguments: argparse.Namespace, terminal: Terminal) -> int:
         arguments.level, arguments.no_record = 0, True
     with open_volumes(arguments, terminal, arguments.address) as house:
         if house.volumes.merges:
-            if recipients:
-                raise Refused(
-                    f"{arguments.address}: a server makes this dump, and only for members of the realm; restore the "
-                    "volume here and dump it for others from a pool of your own"
-                )
-            code: int = import_module("dalsegno.cli.replica").dump_from_server(arguments, terminal, house, output)
+            replica = import_module("dalsegno.cli.replica")
+            code: int = replica.dump_from_server(arguments, terminal, house, output, recipients=recipients)
             return code
         with named(arguments.address):
             result = actions.dump(

@@ -1,7 +1,7 @@
 """`dal replica`, and what `dal volume`, `dal dump` and `dal restore` do on servers."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -304,7 +304,12 @@ def restore_on_servers(arguments: argparse.Namespace, terminal: Terminal, paths:
 
 
 def dump_from_server(
-    arguments: argparse.Namespace, terminal: Terminal, house: RemoteHouse, output: Path | BinaryIO | None
+    arguments: argparse.Namespace,
+    terminal: Terminal,
+    house: RemoteHouse,
+    output: Path | BinaryIO | None,
+    *,
+    recipients: Sequence[str] = (),
 ) -> int:
     """Have a server write a dump."""
     done = dump_remote(
@@ -314,6 +319,7 @@ def dump_from_server(
         output=output,
         record=not arguments.no_record,
         force=arguments.force,
+        recipients=recipients,
     )
     note = done.note
     if done.path == "-":

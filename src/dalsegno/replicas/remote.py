@@ -481,11 +481,22 @@ class RemoteSite:
         return self._ask_value("DELETE", f"/v1/tokens/{quote(token_id, safe='')}", wire.TokenView)
 
     def dump(
-        self, volume: str, *, clone: str = "", level: int | None = None, base: str = "", taken_at_ns: int = 0
+        self,
+        volume: str,
+        *,
+        clone: str = "",
+        level: int | None = None,
+        base: str = "",
+        taken_at_ns: int = 0,
+        recipients: Sequence[str] = (),
     ) -> Iterator[bytes]:
-        """Yield the bytes of a dump that the server writes, and does not record."""
+        """Yield the bytes of a dump that the server writes, and does not record; `recipients` open it, too."""
+        keys = ",".join(recipients)
+        if len(keys) > wire.RECIPIENTS_CHARACTERS_MAX:
+            raise BadInput(f"{len(recipients)} readers: too many for one dump from a server: make another for some")
         taken = str(taken_at_ns) if taken_at_ns else ""
         query = {"clone": clone, "level": "" if level is None else str(level), "base": base, "taken": taken}
+        query["recipients"] = keys
         query = {key: value for key, value in query.items() if value}
         return self._request("GET", self._volume(volume, "dump"), query=query).pieces(PIECE_BYTES)
 

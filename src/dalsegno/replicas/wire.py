@@ -25,6 +25,8 @@ BLOCK_RECORDS_MAX: Final = 200_000
 WATCH_SECONDS_MAX: Final = 300
 LEASE_SECONDS_MAX: Final = 300
 LIST_MAX: Final = 20_000
+RECIPIENTS_CHARACTERS_MAX: Final = 4096
+"""Of all public keys for which a dump is asked for: they stand in the request's head."""
 _RECORD: Final = struct.Struct("<B32sI")
 
 ObjectIdBytes = Annotated[bytes, msgspec.Meta(min_length=OBJECT_ID_BYTES, max_length=OBJECT_ID_BYTES)]

@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from dalsegno.chunks.recipients import check_recipient
 from dalsegno.formats.messages import HEX_PATTERN
 from dalsegno.replicas.contract import BATCH_IDS_MAX, BLOCK_ANSWER_BYTES_MAX
 from dalsegno.replicas.tokens import ADMINISTER, APPEND, READ, WRITE
+from dalsegno.replicas.wire import RECIPIENTS_CHARACTERS_MAX
 from dalsegno.server.limits import JSON_BYTES_MAX, STATE_BYTES_MAX, UPLOAD_BYTES_MAX
 from dalsegno.terms.errors import BadInput
 from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES
@@ -100,6 +102,11 @@ def _line(most: int) -> Callable[[str], str]:
         return text
 
     return read
+
+
+def _recipients(text: str) -> tuple[str, ...]:
+    line = _line(RECIPIENTS_CHARACTERS_MAX)(text)
+    return tuple(check_recipient(each) for each in line.split(",") if each)
 
 
 _PRINTABLE: Final = {"type": "string", "maxLength": 200, "pattern": r"^[\x20-\x7e]*$"}
@@ -389,7 +396,8 @@ CALLS: Final = (
         "GET",
         READ,
         "A dump, written as it is sent and not recorded: of `clone` (else the head), at `level` (else 0), against the "
-        "recorded dump `base` (else the one that the level says). It says that it was taken at `taken` (else now).",
+        "recorded dump `base` (else the one that the level says). It says that it was taken at `taken` (else now). "
+        "Each of `recipients` (public keys of age or ssh, with commas between them) opens it with his own key, too.",
         query=(
             Parameter(name="clone", schema=_PRINTABLE, read=_line(200), default=""),
             Parameter(
@@ -404,6 +412,12 @@ CALLS: Final = (
                 schema={"type": "integer", "minimum": 0, "maximum": 2**62},
                 read=_whole(0, 2**62),
                 default=0,
+            ),
+            Parameter(
+                name="recipients",
+                schema={"type": "string", "maxLength": RECIPIENTS_CHARACTERS_MAX, "pattern": r"^[\x20-\x7e]*$"},
+                read=_recipients,
+                default=(),
             ),
         ),
         answer=OCTETS,

@@ -259,6 +259,7 @@ def _dump(service: Service, ask: Ask) -> Written:
             level=query["level"],
             base=query["base"],
             taken_at_ns=query["taken"],
+            recipients=query["recipients"],
             sees_all=ask.token.allows_everywhere(READ),
         )
 
