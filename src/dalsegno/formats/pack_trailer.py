@@ -3,7 +3,7 @@
 from array import array
 from typing import NamedTuple
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from dalsegno.formats import pack
@@ -19,12 +19,12 @@ _COLUMNS = ("<u8", "<u4", "<u4", "u1")
 class BlockTable(NamedTuple):
     """The blocks before the trailer, a row each, in file order."""
 
-    offsets: NDArray[numpy.uint64]
+    offsets: NDArray[np.uint64]
     """Of each block's frame in the file."""
-    stored: NDArray[numpy.uint32]
+    stored: NDArray[np.uint32]
     """Bytes of body and tag."""
-    raw: NDArray[numpy.uint32]
-    types: NDArray[numpy.uint8]
+    raw: NDArray[np.uint32]
+    types: NDArray[np.uint8]
     first_ids: bytes
     """The first id of each index block, joined."""
     object_count: int | None
@@ -45,9 +45,9 @@ def encode_trailer(
     return b"".join(
         (
             count.to_bytes(_COUNT_BYTES, "little"),
-            numpy.asarray(offsets, "<u8").tobytes(),
-            numpy.asarray(stored, "<u4").tobytes(),
-            numpy.asarray(raw, "<u4").tobytes(),
+            np.asarray(offsets, "<u8").tobytes(),
+            np.asarray(stored, "<u4").tobytes(),
+            np.asarray(raw, "<u4").tobytes(),
             bytes(types),
             len(first_ids).to_bytes(_COUNT_BYTES, "little"),
             *first_ids,
@@ -74,7 +74,7 @@ def decode_trailer(layout: pack.Layout, data: bytes, block_count: int, *, offset
         raise Damaged(f"pack trailer damaged at offset {offset}")
     starts = (_COUNT_BYTES + width * block_count for width in (0, 8, 12, 16))
     offsets, stored, raw, types = (
-        numpy.frombuffer(data, dtype=dtype, count=block_count, offset=start)
+        np.frombuffer(data, dtype=dtype, count=block_count, offset=start)
         for dtype, start in zip(_COLUMNS, starts, strict=True)
     )
     object_count = int.from_bytes(data[end:], "little") if layout.counts_in_trailer else None

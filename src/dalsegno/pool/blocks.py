@@ -7,8 +7,13 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from dalsegno.terms.sizes import MIB
 from dalsegno.world.workers import Workers, new_lock
 
+POOL_BLOCKS_BYTES_MAX: Final = 32 * MIB
+"""What a pool keeps of all its packs."""
+PACK_BLOCKS_BYTES_MAX: Final = 16 * MIB
+"""What a reader keeps of one pack that is no pool's: of a dump."""
 BLOCKS_AHEAD_MAX: Final = 3
 BLOCKS_AHEAD_SPAN: Final = 16
 """How far behind the last one a block may lie and still be the next: blocks of the other type lie between."""

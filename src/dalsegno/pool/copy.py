@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from functools import partial
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from dalsegno.formats import pack
@@ -47,7 +47,7 @@ class PoolMarks(Marks):
         """Do the same in steps, with (raw bytes done, in all) after each."""
         parts = self._parts()
         total = sum(
-            int(segment.pack_values(rows[marked])[:, 2].sum(dtype=numpy.uint64)) for _, segment, rows, marked in parts
+            int(segment.pack_values(rows[marked])[:, 2].sum(dtype=np.uint64)) for _, segment, rows, marked in parts
         )
         done = 0
         for pack_id, segment, rows, marked in parts:
@@ -70,13 +70,13 @@ class PoolMarks(Marks):
                     except Damaged:
                         self._pool.look_at_pack(pack_id)  # so that the next backup heals it
                         raise
-            done += int(values[marked, 2].sum(dtype=numpy.uint64))
+            done += int(values[marked, 2].sum(dtype=np.uint64))
             yield done, total
         for identity in sorted(self.elsewhere):
             kind, payload = self._pool.get_kind(identity)
             writer.put(kind, identity, payload)
 
-    def rows(self) -> Iterator[tuple[NDArray[numpy.uint8], NDArray[numpy.uint32], NDArray[numpy.uint32]]]:
+    def rows(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint32], NDArray[np.uint32]]]:
         """Yield (ids, kinds, payload lengths) of what is marked, many at a time, in the order of `copy`."""
         for _, segment, rows, marked in self._parts():
             wanted = rows[marked]
@@ -84,18 +84,18 @@ class PoolMarks(Marks):
             order = file_order(values)
             ids, values = segment.ids_of(wanted[order]), values[order]
             lengths = values[:, 2].copy()
-            for row in numpy.flatnonzero(values[:, 3]).tolist():  # a delta's own length is not its object's
+            for row in np.flatnonzero(values[:, 3]).tolist():  # a delta's own length is not its object's
                 lengths[row] = len(self._pool.get_kind(ids[row].tobytes())[1])
             yield ids, decode_kinds(values[:, 1]), lengths
         for identity in sorted(self.elsewhere):
             kind, payload = self._pool.get_kind(identity)
-            column = numpy.frombuffer(identity, numpy.uint8).reshape(1, OBJECT_ID_BYTES)
-            yield column, numpy.array([kind], numpy.uint32), numpy.array([len(payload)], numpy.uint32)
+            column = np.frombuffer(identity, np.uint8).reshape(1, OBJECT_ID_BYTES)
+            yield column, np.array([kind], np.uint32), np.array([len(payload)], np.uint32)
 
-    def _parts(self) -> list[tuple[PackId, Segment, NDArray[numpy.intp], NDArray[numpy.bool_]]]:
+    def _parts(self) -> list[tuple[PackId, Segment, NDArray[np.intp], NDArray[np.bool_]]]:
         """Return for each pack with marked objects, the oldest first: its rows in a segment, and which are marked."""
         self.settle()
-        parts: list[tuple[int, PackId, Segment, NDArray[numpy.intp], NDArray[numpy.bool_]]] = []
+        parts: list[tuple[int, PackId, Segment, NDArray[np.intp], NDArray[np.bool_]]] = []
         for number, segment in enumerate(self._segments):
             mask = self.mask(number)
             for pack_id, rows in segment.rows_of_packs(mask):
@@ -107,7 +107,7 @@ class PoolMarks(Marks):
         """Yield the marked ids, many joined at a time."""
         self.settle()
         for number, segment in enumerate(self._segments):
-            yield segment.ids_of(numpy.flatnonzero(self.mask(number))).tobytes()
+            yield segment.ids_of(np.flatnonzero(self.mask(number))).tobytes()
         yield from self.elsewhere
 
     def _age(self, pack_id: PackId) -> int:
@@ -121,9 +121,9 @@ def copy_marked(
     reader: PackReader,
     writer: PackWriter,
     *,
-    ids: NDArray[numpy.uint8],
-    values: NDArray[numpy.uint32],
-    marked: NDArray[numpy.bool_],
+    ids: NDArray[np.uint8],
+    values: NDArray[np.uint32],
+    marked: NDArray[np.bool_],
     fetch: Fetch,
     progress: Callable[[int], None],
 ) -> None:
@@ -136,9 +136,9 @@ def copy_steps(
     reader: PackReader,
     writer: PackWriter,
     *,
-    ids: NDArray[numpy.uint8],
-    values: NDArray[numpy.uint32],
-    marked: NDArray[numpy.bool_],
+    ids: NDArray[np.uint8],
+    values: NDArray[np.uint32],
+    marked: NDArray[np.bool_],
     fetch: Fetch,
 ) -> Iterator[int]:
     """Do the same block by block, with the raw bytes copied so far after each."""
@@ -146,10 +146,10 @@ def copy_steps(
     blocks = values[order, 0]
     touched = blocks[marked[order]]
     copied = 0
-    for number in touched[numpy.flatnonzero(numpy.diff(touched, prepend=-1))].tolist():
+    for number in touched[np.flatnonzero(np.diff(touched, prepend=-1))].tolist():
         if number >= reader.block_count:
             raise Damaged(f"{reader.path}: the index names block {number} of {reader.block_count}")
-        low, high = numpy.searchsorted(blocks, [number, number + 1])
+        low, high = np.searchsorted(blocks, [number, number + 1])
         rows = order[low:high]
         wanted = rows[marked[rows]]
         if values[wanted, 3].any():
@@ -158,18 +158,18 @@ def copy_steps(
             _copy_block(reader, number, ids[rows], values[rows], writer)
         else:
             _copy_records(reader, number, ids[wanted], values[wanted], writer)
-        copied += int(values[wanted, 2].sum(dtype=numpy.uint64))
+        copied += int(values[wanted, 2].sum(dtype=np.uint64))
         yield copied
 
 
-def _copy_each(ids: NDArray[numpy.uint8], writer: PackWriter, fetch: Fetch) -> None:
+def _copy_each(ids: NDArray[np.uint8], writer: PackWriter, fetch: Fetch) -> None:
     for row in range(len(ids)):
         identity = ids[row].tobytes()
         kind, payload = fetch(identity)
         writer.put(kind, identity, payload)
 
 
-def _columns(values: NDArray[numpy.uint32]) -> "array[int]":
+def _columns(values: NDArray[np.uint32]) -> "array[int]":
     columns = array("I")
     columns.frombytes(values.tobytes())
     return columns
@@ -178,8 +178,8 @@ def _columns(values: NDArray[numpy.uint32]) -> "array[int]":
 def _copy_block(
     reader: PackReader,
     number: int,
-    ids: NDArray[numpy.uint8],
-    values: NDArray[numpy.uint32],
+    ids: NDArray[np.uint8],
+    values: NDArray[np.uint32],
     writer: PackWriter,
 ) -> None:
     def make(sealer: BlockSealer, new_number: int) -> bytes:
@@ -213,14 +213,14 @@ def _check_records(reader: PackReader, number: int, raw: bytes) -> None:
 def _copy_records(
     reader: PackReader,
     number: int,
-    ids: NDArray[numpy.uint8],
-    values: NDArray[numpy.uint32],
+    ids: NDArray[np.uint8],
+    values: NDArray[np.uint32],
     writer: PackWriter,
 ) -> None:
-    starts = decode_offsets(values[:, 1]).astype(numpy.int64)
-    lengths = values[:, 2].astype(numpy.int64) + pack.RECORD.size
+    starts = decode_offsets(values[:, 1]).astype(np.int64)
+    lengths = values[:, 2].astype(np.int64) + pack.RECORD.size
     moved = values.copy()
-    moved[:, 1] = move_places(values[:, 1], numpy.cumsum(lengths) - lengths)
+    moved[:, 1] = move_places(values[:, 1], np.cumsum(lengths) - lengths)
     block_type = int(reader.types[number])
     cut = partial(_cut_records, reader, number, ids, starts, starts + lengths)
     writer.put_made(
@@ -235,9 +235,9 @@ def _copy_records(
 def _cut_records(
     reader: PackReader,
     number: int,
-    ids: NDArray[numpy.uint8],
-    starts: NDArray[numpy.int64],
-    ends: NDArray[numpy.int64],
+    ids: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
 ) -> bytes:
     """Return the records at these places of a block, joined; Damaged when other records are there."""
     raw = reader.read_block(number)
@@ -245,12 +245,10 @@ def _cut_records(
         _check_records(reader, number, raw)
     if int(ends[-1]) > len(raw) or bool((ends[:-1] > starts[1:]).any()):
         raise Damaged(f"{reader.path}: block {number}: the index points outside it, or at records that overlap")
-    found = numpy.frombuffer(raw, dtype=numpy.uint8)[
-        starts[:, None] + numpy.arange(ID_OFFSET, ID_OFFSET + OBJECT_ID_BYTES)
-    ]
-    if not numpy.array_equal(found, ids):
+    found = np.frombuffer(raw, dtype=np.uint8)[starts[:, None] + np.arange(ID_OFFSET, ID_OFFSET + OBJECT_ID_BYTES)]
+    if not np.array_equal(found, ids):
         raise Damaged(f"{reader.path}: block {number}: the index points at another record")
-    breaks = numpy.flatnonzero(starts[1:] != ends[:-1]) + 1
-    run_starts = starts[numpy.concatenate(([0], breaks))].tolist()
-    run_ends = ends[numpy.concatenate((breaks - 1, [len(ends) - 1]))].tolist()
+    breaks = np.flatnonzero(starts[1:] != ends[:-1]) + 1
+    run_starts = starts[np.concatenate(([0], breaks))].tolist()
+    run_ends = ends[np.concatenate((breaks - 1, [len(ends) - 1]))].tolist()
     return b"".join([raw[start:end] for start, end in zip(run_starts, run_ends, strict=True)])

@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Iterator
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from dalsegno.formats import pack
@@ -25,7 +25,7 @@ class IndexRows:
     def __init__(self) -> None:
         self._ids = bytearray()
         self._values = array("I")
-        self._runs: list[tuple[ScratchFile, NDArray[numpy.int64]]] = []
+        self._runs: list[tuple[ScratchFile, NDArray[np.int64]]] = []
 
     def add(self, ids: bytes | bytearray, values: "array[int]") -> None:
         """Add ids, joined, and four values for each."""
@@ -35,8 +35,8 @@ class IndexRows:
             self._spill()
 
     def _sorted(self) -> Columns:
-        ids = numpy.frombuffer(self._ids, dtype=numpy.uint8).reshape(-1, OBJECT_ID_BYTES)
-        values = numpy.frombuffer(self._values, dtype=numpy.uint32).reshape(-1, pack.INDEX_VALUES)
+        ids = np.frombuffer(self._ids, dtype=np.uint8).reshape(-1, OBJECT_ID_BYTES)
+        values = np.frombuffer(self._values, dtype=np.uint32).reshape(-1, pack.INDEX_VALUES)
         order = sort_order(ids)
         columns = ids[order], values[order]
         del ids, values
@@ -45,7 +45,7 @@ class IndexRows:
 
     def _spill(self) -> None:
         ids, values = self._sorted()
-        ends = numpy.concatenate(([0], numpy.cumsum(numpy.bincount(ids[:, 0], minlength=256))))
+        ends = np.concatenate(([0], np.cumsum(np.bincount(ids[:, 0], minlength=256))))
         file = ScratchFile()
         file.append(encode_rows(ids, values))
         self._runs.append((file, ends))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -24,15 +24,12 @@ from dalsegno.formats.pack_footer import check_footer, decode_footer
 from dalsegno.formats.pack_index import as_table, decode_rows, new_table
 from dalsegno.formats.pack_records import apply_delta, read_record, view_record
 from dalsegno.formats.pack_trailer import decode_trailer, trailer_bytes_max
-from dalsegno.pool.blocks import Blocks
+from dalsegno.pool.blocks import PACK_BLOCKS_BYTES_MAX, Blocks
 from dalsegno.pool.marks import find_rows
 from dalsegno.terms.errors import Damaged, NoAccess, NotFound, Refused
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, hex_short
-from dalsegno.terms.sizes import MIB
 from dalsegno.world.files import file_errors
 from dalsegno.world.workers import Workers
-
-BLOCKS_CACHED_BYTES_MAX = 16 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +178,9 @@ class PackReader:
         self.generation = self._opener.generation
         self.frame_bytes = self._opener.layout.frame.size
         self._read_trailer(trailer_bytes_max)
-        self._columns: tuple[NDArray[numpy.uint8], NDArray[numpy.uint32]] | None = None
+        self._columns: tuple[NDArray[np.uint8], NDArray[np.uint32]] | None = None
         self._prefixes: memoryview | None = None
-        self._blocks = Blocks(BLOCKS_CACHED_BYTES_MAX)
+        self._blocks = Blocks(PACK_BLOCKS_BYTES_MAX)
         self.damaged_blocks: set[int] = set()
         """What `verify` found."""
 
@@ -279,11 +276,11 @@ class PackReader:
         """Let `workers` open the next blocks when this pack is read in order; None, before they end, ends it."""
         self._blocks.read_ahead(workers)
 
-    def objects(self) -> tuple[NDArray[numpy.uint8], NDArray[numpy.uint32]]:
+    def objects(self) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
         """Return the sorted columns of the pack's index: ids (n, 32) and values (n, 4)."""
         if self._columns is None:
-            numbers = numpy.flatnonzero(self.types == pack.BLOCK_INDEX)
-            table_bytes = int(self.raw[numbers].sum(dtype=numpy.uint64))
+            numbers = np.flatnonzero(self.types == pack.BLOCK_INDEX)
+            table_bytes = int(self.raw[numbers].sum(dtype=np.uint64))
             if table_bytes != self.object_count * pack.INDEX_ROW_BYTES:
                 offset = int(self.offsets[numbers[0]]) if len(numbers) else self.size_bytes
                 raise Damaged(
@@ -332,14 +329,14 @@ class PackReader:
 
     def _read_prefixes(self) -> memoryview:
         ids, _ = self.objects()
-        prefixes = numpy.ascontiguousarray(ids[:, :8]).view(">u8").astype(numpy.uint64).reshape(-1)
+        prefixes = np.ascontiguousarray(ids[:, :8]).view(">u8").astype(np.uint64).reshape(-1)
         return memoryview(prefixes.tobytes()).cast("Q")
 
-    def find_rows(self, ids: NDArray[numpy.uint8]) -> NDArray[numpy.intp]:
+    def find_rows(self, ids: NDArray[np.uint8]) -> NDArray[np.intp]:
         """Return the rows of (n, 32) ids in objects(), -1 for those that are not there."""
         if self._prefixes is None:
             self._prefixes = self._read_prefixes()
-        return find_rows(numpy.frombuffer(self._prefixes, numpy.uint64), self.objects()[0][:, 8:], ids, self.find)
+        return find_rows(np.frombuffer(self._prefixes, np.uint64), self.objects()[0][:, 8:], ids, self.find)
 
     def get(self, identity: ObjectId, /) -> bytes:
         """Return an object by its id."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import BinaryIO
 
-import numpy
+import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
@@ -29,7 +29,7 @@ def verify(reader: PackReader, report: Report = silent, workers: Workers | None 
     """
     _, values = reader.objects()
     order = file_order(values)
-    starts = numpy.searchsorted(values[order, 0], numpy.arange(reader.block_count + 1))
+    starts = np.searchsorted(values[order, 0], np.arange(reader.block_count + 1))
     numbers = [n for n in range(reader.block_count) if reader.types[n] in (pack.BLOCK_METADATA, pack.BLOCK_DATA)]
     tasks = ((number, order[starts[number] : starts[number + 1]]) for number in numbers)
     check = partial(_verify_block, reader)
@@ -49,7 +49,7 @@ def verify(reader: PackReader, report: Report = silent, workers: Workers | None 
         yield f"{reader.path}: {seen} objects found, the footer says {reader.object_count}"
 
 
-def _verify_block(reader: PackReader, task: tuple[int, NDArray[numpy.intp]]) -> tuple[int, list[str]]:
+def _verify_block(reader: PackReader, task: tuple[int, NDArray[np.intp]]) -> tuple[int, list[str]]:
     number, rows = task
     findings = []
     count = 0

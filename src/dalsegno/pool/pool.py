@@ -28,7 +28,7 @@ from dalsegno.chunks.realm import Realm
 from dalsegno.formats import pack
 from dalsegno.formats.objects import references
 from dalsegno.formats.pack_records import apply_delta, split_records, view_record
-from dalsegno.pool.blocks import Blocks
+from dalsegno.pool.blocks import POOL_BLOCKS_BYTES_MAX, Blocks
 from dalsegno.pool.damage import PackDamage, find_unsound, summary
 from dalsegno.pool.generations import HOLDERS_LOCK
 from dalsegno.pool.id_sets import as_sorted_ids, member_mask
@@ -72,7 +72,6 @@ RESERVE_LARGE_FROM: Final = 16 * MIB
 """From so many bytes in packs on a pool has a large reserve."""
 PACK_OBJECTS_MAX: Final = 100_000
 assert PACK_OBJECTS_MAX < ROWS_IN_MEMORY_MAX
-BLOCKS_CACHED_BYTES_MAX: Final = 32 * MIB
 READERS_OPEN_MAX: Final = 256
 READERS_RETIRED_MAX: Final = 64
 """Readers put aside stay open a while, for threads that still read from them."""
@@ -157,7 +156,7 @@ class Pool:
         self._refresh_lock = new_lock()
         self._readers: OrderedDict[PackId, PackReader] = OrderedDict()
         self._retired: deque[PackReader] = deque()
-        self._blocks = Blocks(BLOCKS_CACHED_BYTES_MAX)
+        self._blocks = Blocks(POOL_BLOCKS_BYTES_MAX)
         self.losses = Losses(backend)
         """What is known to be lost, as of the last refresh."""
         self.index = Index(
