@@ -11,6 +11,7 @@ from dalsegno.chunks.realm import SECRET_BYTES, Realm, WriteKey
 from dalsegno.chunks.recipients import age_recipient, read_identity
 from dalsegno.formats import pack
 from dalsegno.formats.objects import KIND_CHUNK
+from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.generations import change_key, finish_change, new_secret_after, realm_of, seal_older
 from dalsegno.pool.holders import change_holders, open_by_identity, recipient_holder, renewed_holders
 from dalsegno.pool.keys import read_key, renew_key_file, write_key_file
@@ -122,7 +123,27 @@ def test_refs_that_change_while_the_key_is_changed_are_read_by_all_afterwards(po
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in (1, 2)]
+    def read():
+        try:
+            with Pool.open(pool.backend.directory, key_path=tmp_path / "own.key") as other:
+                assert other.get_ref("volumes/0")
+                crew = [threading.Thread(target=look, args=(other,)) for _ in range(2)]
+                for thread in crew:
+                    thread.start()
+                for thread in crew:
+                    thread.join()
+        except BaseException as error:
+            errors.append(error)
+
+    def look(other):
+        try:
+            while not stop.is_set():
+                other.renew_key()
+                other.get_ref("volumes/0")
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in (1, 2)] + [threading.Thread(target=read)]
     for thread in threads:
         thread.start()
     for _ in range(4):
@@ -166,11 +187,18 @@ def test_an_object_made_with_an_older_secret_is_believed_by_its_id_only(pool, tm
     with Pool.open(pool.backend.directory, key_path=tmp_path / "own.key") as other:
         assert other.get(identity) == good
     original.unlink()
-    with (
-        Pool.open(pool.backend.directory, key_path=tmp_path / "own.key") as other,
-        pytest.raises(Damaged, match="an older key"),
-    ):
-        other.get(identity)
+    with Pool.open(pool.backend.directory, key_path=tmp_path / "own.key") as other:
+        with pytest.raises(Damaged, match="an older key"):
+            other.get(identity)
+        for dense in (False, True):
+            marks = PoolMarks(other)
+            assert marks.add(identity)
+            new = new_header(other.realm, kind=pack.PACK_DUMP, sealed=True)
+            with (
+                PackWriter(len, realm=other.realm, header=new, dense=dense) as copy,
+                pytest.raises(Damaged, match="another object than its id says"),
+            ):
+                marks.copy(copy, lambda done, total: None)
 
 
 def test_a_holder_is_not_let_in_by_who_has_an_older_key(pool, tmp_path):

@@ -274,31 +274,36 @@ class Pool:
         """
         if self.encryption == "none" or self._reopen is None:
             return
-        data = self.backend.read(SETTINGS_NAME, 0, SETTINGS_BYTES_MAX + 1)
-        if data == self._settings_data:
+        if self._read_settings() == self._settings_data:
             return
         with self._key_lock:
+            data = self._read_settings()
             settings = decode_settings(data, Path(self.backend.where(SETTINGS_NAME)))
             if settings.generation < self.settings.generation or settings.realm_id != self.realm.realm_id:
                 where = self.backend.where(SETTINGS_NAME)
                 raise Refused(f"{where}: another one was put there, with an older key: put it back")
             if not self.realm.only_writes:
                 if settings.generation > self.realm.generation:
-                    self._take_changed_key(settings)
-                if not settings.is_genuine(self.realm.secret):
+                    settings = self._take_changed_key(settings)  # as they are by then, and genuine
+                elif not settings.is_genuine(self.realm.secret):
                     raise Damaged(not_genuine(self.backend))
             self.settings = settings
             self._settings_data = data
 
-    def _take_changed_key(self, settings: PoolSettings) -> None:
+    def _read_settings(self) -> bytes:
+        return self.backend.read(SETTINGS_NAME, 0, SETTINGS_BYTES_MAX + 1)
+
+    def _take_changed_key(self, settings: PoolSettings) -> PoolSettings:
         assert self._reopen is not None
         try:
-            self.realm.take(self._reopen().realm)
+            opened = self._reopen()
+            self.realm.take(opened.realm)
         except (NoAccess, BadInput, NotFound) as error:
             raise Refused(
                 f"{self.backend}: its key was changed on {show_time(settings.changed_ns)}, after this began: begin "
                 f"again, with the new one ({error})"
             ) from None
+        return opened.settings
 
     def measure_generations(self) -> dict[int, tuple[int, int]]:
         """Return for each generation of the key how many packs are under it, and their bytes; reads all headers."""
