@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dalsegno.backends.local import LocalBackend
 from dalsegno.chunks.realm import SECRET_BYTES, Realm, WriteKey
 from dalsegno.chunks.recipients import age_recipient, read_identity
 from dalsegno.formats import pack
@@ -155,6 +156,35 @@ def test_refs_that_change_while_the_key_is_changed_are_read_by_all_afterwards(po
     with Pool.open(pool.backend.directory, key_path=tmp_path / "own.key") as other:
         assert other.realm.generation == 5
         assert all(other.get_ref(f"volumes/{number}") for number in range(3))
+
+
+class ChangedBetween(LocalBackend):
+    """A place at which somebody begins to change the key when a ref has been sealed and is about to be written."""
+
+    def swap(self, name, *, expected, value):
+        if self.begin is not None:
+            begin, self.begin = self.begin, None
+            begin()
+        return super().swap(name, expected=expected, value=value)
+
+
+def test_the_key_is_not_changed_between_the_seal_of_a_ref_and_its_writing(pool, tmp_path):
+    first = put(pool, b"one")
+    done = threading.Event()
+
+    def change():
+        rotate(pool.backend.directory, tmp_path / "own.key")
+        done.set()
+
+    changer = threading.Thread(target=change)
+    backend = ChangedBetween(pool.backend.directory)
+    backend.begin = None
+    with Pool.open(backend, key_path=tmp_path / "own.key") as other:
+        backend.begin = lambda: (changer.start(), done.wait(0.3))  # it waits for us, so we do not wait for its end
+        assert other.swap_ref("volumes/one", first, b"two")
+    changer.join()
+    with Pool.open(pool.backend.directory, key_path=tmp_path / "own.key") as other:
+        assert other.realm.generation == 2 and other.get_ref("volumes/one") == b"two"
 
 
 def test_a_ref_made_with_an_older_secret_is_not_believed(pool, tmp_path):
