@@ -42,16 +42,19 @@ def table_clones() -> dict[str, dict[str, object]]:
     }
 
 
-def write_table(scratch: str) -> None:
-    """Write ref-v2-table.volume and the pack of its table, a volume with more clones than its ref holds."""
+def write_table(scratch: str, name: str) -> None:
+    """Write a volume with more clones than its ref holds, and the pack of its table.
+
+    `ref-v2-table` has the large nodes of the first writers, `ref-v2-small-nodes` those of today's.
+    """
     with make_pool(Path(scratch)) as pool:
         state = decode_state(msgspec.msgpack.encode({**STATE, "clones": table_clones()}), pool)
         made = Volumes(pool).add(state)
         assert made.clones.table is not None
         (pack,) = pool.list_packs()
         here = Path(__file__).parent
-        (here / "ref-v2-table.volume").write_bytes(ref_path(pool, REF).read_bytes())
-        (here / "ref-v2-table.pack").write_bytes(pack_path(pool, pack).read_bytes())
+        (here / f"{name}.volume").write_bytes(ref_path(pool, REF).read_bytes())
+        (here / f"{name}.pack").write_bytes(pack_path(pool, pack).read_bytes())
 
 
 def main(scratch: str) -> None:
@@ -64,4 +67,4 @@ def main(scratch: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1] + "/plain")
-    write_table(sys.argv[1] + "/table")
+    write_table(sys.argv[1] + "/table", "ref-v2-small-nodes")
