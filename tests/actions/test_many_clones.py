@@ -12,10 +12,11 @@ import pytest
 from dalsegno.actions.backup import import_directory
 from dalsegno.actions.heal import damage_lines
 from dalsegno.actions.keep import gc, verify_pool, volume_stats
-from dalsegno.actions.prune import plan_clones, run_prune
+from dalsegno.actions.prune import run_prune
 from dalsegno.actions.session import House
 from dalsegno.assembly.local import create_pool, open_pool
 from dalsegno.backup.policy import Keep
+from dalsegno.backup.prune_plan import plan_clones
 from dalsegno.formats import messages
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import AlreadyThere, Damaged, Full, NotFound, Refused

@@ -7,9 +7,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from dalsegno.actions.prune import is_safe
 from dalsegno.backup.metrics import metrics_text
 from dalsegno.backup.policy import Program, SetPolicy
+from dalsegno.backup.prune_plan import is_safe
 from dalsegno.backup.records import BAD, GOOD, Copy, Drill, DumpEntry, Medium, Run
 from dalsegno.backup.status import (
     CRITICAL,

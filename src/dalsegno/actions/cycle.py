@@ -16,7 +16,7 @@ from dalsegno.actions.heal import is_whole
 from dalsegno.actions.keep import collect_within
 from dalsegno.actions.mount import settle
 from dalsegno.actions.plan import gather_facts, membership
-from dalsegno.actions.prune import SPOOL, plan_prune, removal_name, run_prune
+from dalsegno.actions.prune import find_removals, run_prune
 from dalsegno.actions.retrieve import bad_labels
 from dalsegno.actions.rules import policy_settings
 from dalsegno.actions.session import House
@@ -41,6 +41,7 @@ from dalsegno.backup.days import local_day
 from dalsegno.backup.members import Member, choose_sets
 from dalsegno.backup.plan import PlannedDump, plan_today
 from dalsegno.backup.policy import SetPolicy
+from dalsegno.backup.prune_plan import SPOOL, removal_name
 from dalsegno.backup.records import (
     BAD,
     DUMP_SUFFIX,
@@ -257,7 +258,7 @@ class HouseSteps:
         if state is None:
             return Retained()
         member = Member(set_name=set_name, volume=state.name)
-        found = plan_prune(self.site, [state], [member], now_ns=now_ns(), volume_id=volume_id)
+        found = find_removals(self.site, [state], [member], now_ns=now_ns(), volume_id=volume_id)
         result = run_prune(self.house, self.site, found)
         return Retained(
             # What leaves the spool is in the targets: nothing is lost of it.

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dalsegno.actions.prune import Coming, PrunePlan, plan_prune
+from dalsegno.actions.prune import find_removals
 from dalsegno.actions.session import House
 from dalsegno.archive.installation import Installation
 from dalsegno.backup.clones_only import clone_entries
@@ -13,6 +13,7 @@ from dalsegno.backup.days import dumped_days, local_day, zone_of
 from dalsegno.backup.members import Known, Member, Membership, find_members, path_matches
 from dalsegno.backup.plan import Balance, PlanDay, VolumeFacts, balance, plan_days
 from dalsegno.backup.policy import Policy
+from dalsegno.backup.prune_plan import Coming, PrunePlan
 from dalsegno.backup.records import DumpEntry
 from dalsegno.terms.errors import DalError
 from dalsegno.terms.times import SECOND_NS
@@ -131,7 +132,7 @@ def plan(house: House, site: Installation, *, day_count: int, now_ns: int) -> Si
     return SitePlan(
         days=days,
         balance=balance(days, facts),
-        removals=plan_prune(site, states, found.members, now_ns=end_ns, coming=coming),
+        removals=find_removals(site, states, found.members, now_ns=end_ns, coming=coming),
         membership=found,
         unknown_sizes=sorted(
             each.volume for each in facts if not each.full_bytes and site.policy.sets[each.set_name].dumps

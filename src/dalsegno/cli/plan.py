@@ -7,10 +7,10 @@ from typing import Any
 from dalsegno.actions.notify import find_sendmail
 from dalsegno.actions.plan import SitePlan, outside_links, plan
 from dalsegno.actions.policy import examine_policy
-from dalsegno.actions.prune import ARCHIVE, CLONES, SPOOL, Removal, removal_name
 from dalsegno.backup.days import day_name, day_text
 from dalsegno.backup.plan import BUSIEST_TO_MEAN_MAX
 from dalsegno.backup.policy import Policy
+from dalsegno.backup.prune_plan import ARCHIVE, CLONES, SPOOL, Removal, removal_name
 from dalsegno.cli.site import add_policy, open_all, policy_place, read_policy
 from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import Parser

@@ -4,18 +4,9 @@ import argparse
 from zoneinfo import ZoneInfo
 
 from dalsegno.actions.plan import membership
-from dalsegno.actions.prune import (
-    ARCHIVE,
-    CLONES,
-    SPOOL,
-    PrunePlan,
-    PruneResult,
-    plan_clones,
-    plan_prune,
-    removal_name,
-    run_prune,
-)
+from dalsegno.actions.prune import PruneResult, find_removals, run_prune
 from dalsegno.backup.policy import Keep
+from dalsegno.backup.prune_plan import ARCHIVE, CLONES, SPOOL, PrunePlan, plan_clones, removal_name
 from dalsegno.cli.clone import count
 from dalsegno.cli.door import open_volumes
 from dalsegno.cli.plan import removal_summary, removal_value
@@ -79,7 +70,7 @@ def _prune(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with coordinator(policy, terminal, wait=arguments.wait), open_all(arguments, terminal, policy) as (house, site):
         states = house.volumes.list()
         members = membership(policy, states).members
-        found = plan_prune(site, states, members, now_ns=now_ns())
+        found = find_removals(site, states, members, now_ns=now_ns())
         result = PruneResult() if arguments.dry_run else run_prune(house, site, found)
     return _tell(found, result, arguments, terminal)
 
