@@ -1,6 +1,7 @@
 """Targets for what people, files and the kernel say: TOML, keys, patterns, names, times, labels, FUSE messages."""
 
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ from dalsegno.actions.policy import examine_policy
 from dalsegno.bridges.amanda import decode_path, parse_call
 from dalsegno.chunks.cut import Cutter
 from dalsegno.chunks.recipients import age_identity, check_recipient, read_identity
+from dalsegno.chunks.signatures import SigningKey, read_public
 from dalsegno.formats import fuse, media
 from dalsegno.formats.join import check_fingerprint, check_url, format_join, parse_join
 from dalsegno.host.attributes import parse_names
@@ -32,6 +34,9 @@ from dalsegno.terms.sizes import parse_size
 from dalsegno.terms.times import format_time, parse_duration_seconds, parse_time_ns, show_minute, show_time
 from dalsegno.volumes.address import dump_paths, parse_address, plain_name
 from dalsegno.volumes.store import check_clone_name, check_volume_name
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
+from make_revision_signed import REVISION
 
 NOW_NS: Final = 1_795_910_400 * 10**9
 IDENTITY: Final = read_identity(age_identity(bytes(32)))
@@ -60,7 +65,7 @@ def _signed(data: bytes) -> bytes:
 def join(data: bytes) -> None:
     """A join string, a URL, a fingerprint, a token."""
     text = _text(data)
-    for each in (check_url, check_fingerprint, check_recipient, split_token):
+    for each in (check_url, check_fingerprint, check_recipient, read_public, split_token):
         with suppress(DalError):
             each(text)
     found = parse_join(text)
@@ -94,7 +99,9 @@ def _with_checksum(data: bytes) -> bytes:
 
 
 def identity(data: bytes) -> None:
-    """A private key of somebody to whom dumps are made."""
+    """A private key of somebody to whom dumps are made, or who signs."""
+    with suppress(DalError):
+        SigningKey.of_text(data).sign(REVISION)
     read_identity(_text(data))
 
 

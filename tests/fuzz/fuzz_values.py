@@ -29,6 +29,7 @@ from dalsegno.trees.read import entry_xattrs, iterate_content, resolve_link
 from dalsegno.trees.walk import walk
 from dalsegno.volumes import state as states
 from dalsegno.volumes.clones import Clones, CloneTable
+from dalsegno.volumes.signed import look_at_signature
 from dalsegno.volumes.state import VolumeState, decode_state, encode_state
 from kit import REALM, DictStore
 
@@ -42,13 +43,15 @@ ENTRIES_MAX: Final = 300
 
 
 def entries(data: bytes) -> None:
-    """An object of every kind, and what it names."""
+    """An object of every kind, what it names, and whose signature a revision has."""
     for kind in (objects.KIND_DIRECTORY, objects.KIND_RECIPE, objects.KIND_REVISION, objects.KIND_CHUNK):
         with suppress(DalError):
             list(objects.references(kind, data))
     for decode in (objects.decode_directory, objects.decode_recipe, objects.decode_revision, objects.decode_xattrs):
         with suppress(DalError):
             objects.encode(decode(data))
+    with suppress(DalError):
+        look_at_signature(objects.decode_revision(data), {}).words("anna")
     if len(data) >= pack.DELTA.size:  # whoever finds the record looks at that
         with suppress(DalError):
             apply_delta(data, b"base" * 100)

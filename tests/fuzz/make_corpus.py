@@ -17,6 +17,7 @@ from test_fuse import REQUESTS
 
 from dalsegno.chunks.realm import WriteKey
 from dalsegno.chunks.recipients import age_identity
+from dalsegno.chunks.signatures import public_text
 from dalsegno.formats import media, messages, objects, pack, pack_block, pack_header, pack_trailer
 from dalsegno.formats.join import Join, format_join
 from dalsegno.pool.holders import key_file_holder
@@ -27,6 +28,7 @@ from dalsegno.trees.read import links_key
 from kit import REALM, ref_path
 from make_ref_v1 import REF
 from make_ref_v2 import make_pool
+from make_revision_signed import KEY
 
 CORPUS = Path(__file__).parent / "corpus"
 GUIDES = Path(__file__).parents[2] / "docs"
@@ -71,6 +73,7 @@ def object_payloads() -> Iterator[bytes]:
                     at += pack.RECORD.size + length
     yield pack.DELTA.pack(bytes(32), 8) + zstandard.compress(b"basebase")
     yield objects.encode_xattrs([(b"user.a", b"1"), (b"user.b", b"")])
+    yield (GOLDEN / "revision-signed.object").read_bytes()
 
 
 def trees() -> Iterator[bytes]:
@@ -175,10 +178,16 @@ def seeds() -> dict[str, list[bytes]]:
         "join": [
             format_join(Join(host="h", port=1, tls=True, token=token, name="s1", fingerprint=fingerprint)).encode(),
             *(each.encode() for each in ("http://[::1]:80", "https://h:2", fingerprint, token, REALM.recipient)),
+            public_text(KEY.public, comment="anna").encode(),
         ],
         "settings": list(settings()),
         "key": [key_file_text(each, {"place": "/p", "made": "x"}) for each in (REALM, write_key)],
-        "identity": [age_identity(bytes(32)).encode(), b"# comment\n", b"-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n"],
+        "identity": [
+            age_identity(bytes(32)).encode(),
+            b"# comment\n",
+            b"-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n",
+            KEY.text(),
+        ],
         "policy": [each.split("```")[0].encode() for each in toml],
         "ignore": [b"*.o\n!keep.o\n/src/**/x\n[[:alpha:]a-z!]*\n\\#x\n", b"**/a/**\n[!a-]\n[\n", b"a*b*c*d*e*?\n*/\n"],
         "label": [(GOLDEN / "media-v1.label").read_bytes()],
