@@ -121,3 +121,19 @@ def test_wrong_words_change_nothing(user: User, words: list[str], code: int, tex
     before = user.quick("log", "doc").out.decode()
     assert text in user.quick("repair", *words, code=code).error
     assert user.quick("log", "doc").out.decode() == before
+
+
+def test_a_repair_signs_nothing_that_nobody_signed(user: User) -> None:
+    """The kind: what is not taken as it is comes in as a part of what is made of it."""
+    user.quick("volume", "set", "doc", "--signed", "required")  # a merge of what was signed counts as signed
+    user.quick("restore", "doc", "--to", "back")
+    own = user.value("key", "signers")["own"]
+    key = user.home / ".config" / "dalsegno" / "signing.key"
+    key.unlink()
+    user.quick("key", "remove-signer", own["name"])
+    user.quick("volume", "set", "doc", "--signed", "required", code=4)  # the new key is known now, the state is not
+    keep = sides(user)["ann"]
+    assert "key that is not known" in user.quick("repair", f"doc:/sub/{PLAN}", "--keep", keep, code=4).error
+    user.quick("key", "trust-signer", "before", own["key"])
+    user.quick("repair", f"doc:/sub/{PLAN}", "--keep", keep)
+    assert user.value("log", "doc")[0]["signature"]["name"] == own["name"]

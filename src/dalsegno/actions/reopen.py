@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dalsegno.actions.session import House
+from dalsegno.actions.signers import require_signed_content
 from dalsegno.chunks.signatures import leave_unsigned
 from dalsegno.terms.errors import BadInput, DalError
 from dalsegno.volumes.address import parse_address, resolve
@@ -38,7 +39,8 @@ def reopen(house: House, text: str) -> Reopened:
     if address.selector:
         named = resolve(house.pool, house.volumes, address, now_ns=now)
         name, content = named.state.name, named.revision
-    replicated = house.volumes.get(name).replicas is not None
-    sign = leave_unsigned if replicated else house.volumes.sign
+    state = house.volumes.get(name)
+    require_signed_content(house, state, content or state.head)
+    sign = leave_unsigned if state.replicas is not None else house.volumes.sign
     state = reopen_here(house.pool, house.volumes, name, content=content, now_ns=now, workers=house.workers, sign=sign)
     return Reopened(state=state, servers=(), missing={})

@@ -10,6 +10,7 @@ import msgspec
 from dalsegno.actions.browse import telling
 from dalsegno.actions.mount import mount_socket, tell_mount
 from dalsegno.actions.session import House, author
+from dalsegno.actions.signers import require_signed_content
 from dalsegno.chunks.cut import Cutter
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry, Revision, is_conflict
@@ -68,6 +69,7 @@ def repair(house: House, address: str, keep: str) -> Repaired:
         raise Refused(f"volume {state.name!r} is mounted here: move the side that you want over the others there")
     if not state.head:
         raise NotFound(f"volume {state.name!r} is empty")
+    require_signed_content(house, state, state.head)
     before = read_revision(house.pool, state.head)
     entry = resolve_path(house.pool, before, path)
     if not is_conflict(entry):

@@ -9,7 +9,7 @@ from dalsegno.chunks.signatures import public_text, read_public
 from dalsegno.pool.settings import check_name
 from dalsegno.pool.signers import Signer, list_signers, trust_signer
 from dalsegno.terms.errors import BadInput, NoAccess, Refused, Unsigned
-from dalsegno.volumes.signed import REQUIRED, SETTING, find_problem, list_keys, requires_signatures
+from dalsegno.volumes.signed import REQUIRED, SETTING, find_problem, known_signers, list_keys, requires_signatures
 from dalsegno.volumes.state import VolumeState
 from dalsegno.volumes.store import free_name
 from dalsegno.world.clock import now_ns
@@ -93,3 +93,12 @@ def require_own(house: House, state: VolumeState) -> None:
             f"volume {state.name!r} takes only signed states, and this user is no signer whom it knows: {how}mount it "
             "with --read-only"
         )
+
+
+def require_signed_content(house: House, state: VolumeState, revision: bytes) -> None:
+    """Refuse to make a new state of what is in one that does not count as signed: that would be signed, then."""
+    if requires_signatures(state):
+        signers = known_signers(house.pool, house.signer)
+        problem = find_problem(house.pool, house.pool.realm, state, revision, signers)
+        if problem is not None:
+            raise Unsigned(f"volume {state.name!r} takes only signed states: {problem}")
