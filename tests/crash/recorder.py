@@ -444,11 +444,11 @@ class Recorder:
 
     def _builtin_open(self, file: Any, mode: str = "r", buffering: int = -1, *arguments: Any, **named: Any) -> Any:
         writes = bool(set(mode) & set("wax+"))
-        if (
-            isinstance(file, int)
-            or named.get("opener")
-            or (self._below(file) is None if writes else not self._is_read(file))
-        ):
+        if isinstance(file, int):
+            ours = file in self._opened and named.get("closefd", True)
+        else:
+            ours = not named.get("opener") and (self._below(file) is not None if writes else self._is_read(file))
+        if not ours:
             return self._real_open(file, mode, buffering, *arguments, **named)
         flags = os.O_RDWR if "+" in mode else os.O_WRONLY if writes else os.O_RDONLY
         for letter, more in (
@@ -457,7 +457,8 @@ class Recorder:
             ("x", os.O_CREAT | os.O_EXCL),
         ):
             flags |= more if letter in mode else 0
-        raw = _Raw(os.open(file, flags | os.O_CLOEXEC, 0o666), file, writable=writes)
+        descriptor = file if isinstance(file, int) else os.open(file, flags | os.O_CLOEXEC, 0o666)
+        raw = _Raw(descriptor, file, writable=writes)
         if buffering == 0:
             return raw
         kind = io.BufferedRandom if "+" in mode else io.BufferedWriter if writes else io.BufferedReader
