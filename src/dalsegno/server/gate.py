@@ -187,7 +187,7 @@ class Gate:
         self._opening: set[asyncio.Task[None]] = set()
         self._is_open = True
         if tls is not None:
-            sslproto.SSLProtocol.max_size = limits.TLS_READ_BYTES
+            sslproto.SSLProtocol.max_size = limits.TLS_HEAD_BYTES
         sock.setblocking(False)
         self._listen()
 

@@ -32,7 +32,9 @@ WANTED_RATE_MIN: Final = 64 * KIB
 READ_BYTES: Final = 128 * KIB
 """Read from a connection at once."""
 TLS_READ_BYTES: Final = 32 * KIB
-"""The same under TLS, where each connection holds a buffer for it; a record has 16 KiB at most."""
+"""The same under TLS while a body comes, where each connection holds a buffer for it; a record has 16 KiB at most."""
+TLS_HEAD_BYTES: Final = 4 * KIB
+"""The same before and between bodies: most connections only wait."""
 LEFTOVER_BYTES_MAX: Final = 1 * MIB
 LEFTOVER_SECONDS: Final = 2.0
 """How much of a refused body is read, so that the client is ready to hear why."""

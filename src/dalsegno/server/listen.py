@@ -32,6 +32,7 @@ from dalsegno.terms.errors import BadInput, Conflict, NoAccess, Unavailable
 _IDLE: Final = 0
 _HEAD: Final = 1
 _BODY: Final = 2
+_BODY_HEADERS: Final = (b"content-length", b"transfer-encoding")
 
 _REASONS: Final = {
     400: ("bad-input", "Bad Request", "not an HTTP request that this server reads"),
@@ -75,6 +76,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._codings: list[bytes] = []
         self._hosts = 0
         self._status = 400
+        self._records: Any = None
+        """What asyncio keeps of TLS for this connection."""
 
     def connection_made(self, transport: Any) -> None:
         """Begin."""
@@ -82,6 +85,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self.flow = _Flow(transport, self.pipeline)
         if hasattr(transport, "max_size"):  # as asyncio calls it: what one read brings
             transport.max_size = limits.READ_BYTES
+        self._records = getattr(transport, "_ssl_protocol", None)
         self._connection.end = self._abort
         self._arm()
 
@@ -162,6 +166,8 @@ class GuardedProtocol(HttpToolsProtocol):
             raise _Refused
         self._phase, self._began = _BODY, True
         self._body_bytes = self._fed_bytes = 0
+        if self._records is not None and any(name in _BODY_HEADERS for name, _ in self.headers):
+            self._records.max_size = limits.TLS_READ_BYTES  # its buffer grows with the next read
         self._guarded_app.connections.begin(self._connection)
         super().on_headers_complete()
 
@@ -188,6 +194,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self._linger()
         elif self.cycle.response_complete:
             self._guarded_app.connections.rest(self._connection)
+            if self._records is not None and self._records.max_size > limits.TLS_HEAD_BYTES:
+                _hold_little(self._records)
 
     def timeout_keep_alive_handler(self) -> None:
         """End a connection that says nothing."""
@@ -239,6 +247,13 @@ class GuardedProtocol(HttpToolsProtocol):
         """Give a client that takes nothing some time before its connection ends whatever it has not taken."""
         if self._end_timer is None:
             self._end_timer = self.loop.call_later(limits.LINGER_SECONDS, self.transport.abort)
+
+
+def _hold_little(records: Any) -> None:
+    """Let a connection that waits hold a small buffer: what came was taken out of the large one in the same step."""
+    records.max_size = limits.TLS_HEAD_BYTES
+    records._ssl_buffer = bytearray(limits.TLS_HEAD_BYTES)
+    records._ssl_buffer_view = memoryview(records._ssl_buffer)
 
 
 class _Server(uvicorn.Server):
