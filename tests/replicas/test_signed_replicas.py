@@ -12,10 +12,12 @@ from dalsegno.formats import objects
 from dalsegno.formats.objects import KIND_REVISION, Entry, Revision
 from dalsegno.pool.pool import Pool
 from dalsegno.pool.signers import Signer, trust_signer
+from dalsegno.replicas.follow import follow
 from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.meet import meeting
 from dalsegno.replicas.transfer import copy
 from dalsegno.terms.errors import Unsigned
+from dalsegno.terms.events import Event, Note
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.resolve import merge_heads
 from dalsegno.volumes.signed import REQUIRED, SETTING
@@ -154,6 +156,35 @@ def test_a_read_only_site_shows_no_release_that_nobody_signed(world: World, sign
                 c.switch(VOLUME, release)
     released = shown()
     assert released is not None and released.revision == genuine
+
+
+def test_a_standby_follows_the_writer_that_is_honest(world: World) -> None:
+    """The kind: one enemy among several, who stops everybody."""
+    together(world)
+    (base, _) = world.heads()
+    a, b, c = world.keepers.values()
+    replicas = ReplicaSet(version=2, writers=["a", "b"], standbys=["c"])
+    for keeper in (a, b, c):
+        keeper.arrange(VOLUME, replicas)
+    world.set_head("a", world.put("a", {b"one": b"evil"}, base, sign=leave_unsigned))
+    genuine = world.put("b", {b"one": b"1", b"two": b"2"}, base)
+    b.advance(VOLUME, genuine)
+    told: list[Event] = []
+    left = iter(range(10))
+    follow(
+        VOLUME,
+        c,
+        lambda: [a, b],
+        clock=now_ns,
+        pause=lambda _: None,
+        chance=lambda: 0.0,
+        merge=meeting(REALM, merge_heads),
+        ended=lambda: c.state(VOLUME).head == genuine or next(left, None) is None,
+        report=told.append,
+        seconds=0,
+    )
+    assert c.state(VOLUME).head == genuine
+    assert any(isinstance(event, Note) and event.severity == "notice" and "signed" in event.text for event in told)
 
 
 def test_a_new_replica_takes_a_history_that_began_without_signatures(world: World) -> None:

@@ -24,7 +24,7 @@ from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
 from dalsegno.replicas.histories import kept
 from dalsegno.replicas.sources import unpack
 from dalsegno.replicas.transfer import Transferred, fetch
-from dalsegno.terms.errors import Conflict, DalError, Diverged, Full, Moved, NotFound, Refused, Unavailable
+from dalsegno.terms.errors import Conflict, DalError, Diverged, Full, Moved, NotFound, Refused, Unavailable, Unsigned
 from dalsegno.terms.events import Note, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
 from dalsegno.terms.times import SECOND_NS, time_name
@@ -328,9 +328,11 @@ def follow(
             if not known:
                 raise Unavailable(f"{volume}: no writer is known")
             step = follower.step(known[failures % len(known)], seconds=seconds)
-        except (*TRY_LATER, Moved) as error:
+        except (*TRY_LATER, Moved, Unsigned) as error:
             failures += 1
-            report(Note(severity="note", path=volume.encode(), text=f"{error}: trying again"))
+            # One writer that was broken into does not keep a standby from the others.
+            severity = "notice" if isinstance(error, Unsigned) else "note"
+            report(Note(severity=severity, path=volume.encode(), text=f"{error}: trying again"))
             pause(backoff(failures, chance()))
             continue
         stepped(step)
