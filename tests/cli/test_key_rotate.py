@@ -213,7 +213,9 @@ def test_paper_of_after_a_change_reads_all_without_the_pool_and_its_first_lines_
 def test_an_older_copy_is_not_imported_and_a_newer_one_takes_its_place(owner: Owner) -> None:
     owner.dal("key", "export", "1.key")
     shutil.copy(owner.key_file, owner.home / "own-1.key")
+    assert "so does its copy" in owner.dal("doctor")
     owner.dal("key", "rotate")
+    assert "so does its copy" not in owner.dal("doctor"), "the copy of the old key is none of the new one"
     owner.dal("key", "export", "2.key")
     assert "is of before" in owner.dal("key", "import", "1.key", code=8)
     assert "is of before" in owner.dal("key", "check", "1.key", code=8)
@@ -297,6 +299,8 @@ def test_a_change_that_is_killed_anywhere_leaves_all_readable_and_is_finished_by
         if owner.quick("key", "rotate", before=KILL.format(number=number), code=(0, KILLED)).code == 0:
             break
         settings = owner.settings
+        if settings.generation > settings.refs_since:
+            assert "was cut off" in owner.dal("doctor")
         states.add(
             (settings.generation, settings.refs_since, read_key_file(owner.key_file, settings.realm_id).generation)
         )

@@ -128,6 +128,7 @@ def bodies() -> Iterator[bytes]:
 
 
 def settings() -> Iterator[bytes]:
+    yield (GOLDEN / "settings-v3.toml").read_bytes()
     common = {"pool_id": b"p" * 16, "realm_id": REALM.realm_id}
     cost = KdfCost(memory_kib=64, passes=1, lanes=1)
     typed = Holder(name="passphrase", kind="passphrase", cost=cost, salt=b"s" * 16, wrapped_secret=b"w" * 60)
@@ -181,7 +182,8 @@ def seeds() -> dict[str, list[bytes]]:
             public_text(KEY.public, comment="anna").encode(),
         ],
         "settings": list(settings()),
-        "key": [key_file_text(each, {"place": "/p", "made": "x"}) for each in (REALM, write_key)],
+        "key": [key_file_text(each, {"place": "/p", "made": "x"}) for each in (REALM, write_key)]
+        + [(GOLDEN / name).read_bytes() for name in ("key-v2.key", "write-key-v2.key")],
         "identity": [
             age_identity(bytes(32)).encode(),
             b"# comment\n",

@@ -91,14 +91,19 @@ def _media_findings(house: House, differences: list[str]) -> list[str]:
 
 def _key_hints(pool: Pool) -> list[str]:
     """Return what to do about a key that is lost together with its pool."""
+    hints = []
+    if pool.is_key_ahead or pool.settings.refs_since < pool.settings.generation:
+        hints.append("the change of the pool's key was cut off: `dal key rotate` finishes it")
     place = pool.backend.directory
     if pool.key_path is None or place is None or os.stat(pool.key_path).st_dev != os.stat(place).st_dev:
-        return []
-    copies = list_copies(pool.pool_id)
+        return hints
+    # What was copied before the key was changed opens nothing that is written now.
+    copies = [copy for copy in list_copies(pool.pool_id) if copy.at_ns >= pool.settings.changed_ns]
     if any(copy.is_apart for copy in copies):
-        return []
+        return hints
     beside = f", and so does its copy {show(copies[-1].place)}" if copies else ""
     return [
+        *hints,
         f"the key {show(os.fspath(pool.key_path))} lies on the same disk as the pool{beside}: "
-        "`dal key export FILE` makes a copy on another"
+        "`dal key export FILE` makes a copy on another",
     ]
