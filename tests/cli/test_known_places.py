@@ -158,6 +158,21 @@ def test_a_clone_that_is_gone_without_a_newer_head_is_noticed(disk: Disk) -> Non
     assert "clones, holds or settings are those of before" in disk.refused("clones", "doc")
 
 
+def test_a_volume_that_was_removed_does_not_come_back_unnoticed(disk: Disk) -> None:
+    """Kind: what is forgotten with a removal is not missed; here the old volume takes the new one's name."""
+    yesterday = disk.copy("yesterday")
+    disk.run("volume", "remove", "doc", "--yes")
+    disk.take("second")
+    disk.run("ls", "doc")
+    disk.put(yesterday)
+    for words in (["ls", "doc"], ["volume", "list"], ["gc", "--grace", "0"]):
+        assert "'doc' was removed on 2" in disk.refused(*words)
+    disk.run("--trust-pool", "ls", "doc")
+    disk.run("pool", "trust", "--yes")
+    disk.run("ls", "doc")
+    disk.run("volume", "remove", "doc", "--yes")
+
+
 def test_an_older_state_is_read_after_one_word(disk: Disk) -> None:
     """Kind: a safeguard that stands between a person and his backup."""
     yesterday = disk.copy("yesterday")

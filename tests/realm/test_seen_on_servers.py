@@ -165,8 +165,14 @@ def test_a_volume_that_was_made_again_by_oneself_is_known(world: RealmWorld) -> 
         house.volumes.remove("home")
         house.realm_volumes.create_replicated("home", ["s1"], now_ns=now_ns())
     shutil.rmtree(world.path / "c1-files")
+    back = put_back(world, "s1")
     world.write("c1", a="again")
     assert world.read("c1", "home:/a") == "again"
+    with world.client("c1") as house:
+        house.volumes.remove("home")
+    back()
+    with world.client("c1") as house, pytest.raises(Refused, match="was removed on 2"):
+        house.volumes.get("home")
 
 
 def test_a_head_that_nobody_can_read_takes_no_place(world: RealmWorld) -> None:

@@ -770,7 +770,8 @@ class RealmVolumes(Volumes):
             self._set_ref(self._state_ref(state.id), None)
             self._set_ref(self._name_ref(volume), None)
             self._set_ref(UNSENT + state.id.hex(), None)
-            if self.seen_on_servers is not None:
+            # What is left of it on a server that was away may be removed, too.
+            if self.seen_on_servers is not None and not (failed or away):
                 self.seen_on_servers.forget(state.id)
             if failed:
                 kind = shared_kind(failed)

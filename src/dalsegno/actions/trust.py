@@ -53,4 +53,4 @@ def trust(house: House) -> None:
     there = {state.id for state in states}
     for volume_id in house.volumes.seen.heads.volumes():
         if volume_id not in there:
-            house.volumes.seen.heads.forget(volume_id)
+            house.volumes.seen.heads.forget(volume_id, removed=False)

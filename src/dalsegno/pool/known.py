@@ -27,6 +27,7 @@ from dalsegno.terms.events import Note, Report, silent
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.times import show_time
 from dalsegno.world import places
+from dalsegno.world.clock import now_ns
 from dalsegno.world.files import FileLock, append_lines, file_errors, make_directory, write_durable
 from dalsegno.world.workers import new_lock
 
@@ -243,7 +244,7 @@ class KnownHeads:
         self._lock = new_lock()
         file = place._file(name)
         found = _read_lines(file, _HeadLine)
-        self._lines = _replay(found)
+        self._lines, self._removed = _replay(found)
         self._live = sum(map(len, self._lines.values()))
         self._written = len(found)
         self._named = {head.name: each for each, lines in self._lines.items() for head in lines.values() if head.name}
@@ -261,6 +262,10 @@ class KnownHeads:
         volume_id = self._named.get(name)
         return volume_id if volume_id in self._lines else None
 
+    def removed_ns(self, volume_id: bytes) -> int | None:
+        """Return when this user removed a volume that has not been there since; None when he did not."""
+        return self._removed.get(volume_id)
+
     def put(self, volume_id: bytes, line: int, head: KnownHead, *, force: bool = False) -> None:
         """Remember a head; of the same line only a later one counts, unless `force`."""
         self._add([_head_line(volume_id, line, head, force=force)])
@@ -270,10 +275,10 @@ class KnownHeads:
         gone = [_HeadLine(volume=volume_id.hex(), gone=True)] if alone and volume_id in self._lines else []
         self._add([*gone, *(_head_line(volume_id, line, head, force=True) for line, head in heads.items())])
 
-    def forget(self, volume_id: bytes) -> None:
-        """Forget a volume that was removed."""
+    def forget(self, volume_id: bytes, *, removed: bool = True) -> None:
+        """Forget the heads of a volume; that this user `removed` it is remembered."""
         if volume_id in self._lines:
-            self._add([_HeadLine(volume=volume_id.hex(), gone=True)])
+            self._add([_HeadLine(volume=volume_id.hex(), gone=True, at=now_ns() if removed else 0)])
 
     def _add(self, records: Sequence[_HeadLine]) -> None:
         if not records:
@@ -282,23 +287,25 @@ class KnownHeads:
             for record in records:
                 volume_id = bytes.fromhex(record.volume)
                 before = len(self._lines.get(volume_id, ()))
-                _apply(self._lines, record)
+                _apply(self._lines, self._removed, record)
                 self._live += len(self._lines.get(volume_id, ())) - before
                 if record.name:
                     self._named[record.name] = volume_id
             self._place.append(self._name, list(map(msgspec.json.encode, records)))
             self._written += len(records)
-            if self._written > LINES_PER_HEAD_MAX * self._live + LINES_FREE:
-                self._written = self._live
+            live = self._live + len(self._removed)
+            if self._written > LINES_PER_HEAD_MAX * live + LINES_FREE:
+                self._written = live
                 self._place.rewrite(self._name, _lines_that_count)
 
 
 def _lines_that_count(file: Path) -> list[bytes]:
-    return [
-        line_that_counts(volume_id, line, head)
-        for volume_id, lines in _replay(_read_lines(file, _HeadLine)).items()
-        for line, head in lines.items()
+    found, removed = _replay(_read_lines(file, _HeadLine))
+    gone = [_HeadLine(volume=each.hex(), gone=True, at=at_ns) for each, at_ns in removed.items()]
+    heads = [
+        line_that_counts(volume_id, line, head) for volume_id, lines in found.items() for line, head in lines.items()
     ]
+    return [*map(msgspec.json.encode, gone), *heads]
 
 
 def line_that_counts(volume_id: bytes, line: int, head: KnownHead) -> bytes:
@@ -320,18 +327,22 @@ def _head_line(volume_id: bytes, line: int, head: KnownHead, *, force: bool) -> 
     )
 
 
-def _replay(records: Sequence[_HeadLine]) -> dict[bytes, dict[int, KnownHead]]:
+def _replay(records: Sequence[_HeadLine]) -> tuple[dict[bytes, dict[int, KnownHead]], dict[bytes, int]]:
     found: dict[bytes, dict[int, KnownHead]] = {}
+    removed: dict[bytes, int] = {}
     for record in records:
-        _apply(found, record)
-    return found
+        _apply(found, removed, record)
+    return found, removed
 
 
-def _apply(found: dict[bytes, dict[int, KnownHead]], record: _HeadLine) -> None:
+def _apply(found: dict[bytes, dict[int, KnownHead]], removed: dict[bytes, int], record: _HeadLine) -> None:
     volume_id = bytes.fromhex(record.volume)
     if record.gone:
         found.pop(volume_id, None)
+        if record.at:
+            removed[volume_id] = record.at
         return
+    removed.pop(volume_id, None)
     # Readers meet the old or the new value: threads look without a lock.
     lines = dict(found.get(volume_id, {}))
     known = lines.get(record.line)

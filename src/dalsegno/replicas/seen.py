@@ -90,6 +90,10 @@ class SeenOnServers:
             before = hex_short(other or b"")
             self._differ(volume, f"is another volume than it was (#{hex_short(volume.id)}, before #{before})")
             return states
+        removed_ns = self.heads.removed_ns(volume.id) if not known else None
+        if removed_ns is not None:
+            self._differ(volume, f"was removed on {show_time(removed_ns)}, and is there again")
+            return states
         text = self._compare(states, known, one=one)
         if text is not None:
             states = {name: state for name, state in again().items() if state.id == volume.id} or states
@@ -234,7 +238,7 @@ class SeenOnServers:
         volume = next(iter(states.values()))
         other = self.heads.named(self._name_of(volume.name))
         if other is not None and other != volume.id:
-            self.heads.forget(other)
+            self.heads.forget(other, removed=False)
         found = {}
         for name, state in states.items():
             head = b"" if state.role == READER else state.head

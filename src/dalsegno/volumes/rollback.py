@@ -69,6 +69,8 @@ class Seen:
     def takes(self, state: VolumeState, known: Mapping[int, KnownHead]) -> bool:
         """Tell whether a state is one of the `known` ones or comes after one, and remember it; `known` came first."""
         if not known:
+            if self.heads.removed_ns(state.id) is not None:
+                return False
             self._put(state, 0)
             return True
         if any((each.head, each.counter) == (state.head, state.counter) for each in known.values()):
@@ -92,6 +94,12 @@ class Seen:
         """Say, once for each volume, that this is not what was here."""
         if state.id not in self._told:
             known = self.heads.of(state.id).values()
+            removed_ns = self.heads.removed_ns(state.id)
+            if not known and removed_ns is not None:
+                text = f"volume {state.name!r} was removed on {show_time(removed_ns)}, and is there again"
+                self._differs(f"{self._place}: {text}: {HOW_TO_ACCEPT}")
+                self._told.add(state.id)
+                return
             newest = max(known, key=lambda each: each.created_ns)
             self._differs(f"{self._place}: {self._difference(state, newest)}: {HOW_TO_ACCEPT}")
             self._told.add(state.id)  # when that ended the command, it does so again
