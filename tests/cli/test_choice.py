@@ -8,6 +8,7 @@ import pytest
 
 from cli_kit import User
 from dalsegno.cli.choice import Facts, choose, find_policy_file
+from dalsegno.terms.errors import BadInput
 from dalsegno.world import places
 
 OWN, SITE = Path("/h/pool"), Path("/srv/pool")
@@ -41,6 +42,16 @@ def test_one_rule_tells_what_a_command_is_about(
     found = choose(known, about_volumes=True)
     assert (found.realm or found.pool) == volumes and why in str(found)
     assert choose(known, about_volumes=False).pool == pools
+
+
+@pytest.mark.parametrize("named", ["pool_option", "pool_named"])
+def test_an_address_of_a_place_that_cannot_hold_a_pool_is_no_directory_of_that_name(named: str) -> None:
+    """Kind of fault: a backup that is believed to be far away, in a directory called `s3:`."""
+    with pytest.raises(BadInput, match="s3://bucket/home: a pool cannot be kept"):
+        choose(Facts(**{named: "s3://bucket/home"}), about_volumes=True)  # type: ignore[arg-type]
+    for text in ("file:///srv/pool", "/srv/pool"):
+        assert choose(Facts(**{named: text}), about_volumes=True).pool == SITE  # type: ignore[arg-type]
+    assert choose(Facts(**{named: "./s3://odd"}), about_volumes=True).pool == Path("s3:/odd")  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -134,3 +145,10 @@ def test_a_policy_that_cannot_be_read_at_all_is_said(user: User, text: str) -> N
     Path(user.environment["DAL_POLICY"]).write_text(text, errors="surrogateescape")
     error = user.quick("clones", code=2).error
     assert "which pool it means cannot be told" in error and error.count("\n") < 4
+
+
+def test_no_pool_is_made_at_an_address_that_is_no_directory(user: User) -> None:
+    """Kind of fault: a backup that is believed to be far away, in a directory called `s3:`."""
+    for words in (("init", "s3://bucket/pool"), ("backup", "--pool", "s3://bucket/pool", "doc")):
+        assert b"name a directory" in user.quick(*words, code=2).err
+    assert not (user.home / "s3:").exists()

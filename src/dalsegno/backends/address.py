@@ -32,5 +32,13 @@ def open_backend(place: Path | str | Backend) -> Backend:
     match = _SCHEME.match(place)
     scheme = match[1] if match else ""
     if scheme not in SCHEMES:
-        raise BadInput(f"{place}: no places of kind {scheme}:// are known")
+        raise BadInput(f"{place}: a pool cannot be kept in places of kind {scheme}:// yet: name a directory")
     return SCHEMES[scheme](place)
+
+
+def directory_of(address: str) -> Path:
+    """Return the directory that a path or an address means. BadInput: it means none."""
+    directory = open_backend(address).directory
+    if directory is None:
+        raise BadInput(f"{address}: is no directory of this machine, and this needs one")
+    return directory

@@ -10,6 +10,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from dalsegno.backends.address import directory_of
 from dalsegno.pool.settings import is_pool
 from dalsegno.terms.errors import BadInput
 from dalsegno.world import places
@@ -63,11 +64,11 @@ def choose(facts: Facts, *, about_volumes: bool) -> Choice:
         f"realm {', '.join(facts.realms)} was joined (DAL_REALM names it)" if facts.realms and about_volumes else ""
     )
     if facts.pool_option:
-        return Choice(pool=Path(facts.pool_option), why="--pool")
+        return Choice(pool=directory_of(facts.pool_option), why="--pool")
     if facts.realm_named and about_volumes:
         return Choice(realm=facts.realm_named, why="DAL_REALM")
     if facts.pool_named:
-        return Choice(pool=Path(facts.pool_named), why="DAL_POOL")
+        return Choice(pool=directory_of(facts.pool_named), why="DAL_POOL")
     if facts.policy_pool is not None:
         others = tuple(filter(None, (own if facts.policy_pool != facts.own_pool else "", joined)))
         return Choice(pool=facts.policy_pool, why=f"the policy {facts.policy}", is_policys=True, others=others)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dalsegno.actions import keep
 from dalsegno.assembly.local import create_pool
+from dalsegno.backends.address import directory_of
 from dalsegno.cli.choice import key_path, pool_path
 from dalsegno.cli.door import open_house
 from dalsegno.cli.key import KEEP_THE_KEY
@@ -48,7 +49,7 @@ def add_stats(parser: Parser) -> None:
 
 
 def _init(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    path = Path(arguments.path) if arguments.path is not None else pool_path(arguments)
+    path = directory_of(arguments.path) if arguments.path is not None else pool_path(arguments)
     passphrase = read_passphrase(confirm=True) if arguments.encryption == "passphrase" else None
     with create_pool(
         path,
