@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from dalsegno.formats.scan_cache import KEY, KEY_BYTES
 from dalsegno.host import cache
-from dalsegno.host.cache import KEY, KEY_BYTES, CacheBuilder, ScanCache, load_cache
+from dalsegno.host.cache import CacheBuilder, ScanCache, load_cache
 
 REVISION = b"r" * 32
 

@@ -5,8 +5,8 @@ from random import Random
 import pytest
 
 from dalsegno.formats.objects import ENTRY_FILE, Entry
+from dalsegno.formats.scan_cache import KEY_BYTES, LINK
 from dalsegno.host import linked
-from dalsegno.host.cache import KEY_BYTES, LINK
 from dalsegno.host.linked import LinkedFiles
 
 

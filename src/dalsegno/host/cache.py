@@ -1,21 +1,11 @@
 """The scan cache: what a scan saw, so that the next one reads only what changed. Local, rebuildable, never trusted
-further than its checksum.
+further than its checksum. Its bytes: formats/scan_cache.py.
 
-    magic 8 | revision 32 | directory_count u64 | link_count u64 | keys_bytes u64 | started_ns u64 (72 bytes)
-    keys: 44 bytes an entry, in the order of the directory object:
-        ino, size u64; ctime s i64, ns u32; mtime s i64, ns u32; birth u32
-    directories: dev, ino u64, names hash 16, directory id 32, keys offset u64, entry count u64
-    links: dev, ino, node u64, key 44
-    blake3-256 of all before
-
-A key whose ctime has impossible nanoseconds (`unproven`) never equals: the file changed so shortly before the scan that
-its times prove nothing. `birth` folds the birth time: inode numbers are given out again, with another birth time.
 The file is mapped, not loaded: with 2,000,000 entries it has 90 MB.
 """
 
 import mmap
 import os
-import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -27,46 +17,33 @@ from typing import Final
 import numpy as np
 from blake3 import blake3
 
+from dalsegno.formats.scan_cache import (
+    DIGEST_BYTES,
+    DIRECTORY,
+    DIRECTORY_COLUMNS,
+    HEADER,
+    KEY,
+    KEY_BYTES,
+    KEY_COLUMNS,
+    LINK,
+    LINK_COLUMNS,
+    CachedDirectory,
+    Header,
+    decode_header,
+    encode_header,
+)
 from dalsegno.terms.errors import DalError
 from dalsegno.terms.sizes import MIB
 from dalsegno.world.clock import real_now_ns
 from dalsegno.world.files import ScratchFile, make_directory
 
-MAGIC: Final = b"DALSCAN2"
-HEADER: Final = struct.Struct("<8s32sQQQQ")
-KEY: Final = struct.Struct("<QQqIqII")
-DIRECTORY: Final = struct.Struct("<QQ16s32sQQ")
-LINK: Final = struct.Struct("<QQQ44s")
 SCAN_SUFFIX: Final = ".scan"
 TEMPORARY_SUFFIX: Final = ".tmp"
 LEFT_BEHIND_NS: Final = 24 * 3600 * 10**9
-KEY_BYTES: Final = KEY.size
-KEY_NONE: Final = bytes(KEY_BYTES)
-BIRTH_MASK: Final = 0xFFFFFFFF
-DIGEST_BYTES: Final = 32
 PIECE_BYTES_MAX: Final = 4 * MIB
 """Keys of changed directories beyond this wait in a scratch file."""
 WINDOW_BYTES: Final = 8 * MIB
 TOUCHED_BYTES_MAX: Final = 16 * MIB
-_CTIME_NS_OFFSET: Final = 24
-_CTIME_NS_NEVER: Final = b"\xff\xff\xff\xff"
-_KEY_COLUMNS: Final = np.dtype(
-    {"names": ["ino", "birth"], "formats": ["<u8", "<u4"], "offsets": [0, 40], "itemsize": KEY_BYTES}
-)
-_DIRECTORY_COLUMNS: Final = np.dtype(
-    {"names": ["ino", "offset"], "formats": ["<u8", "<u8"], "offsets": [8, 64], "itemsize": DIRECTORY.size}
-)
-_LINK_COLUMNS: Final = np.dtype(
-    {"names": ["ino", "node"], "formats": ["<u8", "<u8"], "offsets": [8, 16], "itemsize": LINK.size}
-)
-assert KEY_BYTES == 44 and DIRECTORY.size == 80 and LINK.size == 68
-
-CachedDirectory = tuple[int, int, bytes, bytes, int, int]
-
-
-def unproven(key: bytes) -> bytes:
-    """Return a key that equals no file's, but still tells inode and birth."""
-    return key[:_CTIME_NS_OFFSET] + _CTIME_NS_NEVER + key[_CTIME_NS_OFFSET + 4 :]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,18 +76,18 @@ class _Column:
 class ScanCache:
     """One loaded cache: directories and hard-linked files by (device, inode)."""
 
-    def __init__(self, data: bytes | mmap.mmap) -> None:
-        _magic, self.revision, directory_count, link_count, keys_bytes, _started = HEADER.unpack_from(data)
+    def __init__(self, data: bytes | mmap.mmap, header: Header) -> None:
         self._data = memoryview(data)
-        self._table = HEADER.size + keys_bytes
-        self._links_table = self._table + directory_count * DIRECTORY.size
-        self._key_count = keys_bytes // KEY_BYTES
-        self.link_count: int = link_count
-        rows = np.frombuffer(data, _DIRECTORY_COLUMNS, directory_count, self._table)
+        self.revision = header.revision
+        self._table = header.directories_start
+        self._links_table = header.links_start
+        self._key_count = header.keys_bytes // KEY_BYTES
+        self.link_count = header.link_count
+        rows = np.frombuffer(data, DIRECTORY_COLUMNS, header.directory_count, self._table)
         self._directories = _Column(rows["ino"])
         # Always a copy: of one row numpy would give the place in the file, which need not be aligned.
         self._offsets = np.array(rows["offset"], dtype=np.uint64).data
-        links = np.frombuffer(data, _LINK_COLUMNS, link_count, self._links_table)
+        links = np.frombuffer(data, LINK_COLUMNS, header.link_count, self._links_table)
         self._links = _Column(links["ino"])
         self._link_nodes: _Column | None = None
         self._files: _Column | None = None
@@ -153,14 +130,14 @@ class ScanCache:
     def knows_link(self, node: int) -> bool:
         """Tell whether a hard-linked file has this node."""
         if self._link_nodes is None:
-            links = np.frombuffer(self._data, _LINK_COLUMNS, self.link_count, self._links_table)
+            links = np.frombuffer(self._data, LINK_COLUMNS, self.link_count, self._links_table)
             self._link_nodes = _Column(links["node"])
         return next(self._link_nodes.rows(node), None) is not None
 
     def find(self, device: int, inode: int, birth: int) -> Iterator[Place]:
         """Yield where a file of this inode and birth was. The first call sorts all inodes: 12 bytes an entry."""
         if self._files is None:
-            self._files = _Column(np.frombuffer(self._data, _KEY_COLUMNS, self._key_count, HEADER.size)["ino"])
+            self._files = _Column(np.frombuffer(self._data, KEY_COLUMNS, self._key_count, HEADER.size)["ino"])
         for row in self._files.rows(inode):
             start = HEADER.size + row * KEY_BYTES
             key = bytes(self._data[start : start + KEY_BYTES])
@@ -182,18 +159,15 @@ def load_cache(path: Path, *, revision: bytes) -> ScanCache | None:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError:
         return None
-    if data[:8] != MAGIC or data[8:40] != revision:
-        return None
-    _magic, _revision, directory_count, link_count, keys_bytes, _started = HEADER.unpack_from(data)
-    size = HEADER.size + keys_bytes + directory_count * DIRECTORY.size + link_count * LINK.size + DIGEST_BYTES
-    if size != len(data):
+    header = decode_header(data[: HEADER.size])
+    if header is None or header.revision != revision or header.file_bytes != len(data):
         return None
     digest = blake3()
     for window in _windows(memoryview(data)[:-DIGEST_BYTES]):
         digest.update(window)
     if digest.digest() != data[-DIGEST_BYTES:]:
         return None
-    cache = ScanCache(data)
+    cache = ScanCache(data, header)
     data.madvise(mmap.MADV_DONTNEED)
     return cache
 
@@ -287,13 +261,12 @@ class CacheBuilder:
         Not synced: a torn one is noticed by its checksum and rebuilt.
         """
         self._end_kept()
-        header = HEADER.pack(
-            MAGIC,
-            revision,
-            len(self._directories) // DIRECTORY.size,
-            self._link_count,
-            self._keys_bytes,
-            max(0, self._started_ns),
+        header = Header(
+            revision=revision,
+            directory_count=len(self._directories) // DIRECTORY.size,
+            link_count=self._link_count,
+            keys_bytes=self._keys_bytes,
+            started_ns=max(0, self._started_ns),
         )
         make_directory(path.parent)  # beside caches stands what must last, below the same directories
         temporary = path.with_name(path.name + f".{os.getpid()}{TEMPORARY_SUFFIX}")
@@ -301,7 +274,7 @@ class CacheBuilder:
         try:
             temporary.unlink(missing_ok=True)  # of an earlier process of this number, or put there to lead elsewhere
             with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-                for piece in chain((header, *self._pieces, self._directories), self._link_records()):
+                for piece in chain((encode_header(header), *self._pieces, self._directories), self._link_records()):
                     data = self._read_back(piece) if isinstance(piece, tuple) else piece
                     for window in _windows(memoryview(data)):
                         digest.update(window)

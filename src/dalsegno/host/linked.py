@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from dalsegno.formats.objects import Entry
-from dalsegno.host.cache import KEY_BYTES, LINK
+from dalsegno.formats.scan_cache import KEY_BYTES, LINK
 from dalsegno.host.links import Rows
 from dalsegno.terms.errors import DalError
 from dalsegno.terms.sizes import MIB

@@ -10,7 +10,7 @@ import msgspec
 from blake3 import blake3
 
 from dalsegno.formats.objects import Entry
-from dalsegno.host.cache import KEY_BYTES
+from dalsegno.formats.scan_cache import KEY_BYTES
 from dalsegno.pool.contract import Sink
 from dalsegno.trees.build import DirectoryBuilder, store_directory
 

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from dalsegno.chunks.cut import Cutter
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry, Revision
+from dalsegno.formats.scan_cache import BIRTH_MASK, KEY, KEY_BYTES, KEY_NONE, CachedDirectory, unproven
 from dalsegno.host import attributes
 from dalsegno.host.attributes import (
     STATX,
@@ -34,16 +35,7 @@ from dalsegno.host.attributes import (
     libc_statx,
     statx_error,
 )
-from dalsegno.host.cache import (
-    BIRTH_MASK,
-    KEY,
-    KEY_BYTES,
-    KEY_NONE,
-    CacheBuilder,
-    CachedDirectory,
-    ScanCache,
-    unproven,
-)
+from dalsegno.host.cache import CacheBuilder, ScanCache
 from dalsegno.host.descent import DIRECTORY_FLAGS, PLACE_FLAGS, Descent
 from dalsegno.host.ignore import CACHE_TAG_FILE, IgnoreProblem, Rules, Scope, enter_scope, open_scope
 from dalsegno.host.linked import LinkedFiles
