@@ -26,10 +26,10 @@ import msgspec
 
 from dalsegno.assembly.local import create_pool, open_pool
 from dalsegno.formats import messages, objects
+from dalsegno.formats.object_records import Record
 from dalsegno.formats.objects import Entry, Revision
 from dalsegno.replicas import wire
 from dalsegno.replicas.blocks import BlockSource
-from dalsegno.replicas.contract import Record
 from dalsegno.replicas.remote import RemoteSite
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.build import store_directory

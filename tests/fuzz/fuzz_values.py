@@ -11,6 +11,7 @@ from zlib import crc32
 import msgspec
 
 from dalsegno.formats import messages, objects, pack
+from dalsegno.formats.object_records import decode_records
 from dalsegno.formats.pack_records import apply_delta
 from dalsegno.mount.listing import Kept, LinkCounts, Listings
 from dalsegno.pool.pack_read import PackReader
@@ -196,7 +197,7 @@ def message(data: bytes) -> None:
 
 def records(data: bytes) -> None:
     """The objects in the answer of `block`."""
-    for kind, _, payload in wire.decode_records(data):
+    for kind, _, payload in decode_records(data):
         if kind != objects.KIND_CHUNK:
             with suppress(DalError):
                 list(objects.references(kind, payload))

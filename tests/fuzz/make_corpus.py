@@ -20,10 +20,10 @@ from dalsegno.chunks.recipients import age_identity
 from dalsegno.chunks.signatures import public_text
 from dalsegno.formats import media, messages, objects, pack, pack_block, pack_header, pack_trailer
 from dalsegno.formats.join import Join, format_join
+from dalsegno.formats.object_records import encode_records
 from dalsegno.pool.holders import key_file_holder
 from dalsegno.pool.keys import key_file_text
 from dalsegno.pool.settings import Holder, KdfCost, PoolSettings, encode_settings
-from dalsegno.replicas import wire
 from dalsegno.trees.read import links_key
 from kit import REALM, ref_path
 from make_ref_v1 import REF
@@ -168,7 +168,7 @@ def seeds() -> dict[str, list[bytes]]:
         "message": list(bodies()),
         "answer": list(answers()),
         "records": [
-            wire.encode_records([(1, b"r" * 32, b"x" * 50), (3, b"s" * 32, payload)]) for payload in object_payloads()
+            encode_records([(1, b"r" * 32, b"x" * 50), (3, b"s" * 32, payload)]) for payload in object_payloads()
         ][:6],
         "words": [
             b"backup\0--level\x002\0--record\0--clone-age\x0030m\0./a\\nb",

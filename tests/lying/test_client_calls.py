@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from dalsegno.formats import messages
+from dalsegno.formats.object_records import encode_records
 from dalsegno.replicas import wire
 from dalsegno.replicas.remote import ANSWER_BYTES_MAX, RemoteSite
 from dalsegno.replicas.transfer import fetch
@@ -101,7 +102,7 @@ ASKED: dict[str, tuple[Ask, Any]] = {
     "send_dump": (lambda site: site.send_dump(DUMP, 0, b"x"), SIZE),
     "drop_dump": (lambda site: site.drop_dump(DUMP), wire.Done()),
     "state": (lambda site: site.state("home"), STATE),
-    "block": (lambda site: site.block("home", ObjectId(REVISION)), wire.encode_records([(1, REVISION, b"x" * 50)])),
+    "block": (lambda site: site.block("home", ObjectId(REVISION)), encode_records([(1, REVISION, b"x" * 50)])),
     "missing": (lambda site: list(site.missing("home", [REVISION], [])), (REVISION + b"\1\0\0\x10") * 3),
     "objects": (lambda site: b"".join(site.objects("home", REVISION)), b"a pack"),
     "have": (lambda site: site.have("home", REVISION * 2), b"\1\0"),
@@ -246,7 +247,7 @@ def test_a_table_of_clones_that_is_none_is_not_used(what: str) -> None:
     def lie(asked: Any) -> Said:
         if asked.call == "block":
             found = records.get(bytes.fromhex(parse_qs(urlsplit(asked.path).query)["id"][0]))
-            return Said(status=404) if found is None else Said(body=wire.encode_records(found))
+            return Said(status=404) if found is None else Said(body=encode_records(found))
         return Said(body=messages.encode(state))
 
     with Liar() as liar:

@@ -7,8 +7,8 @@ import pytest
 from memory_site import VOLUME, MemorySite
 
 from dalsegno.formats import objects
+from dalsegno.formats.object_records import Record
 from dalsegno.replicas import nearest
-from dalsegno.replicas.contract import Record
 from dalsegno.replicas.nearest import FAILED_NS, MEASURED_NS, NearestSource, Nearness
 from dalsegno.terms.errors import Damaged, NoAccess, NotFound, Unavailable
 from dalsegno.terms.ids import ObjectId

@@ -8,10 +8,11 @@ import msgspec
 import numpy as np
 
 from dalsegno.formats import objects, pack
+from dalsegno.formats.object_records import Record
 from dalsegno.formats.objects import Entry, Revision, references
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pack_write import PackWriter, new_header
-from dalsegno.replicas.contract import LEASE_SECONDS, Record
+from dalsegno.replicas.contract import LEASE_SECONDS
 from dalsegno.replicas.transfer import Spool
 from dalsegno.terms.errors import (
     AlreadyThere,

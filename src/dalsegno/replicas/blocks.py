@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from typing import Final, Protocol
 
-from dalsegno.replicas.contract import Record
+from dalsegno.formats.object_records import Record
 from dalsegno.terms.errors import NotFound
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.terms.sizes import KIB, MIB

@@ -11,6 +11,7 @@ Unavailable (no answer: it may or may not have been done).
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol, runtime_checkable
 
+from dalsegno.formats.object_records import Record
 from dalsegno.terms.ids import ObjectId
 from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.state import Release, ReplicaSet, VolumeState
@@ -23,9 +24,6 @@ BLOCK_ANSWER_BYTES_MAX: Final = 2 * 1024 * 1024
 """Payload bytes in one answer of `block`, about."""
 BATCH_BYTES_TARGET: Final = 64 * 1024 * 1024
 """Payload bytes in one `objects` call, about."""
-
-Record = tuple[int, bytes, bytes]
-"""Kind, id and payload of an object."""
 
 
 @runtime_checkable

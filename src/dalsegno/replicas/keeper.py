@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from dalsegno.formats import pack
+from dalsegno.formats.object_records import Record
 from dalsegno.formats.object_rows import encode_rows
 from dalsegno.formats.objects import (
     KIND_CHUNK,
@@ -33,7 +34,7 @@ from dalsegno.pool.adopt import ADOPTED_BYTES_MAX, JOINED_SUFFIX, Adopter, Stand
 from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pack_write import SENT_PENDING_MAX, PackWriter, new_header
 from dalsegno.pool.pool import Pool
-from dalsegno.replicas.contract import BATCH_IDS_MAX, BLOCK_ANSWER_BYTES_MAX, LEASE_SECONDS, Record
+from dalsegno.replicas.contract import BATCH_IDS_MAX, BLOCK_ANSWER_BYTES_MAX, LEASE_SECONDS
 from dalsegno.terms.errors import (
     AlreadyThere,
     BadInput,

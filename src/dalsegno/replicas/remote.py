@@ -21,12 +21,13 @@ from blake3 import blake3
 from dalsegno.chunks.realm import CHUNK_SEED_MAX, Realm, WriteKey
 from dalsegno.formats import messages
 from dalsegno.formats.join import Join, check_fingerprint, split_url
+from dalsegno.formats.object_records import Record, decode_records
 from dalsegno.formats.object_rows import ROW_BYTES, are_possible
 from dalsegno.replicas import wire
 from dalsegno.replicas.answers import check, check_named_clone
 from dalsegno.replicas.blocks import BlockSource
 from dalsegno.replicas.connections import SEND_BYTES, Connection, Plain, Response, Sealed, pinned_context
-from dalsegno.replicas.contract import BLOCK_ANSWER_BYTES_MAX, LEASE_SECONDS, Record
+from dalsegno.replicas.contract import BLOCK_ANSWER_BYTES_MAX, LEASE_SECONDS
 from dalsegno.replicas.view import Placed, RealmView, check_realm_name
 from dalsegno.replicas.wire import PROTOCOL, PROTOCOL_HEADER
 from dalsegno.terms.errors import BadInput, DalError, Moved, NoAccess, Unavailable, error_kinds
@@ -544,7 +545,7 @@ class RemoteSite:
         """Return an object and those stored beside it, about `bytes_max` bytes. Who asks checks each by its id."""
         query = {"id": identity.hex(), **({"most": str(bytes_max)} if bytes_max < BLOCK_ANSWER_BYTES_MAX else {})}
         answer = self._request("GET", self._volume(volume, "block"), query=query)
-        return list(wire.decode_records(answer.read(wire.BLOCK_BYTES_MAX)))
+        return list(decode_records(answer.read(wire.BLOCK_BYTES_MAX)))
 
     def missing(self, volume: str, targets: Sequence[bytes], bases: Sequence[bytes]) -> Iterator[bytes]:
         """Yield rows (many joined at a time) for what `targets` reach and the newest fitting of `bases` does not."""

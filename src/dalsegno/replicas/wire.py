@@ -1,13 +1,10 @@
 """What crosses between a RemoteSite and a server, as values (docs/formats/http.md). Both sides write and read these."""
 
-import struct
-from collections.abc import Iterable, Iterator
 from typing import Annotated, Final, Literal
 
 import msgspec
 
-from dalsegno.replicas.contract import LEASE_SECONDS, Record
-from dalsegno.terms.errors import Damaged
+from dalsegno.replicas.contract import LEASE_SECONDS
 from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES
 from dalsegno.terms.sizes import MIB
 from dalsegno.volumes.clones import Clone
@@ -20,14 +17,11 @@ REQUEST_HEADER: Final = "X-Request-Id"
 KEY_HEADER: Final = "Dal-Key-Generation"
 """How many secrets the realm's key has at the server that answers; without it one."""
 BLOCK_BYTES_MAX: Final = 64 * MIB
-BLOCK_RECORDS_MAX: Final = 200_000
-"""Objects that are stored side by side: a block is closed when it has a few MiB, and none is smaller than its id."""
 WATCH_SECONDS_MAX: Final = 300
 LEASE_SECONDS_MAX: Final = 300
 LIST_MAX: Final = 20_000
 RECIPIENTS_CHARACTERS_MAX: Final = 4096
 """Of all public keys for which a dump is asked for: they stand in the request's head."""
-_RECORD: Final = struct.Struct("<B32sI")
 
 ObjectIdBytes = Annotated[bytes, msgspec.Meta(min_length=OBJECT_ID_BYTES, max_length=OBJECT_ID_BYTES)]
 UploadId = Annotated[bytes, msgspec.Meta(min_length=UUID_BYTES, max_length=UUID_BYTES)]
@@ -228,27 +222,3 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: Failure
     moved_to: Place | None = None
     """Where the volume is now, when that is what is wrong."""
-
-
-def encode_records(records: Iterable[Record]) -> bytes:
-    """Return the bytes of `block`: for each record its kind, id and length, then the payload."""
-    parts = []
-    for kind, identity, payload in records:
-        parts.append(_RECORD.pack(kind, identity, len(payload)))
-        parts.append(payload)
-    return b"".join(parts)
-
-
-def decode_records(data: bytes) -> Iterator[Record]:
-    """Yield the records in the answer of `block`."""
-    offset = count = 0
-    while offset < len(data):
-        count += 1
-        if offset + _RECORD.size > len(data) or count > BLOCK_RECORDS_MAX:
-            raise Damaged("block: cut short")
-        kind, identity, length = _RECORD.unpack_from(data, offset)
-        offset += _RECORD.size
-        if offset + length > len(data):
-            raise Damaged("block: cut short")
-        yield kind, identity, data[offset : offset + length]
-        offset += length

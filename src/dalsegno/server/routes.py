@@ -8,6 +8,7 @@ import msgspec
 
 from dalsegno.actions import serve as actions
 from dalsegno.actions.session import House
+from dalsegno.formats.object_records import encode_records
 from dalsegno.replicas import wire
 from dalsegno.replicas.contract import Reopener, Site
 from dalsegno.replicas.keeper import Keeper
@@ -295,7 +296,7 @@ def _block(service: Service, ask: Ask) -> bytes:
     if not ask.token.allows_everywhere(READ):
         # What lies beside may be of other volumes.
         records = service.shown.choose(ask.token.id, wanted, records)
-    return wire.encode_records(records)
+    return encode_records(records)
 
 
 def _missing(service: Service, ask: Ask) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from dalsegno.formats import objects
-from dalsegno.replicas.contract import Record
+from dalsegno.formats.object_records import Record
 from dalsegno.terms.errors import Damaged
 from dalsegno.world.workers import new_lock
 
