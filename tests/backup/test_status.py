@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
+from dalsegno.backup.days import Today
 from dalsegno.backup.metrics import metrics_text
 from dalsegno.backup.policy import Program, SetPolicy
 from dalsegno.backup.prune_plan import is_safe
@@ -82,7 +83,7 @@ def drill(day: int, *findings: str) -> Drill:
 
 
 def judged(entries: list[DumpEntry], where: dict, *, day: int, last_drill: Drill | None = None) -> VolumeStatus:
-    return volume_status("home", entries, where, HOMES, last_drill=last_drill, day=EPOCH + day, next_day=None, zone=UTC)
+    return volume_status("home", entries, where, HOMES, last_drill=last_drill, today=Today(day=EPOCH + day, zone=UTC))
 
 
 def test_newest_good_needs_its_whole_chain() -> None:
@@ -177,10 +178,7 @@ def test_a_target_that_holds_less_than_the_policy_says_is_a_risk_everywhere() ->
             [dump(1)],
             {(1).to_bytes(16, "big"): held},
             chosen,
-            last_drill=None,
-            day=EPOCH + 1,
-            next_day=None,
-            zone=UTC,
+            today=Today(day=EPOCH + 1, zone=UTC),
         )
 
     assert (status_of([*twice, *shares]).state, status_of([*twice, *shares]).target_count) == (OK, 2)

@@ -7,11 +7,11 @@ from dalsegno.actions.plan import membership
 from dalsegno.actions.retrieve import bad_labels, media_here
 from dalsegno.archive.installation import Installation
 from dalsegno.backup.clones_only import clone_entries
-from dalsegno.backup.days import local_day
+from dalsegno.backup.days import Today, local_day
 from dalsegno.backup.drills import Candidate
 from dalsegno.backup.members import Member
 from dalsegno.backup.records import Copy, DumpEntry, Medium, Run
-from dalsegno.backup.status import SetStatus, next_day_due, set_status, volume_status
+from dalsegno.backup.status import SetStatus, set_status, volume_status
 from dalsegno.terms.errors import DalError
 from dalsegno.terms.events import Report
 from dalsegno.terms.times import SECOND_NS
@@ -48,7 +48,7 @@ def status(site: Installation, states: Iterable[VolumeState], *, now_ns: int, re
     ids = {state.name: state.id for state in states}
     by_name = {state.name: state for state in states}
     shrunk = {state.name: shrunk_from(state) for state in states}
-    day = local_day(now_ns, site.zone)
+    today = Today(day=local_day(now_ns, site.zone), zone=site.zone)
     sets = []
     for chosen in site.policy.sets.values():
         own = [member for member in members if member.set_name == chosen.name]
@@ -60,17 +60,14 @@ def status(site: Installation, states: Iterable[VolumeState], *, now_ns: int, re
             mine, own_copies = entries.get(volume_id, []), copies
             if not chosen.dumps and volume_id:
                 mine, own_copies = clone_entries(by_name[member.volume])
-            today = any(local_day(entry.taken_at_ns, site.zone) == day for entry in mine)
             volumes.append(
                 volume_status(
                     member.volume if not member.is_new else member.source,
                     mine,
                     own_copies,
                     chosen,
+                    today=today,
                     last_drill=site.catalog.last_drill(volume_id) if volume_id else None,
-                    day=day,
-                    next_day=next_day_due(chosen, day=day, dumped_today=today),
-                    zone=site.zone,
                     shrunk_from=shrunk.get(member.volume) if not member.is_new else None,
                 )
             )

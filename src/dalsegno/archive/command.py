@@ -83,7 +83,7 @@ class CommandTarget:
         }
 
     def store(self, source: Path, entry: DumpEntry, *, now_ns: int, report: Report = silent) -> list[Copy]:
-        """Give the dump to `store`, get it back with `fetch`, and compare; docs in targets.Target."""
+        """Give the dump to `store`, get it back with `fetch`, and compare. Unavailable: the program failed; Damaged."""
         name = media_name(source.name, entry.dump_id)
         report(Progress(phase="archive", total_bytes=entry.size_bytes))
         self._run("store", self._policy.store, self._values(entry, name=name, file=source.absolute()))
@@ -102,7 +102,10 @@ class CommandTarget:
         return [copy]
 
     def fetch(self, copies: Sequence[Copy], entry: DumpEntry, to: Path, *, report: Report = silent) -> None:
-        """Have `fetch` write the dump, from its beginning: a program cannot be asked to go on in the middle."""
+        """Have `fetch` write the dump, from its beginning: a program cannot be asked to go on in the middle.
+
+        Unavailable: the program failed. Damaged: what it wrote is not what was stored.
+        """
         make_directory(to.parent)
         partial = to.with_name(to.name + PARTIAL_SUFFIX)
         remove_durable(partial)

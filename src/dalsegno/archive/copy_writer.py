@@ -78,7 +78,10 @@ class CopyWriter:
     """How much fits on media that had less room than they said."""
 
     def write(self) -> list[Copy]:
-        """Write part after part, planning anew when a medium is full before its time. Full, Unavailable, Refused."""
+        """Write part after part, planning anew when a medium is full before its time.
+
+        Full: no medium has room. Unavailable: none is here. Refused: another one is. Damaged: it reads back otherwise.
+        """
         entry, source = self.shipment.entry, self.shipment.source
         head = read_head(source)
         base = new_part_header(entry, kind=PART_NOTE, name=self.shipment.name, head=head, now_ns=self.shipment.now_ns)

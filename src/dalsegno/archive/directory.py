@@ -80,7 +80,7 @@ class DirectoryTarget:
     # Fetch
 
     def fetch(self, copies: Sequence[Copy], entry: DumpEntry, to: Path, *, report: Report = silent) -> None:
-        """Put a dump under `to`; docs in targets.Target."""
+        """Put a dump under `to`; docs in targets.Target. Unavailable: a medium is away. Damaged: take another copy."""
         parts = sorted(copies, key=lambda copy: copy.part)
         make_directory(to.parent)
         with ResumedFile(to) as file:

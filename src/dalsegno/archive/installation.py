@@ -27,7 +27,7 @@ class Installation:
         return ZoneInfo(self.policy.timezone)
 
     def target(self, name: str) -> Target:
-        """Return a target by name."""
+        """Return a target by name; NotFound."""
         found = self.targets.get(name)
         if found is None:
             known = ", ".join(self.targets) or "none"

@@ -79,7 +79,7 @@ def _read_file(place: Path) -> bytes:
 
 
 def write_label(path: Path, *, label: str, target: str, kind: str, now_ns: int) -> Label:
-    """Label the medium at `path`. AlreadyThere, naming it, when it has a label."""
+    """Label the medium at `path`. AlreadyThere, naming it, when it has a label; NotFound; BadInput: a bad label."""
     if not label or len(label) > LABEL_CHARACTERS_MAX or not label.isprintable() or label != label.strip():
         raise BadInput(f"label {label!r}: expected 1 to {LABEL_CHARACTERS_MAX} printable characters")
     if not path.is_dir():
@@ -105,7 +105,7 @@ def look(
     """Return the media in these places: those of the target, strangers, and places whose label cannot be read.
 
     A medium seen twice counts once. `lost`: ids of media, in hexadecimal, that were said to be gone for good:
-    strangers, too.
+    strangers, too. Refused: two media have one label.
     """
     ours: dict[str, Mounted] = {}
     strangers = []
@@ -134,7 +134,7 @@ def look(
 def require_all(looked: Looked, labels: Collection[str] | None, *, target: str) -> None:
     """Refuse to go on with other media than those that were here before: one whose label could not be read is not gone.
 
-    `labels`: those that were here; None: whatever is here now.
+    `labels`: those that were here; None: whatever is here now. Unavailable: one came or went.
     """
     found = {each.label.label for each in looked.ours}
     changed = sorted(found ^ set(labels)) if labels is not None else []
@@ -149,7 +149,7 @@ def settle_label(mounted: Mounted) -> None:
 
 
 def require_same(mounted: Mounted) -> None:
-    """Refuse when another medium is in the place now: it was swapped while we worked."""
+    """Raise Refused when another medium is in the place now: it was swapped while we worked."""
     label = read_label(mounted.path)
     if label is None or label.id != mounted.label.id:
         now = f"medium {label.label!r}" if label is not None else "nothing labelled"

@@ -106,7 +106,7 @@ def new_part_header(entry: DumpEntry, *, kind: int, name: str, head: bytes, now_
 
 
 def read_part_header(path: Path) -> tuple[PartHeader, bytes]:
-    """Return the header of a note, slice or share file, and its bytes as they stand in the file."""
+    """Return the header of a note, slice or share file, and its bytes as they are in the file. Damaged, NotFound."""
     with file_errors(path), open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise Damaged(f"{path}: is no file")
@@ -139,7 +139,7 @@ def file_digest(path: Path, *, phase: str, report: Report, fresh: bool = True) -
 
 
 def write_whole(source: Path, place: Path, header: PartHeader, *, report: Report, pace: Pace) -> None:
-    """Copy a dump to `place` and put its note beside it; durable, and read back, when it returns."""
+    """Copy a dump to `place` and put its note beside it; durable, and read back, when it returns. Full, Damaged."""
     assert header.kind == PART_NOTE
     hasher = blake3()
     with PartialFile(place, mode=PRIVATE_FILE) as file:
@@ -161,7 +161,7 @@ def check_whole(place: Path, digest: bytes, *, report: Report) -> None:
 
 
 def write_slice(source: Path, place: Path, header: PartHeader, *, hasher: blake3, report: Report, pace: Pace) -> blake3:
-    """Write one slice of a dump, read it back, and return `hasher` (the dump so far) with the slice added."""
+    """Write one slice of a dump, read it back, and return `hasher` (the dump so far) with it added. Full, Damaged."""
     assert header.kind == PART_SLICE
     whole, own = hasher.copy(), blake3()
     with PartialFile(place, mode=PRIVATE_FILE) as file:

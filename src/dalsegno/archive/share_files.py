@@ -32,6 +32,7 @@ class ShareReader:
     """The chunks of one share, each checked by its tag; a chunk that is not whole is None."""
 
     def __init__(self, path: Path) -> None:
+        """Open a share. Damaged: it is none; NotFound."""
         self.path = path
         self.header, encoded = read_part_header(path)
         if self.header.kind != PART_SHARE:
@@ -74,7 +75,7 @@ class ShareReader:
 
 
 def decode_stripe(readers: Sequence[ShareReader], stripe: int) -> list[bytes]:
-    """Return the k primary chunks of a stripe, from any k shares whose chunk is whole."""
+    """Return the k primary chunks of a stripe, from any k shares whose chunk is whole. Damaged: there are fewer."""
     k, n = readers[0].header.needed, readers[0].header.parts
     chunks: dict[int, bytes] = {}
     for reader in readers:
@@ -201,7 +202,7 @@ def share_name(name: str, number: int) -> str:
 
 
 def read_stripes(source: Path, entry: DumpEntry, *, k: int, chunk: int) -> Iterator[tuple[bytes, ...]]:
-    """Yield the k primary chunks of every stripe, the last one filled up with zeros."""
+    """Yield the k primary chunks of every stripe, the last one filled up with zeros. Damaged: it is another dump."""
     hasher = blake3()
     pending = bytearray()
 

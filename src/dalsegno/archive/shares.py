@@ -174,7 +174,7 @@ class SharesTarget:
             yield readers
 
     def fetch(self, copies: Sequence[Copy], entry: DumpEntry, to: Path, *, report: Report = silent) -> None:
-        """Put a dump under `to` from any k shares; docs in targets.Target."""
+        """Put a dump under `to` from any k shares; docs in targets.Target. Unavailable: too few are here. Damaged."""
         make_directory(to.parent)
         with self._readers(copies, entry) as readers, ResumedFile(to) as file:
             header = readers[0].header
@@ -224,7 +224,10 @@ class SharesTarget:
         return GOOD if whole else BAD
 
     def repair(self, copies: Sequence[Copy], entry: DumpEntry, *, now_ns: int, report: Report = silent) -> list[Copy]:
-        """Make the shares that are damaged or gone again, from k whole ones, in every directory that is here."""
+        """Make the shares that are damaged or gone again, from k whole ones, in every directory that is here.
+
+        Unavailable: too few are here. Damaged: the dump was stored as another number of shares.
+        """
         by_path = {mounted.path: mounted for mounted in self._reachable()}
         places = {number: by_path[path] for number, path in enumerate(self._policy.paths) if path in by_path}
         labels = {mounted.label.label for mounted in places.values()}

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from zoneinfo import ZoneInfo
 
@@ -9,6 +10,14 @@ from dalsegno.backup.levels import Dumped
 from dalsegno.backup.policy import Policy
 from dalsegno.backup.records import DumpEntry, Run
 from dalsegno.terms.times import SECOND_NS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Today:
+    """The day that something is said of, as `local_day` counts, and the zone in which it begins at midnight."""
+
+    day: int
+    zone: ZoneInfo
 
 
 def zone_of(policy: Policy) -> ZoneInfo:

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from zoneinfo import ZoneInfo
 
 from dalsegno.backup.chains import restorable
-from dalsegno.backup.days import local_day
+from dalsegno.backup.days import Today, local_day
 from dalsegno.backup.policy import SetPolicy
 from dalsegno.backup.records import BAD, Copy, Drill, DumpEntry, usable_copies
 from dalsegno.backup.risks import find_risks, longest_pause, whole_targets
@@ -75,13 +74,12 @@ def volume_status(
     copies: Mapping[bytes, list[Copy]],
     chosen: SetPolicy,
     *,
-    last_drill: Drill | None,
-    day: int,
-    next_day: int | None,
-    zone: ZoneInfo,
+    today: Today,
+    last_drill: Drill | None = None,
     shrunk_from: int | None = None,
 ) -> VolumeStatus:
-    """Return how one volume stands, from its dumps and their copies."""
+    """Return how one volume is, from its dumps and their copies."""
+    day, zone = today.day, today.zone
     problems = find_risks(volume, entries, copies, chosen, day=day, zone=zone)
     state = OK
     if problems:
@@ -96,6 +94,7 @@ def volume_status(
         problems.insert(0, f"its source lost most of its {shrunk_from:,} files and directories: is everything mounted?")
         state = worst((state, WARNING))
     last = newest_good([entry for entry in entries if local_day(entry.made_ns, zone) <= day], copies, among=entries)
+    dumped_today = any(local_day(entry.taken_at_ns, zone) == day for entry in entries)
     held = whole_targets(copies.get(last.dump_id, []), chosen) if last is not None else set()
     return VolumeStatus(
         set_name=chosen.name,
@@ -106,7 +105,7 @@ def volume_status(
         target_count=len(held),
         targets_wanted=chosen.copies_wanted,
         last_drill=last_drill,
-        next_day=next_day,
+        next_day=next_day_due(chosen, day=day, dumped_today=dumped_today),
         has_dumps=chosen.dumps,
         shrunk_from=shrunk_from,
     )
