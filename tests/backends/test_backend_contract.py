@@ -225,6 +225,20 @@ def test_only_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
     assert not (tmp_path / "three.partial").exists()
 
 
+def test_a_value_has_one_name_in_messages_also_in_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that names its file twice, since the name is written in two ways."""
+    monkeypatch.chdir(tmp_path)
+    for root in (Path("."), Path("pool"), tmp_path):
+        backend = LocalBackend(root)
+        backend.create("packs/one", b"")
+        value = backend.open("packs/one")
+        assert str(value.path) == backend.where("packs/one")
+        value.close()
+    assert backend.where("") == f"{tmp_path}/"
+
+
 def test_an_address_names_its_backend(tmp_path: Path) -> None:
     for place in (tmp_path, str(tmp_path), f"file://{tmp_path}"):
         assert open_backend(place).directory == tmp_path

@@ -117,7 +117,7 @@ class Backend(Protocol):
         ...
 
     def where(self, name: str) -> str:
-        """Return what to call a value in a message."""
+        """Return what to call a value in a message; of the empty name, what all of these begin with."""
         ...
 
     # Values that never change

@@ -86,8 +86,8 @@ class LocalBackend:
         return self.place
 
     def where(self, name: str) -> str:
-        """Return the path of a value."""
-        return os.path.join(self.place, name)
+        """Return the path of a value; of the empty name, the beginning of all paths."""
+        return str(self.root / name) if name else os.path.join(self.place, "")
 
     def open(self, name: str) -> OpenValue:
         """Open a value for many reads."""
