@@ -10,6 +10,7 @@ SCENE = Scene(
     between={
         "dal key add --passphrase": "export DAL_NEW_PASSPHRASE=first",
         "dal key passphrase": "export DAL_NEW_PASSPHRASE=second",
+        "dal key trust-signer": "ssh-keygen -q -t ed25519 -N '' -f hers; cp hers.pub anna-signs.pub",
         "dal --key typed.txt": "grep '^[1-4]:' page.txt > typed.txt; mv ~/.config/dalsegno/keys ~/keys-lost",
     },
     after="""
