@@ -230,13 +230,13 @@ def test_a_value_has_one_name_in_messages_also_in_the_current_directory(
 ) -> None:
     """A message that names its file twice, since the name is written in two ways."""
     monkeypatch.chdir(tmp_path)
-    for root in (Path("."), Path("pool"), tmp_path):
+    for root in (Path("."), Path("pool"), tmp_path / "other"):
         backend = LocalBackend(root)
         backend.create("packs/one", b"")
         value = backend.open("packs/one")
         assert str(value.path) == backend.where("packs/one")
         value.close()
-    assert backend.where("") == f"{tmp_path}/"
+    assert backend.where("") == f"{tmp_path}/other/"
 
 
 def test_an_address_names_its_backend(tmp_path: Path) -> None:
