@@ -116,7 +116,8 @@ def _sealed_key(
             if pack_id == header.pack_id:
                 return key, id_key, generation
     raise NoAccess(
-        "the pack's key does not open with this key (it may be of after a change of the key: `dal key import`)"
+        "the pack's key does not open with this key (was the key changed elsewhere? `dal key rotate --to COPY` here, "
+        "or `dal key import COPY`)"
     )
 
 
