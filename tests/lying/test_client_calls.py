@@ -85,7 +85,10 @@ NOT_ASKED = {"health", "metrics", "openapi"}
 """Calls that our client has no use for."""
 ASKED: dict[str, tuple[Ask, Any]] = {
     "server": (lambda site: site.server(), INFO),
-    "key": (lambda site: vars(site.key())["secret"], wire.RealmKey(realm=b"m" * 16, secret=b"s" * 32)),
+    "key": (
+        lambda site: site.key().secrets,
+        wire.RealmKey(realm=b"m" * 16, secret=b"s" * 32, older=[b"o" * 32], generation=2),
+    ),
     "realm": (lambda site: site.view(), VIEW),
     "publish": (lambda site: site.publish(Placed(name="home", id=ID, replicas=REPLICAS)), wire.Done()),
     "forget": (lambda site: site.forget("home"), wire.Done()),
