@@ -9,7 +9,7 @@ import pytest
 from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.merge import merge_dumps
-from dalsegno.dumps.plan import choose_base, choose_level, plan_dump, record_dump
+from dalsegno.dumps.plan import RECORDS_KEPT_MAX, choose_base, choose_level, plan_dump, record_dump
 from dalsegno.dumps.verify import salvage_dump, verify_dump, verify_stream
 from dalsegno.dumps.write import write_dump
 from dalsegno.formats import objects
@@ -248,3 +248,28 @@ def test_the_base_is_the_newest_record_of_a_lower_level(levels, level, base):
     assert choose_level(history) == (min(9, levels[-1] + 1) if levels else 0)
     with pytest.raises(BadInput):
         choose_base(history, level=10)
+
+
+def test_the_full_dump_that_all_others_build_on_is_never_forgotten():
+    """Kind: a list that is cut at its old end loses what its new end stands on."""
+    state = VolumeState(id=bytes(16), name="home", kind="native", source=b"", created_ns=1)
+
+    def record(number: int, *, level: int, base: int | None) -> DumpRecord:
+        return DumpRecord(
+            dump_id=number.to_bytes(16, "big"),
+            level=level,
+            revision=bytes(32),
+            base_dump=base.to_bytes(16, "big") if base is not None else b"",
+            taken_at_ns=number,
+            path="",
+            size_bytes=1,
+        )
+
+    full = record(1, level=0, base=None)
+    many = [record(number, level=1, base=1) for number in range(2, RECORDS_KEPT_MAX + 20)]
+    state = msgspec.structs.replace(state, dumps=[full, *many[: RECORDS_KEPT_MAX - 1]])
+    for each in many[RECORDS_KEPT_MAX - 1 :]:
+        state = record_dump(state, each)
+    assert len(state.dumps) == RECORDS_KEPT_MAX
+    assert state.dumps[0] == full and state.dumps[-1] == many[-1]
+    assert choose_base(state.dumps, level=1) == full

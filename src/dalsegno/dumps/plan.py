@@ -112,7 +112,23 @@ def record_dump(state: VolumeState, record: DumpRecord) -> VolumeState:
     if any(known.dump_id == record.dump_id for known in state.dumps):
         return state
     records = sorted([*state.dumps, record], key=lambda known: known.taken_at_ns)
-    return msgspec.structs.replace(state, dumps=records[-RECORDS_KEPT_MAX:])
+    if len(records) > RECORDS_KEPT_MAX:
+        needed = _bases_of_next(records)
+        surplus = [each.dump_id for each in records if each.dump_id not in needed][: len(records) - RECORDS_KEPT_MAX]
+        records = [each for each in records if each.dump_id not in set(surplus)]
+    return msgspec.structs.replace(state, dumps=records)
+
+
+def _bases_of_next(records: Sequence[DumpRecord]) -> set[bytes]:
+    """Return the dumps that a next one may start from, the newest of each level and recorder, and what these need."""
+    by_id = {each.dump_id: each for each in records}
+    newest = {(each.recorder, each.level): each.dump_id for each in records}
+    needed: set[bytes] = set()
+    for dump_id in newest.values():
+        while dump_id in by_id and dump_id not in needed:
+            needed.add(dump_id)
+            dump_id = by_id[dump_id].base_dump
+    return needed
 
 
 def built_on(history: Sequence[DumpRecord], dump_id: bytes) -> list[DumpRecord]:
