@@ -15,7 +15,7 @@ from dalsegno.actions.keep import gc, stats, verify_pool, volume_stats
 from dalsegno.actions.merge import merge
 from dalsegno.actions.restore import restore, restore_volume
 from dalsegno.actions.session import House
-from dalsegno.assembly import create_pool, open_pool
+from dalsegno.assembly.local import create_pool, open_pool
 from dalsegno.backends.memory import MemoryBackend
 from dalsegno.pool.pool import Pool
 from dalsegno.terms.errors import AlreadyThere, NoAccess, Refused
