@@ -164,6 +164,17 @@ def test_a_frame_that_lies_is_damaged_before_anything_is_read(stored: int) -> No
         pack_block.decode_frame(pack.LAYOUTS[2], pack.FRAME.pack(stored), offset=5)
 
 
+@pytest.mark.parametrize("length", [0, 16, 31, 33])
+def test_a_sealed_key_of_another_length_is_damaged(tmp_path: Path, length: int) -> None:
+    """The kind: a value behind a right seal that nobody looked at. Without a key, blocks would count as not sealed."""
+    header, _ = new_header(REALM, kind=pack.PACK_POOL, sealed=True)
+    wrapped = REALM.wrap_key(bytes(length), context=header.pack_id)
+    front = pack_header.encode_front(msgspec.structs.replace(header, keys=[(pack.KEY_REALM, wrapped)]))
+    (tmp_path / "odd").write_bytes(front + bytes(200))
+    with pytest.raises(Damaged, match=f"a key of {length} bytes"):
+        PackReader.open(tmp_path / "odd", REALM)
+
+
 def test_a_header_of_another_version_than_its_preamble_is_damaged(tmp_path: Path) -> None:
     golden = (Path(__file__).parents[1] / "golden" / "pack-v1-sealed.dump").read_bytes()
     size = pack_header.decode_preamble(golden)

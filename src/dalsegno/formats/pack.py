@@ -31,6 +31,8 @@ DIGEST_BYTES: Final = 32
 FOOTER_END_BYTES: Final = DIGEST_BYTES + len(MAGIC_END)
 """The digest and the magic: the end of a footer in every version, which the digest does not cover."""
 TAG_BYTES: Final = 16
+KEY_BYTES: Final = 32
+"""Of the pack key: AES-256."""
 HEADER_DIGEST_BYTES: Final = 16
 INDEX_VALUES: Final = 4
 """Numbers in an index row, u32 each, behind the id."""

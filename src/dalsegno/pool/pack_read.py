@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ from dalsegno.formats.pack_records import apply_delta, read_record, view_record
 from dalsegno.formats.pack_trailer import decode_trailer, trailer_bytes_max
 from dalsegno.pool.blocks import PACK_BLOCKS_BYTES_MAX, Blocks
 from dalsegno.pool.marks import find_rows
+from dalsegno.pool.pack_seal import BlockSeal
 from dalsegno.terms.errors import Damaged, NoAccess, NotFound, Refused
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, hex_short
 from dalsegno.world.files import file_errors
@@ -38,9 +38,7 @@ class Opener:
 
     header: pack_header.PackHeader
     header_end: int
-    _aead: AESGCM | None
-    _block_key: bytes
-    _digest: bytes
+    _seal: BlockSeal
     generation: int
     """That of the realm's secret under which the pack's key is; of a pack that is not sealed, the newest."""
 
@@ -51,21 +49,8 @@ class Opener:
 
     def open(self, frame: bytes, body: bytes | memoryview, number: int, *, offset: int) -> pack_block.Body:
         """Return what a stored block holds, its tag checked; Damaged names the offset."""
-        return pack_block.decode_body(
-            self.layout, frame, self._opened(frame, body, number, offset=offset), offset=offset
-        )
-
-    def _opened(self, frame: bytes, body: bytes | memoryview, number: int, *, offset: int) -> bytes | memoryview:
-        associated = pack_block.associated_data(self._digest, frame, number)
-        if self._aead is not None:
-            try:
-                return self._aead.decrypt(pack_block.nonce(number), body, associated)
-            except InvalidTag:
-                raise Damaged(f"block {number} damaged at offset {offset}") from None
-        content, tag = body[: -pack.TAG_BYTES], body[-pack.TAG_BYTES :]
-        if blake3(associated, key=self._block_key).update(content).digest(pack.TAG_BYTES) != tag:
-            raise Damaged(f"block {number} damaged at offset {offset}")
-        return content
+        opened = self._seal.open(frame, body, number, offset=offset)
+        return pack_block.decode_body(self.layout, frame, opened, offset=offset)
 
 
 def read_opener(read: Callable[[int], bytes], realm: Realm) -> tuple[Opener, bytes]:
@@ -81,11 +66,13 @@ def read_opener(read: Callable[[int], bytes], realm: Realm) -> tuple[Opener, byt
             f"this pool to realm {hex_short(realm.realm_id)}; use its own pool, or make one with its key: "
             "`dal init POOL --join KEYFILE`"
         )
-    aead, generation = None, realm.generation
+    key, generation = b"", realm.generation
     if header.seal == pack.SEAL_AES_256_GCM:
         key, generation = open_pack_key(header, realm)
-        aead = AESGCM(key)
-    return Opener(header, len(front), aead, realm.block_key, pack_header.header_digest(front), generation), front
+        if len(key) != pack.KEY_BYTES:
+            raise Damaged(f"pack header damaged at offset {pack.PREAMBLE.size}: a key of {len(key)} bytes")
+    seal = BlockSeal(key=key, block_key=realm.block_key, header_digest=pack_header.header_digest(front))
+    return Opener(header, len(front), seal, generation), front
 
 
 def pack_key(header: pack_header.PackHeader, realm: Realm) -> bytes:

@@ -12,12 +12,14 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.chunks.recipients import seal_to
-from dalsegno.formats import pack, pack_block, pack_footer, pack_header
+from dalsegno.formats import pack, pack_footer, pack_header
 from dalsegno.formats.objects import KIND_CHUNK, OBJECT_BYTES_MAX
+from dalsegno.formats.pack_block import encode_body
 from dalsegno.formats.pack_index import Columns, encode_place
 from dalsegno.formats.pack_records import encode_record_head
 from dalsegno.formats.pack_trailer import encode_trailer
 from dalsegno.pool.index_rows import IndexRows
+from dalsegno.pool.pack_seal import BlockSeal
 from dalsegno.terms.ids import OBJECT_ID_BYTES
 from dalsegno.terms.sizes import MIB
 from dalsegno.world.chance import random_bytes
@@ -64,7 +66,7 @@ def new_header(
     """
     assert sealed or not recipients
     pack_id = pack_id or random_bytes(16)
-    key = random_bytes(32) if sealed else b""
+    key = random_bytes(pack.KEY_BYTES) if sealed else b""
     keys = (realm.keys_for_pool if stays else realm.keys_for_realm)(key, pack_id) if sealed else []
     if recipients:
         keys.append((pack.KEY_AGE, seal_to(recipients, pack.SEALED_KEY.pack(pack_id, key, realm.id_key))))
@@ -93,13 +95,11 @@ def new_compressor(block_type: int, *, dense: bool = False) -> zstandard.ZstdCom
 
 
 class BlockSealer:
-    """Turns raw blocks into stored ones, from any thread. Tags bind the header, the block's number and its frame."""
+    """Turns raw blocks into stored ones, compressed and sealed, from any thread."""
 
     def __init__(self, *, key: bytes, block_key: bytes, header_digest: bytes, dense: bool = False) -> None:
         self.dense = dense
-        self._aead = AESGCM(key) if key else None
-        self._block_key = block_key
-        self._header_digest = header_digest
+        self._seal = BlockSeal(key=key, block_key=block_key, header_digest=header_digest)
         self._idle: tuple[list[zstandard.ZstdCompressor], ...] = ([], [])
 
     def seal(self, raw: bytes, block_type: int, number: int) -> bytes:
@@ -116,13 +116,7 @@ class BlockSealer:
 
     def seal_compressed(self, body: bytes | memoryview, raw_bytes: int, block_type: int, number: int) -> bytes:
         """Return a stored block from a zstd frame: how merge copies a wholly wanted block."""
-        body = pack_block.encode_body(body, raw_bytes, block_type, padded=self._aead is not None)
-        frame = pack_block.encode_frame(len(body))
-        associated = pack_block.associated_data(self._header_digest, frame, number)
-        if self._aead is not None:
-            return frame + self._aead.encrypt(pack_block.nonce(number), body, associated)
-        tag = blake3(associated, key=self._block_key).update(body).digest(pack.TAG_BYTES)
-        return b"".join((frame, body, tag))
+        return self._seal.seal(encode_body(body, raw_bytes, block_type, padded=self._seal.hides), number)
 
 
 class _OpenBlock:
