@@ -187,6 +187,33 @@ def test_the_key_is_not_changed_between_the_seal_of_a_ref_and_its_writing(pool, 
         assert other.realm.generation == 2 and other.get_ref("volumes/one") == b"two"
 
 
+class ReadBefore(LocalBackend):
+    """A place from which a ref is read just before something happens."""
+
+    begin = None
+
+    def read(self, name, offset=0, length=None):
+        data = super().read(name, offset, length)
+        if self.begin is not None and name.startswith("refs/"):
+            begin, self.begin = self.begin, None
+            begin()
+        return data
+
+
+def test_a_ref_that_was_read_before_the_key_was_changed_and_opened_after_it_is_read_again(pool, tmp_path):
+    """Kind of fault: one of two threads knows the new key already, and the other holds what the old one sealed."""
+    identity = put(pool, b"one")
+    backend = ReadBefore(pool.backend.directory)
+    with Pool.open(backend, key_path=tmp_path / "own.key") as other:
+
+        def change() -> None:
+            rotate(pool.backend.directory, tmp_path / "own.key")
+            other.renew_key()  # another thread
+
+        backend.begin = change
+        assert other.get_ref("volumes/one") == identity
+
+
 def test_a_ref_made_with_an_older_secret_is_not_believed(pool, tmp_path):
     """Kind of fault: who had the key once moves a volume's head back, or to what he likes."""
     put(pool, b"one")

@@ -637,16 +637,22 @@ class Pool:
         return self._read_ref(name)[1]
 
     def _read_ref(self, name: str) -> tuple[bytes | None, bytes | None]:
-        try:
-            sealed = self.backend.read(REFS + name)
-        except NotFound:
-            return None, None
-        try:
-            return sealed, self._open_ref(name, sealed)
-        except Damaged:
-            raise Damaged(
-                f"{self.where_ref(name)}: the ref is damaged, or came from another pool: put back a copy of this file"
-            ) from None
+        before: bytes | None = None
+        while True:
+            try:
+                sealed = self.backend.read(REFS + name)
+            except NotFound:
+                return None, None
+            try:
+                return sealed, self._open_ref(name, sealed)
+            except Damaged:
+                # What was read before the key was changed may be opened after it: then it has been sealed anew.
+                if sealed == before:
+                    raise Damaged(
+                        f"{self.where_ref(name)}: the ref is damaged, or came from another pool: put back a copy of "
+                        "this file"
+                    ) from None
+                before = sealed
 
     def _seal_ref(self, name: str, value: bytes) -> bytes:
         return self.realm.seal_value(value, context=_ref_context(self.pool_id, name))
