@@ -10,7 +10,6 @@ import pytest
 from dalsegno.backup.days import Today
 from dalsegno.backup.metrics import metrics_text
 from dalsegno.backup.policy import Program, SetPolicy
-from dalsegno.backup.prune_plan import is_safe
 from dalsegno.backup.records import BAD, GOOD, Copy, Drill, DumpEntry, Medium, Run
 from dalsegno.backup.status import (
     CRITICAL,
@@ -24,6 +23,7 @@ from dalsegno.backup.status import (
     set_status,
     volume_status,
 )
+from dalsegno.backup.targets import is_safe
 
 UTC = ZoneInfo("UTC")
 DAY_NS = 86400 * 10**9

@@ -1,9 +1,10 @@
 """Copy dumps to archive targets outside the cycle: by hand, after a medium was lost, from the shares that are left."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 from dalsegno.actions.catalog import entry_of, read_lineage
@@ -13,7 +14,7 @@ from dalsegno.archive.labels import write_label
 from dalsegno.archive.scan import scanned_whole
 from dalsegno.archive.targets import Incomplete
 from dalsegno.backup.chains import State
-from dalsegno.backup.policy import CommandPolicy, SharesPolicy, TargetPolicy
+from dalsegno.backup.policy import CommandPolicy, SharesPolicy
 from dalsegno.backup.records import (
     GOOD,
     MEDIUM_ACTIVE,
@@ -28,6 +29,7 @@ from dalsegno.backup.records import (
     group_copies,
     usable_copies,
 )
+from dalsegno.backup.targets import is_complete, targets_of
 from dalsegno.chunks.realm import Realm
 from dalsegno.terms.errors import BadInput, DalError, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Note, Report, silent
@@ -71,14 +73,6 @@ def entry_of_file(path: Path, realm: Realm, *, report: Report = silent) -> tuple
     return entry_of(header, read_lineage(header, realm))
 
 
-def targets_of(site: Installation, entry: DumpEntry, copies: Iterable[Copy]) -> list[str]:
-    """Return the targets that should hold a dump: those of its set; of no set, those that hold some of it."""
-    chosen = site.policy.sets.get(entry.set_name)
-    if chosen is not None:
-        return list(chosen.targets)
-    return sorted({copy.target for copy in copies if copy.target in site.targets})
-
-
 def find_wanted(site: Installation, names: Sequence[str] = (), *, report: Report = silent) -> list[Wanted]:
     """Return which dumps are not in as many copies, or shares, as the policy says; of these targets when named."""
     for name in names:
@@ -90,21 +84,11 @@ def find_wanted(site: Installation, names: Sequence[str] = (), *, report: Report
     found = []
     for entry in entries:
         known = copies.get(entry.dump_id, [])
-        for name in targets_of(site, entry, known):
+        for name in targets_of(site.policy, entry, known):
             own = [copy for copy in known if copy.target == name]
-            if (not names or name in names) and not _is_complete(site.policy.targets[name], own, here.get(name, set())):
+            if (not names or name in names) and not is_complete(site.policy.targets[name], own, here.get(name, set())):
                 found.append(Wanted(entry=entry, target=name, copies=own))
     return found
-
-
-def _is_complete(policy: TargetPolicy, copies: Sequence[Copy], here: Iterable[str]) -> bool:
-    if not isinstance(policy, SharesPolicy):
-        return len(usable_copies(copies)) >= policy.copies
-    # A share is as good as lost when its directory is away and another, empty one, has come.
-    there = set(here)
-    usable = [copy for copy in copies if copy.is_usable]
-    vacant = there - {copy.medium for copy in usable}
-    return len(usable) >= policy.n and (all(copy.medium in there for copy in usable) or not vacant)
 
 
 def can_take(site: Installation, wanted: Wanted) -> bool:
@@ -125,28 +109,22 @@ def can_take(site: Installation, wanted: Wanted) -> bool:
 
 def archive_wanted(site: Installation, wanted: Sequence[Wanted], *, report: Report = silent) -> list[Archived]:
     """Make the copies and shares that are missing; each dump comes from the spool, or from another copy."""
-    done = []
-    for each in wanted:
-        try:
-            copies = _repair_or_store(site, each, report=report)
-        except Incomplete as error:
-            site.catalog.put_copies(error.copies)
-            done.append(
-                Archived(
-                    entry=each.entry,
-                    target=each.target,
-                    copies=tuple(error.copies),
-                    error=str(error),
-                    error_code=error.exit_code,
-                )
-            )
-            continue
-        except DalError as error:
-            code = error.exit_code
-            done.append(Archived(entry=each.entry, target=each.target, error=str(error), error_code=code))
-            continue
-        done.append(Archived(entry=each.entry, target=each.target, copies=tuple(copies)))
-    return done
+    return [
+        _archive(site, each.entry, each.target, partial(_repair_or_store, site, each, report=report)) for each in wanted
+    ]
+
+
+def _archive(site: Installation, entry: DumpEntry, target: str, make: Callable[[], list[Copy]]) -> Archived:
+    """Return the copies that `make` stored in a target, or why not; what an incomplete store made is recorded."""
+    try:
+        copies = make()
+    except Incomplete as error:
+        site.catalog.put_copies(error.copies)
+        code = error.exit_code
+        return Archived(entry=entry, target=target, copies=tuple(error.copies), error=str(error), error_code=code)
+    except DalError as error:
+        return Archived(entry=entry, target=target, error=str(error), error_code=error.exit_code)
+    return Archived(entry=entry, target=target, copies=tuple(copies))
 
 
 def _repair_or_store(site: Installation, wanted: Wanted, *, report: Report) -> list[Copy]:
@@ -186,23 +164,16 @@ def archive_file(
         site.catalog.put_dump(entry, earlier=earlier)
     done = []
     for name in names or list(site.targets):
-        try:
-            copies = site.target(name).store(path, entry, now_ns=at_ns, report=report)
-        except Incomplete as error:
-            site.catalog.put_copies(error.copies)
-            done.append(
-                Archived(
-                    entry=entry, target=name, copies=tuple(error.copies), error=str(error), error_code=error.exit_code
-                )
-            )
-            continue
-        except DalError as error:
-            done.append(Archived(entry=entry, target=name, error=str(error), error_code=error.exit_code))
-            continue
-        site.catalog.put_copies(copies)
-        done.append(Archived(entry=entry, target=name, copies=tuple(copies)))
+        made = _archive(site, entry, name, partial(_store, site, path, entry, name, report=report))
+        if not made.error:
+            site.catalog.put_copies(made.copies)
+        done.append(made)
     see_media(site)
     return done
+
+
+def _store(site: Installation, path: Path, entry: DumpEntry, target: str, *, report: Report) -> list[Copy]:
+    return site.target(target).store(path, entry, now_ns=now_ns(), report=report)
 
 
 def see_media(site: Installation) -> None:

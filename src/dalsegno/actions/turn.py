@@ -35,7 +35,7 @@ from dalsegno.backup.records import (
     Job,
     usable_copies,
 )
-from dalsegno.backup.risks import shortfalls, whole_targets
+from dalsegno.backup.targets import missing_targets, shortfalls, whole_targets
 from dalsegno.terms.errors import DalError, Damaged, NotFound, Unavailable
 from dalsegno.terms.events import Event, Report
 from dalsegno.terms.ids import hex_short
@@ -541,12 +541,6 @@ class _Turn:
                     self.steps.forget(entry)
                     words += "; no target had it yet, and nothing builds on it any more"
                 self.result.problems.append(words)
-
-
-def missing_targets(copies: list[Copy], chosen: SetPolicy) -> list[str]:
-    """Return the targets of a set that do not hold a dump yet."""
-    held = {parts[0].target for parts in usable_copies(copies)}
-    return [name for name in chosen.targets if name not in held]
 
 
 def expected_bytes(raw_bytes: int, entries: list[DumpEntry]) -> int:

@@ -9,7 +9,7 @@ from dalsegno.backup.members import Member
 from dalsegno.backup.policy import Keep, KeepRules, Policy, SetPolicy
 from dalsegno.backup.records import BAD, SPOOL_TARGET, Copy, DumpEntry, usable_copies
 from dalsegno.backup.retention import Item, apply_keep
-from dalsegno.backup.risks import whole_targets
+from dalsegno.backup.targets import is_safe
 from dalsegno.terms.ids import hex_short
 from dalsegno.volumes.clones import is_automatic
 from dalsegno.volumes.shrunk import shrunk_from
@@ -101,11 +101,6 @@ def plan_clones(
     states = list(states)
     removals = [removal for state in states for removal in _doomed_clones(state, [], chosen, [], now_ns, zone)]
     return PrunePlan(removals=removals, kept={CLONES: sum(len(state.clones) for state in states) - len(removals)})
-
-
-def is_safe(copies: Iterable[Copy], chosen: SetPolicy) -> bool:
-    """Tell whether as many of the set's targets hold a dump as should, each with all copies and shares."""
-    return bool(chosen.targets) and len(whole_targets(copies, chosen)) >= chosen.copies_wanted
 
 
 def _count(

@@ -1,11 +1,12 @@
 """What is at risk: volumes without a good dump, without a recent full, or with too few copies. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from zoneinfo import ZoneInfo
 
 from dalsegno.backup.days import local_day
 from dalsegno.backup.policy import SetPolicy
 from dalsegno.backup.records import BAD, Copy, DumpEntry, usable_copies
+from dalsegno.backup.targets import shortfalls, whole_targets
 from dalsegno.terms.counts import count_of
 
 SLACK_DAYS = 1
@@ -73,29 +74,3 @@ def longest_pause(chosen: SetPolicy) -> int:
         return 1
     days = [index for index, level in enumerate(levels) if level is not None]
     return max((later - earlier for earlier, later in zip(days, [*days[1:], days[0] + len(levels)], strict=True)))
-
-
-def whole_targets(copies: Iterable[Copy], chosen: SetPolicy) -> set[str]:
-    """Return which of a set's targets hold a dump as often as the policy says, with all shares."""
-    return {target for target, (there, wanted, _) in _held(copies, chosen).items() if there >= wanted}
-
-
-def shortfalls(copies: Iterable[Copy], chosen: SetPolicy) -> list[str]:
-    """Return what a set's targets lack of a dump that they hold, in words: `grid: 2 of 3 shares`."""
-    held = _held(copies, chosen).items()
-    return [f"{target}: {there} of {wanted} {what}" for target, (there, wanted, what) in held if there < wanted]
-
-
-def _held(copies: Iterable[Copy], chosen: SetPolicy) -> dict[str, tuple[int, int, str]]:
-    """Return by target how much of a dump is there, how much should be, and of what; of targets that can restore it."""
-    found: dict[str, tuple[int, int, str]] = {}
-    for parts in usable_copies(copies):
-        first = parts[0]
-        if first.target not in chosen.targets:
-            continue
-        if first.parts > first.needed:
-            found[first.target] = len(parts), first.parts, "shares"
-        else:
-            there = found[first.target][0] if first.target in found else 0
-            found[first.target] = there + 1, chosen.target_copies.get(first.target, 1), "copies"
-    return found

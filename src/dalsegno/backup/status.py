@@ -7,7 +7,8 @@ from dalsegno.backup.chains import restorable
 from dalsegno.backup.days import Today, local_day
 from dalsegno.backup.policy import SetPolicy
 from dalsegno.backup.records import BAD, Copy, Drill, DumpEntry, usable_copies
-from dalsegno.backup.risks import find_risks, longest_pause, whole_targets
+from dalsegno.backup.risks import find_risks, longest_pause
+from dalsegno.backup.targets import whole_targets
 from dalsegno.terms.counts import count_of
 
 OK = "ok"
