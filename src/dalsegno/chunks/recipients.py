@@ -17,6 +17,11 @@ from dalsegno.terms.errors import BadInput, NoAccess
 
 _IDENTITY_PREFIX: Final = "age-secret-key-"
 SECRET_BYTES: Final = 32
+RECIPIENTS_MAX: Final = 64
+STANZAS_MAX: Final = RECIPIENTS_MAX + 2
+"""age puts one in that is nobody's."""
+SEALED_BYTES_MAX: Final = 16 * 1024
+_AGE: Final = b"age-encryption.org/v1\n"
 
 
 def age_identity(secret: bytes) -> str:
@@ -92,12 +97,19 @@ def _without_passphrase(text: bytes, passphrase: Callable[[], str] | None) -> by
 
 
 def seal_to(recipients: Sequence[str], value: bytes) -> bytes:
-    """Return `value` as an age file that each of the recipients opens."""
+    """Return `value` as an age file that each of the recipients opens. BadInput: there are too many."""
+    if len(recipients) > RECIPIENTS_MAX:
+        raise BadInput(f"{len(recipients)} public keys: at most {RECIPIENTS_MAX} at once")
     return bytes(pyrage.encrypt(value, [_recipient(text) for text in recipients]))
 
 
 def open_sealed(sealed: bytes, identities: Iterable[Any]) -> bytes:
-    """Return what `seal_to` sealed; NoAccess when none of the identities opens it, or it is damaged."""
+    """Return what `seal_to` sealed; NoAccess when none of the identities opens it, or it is damaged or very long.
+
+    The library's time grows with the square of the length: a megabyte, which anybody can write, would take hours.
+    """
+    if len(sealed) > SEALED_BYTES_MAX or sealed.count(b"\n-> ") > STANZAS_MAX or not sealed.startswith(_AGE):
+        raise NoAccess(f"sealed in no way that this program reads, or to more than {RECIPIENTS_MAX} public keys")
     try:
         return bytes(pyrage.decrypt(sealed, list(identities)))
     except pyrage.DecryptError as error:

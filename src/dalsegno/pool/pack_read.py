@@ -31,6 +31,9 @@ from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, hex_short
 from dalsegno.world.files import file_errors
 from dalsegno.world.workers import Workers
 
+AGE_KEYS_MAX = 4
+"""So many are tried of a pack: each costs time, and a writer makes two at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Opener:
@@ -96,7 +99,7 @@ def _sealed_key(
     header: pack_header.PackHeader, open_sealed: Callable[[bytes], tuple[bytes, int]]
 ) -> tuple[bytes, bytes, int]:
     """Return the key of the pack and that of object ids, as they are sealed to a public key of a generation."""
-    for sealed in header.keys_of(pack.KEY_AGE):
+    for sealed in header.keys_of(pack.KEY_AGE)[:AGE_KEYS_MAX]:
         with suppress(NoAccess, struct.error):
             opened, generation = open_sealed(sealed)
             pack_id, key, id_key = pack.SEALED_KEY.unpack(opened)
