@@ -110,7 +110,7 @@ def parse_join(text: str) -> Join:
 
 
 def check_fingerprint(text: str) -> str:
-    """Return a fingerprint in its one spelling; empty stays empty."""
+    """Return a fingerprint in its one spelling, empty for empty; BadInput when it is none."""
     if not text:
         return ""
     digits = text.removeprefix(FINGERPRINT_PREFIX).replace(":", "").lower()

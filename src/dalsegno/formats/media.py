@@ -89,7 +89,7 @@ def encode_part_header(header: PartHeader) -> bytes:
 
 
 def part_header_bytes(preamble: bytes) -> int:
-    """Return how many bytes the whole header has, preamble and digest included."""
+    """Return how many bytes the whole header has, preamble and digest included; Damaged, TooNew for a later version."""
     if len(preamble) < PREAMBLE.size:
         raise Damaged(f"cut short at offset {len(preamble)}: no complete preamble")
     magic, version, zero, header_bytes = PREAMBLE.unpack(preamble[: PREAMBLE.size])
@@ -103,7 +103,7 @@ def part_header_bytes(preamble: bytes) -> int:
 
 
 def decode_part_header(data: bytes) -> PartHeader:
-    """Return the header in `data`, which holds preamble, header and digest and nothing else."""
+    """Return the header in `data`, which holds preamble, header and digest and nothing else; Damaged."""
     if len(data) < part_header_bytes(data):
         raise Damaged(f"cut short at offset {len(data)}: in its header")
     content, digest = data[:-HEADER_DIGEST_BYTES], data[-HEADER_DIGEST_BYTES:]
@@ -175,7 +175,7 @@ def _checksum(body: str) -> str:
 
 
 def decode_label(data: bytes) -> Label:
-    """Return the label in a label file."""
+    """Return the label in a label file; Damaged, TooNew for a later version."""
     try:
         text = data.decode()
         table: dict[str, Any] = tomllib.loads(text)

@@ -115,7 +115,7 @@ def _of_form(kind: type, plain: Any) -> Any:
 
 
 def parse_hex(text: str, where: str) -> bytes:
-    """Return the bytes that lowercase hexadecimal digits name."""
+    """Return the bytes that lowercase hexadecimal digits name; BadInput, naming `where`, for other text."""
     if len(text) % 2 or text.strip("0123456789abcdef"):
         raise BadInput(f"{_NO_HEX} - at `{where}`")
     return bytes.fromhex(text)

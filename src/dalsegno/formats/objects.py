@@ -217,7 +217,7 @@ def encode_xattrs(xattrs: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def decode_xattrs(data: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the extended attributes in `data`."""
+    """Return the extended attributes in `data`; Damaged."""
     try:
         return _xattrs_decoder.decode(data)
     except UNREADABLE as error:
@@ -225,7 +225,7 @@ def decode_xattrs(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def decode_directory(data: bytes) -> Directory:
-    """Return a directory node whose order, names and ids have been checked."""
+    """Return a directory node; Damaged when its order, its names or its ids are wrong."""
     try:
         node: Directory = _directory_decoder.decode(data)
     except UNREADABLE as error:
@@ -253,7 +253,7 @@ def decode_directory(data: bytes) -> Directory:
 
 
 def decode_recipe(data: bytes) -> Recipe:
-    """Return a recipe node whose ends ascend and whose ids have the right size."""
+    """Return a recipe node; Damaged when its ends do not ascend, or an id has another size."""
     try:
         node: Recipe = _recipe_decoder.decode(data)
     except UNREADABLE as error:
@@ -272,7 +272,7 @@ def decode_recipe(data: bytes) -> Recipe:
 
 
 def decode_revision(data: bytes) -> Revision:
-    """Return a revision whose ids have the right sizes."""
+    """Return a revision; Damaged when an id has another size."""
     try:
         revision = _revision_decoder.decode(data)
     except UNREADABLE as error:
@@ -316,7 +316,7 @@ _CONTENT_KINDS: Final = {
 
 
 def entry_references(entry: Entry) -> Iterator[Reference]:
-    """Yield the objects that an entry names."""
+    """Yield the objects that an entry names; TooNew for a kind of content that this program does not know."""
     kind = _CONTENT_KINDS.get(entry.content_kind)
     if kind is not None:
         yield kind, entry.content

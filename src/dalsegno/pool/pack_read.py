@@ -128,7 +128,7 @@ def open_as_reader(path: Path, identity: Any) -> DumpReader:
 
 
 def open_note(header: pack_header.PackHeader, realm: Realm) -> pack_header.DumpNote:
-    """Return a dump's lineage from its header."""
+    """Return a dump's lineage from its header; Refused for a pool's pack, Damaged, NoAccess."""
     if header.kind != pack.PACK_DUMP:
         raise Refused(f"pack {hex_short(header.pack_id)} is a pool's pack, not a dump")
     if header.seal != pack.SEAL_AES_256_GCM:
@@ -164,9 +164,7 @@ class PackReader:
 
         self._opener, _ = read_opener(read, realm)
         self.header = self._opener.header
-        self.header_end = self._opener.header_end
         self.pack_id = self.header.pack_id
-        self.generation = self._opener.generation
         self.frame_bytes = self._opener.layout.frame.size
         self._read_trailer(trailer_bytes_max)
         self._columns: tuple[NDArray[np.uint8], NDArray[np.uint32]] | None = None
@@ -194,6 +192,16 @@ class PackReader:
         except BaseException:
             file.close()
             raise
+
+    @property
+    def header_end(self) -> int:
+        """Where the first block is in the file."""
+        return self._opener.header_end
+
+    @property
+    def generation(self) -> int:
+        """That of the realm's secret under which the pack's key is; of a pack that is not sealed, the newest."""
+        return self._opener.generation
 
     def close(self) -> None:
         """Give the file back."""
@@ -242,14 +250,14 @@ class PackReader:
         return self._opener.open(frame, memoryview(data)[self.frame_bytes :], number, offset=offset)
 
     def block_body(self, number: int) -> pack_block.Body:
-        """Return a block as it is compressed, its tag checked: how merge copies whole blocks."""
+        """Return a block as it is compressed: how merge copies whole blocks. Damaged when its tag is wrong."""
         try:
             return self._open_body(int(self.offsets[number]), int(self.stored[number]) + self.frame_bytes, number)
         except Damaged as error:
             raise Damaged(f"{self.path}: {error}") from None
 
     def read_block(self, number: int) -> bytes:
-        """Return the raw block `number`."""
+        """Return the raw block `number`; Damaged when there is none, or its tag is wrong."""
         if not 0 <= number < self.block_count:
             raise Damaged(f"{self.path}: the index names block {number} of {self.block_count}")
         try:
@@ -268,7 +276,7 @@ class PackReader:
         self._blocks.read_ahead(workers)
 
     def objects(self) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
-        """Return the sorted columns of the pack's index: ids (n, 32) and values (n, 4)."""
+        """Return the sorted columns of the pack's index: ids (n, 32) and values (n, 4). Damaged; they are kept."""
         if self._columns is None:
             numbers = np.flatnonzero(self.types == pack.BLOCK_INDEX)
             table_bytes = int(self.raw[numbers].sum(dtype=np.uint64))
@@ -349,7 +357,7 @@ class PackReader:
         return kind, bytes(payload)
 
     def view_row(self, row: int, identity: bytes, depth: int = 0) -> tuple[int, bytes | memoryview]:
-        """Return the same without a copy: a view keeps its whole block in memory."""
+        """Return the same as a view, which keeps its whole block in memory; Damaged, NotFound for a delta's base."""
         block, place, _, _ = self.objects()[1][row].tolist()
         kind, payload, base = view_record(self.cached_block(block), place & pack.OFFSET_MASK, identity)
         if base is None:

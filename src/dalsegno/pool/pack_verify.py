@@ -101,7 +101,7 @@ def verify_digest(reader: PackReader) -> list[str]:
 
 
 def stream_blocks(stream: BinaryIO, realm: Realm) -> Iterator[tuple[pack_header.PackHeader, int, int, int, bytes]]:
-    """Yield (header, offset, number, type, raw block) from a pipe; the footer and its digest are checked at the end."""
+    """Yield (header, offset, number, type, raw block) from a pipe; Damaged, of the footer's digest at the end."""
     hasher = blake3()
     offset = 0
 
