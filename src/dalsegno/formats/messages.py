@@ -121,8 +121,11 @@ def parse_hex(text: str, where: str) -> bytes:
     return bytes.fromhex(text)
 
 
-# A kind is read in two steps: as its likeness on the wire, where bytes are hexadecimal digits and a field that is not
-# there is UNSET, by msgspec; and from that as itself.
+# msgspec has base64 for bytes in JSON. A type of our own for hexadecimal digits, read and written by hooks, would have
+# no bounds of length (Meta takes bytes and text only), would need hooks wherever the same values are stored as msgpack,
+# too, and plain bytes in its place would cross as base64, unnoticed. So a kind is read in two steps: as its likeness on
+# the wire, where bytes are hexadecimal digits and a field that is not there is UNSET, by msgspec;
+# and from that as itself.
 
 
 @cache
