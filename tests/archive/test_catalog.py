@@ -1,6 +1,7 @@
 """The catalog keeps one contract on SQLite and on PostgreSQL."""
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -10,9 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Dialect
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from dalsegno.archive.catalog import Catalog
 from dalsegno.archive.chains import find_chain
+from dalsegno.archive.tables import METADATA
 from dalsegno.backup.records import (
     BAD,
     GOOD,
@@ -29,6 +34,8 @@ from dalsegno.backup.records import (
     usable_copies,
 )
 from dalsegno.terms.errors import BadInput, Damaged, Full, NotFound, TooNew, Unavailable
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -319,3 +326,13 @@ def test_urls_and_files_that_are_no_catalog_are_told(tmp_path: Path) -> None:
         Catalog.open(f"sqlite:///{tmp_path}/other.sqlite", create=False)
     with pytest.raises(Unavailable):
         Catalog.open("postgresql://nobody@/none?host=/nonexistent")
+
+
+@pytest.mark.parametrize("dialect", [sqlite.dialect(), postgresql.dialect()], ids=["sqlite", "postgresql"])
+def test_tables_are_those_that_version_1_has(dialect: Dialect) -> None:
+    """Kind: a column changes with a field of the program, and no older catalog has it."""
+    statements = []
+    for table in METADATA.sorted_tables:
+        statements += [CreateTable(table), *(CreateIndex(index) for index in sorted(table.indexes, key=str))]
+    text = "".join(f"{str(each.compile(dialect=dialect)).strip()};\n" for each in statements)
+    assert re.sub(r"[ \t]+\n", "\n", text) == (GOLDEN / f"catalog-v1.{dialect.name}.sql").read_text()

@@ -77,12 +77,10 @@ def drill(
                 paths = _choose(view, file_count, seed=started_ns)
                 outcome = restore_view(house, view, scratch / "files", paths=paths or ())
                 findings += [f"{os.fsdecode(path)}: {text}" for path, text in outcome.result.failed]
-                wanted = set(paths) if paths is not None else None
-                for path, entry in _entries(view):
-                    if wanted is None or path in wanted:
-                        count += entry.kind == ENTRY_FILE
-                        size += entry.size if entry.kind == ENTRY_FILE else 0
-                        findings += compare(view, entry, scratch / "files" / os.fsdecode(path), os.fsdecode(path))
+                for path, entry in _entries(view, paths):
+                    count += entry.kind == ENTRY_FILE
+                    size += entry.size if entry.kind == ENTRY_FILE else 0
+                    findings += compare(view, entry, scratch / "files" / os.fsdecode(path), os.fsdecode(path))
         except (Damaged, NotFound) as error:
             findings.append(str(error))
     made = Drill(
@@ -103,10 +101,11 @@ def drill(
     return made
 
 
-def _entries(view: View) -> Iterator[tuple[bytes, Entry]]:
-    """Yield every path and entry but the root, links resolved."""
+def _entries(view: View, paths: Sequence[bytes] | None = None) -> Iterator[tuple[bytes, Entry]]:
+    """Yield every path and entry but the root, or some of them, links resolved."""
+    wanted = set(paths) if paths is not None else None
     for path, entry in walk(view.source, view.revision):
-        if path:
+        if path and (wanted is None or path in wanted):
             yield path, resolve_link(view.source, view.revision.links, entry)
 
 

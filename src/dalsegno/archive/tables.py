@@ -1,42 +1,44 @@
-"""The catalog's tables, and rows to values and back (docs/formats/catalog.md)."""
+"""The catalog's tables: a column for each field of a value; and rows to values and back (docs/formats/catalog.md)."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_type_hints
 
 from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
 from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.types import TypeEngine
 
-from dalsegno.backup.records import DumpEntry
+from dalsegno.backup.records import Copy, Drill, DumpEntry, Earlier, Job, Medium, Run
 
 REVISION_BYTES: Final = 32
 T = TypeVar("T")
+_LARGE: Final = ("_ns", "_bytes", "_count")
+"""Whole numbers of these units take eight bytes."""
+
+
+def columns_of(kind: type[Any], *, keys: Collection[str] = (), binary: Collection[str] = ()) -> list[Column[Any]]:
+    """Return a column for each field of a value, in their order. What is no bytes, text or number is JSON in a text.
+
+    `binary`: fields that are joined into bytes instead.
+    """
+    columns: list[Column[Any]] = []
+    for name, hint in get_type_hints(kind).items():
+        column: type[TypeEngine[Any]] = Text
+        if hint is bytes or name in binary:
+            column = LargeBinary
+        elif hint is int:
+            column = BigInteger if name.endswith(_LARGE) else Integer
+        columns.append(Column(name, column, primary_key=name in keys, nullable=False))
+    return columns
+
 
 METADATA = MetaData()
 STATE = Table("catalog", METADATA, Column("version", Integer, nullable=False))
 DUMPS = Table(
     "dumps",
     METADATA,
-    Column("dump_id", LargeBinary, primary_key=True),
-    Column("volume_id", LargeBinary, nullable=False),
-    Column("volume_name", Text, nullable=False),
-    Column("level", Integer, nullable=False),
-    Column("revision", LargeBinary, nullable=False),
-    Column("base_dump", LargeBinary, nullable=False),
-    Column("base_revisions", LargeBinary, nullable=False),
-    Column("clone_name", Text, nullable=False),
-    Column("cloned_at_ns", BigInteger, nullable=False),
-    Column("taken_at_ns", BigInteger, nullable=False),
-    Column("received_at_ns", BigInteger, nullable=False),
-    Column("size_bytes", BigInteger, nullable=False),
-    Column("digest", LargeBinary, nullable=False),
-    Column("raw_bytes", BigInteger, nullable=False),
-    Column("entry_count", BigInteger, nullable=False),
-    Column("host", Text, nullable=False),
-    Column("set_name", Text, nullable=False),
-    Column("verdict", Text, nullable=False),
-    Column("verified_at_ns", BigInteger, nullable=False),
+    *columns_of(DumpEntry, keys=["dump_id"], binary=["base_revisions"]),
     Index("dumps_by_id_and_time", "volume_id", "cloned_at_ns"),
     Index("dumps_by_name_and_time", "volume_name", "cloned_at_ns"),
     Index("dumps_by_revision", "revision"),
@@ -46,78 +48,25 @@ EARLIER = Table(
     "earlier",
     METADATA,
     Column("dump_id", LargeBinary, ForeignKey("dumps.dump_id", ondelete="CASCADE"), primary_key=True),
-    Column("revision", LargeBinary, primary_key=True),
-    Column("clone_name", Text, nullable=False),
-    Column("cloned_at_ns", BigInteger, nullable=False),
+    *columns_of(Earlier, keys=["revision"]),
     Index("earlier_by_revision", "revision"),
 )
 COPIES = Table(
     "copies",
     METADATA,
-    Column("dump_id", LargeBinary, primary_key=True),
-    Column("target", Text, primary_key=True),
-    Column("number", Integer, primary_key=True),
-    Column("part", Integer, primary_key=True),
-    Column("parts", Integer, nullable=False),
-    Column("needed", Integer, nullable=False),
-    Column("medium", Text, nullable=False),
-    Column("place", Text, nullable=False),
-    Column("size_bytes", BigInteger, nullable=False),
-    Column("written_at_ns", BigInteger, nullable=False),
-    Column("checked_at_ns", BigInteger, nullable=False),
-    Column("verdict", Text, nullable=False),
+    *columns_of(Copy, keys=["dump_id", "target", "number", "part"]),
     Index("copies_by_medium", "medium"),
 )
-MEDIA = Table(
-    "media",
-    METADATA,
-    Column("label", Text, primary_key=True),
-    Column("target", Text, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("id", LargeBinary, nullable=False),
-    Column("capacity_bytes", BigInteger, nullable=False),
-    Column("used_bytes", BigInteger, nullable=False),
-    Column("first_used_ns", BigInteger, nullable=False),
-    Column("last_seen_ns", BigInteger, nullable=False),
-    Column("state", Text, nullable=False),
-)
-RUNS = Table(
-    "runs",
-    METADATA,
-    Column("id", Integer, primary_key=True),
-    Column("started_ns", BigInteger, nullable=False),
-    Column("ended_ns", BigInteger, nullable=False),
-    Column("report", Text, nullable=False),
-)
+MEDIA = Table("media", METADATA, *columns_of(Medium, keys=["label"]))
+RUNS = Table("runs", METADATA, *columns_of(Run, keys=["id"]))
 JOBS = Table(
-    "jobs",
-    METADATA,
-    Column("run_id", Integer, primary_key=True),
-    Column("set_name", Text, primary_key=True),
-    Column("volume_name", Text, primary_key=True),
-    Column("volume_id", LargeBinary, nullable=False),
-    Column("step", Text, nullable=False),
-    Column("data", Text, nullable=False),
-    Column("updated_ns", BigInteger, nullable=False),
-    Column("state", Text, nullable=False),
-    Index("jobs_by_state", "state"),
+    "jobs", METADATA, *columns_of(Job, keys=["run_id", "set_name", "volume_name"]), Index("jobs_by_state", "state")
 )
 DRILLS = Table(
     "drills",
     METADATA,
     Column("id", Integer, primary_key=True),
-    Column("volume_id", LargeBinary, nullable=False),
-    Column("volume_name", Text, nullable=False),
-    Column("set_name", Text, nullable=False),
-    Column("dump_id", LargeBinary, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("started_ns", BigInteger, nullable=False),
-    Column("ended_ns", BigInteger, nullable=False),
-    Column("file_count", BigInteger, nullable=False),
-    Column("total_bytes", BigInteger, nullable=False),
-    Column("verdict", Text, nullable=False),
-    Column("findings", Text, nullable=False),
-    Column("media", Text, nullable=False),
+    *columns_of(Drill),
     Index("drills_by_volume", "volume_id", "ended_ns"),
 )
 

@@ -175,8 +175,8 @@ class Job:
 
     run_id: int
     set_name: str
-    volume_id: bytes = b""
     volume_name: str
+    volume_id: bytes = b""
     step: str
     """The last step that is done."""
     data: dict[str, Any] = field(default_factory=dict)
