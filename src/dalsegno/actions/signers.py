@@ -82,7 +82,7 @@ def set_signed(house: House, name: str, *, required: bool) -> VolumeState:
 def require_own(house: House, state: VolumeState) -> None:
     """Refuse to begin what ends in a commit that this pool's volume would not take: this user is no known signer.
 
-    Of a volume on servers only these know.
+    Unsigned says so. Of a volume on servers only these know.
     """
     if not requires_signatures(state) or state.replicas is not None:
         return

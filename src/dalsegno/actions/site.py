@@ -48,7 +48,7 @@ class RestoredSite:
 def policy_of_media(paths: Sequence[Path], *, state_dir: Path, catalog_url: str, report: Report = silent) -> Policy:
     """Return a policy that knows of these media what their labels say: enough to restore from them.
 
-    A medium whose label cannot be read is reported and left out, unless there is no other.
+    A medium whose label cannot be read is reported and left out, unless there is no other. NotFound: none is here.
     """
     places: dict[tuple[str, str], list[Path]] = {}
     for path in paths:

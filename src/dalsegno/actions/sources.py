@@ -192,7 +192,7 @@ def _follow_again(house: House, what: str, directory: bytes, name: str, ask: Ask
 
 
 def create_tracked(house: House, directory: bytes) -> VolumeState:
-    """Make a volume that follows a directory, named after it."""
+    """Make a volume that follows a directory, named after it; AlreadyThere when all names like it are taken."""
     stem = house.volumes.name_for(stem_of(directory))
     for number in range(1, NAME_TRIES_MAX):
         name = stem if number == 1 else f"{stem}-{number}"
@@ -219,7 +219,7 @@ def real_source(house: House, source: Path) -> bytes:
 
 
 def set_source(house: House, name: str, source: Path | None) -> VolumeState:
-    """Let a volume follow a directory from now on, or none; its history stays."""
+    """Let a volume follow a directory from now on, or none; its history stays. Refused for a volume on servers."""
     state = house.volumes.get(name)
     if state.replicas is not None and not house.volumes.merges:
         raise Refused(f"volume {name!r} is on servers: it follows no directory of this host, `dal import` fills it")
