@@ -27,9 +27,11 @@ from dalsegno.assembly.realm import merge_heads
 from dalsegno.formats import objects
 from dalsegno.formats.join import format_join, parse_join
 from dalsegno.formats.objects import Entry, Revision
+from dalsegno.replicas.context import ReplicaContext, side_by_side
 from dalsegno.replicas.group import Group
 from dalsegno.replicas.keeper import Keeper
-from dalsegno.replicas.reach import Reach, side_by_side
+from dalsegno.replicas.peers import Peers
+from dalsegno.replicas.reach import Reach
 from dalsegno.replicas.remote import RemoteSite
 from dalsegno.trees.build import store_directory
 from dalsegno.world.clock import now_ns
@@ -243,15 +245,19 @@ class Writer:
         self._count = 0
         self.group = Group(
             Reach(
-                volume,
-                self._sites,
-                owner=f"bench {os.getpid()}",
-                realm=self._house.pool.realm,
-                merge=merge_heads,
+                Peers(
+                    volume=volume,
+                    sites=self._sites,
+                    context=ReplicaContext(
+                        realm=self._house.pool.realm,
+                        owner=f"bench {os.getpid()}",
+                        merge=merge_heads,
+                        parallel=side_by_side(self._workers),
+                    ),
+                    replicas=state.replicas,
+                ),
                 local=local,
-                replicas=state.replicas,
                 volume_id=state.id,
-                parallel=side_by_side(self._workers),
             )
         )
 

@@ -10,7 +10,9 @@ from memory_site import VOLUME, merge_flat
 from site_worlds import WORLDS, KeeperWorld, clone, commit, found
 
 from dalsegno.replicas.check import AWAY, CLONE, FROZEN, HEAD, OBJECT, REPLICAS, Checked, check_replicas
+from dalsegno.replicas.context import ReplicaContext
 from dalsegno.replicas.group import Group
+from dalsegno.replicas.peers import Peers
 from dalsegno.replicas.reach import Reach
 from dalsegno.replicas.transfer import copy
 from dalsegno.terms.ids import hex_short
@@ -34,14 +36,18 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
 def group_of(world: Any) -> Group:
     return Group(
         Reach(
-            VOLUME,
-            world.faulty,
-            owner="check",
-            realm=REALM,
-            merge=merge_flat,
-            clock=world.clock,
-            ticks=world.clock,
-            pause=world.clock.pause,
+            Peers(
+                volume=VOLUME,
+                sites=world.faulty,
+                context=ReplicaContext(
+                    realm=REALM,
+                    owner="check",
+                    merge=merge_flat,
+                    clock=world.clock,
+                    ticks=world.clock,
+                    pause=world.clock.pause,
+                ),
+            )
         )
     )
 

@@ -22,8 +22,10 @@ from memory_site import (
 
 from dalsegno.formats import objects
 from dalsegno.replicas.clones import UNCLONED_KEPT_MAX
+from dalsegno.replicas.context import ReplicaContext
 from dalsegno.replicas.contract import LEASE_SECONDS
 from dalsegno.replicas.group import Group
+from dalsegno.replicas.peers import Peers
 from dalsegno.replicas.reach import Reach
 from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import ObjectId
@@ -39,30 +41,38 @@ NAMES = ("s1", "s2", "s3")
 class Client:
     """A client: its own commits, its network to each server, and its Group."""
 
-    def __init__(self, name: str, servers: Mapping[str, MemorySite], clock: Clock, **how: Any) -> None:
+    def __init__(
+        self, name: str, servers: Mapping[str, MemorySite], clock: Clock, replicas: ReplicaSet | None = None
+    ) -> None:
         self.name = name
         self.chance = random.Random(name)
         self.local = MemorySite(f"cache of {name}", clock)
         self.links = {each: FaultySite(site, self.chance) for each, site in servers.items()}
         self.clock = clock
-        self.how = how
+        self.replicas = replicas
+        self.notes: list[Any] = []
         self.local.create(empty_volume(list(servers)))
         self.group = self.new_group()
 
     def new_group(self) -> Group:
         return Group(
             Reach(
-                VOLUME,
-                self.links,
-                owner=self.name,
-                realm=REALM,
-                merge=merge_flat,
+                Peers(
+                    volume=VOLUME,
+                    sites=self.links,
+                    context=ReplicaContext(
+                        realm=REALM,
+                        owner=self.name,
+                        merge=merge_flat,
+                        clock=self.clock,
+                        ticks=self.clock,
+                        pause=self.clock.pause,
+                        randomness=self.chance.random,
+                        report=self.notes.append,
+                    ),
+                    replicas=self.replicas,
+                ),
                 local=self.local,
-                clock=self.clock,
-                ticks=self.clock,
-                pause=self.clock.pause,
-                chance=self.chance.random,
-                **self.how,
             )
         )
 
@@ -109,8 +119,8 @@ class Cell:
         for site in self.servers.values():
             site.create(empty_volume(names, rule=rule))
 
-    def client(self, name: str, **how: Any) -> Client:
-        return Client(name, self.servers, self.clock, **how)
+    def client(self, name: str, replicas: ReplicaSet | None = None) -> Client:
+        return Client(name, self.servers, self.clock, replicas)
 
     def heads(self) -> set[bytes]:
         return {site.state(VOLUME).head for site in self.servers.values()}
@@ -849,13 +859,11 @@ def test_a_name_that_means_two_revisions_keeps_both_and_says_so(cell: Cell) -> N
     other.push()
     right = other.group.freeze_and_clone("monday", 200)
     one.links["s3"].down = False
-    notes: list[Any] = []
-    one.group.reach.report = notes.append
     caught = one.group.catch_up()
     renamed = f"monday-{right.clone.revision.hex()[:8]}"
     assert cell.clones() == {"monday": left.clone, renamed: right.clone}
     assert caught.renamed == (("monday", renamed, right.clone),)
-    assert any("means two states" in getattr(note, "text", "") for note in notes)
+    assert any("means two states" in getattr(note, "text", "") for note in one.notes)
     again = other.group
     for link in other.links.values():
         link.down = False

@@ -14,8 +14,10 @@ from dalsegno.formats.objects import KIND_DIRECTORY, KIND_REVISION
 from dalsegno.pool.adopt import Standing
 from dalsegno.pool.collect import collect
 from dalsegno.replicas.check import check_replicas
+from dalsegno.replicas.context import ReplicaContext, side_by_side
 from dalsegno.replicas.group import Group
-from dalsegno.replicas.reach import Reach, side_by_side
+from dalsegno.replicas.peers import Peers
+from dalsegno.replicas.reach import Reach
 from dalsegno.replicas.transfer import copy
 from dalsegno.terms.errors import DalError, Refused, Unavailable
 from dalsegno.terms.events import silent
@@ -46,17 +48,21 @@ class Client:
         clock = self.world.keepers.clock
         return Group(
             Reach(
-                VOLUME,
-                self.links,
-                owner=self.name,
-                realm=REALM,
-                merge=merge_flat,
+                Peers(
+                    volume=VOLUME,
+                    sites=self.links,
+                    context=ReplicaContext(
+                        realm=REALM,
+                        owner=self.name,
+                        merge=merge_flat,
+                        clock=clock,
+                        ticks=clock,
+                        pause=clock.pause,
+                        randomness=self.chance.random,
+                        **self.how,
+                    ),
+                ),
                 local=self.local,
-                clock=clock,
-                ticks=clock,
-                pause=clock.pause,
-                chance=self.chance.random,
-                **self.how,
             )
         )
 

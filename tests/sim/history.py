@@ -22,7 +22,9 @@ from dalsegno.formats import objects
 from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_FILE, Entry, Revision
 from dalsegno.pool.contract import Source
 from dalsegno.pool.pool import Pool
+from dalsegno.replicas.context import ReplicaContext
 from dalsegno.replicas.group import Group
+from dalsegno.replicas.peers import Peers
 from dalsegno.replicas.reach import Reach
 from dalsegno.replicas.release import release
 from dalsegno.replicas.sources import SitesSource
@@ -94,22 +96,18 @@ class Client:
         )
         sites = {name: world.link(self.name, name) for name in (*WRITERS, *READERS)}
         self.sites = sites
-        self.group = Group(
-            Reach(
-                VOLUME,
-                {name: sites[name] for name in WRITERS},
-                owner=f"{self.name}-{self.lives}",
-                realm=world.realm,
-                merge=merge_heads,
-                local=keeper,
-                volume_id=VOLUME_ID,
-                parallel=self._in_any_order,
-                clock=world.clock(world.skews[self.name]),
-                ticks=lambda: world.time_ns,
-                pause=world.pause,
-                chance=world.chance.random,
-            )
+        context = ReplicaContext(
+            realm=world.realm,
+            owner=f"{self.name}-{self.lives}",
+            merge=merge_heads,
+            clock=world.clock(world.skews[self.name]),
+            ticks=lambda: world.time_ns,
+            pause=world.pause,
+            randomness=world.chance.random,
+            parallel=self._in_any_order,
         )
+        writers = Peers(volume=VOLUME, sites={name: sites[name] for name in WRITERS}, context=context)
+        self.group = Group(Reach(writers, local=keeper, volume_id=VOLUME_ID))
         # As in the cache house: what this client has not got it reads from the servers.
         self.pool.elsewhere = SitesSource(VOLUME, [sites[name] for name in WRITERS], world.realm)
 

@@ -8,6 +8,7 @@ import msgspec
 
 from dalsegno.actions.release import change_set, require_set
 from dalsegno.replicas.bring import answers, look, roles, spread
+from dalsegno.replicas.context import Merge
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.follow import (
     DISMISSED,
@@ -22,7 +23,6 @@ from dalsegno.replicas.follow import (
     promote,
     standby_state,
 )
-from dalsegno.replicas.heads import Merge as MergeHeads
 from dalsegno.replicas.histories import clones_lacking
 from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.meet import meeting
@@ -122,7 +122,7 @@ def follow_here(
     volume: str,
     name: str,
     *,
-    merge: MergeHeads,
+    merge: Merge,
     origin: str = "",
     once: bool = False,
     ended: Callable[[], bool],
@@ -220,7 +220,7 @@ def standby_status(servers: Servers, volume: str, only: Sequence[str] = ()) -> l
 
 
 def promote_standby(
-    servers: Servers, volume: str, *, merge: MergeHeads, name: str = "", report: Report = silent
+    servers: Servers, volume: str, *, merge: Merge, name: str = "", report: Report = silent
 ) -> tuple[str, Promotion]:
     """Make a standby the volume's writer; return which, and what was done."""
     replicas = require_set(servers, volume)

@@ -2,7 +2,7 @@
 
 from dalsegno.actions.release import change_set
 from dalsegno.replicas.bring import roles
-from dalsegno.replicas.heads import Merge
+from dalsegno.replicas.context import Merge
 from dalsegno.replicas.meet import meeting
 from dalsegno.replicas.move import Move, move
 from dalsegno.replicas.servers import Servers

@@ -29,16 +29,17 @@ from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.known import Differs, KnownPlace, refuse
 from dalsegno.pool.pool import Pool, PoolWriter
 from dalsegno.replicas.catchup import CaughtUp
+from dalsegno.replicas.context import Merge, ReplicaContext, side_by_side
 from dalsegno.replicas.contract import Reopener, Site
 from dalsegno.replicas.followed import Directories, Followed
 from dalsegno.replicas.freezing import Cloned
 from dalsegno.replicas.group import Group
-from dalsegno.replicas.heads import Merge
 from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.nearest import NearestSource, Nearness
+from dalsegno.replicas.peers import Peers
 from dalsegno.replicas.profile import CACHE_BYTES_MAX_DEFAULT
 from dalsegno.replicas.pushing import Pushed
-from dalsegno.replicas.reach import Reach, States, list_errors, shared_kind, side_by_side, writers_needed
+from dalsegno.replicas.reach import Reach, States, list_errors, shared_kind, writers_needed
 from dalsegno.replicas.seen import SeenOnServers
 from dalsegno.replicas.servers import Servers
 from dalsegno.replicas.tokens import fitting_name
@@ -298,18 +299,22 @@ class RealmVolumes(Volumes):
     def _make_group(self, name: str, names: Sequence[str], replicas: ReplicaSet | None, volume_id: bytes) -> Group:
         group = Group(
             Reach(
-                name,
-                {each: self.servers.site(each) for each in names},
-                owner=self.servers.owner,
-                realm=self._pool.realm,
-                merge=self._merge,
+                Peers(
+                    volume=name,
+                    sites={each: self.servers.site(each) for each in names},
+                    context=ReplicaContext(
+                        realm=self._pool.realm,
+                        owner=self.servers.owner,
+                        merge=self._merge,
+                        parallel=side_by_side(self._callers),
+                        report=self._report,
+                    ),
+                    replicas=replicas,
+                ),
                 local=self._local,
-                replicas=replicas,
                 volume_id=volume_id,
-                parallel=side_by_side(self._callers),
                 publish=lambda new: self.servers.publish(name, new, volume_id=volume_id),
                 compare=self._compare,
-                report=self._report,
             )
         )
         self._groups[name] = group

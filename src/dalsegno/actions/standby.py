@@ -8,9 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final
 
+from dalsegno.replicas.context import Merge
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.follow import Step, backoff, follow
-from dalsegno.replicas.heads import Merge
 from dalsegno.replicas.meet import meeting
 from dalsegno.replicas.release import pull
 from dalsegno.replicas.servers import Servers

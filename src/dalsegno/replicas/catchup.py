@@ -83,7 +83,7 @@ def catch_up(reach: Reach, *, head: bytes = b"", joining: Mapping[str, str] | No
     """
     joining = joining or {}
     tally = Tally()
-    until = reach.ticks() + FROZEN_SECONDS_MAX * SECOND_NS
+    until = reach.context.ticks() + FROZEN_SECONDS_MAX * SECOND_NS
     trouble: DalError = Conflict(f"volume {reach.volume!r}: its replicas change faster than they are brought together")
     rounds = 0
     while True:
@@ -101,10 +101,10 @@ def catch_up(reach: Reach, *, head: bytes = b"", joining: Mapping[str, str] | No
         if not moved and not _bring_clones(reach, {**look.replicas.clones, **joining}, states, tally):
             break
         if tally.frozen:
-            if reach.ticks() > until:
+            if reach.context.ticks() > until:
                 tally.failed.update(tally.frozen)
             rounds -= 1
-            reach.pause(FROZEN_PAUSE_SECONDS)
+            reach.context.pause(FROZEN_PAUSE_SECONDS)
         if rounds >= ROUNDS_MAX:
             raise trouble
     target = next(iter(states.values()))
@@ -142,7 +142,7 @@ def bring_heads(
     _put_strangers_aside(reach, source, states, heads, extra, tally)
     if tally.failed.keys() & states.keys():
         return True
-    plan = plan_heads(source, reach.realm, heads, reach.merge)
+    plan = plan_heads(source, reach.context.realm, heads, reach.context.merge)
     with closing(plan):
         waiting = sorted(name for name, state in states.items() if state.head != plan.target)
         if not waiting:
@@ -159,7 +159,7 @@ def bring_heads(
                 state=states[site.name],
                 holders=holders,
                 owner=owner,
-                report=reach.report,
+                report=reach.context.report,
             ),
         )
         for name in [name for name, refusal in errors.items() if isinstance(refusal, Diverged)]:
@@ -232,7 +232,7 @@ def _bring_clones(reach: Reach, patterns: Mapping[str, str], states: Mapping[str
     for entry in plan.renamed:
         if entry not in tally.renamed:
             tally.renamed.append(entry)
-            reach.report(
+            reach.context.report(
                 Note(
                     severity="note",
                     path=reach.volume.encode(errors="surrogateescape"),
@@ -249,7 +249,7 @@ def _bring_clones(reach: Reach, patterns: Mapping[str, str], states: Mapping[str
             to=site,
             bases=[*own_bases(state), *([state.common] if state.common else [])],
             sources=sources,
-            report=reach.report,
+            report=reach.context.report,
         )
 
     results, errors = reach.each(sorted(plan.steps), bring)

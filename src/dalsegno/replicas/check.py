@@ -57,7 +57,11 @@ def check_replicas(group: Group, *, deep: bool = False, report: Report = silent)
     """Compare the writers of a volume and change nothing; `deep` reads every object of heads and clones everywhere."""
     reach = group.reach
     look = reach.look(arrange=False)
-    found = [*_compare_answers(look, now_ns=reach.clock()), *_compare_heads(reach, look), *_compare_clones(look)]
+    found = [
+        *_compare_answers(look, now_ns=reach.context.clock()),
+        *_compare_heads(reach, look),
+        *_compare_clones(look),
+    ]
     counts = [0, 0]
     if deep:
         for name in look.states:
@@ -150,7 +154,7 @@ def _read_all(reach: Reach, look: Look, name: str, counts: list[int], report: Re
         rows = read_rows(missing_of_many(reach.volume, targets, [], site), of=name)
         for part in cut_groups(rows):
             ids = row_ids(part)
-            yield from _read_group(reach, site, ids, reach.realm)
+            yield from _read_group(reach, site, ids, reach.context.realm)
             counts[0] += len(part)
             counts[1] += int(row_lengths(part).sum())
             # A revision of the past may be somewhere without its tree.
@@ -192,7 +196,7 @@ def _read_each(reach: Reach, site: Site, ids: Sequence[bytes], error: DalError) 
     for half in (ids[: len(ids) // 2], ids[len(ids) // 2 :]):
         try:
             with fetch(site, reach.volume, b"".join(half)) as spool:
-                for _ in unpack(spool, reach.realm):
+                for _ in unpack(spool, reach.context.realm):
                     pass
         except (NotFound, Damaged) as below:
             yield from _read_each(reach, site, half, below)

@@ -51,15 +51,15 @@ def freeze_and_clone(
     name, created_ns = _settle_clone(reach, look, name, created_ns)
     tried: set[str] = set()
     known = _known_revision(reach, look)
-    started = reach.ticks()
+    started = reach.context.ticks()
     ended = started
     try:
         frozen, errors, started = _freeze(reach, look, tried)
         clone = _clone_frozen(reach, name, created_ns, frozen, errors, look, known, automatic=automatic)
     finally:
         if tried:
-            reach.each(sorted(tried), lambda site: site.thaw(reach.volume, owner=reach.owner))
-            ended = reach.ticks()
+            reach.each(sorted(tried), lambda site: site.thaw(reach.volume, owner=reach.context.owner))
+            ended = reach.context.ticks()
         reach.last = None
     cloned, missing = clone[1], clone[2]
     return Cloned(
@@ -85,7 +85,7 @@ def _known_revision(reach: Reach, look: Look) -> tuple[bytes, Revision | None]:
 def _settle_clone(reach: Reach, look: Look, name: str | None, created_ns: int | None) -> tuple[str, int]:
     if not any(state.head for state in look.states.values()):
         raise Refused(f"volume {reach.volume!r} is empty: import or back up something first")
-    created_ns = reach.clock() if created_ns is None else created_ns
+    created_ns = reach.context.clock() if created_ns is None else created_ns
     taken = look.clone_names
     if name is not None:
         if name in taken:
@@ -107,13 +107,13 @@ def _freeze(reach: Reach, look: Look, tried: set[str]) -> tuple[dict[str, Volume
     holder: DalError | None = None
     for _ in range(FREEZE_TRIES_MAX):
         names = sorted(look.states)
-        started = reach.ticks()
+        started = reach.context.ticks()
         frozen: dict[str, VolumeState] = {}
         errors: dict[str, DalError] = dict(look.errors)
         busy: DalError | None = None
         for part in (names[:1], names[1:]):
             tried.update(part)
-            found, failed = reach.each(part, lambda site: site.freeze(reach.volume, owner=reach.owner))
+            found, failed = reach.each(part, lambda site: site.freeze(reach.volume, owner=reach.context.owner))
             frozen.update(found)
             errors.update(failed)
             busy = next((error for error in failed.values() if isinstance(error, Conflict)), None)
@@ -122,9 +122,9 @@ def _freeze(reach: Reach, look: Look, tried: set[str]) -> tuple[dict[str, Volume
         if busy is None:
             return frozen, errors, started
         holder = busy
-        reach.each(sorted(tried), lambda site: site.thaw(reach.volume, owner=reach.owner))
+        reach.each(sorted(tried), lambda site: site.thaw(reach.volume, owner=reach.context.owner))
         tried.clear()
-        reach.pause(FROZEN_PAUSE_SECONDS * (0.5 + 2 * reach.chance()))
+        reach.context.pause(FROZEN_PAUSE_SECONDS * (0.5 + 2 * reach.context.randomness()))
     assert holder is not None
     raise holder
 
@@ -144,7 +144,7 @@ def _clone_frozen(
     if len({state.head for state in frozen.values()}) > 1:
         tally = Tally()
         for _ in range(ROUNDS_MAX):
-            if not bring_heads(reach, {each: frozen[each] for each in names}, b"", tally, owner=reach.owner):
+            if not bring_heads(reach, {each: frozen[each] for each in names}, b"", tally, owner=reach.context.owner):
                 break
             names -= tally.failed.keys()
             found, failed = reach.each(sorted(names), lambda site: site.state(reach.volume))

@@ -1,12 +1,13 @@
 """Bring the heads of several servers together: those behind go forward, those that diverged are merged."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats.objects import Reference
-from dalsegno.pool.contract import Sink, Source
+from dalsegno.pool.contract import Source
 from dalsegno.replicas.clones import bring_from_any, own_bases
+from dalsegno.replicas.context import Merge
 from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
 from dalsegno.replicas.sources import SitesSource, Workbench
 from dalsegno.replicas.transfer import Spool, Transferred, send
@@ -15,9 +16,6 @@ from dalsegno.terms.events import Report
 from dalsegno.terms.ids import ObjectId
 from dalsegno.volumes.ancestry import between, find_revision, is_ancestor, merge_bases
 from dalsegno.volumes.state import VolumeState
-
-Merge = Callable[[Source, Sink, bytes, bytes], bytes]
-"""Merge two heads into a revision, the same one whoever does it and in whichever order they are given."""
 
 
 @dataclass(slots=True, kw_only=True)

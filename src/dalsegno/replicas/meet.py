@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 
 from dalsegno.chunks.realm import Realm
+from dalsegno.replicas.context import Merge
 from dalsegno.replicas.contract import Site
-from dalsegno.replicas.heads import Merge, bring_head, newest_heads, plan_heads
+from dalsegno.replicas.heads import bring_head, newest_heads, plan_heads
 from dalsegno.replicas.sources import SitesSource
 from dalsegno.terms.errors import Refused
 from dalsegno.terms.events import Report, silent

@@ -59,7 +59,7 @@ class Pusher:
         Unavailable when it is not: the commit stays where it got to, and the next push or catch-up brings it on.
         """
         assert self.reach.local is not None, "a push needs the pool where the commit was made"
-        until = self.reach.ticks() + FROZEN_SECONDS_MAX * SECOND_NS
+        until = self.reach.context.ticks() + FROZEN_SECONDS_MAX * SECOND_NS
         total = Transferred()
         merged: tuple[bytes, ...] = ()
         for _ in range(TRIES_MAX):
@@ -69,9 +69,9 @@ class Pusher:
                 sending.run()
                 total += sending.transferred
                 while sending.frozen:
-                    if self.reach.ticks() > until:
+                    if self.reach.context.ticks() > until:
                         raise next(iter(sending.frozen.values()))
-                    self.reach.pause(FROZEN_PAUSE_SECONDS)
+                    self.reach.context.pause(FROZEN_PAUSE_SECONDS)
                     sending.run_frozen()
             look, acknowledged, missing = sending.look, sending.acknowledged, sending.errors
             behind = sending.behind
@@ -113,7 +113,7 @@ class Pusher:
         )
 
     def _look_for_push(self) -> Look:
-        now = self.reach.ticks()
+        now = self.reach.context.ticks()
         last = self.reach.last
         for name in [name for name, (until, _) in self.away.items() if until <= now]:
             del self.away[name]
@@ -126,7 +126,7 @@ class Pusher:
     def _note_away(self, errors: Mapping[str, DalError]) -> None:
         for name, error in errors.items():
             if name not in self.away:
-                self.away[name] = self.reach.ticks() + AWAY_NS, error
+                self.away[name] = self.reach.context.ticks() + AWAY_NS, error
 
     def increment(self, revision: bytes, base: bytes) -> Spool | None:
         """Return a pack of what `revision` has and `base`, which it comes from, has not; None when that is large."""
@@ -248,7 +248,9 @@ class _Sending:
         spool = self._packs[head]
         if spool is None:
             assert reach.local is not None
-            done = copy(reach.local, site, reach.volume, [self._revision], [head] if head else [], report=reach.report)
+            done = copy(
+                reach.local, site, reach.volume, [self._revision], [head] if head else [], report=reach.context.report
+            )
             return site.commit(reach.volume, self._revision, b"", (), common=common), done
         done = Transferred(bytes_crossed=spool.size_bytes)
         try:

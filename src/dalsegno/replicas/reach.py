@@ -1,77 +1,34 @@
 """The servers of a replicated volume: who answers, with what, and what the newest replica set is."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from dalsegno.chunks.realm import Realm
 from dalsegno.replicas.bring import newest_set
 from dalsegno.replicas.contract import Site
-from dalsegno.replicas.heads import Merge, newest_heads
+from dalsegno.replicas.heads import newest_heads
+from dalsegno.replicas.peers import Peers, Poll
 from dalsegno.replicas.sources import SitesSource
 from dalsegno.terms.errors import BadInput, DalError, NotFound, Refused, Unavailable
-from dalsegno.terms.events import Report, silent
-from dalsegno.volumes.clones import ClonesOfAll
 from dalsegno.volumes.state import ANY, MAJORITY, WRITER, ReplicaSet, VolumeState
-from dalsegno.world.clock import now_ns, pause, ticks_ns
-from dalsegno.world.workers import Workers
 
 T = TypeVar("T")
 States = Mapping[str, VolumeState]
 """Server: its state of a volume."""
 Compare = Callable[[States, Callable[[], States]], States]
 """Compare states with what was seen before, and return them, or what asking again brought."""
-Parallel = Callable[[Sequence[Callable[[], None]]], None]
-"""Run all of some steps, in any order or at once; return when all have ended."""
-
-
-def in_turn(steps: Sequence[Callable[[], None]]) -> None:
-    """Run steps one after the other."""
-    for step in steps:
-        step()
-
-
-def side_by_side(workers: Workers) -> Parallel:
-    """Return what runs steps on a crew, the first one here."""
-
-    def run(steps: Sequence[Callable[[], None]]) -> None:
-        futures = [workers.submit(step) for step in steps[1:]]
-        try:
-            if steps:
-                steps[0]()
-        finally:
-            for future in futures:
-                future.exception()
-        for future in futures:
-            future.result()
-
-    return run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class Look(Poll):
     """What the writers of a volume answered."""
 
     replicas: ReplicaSet
-    states: dict[str, VolumeState]
-    """Writers that answered."""
-    errors: dict[str, DalError]
-    """Writers that did not, and why."""
 
     @property
     def needed(self) -> int:
         """How many writers must have a commit before it is acknowledged."""
         return writers_needed(self.replicas)
-
-    @property
-    def clone_names(self) -> ClonesOfAll:
-        """The names of the clones that any of those that answered has."""
-        return ClonesOfAll([state.clones for state in self.states.values()])
-
-    @property
-    def heads(self) -> set[bytes]:
-        """The heads of those that answered."""
-        return {state.head for state in self.states.values()}
 
 
 def writers_needed(replicas: ReplicaSet) -> int:
@@ -100,71 +57,35 @@ class Reach:
 
     def __init__(
         self,
-        volume: str,
-        sites: Mapping[str, Site],
+        peers: Peers,
         *,
-        owner: str,
-        realm: Realm,
-        merge: Merge,
         local: Site | None = None,
-        replicas: ReplicaSet | None = None,
         volume_id: bytes = b"",
-        parallel: Parallel = in_turn,
-        clock: Callable[[], int] = now_ns,
-        ticks: Callable[[], int] = ticks_ns,
-        pause: Callable[[float], None] = pause,
-        chance: Callable[[], float] = lambda: 0.5,
         publish: Callable[[ReplicaSet], None] = lambda replicas: None,
         compare: Compare = lambda states, again: states,
-        report: Report = silent,
     ) -> None:
-        """See `volume` through `sites`; this client's own commits are at `local`, which is only read.
+        """See a volume through `peers`; this client's own commits are at `local`, which is only read.
 
-        `owner` names this client in leases and is nobody else's. `publish` tells the realm of a new replica set before
-        any server hears of it, and raises when somebody else was first. `compare` sees what servers showed before
-        anything is done with it. `chance` gives numbers between 0 and 1.
+        `publish` tells the realm of a new replica set before any server hears of it, and raises when somebody else was
+        first. `compare` sees what servers showed before anything is done with it.
         """
-        self.volume = volume
-        self.owner = owner
-        self.sites = dict(sites)
+        self.peers = peers
+        self.volume = peers.volume
+        self.context = peers.context
         self.local = local
-        self.realm = realm
-        self.merge = merge
-        self.replicas = replicas
+        self.replicas = peers.replicas
         self.volume_id = volume_id
-        self.parallel = parallel
-        self.clock = clock
-        self.ticks = ticks
-        self.pause = pause
-        self.chance = chance
         self.publish = publish
         self.compare = compare
-        self.report = report
         self.last: Look | None = None
 
     def site(self, name: str) -> Site:
-        """Return a server by name."""
-        site = self.sites.get(name)
-        if site is None:
-            raise Unavailable(f"{name}: no address known for this server")
-        return site
+        """Return a server by name; Unavailable when it has no known address."""
+        return self.peers.site(name)
 
     def each(self, names: Iterable[str], call: Callable[[Site], T]) -> tuple[dict[str, T], dict[str, DalError]]:
-        """Do something at several servers at once; return what each answered and what each refused with."""
-        results: dict[str, T] = {}
-        errors: dict[str, DalError] = {}
-
-        def step(name: str) -> Callable[[], None]:
-            def run() -> None:
-                try:
-                    results[name] = call(self.site(name))
-                except DalError as error:
-                    errors[name] = error
-
-            return run
-
-        self.parallel([step(name) for name in names])
-        return results, errors
+        """Call several servers at once; return what each answered, and each server's error."""
+        return self.peers.each(names, call)
 
     def look(self, *, arrange: bool = True) -> Look:
         """Ask all writers for their state. Those with an older replica set are told the newest.
@@ -174,31 +95,31 @@ class Reach:
         known = self.replicas
         states: dict[str, VolumeState] = {}
         errors: dict[str, DalError] = {}
-        waiting = set(known.writers if known is not None else self.sites)
+        waiting = set(known.writers if known is not None else self.peers.sites)
         others_asked = known is None
         while waiting:
             asked = sorted(waiting)
-            found, failed = self.each(asked, lambda site: site.state(self.volume))
-            states.update(found)
-            errors.update(failed)
+            polled = self.peers.poll(asked)
+            states.update(polled.states)
+            errors.update(polled.errors)
             known = self._newest_set(states.values(), known)
             answered = sum(name in states for name in known.writers)
             waiting = set(known.writers)
             if answered < writers_needed(known) and not others_asked:
                 # The writers may be others by now: who else holds the volume knows.
                 others_asked = True
-                waiting |= set(self.sites)
+                waiting |= set(self.peers.sites)
             waiting -= states.keys() | errors.keys()
         assert known is not None
         self.replicas = known
         self._refuse_foreign(states, errors)
         there = sorted(states)
-        states = dict(self.compare(states, lambda: self.each(there, lambda site: site.state(self.volume))[0]))
+        states = dict(self.compare(states, lambda: self.peers.poll(there).states))
         if arrange:
             self._create_absent(known, states, errors)
         stale = [name for name, state in states.items() if state.replicas is None or set_version(state) < known.version]
         if stale and known.version and arrange:
-            arranged, deaf = self.each(sorted(stale), lambda site: site.arrange(self.volume, known))
+            arranged, deaf = self.peers.set_replica_set(known, sorted(stale))
             states.update(arranged)
             for name, error in deaf.items():
                 errors[name] = error
@@ -213,7 +134,7 @@ class Reach:
 
     def _newest_set(self, states: Iterable[VolumeState], known: ReplicaSet | None) -> ReplicaSet:
         newest = newest_set(states, known)
-        return newest if newest is not None else ReplicaSet(version=0, writers=sorted(self.sites))
+        return newest if newest is not None else ReplicaSet(version=0, writers=sorted(self.peers.sites))
 
     def _refuse_foreign(self, states: dict[str, VolumeState], errors: dict[str, DalError]) -> None:
         """Put aside servers on which the volume's name means another volume."""
@@ -250,7 +171,7 @@ class Reach:
     def source(self, names: Iterable[str]) -> SitesSource:
         """Return a Source that reads from whichever of these servers has an object, this client's own pool first."""
         sites = [self.site(name) for name in sorted(names)]
-        return SitesSource(self.volume, [*([self.local] if self.local is not None else []), *sites], self.realm)
+        return SitesSource(self.volume, [*([self.local] if self.local is not None else []), *sites], self.context.realm)
 
     def newest(self, look: Look) -> list[bytes]:
         """Return the heads of those that answered which lie behind none of the others."""
@@ -282,8 +203,8 @@ class Reach:
         writers_needed(replicas)
         self.publish(replicas)
         self.replicas, self.last = replicas, None
-        names = {*replicas.writers, *replicas.readers, *replicas.standbys, *also} & self.sites.keys()
-        _, errors = self.each(sorted(names), lambda site: site.arrange(self.volume, replicas))
+        names = {*replicas.writers, *replicas.readers, *replicas.standbys, *also} & self.peers.sites.keys()
+        _, errors = self.peers.set_replica_set(replicas, sorted(names))
         if not set(replicas.writers) - errors.keys():
             return errors
         if set(replicas.writers) <= errors.keys():

@@ -68,7 +68,9 @@ def _repair(reach: Reach, states: Mapping[str, VolumeState], name: str) -> Trans
             if not names:
                 raise NotFound(f"volume {reach.volume!r}: no other server answers")
             sources = [reach.site(each) for each in names]
-            done += bring(reach.volume, revisions, (), sources=sources, to=reach.site(name), report=reach.report)
+            done += bring(
+                reach.volume, revisions, (), sources=sources, to=reach.site(name), report=reach.context.report
+            )
         except DalError as error:
             if not _is_whole(reach, name, revisions):
                 failure = error

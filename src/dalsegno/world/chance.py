@@ -12,6 +12,11 @@ def random_bytes(count: int) -> bytes:
     return os.urandom(count)
 
 
+def random_share() -> float:
+    """Return a number from 0 up to 1, 1 left out."""
+    return int.from_bytes(random_bytes(4)) / 2**32
+
+
 def random_node() -> int:
     """Return a node number: 63 random bits, never 0."""
     global _nodes
