@@ -29,14 +29,13 @@ from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.known import Differs, KnownPlace, refuse
 from dalsegno.pool.pool import Pool, PoolWriter
 from dalsegno.replicas.catchup import CaughtUp
-from dalsegno.replicas.context import Merge, ReplicaContext, side_by_side
+from dalsegno.replicas.context import Merge
 from dalsegno.replicas.contract import Reopener, Site
 from dalsegno.replicas.followed import Directories, Followed
 from dalsegno.replicas.freezing import Cloned
 from dalsegno.replicas.group import Group
 from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.nearest import NearestSource, Nearness
-from dalsegno.replicas.peers import Peers
 from dalsegno.replicas.profile import CACHE_BYTES_MAX_DEFAULT
 from dalsegno.replicas.pushing import Pushed
 from dalsegno.replicas.reach import Reach, States, list_errors, shared_kind, writers_needed
@@ -297,20 +296,10 @@ class RealmVolumes(Volumes):
         return self._make_group(name, names, replicas, volume_id)
 
     def _make_group(self, name: str, names: Sequence[str], replicas: ReplicaSet | None, volume_id: bytes) -> Group:
+        context = self.servers.context(merge=self._merge, workers=self._callers, report=self._report)
         group = Group(
             Reach(
-                Peers(
-                    volume=name,
-                    sites={each: self.servers.site(each) for each in names},
-                    context=ReplicaContext(
-                        realm=self._pool.realm,
-                        owner=self.servers.owner,
-                        merge=self._merge,
-                        parallel=side_by_side(self._callers),
-                        report=self._report,
-                    ),
-                    replicas=replicas,
-                ),
+                self.servers.peers(name, names, context, replicas),
                 local=self._local,
                 volume_id=volume_id,
                 publish=lambda new: self.servers.publish(name, new, volume_id=volume_id),

@@ -7,10 +7,13 @@ from typing import Final, Protocol, Self
 import msgspec
 
 from dalsegno.chunks.realm import Realm
+from dalsegno.replicas.context import Merge, ReplicaContext, in_turn, never_merge, side_by_side
 from dalsegno.replicas.contract import Site
+from dalsegno.replicas.peers import Peers
 from dalsegno.replicas.pins import believed
 from dalsegno.replicas.view import Placed, RealmView, Server
 from dalsegno.terms.errors import DalError, Moved, NoAccess, NotFound, Refused, Unavailable
+from dalsegno.terms.events import Report, silent
 from dalsegno.terms.times import SECOND_NS, show_time
 from dalsegno.volumes.dates import is_future
 from dalsegno.volumes.state import ReplicaSet, VolumeState
@@ -90,6 +93,26 @@ class Servers:
     def pause(self, seconds: float) -> None:
         """Wait."""
         pause(seconds)
+
+    def context(
+        self, *, merge: Merge = never_merge, workers: Workers | None = None, report: Report = silent
+    ) -> ReplicaContext:
+        """Return what work on these servers uses; without `workers` they are asked one after the other."""
+        return ReplicaContext(
+            realm=self.realm,
+            owner=self.owner,
+            merge=merge,
+            pause=self.pause,
+            parallel=side_by_side(workers) if workers is not None else in_turn,
+            report=report,
+        )
+
+    def peers(
+        self, volume: str, names: Iterable[str], context: ReplicaContext, replicas: ReplicaSet | None = None
+    ) -> Peers:
+        """Return some servers of a volume; NotFound when the realm has none of a name. Nothing is asked of them yet."""
+        sites = {name: self.site(name) for name in dict.fromkeys(names)}
+        return Peers(volume=volume, sites=sites, context=context, replicas=replicas)
 
     # The directory
 
