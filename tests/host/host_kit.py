@@ -13,9 +13,10 @@ import pytest
 from dalsegno.chunks.cut import Cutter
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats.objects import Revision
+from dalsegno.host.baseline import Baseline
 from dalsegno.host.cache import ScanCache, load_cache
 from dalsegno.host.ignore import Rules
-from dalsegno.host.scan import ScanResult, scan_tree
+from dalsegno.host.scan import ScanOptions, ScanResult, scan_tree
 from dalsegno.terms.errors import NotFound
 from dalsegno.terms.events import Event
 from dalsegno.terms.ids import ObjectId
@@ -73,20 +74,24 @@ class Machine:
         self.cache: ScanCache | None = None
         self.events: list[Event] = []
 
+    def baseline(self, *, cached: bool = True) -> Baseline | None:
+        """Return what the next scan compares with."""
+        if self.revision is None:
+            return None
+        cache = load_cache(self.cache_path, revision=REVISION_ID) if cached else None
+        return Baseline(revision=self.revision, source=self.store, cache=cache)
+
     def scan(self, root: bytes | Path, *, rules: Rules | None = None, cached: bool = True, **more: Any) -> ScanResult:
         """Scan as if ten seconds had passed since the last change."""
         self.events.clear()
+        more.setdefault("started_ns", now_ns() + 10 * 10**9)
         result = scan_tree(
             root,
             sink=self.store,
             cutter=self.cutter,
-            previous=self.revision,
-            source=self.store,
-            cache=load_cache(self.cache_path, revision=REVISION_ID) if cached else None,
-            rules=rules,
+            baseline=self.baseline(cached=cached),
+            options=ScanOptions(rules=rules if rules is not None else Rules(), **more),
             report=self.events.append,
-            started_ns=now_ns() + 10 * 10**9,
-            **more,
         )
         self.revision = revision_of(result)
         result.cache.save(self.cache_path, revision=REVISION_ID)

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import socket
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -277,8 +278,6 @@ def test_vanished_is_noted_and_unreadable_is_listed(
 
 
 def test_socket_is_left_out(machine: Machine, tmp_path: Path) -> None:
-    import socket
-
     root = tmp_path / "s"
     root.mkdir()
     (root / "file").write_bytes(b"x")
@@ -287,6 +286,19 @@ def test_socket_is_left_out(machine: Machine, tmp_path: Path) -> None:
         assert machine.scan(root).entry_count == 1
         again = machine.scan(root)
         assert again.files_read == 0 and again.directories_reused == 1
+
+
+def test_a_socket_is_counted_once_where_a_file_changed(machine: Machine, tmp_path: Path) -> None:
+    """What was counted for an answer that is dropped: a directory compared with the cache, then listed anew."""
+    root = tmp_path / "s"
+    root.mkdir()
+    (root / "file").write_bytes(b"x")
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(root / "socket"))
+        assert machine.scan(root).socket_count == 1
+        assert machine.scan(root).socket_count == 1
+        (root / "file").write_bytes(b"changed")
+        assert machine.scan(root).socket_count == 1
 
 
 def test_in_place_writes_only_the_difference(machine: Machine, corpus: bytes, tmp_path: Path) -> None:

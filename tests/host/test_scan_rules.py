@@ -12,10 +12,10 @@ from host_kit import REVISION_ID, Machine, MemoryStore, revision_of
 
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry
-from dalsegno.host.cache import load_cache
+from dalsegno.host.fields import RACY_NS
 from dalsegno.host.ignore import CACHE_TAG_SIGNATURE, Rules
 from dalsegno.host.restore import restore_tree
-from dalsegno.host.scan import RACY_NS, ScanResult, scan_tree
+from dalsegno.host.scan import ScanResult, scan_tree
 from dalsegno.terms.events import Note
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.read import iterate_directory, links_key, lookup
@@ -41,9 +41,7 @@ def scan_now(machine: Machine, root: Path) -> ScanResult:
         root,
         sink=machine.store,
         cutter=machine.cutter,
-        previous=machine.revision,
-        source=machine.store,
-        cache=load_cache(machine.cache_path, revision=REVISION_ID),
+        baseline=machine.baseline(),
     )
     machine.revision = revision_of(result)
     result.cache.save(machine.cache_path, revision=REVISION_ID)

@@ -9,7 +9,8 @@ from host_kit import Machine, MemoryStore
 
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry
-from dalsegno.host.scan import MISSIZED_BYTES_MAX, READ_TRIES, ScanResult
+from dalsegno.host.contents import MISSIZED_BYTES_MAX, READ_TRIES
+from dalsegno.host.scan import ScanResult
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.sizes import MIB
 from dalsegno.trees.read import iterate_directory, read_content

@@ -14,10 +14,11 @@ from dalsegno.actions.shrunk import entries_expected, keep_shrunk
 from dalsegno.actions.sources import Ask, find_or_create, real_source, taken_message
 from dalsegno.chunks.cut import Cutter
 from dalsegno.formats.objects import INLINE_BYTES_MAX, Coverage, Revision
+from dalsegno.host.baseline import Baseline
 from dalsegno.host.cache import SCAN_SUFFIX, load_cache
 from dalsegno.host.coverage import coverage_of
 from dalsegno.host.ignore import IgnoreProblem
-from dalsegno.host.scan import ScanResult, scan_tree
+from dalsegno.host.scan import ScanOptions, ScanResult, scan_tree
 from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Damaged, NoAccess, NotFound
 from dalsegno.terms.events import Note
 from dalsegno.trees.read import read_revision
@@ -128,7 +129,11 @@ def take(
     left = left_out(state.settings, rules)
     if not is_directory(directory):
         raise NotFound(f"{os.fsdecode(directory)}: no such directory")
-    cache_path = house.cache_dir / f"{state.id.hex()}{SCAN_SUFFIX}"
+    options = ScanOptions(
+        rules=rules_of(left, own=own_paths(house, directory)),
+        # Directories stay on a machine that only writes, contents do not.
+        inline_bytes_max=0 if pool.realm.only_writes else INLINE_BYTES_MAX,
+    )
     previous: Revision | None = None
     with pool.writer(house.workers) as writer:
         doubts = Doubts(pool, writer)
@@ -138,14 +143,9 @@ def take(
                 Path(os.fsdecode(directory)),
                 sink=writer,
                 cutter=Cutter(pool.realm.chunk_seed),
-                previous=previous,
-                source=pool,
-                cache=load_cache(cache_path, revision=state.head) if previous is not None else None,
-                rules=rules_of(left, own=own_paths(house, directory)),
+                baseline=_baseline(house, state, previous, doubts),
+                options=options,
                 report=house.report,
-                relies=doubts.relies if doubts else None,
-                # Directories stay on a machine that only writes, contents do not.
-                inline_bytes_max=0 if pool.realm.only_writes else INLINE_BYTES_MAX,
             )
 
         try:
@@ -171,7 +171,7 @@ def take(
         stored = writer.bytes_stored
         doubts.tell(house.report)
     try:
-        scan.cache.save(cache_path, revision=identity)
+        scan.cache.save(_cache_path(house, state), revision=identity)
     except (DalError, OSError):
         pass  # the next scan reads more; the backup itself is done
     before = entries_expected(
@@ -200,6 +200,18 @@ def take(
         left_out=left,
         healed=doubts.count,
     )
+
+
+def _cache_path(house: House, state: VolumeState) -> Path:
+    return house.cache_dir / f"{state.id.hex()}{SCAN_SUFFIX}"
+
+
+def _baseline(house: House, state: VolumeState, previous: Revision | None, doubts: Doubts) -> Baseline | None:
+    """Return what a scan compares with: the head, read before, and the cache of the scan that it came from."""
+    if previous is None:
+        return None
+    cache = load_cache(_cache_path(house, state), revision=state.head)
+    return Baseline(revision=previous, source=house.pool, cache=cache, relies=doubts.relies if doubts else None)
 
 
 def _head(house: House, state: VolumeState) -> Revision | None:

@@ -18,8 +18,9 @@ from dalsegno.chunks.cut import Cutter
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import objects
 from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_FILE, ENTRY_NAMES, ENTRY_SYMLINK, Entry, Revision
+from dalsegno.host.baseline import Baseline
 from dalsegno.host.cache import SCAN_SUFFIX, load_cache
-from dalsegno.host.scan import scan_tree
+from dalsegno.host.scan import ScanOptions, scan_tree
 from dalsegno.pool.contract import Source
 from dalsegno.pool.sources import FirstOf
 from dalsegno.terms.errors import BadInput, DalError, Damaged, Lost, NotFound, Refused
@@ -397,17 +398,16 @@ def _diff_live(house: House, before: View) -> Iterator[Change]:
         raise Refused(f"{before.label} follows no directory: name a second address to compare with")
     pool = house.pool
     scratch = Scratch(pool.realm, pool)
-    head = read_revision(pool, state.head) if state.head else None
+    baseline: Baseline | None = None
+    if state.head:
+        cache = load_cache(house.cache_dir / f"{state.id.hex()}{SCAN_SUFFIX}", revision=state.head)
+        baseline = Baseline(revision=read_revision(pool, state.head), source=pool, cache=cache)
     scan = scan_tree(
         Path(os.fsdecode(state.source)),
         sink=scratch,
         cutter=Cutter(pool.realm.chunk_seed),
-        previous=head,
-        source=pool,
-        cache=load_cache(house.cache_dir / f"{state.id.hex()}{SCAN_SUFFIX}", revision=state.head)
-        if state.head
-        else None,
-        rules=rules_of(left_out(state.settings), own=own_paths(house, state.source)),
+        baseline=baseline,
+        options=ScanOptions(rules=rules_of(left_out(state.settings), own=own_paths(house, state.source))),
         report=house.report,
     )
     for path, text in scan.unreadable:  # what seems to be removed is perhaps only not readable

@@ -13,8 +13,9 @@ from dalsegno.actions.sources import find_tracked, nothing_there
 from dalsegno.chunks.cut import Cutter
 from dalsegno.chunks.realm import SECRET_BYTES, Realm
 from dalsegno.formats.objects import Revision
+from dalsegno.host.baseline import Baseline
 from dalsegno.host.cache import SCAN_SUFFIX, load_cache
-from dalsegno.host.scan import scan_tree
+from dalsegno.host.scan import ScanOptions, scan_tree
 from dalsegno.terms.errors import NotFound
 from dalsegno.terms.events import Report, silent
 from dalsegno.terms.ids import UUID_BYTES, ObjectId
@@ -97,18 +98,18 @@ def preview(
     left = left_out(state.settings if state is not None else {}, rules)
     realm = house.pool.realm if house is not None else Realm(random_bytes(SECRET_BYTES))
     counter = _Counter(realm, house if house is not None else _Nothing())
-    previous = cache = None
+    previous: Revision | None = None
+    baseline: Baseline | None = None
     if house is not None and state is not None and state.head:
         previous = read_revision(house.pool, state.head)
         cache = load_cache(house.cache_dir / f"{state.id.hex()}{SCAN_SUFFIX}", revision=state.head)
+        baseline = Baseline(revision=previous, source=counter, cache=cache)
     scan = scan_tree(
         Path(os.fsdecode(directory)),
         sink=counter,
         cutter=Cutter(realm.chunk_seed),
-        previous=previous,
-        source=counter,
-        cache=cache,
-        rules=rules_of(left, own=own_paths(house, directory) if house is not None else ()),
+        baseline=baseline,
+        options=ScanOptions(rules=rules_of(left, own=own_paths(house, directory) if house is not None else ())),
         report=report,
     )
     then = Revision(
