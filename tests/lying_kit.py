@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from dalsegno.server.calls import CALLS
+from dalsegno.replicas.calls import CALLS
 from server_kit import Server
 
 PATIENCE_SECONDS = 60

@@ -24,10 +24,10 @@ from dalsegno.pool.damage import decode_damage
 from dalsegno.pool.holders import open_by_identity, open_by_passphrase
 from dalsegno.pool.keys import key_file_text, read_realm
 from dalsegno.pool.settings import decode_settings
+from dalsegno.replicas.calls import CALLS
 from dalsegno.replicas.histories import parse_patterns
 from dalsegno.replicas.tokens import split_token
 from dalsegno.replicas.view import check_realm_name
-from dalsegno.server.calls import CALLS
 from dalsegno.terms.errors import DalError
 from dalsegno.terms.names import file_name
 from dalsegno.terms.sizes import parse_size

@@ -10,7 +10,7 @@ from pathlib import Path
 from fuzz_targets import TARGETS
 from fuzz_values import NAMES
 
-from dalsegno.server.calls import CALLS
+from dalsegno.replicas.calls import CALLS
 
 HERE = Path(__file__).parent
 SEED = 20261130

@@ -16,10 +16,10 @@ import pytest
 from dalsegno.formats import messages
 from dalsegno.formats.object_records import encode_records
 from dalsegno.replicas import wire
+from dalsegno.replicas.calls import CALLS, OCTETS
 from dalsegno.replicas.remote import ANSWER_BYTES_MAX, RemoteSite
 from dalsegno.replicas.transfer import fetch
 from dalsegno.replicas.view import Placed, RealmView, Server
-from dalsegno.server.calls import CALLS, OCTETS
 from dalsegno.terms.errors import DalError, Damaged, Unavailable
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.sizes import MIB

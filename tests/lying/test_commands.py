@@ -16,7 +16,7 @@ import pytest
 
 from cli_kit import Done, User
 from dalsegno.cli import main
-from dalsegno.server.calls import CALLS, OCTETS
+from dalsegno.replicas.calls import CALLS, OCTETS
 from lying_kit import ESC, OCTETS_TYPE, Asked, Liar, Said, says
 from realm_kit import Person
 from server_kit import Server, start_server

@@ -10,8 +10,8 @@ import pytest
 from http_kit import ask
 from served_kit import Served, make_user
 
+from dalsegno.replicas.calls import CALLS
 from dalsegno.replicas.contract import Site
-from dalsegno.server.calls import CALLS
 from server_kit import start_server
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")

@@ -31,7 +31,7 @@ def test_the_openapi_page_is_what_it_was() -> None:
     """Kind of fault: a table that no longer says what clients were made for."""
     found = openapi.encoded_page()
     if os.environ.get("DAL_TEST_RECORD"):
-        PAGE.write_text(json.dumps(json.loads(found)) + "\n")
+        PAGE.write_text(json.dumps(json.loads(found), indent=1) + "\n")
     assert json.loads(found) == json.loads(PAGE.read_text())
 
 

@@ -14,7 +14,7 @@ from dalsegno.dumps.load import load_chain
 from dalsegno.dumps.plan import forget_dump, plan_dump, record_dump
 from dalsegno.dumps.write import write_dump
 from dalsegno.pool.pack_write import SENT_PENDING_MAX
-from dalsegno.replicas.keeper import STATE_BYTES_MAX
+from dalsegno.replicas.contract import STATE_BYTES_MAX
 from dalsegno.terms.errors import BadInput, Damaged, NotFound, Refused
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.terms.sizes import KIB, format_size

@@ -18,6 +18,8 @@ from dalsegno.volumes.state import Release, ReplicaSet, VolumeState
 
 LEASE_SECONDS: Final = 30
 """How long a volume stays frozen when who froze it dies."""
+STATE_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Of a volume's state: it is read and written as a whole, for each call and for every token that may see it."""
 BATCH_IDS_MAX: Final = 20_000
 """Ids in one `have` or `objects` call."""
 BLOCK_ANSWER_BYTES_MAX: Final = 2 * 1024 * 1024

@@ -34,7 +34,7 @@ from dalsegno.pool.adopt import ADOPTED_BYTES_MAX, JOINED_SUFFIX, Adopter, Stand
 from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pack_write import SENT_PENDING_MAX, PackWriter, new_header
 from dalsegno.pool.pool import Pool
-from dalsegno.replicas.contract import BATCH_IDS_MAX, BLOCK_ANSWER_BYTES_MAX, LEASE_SECONDS
+from dalsegno.replicas.contract import BATCH_IDS_MAX, BLOCK_ANSWER_BYTES_MAX, LEASE_SECONDS, STATE_BYTES_MAX
 from dalsegno.terms.errors import (
     AlreadyThere,
     BadInput,
@@ -48,7 +48,7 @@ from dalsegno.terms.errors import (
     Refused,
 )
 from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES, ObjectId, PackId, hex_short
-from dalsegno.terms.sizes import GIB, KIB, MIB, format_size
+from dalsegno.terms.sizes import GIB, KIB, format_size
 from dalsegno.terms.times import SECOND_NS, show_time
 from dalsegno.trees.claim import false_claim
 from dalsegno.trees.closure import new_objects
@@ -86,8 +86,6 @@ CLONES_MAX: Final = 200_000
 """More than one each hour for twenty years. What a clone costs does not grow with them."""
 UNCLONED_MAX: Final = 1000
 """Removed clones remembered under one name, and names with removed clones."""
-STATE_BYTES_MAX: Final = 8 * MIB
-"""Of a volume's state: it is read and written as a whole, for each call and for every token that may see it."""
 REFRESH_NS: Final = SECOND_NS
 """How long the index is taken to be that of the disk, where a mistake costs only another try."""
 POLL_SECONDS: Final = 0.25

@@ -20,11 +20,11 @@ from dalsegno.formats import messages
 from dalsegno.formats.prometheus import MEDIA_TYPE
 from dalsegno.replicas import wire
 from dalsegno.replicas.answers import check
+from dalsegno.replicas.calls import ANY_RIGHT, CALLS, JSON, NO_TOKEN, OCTETS, Call
 from dalsegno.replicas.tokens import USED_STEP_NS, WRITE, Token, TokenStore, check_token
 from dalsegno.replicas.view import check_realm_name
 from dalsegno.server import limits, metrics
 from dalsegno.server.bodies import SENT_BYTES, Body, Gone, Outlet, TooLarge, TooSlow, check_pace, feed, pulled
-from dalsegno.server.calls import ANY_RIGHT, CALLS, JSON, NO_TOKEN, OCTETS, Call
 from dalsegno.server.gate import Connection, Connections
 from dalsegno.server.limits import RateLimit
 from dalsegno.server.log import Log

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
+from dalsegno.replicas.contract import STATE_BYTES_MAX
 from dalsegno.terms.sizes import GIB, KIB, MIB
 
 HEAD_BYTES_MAX: Final = 32 * KIB
@@ -38,11 +39,6 @@ TLS_HEAD_BYTES: Final = 4 * KIB
 LEFTOVER_BYTES_MAX: Final = 1 * MIB
 LEFTOVER_SECONDS: Final = 2.0
 """How much of a refused body is read, so that the client is ready to hear why."""
-
-JSON_BYTES_MAX: Final = 2 * MIB
-STATE_BYTES_MAX: Final = 8 * MIB
-UPLOAD_BYTES_MAX: Final = 256 * MIB
-"""One pack of a transfer."""
 
 DUMPS_BYTES_OF_TOKEN_MAX: Final = 64 * GIB
 """Of dumps that were sent with one token and not loaded yet, unless `dal serve --dumps-max` says another bound."""

@@ -7,8 +7,8 @@ import msgspec
 
 from dalsegno.formats.messages import schemas
 from dalsegno.replicas import wire
+from dalsegno.replicas.calls import CALLS, HEX_UPLOAD_PATTERN, JSON, NO_TOKEN, OCTETS, TEXT, Call
 from dalsegno.replicas.view import Placed, RealmView
-from dalsegno.server.calls import CALLS, HEX_UPLOAD_PATTERN, JSON, NO_TOKEN, OCTETS, TEXT, Call
 from dalsegno.volumes.state import DumpRecord, Release, ReplicaSet, VolumeState
 
 MESSAGES: Final[dict[str, type]] = {

@@ -10,13 +10,13 @@ from dalsegno.actions import serve as actions
 from dalsegno.actions.session import House
 from dalsegno.formats.object_records import encode_records
 from dalsegno.replicas import wire
+from dalsegno.replicas.calls import CALLS
 from dalsegno.replicas.contract import Reopener, Site
 from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.servers import Desk
 from dalsegno.replicas.tokens import ADMINISTER, READ, WRITE, Token, TokenStore, new_token
 from dalsegno.replicas.view import Placed, RealmView
 from dalsegno.server.bodies import Outlet, Taking
-from dalsegno.server.calls import CALLS
 from dalsegno.server.limits import DUMPS_BYTES_OF_TOKEN_MAX
 from dalsegno.server.peers import as_peer, is_placed
 from dalsegno.server.shown import Shown

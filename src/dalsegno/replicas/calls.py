@@ -6,16 +6,20 @@ from typing import Any, Final
 
 from dalsegno.chunks.recipients import check_recipient
 from dalsegno.formats.messages import HEX_PATTERN
-from dalsegno.replicas.contract import BATCH_IDS_MAX, BLOCK_ANSWER_BYTES_MAX
+from dalsegno.replicas.contract import BATCH_IDS_MAX, BLOCK_ANSWER_BYTES_MAX, STATE_BYTES_MAX
 from dalsegno.replicas.tokens import ADMINISTER, APPEND, READ, WRITE
 from dalsegno.replicas.wire import RECIPIENTS_CHARACTERS_MAX
-from dalsegno.server.limits import JSON_BYTES_MAX, STATE_BYTES_MAX, UPLOAD_BYTES_MAX
 from dalsegno.terms.errors import BadInput
 from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES
+from dalsegno.terms.sizes import MIB
 
 ANY_RIGHT: Final = "any"
 """A token that gives any right on the volume (or, where there is none in the path, on anything)."""
 NO_TOKEN: Final = ""
+
+JSON_BYTES_MAX: Final = 2 * MIB
+UPLOAD_BYTES_MAX: Final = 256 * MIB
+"""One pack of a transfer."""
 
 OCTETS: Final = "application/octet-stream"
 TEXT: Final = "text/plain"
