@@ -1,4 +1,4 @@
-"""README.md, as typed: from a clone of the project to a backup that was restored, and the server's libraries."""
+"""README.md, as typed: the recording; then from a clone of the project to a backup that was restored, and the server's libraries."""
 
 import pytest
 from guide_house import PERSON, ROOT
@@ -9,10 +9,15 @@ SCENE = Scene(
     page="README.md",
     network=True,
     before=f"""
-        PATH=${{PATH#*:}}  # no dal yet
-        mkdir -p ~/documents/letters ~/dalsegno; echo offer > ~/documents/letters/offer.txt
+        mkdir -p ~/documents/letters ~/dalsegno; for name in offer reply; do echo draft > ~/documents/letters/$name.txt; done
         cp -r {CLONE} ~/dalsegno; rm -rf ~/dalsegno/src/*.egg-info; cd ~/dalsegno""",
-    between={"dal backup ~/documents\n": "export DAL_NOW=$(date -u -d '+1 day' +%FT%TZ); echo better > ~/documents/letters/offer.txt"},
+    between={
+        "dal backup ~/documents --name final": "echo final > ~/documents/letters/offer.txt",
+        "python3 -m venv": """
+            PATH=${PATH#*:}  # the recording is over: no dal yet, and no pool
+            rm -rf ~/.local ~/.config ~/.cache ~/*.dump ~/back; echo offer > ~/documents/letters/offer.txt""",
+        "dal backup ~/documents\n": "export DAL_NOW=$(date -u -d '+1 day' +%FT%TZ); echo better > ~/documents/letters/offer.txt",
+    },
     after="""
         diff -r ~/documents/letters /tmp/back/letters && exit 1
         [ "$(cat /tmp/back/letters/offer.txt /tmp/one/letters/offer.txt /tmp/yesterday/letters/offer.txt offer.txt | uniq)" = offer ]
