@@ -1,7 +1,9 @@
 """What a server of the realm may do on the others: a stolen one gives away what it holds, and rules nobody."""
 
 import os
-from collections.abc import Iterator
+import re
+import shlex
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -10,7 +12,8 @@ import pytest
 from dalsegno.pool.pool import Pool
 from dalsegno.replicas import wire
 from dalsegno.replicas.directory import SqlDirectory
-from dalsegno.replicas.member import read_membership
+from dalsegno.replicas.makers import own_key, sign_token
+from dalsegno.replicas.member import TOKEN_NS, read_membership
 from dalsegno.replicas.server_key import open_server_values
 from dalsegno.replicas.tokens import new_token
 from dalsegno.replicas.view import Placed
@@ -18,7 +21,7 @@ from dalsegno.terms.errors import NoAccess
 from dalsegno.terms.ids import ObjectId
 from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.state import Release, ReplicaSet
-from dalsegno.world.clock import now_ns
+from dalsegno.world.clock import now_ns, pause
 from realm_kit import Realm
 
 
@@ -105,21 +108,31 @@ def test_a_read_only_sites_token_adds_nothing_to_the_writers(realm: Realm, monke
     assert site.have("home", head) == b"\1" and list(site.missing("home", [head], []))
 
 
-def test_who_writes_to_the_directory_administers_all_servers(realm: Realm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is true today: a token counts because it stands in the directory, to which each server writes."""
+@pytest.mark.parametrize("right", ["administer", "read"])
+@pytest.mark.parametrize("signs", [False, True])
+def test_who_writes_to_the_directory_makes_no_tokens_for_other_servers(
+    realm: Realm, right: str, signs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kind of fault: a token counts because it stands in the directory, to which each server writes."""
     user = realm.users["reader"]
     monkeypatch.setenv("HOME", str(user.home))
     (key,) = (user.home / ".config/dalsegno/keys").glob("*.key")
     with Pool.open(user.home / "pool", key_path=key) as pool:
         membership = read_membership(pool)
         assert membership is not None
-        token, text = new_token(rights=["administer"], volumes=["*"], now_ns=now_ns())
+        token, text = new_token(rights=[right], volumes=["*"], now_ns=now_ns())
+        if signs:
+            token = sign_token(token, own_key(open_server_values(pool)), realm_id=pool.realm.realm_id)
         with SqlDirectory.open(membership.url, realm_id=pool.realm.realm_id) as directory:
             directory.add(token)
-    site = realm.servers["writer"].site(text)
-    assert token.id in [each.id for each in site.tokens()]
-    assert site.state("other").head
-    site.revoke_token(token.id)
+    for name in ("writer", "standby"):
+        with pytest.raises(NoAccess):
+            realm.servers[name].site(text).state("other" if name == "writer" else "home")
+    # Who administers sees it, and takes it away.
+    genuine = realm_administrator(realm)
+    listed = {each["id"]: each["problem"] for each in realm.users["writer"].ask("token", "list")}
+    assert listed[token.id] and listed[genuine.split("_")[1]] is None
+    realm.servers["writer"].site(genuine).revoke_token(token.id)
 
 
 def test_a_server_that_holds_nothing_sees_nothing(
@@ -135,3 +148,43 @@ def test_a_server_that_holds_nothing_sees_nothing(
     ):
         with pytest.raises(NoAccess):
             attack()
+
+
+def test_a_token_of_another_server_counts_where_its_maker_is_trusted(realm: Realm) -> None:
+    """What is said when a token is made elsewhere than on the realm's first server, typed as it stands."""
+    assert b"trust-maker" not in realm.users["writer"].quick("token", "add", "--right", "read").err
+    made = realm.users["standby"].quick("token", "add", "--right", "read")
+    text = made.out.decode().splitlines()[0]
+    site = realm.servers["writer"].site(text)
+    with pytest.raises(NoAccess):
+        site.state("other")
+    assert realm.servers["standby"].site(text).state("home").head
+
+    (line,) = re.findall("`dal (token trust-maker .*)`", made.err.decode())
+    writer = realm.users["writer"]
+    writer.quick(*shlex.split(line))
+    known = writer.ask("token", "makers")
+    assert [(each["name"], each["expires"]) for each in known["makers"]] == [("standby", None)]
+    assert known["own"]["key"] == realm.users["standby"].ask("token", "makers")["makers"][0]["key"]
+    assert wait_for_answer(lambda: site.state("other").head, opens=True)
+
+    writer.quick("token", "remove-maker", "standby")
+    writer.quick("token", "remove-maker", "standby", code=6)
+    assert wait_for_answer(lambda: site.state("other").head, opens=False)
+    writer.quick("token", "trust-maker", "x", "ssh-ed25519 AAAA", code=2)
+
+
+def wait_for_answer(ask: Callable[[], bytes], *, opens: bool) -> bool:
+    """Ask until a token opens, or opens no more: a server looks again after a second."""
+    limit = now_ns() + 60 * TOKEN_NS
+    while now_ns() < limit:
+        try:
+            ask()
+        except NoAccess:
+            if not opens:
+                return True
+        else:
+            if opens:
+                return True
+        pause(0.05)
+    return False

@@ -1,4 +1,7 @@
-"""Signatures of revisions: Ed25519 (RFC 8032) over a revision's encoding (docs/formats/objects.md, "Signature")."""
+"""Signatures: Ed25519 (RFC 8032), over a revision's encoding (docs/formats/objects.md, "Signature") or other bytes.
+
+Whatever is signed begins with a word that says what it is: a signature of one kind of thing is none of another.
+"""
 
 from base64 import b64decode, b64encode
 from collections.abc import Callable
@@ -86,8 +89,11 @@ class SigningKey:
 
     def sign(self, revision: Revision) -> Revision:
         """Return a revision with this key's signature."""
-        signature = self.public + self._key.sign(_signed_bytes(revision))
-        return msgspec.structs.replace(revision, signature=signature)
+        return msgspec.structs.replace(revision, signature=self.sign_bytes(_signed_bytes(revision)))
+
+    def sign_bytes(self, data: bytes) -> bytes:
+        """Return the public key and the signature of bytes that begin with a word for what they are."""
+        return self.public + self._key.sign(data)
 
 
 def find_signer(revision: Revision) -> bytes | None:
@@ -95,13 +101,16 @@ def find_signer(revision: Revision) -> bytes | None:
 
     Damaged: the signature is not one, or not one of this revision.
     """
-    if not revision.signature:
-        return None
-    key, signature = revision.signature[:PUBLIC_KEY_BYTES], revision.signature[PUBLIC_KEY_BYTES:]
-    if len(revision.signature) != SIGNATURE_BYTES or not is_sound_key(key):
+    return find_signer_of_bytes(_signed_bytes(revision), revision.signature) if revision.signature else None
+
+
+def find_signer_of_bytes(data: bytes, signed: bytes) -> bytes:
+    """Return the public key in `signed`, what `sign_bytes` made of these bytes. Damaged: it is not, or not genuine."""
+    key, signature = signed[:PUBLIC_KEY_BYTES], signed[PUBLIC_KEY_BYTES:]
+    if len(signed) != SIGNATURE_BYTES or not is_sound_key(key):
         raise Damaged("its signature is not one")
     try:
-        Ed25519PublicKey.from_public_bytes(key).verify(signature, _signed_bytes(revision))
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, data)
     except (InvalidSignature, ValueError):
         raise Damaged("its signature is wrong: it was changed, or made in another's name") from None
     return key

@@ -31,6 +31,7 @@ from dalsegno.formats.join import JOIN_BYTES_MAX, parse_join
 from dalsegno.pool.keys import read_key
 from dalsegno.pool.settings import is_pool
 from dalsegno.replicas.followed import Directories
+from dalsegno.replicas.makers import own_key
 from dalsegno.replicas.pins import believed, with_server
 from dalsegno.replicas.profile import (
     CACHE_BYTES_MAX_DEFAULT,
@@ -43,6 +44,7 @@ from dalsegno.replicas.profile import (
     write_profile,
 )
 from dalsegno.replicas.remote import RemoteSite
+from dalsegno.replicas.server_key import open_server_values
 from dalsegno.replicas.servers import Servers
 from dalsegno.replicas.view import RealmView, Server, check_realm_name
 from dalsegno.terms.counts import count_of
@@ -195,7 +197,10 @@ def _init(arguments: argparse.Namespace, terminal: Terminal) -> int:
     member_module = import_module("dalsegno.replicas.member")
     with open_house(arguments, terminal) as house:
         realm = house.pool.realm
-        with directory_module.SqlDirectory.create(arguments.db, name=arguments.name, realm_id=realm.realm_id) as made:
+        maker = own_key(open_server_values(house.pool)).public
+        with directory_module.SqlDirectory.create(
+            arguments.db, name=arguments.name, realm_id=realm.realm_id, maker=maker
+        ) as made:
             label = made.label
         member_module.remember_directory(house.pool, url=arguments.db)
     value = {"realm": arguments.name, "id": realm.realm_id.hex(), "directory": label}
@@ -203,6 +208,7 @@ def _init(arguments: argparse.Namespace, terminal: Terminal) -> int:
         f"realm {arguments.name}: {label}",
         f"  `dal serve --realm {label.removeprefix('directory ')} --name s1` makes this pool's server a part of it;",
         "  further servers' pools begin with this one's key: `dal key export FILE`, there `dal init --join FILE`",
+        "  make the realm's tokens here: those that join from now on believe this server's (`dal token makers`)",
     ]
     terminal.result(value, [] if terminal.quiet else lines)
     return EXIT_DONE

@@ -19,12 +19,14 @@ from dalsegno.actions.session import House
 from dalsegno.assembly.local import open_key_note
 from dalsegno.cli.door import open_house
 from dalsegno.cli.terminal import Terminal
+from dalsegno.cli.token_makers import MAKER_VERBS, add_maker_verbs, note_of_makers
 from dalsegno.cli.words import Parser
 from dalsegno.formats.join import PORT, Join, format_join
 from dalsegno.formats.objects import UNREADABLE
 from dalsegno.pool.adopt import UPLOADS
-from dalsegno.replicas.server_key import find_server_values, open_server_values, renew_server_values
-from dalsegno.replicas.tokens import RIGHTS, PoolTokens, Token, TokenStore, new_token
+from dalsegno.replicas.makers import renew_identity
+from dalsegno.replicas.server_key import find_server_values, open_server_values
+from dalsegno.replicas.tokens import RIGHTS, PoolTokens, Token, TokenStore, new_token, store_of
 from dalsegno.terms.errors import EXIT_DONE, BadInput, Conflict, DalError, Damaged, Unavailable
 from dalsegno.terms.sizes import parse_size
 from dalsegno.terms.times import format_time, parse_duration_seconds, show_time
@@ -83,7 +85,7 @@ _TOKEN_EXAMPLE = "example: dal token add --right read --right append --volume 'l
 
 def add_token(parser: Parser) -> None:
     """Say what `dal token` understands."""
-    commands = parser.add_subparsers(dest="what", required=True, metavar="add|list|revoke")
+    commands = parser.add_subparsers(dest="what", required=True, metavar=f"add|list|revoke|{MAKER_VERBS}")
     add = commands.add_parser("add", help="make a token; it is shown this once", epilog=_TOKEN_EXAMPLE)
     add.add_argument("--right", action="append", required=True, choices=RIGHTS, help="again for more rights")
     add.add_argument(
@@ -99,6 +101,7 @@ def add_token(parser: Parser) -> None:
     revoke = commands.add_parser("revoke", help="end a token at once", epilog="example: dal token revoke 4f0c21aa")
     revoke.add_argument("ids", nargs="+", metavar="ID")
     revoke.set_defaults(run=_token_revoke)
+    add_maker_verbs(commands)
 
 
 def _seconds(text: str) -> int:
@@ -261,7 +264,7 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal) -> int:
                 return _export_running(arguments.export_cert, house, terminal)
             raise Conflict(f"{house.pool.place}: another `dal serve` serves this pool already: stop it first")
         if arguments.new_identity:
-            renew_server_values(house.pool)
+            renew_identity(house.pool)
         known = read_address(house)
         name = _check_server_name(arguments.name or (known.name if known else os.uname().nodename.partition(".")[0]))
         sock = listen.bind(host, port)
@@ -438,10 +441,6 @@ def token_stores(house: House) -> Iterator[list[TokenStore]]:
             member.close()
 
 
-def _store_of(stores: list[TokenStore], token_id: str) -> TokenStore:
-    return next((store for store in stores if store.find(token_id) is not None), stores[-1])
-
-
 def _token_add(arguments: argparse.Namespace, terminal: Terminal) -> int:
     now = now_ns()
     expires_ns = now + parse_duration_seconds(arguments.expires) * SECOND_NS if arguments.expires else 0
@@ -455,12 +454,15 @@ def _token_add(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_house(arguments, terminal) as house:
         with token_stores(house) as stores:
             stores[0].add(token)
+            told = note_of_makers(stores[0])
         address = read_address(house)
     join = format_join(_join(address, text)) if address is not None else None
     value = {**_token_value(token), "token": text, "join": join}
     lines = [text, *([join] if join else [])]
     terminal.result(value, lines)
     terminal.note("this is shown only now: whoever has it may do what it allows")
+    if told:
+        terminal.note(told)
     if address is None:
         terminal.note("no server has run over this pool yet: `dal serve` says how to join it")
     return EXIT_DONE
@@ -468,10 +470,10 @@ def _token_add(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def _token_list(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_house(arguments, terminal) as house, token_stores(house) as stores:
-        tokens = [token for store in stores for token in store.all()]
+        tokens = [(token, store.problem(token)) for store in stores for token in store.all()]
     now = now_ns()
     rows = []
-    for token in tokens:
+    for token, problem in tokens:
         ends = f"expires {show_time(token.expires_ns)}" if token.expires_ns else ""
         rows.append(
             [
@@ -479,16 +481,17 @@ def _token_list(arguments: argparse.Namespace, terminal: Terminal) -> int:
                 ",".join(token.rights),
                 ",".join(token.volumes),
                 f"used {show_time(token.used_ns)}" if token.used_ns else "never used",
-                "expired" if token.is_expired(now_ns=now) else ends,
+                f"OPENS NOTHING HERE: {problem}" if problem else "expired" if token.is_expired(now_ns=now) else ends,
                 token.note,
             ]
         )
-    terminal.result([_token_value(token) for token in tokens], terminal.table(rows))
+    values = [{**_token_value(token), "problem": problem or None} for token, problem in tokens]
+    terminal.result(values, terminal.table(rows))
     return EXIT_DONE
 
 
 def _token_revoke(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_house(arguments, terminal) as house, token_stores(house) as stores:
-        revoked = [_store_of(stores, token_id).revoke(token_id) for token_id in arguments.ids]
+        revoked = [(store_of(stores, token_id) or stores[-1]).revoke(token_id) for token_id in arguments.ids]
     terminal.result([_token_value(token) for token in revoked], [f"revoked {token.id}" for token in revoked])
     return EXIT_DONE

@@ -34,6 +34,12 @@ REALM: Final = Table(
     Column("name", Text, nullable=False),
     Column("realm_id", LargeBinary, nullable=False),
 )
+MAKER: Final = Table(
+    "realm_maker",
+    METADATA,
+    Column("one", Integer, primary_key=True),
+    Column("key", LargeBinary, nullable=False),
+)
 SERVERS: Final = Table(
     "realm_servers",
     METADATA,
@@ -67,10 +73,15 @@ class SqlDirectory:
         self.label = database.label
         self.name = ""
         self.realm_id = b""
+        self.maker = b""
+        """The public key of the server whose tokens those that join for the first time take (replicas/makers.py)."""
 
     @classmethod
-    def create(cls, url: str, *, name: str, realm_id: bytes) -> Self:
-        """Make the tables of a new realm; the same again is no error, and another realm in them AlreadyThere."""
+    def create(cls, url: str, *, name: str, realm_id: bytes, maker: bytes = b"") -> Self:
+        """Make the tables of a new realm; the same again is no error, and another realm in them AlreadyThere.
+
+        `maker` is the public key of the server that makes its tokens; of two, the later one counts.
+        """
         check_realm_name(name)
         directory = cls(_open(url, create=True))
         try:
@@ -84,6 +95,8 @@ class SqlDirectory:
                     f"{directory.label}: holds realm {directory.name!r} ({hex_short(directory.realm_id)}): "
                     "choose another database"
                 )
+            if maker:
+                directory._put_maker(maker)
         except IntegrityError:
             directory.close()
             raise Conflict(f"{directory.label}: made by somebody else at the same time: look again") from None
@@ -113,11 +126,20 @@ class SqlDirectory:
             if not inspect(connection).has_table(REALM.name):
                 raise NotFound(f"{self.label}: no realm in it: `dal realm init` makes one")
             row = connection.execute(select(REALM)).mappings().first()
+            # Directories of older programs have no such table.
+            has_maker = inspect(connection).has_table(MAKER.name)
+            maker = connection.execute(select(MAKER.c.key)).scalar() if has_maker else b""
         if row is None:
             raise NotFound(f"{self.label}: no realm in it: `dal realm init` makes one")
         if row["version"] > VERSION:
             raise TooNew(f"{self.label}: version {row['version']}, this program reads {VERSION}: install a newer one")
-        self.name, self.realm_id = row["name"], bytes(row["realm_id"])
+        self.name, self.realm_id, self.maker = row["name"], bytes(row["realm_id"]), bytes(maker or b"")
+
+    def _put_maker(self, key: bytes) -> None:
+        with self._database.write() as connection:
+            if connection.execute(change_rows(MAKER).values(key=key)).rowcount == 0:
+                connection.execute(insert(MAKER).values(one=1, key=key))
+        self.maker = key
 
     def close(self) -> None:
         """Give connections back."""

@@ -11,10 +11,22 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from dalsegno.chunks.signatures import SigningKey
 from dalsegno.formats.objects import UNREADABLE
 from dalsegno.pool.pool import Pool
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.directory import SqlDirectory
+from dalsegno.replicas.makers import (
+    MEMBERSHIP,
+    find_maker,
+    find_own,
+    meet_directory,
+    own_key,
+    problem_of,
+    read_makers,
+    settle_makers,
+    sign_token,
+)
 from dalsegno.replicas.pins import believed, with_server
 from dalsegno.replicas.server_key import ServerValues, find_server_values, open_server_values
 from dalsegno.replicas.servers import Servers
@@ -25,7 +37,6 @@ from dalsegno.terms.times import SECOND_NS
 from dalsegno.world.clock import now_ns, ticks_ns
 from dalsegno.world.workers import new_lock
 
-MEMBERSHIP: Final = "realm"
 PEER: Final = "peer"
 AWAY_NS: Final = 5 * SECOND_NS
 """So long a directory that did not answer is not asked again: everybody would wait for it."""
@@ -101,7 +112,11 @@ class Member:
         self._directory: SqlDirectory | None = None
         self._away: tuple[int, Unavailable] | None = None
         self._values = open_server_values(pool)
+        settle_makers(self._values)
         self._known: Membership | None = _read_membership(self._values)
+        self._own: bytes | None = None
+        self._makers_of: dict[bytes, bytes | None] = {}
+        """Of records whose signature was looked at: whose it is."""
 
     @classmethod
     def open(cls, pool: Pool, *, url: str | None = None, name: str | None = None) -> "Member | None":
@@ -232,6 +247,7 @@ class Member:
     def register(self, url: str, fingerprint: str) -> None:
         """Say where this server is. Unavailable: to be said again later."""
         directory = self.directory()
+        meet_directory(self._values, directory.maker, now_ns=self._clock())
         server = Server(name=self.name, url=url, fingerprint=fingerprint, seen_ns=self._clock())
         self.ask(lambda: directory.put_server(server))
         known = self._known.view if self._known is not None else None
@@ -240,8 +256,7 @@ class Member:
             self._remember(lambda membership: msgspec.structs.replace(membership, view=with_server(known, server)))
         self._show_peer_token(directory)
         self.view()
-        tokens = self.ask(directory.all)
-        self._remember(lambda membership: msgspec.structs.replace(membership, tokens=_without_use(tokens)))
+        self.list_tokens()
 
     def _show_peer_token(self, directory: SqlDirectory) -> None:
         text = self.peer_token()
@@ -272,13 +287,103 @@ class Member:
         """Remember for ever that a token is revoked."""
         self._values.note_revoked(token_id)
 
+    # Tokens: what stands in the directory counts when this server knows who made it (makers.py)
+
+    def makes_for_all(self) -> bool:
+        """Tell whether servers that come to the realm take this one as the maker of its tokens. Unavailable."""
+        return self.directory().maker == self.own_key().public
+
+    def own_key(self) -> SigningKey:
+        """Return the key with which this server signs the tokens that it makes."""
+        return own_key(self._values)
+
+    def sign_token(self, token: Token) -> Token:
+        """Return a token as this server puts it into the directory."""
+        return sign_token(token, self.own_key(), realm_id=self._pool.realm.realm_id)
+
+    def judge(self) -> Callable[[Token], str]:
+        """Return what tells why a record of the directory does not count here; empty for one that does."""
+        makers = read_makers(self._values)
+        if self._own is None and (own := find_own(self._values)) is not None:
+            self._own = own.public
+        clients = {token.id for token in self.known_tokens() if not token.peer}
+        now = self._clock()
+
+        def problem(token: Token) -> str:
+            if token.peer:
+                # It gives what its server's roles give (server/peers.py), and takes no other token's place.
+                return "it was a client's" if token.id in clients else ""
+            try:
+                maker = self._maker_of(token)
+            except Damaged as error:
+                return str(error)
+            return problem_of(token, maker, makers, own=self._own, now_ns=now)
+
+        return problem
+
+    def _maker_of(self, token: Token) -> bytes | None:
+        record = msgspec.msgpack.encode(msgspec.structs.replace(token, used_ns=0))
+        if record in self._makers_of:
+            return self._makers_of[record]
+        maker = find_maker(token, realm_id=self._pool.realm.realm_id)
+        with self._lock:
+            if len(self._makers_of) >= TOKENS_KNOWN_MAX:
+                self._makers_of.clear()
+            self._makers_of[record] = maker
+        return maker
+
     def known_tokens(self) -> list[Token]:
         """Return the tokens as they were known last."""
         known = self._known
         return list(known.tokens) if known is not None else []
 
-    def remember_tokens(self, tokens: list[Token]) -> None:
-        """Keep the tokens for when the directory is away."""
+    def known_token(self, token_id: str, problem: Callable[[Token], str]) -> Token | None:
+        """Return a token as it was known last, if it counts still."""
+        found = next((token for token in self.known_tokens() if token.id == token_id), None)
+        return found if found is not None and not self.is_revoked(token_id) and not problem(found) else None
+
+    def find_token(self, token_id: str) -> Token | None:
+        """Return what counts of a token of the directory, and remember it. Unavailable."""
+        # Known before the directory is asked: what is added meanwhile was not revoked.
+        before = self.known_tokens()
+        directory = self.directory()
+        row = self.ask(lambda: directory.find(token_id))
+        others = [each for each in self.known_tokens() if each.id != token_id]
+        if row is None:
+            if any(each.id == token_id for each in before):
+                self.note_revoked(token_id)
+                self._remember_tokens(others)
+            return None
+        if self.is_revoked(token_id):
+            return None
+        token = self._counting(row, self.judge())
+        if token is not None:
+            self._remember_tokens([*others, token])
+        return token
+
+    def list_tokens(self) -> list[Token]:
+        """Return the directory's tokens, and keep those that count, for when it is away. Unavailable."""
+        before = self.known_tokens()
+        directory = self.directory()
+        rows = self.ask(directory.all)
+        there = {row.id for row in rows}
+        for known in before:
+            if known.id not in there:
+                self.note_revoked(known.id)  # elsewhere; an older row that is put back opens nothing here
+        problem = self.judge()
+        counting = [self._counting(row, problem) for row in rows if not self.is_revoked(row.id)]
+        self._remember_tokens([token for token in counting if token is not None])
+        return rows
+
+    def _counting(self, row: Token, problem: Callable[[Token], str]) -> Token | None:
+        """Return a row of the directory, what is known of that token where others changed the row, or None."""
+        why = problem(row)
+        if not why:
+            return row
+        self._say(f"token {row.id}: {why}: not believed (`dal token makers`)")
+        return self.known_token(row.id, problem)
+
+    def _remember_tokens(self, tokens: list[Token]) -> None:
         kept = sorted(_without_use(tokens), key=lambda token: (token.created_ns, token.id))
         if kept != self.known_tokens():
             self._remember(lambda membership: msgspec.structs.replace(membership, tokens=kept))
@@ -299,66 +404,62 @@ class MemberTokens:
     """The realm's tokens: those of the directory, or those known last when it is away."""
 
     def __init__(self, member: Member) -> None:
-        self._member = member
+        self.member = member
         self._lock = new_lock()
         self._found: dict[str, tuple[int, Token | None]] = {}
 
     def find(self, token_id: str, /) -> Token | None:
         """Return the token with this id as it was a second ago at most."""
-        member = self._member
+        member = self.member
         with self._lock:
             known = self._found.get(token_id)
             if known is not None and ticks_ns() < known[0]:
                 return known[1]
         try:
-            directory = member.directory()
-            token = member.ask(lambda: directory.find(token_id))
+            token = member.find_token(token_id)
         except Unavailable:
-            if member.is_revoked(token_id):
-                return None
-            return next((token for token in member.known_tokens() if token.id == token_id), None)
+            return member.known_token(token_id, member.judge())
         with self._lock:
             if len(self._found) >= TOKENS_KNOWN_MAX:
                 self._found.clear()
             self._found[token_id] = ticks_ns() + TOKEN_NS, token
-        others = [each for each in member.known_tokens() if each.id != token_id]
-        if token is not None or len(others) < len(member.known_tokens()):
-            member.remember_tokens([*others, token] if token is not None else others)
         return token
 
     def all(self) -> list[Token]:
-        """Return the tokens, oldest first."""
+        """Return the tokens, oldest first, those, too, that do not count here."""
         try:
-            directory = self._member.directory()
-            tokens = self._member.ask(directory.all)
+            return self.member.list_tokens()
         except Unavailable:
-            return self._member.known_tokens()
-        self._member.remember_tokens(tokens)
-        return tokens
+            return self.member.known_tokens()
 
     def add(self, token: Token, /) -> None:
-        """Keep a new token."""
-        directory = self._member.directory()
-        self._member.ask(lambda: directory.add(token))
+        """Keep a new token, signed by this server."""
+        directory = self.member.directory()
+        signed = self.member.sign_token(token)
+        self.member.ask(lambda: directory.add(signed))
         with self._lock:
             self._found.pop(token.id, None)
         self.all()
 
     def revoke(self, token_id: str, /) -> Token:
         """Forget a token and return what it was."""
-        directory = self._member.directory()
-        token = self._member.ask(lambda: directory.revoke(token_id))
-        self._member.note_revoked(token_id)
+        directory = self.member.directory()
+        token = self.member.ask(lambda: directory.revoke(token_id))
+        self.member.note_revoked(token_id)
         with self._lock:
             self._found.pop(token_id, None)
         self.all()
         return token
 
+    def problem(self, token: Token, /) -> str:
+        """Return why a token opens nothing here; empty for one that counts."""
+        return "revoked" if self.member.is_revoked(token.id) else self.member.judge()(token)
+
     def used(self, token_id: str, *, now_ns: int) -> None:
         """Note that a token was used, if the directory is there."""
         try:
-            directory = self._member.directory()
-            self._member.ask(lambda: directory.used(token_id, now_ns=now_ns))
+            directory = self.member.directory()
+            self.member.ask(lambda: directory.used(token_id, now_ns=now_ns))
         except Unavailable:
             pass
 

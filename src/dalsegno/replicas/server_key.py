@@ -176,7 +176,7 @@ def renew_server_values(pool: Pool) -> ServerValues:
         try:
             values = _settle_key(pool, path)
             for name in values.list(""):
-                value = values.get(name) if name == "realm" or name.startswith("tokens") else None
+                value = values.get(name) if name in ("realm", "makers") or name.startswith("tokens") else None
                 if value is not None:
                     kept[name] = value
         except (NoAccess, Damaged):

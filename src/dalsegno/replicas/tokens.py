@@ -64,6 +64,8 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     """About when it was last used; 0: never."""
     peer: bool = False
     """It belongs to another server of the realm."""
+    signature: bytes = b""
+    """In a realm's directory: the public key of the server that made it, and its signature (replicas/makers.py)."""
 
     def allows(self, right: str, volume: str) -> bool:
         """Tell whether the token gives `right` on a volume."""
@@ -113,7 +115,11 @@ class TokenStore(Protocol):
         ...
 
     def revoke(self, token_id: str, /) -> Token:
-        """Forget a token and return what it was; NotFound."""
+        """Forget a token, whether it counts or not, and return what it was; NotFound."""
+        ...
+
+    def problem(self, token: Token, /) -> str:
+        """Return why one of `all` opens nothing here, whatever it says; empty for one that counts."""
         ...
 
     def used(self, token_id: str, *, now_ns: int) -> None:
@@ -238,12 +244,21 @@ class PoolTokens:
         name = f"tokens-used/{token_id}"
         self._values.swap(name, self._values.get(name), None)
 
+    def problem(self, token: Token, /) -> str:
+        """Return the empty string: nobody else writes these."""
+        return ""
+
     def used(self, token_id: str, *, now_ns: int) -> None:
         """Note that a token was used; whoever else notes it now does so instead."""
         name = f"tokens-used/{token_id}"
         self._values.swap(name, self._values.get(name), now_ns.to_bytes(8, "little"))
         if self._values.get(f"tokens/{token_id}") is None:
             self._forget_use(token_id)
+
+
+def store_of(stores: Sequence[TokenStore], token_id: str) -> TokenStore | None:
+    """Return where a token is kept, whether it counts or not."""
+    return next((store for store in stores if any(token.id == token_id for token in store.all())), None)
 
 
 def _decode(data: bytes) -> Token:

@@ -14,7 +14,7 @@ from dalsegno.replicas.calls import CALLS
 from dalsegno.replicas.contract import Reopener, Site
 from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.servers import Desk
-from dalsegno.replicas.tokens import ADMINISTER, READ, WRITE, Token, TokenStore, new_token
+from dalsegno.replicas.tokens import ADMINISTER, READ, WRITE, Token, TokenStore, new_token, store_of
 from dalsegno.replicas.view import Placed, RealmView
 from dalsegno.server.bodies import Outlet, Taking
 from dalsegno.server.limits import DUMPS_BYTES_OF_TOKEN_MAX
@@ -216,10 +216,10 @@ def _add_token(service: Service, ask: Ask) -> wire.MadeToken:
 
 def _revoke_token(service: Service, ask: Ask) -> wire.TokenView:
     _require_everywhere(ask)
-    for store in service.tokens:
-        if store.find(ask.token_id) is not None:
-            return token_view(store.revoke(ask.token_id))
-    raise NotFound(f"no token {ask.token_id!r}")
+    store = store_of(service.tokens, ask.token_id)
+    if store is None:
+        raise NotFound(f"no token {ask.token_id!r}")
+    return token_view(store.revoke(ask.token_id))
 
 
 def _dump_size(service: Service, ask: Ask) -> wire.Size:
