@@ -25,6 +25,7 @@ from dalsegno.cli.main import COMMANDS as PROGRAM
 from dalsegno.formats.objects import ENTRY_DIRECTORY
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.trees.read import iterate_directory, read_revision
+from dalsegno.volumes.state import state_ref
 from kit import pack_path
 
 SEED = 20261130
@@ -42,7 +43,7 @@ class Hurt:
         with open_pool(self.pool, differs=lambda text: None) as house:
             states = {state.name: state for state in house.volumes.list()}
             ann = states["ann"]
-            self.state_ref = self.pool / "refs" / house.volumes._state_ref(ann.id)
+            self.state_ref = self.pool / "refs" / state_ref(ann.id)
             self.name_ref = self.pool / "refs" / house.volumes._name_ref("ann")
             revision = ann.clones["two"].revision
             location = house.pool.index.lookup(revision)

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from explorer import Command, Explorer, Promise
 
 from dalsegno.chunks.recipients import age_identity, age_recipient
+from dalsegno.chunks.signatures import public_text
 
 NATIVE = frozenset({"native"})
 
@@ -96,23 +98,52 @@ def export_key() -> Command:
     return Command("key export", ("key", "export", "{home}/usb/realm.key"), keeps)
 
 
-def add_holder() -> Command:
+def add_holder(name: str = "anna") -> Command:
     """Let a private key open the pool."""
 
     def keeps(explorer: Explorer, promise: Promise) -> Promise:
-        return replace(promise, holders={**promise.holders, "anna": True})
+        return replace(promise, holders={**promise.holders, name: True})
 
-    public = age_recipient(age_identity(b"the identity of somebody else..."))
-    return Command("key add", ("key", "add", "--recipient", public, "--name", "anna"), keeps, takes=frozenset({"anna"}))
+    public = age_recipient(age_identity(f"the identity of {name}".encode().ljust(32, b".")))
+    return Command(
+        f"key add {name}", ("key", "add", "--recipient", public, "--name", name), keeps, takes=frozenset({name})
+    )
 
 
-def remove_holder() -> Command:
+def remove_holder(name: str = "anna") -> Command:
     """Let it open the pool no more."""
 
     def keeps(explorer: Explorer, promise: Promise) -> Promise:
-        return replace(promise, holders={**promise.holders, "anna": False})
+        return replace(promise, holders={**promise.holders, name: False})
 
-    return Command("key remove", ("key", "remove", "anna"), keeps, takes=frozenset({"anna"}))
+    takes = frozenset({name})
+    return Command(f"key remove {name}", ("key", "remove", name), keeps, takes=takes, needs=takes)
+
+
+def rotate_key() -> Command:
+    """Change the pool's key."""
+    return Command("key rotate", ("key", "rotate"))
+
+
+def trust_signer(name: str) -> Command:
+    """Know a signer."""
+
+    def keeps(explorer: Explorer, promise: Promise) -> Promise:
+        return replace(promise, signers={**promise.signers, name: True})
+
+    seed = name.encode().ljust(32, b".")
+    key = public_text(Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw())
+    return Command(f"trust-signer {name}", ("key", "trust-signer", name, key), keeps, takes=frozenset({name}))
+
+
+def remove_signer(name: str) -> Command:
+    """Know a signer no more."""
+
+    def keeps(explorer: Explorer, promise: Promise) -> Promise:
+        return replace(promise, signers={**promise.signers, name: False})
+
+    takes = frozenset({name})
+    return Command(f"remove-signer {name}", ("key", "remove-signer", name), keeps, takes=takes, needs=takes)
 
 
 def rename_volume() -> Command:
@@ -168,6 +199,8 @@ MADE = (
     dump("plain.dump", "--level", "0", "--no-record"),
     take_in(),
     unclone("two"),
+    add_holder("bert"),
+    trust_signer("clara"),
 )
 """What is on the disk before."""
 
@@ -207,4 +240,9 @@ COMMANDS = (
     remove_volume(),
     hold(),
     gc(),
+    rotate_key(),
+    add_holder("anna"),
+    remove_holder("bert"),
+    trust_signer("dora"),
+    remove_signer("clara"),
 )

@@ -166,6 +166,15 @@ def after_cut(base: Disk, ops: Sequence[Op], cut: int, chance: random.Random, *,
     return disk
 
 
+def lost_alone(base: Disk, ops: Sequence[Op], position: int) -> Disk:
+    """Return what the disk may hold behind all `ops`: everything but that at `position`, unless it was made durable."""
+    disk = base.copy()
+    for number, op in enumerate(ops):
+        if number != position or is_settled(ops, position, len(ops)):
+            disk.apply(op)
+    return disk
+
+
 def _torn(op: Op, chance: random.Random, keep: float) -> Iterable[Op]:
     """Yield what may be there of a write that was not synced: a part, or something else in its place, or nothing."""
     _, number, offset, data = op

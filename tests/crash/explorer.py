@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from disk import Disk
+from disk import Disk, lost_alone
 from machine import Beside, Machine, Ran, cut_state, remove, states
 from recorder import Fault, Op
 
@@ -20,6 +20,10 @@ STATES = int(os.environ.get("DAL_CRASH_STATES", "160"))
 
 NOT_THERE = (4, 6)
 """How a command ends that does not find what it works on, or may not touch what took its place."""
+
+
+ALREADY_THERE = 4
+"""How a command ends that would make what is there."""
 
 
 def fingerprint(root: Path) -> str:
@@ -51,6 +55,8 @@ class Promise:
     """Clones that nobody may remove."""
     holders: dict[str, bool] = field(default_factory=dict)
     """Whether somebody holds the pool's key."""
+    signers: dict[str, bool] = field(default_factory=dict)
+    """Whether the pool knows a signer."""
     gone: frozenset[str] = frozenset()
     """Addresses that must not come back."""
     head: Contents = frozenset()
@@ -198,6 +204,9 @@ class Explorer:
         for name, is_there in promise.holders.items():
             if self.machine.run(("key", "remove", name), codes=range(256)).codes != [0 if is_there else 6]:
                 return f"holder {name} is {'not there' if is_there else 'there again'}"
+        for name, is_there in promise.signers.items():
+            if self.machine.run(("key", "remove-signer", name), codes=range(256)).codes != [0 if is_there else 6]:
+                return f"signer {name} is {'not there' if is_there else 'there again'}"
         addresses = sorted(promise.gone)
         listed = self.machine.run(*[("ls", address) for address in addresses], stop=False)
         for address, code in zip(addresses, listed.codes, strict=True):
@@ -226,6 +235,7 @@ class Explorer:
             dumps={name: wanted for name, wanted in promise.dumps.items() if name not in command.takes},
             gone=frozenset(),
             holders={name: there for name, there in promise.holders.items() if name not in command.takes},
+            signers={name: there for name, there in promise.signers.items() if name not in command.takes},
             facts={what: wanted for what, wanted in promise.facts.items() if not what.startswith(command.forgets)},
             head=promise.head | {self.now()} if command.makes_head else promise.head,
         )
@@ -275,11 +285,13 @@ class Explorer:
         self._prepare(first)
         whole = self.record(base, first)
         under_way = self.under_way(promise, first)  # of the source as it is now
+        done = first.keeps(self, promise) if first.name == second.name else None
         lacks = bool((first.takes | first.needs) & second.needs)
         for _ in range(count):
             killed = chance.randrange(len(whole.log) + 1)
             how = f"{first.name} killed at {killed}"
-            self._second(base, whole.log[:killed], under_way.heard(whole.log[:killed]), second, chance, how, lacks)
+            log = whole.log[:killed]
+            self._second(base, log, under_way.heard(log), second, chance, how, lacks=lacks, done=done)
 
     def fail_then(
         self, base: Disk, promise: Promise, first: Command, second: Command, chance: random.Random, count: int
@@ -298,7 +310,9 @@ class Explorer:
             promised = first.keeps(self, promise) if ran.codes == [0] else self.under_way(promise, first)
             lacks = bool((first.takes | first.needs) & second.needs)
             # The second may make anew what the first removed.
-            self._second(base, ran.log, replace(promised, gone=frozenset()).heard(ran.log), second, chance, how, lacks)
+            promised = replace(promised, gone=frozenset()).heard(ran.log)
+            done = first.keeps(self, promise) if first.name == second.name else None
+            self._second(base, ran.log, promised, second, chance, how, lacks=lacks, done=done)
 
     def says_failure(self, ran: Ran) -> bool:
         """Tell whether a command whose disk failed ended as it should."""
@@ -309,12 +323,22 @@ class Explorer:
         return False
 
     def then(
-        self, base: Disk, log: list[Op], promise: Promise, second: Command, how: str, *, lacks: bool = False
+        self,
+        base: Disk,
+        log: list[Op],
+        promise: Promise,
+        second: Command,
+        how: str,
+        *,
+        lacks: bool = False,
+        done: Promise | None = None,
     ) -> tuple[list[Op], Promise, Promise]:
         """Run a second command on what the first, whose operations are `log`, left in memory: none of that has to last.
 
         Return what both did, what holds after the second, and what holds when it begins. `lacks`: what the second needs may
-        be gone, or be there no more when it looks again.
+        be gone, or be there no more when it looks again. `done`: what holds if the first was done all the same, and the
+        second is the same command: that it is refused because what it makes exists already tells that it was, and whoever
+        was told so relies on it.
         """
         half = base.copy()
         for op in log:
@@ -325,14 +349,25 @@ class Explorer:
         made = under_way.heard(ran.log)
         if ran.codes == [0]:
             made = second.keeps(self, promise).heard(ran.log)
+        elif done is not None and ran.codes == [ALREADY_THERE] and " exists already" in ran.done[0][1]:
+            made = replace(done, gone=frozenset()).heard(ran.log)
         elif not self.is_excused(ran) and not (lacks and ran.codes[0] in NOT_THERE):
             self.note(how, f"then {second.name}: exit {ran.codes[0]}: {ran.done[0][1][-500:]}")
         return [*log, *ran.log], made, under_way
 
     def _second(
-        self, base: Disk, log: list[Op], promise: Promise, second: Command, chance: random.Random, how: str, lacks: bool
+        self,
+        base: Disk,
+        log: list[Op],
+        promise: Promise,
+        second: Command,
+        chance: random.Random,
+        how: str,
+        *,
+        lacks: bool,
+        done: Promise | None,
     ) -> None:
-        both, made, under_way = self.then(base, log, promise, second, how, lacks=lacks)
+        both, made, under_way = self.then(base, log, promise, second, how, lacks=lacks, done=done)
         for choice in states(both, chance, count=2, first=len(log)):
             if chance.random() < 0.5:
                 choice = (len(both), *choice[1:])
@@ -343,15 +378,21 @@ class Explorer:
     def killed_where(
         self, base: Disk, promise: Promise, first: Command, second: Command, last: Callable[[Op], bool]
     ) -> None:
-        """The first is killed right behind the last operation that fits, the second runs; then all that was not synced is lost."""
+        """The first is killed right behind the last operation that fits, the second runs; then the power goes.
+
+        What was not synced is lost: all of it, or that operation alone.
+        """
         self._prepare(first)
         log = self.record(base, first).log
         killed = max(position for position, op in enumerate(log) if last(op)) + 1
         how = f"{first.name} killed at {killed}"
         under_way = self.under_way(promise, first).heard(log[:killed])
-        both, made, _ = self.then(base, log[:killed], under_way, second, how)
+        done = first.keeps(self, promise) if first.name == second.name else None
+        both, made, _ = self.then(base, log[:killed], under_way, second, how, done=done)
         self.machine.put(cut_state(base, both, (len(both), 0.0, 0)))
         self.check(made, f"{how}; then {second.name}; power cut")
+        self.machine.put(lost_alone(base, both, killed - 1))
+        self.check(made, f"{how}; then {second.name}; power cut, and it alone is lost")
 
 
 def explore(

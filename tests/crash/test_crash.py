@@ -21,8 +21,10 @@ from commands import (
     init,
     remove_holder,
     remove_volume,
+    rotate_key,
     take_in,
     unclone,
+    verify,
 )
 from disk import Disk
 from explorer import SEED, STATES, Command, Explorer, Promise, explore, shown
@@ -47,6 +49,19 @@ def gives_name(suffix: str) -> Callable[[Op], bool]:
     return lambda op: (
         op[0] in ("name", "move") and str(op[2 if op[0] == "name" else 4]).endswith(suffix) and op[-1] is not None
     )
+
+
+def first_of(fits: Callable[[Op], bool]) -> Callable[[Op], bool]:
+    """Return what tells only of the first operation that fits that it does."""
+    found: list[Op] = []
+
+    def is_first(op: Op) -> bool:
+        if found or not fits(op):
+            return False
+        found.append(op)
+        return True
+
+    return is_first
 
 
 def makes_directory(name: str) -> Callable[[Op], bool]:
@@ -92,6 +107,28 @@ def test_a_pool_that_was_not_synced_when_it_was_made_is_synced_by_its_first_back
     # A directory whose name was not synced: whoever puts something into it has to.
     for folder in ("names", "volumes", "packs", "keys"):
         explorer.killed_where(Disk(), Promise(), backup("zero"), backup("one"), makes_directory(folder))
+    assert not explorer.failures, shown(explorer.failures)
+
+
+@pytest.mark.parametrize("second", [verify(), clone("named")])
+def test_a_volume_whose_ref_was_not_synced_is_not_remembered_as_newer_than_what_the_power_leaves(
+    machine: Machine, second: Command
+) -> None:
+    """The kind of fault: what was only seen is written down as what was there, and the disk did not have it yet."""
+    explorer = Explorer(machine, seed=SEED)
+    base, promise = explorer.prepared(backup("one"), take_in())
+    sets_ref = lambda op: op[0] == "move" and "/refs/volumes" in op[3]  # noqa: E731
+    explorer.killed_where(base, promise, take_in(), second, sets_ref)
+    explorer.killed_where(base, promise, clone("named"), second, sets_ref)
+    assert not explorer.failures, shown(explorer.failures)
+
+
+def test_a_changed_key_that_was_not_synced_is_not_remembered_as_the_pools(machine: Machine) -> None:
+    """The same kind: a pool whose settings were seen before they were durable is an older one after a power cut."""
+    explorer = Explorer(machine, seed=SEED)
+    base, promise = explorer.prepared(backup("one"))
+    for replaced in (first_of(gives_name("pool.toml")), gives_name("pool.toml")):
+        explorer.killed_where(base, promise, rotate_key(), verify(), replaced)
     assert not explorer.failures, shown(explorer.failures)
 
 

@@ -1,6 +1,7 @@
 """Volumes: names, clones, holds and addresses; every change is one swap, and a lost race is told."""
 
 import multiprocessing
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -70,6 +71,75 @@ def test_names_are_unique_renamed_and_free_again(pool, volumes):
         volumes.rename("a", "b")
     volumes.remove("b")
     assert [v.name for v in volumes.list()] == ["a"]
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("swaps", [1, 2])
+def test_the_names_of_a_rename_that_was_killed_are_free_for_who_does_not_have_them(pool, volumes, monkeypatch, swaps):
+    """The kind of fault: what a killed command left behind takes a name for ever, and nobody has it."""
+    state = volumes.create("a", kind="native", now_ns=1)
+    swap, done = pool.swap_ref, []
+
+    def killed(*words):
+        if len(done) == swaps:
+            raise Killed
+        done.append(words)
+        return swap(*words)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(pool, "swap_ref", killed)
+        volumes.rename("a", "b")
+    has, free = ("a", "b") if swaps == 1 else ("b", "a")
+    assert volumes.get(has).id == state.id
+    with pytest.raises(AlreadyThere):
+        volumes.create(has, kind="native", now_ns=1)
+    other = volumes.create(free, kind="native", now_ns=1)
+    assert {each.name: each.id for each in volumes.list()} == {has: state.id, free: other.id}
+    assert volumes.get(free).id == other.id and volumes.get(has).id == state.id
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_two_that_take_one_name_at_once_do_not_both_get_it(pool, volumes, monkeypatch, at):
+    """The kind of fault: one looks, the other writes, then the first writes, too."""
+    volumes.create("a", kind="native", now_ns=1)
+    swap, done = pool.swap_ref, []
+
+    def between(*words):
+        done.append(words)
+        if len(done) == at + 1:
+            with suppress(AlreadyThere, Conflict):
+                volumes.create("b", kind="native", now_ns=1)
+        return swap(*words)
+
+    with monkeypatch.context() as patch, suppress(AlreadyThere, Conflict):
+        patch.setattr(pool, "swap_ref", between)
+        volumes.rename("a", "b")
+    names = [each.name for each in volumes.list()]
+    assert len(set(names)) == len(names) and "b" in names
+    assert all(volumes.get(each.name).id == each.id for each in volumes.list())
+
+
+def test_a_volume_that_is_renamed_while_another_is_made_with_its_new_name_keeps_it(pool, volumes, monkeypatch):
+    state = volumes.create("a", kind="native", now_ns=1)
+    pool.swap_ref(volumes._name_ref("b"), None, state.id)  # an earlier rename was killed
+    swap, done = pool.swap_ref, []
+
+    def between(*words):
+        if not done:
+            done.append(words)
+            with suppress(AlreadyThere, Conflict):
+                volumes.rename("a", "b")
+        return swap(*words)
+
+    with monkeypatch.context() as patch, suppress(AlreadyThere, Conflict):
+        patch.setattr(pool, "swap_ref", between)
+        volumes.create("b", kind="native", now_ns=1)
+    names = [each.name for each in volumes.list()]
+    assert len(set(names)) == len(names)
+    assert all(volumes.get(each.name).id == each.id for each in volumes.list())
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a@b", "a:b", "x" * 300, "a\0b", "-rf", "a\nb"])

@@ -79,6 +79,7 @@ from dalsegno.volumes.state import (
     VolumeState,
     encode_state,
     holders,
+    state_ref,
 )
 from dalsegno.volumes.store import Volumes, check_clone_name, check_volume_name, free_name
 from dalsegno.world.chance import random_bytes
@@ -401,7 +402,7 @@ class RealmVolumes(Volumes):
 
     def _store_mirror(self, state: VolumeState) -> None:
         """Take a state as the servers have it."""
-        self._set_ref(self._state_ref(state.id), encode_state(state))
+        self._set_ref(state_ref(state.id), encode_state(state))
         self._set_ref(self._name_ref(state.name), state.id)
 
     def _set_ref(self, ref: str, value: bytes | None) -> None:
@@ -761,7 +762,7 @@ class RealmVolumes(Volumes):
                 self.servers.desk.forget(volume)
             _, failed = self._ask(there, lambda site: site.remove(volume))
             self._groups.pop(volume, None)
-            self._set_ref(self._state_ref(state.id), None)
+            self._set_ref(state_ref(state.id), None)
             self._set_ref(self._name_ref(volume), None)
             self._set_ref(UNSENT + state.id.hex(), None)
             # What is left of it on a server that was away may be removed, too.

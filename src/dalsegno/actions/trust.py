@@ -45,7 +45,8 @@ def trust(house: House) -> None:
             at_ns=now_ns(),
             generation=pool.settings.generation,
             refs=pool.settings.refs,
-        )
+        ),
+        pool.backend,
     )
     states = house.volumes.list()
     for state in states:

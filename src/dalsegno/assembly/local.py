@@ -105,7 +105,7 @@ def open_pool(
     if pool.is_key_ahead:
         report(ahead_note(pool))
     if fits[0]:
-        known.remember(known_pool(pool))
+        known.remember(known_pool(pool), pool.backend)
     seen = Seen(known.heads(pool.pool_id), pool, place=known.place, differs=differs, remembers=fits[0])
     return _house(pool, report, known, seen)
 
@@ -151,6 +151,6 @@ def create_pool(
     backend = open_backend(path)
     pool = Pool.create(backend, encryption=encryption, passphrase=passphrase, key_path=key_path, realm=realm)
     known = KnownPlace(backend.directory or backend.place, report=report)
-    known.remember(known_pool(pool))
+    known.remember(known_pool(pool), pool.backend)
     seen = Seen(known.heads(pool.pool_id), pool, place=known.place, differs=refuse, remembers=True)
     return _house(pool, report, known, seen)

@@ -62,7 +62,7 @@ def _rotate(arguments: argparse.Namespace, terminal: Terminal) -> int:
             _change(pool, done, files, known)
         damaged = finish_change(pool)
         if house.known is not None:
-            house.known.remember(known_pool(pool))
+            house.known.remember(known_pool(pool), pool.backend)
     lines = _lines(pool, done)
     lines += [f"  {show(pool.where_ref(name))}: damaged, and left as it is" for name in damaged]
     terminal.result(_value(pool, done, damaged), lines)

@@ -20,8 +20,9 @@ from typing import Final, TypeVar
 import msgspec
 from blake3 import blake3
 
+from dalsegno.backends.contract import Backend
 from dalsegno.pool.keys import notes_of_keys_for
-from dalsegno.pool.settings import PoolSettings
+from dalsegno.pool.settings import SETTINGS_NAME, PoolSettings
 from dalsegno.terms.errors import DalError, Refused
 from dalsegno.terms.events import Note, Report, silent
 from dalsegno.terms.ids import hex_short
@@ -175,11 +176,16 @@ class KnownPlace:
         differs(f"{self.place}: {text}: is this the right disk? {HOW_TO_ACCEPT}")
         return False
 
-    def remember(self, pool: KnownPool) -> None:
-        """Remember that a pool may be here; what cannot be written is said once."""
+    def remember(self, pool: KnownPool, backend: Backend) -> None:
+        """Remember that a pool may be here; what cannot be written is said once.
+
+        Its settings are made durable first: whoever wrote them may have been killed before they were.
+        """
         same = [each for each in self.pools if each.pool_id == pool.pool_id]
         last = (same[-1].generation, same[-1].refs) if same else None
         if any(_facts(pool) == _facts(each) for each in same) and last == (pool.generation, pool.refs):
+            return
+        if not self.is_settled(lambda: backend.settle_seen(SETTINGS_NAME)):
             return
         self.pools.append(pool)
         line = _PoolLine(
@@ -206,6 +212,15 @@ class KnownPlace:
                 append_lines(file, lines, sync=sync)
         except DalError as error:
             self._tell(str(error))
+
+    def is_settled(self, settle: Callable[[], None]) -> bool:
+        """Make durable what was seen, and tell whether it is; that it cannot be made so is said once."""
+        try:
+            settle()
+        except DalError as error:
+            self._tell(str(error))
+            return False
+        return True
 
     def rewrite(self, name: str, read: Callable[[Path], list[bytes]]) -> None:
         """Replace a file by the lines that `read` finds in it to count, while nobody adds any."""
@@ -261,6 +276,10 @@ class KnownHeads:
         """Return the volume that was seen last under a name's hash, unless it was removed."""
         volume_id = self._named.get(name)
         return volume_id if volume_id in self._lines else None
+
+    def is_settled(self, settle: Callable[[], None]) -> bool:
+        """Make durable what was seen, and tell whether it is: else it must not be remembered."""
+        return self._place.is_settled(settle)
 
     def removed_ns(self, volume_id: bytes) -> int | None:
         """Return when this user removed a volume that has not been there since; None when he did not."""

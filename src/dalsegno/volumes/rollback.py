@@ -13,7 +13,7 @@ from dalsegno.pool.pool import Pool
 from dalsegno.terms.times import show_time
 from dalsegno.volumes.ancestry import find_revision
 from dalsegno.volumes.dates import is_future
-from dalsegno.volumes.state import AUTOMATIC, READER, VolumeState
+from dalsegno.volumes.state import AUTOMATIC, READER, VolumeState, state_ref
 from dalsegno.world.clock import now_ns
 
 WALK_MAX: Final = 10_000
@@ -71,7 +71,7 @@ class Seen:
         if not known:
             if self.heads.removed_ns(state.id) is not None:
                 return False
-            self._put(state, 0)
+            self._put_seen(state, 0)
             return True
         if any((each.head, each.counter) == (state.head, state.counter) for each in known.values()):
             return True
@@ -82,12 +82,12 @@ class Seen:
             # What a read-only site shows is released by name, older states included.
             follows = state.role == READER or line_between(self._source, each, state.head)
             if follows:
-                self._put(state, line)
+                self._put_seen(state, line)
                 return True
             if follows is None and unsure is None:
                 unsure = line
         if unsure is not None:
-            self._put(state, unsure)
+            self._put_seen(state, unsure)
         return unsure is not None
 
     def tell(self, state: VolumeState) -> None:
@@ -144,7 +144,12 @@ class Seen:
         free = next((line for line in range(LINES_MAX) if line not in known), None)
         if free is None:
             free = min(known, key=lambda line: known[line].at_ns)
-        self._put(state, free, force=True)
+        self._put_seen(state, free, force=True)
+
+    def _put_seen(self, state: VolumeState, line: int, *, force: bool = False) -> None:
+        """Remember what somebody else wrote once it is durable: what the power takes away was never newer."""
+        if self._remembers and self.heads.is_settled(lambda: self._source.settle_seen_ref(state_ref(state.id))):
+            self._put(state, line, force=force)
 
     def _put(self, state: VolumeState, line: int, *, force: bool = False) -> None:
         if not self._remembers:

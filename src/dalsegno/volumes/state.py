@@ -120,6 +120,11 @@ def readable(state: VolumeState, source: Source, *, vet: Vet | None = None) -> V
     return msgspec.structs.replace(state, clones=state.clones.read_from(source, vet=vet))
 
 
+def state_ref(volume_id: bytes) -> str:
+    """Return the name of the ref that holds a volume's state."""
+    return f"volumes/{volume_id.hex()}"
+
+
 def encode_state(state: VolumeState) -> bytes:
     """Return `state`, whose clones are settled, as stored under its ref: version 2."""
     form = state.clones.told()

@@ -24,7 +24,7 @@ from dalsegno.volumes.clones import Clone, Clones
 from dalsegno.volumes.leases import require_thawed
 from dalsegno.volumes.rollback import Seen
 from dalsegno.volumes.signed import require_signed
-from dalsegno.volumes.state import NATIVE, TRACKED, DumpRecord, VolumeState, decode_state, encode_state
+from dalsegno.volumes.state import NATIVE, TRACKED, DumpRecord, VolumeState, decode_state, encode_state, state_ref
 from dalsegno.world.chance import random_bytes
 
 NAME_BYTES_MAX = 200
@@ -82,9 +82,6 @@ class Volumes:
         encoded = name.encode(errors="surrogatepass")  # words of a command line may hold bytes that are no text
         return "names/" + blake3(b"name" + encoded, key=self._pool.realm.id_key).hexdigest()[:32]
 
-    def _state_ref(self, volume_id: bytes) -> str:
-        return f"volumes/{volume_id.hex()}"
-
     def create(
         self,
         name: str,
@@ -107,11 +104,11 @@ class Volumes:
         """Make a volume with this state. AlreadyThere when its name is taken, or when it is here already."""
         check_volume_name(state.name)
         volume_id, name = state.id, state.name
-        if self._pool.get_ref(self._state_ref(volume_id)) is not None:
-            existing = self._decode(self._pool.get_ref(self._state_ref(volume_id)) or b"")
-            raise AlreadyThere(f"volume {existing.name!r} is this same volume: remove it first, or restore elsewhere")
+        if self._pool.get_ref(state_ref(volume_id)) is not None:
+            called = self._decode(self._pool.get_ref(state_ref(volume_id)) or b"").name
+            raise AlreadyThere(f"volume {called!r} is this same volume: remove it first, or restore elsewhere")
         taken = self._pool.get_ref(self._name_ref(name))
-        if taken is not None and self._pool.get_ref(self._state_ref(taken)) is not None:
+        if _is_called(self, taken, name):
             raise AlreadyThere(
                 f"volume {name!r} exists already: choose another name; `dal volume set {name}` changes what it follows "
                 "and leaves out"
@@ -119,8 +116,10 @@ class Volumes:
         # The name first, then the state: a name without a state is free, so a crash in between loses nothing.
         if not self._pool.swap_ref(self._name_ref(name), taken, volume_id):
             raise AlreadyThere(f"volume {name!r} exists already: choose another name")
-        state = msgspec.structs.replace(state, counter=1)
-        added = self._swap(self._state_ref(volume_id), None, state)
+        if _is_called(self, taken, name):  # it was renamed to this between our look and our swap
+            self._pool.swap_ref(self._name_ref(name), volume_id, taken)
+            raise AlreadyThere(f"volume {name!r} exists already: choose another name")
+        added = self._swap(state_ref(volume_id), None, msgspec.structs.replace(state, counter=1))
         if added is None:
             raise Conflict(f"volume {name!r}: made by somebody else at the same time")
         if self.seen is not None:
@@ -149,16 +148,16 @@ class Volumes:
             state = self.get(name)
         except NotFound:
             self._pool.settle_seen_ref(self._name_ref(name))
-            self._pool.settle_seen_ref(self._state_ref(bytes(16)))
+            self._pool.settle_seen_ref(state_ref(bytes(16)))
             raise
-        self._pool.settle_seen_ref(self._state_ref(state.id))
+        self._pool.settle_seen_ref(state_ref(state.id))
         return state
 
     def list_settled(self) -> list[VolumeState]:
         """Return all volumes as `get_settled` does."""
         states = self.list()
         for state in states:
-            self._pool.settle_seen_ref(self._state_ref(state.id))
+            self._pool.settle_seen_ref(state_ref(state.id))
         return states
 
     def _find_id(self, name: str) -> bytes | None:
@@ -172,7 +171,7 @@ class Volumes:
 
     def get_by_id(self, volume_id: bytes) -> VolumeState | None:
         """Return the volume with this id, if the pool has it."""
-        data = self._pool.get_ref(self._state_ref(volume_id))
+        data = self._pool.get_ref(state_ref(volume_id))
         return self._looked_at(self._decode(data)) if data is not None else None
 
     def _looked_at(self, state: VolumeState) -> VolumeState:
@@ -180,7 +179,7 @@ class Volumes:
         if self.seen is None or self.seen.takes(state, known := self.seen.heads.of(state.id)):
             return state
         # Another thread may have committed, and remembered it, between our reading and our looking: read once more.
-        data = self._pool.get_ref(self._state_ref(state.id))
+        data = self._pool.get_ref(state_ref(state.id))
         state = self._decode(data) if data is not None else state
         if not self.seen.takes(state, known):
             self.seen.tell(state)
@@ -188,7 +187,7 @@ class Volumes:
 
     def known(self, volume_id: bytes) -> VolumeState:
         """Return a volume as it is here, without asking anybody else."""
-        data = self._pool.get_ref(self._state_ref(volume_id))
+        data = self._pool.get_ref(state_ref(volume_id))
         if data is None:
             raise NotFound("the volume was removed meanwhile")
         return self._looked_at(self._decode(data))
@@ -229,7 +228,7 @@ class Volumes:
 
         Refused when it would be larger than `bytes_max`, and larger than it was.
         """
-        ref = self._state_ref(volume_id)
+        ref = state_ref(volume_id)
 
         def attempt() -> VolumeState | None:
             data = self._pool.get_ref(ref)
@@ -287,20 +286,21 @@ class Volumes:
         check_volume_name(new)
         state = self.get(old)
         taken = self._pool.get_ref(self._name_ref(new))
-        if taken is not None:
-            holder = self.get_by_id(taken)
-            if holder is not None and holder.name == new:
-                raise AlreadyThere(f"volume {new!r} exists already: choose another name")
+        if _is_called(self, taken, new):
+            raise AlreadyThere(f"volume {new!r} exists already: choose another name")
         if not self._pool.swap_ref(self._name_ref(new), taken, state.id):
             raise Conflict(f"volume {new!r}: taken by somebody else at the same time")
         renamed = self.update(state.id, lambda current: msgspec.structs.replace(current, name=new))
+        if self._pool.get_ref(self._name_ref(new)) != state.id:
+            self.update(state.id, lambda current: msgspec.structs.replace(current, name=old))
+            raise Conflict(f"volume {new!r}: taken by somebody else at the same time")
         self._pool.swap_ref(self._name_ref(old), state.id, None)
         return renamed
 
     def forget_damaged(self, name: str) -> bool:
         """Forget a volume whose ref is damaged; return whether that was so. What it named goes with a collection."""
         volume_id = self._find_id(name)
-        if volume_id is None or not self._pool.replace_damaged_ref(self._state_ref(volume_id), None):
+        if volume_id is None or not self._pool.replace_damaged_ref(state_ref(volume_id), None):
             return False
         self._pool.swap_ref(self._name_ref(name), volume_id, None)
         if self.seen is not None:
@@ -313,7 +313,7 @@ class Volumes:
         held = [clone_name for clone_name, clone in state.clones.salvage()[0] if clone.held]
         if held and not force:
             raise Refused(f"volume {name!r}: clone {held[0]!r} is held; `dal unhold {name}@{held[0]}` first")
-        ref = self._state_ref(state.id)
+        ref = state_ref(state.id)
         data = self._pool.get_ref(ref)
         if data is None or self._decode(data) != state or not self._pool.swap_ref(ref, data, None):
             raise Conflict(f"volume {name!r} changed meanwhile: look again")
@@ -545,6 +545,12 @@ class Volumes:
                 yield state.common
             if state.released is not None:
                 yield state.released.revision
+
+
+def _is_called(volumes: Volumes, volume_id: bytes | None, name: str) -> bool:
+    """Tell whether there is a volume with this id and name: who was killed while he renamed left a name behind."""
+    state = volumes.get_by_id(volume_id) if volume_id is not None else None
+    return state is not None and state.name == name
 
 
 def _read_states(pool: Pool) -> tuple[list[VolumeState], dict[str, Damaged]]:
