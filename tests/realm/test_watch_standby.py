@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from realm_world import RealmWorld
 
-from dalsegno.actions import follow
-from dalsegno.actions.follow import StandbyStatus, follow_here, make_standby, watch_standby
+from dalsegno.actions import follow as standbys
+from dalsegno.actions.follow import StandbyStatus, make_standby, watch_standby, writers_to_follow
+from dalsegno.replicas.follow import follow
 from dalsegno.replicas.servers import Servers
 from dalsegno.volumes.resolve import merge_heads
 from kit import REALM
@@ -17,7 +18,7 @@ ROUNDS = 12
 def test_what_a_standby_lacks_is_listed_when_something_changed_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follow, "MONITOR_SECONDS", 0.001)
+    monkeypatch.setattr(standbys, "MONITOR_SECONDS", 0.001)
     world = RealmWorld(tmp_path, ["s1", "s2"])
     servers = Servers(world.desk, REALM, connect=lambda server: world.sites[server.name], owner="me")
     lists: list[int] = []
@@ -27,7 +28,9 @@ def test_what_a_standby_lacks_is_listed_when_something_changed_alone(
     def ended() -> bool:
         rounds.append(1)
         if len(rounds) == ROUNDS // 2:
-            follow_here(servers, "home", "s2", merge=merge_heads, once=True, ended=lambda: bool(files_there()))
+            context = servers.context(merge=merge_heads)
+            origins = writers_to_follow(servers, "home")
+            follow("home", servers.site("s2"), origins, context, ended=lambda: bool(files_there()), seconds=0.0)
         return len(rounds) > ROUNDS
 
     def files_there() -> bytes:

@@ -1,6 +1,6 @@
 """A few servers with one volume, in dicts or as real Keepers over pools, for tests that must hold on both."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry
 from dalsegno.pool.adopt import UPLOADS
 from dalsegno.pool.pool import Pool
+from dalsegno.replicas.context import ReplicaContext
 from dalsegno.replicas.contract import LEASE_SECONDS
 from dalsegno.replicas.keeper import Keeper
-from dalsegno.replicas.meet import meeting
+from dalsegno.replicas.peers import Peers
 from dalsegno.terms.errors import Conflict, Moved, NotFound
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.volumes import leases
@@ -200,4 +201,13 @@ def head_files(world: Any, name: str) -> dict[bytes, bytes]:
     return world.files(name, world.sites[name].state(VOLUME).head)
 
 
-merge = meeting(REALM, merge_flat)
+def context(world: Any, **more: Any) -> ReplicaContext:
+    """Return what work on a world's servers uses."""
+    given: dict[str, Any] = {"realm": REALM, "owner": "test", "merge": merge_flat, "clock": world.clock}
+    return ReplicaContext(**{**given, **more})
+
+
+def peers(world: Any, names: Iterable[str], replicas: ReplicaSet | None = None, **more: Any) -> Peers:
+    """Return servers as a client reaches them."""
+    sites = {name: world.faulty[name] for name in names}
+    return Peers(volume=VOLUME, sites=sites, context=context(world, **more), replicas=replicas)

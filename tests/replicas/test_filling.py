@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from memory_site import VOLUME
-from site_worlds import WORLDS, clone, commit, found, merge
+from site_worlds import WORLDS, clone, commit, context, found
 
 from dalsegno.replicas.filling import SAMPLE_MAX, STALLED_NS, Lacking, await_filled, survey
-from dalsegno.replicas.follow import catch_up
+from dalsegno.replicas.follow import Pair, catch_up
 from dalsegno.replicas.reach import empty_state
 from dalsegno.replicas.transfer import copy
 from dalsegno.terms.events import Progress
@@ -43,7 +43,7 @@ def _survey(world: Any, *, clones: str = "") -> Lacking:
 def _fill(world: Any) -> None:
     sites = world.sites
     there, here = (sites[name].state(VOLUME) for name in ("s1", "s2"))
-    catch_up(VOLUME, there, here, origin=sites["s1"], to=sites["s2"], merge=merge)
+    catch_up(Pair(volume=VOLUME, origin=sites["s1"], to=sites["s2"], context=context(world)), there, here)
 
 
 def _await(world: Any, lacking: Lacking, *meanwhile: Callable[[], None]) -> tuple[bool, list[float]]:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from memory_site import VOLUME, ClientDied
-from site_worlds import WORLDS, clone, commit, found, head_files, merge
+from site_worlds import WORLDS, clone, commit, context, found, head_files, peers
 
 from dalsegno.replicas.follow import (
     BACKOFF_SECONDS_MAX,
@@ -24,9 +24,9 @@ from dalsegno.replicas.follow import (
     measure_lag,
     promote,
 )
+from dalsegno.replicas.peers import Peers
 from dalsegno.terms.errors import Full, NotFound, Refused, Unavailable
 from dalsegno.volumes.state import STANDBY, WRITER, ReplicaSet
-from kit import REALM
 
 SET = ReplicaSet(version=1, writers=["s1"], standbys=["s2"])
 NAMES = ("s1", "s2", "s3")
@@ -42,7 +42,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
 
 
 def new_follower(world: Any, name: str = "s2") -> Follower:
-    return Follower(VOLUME, world.faulty[name], clock=world.clock, merge=merge)
+    return Follower(VOLUME, world.faulty[name], context(world))
 
 
 def step(world: Any, name: str = "s2", origin: str = "s1") -> Step:
@@ -67,14 +67,14 @@ def do_promote(world: Any, name: str, directory: Directory, *, sites: Any = None
     sites = sites or world.faulty
     world.clock.now_ns += 10**9
     return promote(
-        VOLUME,
-        sites[name],
-        [sites[each] for each in NAMES if each != name],
-        owner=f"test {name}",
-        known=directory.replicas,
+        Peers(
+            volume=VOLUME,
+            sites={each: sites[each] for each in (name, *(each for each in NAMES if each != name))},
+            context=context(world, owner=f"test {name}"),
+            replicas=directory.replicas,
+        ),
+        name,
         publish=directory.publish,
-        clock=world.clock,
-        merge=merge,
     )
 
 
@@ -122,12 +122,10 @@ def test_far_behind_it_comes_in_one_step_and_knows_all_that_lies_between(world: 
     step(world)
     heads = [commit(world, "s1", {b"a": str(number).encode() * 300}) for number in range(30)]
     lag = measure_lag(
-        VOLUME,
-        world.sites["s1"],
+        peers(world, ["s1"]),
+        "s1",
         world.sites["s1"].state(VOLUME),
         world.sites["s2"].state(VOLUME),
-        realm=REALM,
-        now_ns=world.clock.now_ns,
     )
     assert lag.revisions == 30 and lag.seconds == pytest.approx(29.0)
     done = step(world)
@@ -199,10 +197,7 @@ def test_loop_backs_off_goes_on_and_ends_when_told(world: Any) -> None:
         VOLUME,
         world.faulty["s2"],
         lambda: [world.faulty["s1"]],
-        clock=world.clock,
-        pause=pause,
-        chance=lambda: 1.0,
-        merge=merge,
+        context(world, pause=pause, randomness=lambda: 1.0),
         ended=lambda: len(steps) >= 2,
         stepped=steps.append,
     )
@@ -227,10 +222,7 @@ def test_full_disk_of_the_standby_is_waited_for(world: Any) -> None:
         VOLUME,
         world.faulty["s2"],
         lambda: [world.faulty["s1"]],
-        clock=world.clock,
-        pause=pause,
-        chance=lambda: 0.5,
-        merge=merge,
+        context(world, pause=pause, randomness=lambda: 0.5),
         ended=lambda: bool(steps),
         stepped=steps.append,
     )
@@ -249,10 +241,7 @@ def test_another_writer_is_followed_when_the_first_is_away(tmp_path: Path) -> No
         VOLUME,
         world.faulty["s2"],
         lambda: [world.faulty["s1"], world.faulty["s3"]],
-        clock=world.clock,
-        pause=lambda seconds: None,
-        chance=lambda: 0.5,
-        merge=merge,
+        context(world, pause=lambda seconds: None, randomness=lambda: 0.5),
         ended=lambda: bool(steps),
         stepped=steps.append,
     )

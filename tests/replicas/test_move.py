@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 from memory_site import VOLUME, ClientDied
-from site_worlds import WORLDS, clone, commit, found, head_files, merge
+from site_worlds import WORLDS, clone, commit, context, found, head_files
 
 from dalsegno.replicas.move import Move, move
+from dalsegno.replicas.peers import Peers
 from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Full, Moved, Refused, Unavailable
 from dalsegno.volumes.state import WRITER, ReplicaSet
 
@@ -50,15 +51,15 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
 def do_move(world: Any, directory: Directory, source: str = "s1", target: str = "s2", *, sites: Any = None) -> Move:
     sites = sites or world.faulty
     return move(
-        VOLUME,
-        sites[source],
-        sites[target],
-        [sites[name] for name in NAMES if name not in (source, target)],
-        owner="test move",
-        known=directory.replicas,
+        Peers(
+            volume=VOLUME,
+            sites={name: sites[name] for name in NAMES},
+            context=context(world, owner="test move"),
+            replicas=directory.replicas,
+        ),
+        source,
+        target,
         publish=directory.publish,
-        clock=world.clock,
-        merge=merge,
     )
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from memory_site import VOLUME, ClientDied
-from site_worlds import WORLDS, clone, commit, found, head_files
+from site_worlds import WORLDS, clone, commit, found, head_files, peers
 
+from dalsegno.replicas.context import in_turn, side_by_side
 from dalsegno.replicas.release import ALREADY, FAILED, NEWER, RELEASED, Released, SiteOutcome, pull, release
 from dalsegno.terms.errors import Damaged, Full, NotFound, Refused, Unavailable
 from dalsegno.volumes.state import READER, ReplicaSet
@@ -32,24 +33,17 @@ def do_release(
 ) -> Released:
     world.clock.now_ns += 10**9
     return release(
-        VOLUME,
+        peers(world, ["s1", "s2", *to], SET, parallel=side_by_side(crew) if crew is not None else in_turn),
         revision,
         clone=name,
-        writers=[world.faulty["s1"], world.faulty["s2"]],
-        readers=[world.faulty[each] for each in to],
-        replicas=SET,
-        clock=world.clock,
-        crew=crew,
+        to=to,
     )
 
 
 def do_pull(world: Any, name: str) -> SiteOutcome:
     return pull(
-        VOLUME,
-        world.faulty[name],
-        writers=[world.faulty["s1"], world.faulty["s2"]],
-        others=[world.faulty[each] for each in ("ro1", "ro2", "ro3")],
-        clock=world.clock,
+        peers(world, ["s1", "s2", "ro1", "ro2", "ro3"]),
+        name,
     )
 
 

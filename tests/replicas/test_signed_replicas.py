@@ -1,6 +1,7 @@
 """Servers of a volume that requires signatures: each looks by itself, whatever another one has taken."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from dalsegno.formats import objects
 from dalsegno.formats.objects import KIND_REVISION, Entry, Revision
 from dalsegno.pool.pool import Pool
 from dalsegno.pool.signers import Signer, trust_signer
+from dalsegno.replicas.context import ReplicaContext
 from dalsegno.replicas.follow import follow
 from dalsegno.replicas.keeper import Keeper
-from dalsegno.replicas.meet import meeting
+from dalsegno.replicas.meet import merge_replicas
 from dalsegno.replicas.transfer import copy
 from dalsegno.terms.errors import Unsigned
 from dalsegno.terms.events import Event, Note
@@ -26,6 +28,8 @@ from dalsegno.volumes.store import Volumes
 from dalsegno.world.clock import now_ns
 from dalsegno.world.workers import Workers
 from kit import REALM, store_model
+
+CONTEXT = ReplicaContext(realm=REALM, owner="test", merge=merge_heads)
 
 ANNA, EVE = SigningKey.generate(), SigningKey.generate()
 VOLUME = "home"
@@ -114,7 +118,7 @@ def test_heads_that_diverged_are_merged_without_anybodys_key(world: World) -> No
     a, b, _ = world.keepers.values()
     a.advance(VOLUME, world.put("a", {b"one": b"1", b"two": b"2"}, base))
     b.advance(VOLUME, world.put("b", {b"one": b"1", b"three": b"3"}, base))
-    meeting(REALM, merge_heads)(VOLUME, [a, b])
+    merge_replicas(VOLUME, [a, b], CONTEXT)
     one, other = world.heads()
     merged = read_revision(a.pool, one)
     assert one == other and len(merged.parents) == 2 and not merged.signature
@@ -135,7 +139,7 @@ def test_what_a_server_that_was_broken_into_made_up_goes_nowhere(world: World, s
     genuine = world.put("b", {b"one": b"1", b"two": b"2"}, base)
     b.advance(VOLUME, genuine)
     with pytest.raises(Unsigned):
-        meeting(REALM, merge_heads)(VOLUME, [a, b])
+        merge_replicas(VOLUME, [a, b], CONTEXT)
     assert world.heads()[1] == genuine
 
 
@@ -175,12 +179,8 @@ def test_a_standby_follows_the_writer_that_is_honest(world: World) -> None:
         VOLUME,
         c,
         lambda: [a, b],
-        clock=now_ns,
-        pause=lambda _: None,
-        chance=lambda: 0.0,
-        merge=meeting(REALM, merge_heads),
+        replace(CONTEXT, pause=lambda _: None, report=told.append),
         ended=lambda: c.state(VOLUME).head == genuine or next(left, None) is None,
-        report=told.append,
         seconds=0,
     )
     assert c.state(VOLUME).head == genuine

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from memory_site import VOLUME, ClientDied
-from site_worlds import WORLDS, found, merge
+from site_worlds import WORLDS, context, found, peers
 
 from dalsegno.replicas.follow import Follower, promote
 from dalsegno.replicas.move import move
@@ -96,34 +96,24 @@ class Life:
         state = self.state(standby)
         is_standby = state.role == STANDBY if state is not None else standby in self.directory.standbys
         if standby != origin and is_standby and self.state(origin) is not None:
-            follower = Follower(VOLUME, self.world.faulty[standby], clock=self.world.clock, merge=merge)
+            follower = Follower(VOLUME, self.world.faulty[standby], context(self.world))
             follower.step(self.world.faulty[origin], seconds=0)
 
     def promote(self) -> None:
         name = self.chance.choice(HOLDERS)
         promote(
-            VOLUME,
-            self.world.faulty[name],
-            self.sites(each for each in (*HOLDERS, *SITES) if each != name),
-            owner=f"promote {len(self.log)}",
-            known=self.directory,
+            peers(self.world, (*HOLDERS, *SITES), self.directory, owner=f"promote {len(self.log)}"),
+            name,
             publish=self.publish,
-            clock=self.world.clock,
-            merge=merge,
         )
 
     def move(self) -> None:
         source, target = self.chance.sample(HOLDERS, 2)
         move(
-            VOLUME,
-            self.world.faulty[source],
-            self.world.faulty[target],
-            self.sites(each for each in (*HOLDERS, *SITES) if each not in (source, target)),
-            owner=f"move {len(self.log)}",
-            known=self.directory,
+            peers(self.world, (*HOLDERS, *SITES), self.directory, owner=f"move {len(self.log)}"),
+            source,
+            target,
             publish=self.publish,
-            clock=self.world.clock,
-            merge=merge,
         )
 
     def release(self) -> None:
@@ -132,23 +122,17 @@ class Life:
             head = state.head
             self.released.add(head)
             release(
-                VOLUME,
+                peers(self.world, (*self.directory.writers, *SITES), self.directory),
                 head,
                 clone="",
-                writers=self.sites(self.directory.writers),
-                readers=self.sites(SITES),
-                replicas=self.directory,
-                clock=self.world.clock,
+                to=SITES,
             )
 
     def pull(self) -> None:
         reader = self.chance.choice(SITES)
         pull(
-            VOLUME,
-            self.world.faulty[reader],
-            writers=self.sites(self.directory.writers),
-            others=self.sites(SITES),
-            clock=self.world.clock,
+            peers(self.world, (*self.directory.writers, *SITES), self.directory),
+            reader,
         )
 
     def clone(self) -> None:
@@ -212,7 +196,7 @@ class Life:
                 if self.state(name) is not None:
                     self.world.sites[name].arrange(VOLUME, newest)
             for name in newest.standbys:
-                follower = Follower(VOLUME, self.world.faulty[name], clock=self.world.clock, merge=merge)
+                follower = Follower(VOLUME, self.world.faulty[name], context(self.world))
                 follower.step(self.world.faulty[newest.writers[0]], seconds=0)
 
 

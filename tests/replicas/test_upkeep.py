@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 from memory_site import VOLUME, merge_flat
-from site_worlds import WORLDS, commit, found, head_files
+from site_worlds import WORLDS, commit, found, head_files, peers
 
 from dalsegno.actions.standby import Upkeep
 from dalsegno.replicas.follow import Step
 from dalsegno.replicas.release import release
+from dalsegno.replicas.servers import Servers
 from dalsegno.terms.errors import Refused
 from dalsegno.terms.events import Note
 from dalsegno.volumes.state import STANDBY, ReplicaSet
@@ -21,11 +22,12 @@ from kit import REALM
 SET = ReplicaSet(version=1, writers=["s1"], standbys=["s2"], readers=["ro1"])
 
 
-class FewServers:
+class FewServers(Servers):
     """The realm as one server sees it."""
 
     def __init__(self, world: Any, here: str) -> None:
         self.realm = REALM
+        self.owner = here
         self.here = here
         self.known = SET
         self._world = world
@@ -101,13 +103,10 @@ def test_read_only_site_pulls_what_it_missed(world: Any) -> None:
     )
     head = world.sites["s1"].state(VOLUME).head
     release(
-        VOLUME,
+        peers(world, ["s1", "ro1"], SET),
         head,
         clone="x",
-        writers=[world.sites["s1"]],
-        readers=[world.faulty["ro1"]],
-        replicas=SET,
-        clock=world.clock,
+        to=["ro1"],
     )
     assert not world.sites["ro1"].state(VOLUME).head
     servers = FewServers(world, "ro1")

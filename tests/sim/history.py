@@ -9,7 +9,7 @@ import random
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -22,7 +22,7 @@ from dalsegno.formats import objects
 from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_FILE, Entry, Revision
 from dalsegno.pool.contract import Source
 from dalsegno.pool.pool import Pool
-from dalsegno.replicas.context import ReplicaContext
+from dalsegno.replicas.context import ReplicaContext, in_turn
 from dalsegno.replicas.group import Group
 from dalsegno.replicas.peers import Peers
 from dalsegno.replicas.reach import Reach
@@ -219,15 +219,9 @@ class Client:
             return
         name = self.world.chance.choice(sorted(clones))
         self.world.released.add(clones[name].revision)
-        done = release(
-            VOLUME,
-            clones[name].revision,
-            clone=name,
-            writers=[self.sites[site] for site in WRITERS],
-            readers=[self.sites[site] for site in READERS],
-            replicas=look.replicas,
-            clock=self.world.clock(self.world.skews[self.name]),
-        )
+        context = replace(self.group.reach.context, parallel=in_turn)
+        peers = Peers(volume=VOLUME, sites=self.sites, context=context, replicas=look.replicas)
+        done = release(peers, clones[name].revision, clone=name, to=READERS)
         self.world.say(f"{self.name} released {name}: {[each.outcome for each in done.outcomes]}")
 
 

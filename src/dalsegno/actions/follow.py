@@ -7,32 +7,27 @@ from typing import Final
 import msgspec
 
 from dalsegno.actions.release import change_set, require_set
-from dalsegno.replicas.bring import answers, look, roles, spread
+from dalsegno.replicas.bring import roles
 from dalsegno.replicas.context import Merge
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.follow import (
     DISMISSED,
     PROMOTED,
-    WATCH_SECONDS,
     Lag,
     Promotion,
-    Step,
     begin_anew,
-    follow,
     measure_lag,
     promote,
     standby_state,
 )
 from dalsegno.replicas.histories import clones_lacking
 from dalsegno.replicas.keeper import Keeper
-from dalsegno.replicas.meet import meeting
+from dalsegno.replicas.peers import Peers, Poll
 from dalsegno.replicas.servers import Servers
 from dalsegno.terms.errors import BadInput, DalError, NoAccess, Refused, Unavailable
 from dalsegno.terms.events import Report, silent
 from dalsegno.volumes.clones import ClonesForm
 from dalsegno.volumes.state import ReplicaSet, VolumeState
-from dalsegno.world.chance import random_bytes
-from dalsegno.world.clock import now_ns
 
 MONITOR_SECONDS: Final = 0.25
 SERVE_LOCK: Final = "serve"
@@ -95,7 +90,8 @@ def make_standby(servers: Servers, volume: str, *, to: str = "", origin: str = "
         there = _first_state(servers, volume, origins)
     standby.create(msgspec.structs.replace(standby_state(there), replicas=None))
     replicas = change_set(servers, volume, lambda latest: with_standby(latest, name))
-    spread(volume, replicas, [standby, *(servers.site(each) for each in replicas.writers)])
+    told = [name, *replicas.writers]
+    servers.peers(volume, told, servers.context()).set_replica_set(replicas, told)
     return name, replicas
 
 
@@ -117,40 +113,14 @@ def keeps_up_by_itself(site: Site) -> bool:
         return not lock.acquire(wait=False)
 
 
-def follow_here(
-    servers: Servers,
-    volume: str,
-    name: str,
-    *,
-    merge: Merge,
-    origin: str = "",
-    once: bool = False,
-    ended: Callable[[], bool],
-    stepped: Callable[[Step], None] = lambda step: None,
-    report: Report = silent,
-) -> str:
-    """Bring what a standby lacks there, in this process, until `ended` or until it is no standby; return why.
-
-    Without `origin` any writer that answers will do.
-    """
+def writers_to_follow(servers: Servers, volume: str, origin: str = "") -> Callable[[], Sequence[Site]]:
+    """Return what finds the writers that a standby may follow: `origin` while that is one, otherwise all."""
 
     def origins() -> Sequence[Site]:
         known = require_set(servers, volume)
         return [servers.site(each) for each in ([origin] if origin in known.writers else known.writers)]
 
-    return follow(
-        volume,
-        servers.site(name),
-        origins,
-        clock=now_ns,
-        pause=servers.pause,
-        chance=lambda: int.from_bytes(random_bytes(4)) / 2**32,
-        merge=meeting(servers.realm, merge, report=report),
-        ended=ended,
-        stepped=stepped,
-        report=report,
-        seconds=0.0 if once else WATCH_SECONDS,
-    )
+    return origins
 
 
 def watch_standby(
@@ -195,28 +165,28 @@ def standby_status(servers: Servers, volume: str, only: Sequence[str] = ()) -> l
     """Tell of every standby, or of those named, how far it is behind a writer that answers."""
     replicas = require_set(servers, volume)
     standbys = [name for name in replicas.standbys if not only or name in only]
-    sites = [servers.site(name) for name in (*replicas.writers, *standbys)]
-    looked = look(volume, sites)
-    states = answers(looked)
-    by_name = {site.name: site for site in sites}
-    live = [name for name in replicas.writers if name in states]
-    found = []
-    for name in standbys:
-        here = looked[name]
-        missing = here if isinstance(here, DalError) else None
-        if missing is None and not live:
-            missing = next(error for error in looked.values() if isinstance(error, DalError))
-        if missing is not None or isinstance(here, DalError):
-            found.append(StandbyStatus(server=name, origin=live[0] if live else "", lag=None, error=missing))
-            continue
-        origin = max(live, key=lambda each: states[each].head == here.head)
-        try:
-            lag = measure_lag(volume, by_name[origin], states[origin], here, realm=servers.realm, now_ns=now_ns())
-            missing_clones = len(clones_lacking(replicas.clones.get(name), here.clones, of=states[origin].clones))
-            found.append(StandbyStatus(server=name, origin=origin, lag=lag, clones_missing=missing_clones))
-        except DalError as error:
-            found.append(StandbyStatus(server=name, origin=origin, lag=None, error=error))
-    return found
+    peers = servers.peers(volume, [*replicas.writers, *standbys], servers.context(), replicas)
+    polled = peers.poll(peers.sites)
+    live = [name for name in replicas.writers if name in polled.states]
+    return [_compare_standby(peers, polled, name, live) for name in standbys]
+
+
+def _compare_standby(peers: Peers, polled: Poll, name: str, live: Sequence[str]) -> StandbyStatus:
+    """Compare a standby with that of the `live` writers which has its head, or with any."""
+    origin = live[0] if live else ""
+    if name in polled.errors or not live:
+        error = polled.errors[name] if name in polled.errors else next(iter(polled.errors.values()))
+        return StandbyStatus(server=name, origin=origin, lag=None, error=error)
+    here = polled.states[name]
+    origin = max(live, key=lambda each: polled.states[each].head == here.head)
+    there = polled.states[origin]
+    patterns = peers.replicas.clones if peers.replicas is not None else {}
+    try:
+        lag = measure_lag(peers, origin, there, here)
+        missing_clones = len(clones_lacking(patterns.get(name), here.clones, of=there.clones))
+    except DalError as error:
+        return StandbyStatus(server=name, origin=origin, lag=None, error=error)
+    return StandbyStatus(server=name, origin=origin, lag=lag, clones_missing=missing_clones)
 
 
 def promote_standby(
@@ -225,16 +195,6 @@ def promote_standby(
     """Make a standby the volume's writer; return which, and what was done."""
     replicas = require_set(servers, volume)
     name = choose_standby(servers, replicas, volume, name)
-    others = [servers.site(each) for each in sorted(roles(replicas)) if each != name]
-    done = promote(
-        volume,
-        servers.site(name),
-        others,
-        owner=servers.owner,
-        known=replicas,
-        publish=lambda change: change_set(servers, volume, change),
-        clock=now_ns,
-        merge=meeting(servers.realm, merge, report=report),
-        report=report,
-    )
-    return name, done
+    others = [each for each in sorted(roles(replicas)) if each != name]
+    peers = servers.peers(volume, [name, *others], servers.context(merge=merge, report=report), replicas)
+    return name, promote(peers, name, publish=lambda change: change_set(servers, volume, change))

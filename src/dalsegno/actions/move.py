@@ -3,12 +3,10 @@
 from dalsegno.actions.release import change_set
 from dalsegno.replicas.bring import roles
 from dalsegno.replicas.context import Merge
-from dalsegno.replicas.meet import meeting
 from dalsegno.replicas.move import Move, move
 from dalsegno.replicas.servers import Servers
 from dalsegno.terms.errors import BadInput
 from dalsegno.terms.events import Report, silent
-from dalsegno.world.clock import now_ns
 
 
 def move_volume(
@@ -18,17 +16,11 @@ def move_volume(
     if source == target:
         raise BadInput(f"{volume} is on {source}: name another server to move it to")
     known = servers.replica_set(volume)
-    origin, goal = servers.site(source), servers.site(target)
     others = sorted(roles(known) - {source, target}) if known is not None else []
+    context = servers.context(merge=merge, report=report)
     return move(
-        volume,
-        origin,
-        goal,
-        [servers.site(name) for name in others],
-        owner=servers.owner,
-        known=known,
+        servers.peers(volume, [source, target, *others], context, known),
+        source,
+        target,
         publish=lambda change: change_set(servers, volume, change),
-        clock=now_ns,
-        merge=meeting(servers.realm, merge, report=report),
-        report=report,
     )

@@ -1,20 +1,19 @@
 """Release a state of a volume to its read-only sites, and let a site pull what it missed."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
 
-from dalsegno.replicas.bring import Looked, answers, look
+from dalsegno.replicas.peers import Poll
 from dalsegno.replicas.release import Released, SiteOutcome, newest_release, pull, release
 from dalsegno.replicas.servers import Servers
 from dalsegno.terms.errors import BadInput, Conflict, DalError, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Report, silent
 from dalsegno.terms.times import parse_time_ns, show_time
 from dalsegno.volumes.address import no_clone, parse_address
-from dalsegno.volumes.state import Release, ReplicaSet, VolumeState
-from dalsegno.world.clock import now_ns
+from dalsegno.volumes.state import Release, ReplicaSet
 from dalsegno.world.workers import Workers
 
 PUBLISH_TRIES_MAX: Final = 10
@@ -72,25 +71,17 @@ def release_to(
     taken = [name for name in to if name in (*replicas.writers, *replicas.standbys)]
     if taken:
         raise Refused(f"{taken[0]} writes or follows {volume}: a release is for read-only sites")
-    readers = [servers.site(name) for name in dict.fromkeys(to or replicas.readers)]
+    readers = list(dict.fromkeys(to or replicas.readers))
     if not readers:
         raise BadInput(f"{volume} has no read-only sites: name the servers with --to")
-    writers = [servers.site(name) for name in replicas.writers]
-    looked = look(volume, writers, crew=crew)
-    clone, revision = find_state(volume, parsed.selector, looked, now_ns=now_ns())
+    context = servers.context(workers=crew, report=report)
+    peers = servers.peers(volume, [*replicas.writers, *readers], context)
+    clone, revision = find_state(volume, parsed.selector, peers.poll(replicas.writers), now_ns=context.clock())
     if any(name not in replicas.readers for name in to):
-        replicas = change_set(servers, volume, lambda latest: with_readers(latest, to))
-    return volume, release(
-        volume,
-        revision,
-        clone=clone,
-        writers=writers,
-        readers=readers,
-        replicas=replicas,
-        clock=now_ns,
-        crew=crew,
-        report=report,
-    )
+        changed = change_set(servers, volume, lambda latest: with_readers(latest, to))
+    else:
+        changed = replicas
+    return volume, release(replace(peers, replicas=changed), revision, clone=clone, to=readers)
 
 
 def with_readers(replicas: ReplicaSet, names: Iterable[str]) -> ReplicaSet:
@@ -101,11 +92,11 @@ def with_readers(replicas: ReplicaSet, names: Iterable[str]) -> ReplicaSet:
     return msgspec.structs.replace(replicas, version=replicas.version + 1, readers=readers)
 
 
-def find_state(volume: str, selector: str, looked: Looked, *, now_ns: int) -> tuple[str, bytes]:
+def find_state(volume: str, selector: str, polled: Poll, *, now_ns: int) -> tuple[str, bytes]:
     """Return the clone and the revision that `volume@selector` names on the writers that answer."""
-    states = list(answers(looked).values())
+    states = list(polled.states.values())
     if not states:
-        raise Unavailable(f"{volume}: no writer answers: {next(map(str, looked.values()), 'there is none')}")
+        raise Unavailable(f"{volume}: no writer answers: {next(map(str, polled.errors.values()), 'there is none')}")
     if selector in ("", "latest"):
         heads = {state.head for state in states}
         if len(heads) > 1:
@@ -152,33 +143,22 @@ def pull_release(
     names = list(dict.fromkeys(to or replicas.readers))
     if not names:
         raise BadInput(f"{volume} has no read-only sites: `dal release {volume}@CLONE --to SERVER` makes some")
-    writers = [servers.site(name) for name in replicas.writers]
-    readers = {name: servers.site(name) for name in replicas.readers}
-    return [
-        pull(
-            volume,
-            readers[name],
-            writers=writers,
-            others=[site for other, site in readers.items() if other != name],
-            clock=now_ns,
-            crew=crew,
-            report=report,
-        )
-        for name in names
-    ]
+    context = servers.context(workers=crew, report=report)
+    peers = servers.peers(volume, [*replicas.writers, *replicas.readers], context, replicas)
+    return [pull(peers, name) for name in names]
 
 
 def release_status(servers: Servers, volume: str, *, crew: Workers | None = None) -> ReleaseStatus:
     """Ask every read-only site what it shows, and the writers what it should be."""
     replicas = require_set(servers, volume)
-    sites = [servers.site(name) for name in (*replicas.writers, *replicas.readers)]
-    looked = look(volume, sites, crew=crew)
+    names = [*replicas.writers, *replicas.readers]
+    polled = servers.peers(volume, names, servers.context(workers=crew)).poll(names)
 
     def shown(name: str) -> tuple[str, Release | None, DalError | None]:
-        state = looked[name]
-        return (name, state.released, None) if isinstance(state, VolumeState) else (name, None, state)
+        state = polled.states.get(name)
+        return name, state.released if state is not None else None, polled.errors.get(name)
 
-    newest = newest_release(answers(looked).values())
+    newest = newest_release(polled.states.values())
     return ReleaseStatus(newest=newest, sites=tuple(shown(name) for name in replicas.readers))
 
 

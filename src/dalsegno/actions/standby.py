@@ -6,20 +6,19 @@ fetches releases where it is a read-only site.
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Final
 
 from dalsegno.replicas.context import Merge
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.follow import Step, backoff, follow
-from dalsegno.replicas.meet import meeting
 from dalsegno.replicas.release import pull
 from dalsegno.replicas.servers import Servers
 from dalsegno.terms.errors import DalError, NotFound
 from dalsegno.terms.events import Note, Report
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.volumes.state import READER, STANDBY, VolumeState
-from dalsegno.world.chance import random_bytes
-from dalsegno.world.clock import now_ns, ticks_ns
+from dalsegno.world.clock import ticks_ns
 from dalsegno.world.workers import Workers
 
 LOOK_SECONDS: Final = 0.5
@@ -50,10 +49,10 @@ class Upkeep:
         """`servers` are the realm as this server sees it; `report` is told what goes wrong and is tried again."""
         self._servers = servers
         self._here = here
-        self._merge = merge
         self._crew = crew
         self._ended = ended
         self._report: Report = lambda event: report(event) if isinstance(event, Note) else None
+        self._context = servers.context(merge=merge, report=self._report)
         self._stepped = stepped
         self._busy: dict[str, Future[None]] = {}
         self._settled_ns: dict[str, int] = {}
@@ -133,13 +132,9 @@ class Upkeep:
             volume,
             self._here,
             origins,
-            clock=now_ns,
-            pause=self._pause,
-            chance=lambda: int.from_bytes(random_bytes(4)) / 2**32,
-            merge=meeting(self._servers.realm, self._merge, report=self._report),
+            replace(self._context, pause=self._pause),
             ended=ended,
             stepped=lambda step: self._stepped(volume, step),
-            report=self._report,
             seconds=WATCH_SECONDS,
         )
 
@@ -152,14 +147,9 @@ class Upkeep:
         self._pulled_ns[state.name] = ticks_ns()
         assert state.replicas is not None
         try:
-            done = pull(
-                state.name,
-                self._here,
-                writers=[self._servers.site(name) for name in state.replicas.writers],
-                others=[self._servers.site(name) for name in state.replicas.readers if name != self._here.name],
-                clock=now_ns,
-                report=self._report,
-            )
+            names = [*state.replicas.writers, *state.replicas.readers]
+            peers = self._servers.peers(state.name, names, self._context, state.replicas)
+            done = pull(peers, self._here.name)
         except NotFound:
             return  # nothing was released yet
         if done.error is not None:

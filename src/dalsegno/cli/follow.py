@@ -10,7 +10,7 @@ from dalsegno.assembly.realm import merge_heads
 from dalsegno.cli.realm import open_servers
 from dalsegno.cli.terminal import Terminal, format_duration
 from dalsegno.cli.words import Parser
-from dalsegno.replicas.follow import DISMISSED, PROMOTED, Step
+from dalsegno.replicas.follow import DISMISSED, PROMOTED, WATCH_SECONDS, Step, follow
 from dalsegno.replicas.servers import Servers
 from dalsegno.terms.counts import count_of
 from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput
@@ -63,16 +63,14 @@ def _follow(arguments: argparse.Namespace, terminal: Terminal) -> int:
             actions.begin_standby_anew(servers, volume, name, report=terminal.report)
         tell = _Teller(volume, name, once=arguments.once, terminal=terminal)
         if arguments.origin or not actions.keeps_up_by_itself(servers.site(name)):
-            reason = actions.follow_here(
-                servers,
+            reason = follow(
                 volume,
-                name,
-                merge=merge_heads,
-                origin=arguments.origin,
-                once=arguments.once,
+                servers.site(name),
+                actions.writers_to_follow(servers, volume, arguments.origin),
+                servers.context(merge=merge_heads, report=terminal.report),
                 ended=tell.is_enough,
                 stepped=tell.step,
-                report=terminal.report,
+                seconds=0.0 if arguments.once else WATCH_SECONDS,
             )
         else:
             reason = actions.watch_standby(servers, volume, name, ended=tell.is_enough, told=tell.status)

@@ -13,7 +13,6 @@ from dalsegno.terms.errors import DalError, Damaged, NotFound, Unavailable
 from dalsegno.terms.events import Report, silent
 from dalsegno.terms.sizes import KIB, MIB
 from dalsegno.volumes.state import ReplicaSet, VolumeState
-from dalsegno.world.workers import Workers
 
 GIVES_UP_ON: Final = (Unavailable, NotFound, Damaged)
 """What a source may answer when another one can still do: away, without the revision any more, or rotten."""
@@ -24,26 +23,6 @@ FEW_BYTES_MAX: Final = 4 * MIB
 UNASKED_BYTES_MAX: Final = 256 * KIB
 """So few are sent without asking which of them are there already."""
 NOTHING: Final = Transferred()
-
-Looked = dict[str, VolumeState | DalError]
-"""By server: its state of a volume, or why there is none."""
-
-
-def look(volume: str, sites: Iterable[Site], *, crew: Workers | None = None) -> Looked:
-    """Ask every site for its state of a volume, all at once where there is a crew."""
-
-    def ask(site: Site) -> tuple[str, VolumeState | DalError]:
-        try:
-            return site.name, site.state(volume)
-        except DalError as error:
-            return site.name, error
-
-    return dict(crew.map_ordered(ask, sites) if crew is not None else map(ask, sites))
-
-
-def answers(looked: Looked) -> dict[str, VolumeState]:
-    """Return the states of those that answered."""
-    return {name: state for name, state in looked.items() if isinstance(state, VolumeState)}
 
 
 def newest_set(states: Iterable[VolumeState], known: ReplicaSet | None = None) -> ReplicaSet | None:
@@ -145,16 +124,3 @@ def _commit(
             bytes_crossed=asked + spool.size_bytes,
             payload_bytes=int(row_lengths(rows).sum()),
         )
-
-
-def spread(volume: str, replicas: ReplicaSet, sites: Iterable[Site]) -> dict[str, DalError]:
-    """Tell every site the replica set; return who did not hear it. They find out from the others: the larger counts."""
-    deaf: dict[str, DalError] = {}
-    for site in sites:
-        try:
-            site.arrange(volume, replicas)
-        except NotFound:
-            continue  # it has nothing of the volume yet, and gets the set with the volume
-        except DalError as error:
-            deaf[site.name] = error
-    return deaf

@@ -15,16 +15,18 @@ from typing import Final
 
 import msgspec
 
-from dalsegno.chunks.realm import Realm
 from dalsegno.formats.object_rows import read_rows, row_ids, row_kinds
 from dalsegno.formats.objects import KIND_REVISION, decode_revision
-from dalsegno.replicas.bring import NOTHING, answers, bring, bring_head, look, newest_set, roles, spread
+from dalsegno.replicas.bring import NOTHING, bring, bring_head, newest_set, roles
 from dalsegno.replicas.clones import STEPS_AT_ONCE, bring_clones, own_bases, plan_clones
+from dalsegno.replicas.context import ReplicaContext
 from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
 from dalsegno.replicas.histories import kept
+from dalsegno.replicas.meet import merge_replicas
+from dalsegno.replicas.peers import Peers, unaware
 from dalsegno.replicas.sources import unpack
 from dalsegno.replicas.transfer import Transferred, fetch
-from dalsegno.terms.errors import Conflict, DalError, Diverged, Full, Moved, NotFound, Refused, Unavailable, Unsigned
+from dalsegno.terms.errors import Conflict, Diverged, Full, Moved, NotFound, Refused, Unavailable, Unsigned
 from dalsegno.terms.events import Note, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
 from dalsegno.terms.times import SECOND_NS, time_name
@@ -39,10 +41,9 @@ CATCH_UP_STEPS_MAX: Final = 20
 FROZEN_NS_MAX: Final = 10 * SECOND_NS
 TRY_LATER: Final = (Unavailable, Full, Conflict)
 
-Merge = Callable[[str, Sequence[Site]], None]
-"""Bring all these sites of a volume to one head, merging heads that diverged."""
-
 DIRECTORY: Final = "the directory"
+Publish = Callable[[Callable[[ReplicaSet], ReplicaSet]], ReplicaSet]
+"""Replace a volume's replica set in the directory by a function of it, and return the new one."""
 
 # Why a step was the last one with this origin.
 PROMOTED: Final = "promoted"
@@ -74,16 +75,11 @@ class Follower:
         self,
         volume: str,
         standby: Site,
-        *,
-        clock: Callable[[], int],
-        merge: Merge,
-        report: Report = silent,
+        context: ReplicaContext,
     ) -> None:
         self._volume = volume
         self._standby = standby
-        self._clock = clock
-        self._merge = merge
-        self._report = report
+        self._context = context
         self._here: VolumeState | None = None
 
     def forget(self) -> None:
@@ -103,21 +99,14 @@ class Follower:
         # The first look waits for nothing: clones may be missing though the head is there.
         wait = seconds if self._here is not None else 0.0
         there = origin.watch(self._volume, here.head, seconds=wait, follower=self._standby.name)
-        answered_ns = self._clock()
+        answered_ns = self._context.clock()
         here, ended = self._compare_sets(origin, there, here)
         news = False
         transferred = NOTHING
         if not ended:
             news = there.head != here.head
-            here, transferred = catch_up(
-                self._volume,
-                there,
-                here,
-                origin=origin,
-                to=self._standby,
-                merge=self._merge,
-                report=self._report,
-            )
+            pair = Pair(volume=self._volume, origin=origin, to=self._standby, context=self._context)
+            here, transferred = catch_up(pair, there, here)
         if not ended and not news:
             here = self._agree(origin, there, here)
         self._here = here
@@ -126,7 +115,7 @@ class Follower:
             here=here,
             news=news,
             transferred=transferred,
-            lag_ns=self._clock() - answered_ns if news else 0,
+            lag_ns=self._context.clock() - answered_ns if news else 0,
             ended=ended,
         )
 
@@ -147,7 +136,9 @@ class Follower:
         if here.replicas is None or here.replicas.version < newest.version:
             here = self._standby.arrange(self._volume, newest)
         if there.replicas is None or there.replicas.version < newest.version:
-            spread(self._volume, newest, [origin])  # it was away when the volume got another writer
+            # It was unreachable when the volume got another writer.
+            peers = Peers(volume=self._volume, sites={origin.name: origin}, context=self._context)
+            peers.set_replica_set(newest, [origin.name])
         if here.role == WRITER:
             return here, PROMOTED
         if here.role != STANDBY:
@@ -171,20 +162,25 @@ def common_of(there: VolumeState) -> bytes:
     return there.head if there.replicas is None or len(there.replicas.writers) == 1 else there.common
 
 
-def catch_up(
-    volume: str,
-    there: VolumeState,
-    here: VolumeState,
-    *,
-    origin: Site,
-    to: Site,
-    merge: Merge,
-    report: Report = silent,
-) -> tuple[VolumeState, Transferred]:
-    """Bring the head and the clones of `origin`, whose state is `there`, to the replica whose state is `here`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two replicas of a volume, one of which gets what the other has."""
 
-    What that one has and the origin has not was acknowledged once: both are brought to one head then.
+    volume: str
+    origin: Site
+    to: Site
+    context: ReplicaContext
+
+
+def catch_up(
+    pair: Pair, there: VolumeState, here: VolumeState, *, may_merge: bool = True
+) -> tuple[VolumeState, Transferred]:
+    """Bring the head and the clones of the origin, whose state is `there`, to the other, whose state is `here`.
+
+    What that one has and the origin has not was acknowledged once: both are brought to one head then; Diverged unless
+    they `may_merge`, which nothing does while a volume is frozen.
     """
+    volume, origin, to, report = pair.volume, pair.origin, pair.to, pair.context.report
     transferred = NOTHING
     if there.head and there.head != here.head:
         bases = own_bases(here)
@@ -195,20 +191,21 @@ def catch_up(
         except Diverged:
             pass
     if here.head != there.head:
+        if not may_merge:
+            raise Diverged(f"{volume}: {origin.name} and {to.name} have different states")
         text = f"{to.name} has what {origin.name} has not: both are brought to one state"
         report(Note(severity="note", path=volume.encode(), text=text))
-        merge(volume, (origin, to))
+        merge_replicas(volume, (origin, to), pair.context)
         here = to.state(volume)
     if here.clones != there.clones or here.uncloned != there.uncloned:
-        here, more = _even_out_clones(volume, there, here, origin=origin, to=to, report=report)
+        here, more = _even_out_clones(pair, there, here)
         transferred += more
     return here, transferred
 
 
-def _even_out_clones(
-    volume: str, there: VolumeState, here: VolumeState, *, origin: Site, to: Site, report: Report
-) -> tuple[VolumeState, Transferred]:
+def _even_out_clones(pair: Pair, there: VolumeState, here: VolumeState) -> tuple[VolumeState, Transferred]:
     """Give both the clones that either has, but for those that were removed on one of them or are not kept there."""
+    volume, origin, to, report = pair.volume, pair.origin, pair.to, pair.context.report
     patterns = here.replicas.clones if here.replicas is not None else {}
     plan = plan_clones({origin.name: there, to.name: here}, patterns=patterns)
     transferred = NOTHING
@@ -221,11 +218,6 @@ def _even_out_clones(
         if site is to:
             here = to.state(volume)
     return here, transferred
-
-
-def refuse_to_merge(volume: str, sites: Sequence[Site]) -> None:
-    """Raise Diverged: while a volume is frozen nothing is merged."""
-    raise Diverged(f"{volume}: {sites[0].name} and {sites[1].name} have different states")
 
 
 def standby_state(origin: VolumeState) -> VolumeState:
@@ -252,11 +244,12 @@ class Lag:
     """Since the oldest revision that it has not was made; the clock of who committed and the caller's tell."""
 
 
-def measure_lag(volume: str, origin: Site, there: VolumeState, here: VolumeState, *, realm: Realm, now_ns: int) -> Lag:
-    """Return how far `here` is behind the writer `origin`, whose state is `there`.
+def measure_lag(peers: Peers, writer: str, there: VolumeState, here: VolumeState) -> Lag:
+    """Return how far `here` is behind a writer, whose state is `there`.
 
     NotFound when that writer does not know where the standby is.
     """
+    volume, origin = peers.volume, peers.site(writer)
     if here.head == there.head or not there.head:
         return Lag(revisions=0, seconds=0.0)
     if here.head:
@@ -267,10 +260,10 @@ def measure_lag(volume: str, origin: Site, there: VolumeState, here: VolumeState
     times = []
     for start in range(0, len(ids), BATCH_IDS_MAX * OBJECT_ID_BYTES):
         with fetch(origin, volume, ids[start : start + BATCH_IDS_MAX * OBJECT_ID_BYTES]) as spool:
-            times += [decode_revision(payload).created_ns for _, _, payload in unpack(spool, realm)]
+            times += [decode_revision(payload).created_ns for _, _, payload in unpack(spool, peers.context.realm)]
     if not times:
         return Lag(revisions=0, seconds=0.0)  # the standby is ahead
-    return Lag(revisions=len(times), seconds=max(0, now_ns - min(times)) / SECOND_NS)
+    return Lag(revisions=len(times), seconds=max(0, peers.context.clock() - min(times)) / SECOND_NS)
 
 
 def begin_anew(volume: str, origin: Site, standby: Site, *, report: Report = silent) -> VolumeState:
@@ -302,23 +295,19 @@ def follow(
     volume: str,
     standby: Site,
     origins: Callable[[], Sequence[Site]],
+    context: ReplicaContext,
     *,
-    clock: Callable[[], int],
-    pause: Callable[[float], None],
-    chance: Callable[[], float],
-    merge: Merge,
     ended: Callable[[], bool],
     stepped: Callable[[Step], None] = lambda step: None,
-    report: Report = silent,
     seconds: float = WATCH_SECONDS,
 ) -> str:
     """Follow whichever of `origins` answers until `ended`, or until there is nothing to follow; return why.
 
-    `origins` is asked at the beginning, and after something went wrong. An origin that goes away is tried again, after
-    pauses that grow up to half a minute, in turn with the others; `chance` (0 to 1) spreads the standbys that lost it
-    together.
+    `origins` is asked at the beginning, and after something went wrong. An origin that becomes unreachable is tried
+    again, after pauses that grow up to half a minute, in turn with the others; randomness spreads the standbys that
+    lost it together. Each request for news waits `seconds` at most.
     """
-    follower = Follower(volume, standby, clock=clock, merge=merge, report=report)
+    follower = Follower(volume, standby, context)
     failures = 0
     known: Sequence[Site] = ()
     while not ended():
@@ -332,24 +321,24 @@ def follow(
             failures += 1
             # One writer that was broken into does not keep a standby from the others.
             severity = "notice" if isinstance(error, Unsigned) else "note"
-            report(Note(severity=severity, path=volume.encode(), text=f"{error}: trying again"))
-            pause(backoff(failures, chance()))
+            context.report(Note(severity=severity, path=volume.encode(), text=f"{error}: trying again"))
+            context.pause(backoff(failures, context.randomness()))
             continue
         stepped(step)
         if step.ended in (PROMOTED, DISMISSED):
             return step.ended
         if step.ended:
             failures += 1
-            pause(backoff(failures, chance()))
+            context.pause(backoff(failures, context.randomness()))
         else:
             failures = 0
     return ""
 
 
-def backoff(failures: int, chance: float) -> float:
-    """Return how many seconds to wait after so many failures in a row: double each time, and by chance a bit less."""
+def backoff(failures: int, randomness: float) -> float:
+    """Return how many seconds to wait after so many failures in a row: double each time, and a random part less."""
     longest = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * float(2 ** min(failures - 1, 20)))
-    return longest * (0.5 + 0.5 * chance)
+    return longest * (0.5 + 0.5 * randomness)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -371,67 +360,63 @@ class Promotion:
     """How long nobody could write; 0 when nobody could be asked to wait."""
 
 
-def promote(
-    volume: str,
-    target: Site,
-    others: Sequence[Site],
-    *,
-    owner: str,
-    known: ReplicaSet | None,
-    publish: Callable[[Callable[[ReplicaSet], ReplicaSet]], ReplicaSet],
-    clock: Callable[[], int],
-    merge: Merge,
-    report: Report = silent,
-) -> Promotion:
+def promote(peers: Peers, target: str, *, publish: Publish) -> Promotion:
     """Make `target` the one writer of a volume; former writers become standbys. Done again, it finishes what was begun.
 
     Writers that answer are caught up with first, and frozen for the last of it. `publish` tells the directory.
     """
-    looked = look(volume, [target, *others])
-    here = looked[target.name]
-    if isinstance(here, DalError):
-        raise here
-    states = answers(looked)
-    current = newest_set(states.values(), known)
+    volume, context = peers.volume, peers.context
+    polled = peers.poll([target, *(name for name in peers.sites if name != target)])
+    here = polled.require(target)
+    current = newest_set(polled.states.values(), peers.replicas)
     _check_candidate(volume, target, current)
     assert current is not None
-    writers = [site for site in others if site.name in current.writers]
-    live = [site for site in writers if site.name in states]
-    away = tuple(name for name in current.writers if name not in {target.name, *(site.name for site in live)})
-    begun_ns = clock()
+    live = [name for name in polled.states if name != target and name in current.writers]
+    away = tuple(name for name in current.writers if name not in (target, *live))
+    begun_ns = context.clock()
     try:
-        if current.writers != [target.name]:
-            here, begun_ns = _take_over(
-                volume, target, live, here, owner=owner, clock=clock, merge=merge, report=report
-            )
-        kept = ""
-        if away and here.head:
-            now_ns = clock()
-            kept = f"before-promotion-{time_name(now_ns)}"
-            target.clone(volume, kept, Clone(revision=here.head, created_ns=now_ns, automatic=True))
-        deaf: list[str] = []
-        try:
-            replicas = publish(lambda latest: promoted(_newer(latest, current), target.name))
-        except Unavailable as error:
-            report(Note(severity="note", path=volume.encode(), text=f"the directory hears of it later: {error}"))
-            replicas = promoted(current, target.name)
-            deaf.append(DIRECTORY)
-        here = target.arrange(volume, replicas)
-        deaf += spread(volume, replicas, live)
-        pause_ns = clock() - begun_ns if live else 0
+        if current.writers != [target]:
+            here, begun_ns = _take_over(peers, target, live, here)
+        kept = _keep_for_merge(peers, target, here) if away and here.head else ""
+        replicas, deaf = publish_or_later(
+            peers, promoted(current, target), lambda latest: promoted(_newer(latest, current), target), publish
+        )
+        here = peers.site(target).arrange(volume, replicas)
+        deaf += unaware(peers.set_replica_set(replicas, live)[1])
+        pause_ns = context.clock() - begun_ns if live else 0
     finally:
-        thaw(volume, live, owner)
-    others = [site for site in others if site.name in roles(replicas) and site not in live]
-    deaf += spread(volume, replicas, others)
+        peers.thaw(live)
+    others = [name for name in peers.sites if name != target and name in roles(replicas) and name not in live]
+    deaf += unaware(peers.set_replica_set(replicas, others)[1])
     return Promotion(
         replicas=replicas,
         state=here,
-        reached=tuple(site.name for site in live),
+        reached=tuple(live),
         away=away,
         kept=kept,
         deaf=tuple(deaf),
         pause_ns=pause_ns,
     )
+
+
+def _keep_for_merge(peers: Peers, target: str, here: VolumeState) -> str:
+    """Clone what a later merge with an unreachable writer begins from; return the clone's name."""
+    now_ns = peers.context.clock()
+    name = f"before-promotion-{time_name(now_ns)}"
+    peers.site(target).clone(peers.volume, name, Clone(revision=here.head, created_ns=now_ns, automatic=True))
+    return name
+
+
+def publish_or_later(
+    peers: Peers, replicas: ReplicaSet, change: Callable[[ReplicaSet], ReplicaSet], publish: Publish
+) -> tuple[ReplicaSet, list[str]]:
+    """Have the directory make `change`; return what it has then, or `replicas` and DIRECTORY when it is unreachable."""
+    try:
+        return publish(change), []
+    except Unavailable as error:
+        text = f"the directory hears of it later: {error}"
+        peers.context.report(Note(severity="note", path=peers.volume.encode(), text=text))
+        return replicas, [DIRECTORY]
 
 
 def promoted(replicas: ReplicaSet, name: str) -> ReplicaSet:
@@ -446,49 +431,32 @@ def _newer(latest: ReplicaSet, known: ReplicaSet) -> ReplicaSet:
     return max(latest, known, key=lambda each: each.version)
 
 
-def _check_candidate(volume: str, target: Site, replicas: ReplicaSet | None) -> None:
+def _check_candidate(volume: str, target: str, replicas: ReplicaSet | None) -> None:
     if replicas is None:
         raise Refused(f"{volume} has no replicas: `dal replica add {volume} SERVER --standby` makes a standby")
-    if target.name in replicas.readers:
-        raise Refused(f"{target.name} is a read-only site of {volume}: it has only what was released to it")
-    if target.name in replicas.writers and len(replicas.writers) > 1:
-        raise Refused(f"{target.name} is a writer of {volume} already: `dal replica list {volume}`")
-    if target.name not in (*replicas.writers, *replicas.standbys):
-        raise Refused(f"{target.name} is no replica of {volume}: `dal replica add {volume} {target.name}` first")
+    if target in replicas.readers:
+        raise Refused(f"{target} is a read-only site of {volume}: it has only what was released to it")
+    if target in replicas.writers and len(replicas.writers) > 1:
+        raise Refused(f"{target} is a writer of {volume} already: `dal replica list {volume}`")
+    if target not in (*replicas.writers, *replicas.standbys):
+        raise Refused(f"{target} is no replica of {volume}: `dal replica add {volume} {target}` first")
 
 
-def _take_over(
-    volume: str,
-    target: Site,
-    live: Sequence[Site],
-    here: VolumeState,
-    *,
-    owner: str,
-    clock: Callable[[], int],
-    merge: Merge,
-    report: Report,
-) -> tuple[VolumeState, int]:
+def _take_over(peers: Peers, target: str, live: Sequence[str], here: VolumeState) -> tuple[VolumeState, int]:
     """Bring all that the writers have to `target`, and return with them frozen, and since when."""
+    volume, context = peers.volume, peers.context
+    pairs = [Pair(volume=volume, origin=peers.site(name), to=peers.site(target), context=context) for name in live]
     for _ in range(CATCH_UP_STEPS_MAX):
-        for site in live:
-            here, _ = catch_up(volume, site.state(volume), here, origin=site, to=target, merge=merge, report=report)
-        begun_ns = clock()
+        for pair in pairs:
+            here, _ = catch_up(pair, pair.origin.state(volume), here)
+        begun_ns = context.clock()
         try:
-            for site in live:
-                there = site.freeze(volume, owner=owner)
-                here, _ = catch_up(volume, there, here, origin=site, to=target, merge=refuse_to_merge)
-            if clock() - begun_ns < FROZEN_NS_MAX:
+            for pair in pairs:
+                there = pair.origin.freeze(volume, owner=context.owner)
+                here, _ = catch_up(pair, there, here, may_merge=False)
+            if context.clock() - begun_ns < FROZEN_NS_MAX:
                 return here, begun_ns
         except Diverged:
             pass  # two writers took different commits in between: they are merged in the next round
-        thaw(volume, live, owner)
-    raise Unavailable(f"{volume}: users write faster than {target.name} catches up: try again at a quieter time")
-
-
-def thaw(volume: str, sites: Sequence[Site], owner: str) -> None:
-    """End our lease on each site, as far as it hears it; the rest end by themselves."""
-    for site in sites:
-        try:
-            site.thaw(volume, owner=owner)
-        except DalError:
-            continue
+        peers.thaw(live)
+    raise Unavailable(f"{volume}: users write faster than {target} catches up: try again at a quieter time")

@@ -1,40 +1,36 @@
 """Bring a few replicas of a volume to one head, whatever their roles: a standby and its origin, a server that moves."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 
-from dalsegno.chunks.realm import Realm
-from dalsegno.replicas.context import Merge
+from dalsegno.replicas.context import ReplicaContext
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.heads import bring_head, newest_heads, plan_heads
 from dalsegno.replicas.sources import SitesSource
 from dalsegno.terms.errors import Refused
-from dalsegno.terms.events import Report, silent
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.ancestry import between, find_revision, merge_bases
 from dalsegno.volumes.state import VolumeState
 
 
-def meeting(realm: Realm, merge: Merge, *, report: Report = silent) -> Callable[[str, Sequence[Site]], None]:
-    """Return what brings replicas to one head, and merges with `merge` what diverged."""
+def merge_replicas(volume: str, sites: Sequence[Site], context: ReplicaContext) -> None:
+    """Bring replicas to one head, merging what diverged; the first one is changed last.
 
-    def meet(volume: str, sites: Sequence[Site]) -> None:
-        states = {site.name: site.state(volume) for site in sites}
-        source = SitesSource(volume, sites, realm)
-        source.load_more = lambda: _load_revisions(source, sites, states)
-        heads = [state.head for state in states.values() if state.head]
-        if not heads:
-            return
-        _require_kinship(volume, source, newest_heads(source, heads), sites)
-        plan = plan_heads(source, realm, heads, merge)
-        try:
-            holders = {top: [site for site in sites if states[site.name].head == top] for top in plan.tops}
-            # Backwards: the one that only follows first, so that what was merged is in two places before it is used.
-            for site in reversed(sites):
-                bring_head(volume, plan, to=site, state=states[site.name], holders=holders, owner="", report=report)
-        finally:
-            plan.close()
-
-    return meet
+    Refused when they have no state in common any more; otherwise any error of a server.
+    """
+    states = {site.name: site.state(volume) for site in sites}
+    source = SitesSource(volume, sites, context.realm)
+    source.load_more = lambda: _load_revisions(source, sites, states)
+    heads = [state.head for state in states.values() if state.head]
+    if not heads:
+        return
+    _require_kinship(volume, source, newest_heads(source, heads), sites)
+    plan = plan_heads(source, context.realm, heads, context.merge)
+    with closing(plan):
+        holders = {top: [site for site in sites if states[site.name].head == top] for top in plan.tops}
+        # Backwards: the one that only follows first, so that what was merged is in two places before it is used.
+        for site in reversed(sites):
+            bring_head(volume, plan, to=site, state=states[site.name], holders=holders, owner="", report=context.report)
 
 
 def _load_revisions(source: SitesSource, sites: Sequence[Site], states: dict[str, VolumeState]) -> None:

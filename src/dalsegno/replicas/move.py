@@ -6,18 +6,18 @@ Until this last step the original is what it was: whoever moves may die, be stop
 on the new server then is no replica; the next run goes on with it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
-from dalsegno.replicas.bring import NOTHING, answers, look, newest_set, roles, spread
+from dalsegno.replicas.bring import NOTHING, newest_set, roles
 from dalsegno.replicas.contract import LEASE_SECONDS, Site
-from dalsegno.replicas.follow import DIRECTORY, Merge, catch_up, refuse_to_merge, standby_state, thaw
+from dalsegno.replicas.follow import Pair, Publish, catch_up, publish_or_later, standby_state
+from dalsegno.replicas.peers import Peers, unaware
 from dalsegno.replicas.transfer import Transferred
 from dalsegno.terms.errors import AlreadyThere, Moved, NotFound, Refused, Unavailable
-from dalsegno.terms.events import Note, Report, silent
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.volumes.state import ReplicaSet, VolumeState
 
@@ -45,51 +45,59 @@ class Move:
     """Servers, the directory among them, that did not hear of it yet."""
 
 
-def move(
-    volume: str,
-    source: Site,
-    target: Site,
-    others: Sequence[Site],
-    *,
-    owner: str,
-    known: ReplicaSet | None,
-    publish: Callable[[Callable[[ReplicaSet], ReplicaSet]], ReplicaSet],
-    clock: Callable[[], int],
-    merge: Merge,
-    report: Report = silent,
-) -> Move:
-    """Move `volume` from `source` to `target`. Done again after it was cut short, it goes on where that one ended."""
-    there = source.state(volume)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Route:
+    """From where to where a volume moves."""
+
+    peers: Peers
+    source: Site
+    target: Site
+
+    @property
+    def pair(self) -> Pair:
+        return Pair(volume=self.peers.volume, origin=self.source, to=self.target, context=self.peers.context)
+
+    @property
+    def others(self) -> list[str]:
+        """The names of the volume's other servers."""
+        return [name for name in self.peers.sites if name not in (self.source.name, self.target.name)]
+
+
+def move(peers: Peers, source: str, target: str, *, publish: Publish) -> Move:
+    """Move a volume from `source` to `target`. Done again after it was cut short, it goes on where that one ended."""
+    route = _Route(peers=peers, source=peers.site(source), target=peers.site(target))
+    volume, context = peers.volume, peers.context
+    there = route.source.state(volume)
     if there.replicas is not None and there.replicas.moved_to:
-        return _finish(volume, there.replicas.moved_to, source, target, others, publish=publish, report=report)
-    current = _require_writer(volume, source, target, there, answers(look(volume, others)), known)
-    begun = _look_at_target(volume, there, target, source, current)
+        return _finish(route, there.replicas.moved_to, publish)
+    current = _require_writer(route, there, peers.poll(route.others).states, peers.replicas)
+    begun = _poll_target(route, there, current)
     # Without a replica set: it takes what is brought, and nobody takes it for a replica.
-    here = target.create(msgspec.structs.replace(standby_state(there), replicas=None)) if begun is None else begun
+    here = route.target.create(msgspec.structs.replace(standby_state(there), replicas=None)) if begun is None else begun
     try:
-        here, rounds, transferred = _approach(volume, source, target, here, clock=clock, merge=merge, report=report)
-        begun_ns = clock()
-        frozen = source.freeze(volume, owner=owner)
-        here, more = catch_up(volume, frozen, here, origin=source, to=target, merge=refuse_to_merge)
+        here, rounds, transferred = _approach(route.pair, here)
+        begun_ns = context.clock()
+        frozen = route.source.freeze(volume, owner=context.owner)
+        here, more = catch_up(route.pair, frozen, here, may_merge=False)
         transferred = transferred + more
-        _still_frozen(volume, source, here, owner=owner, too_long=clock() - begun_ns > FROZEN_ROUND_NS_MAX)
-        current = _require_writer(volume, source, target, frozen, {}, current)
+        _still_frozen(route, here, too_long=context.clock() - begun_ns > FROZEN_ROUND_NS_MAX)
+        current = _require_writer(route, frozen, {}, current)
         # Whoever hears of this half of it knows that the old server has to be caught up with.
-        taken_over = moved(_at_least(current, here.replicas), source=source.name, target=target.name)
-        here = target.arrange(volume, taken_over)
-        replicas = without(taken_over, source.name)
-        _flip(volume, source, target, replicas)
-        pause_ns = clock() - begun_ns
+        taken_over = moved(_at_least(current, here.replicas), source=source, target=target)
+        here = route.target.arrange(volume, taken_over)
+        replicas = without(taken_over, source)
+        _flip(route, replicas)
+        pause_ns = context.clock() - begun_ns
     except BaseException:
-        thaw(volume, [source], owner)
+        peers.thaw([source])
         raise
-    final, deaf = _publish(volume, source, target, others, replicas, publish=publish, report=report)
+    final, deaf = _publish(route, replicas, publish)
     return Move(replicas=final, state=here, rounds=rounds, transferred=transferred, pause_ns=pause_ns, deaf=tuple(deaf))
 
 
-def first_set(source: Site) -> ReplicaSet:
+def first_set(source: str) -> ReplicaSet:
     """Return the set of a volume that has no replicas: the server that holds it is the writer."""
-    return ReplicaSet(version=1, writers=[source.name])
+    return ReplicaSet(version=1, writers=[source])
 
 
 def moved(replicas: ReplicaSet, *, source: str, target: str) -> ReplicaSet:
@@ -120,31 +128,26 @@ def without(replicas: ReplicaSet, name: str) -> ReplicaSet:
 
 
 def _require_writer(
-    volume: str,
-    source: Site,
-    target: Site,
-    there: VolumeState,
-    others: Mapping[str, VolumeState],
-    known: ReplicaSet | None,
+    route: _Route, there: VolumeState, others: Mapping[str, VolumeState], known: ReplicaSet | None
 ) -> ReplicaSet:
-    """Return the newest set that anybody knows, in which `source` writes, or has been taken over from by `target`."""
+    """Return the newest known set, in which the source writes, or has been taken over from by the target."""
+    volume, source, target = route.peers.volume, route.source.name, route.target.name
     replicas = newest_set((there, *others.values()), known) or first_set(source)
-    if source.name in replicas.writers or (source.name in replicas.standbys and target.name in replicas.writers):
+    if source in replicas.writers or (source in replicas.standbys and target in replicas.writers):
         return replicas
-    spread(volume, replicas, [source])
-    if source.name in roles(replicas):
+    route.peers.set_replica_set(replicas, [source])
+    if source in roles(replicas):
         raise Refused(
-            f"{source.name} is no writer of {volume}: add a replica at the other server and remove this one "
+            f"{source} is no writer of {volume}: add a replica at the other server and remove this one "
             "(`dal replica add`, `dal replica remove`)"
         )
-    raise Refused(f"{source.name} holds {volume} no longer: `dal replica list {volume}` shows who does")
+    raise Refused(f"{source} holds {volume} no longer: `dal replica list {volume}` shows who does")
 
 
-def _look_at_target(
-    volume: str, there: VolumeState, target: Site, source: Site, replicas: ReplicaSet
-) -> VolumeState | None:
+def _poll_target(route: _Route, there: VolumeState, replicas: ReplicaSet) -> VolumeState | None:
     """Return what an earlier run left at the target, or None; refuse a target that holds a replica."""
-    if target.name in roles(replicas) and source.name in replicas.writers:
+    volume, target = route.peers.volume, route.target
+    if target.name in roles(replicas) and route.source.name in replicas.writers:
         raise Refused(f"{target.name} holds a replica of {volume} already: `dal replica list {volume}`")
     try:
         begun = target.state(volume)
@@ -175,111 +178,83 @@ def _at_least(replicas: ReplicaSet, begun: ReplicaSet | None) -> ReplicaSet:
     return msgspec.structs.replace(replicas, version=version)
 
 
-def _approach(
-    volume: str,
-    source: Site,
-    target: Site,
-    here: VolumeState,
-    *,
-    clock: Callable[[], int],
-    merge: Merge,
-    report: Report,
-) -> tuple[VolumeState, int, Transferred]:
+def _approach(pair: Pair, here: VolumeState) -> tuple[VolumeState, int, Transferred]:
     """Bring what is there, then what was written meanwhile, until little is left; return the rounds it took."""
+    clock = pair.context.clock
     transferred = NOTHING
     took_ns = 0
     for rounds in range(1, ROUNDS_MAX + 1):
         begun_ns = clock()
-        here, more = catch_up(volume, source.state(volume), here, origin=source, to=target, merge=merge, report=report)
+        here, more = catch_up(pair, pair.origin.state(pair.volume), here)
         transferred = transferred + more
         took_ns = clock() - begun_ns
         if took_ns <= ROUND_NS_SMALL:
             return here, rounds, transferred
     if took_ns > FROZEN_ROUND_NS_MAX:
-        raise _too_fast(volume, target)
+        raise Unavailable(
+            f"{pair.volume}: users write faster than it gets to {pair.to.name}: nothing was changed; try at a quieter "
+            "time"
+        )
     return here, ROUNDS_MAX, transferred
 
 
-def _still_frozen(volume: str, source: Site, here: VolumeState, *, owner: str, too_long: bool) -> None:
+def _still_frozen(route: _Route, here: VolumeState, *, too_long: bool) -> None:
     """Freeze on, so that the lease outlives what comes; refuse when it has ended in between and somebody wrote."""
-    if too_long or source.freeze(volume, owner=owner).head != here.head:
+    volume = route.peers.volume
+    if too_long or route.source.freeze(volume, owner=route.peers.context.owner).head != here.head:
         raise Unavailable(
             f"{volume}: what was left took longer than users can be kept waiting: run again, and it goes on from here"
         )
 
 
-def _flip(volume: str, source: Site, target: Site, replicas: ReplicaSet) -> None:
+def _flip(route: _Route, replicas: ReplicaSet) -> None:
     """Have the old server send its clients to the new one: from here on the volume is there."""
-    sent_away = msgspec.structs.replace(replicas, moved_to=target.name)
+    volume = route.peers.volume
+    sent_away = msgspec.structs.replace(replicas, moved_to=route.target.name)
     for _ in range(FLIP_TRIES_MAX):
         try:
-            source.arrange(volume, sent_away)
+            route.source.arrange(volume, sent_away)
             return
         except Moved:
             return
         except Unavailable:
             continue  # it may have been done: the same again changes nothing
     raise Unavailable(
-        f"{volume}: {source.name} does not answer just when it should send its clients to {target.name}: whoever can "
-        "reach it uses it as before; run again when it answers"
+        f"{volume}: {route.source.name} does not answer just when it should send its clients to {route.target.name}: "
+        "whoever can reach it uses it as before; run again when it answers"
     )
 
 
-def _publish(
-    volume: str,
-    source: Site,
-    target: Site,
-    others: Sequence[Site],
-    replicas: ReplicaSet,
-    *,
-    publish: Callable[[Callable[[ReplicaSet], ReplicaSet]], ReplicaSet],
-    report: Report,
-) -> tuple[ReplicaSet, list[str]]:
-    """Tell the directory and the other replicas where the volume is now."""
-
-    def change(latest: ReplicaSet) -> ReplicaSet:
-        if latest.version <= replicas.version - STEPS_OF_A_FLIP or latest.version == replicas.version:
-            return replicas
-        # Somebody changed the set at the same time: both changes count.
-        if source.name in latest.writers:
-            latest = moved(latest, source=source.name, target=target.name)
-        if source.name in latest.standbys:
-            latest = without(latest, source.name)
-        return msgspec.structs.replace(latest, version=max(latest.version, replicas.version + 1))
-
-    deaf = []
-    final = replicas
-    try:
-        final = publish(change)
-    except Unavailable as error:
-        report(Note(severity="note", path=volume.encode(), text=f"the directory hears of it later: {error}"))
-        deaf.append(DIRECTORY)
-    deaf += spread(volume, final, [target, *(site for site in others if site.name in roles(final))])
-    return final, deaf
+def _publish(route: _Route, replicas: ReplicaSet, publish: Publish) -> tuple[ReplicaSet, list[str]]:
+    """Tell the directory and the other replicas where the volume is now; return its set and who did not hear of it."""
+    source, target = route.source.name, route.target.name
+    final, deaf = publish_or_later(
+        route.peers, replicas, lambda latest: after_move(latest, replicas, source=source, target=target), publish
+    )
+    told = [target, *(name for name in route.others if name in roles(final))]
+    return final, [*deaf, *unaware(route.peers.set_replica_set(final, told)[1])]
 
 
-def _finish(
-    volume: str,
-    moved_to: str,
-    source: Site,
-    target: Site,
-    others: Sequence[Site],
-    *,
-    publish: Callable[[Callable[[ReplicaSet], ReplicaSet]], ReplicaSet],
-    report: Report,
-) -> Move:
+def after_move(latest: ReplicaSet, replicas: ReplicaSet, *, source: str, target: str) -> ReplicaSet:
+    """Return what `latest` in the directory becomes when a move that was planned before it ends with `replicas`."""
+    if latest.version <= replicas.version - STEPS_OF_A_FLIP or latest.version == replicas.version:
+        return replicas
+    # Somebody changed the set at the same time: both changes count.
+    if source in latest.writers:
+        latest = moved(latest, source=source, target=target)
+    if source in latest.standbys:
+        latest = without(latest, source)
+    return msgspec.structs.replace(latest, version=max(latest.version, replicas.version + 1))
+
+
+def _finish(route: _Route, moved_to: str, publish: Publish) -> Move:
     """Do what is left of a move that had flipped: the directory and the others may not know yet."""
+    volume, source, target = route.peers.volume, route.source, route.target
     if moved_to != target.name:
         raise Moved(f"{volume} is not at {source.name} any more: it moved to {moved_to}", server=moved_to)
     here = target.state(volume)
     replicas = newest_set((source.state(volume), here))
     if replicas is None or target.name not in replicas.writers:
         raise Refused(f"{volume} moved to {target.name} once, which holds it no longer: `dal replica list {volume}`")
-    final, deaf = _publish(volume, source, target, others, replicas, publish=publish, report=report)
+    final, deaf = _publish(route, replicas, publish)
     return Move(replicas=final, state=None, rounds=0, transferred=NOTHING, pause_ns=0, deaf=tuple(deaf))
-
-
-def _too_fast(volume: str, target: Site) -> Unavailable:
-    return Unavailable(
-        f"{volume}: users write faster than it gets to {target.name}: nothing was changed; try at a quieter time"
-    )

@@ -82,6 +82,10 @@ class Peers:
             errors={name: errors[name] for name in asked if name in errors},
         )
 
+    def thaw(self, names: Iterable[str]) -> None:
+        """End this owner's lease on servers, as far as they answer; the others' leases end by themselves."""
+        self.each(names, lambda site: site.thaw(self.volume, owner=self.context.owner))
+
     def set_replica_set(
         self, replicas: ReplicaSet, names: Iterable[str]
     ) -> tuple[dict[str, VolumeState], dict[str, DalError]]:
@@ -93,5 +97,5 @@ class Peers:
 
 
 def unaware(errors: Mapping[str, DalError]) -> list[str]:
-    """Return which servers did not hear of a replica set. One without the volume gets the set with it."""
+    """Return which servers did not take a replica set. One that has nothing of the volume gets the set with it."""
     return [name for name, error in errors.items() if not isinstance(error, NotFound)]

@@ -6,20 +6,20 @@ showed, and switches. Sites do not wait for each other: one that is down fails a
 pull, brings it the newest. What counts is the number, so releasing an older clone again is a release like any other.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
-from dalsegno.replicas.bring import NOTHING, Looked, answers, bring, look, newest_set
+from dalsegno.replicas.bring import NOTHING, bring, newest_set
 from dalsegno.replicas.clones import own_bases
 from dalsegno.replicas.contract import Site
+from dalsegno.replicas.peers import Peers, Poll
 from dalsegno.replicas.transfer import Transferred
 from dalsegno.terms.errors import Conflict, DalError, NotFound, Refused, Unavailable
-from dalsegno.terms.events import Note, Report, silent
+from dalsegno.terms.events import Note
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.times import show_time
 from dalsegno.volumes.state import READER, Release, ReplicaSet, VolumeState
-from dalsegno.world.workers import Workers
 
 NUMBER_NS: Final = 1_000_000
 """A release's number is its time in these steps, or one more than the largest that was seen."""
@@ -61,88 +61,46 @@ class Released:
         return tuple(outcome for outcome in self.outcomes if outcome.outcome == FAILED)
 
 
-def release(
-    volume: str,
-    revision: bytes,
-    *,
-    clone: str,
-    writers: Sequence[Site],
-    readers: Sequence[Site],
-    replicas: ReplicaSet,
-    clock: Callable[[], int],
-    crew: Workers | None = None,
-    report: Report = silent,
-) -> Released:
-    """Release `revision`, known as `clone`, to `readers`, several at once where there is a crew.
+def release(peers: Peers, revision: bytes, *, clone: str, to: Sequence[str]) -> Released:
+    """Release `revision`, known as `clone`, to the read-only sites `to`; the replica set is that of `peers`.
 
     Unavailable when no writer answers, NotFound when none that does has the revision whole: then nothing changed.
     What goes wrong on a read-only site is in its outcome.
     """
-    looked = look(volume, [*writers, *readers], crew=crew)
-    states = answers(looked)
-    sources = _holders(volume, revision, [writer for writer in writers if writer.name in states])
+    volume, replicas = peers.volume, peers.replicas
+    assert replicas is not None
+    polled = peers.poll([*replicas.writers, *to])
+    sources = _holders(volume, revision, [peers.site(name) for name in replicas.writers if name in polled.states])
     if not sources:
-        raise _nowhere(volume, clone, revision, writers, looked)
-    wanted = next_release(states.values(), revision=revision, clone=clone, now_ns=clock())
+        raise _nowhere(peers, clone, revision, polled)
+    wanted = next_release(polled.states.values(), revision=revision, clone=clone, now_ns=peers.context.clock())
     noted = _note(volume, wanted, sources)
-    origin = states[sources[0].name]
-
-    def to_site(site: Site) -> SiteOutcome:
-        return _bring_up(
-            volume,
-            wanted,
-            looked[site.name],
-            site=site,
-            origin=origin,
-            sources=sources,
-            replicas=replicas,
-            clock=clock,
-            report=report,
-        )
-
-    outcomes = tuple(crew.map_ordered(to_site, readers) if crew is not None else map(to_site, readers))
-    return Released(release=wanted, noted=noted, outcomes=outcomes)
+    shown = _Showing(peers=peers, release=wanted, origin=polled.states[sources[0].name], sources=sources)
+    done, errors = peers.each(to, lambda site: _bring_up(shown, polled, site))
+    done |= {name: SiteOutcome(site=name, outcome=FAILED, error=error) for name, error in errors.items()}
+    return Released(release=wanted, noted=noted, outcomes=tuple(done[name] for name in to))
 
 
-def pull(
-    volume: str,
-    reader: Site,
-    *,
-    writers: Sequence[Site],
-    others: Sequence[Site] = (),
-    clock: Callable[[], int],
-    crew: Workers | None = None,
-    report: Report = silent,
-) -> SiteOutcome:
-    """Bring one read-only site the newest release that anybody knows of; `others` are read-only sites, too.
+def pull(peers: Peers, reader: str) -> SiteOutcome:
+    """Bring one read-only site the newest release that anybody knows of; other read-only sites are asked, too.
 
-    NotFound when nothing was ever released; Unavailable when nobody else answers.
+    NotFound when nothing was ever released; Unavailable when no other server answers.
     """
-    sites = [site for site in (*writers, *others) if site.name != reader.name]
-    looked = look(volume, sites, crew=crew)
-    states = answers(looked)
-    if not states:
-        raise Unavailable(f"{volume}: none of {_names(sites)} answers: {_first_error(looked.values())}")
-    known = newest_release(states.values())
+    volume = peers.volume
+    others = [name for name in peers.sites if name != reader]
+    polled = peers.poll(others)
+    if not polled.states:
+        raise Unavailable(f"{volume}: none of {_names(others)} answers: {_first_error(polled)}")
+    known = newest_release(polled.states.values())
     if known is None:
-        raise NotFound(f"{volume}: nothing was released yet: `dal release {volume}@CLONE --to {reader.name}`")
-    sources = _holders(volume, known.revision, [site for site in sites if site.name in states])
-    origin = next(iter(states.values()))
-    replicas = newest_set(states.values())
+        raise NotFound(f"{volume}: nothing was released yet: `dal release {volume}@CLONE --to {reader}`")
+    sources = _holders(volume, known.revision, [peers.site(name) for name in polled.states])
+    replicas = newest_set(polled.states.values())
     if not sources or replicas is None:
         raise Unavailable(f"{volume}: no server that answers has the release of {show_time(known.released_ns)} whole")
-    before = look(volume, [reader])[reader.name]
-    return _bring_up(
-        volume,
-        known,
-        before,
-        site=reader,
-        origin=origin,
-        sources=sources,
-        replicas=replicas,
-        clock=clock,
-        report=report,
-    )
+    origin = next(iter(polled.states.values()))
+    shown = _Showing(peers=replace(peers, replicas=replicas), release=known, origin=origin, sources=sources)
+    return _bring_up(shown, peers.poll([reader]), peers.site(reader))
 
 
 def next_release(states: Iterable[VolumeState], *, revision: bytes, clone: str, now_ns: int) -> Release:
@@ -196,53 +154,68 @@ def _note(volume: str, wanted: Release, sources: Sequence[Site]) -> tuple[str, .
     return tuple(noted)
 
 
-def _bring_up(
-    volume: str,
-    wanted: Release,
-    before: VolumeState | DalError,
-    *,
-    site: Site,
-    origin: VolumeState,
-    sources: Sequence[Site],
-    replicas: ReplicaSet,
-    clock: Callable[[], int],
-    report: Report,
-) -> SiteOutcome:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Showing:
+    """A release on its way to read-only sites."""
+
+    peers: Peers
+    release: Release
+    origin: VolumeState
+    """The volume as a server has it that answers."""
+    sources: Sequence[Site]
+    """Servers that have the release whole."""
+
+
+def _bring_up(showing: _Showing, polled: Poll, site: Site) -> SiteOutcome:
     """Give a site what it lacks, and switch it. It shows the old one until then."""
-    begun_ns = clock()
+    volume, context, wanted = showing.peers.volume, showing.peers.context, showing.release
+    begun_ns = context.clock()
+    before = polled.states.get(site.name)
     try:
-        if isinstance(before, NotFound):
-            before = site.create(reader_state(origin, replicas))
-        if isinstance(before, DalError):
-            raise before
-        if before.replicas is None or before.replicas.version < replicas.version:
-            before = site.arrange(volume, replicas)
-        if before.role != READER:
-            raise Refused(
-                f"{site.name} is a {before.role or 'server without replicas'} of {volume}, not a read-only site: "
-                f"`dal replica list {volume}` shows which are"
-            )
+        before = _ready(showing, polled, site)
         shown = before.released
         transferred = NOTHING
         if shown is None or shown.revision != wanted.revision:
             bases = own_bases(before)
             if shown is not None:
                 bases.insert(0, shown.revision)
-            transferred = bring(volume, [wanted.revision], bases, sources=sources, to=site, report=report)
+            transferred = bring(
+                volume, [wanted.revision], bases, sources=showing.sources, to=site, report=context.report
+            )
         after = site.switch(volume, wanted).released
         outcome = RELEASED
         if after is not None and after.number > wanted.number:
             outcome = NEWER
         elif shown == wanted:
             outcome = ALREADY
+        duration_ns = context.clock() - begun_ns
         done = SiteOutcome(
-            site=site.name, outcome=outcome, shows=after, transferred=transferred, duration_ns=clock() - begun_ns
+            site=site.name, outcome=outcome, shows=after, transferred=transferred, duration_ns=duration_ns
         )
-        report(Note(severity="note", path=site.name.encode(), text=f"{volume}: shows {wanted.clone}"))
+        context.report(Note(severity="note", path=site.name.encode(), text=f"{volume}: shows {wanted.clone}"))
     except DalError as error:
-        shows = before.released if isinstance(before, VolumeState) else None
-        done = SiteOutcome(site=site.name, outcome=FAILED, shows=shows, error=error, duration_ns=clock() - begun_ns)
+        shows = before.released if before is not None else None
+        duration_ns = context.clock() - begun_ns
+        done = SiteOutcome(site=site.name, outcome=FAILED, shows=shows, error=error, duration_ns=duration_ns)
     return done
+
+
+def _ready(showing: _Showing, polled: Poll, site: Site) -> VolumeState:
+    """Return the state of a read-only site that knows its volume and replica set, made where it is missing."""
+    volume, replicas = showing.peers.volume, showing.peers.replicas
+    assert replicas is not None
+    if isinstance(polled.errors.get(site.name), NotFound):
+        before = site.create(reader_state(showing.origin, replicas))
+    else:
+        before = polled.require(site.name)
+    if before.replicas is None or before.replicas.version < replicas.version:
+        before = site.arrange(volume, replicas)
+    if before.role != READER:
+        raise Refused(
+            f"{site.name} is a {before.role or 'server without replicas'} of {volume}, not a read-only site: "
+            f"`dal replica list {volume}` shows which are"
+        )
+    return before
 
 
 def reader_state(origin: VolumeState, replicas: ReplicaSet) -> VolumeState:
@@ -259,17 +232,19 @@ def reader_state(origin: VolumeState, replicas: ReplicaSet) -> VolumeState:
     )
 
 
-def _nowhere(volume: str, clone: str, revision: bytes, writers: Sequence[Site], looked: Looked) -> DalError:
-    errors = [error for site in writers if isinstance(error := looked[site.name], DalError)]
+def _nowhere(peers: Peers, clone: str, revision: bytes, polled: Poll) -> DalError:
+    assert peers.replicas is not None
+    volume, writers = peers.volume, peers.replicas.writers
+    errors = [polled.errors[name] for name in writers if name in polled.errors]
     if (errors and all(isinstance(error, NotFound) for error in errors)) or not errors:
         what = clone or hex_short(revision)
         return NotFound(f"{volume}@{what}: no writer ({_names(writers)}) has it whole: `dal clones {volume}`")
     return Unavailable(f"{volume}: no writer that has it answers: {errors[0]}")
 
 
-def _names(sites: Iterable[Site]) -> str:
-    return ", ".join(site.name for site in sites) or "no server"
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(names) or "no server"
 
 
-def _first_error(looked: Iterable[VolumeState | DalError]) -> str:
-    return next((str(each) for each in looked if isinstance(each, DalError)), "there is none")
+def _first_error(polled: Poll) -> str:
+    return next(map(str, polled.errors.values()), "there is none")
