@@ -135,7 +135,7 @@ def take(
         inline_bytes_max=0 if pool.realm.only_writes else INLINE_BYTES_MAX,
     )
     previous: Revision | None = None
-    with pool.writer(house.workers) as writer:
+    with pool.writer(house.workers) as writer, house.fence.holding(writer.give_up):
         doubts = Doubts(pool, writer)
 
         def look() -> ScanResult:
@@ -162,12 +162,13 @@ def take(
         )
         seen = (scan.root, scan.links, coverage)
         changed = previous is None or (previous.root, previous.links, previous.coverage) != seen
-        if changed:
-            revision = _revision(state, scan, coverage, message=message)
-            state, identity = house.volumes.commit_revision(writer, state, revision)
-        else:
-            writer.commit_guard()
-            identity = state.head
+        with house.fence.step():
+            if changed:
+                revision = _revision(state, scan, coverage, message=message)
+                state, identity = house.volumes.commit_revision(writer, state, revision)
+            else:
+                writer.commit_guard()
+                identity = state.head
         stored = writer.bytes_stored
         doubts.tell(house.report)
     try:

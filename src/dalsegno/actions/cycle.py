@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from blake3 import blake3
@@ -15,7 +15,7 @@ from dalsegno.actions.backup import take
 from dalsegno.actions.heal import is_whole
 from dalsegno.actions.keep import collect_within
 from dalsegno.actions.mount import settle
-from dalsegno.actions.plan import gather_facts, membership
+from dalsegno.actions.plan import gather_facts, look_for_directories, membership
 from dalsegno.actions.prune import find_removals, run_prune
 from dalsegno.actions.retrieve import bad_labels
 from dalsegno.actions.rules import policy_settings
@@ -30,10 +30,14 @@ from dalsegno.actions.turn import (
     Shared,
     Steps,
     Stopped,
+    Turn,
     TurnResult,
+    format_span,
+    leave_turn,
     take_turn,
     within,
 )
+from dalsegno.actions.turns_at_work import AtWork, TurnLock, hanging_keys, take_turns
 from dalsegno.archive.installation import Installation
 from dalsegno.archive.parts import file_digest
 from dalsegno.backup.clones_only import clone_entries
@@ -68,10 +72,15 @@ from dalsegno.trees.read import read_revision
 from dalsegno.volumes.leases import freeze, thaw
 from dalsegno.volumes.state import TRACKED, DumpRecord, VolumeState
 from dalsegno.world.clock import now_ns
+from dalsegno.world.errands import Fence, look_at_each
 from dalsegno.world.files import PARTIAL_SUFFIX, PRIVATE_FILE, PartialFile, remove_durable
-from dalsegno.world.workers import Workers
 
 UNREADABLE_KEPT_MAX = 100
+SOURCE_SECONDS_MAX: Final = 300
+"""A source that tells nothing of itself for so long is not there; disks that start up and automounts are quicker."""
+MEDIA_SECONDS_MAX: Final = 3600
+TURNS: Final = "turns"
+"""The directory of the volumes' locks in the site's state."""
 ENTRY_BYTES_GUESS = 256
 """What a file's name and attributes take in a dump, before compression."""
 
@@ -118,6 +127,10 @@ class HouseSteps:
     house: House
     site: Installation
 
+    def within(self, fence: Fence) -> "HouseSteps":
+        """Return the same for one turn, which changes nothing any more once `fence` is shut."""
+        return replace(self, house=replace(self.house, fence=fence))
+
     def now_ns(self) -> int:
         """Return the time."""
         return now_ns()
@@ -160,13 +173,17 @@ class HouseSteps:
                     unreadable = [f"{os.fsdecode(path)}: {text}" for path, text in taken.unreadable]
                 else:
                     settle(self.house, state)
-                volumes.update(
-                    volume_id, lambda current: freeze(current, owner=owner, now_ns=now_ns(), seconds=seconds)
-                )
-                _, made = volumes.add_clone(state.name, clone_name, now_ns=now_ns(), revision=revision, automatic=True)
+                with self.house.fence.step():
+                    volumes.update(
+                        volume_id, lambda current: freeze(current, owner=owner, now_ns=now_ns(), seconds=seconds)
+                    )
+                    _, made = volumes.add_clone(
+                        state.name, clone_name, now_ns=now_ns(), revision=revision, automatic=True
+                    )
         finally:
             # Also what a killed run froze: it is ours.
-            volumes.update(volume_id, lambda current: thaw(current, owner=owner))
+            with self.house.fence.step():
+                volumes.update(volume_id, lambda current: thaw(current, owner=owner))
         root = read_revision(self.house.pool, made.revision)
         return Cloned(
             revision=made.revision,
@@ -219,7 +236,8 @@ class HouseSteps:
                 workers=self.house.workers,
                 report=report,
             )
-            file.commit()
+            with self.house.fence.step():
+                file.commit()
         return entry_of(plan.note, dump_id=summary.pack_id, size_bytes=summary.size_bytes, digest=hasher.digest())
 
     def read_back(self, path: Path, entry: DumpEntry | None, report: Report) -> DumpEntry:
@@ -245,15 +263,18 @@ class HouseSteps:
             path=str(path),
             size_bytes=entry.size_bytes,
         )
+        self.house.fence.require_open()
         if self.house.volumes.get_by_id(entry.volume_id) is not None:  # else it was removed meanwhile: nobody builds
             self.house.volumes.update(entry.volume_id, lambda current: record_dump(current, made))
 
     def forget(self, entry: DumpEntry) -> None:
         """Let no later dump build on this one: it is lost."""
+        self.house.fence.require_open()
         self.house.volumes.update(entry.volume_id, lambda current: forget_dump(current, entry.dump_id))
 
     def retain(self, volume_id: bytes, set_name: str) -> Retained:
         """Apply a set's retention to a volume; return what was removed and what went wrong."""
+        self.house.fence.require_open()
         state = self.house.volumes.get_by_id(volume_id)
         if state is None:
             return Retained()
@@ -328,6 +349,13 @@ class _Cycle:
         self.results: list[TurnResult] = []
         self.idle: list[str] = []
         self.brought: list[Archived] = []
+        self.silent: set[str] = set()
+        """Sources that do not answer."""
+        self.hanging: set[str] = hanging_keys(site.policy.state_dir / TURNS)
+        """Sources in which turns of earlier runs hang: nothing more is asked of them."""
+        self.directories: list[str] = []
+        """What the sources of the sets name now."""
+        self.problems: list[str] = []
 
     def run(self) -> RunReport:
         site = self.site
@@ -336,23 +364,30 @@ class _Cycle:
         run = self._continued_run()
         done_before = {job.volume_name for job in site.catalog.jobs(run.id) if job.state == JOB_DONE} if run else set()
         resumed = site.catalog.open_jobs()
-        self._all([partial(self._resume, job) for job in resumed])
+        self._all([self._turn_of_job(job) for job in resumed])
         done_before |= {job.volume_name for job in resumed if job.data.get("day") == self.day}
         run = run or site.catalog.begin_run(started_ns=self.started_ns)
         states = self.house.volumes.list()
-        found = membership(site.policy, states)
+        self.directories, silent, unanswered = look_for_directories(
+            site.policy, seconds=SOURCE_SECONDS_MAX, without=self.hanging
+        )
+        self.silent |= set(silent)
+        self.problems += [f"{word}: does not answer: volumes may be missing" for word in unanswered]
+        found = membership(site.policy, states, self.directories)
         members = [member for member in found.members if member.set_name in self.chosen]
         facts = gather_facts(self.house, site, members, states)
         due = plan_today(site.policy, facts, day=self.day)
         if self.due_only:
             done_before |= {each.volume for each in facts if each.history and each.history[-1].day == self.day}
-        turns: list[Callable[[], TurnResult]] = []
+        turns: list[tuple[AtWork, Callable[[], TurnResult]]] = []
         for member in members:
             planned = due.get(member.source if member.is_new else member.volume)
             if planned is None or (member.volume in done_before and not member.is_new):
                 self.idle.append(member.volume)
             else:
-                turns.append(partial(self._begin, run.id, member, planned))
+                each = self._at_work(member.set_name, member.volume, member.source)
+                work = partial(self._begin, run.id, member, planned, each)
+                turns.append((each, partial(self._alone, each, work)))
         self._all(turns)
         self._bring_missing()
         for words in found.empty:
@@ -362,6 +397,11 @@ class _Cycle:
                 absent.error, absent.error_code = "named in the policy and not there", NotFound.code
                 self.results.append(absent)
         return self._finish(run)
+
+    def _turn_of_job(self, job: Job) -> tuple[AtWork, Callable[[], TurnResult]]:
+        """Return the turn that goes on with a job; behind the clone the source is not needed any more."""
+        each = self._at_work(job.set_name, job.volume_name, job.data.get("source", "") if job.step == BEGUN else "")
+        return each, partial(self._alone, each, partial(self._resume, job, each))
 
     def _bring_missing(self) -> None:
         """Make the copies and shares that earlier runs could not make: a target was away, or a medium full."""
@@ -394,16 +434,60 @@ class _Cycle:
         self.site.catalog.end_run(runs[0].id, ended_ns=self.started_ns, report={"interrupted": True})
         return None
 
-    def _all(self, turns: Sequence[Callable[[], TurnResult]]) -> None:
+    def _all(self, turns: Sequence[tuple[AtWork, Callable[[], TurnResult]]]) -> None:
         """Take turns, several at once within the limit; each result is told as it comes."""
-        with Workers(count=self.site.policy.limits.volumes_at_once) as crew:
-            futures = [crew.submit(turn) for turn in turns]
-            try:
-                for future in futures:
-                    self.results.append(future.result())
-            except BaseException:
-                self.shared.stop = True
-                raise
+        self._find_silent([each.source for each, _ in turns if each.source])
+
+        def stop() -> None:
+            self.shared.stop = True
+
+        at_once = self.site.policy.limits.volumes_at_once
+        self.results += take_turns(turns, at_once=at_once, leave=self._leave, stop=stop)
+
+    def _find_silent(self, sources: Sequence[str]) -> None:
+        """Note the sources that do not answer, before a turn goes there."""
+        unknown = dict.fromkeys(source for source in sources if source not in self.silent | self.hanging)
+        self.silent |= set(look_at_each(unknown, os.path.isdir, seconds=SOURCE_SECONDS_MAX)[1])
+
+    def _at_work(self, set_name: str, volume: str, source: str) -> AtWork:
+        return AtWork(set_name=set_name, volume=volume, source=source, seconds=self.site.policy.limits.turn_seconds)
+
+    def _alone(self, each: AtWork, work: Callable[[], TurnResult]) -> TurnResult:
+        """Take a turn of a volume that no other turn is at, and whose source answers."""
+        try:
+            lock = TurnLock(self.site.policy.state_dir / TURNS, each.source or each.volume)
+            lock.acquire()
+        except (DalError, OSError) as error:
+            return self._failed(each, error)
+        each.lock = lock
+        try:
+            if each.source in self.silent:
+                text = f"{each.source}: does not answer within {format_span(SOURCE_SECONDS_MAX)}"
+                return self._failed(each, Unavailable(f"{text}: look at the mount and its server"))
+            return work()
+        finally:
+            lock.release()
+
+    def _failed(self, each: AtWork, error: DalError | OSError) -> TurnResult:
+        """Tell how a turn ended that did not begin."""
+        result = TurnResult(set_name=each.set_name, volume=each.volume, source=each.source)
+        result.error, result.error_code = " ".join(str(error).split()), getattr(error, "code", "failed")
+        self.listener.end(result)
+        return result
+
+    def _leave(self, each: AtWork) -> TurnResult:
+        """Close a turn that hangs; its thread stays behind, with the volume's lock."""
+        words = each.overdue_words()
+        self.shared.give_back(each.volume)
+        if each.lock is not None:
+            each.lock.note(f"since {format_time(self.started_ns)} it hangs (process {os.getpid()}): {each.stuck()}")
+        if each.turn is None:
+            return self._failed(each, Unavailable(words))
+        if each.turn.storing:
+            self.shared.away[each.turn.storing] = f"target {each.turn.storing}: does not answer"
+        result = leave_turn(each.turn, words)
+        self.listener.end(result)
+        return result
 
     def _report(self, volume: str) -> Report:
         def report(event: Event) -> None:
@@ -413,7 +497,7 @@ class _Cycle:
 
         return report
 
-    def _resume(self, job: Job) -> TurnResult:
+    def _resume(self, job: Job, each: AtWork) -> TurnResult:
         chosen = self.site.policy.sets.get(job.set_name)
         if chosen is None:
             result = TurnResult(set_name=job.set_name, volume=job.volume_name, resumed=True)
@@ -423,9 +507,9 @@ class _Cycle:
             self.site.catalog.put_job(replace(job, state=JOB_FAILED, data=data, updated_ns=now_ns()))
             self.listener.end(result)
             return result
-        return self._turn(job, chosen, resumed=True)
+        return self._turn(job, chosen, each, resumed=True)
 
-    def _begin(self, run_id: int, member: Member, planned: PlannedDump) -> TurnResult:
+    def _begin(self, run_id: int, member: Member, planned: PlannedDump, each: AtWork) -> TurnResult:
         """Make the volume if it is new, write down that its turn begins, and take it."""
         chosen = self.site.policy.sets[member.set_name]
         try:
@@ -448,13 +532,11 @@ class _Cycle:
                 data=data,
                 updated_ns=now_ns(),
             )
+            each.fence.require_open()
             self.site.catalog.put_job(job)
         except (DalError, OSError) as error:
-            result = TurnResult(set_name=chosen.name, volume=member.volume, source=member.source)
-            result.error, result.error_code = " ".join(str(error).split()), getattr(error, "code", "failed")
-            self.listener.end(result)
-            return result
-        return self._turn(job, chosen, resumed=False)
+            return self._failed(each, error)
+        return self._turn(job, chosen, each, resumed=False)
 
     def _volume(self, member: Member, chosen: SetPolicy) -> VolumeState:
         if not member.source:
@@ -471,31 +553,22 @@ class _Cycle:
             ),
         )
 
-    def _turn(self, job: Job, chosen: SetPolicy, *, resumed: bool) -> TurnResult:
+    def _turn(self, job: Job, chosen: SetPolicy, each: AtWork, *, resumed: bool) -> TurnResult:
         words = ("clone" if job.data["level"] is None else f"level {job.data['level']}") + (
             ", goes on" if resumed else ""
         )
         self.listener.begin(job.volume_name, words)
-        result = take_turn(
-            job,
-            chosen,
-            site=self.site,
-            steps=self.steps,
-            shared=self.shared,
-            report=within(self._report(job.volume_name), seconds=self.site.policy.limits.turn_seconds),
-            resumed=resumed,
-        )
+        report = each.listening(within(self._report(job.volume_name), seconds=each.seconds))
+        result = TurnResult(set_name=job.set_name, volume=job.volume_name, resumed=resumed)
+        each.turn = Turn(job, chosen, self.site, self.steps, self.shared, report, result, fence=each.fence)
+        take_turn(each.turn)
         self.listener.end(result)
         return result
 
     def _finish(self, run: Run) -> RunReport:
         site = self.site
         used = {name for chosen in self.chosen for name in site.policy.sets[chosen].targets}
-        problems = [str(bad.error) for bad in bad_labels(site, sorted(used))]
-        try:
-            see_media(site)
-        except DalError as error:
-            problems.append(str(error))
+        problems = [*self.problems, *self._media_problems(sorted(used))]
         collected = None
         try:
             collected = self._collect()
@@ -507,7 +580,7 @@ class _Cycle:
         for entry in site.catalog.dumps():
             entries.setdefault(entry.volume_id, []).append(entry)
         copies = site.catalog.copies_of(entry.dump_id for each in entries.values() for entry in each)
-        for member in membership(site.policy, states.values()).members:
+        for member in membership(site.policy, states.values(), self.directories).members:
             if member.set_name in self.chosen:
                 own = entries.get(states[member.volume].id, []) if not member.is_new else []
                 chosen = site.policy.sets[member.set_name]
@@ -530,6 +603,20 @@ class _Cycle:
         )
         site.catalog.end_run(run.id, ended_ns=report.ended_ns, report=report_value(report))
         return report
+
+    def _media_problems(self, targets: list[str]) -> list[str]:
+        """Look at the media that are there, and say what is wrong with them."""
+
+        def look(_: str) -> list[str]:
+            found = [str(bad.error) for bad in bad_labels(self.site, targets)]
+            try:
+                see_media(self.site)
+            except DalError as error:
+                found.append(str(error))
+            return found
+
+        found, silent = look_at_each(["media"], look, seconds=MEDIA_SECONDS_MAX)
+        return ["the media do not answer: look at the mounts of the targets"] if silent else found["media"]
 
     def _collect(self) -> CollectResult | None:
         """Give back room within the budget; not on a client of servers, which do that for themselves."""

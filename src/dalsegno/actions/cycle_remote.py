@@ -4,7 +4,7 @@ The clone is made on all of a volume's servers, of one moment; the dump is writt
 builds on is chosen from the catalog's dumps, and the server told of them if it was away when they were made.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -28,6 +28,7 @@ from dalsegno.trees.read import read_revision
 from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.state import DumpRecord, VolumeState
 from dalsegno.world.clock import now_ns, pause, ticks_ns
+from dalsegno.world.errands import Fence
 from dalsegno.world.files import PRIVATE_FILE, PartialFile
 
 CONFLICT_PAUSE_SECONDS = 0.2
@@ -42,6 +43,10 @@ class RealmSteps:
     site: Installation
     here: HouseSteps
     """What is done alike to all volumes."""
+
+    def within(self, fence: Fence) -> "RealmSteps":
+        """Return the same for one turn, which changes nothing any more once `fence` is shut."""
+        return replace(self, house=replace(self.house, fence=fence), here=self.here.within(fence))
 
     def now_ns(self) -> int:
         """Return the time."""
@@ -66,6 +71,7 @@ class RealmSteps:
         """Name a volume's state when nobody else has it frozen: a run that was killed has, until its lease ends."""
         until = ticks_ns() + FROZEN_SECONDS_MAX * SECOND_NS
         while True:
+            self.house.fence.require_open()
             try:
                 return self.house.volumes.add_clone(volume, clone_name, now_ns=now_ns(), automatic=True)[1]
             except Conflict:
@@ -139,7 +145,8 @@ class RealmSteps:
             pieces = ask_dump(server, state, clone=clone_name, level=wanted.level, base=base)
             found = receive(pieces, keep, realm=realm, wanted=wanted, whole=False)
             require_whole(file.partial_path, realm, wanted=wanted)
-            file.commit()
+            with self.house.fence.step():
+                file.commit()
         return entry_of(found.note, dump_id=found.dump_id, size_bytes=found.size_bytes, digest=hasher.digest())
 
     def read_back(self, path: Path, entry: DumpEntry | None, report: Report) -> DumpEntry:

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from dalsegno.actions.prune import find_removals
@@ -19,6 +19,7 @@ from dalsegno.terms.errors import DalError
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.state import VolumeState, holders
+from dalsegno.world.errands import look_at_each
 
 RUNS_READ_MAX = 1000
 INCREMENTS_LOOKED_AT = 8
@@ -49,6 +50,24 @@ def find_directories(policy: Policy) -> list[str]:
     return sorted(found)
 
 
+def look_for_directories(
+    policy: Policy, *, seconds: float, without: Collection[str]
+) -> tuple[list[str], list[str], list[str]]:
+    """Return the directories that the sets' sources name now, those of them that say nothing within `seconds`, and the
+    globs of which it is not known what they name, for the same reason. Those in `without` are not asked, and named."""
+    words = dict.fromkeys(source for chosen in policy.sets.values() for source in chosen.sources)
+    asked = (word for word in words if word not in without)
+    named, silent_words = look_at_each(asked, glob.glob, seconds=seconds)
+    plain = [word for word in silent_words if not glob.has_magic(word)]
+    paths = dict.fromkeys(path for each in named.values() for path in each if path not in without)
+    real, silent = look_at_each(
+        paths, lambda path: os.path.realpath(path) if os.path.isdir(path) else "", seconds=seconds
+    )
+    silent += plain
+    unasked = [path for path in without if path.startswith("/")]
+    return sorted({*filter(None, real.values()), *silent, *unasked}), silent, sorted(set(silent_words) - set(plain))
+
+
 def outside_links(policy: Policy) -> list[tuple[str, str]]:
     """Return the symbolic links that the sources' globs meet, and the directories they lead to, which no source names:
     a volume belongs to the set that names its real directory, so these are in none."""
@@ -61,12 +80,12 @@ def outside_links(policy: Policy) -> list[tuple[str, str]]:
     )
 
 
-def membership(policy: Policy, states: Iterable[VolumeState]) -> Membership:
-    """Return which volume belongs to which set now."""
+def membership(policy: Policy, states: Iterable[VolumeState], directories: Iterable[str] | None = None) -> Membership:
+    """Return which volume belongs to which set now; `directories` are those of `find_directories`, if known."""
     known = [
         Known(name=state.name, source=os.fsdecode(state.source), servers=holders(state.replicas)) for state in states
     ]
-    return find_members(policy, known, find_directories(policy))
+    return find_members(policy, known, find_directories(policy) if directories is None else directories)
 
 
 def gather_facts(

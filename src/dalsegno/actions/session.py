@@ -2,7 +2,7 @@
 
 import os
 import pwd
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,6 +12,7 @@ from dalsegno.pool.pool import Pool
 from dalsegno.pool.signing_key import OwnSigner
 from dalsegno.terms.events import Report
 from dalsegno.volumes.store import Volumes
+from dalsegno.world.errands import Fence
 from dalsegno.world.workers import Workers
 
 
@@ -31,6 +32,8 @@ class House:
     """What this user remembers of the place of the pool; None where it is a part of a realm."""
     own_places: tuple[Path, ...] = ()
     """Where else this program keeps what is its own, such as a policy's spool: no backup holds it."""
+    fence: Fence = field(default_factory=Fence)
+    """Shut by who gives up what is being done to the house: a volume's turn that hangs."""
 
     def __enter__(self) -> Self:
         return self

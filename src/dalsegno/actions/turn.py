@@ -42,6 +42,7 @@ from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import MIB
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.world.clock import ticks_ns
+from dalsegno.world.errands import Fence
 from dalsegno.world.files import remove_durable, settle_file
 from dalsegno.world.workers import new_lock
 
@@ -118,6 +119,9 @@ class Retained:
 
 class Steps(Protocol):
     """What a turn does to the pool. Every method may be called again after a crash in its middle."""
+
+    def within(self, fence: Fence) -> "Steps":
+        """Return the same for one turn, which changes nothing any more once `fence` is shut: GivenUp."""
 
     def now_ns(self) -> int:
         """Return the time."""
@@ -209,21 +213,10 @@ class Shared:
             self._promised.pop(volume, None)
 
 
-def take_turn(
-    job: Job,
-    chosen: SetPolicy,
-    *,
-    site: Installation,
-    steps: Steps,
-    shared: Shared,
-    report: Report,
-    resumed: bool = False,
-) -> TurnResult:
-    """Go through a volume's steps from where its job stands, and tell how it ended. Only Stopped is raised."""
-    started_ns = steps.now_ns()
-    result = TurnResult(set_name=job.set_name, volume=job.volume_name, resumed=resumed)
-    _fill(result, job.data)
-    turn = _Turn(job, chosen, site, steps, shared, report, result)
+def take_turn(turn: "Turn") -> TurnResult:
+    """Go through a volume's steps from where its job stands, and tell how it ended. Raises Stopped and GivenUp only."""
+    started_ns = turn.steps.now_ns()
+    result = turn.result
     try:
         turn.archive_pending()
         turn.go()
@@ -236,7 +229,17 @@ def take_turn(
     except Exception as error:  # a mistake of ours in one volume must not cost the others their backup
         result.error, result.error_code = f"internal error: {type(error).__name__}: {error}", "internal"
     turn.end()
-    result.duration_ns = steps.now_ns() - started_ns
+    result.duration_ns = turn.steps.now_ns() - started_ns
+    return result
+
+
+def leave_turn(turn: "Turn", error: str) -> TurnResult:
+    """Close, from outside, a turn whose fence was shut: what it would have done at its end, but for the pool."""
+    result = replace(turn.result, error=error, error_code=Unavailable.code)
+    after = Turn(turn.job, turn.chosen, turn.site, turn.steps, turn.shared, turn.report, result, fence=Fence())
+    if not after.reached(CLONED) and turn.is_prepared:
+        after.hook("cloned", turn.chosen.hooks.cloned)
+    after.end()
     return result
 
 
@@ -273,7 +276,9 @@ def _fill(result: TurnResult, data: Mapping[str, Any]) -> None:
     result.source = data.get("source", "")
 
 
-class _Turn:
+class Turn:
+    """One volume's turn, as far as it has come."""
+
     def __init__(
         self,
         job: Job,
@@ -283,14 +288,22 @@ class _Turn:
         shared: Shared,
         report: Report,
         result: TurnResult,
+        *,
+        fence: Fence,
     ) -> None:
         self.job = job
         self.chosen = chosen
         self.site = site
-        self.steps = steps
+        self.steps = steps.within(fence)
         self.shared = shared
         self.report = report
         self.result = result
+        self.fence = fence
+        self.is_prepared = False
+        """Whether the hook `before` has begun, so that `cloned` has something to undo."""
+        self.storing = ""
+        """The target that a dump is being copied to."""
+        _fill(result, job.data)
         self.earlier: list[DumpEntry] = []
         """The volume's dumps before this turn, the oldest first."""
 
@@ -310,6 +323,7 @@ class _Turn:
         """Write that a step is done."""
         if self.shared.stop:
             raise Stopped
+        self.fence.require_open()
         state = JOB_DONE if step == DONE else self.job.state
         self.job = replace(
             self.job, step=step, data={**self.job.data, **data}, updated_ns=self.steps.now_ns(), state=state
@@ -359,6 +373,7 @@ class _Turn:
             self.result.problems.append(str(error))
 
     def _run_hook(self, name: str, lines: tuple[str, ...]) -> None:
+        self.fence.require_open()
         if not lines:
             return
         environment = {
@@ -372,6 +387,7 @@ class _Turn:
         run_hooks(lines, name=name, environment=environment, timeout_seconds=self.chosen.hooks.timeout_seconds)
 
     def _clone(self) -> None:
+        self.is_prepared = True
         self._run_hook("before", self.chosen.hooks.before)
         try:
             made = self.steps.clone(self.job.volume_id, self.job.data["clone"], self.report)
@@ -444,6 +460,7 @@ class _Turn:
 
     def _throw_away(self, error: DalError) -> NoReturn:
         """Give up a dump that is not what was written: the volume's next turn makes another."""
+        self.fence.require_open()
         remove_durable(self.path)
         self._close(JOB_FAILED)
         raise Damaged(f"{error}; the dump was thrown away: look at the spool's disk") from None
@@ -475,9 +492,11 @@ class _Turn:
         if name in self.shared.away:
             self.result.notes.append(self.shared.away[name])
             return
+        self.storing = name
         try:
             copies = self.site.target(name).store(path, entry, now_ns=self.steps.now_ns(), report=self.report)
         except Incomplete as error:
+            self.fence.require_open()
             self.site.catalog.put_copies(error.copies)
             self.result.notes.append(_of_target(name, error))
             return
@@ -490,10 +509,13 @@ class _Turn:
                 self.steps.read_back(path, entry, self.report)  # raises when it is the spool that is to blame
             self.result.notes.append(_of_target(name, error))
             return
+        self.fence.require_open()
+        self.storing = ""
         self.site.catalog.put_copies(copies)
 
     def _record(self, entry: DumpEntry) -> None:
         """Let later dumps build on this one, and the catalog know it: it is durable, and was read back."""
+        self.fence.require_open()
         spooled = Copy(
             dump_id=entry.dump_id,
             target=SPOOL_TARGET,

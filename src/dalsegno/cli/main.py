@@ -112,7 +112,18 @@ def main(argv: list[str] | None = None) -> int:
         from dalsegno.cli.streams import fill_closed_streams
 
         fill_closed_streams()
-    return _finished(words, _outcome(words))
+    if argv is not None or not _may_hang(words):
+        return _finished(words, _outcome(words))
+
+    from dalsegno.world.errands import are_left
+    from dalsegno.world.watch import watched
+
+    return watched(lambda: _finished(words, _outcome(words)), are_left)
+
+
+def _may_hang(words: list[str]) -> bool:
+    """Tell whether a run of many volumes is asked for, which has to end although a source of one never answers."""
+    return "backup" in words and any(word.startswith("--set") for word in words)
 
 
 def _outcome(words: list[str]) -> int:

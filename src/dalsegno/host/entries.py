@@ -57,6 +57,7 @@ class EntryMaker:
         form = fields[MODE] & FORM_MASK
         kind = KINDS[form]
         device = flags = 0
+        self._findings.file = path
         try:
             if form == S_IFREG:
                 fd = open_file(directory.fd, name)
@@ -80,6 +81,8 @@ class EntryMaker:
         except OSError as error:
             self._findings.fail(path, error)
             return None
+        finally:
+            self._findings.file = b""
         # Of the last look at the file: it may have changed since the directory was listed.
         fields, key = content.fields, content.key
         key = unproven(key) if self._racy.is_racy(directory, fields) else key

@@ -1,6 +1,7 @@
 """What a scan has found so far: counts, what could not be read or was left out, and the reports of it."""
 
 import errno
+import os
 from collections.abc import Callable
 from typing import Final
 
@@ -24,6 +25,11 @@ class Findings:
         self._share_done = share_done
         self._progress_count = 0
         self._progress_bytes = 0
+        self.root = b""
+        self.directory = b""
+        """What is being looked at, from the root."""
+        self.file = b""
+        """The file in it that is being read, from the root; empty when none is."""
         self.boundaries = Boundaries(pseudo={}, mounted={})
         """What is mounted beneath the scan's root."""
         self.entry_count = 0
@@ -72,8 +78,13 @@ class Findings:
                 total_count=max(before, self.entry_count) if before else 0,
                 done_bytes=self.bytes_read,
                 share=0.0 if before else self._share_done(),
+                where=self.where,
             )
         )
+
+    def where(self) -> bytes:
+        """Return the path that is being looked at."""
+        return os.path.join(self.root, self.file or self.directory)
 
     def progress_if_due(self) -> None:
         """Report how far the scan is, when enough came since the last time."""

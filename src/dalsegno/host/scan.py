@@ -458,6 +458,8 @@ class _Scan:
 
     def run(self, root: bytes) -> Entry:
         """Scan everything and return the root's entry."""
+        self.findings.root = root
+        self.findings.progress()  # so that who listens can ask where it is, from the beginning
         way = Descent(os.open(root, (DIRECTORY_FLAGS & ~os.O_NOFOLLOW)))
         try:
             self.find_boundaries(root)
@@ -483,6 +485,7 @@ class _Scan:
         found = frame.subdirectories[frame.position]
         frame.position += 1
         path = frame.path + b"/" + found.name if frame.path else found.name
+        self.findings.directory = path
         depth = way.depth
         try:
             fd, stays_empty = self.descend(way, path, found.name)

@@ -65,6 +65,7 @@ from dalsegno.terms.errors import (
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId, PackId, hex_short
 from dalsegno.terms.sizes import MIB
 from dalsegno.terms.times import show_time
+from dalsegno.world.errands import GivenUp
 from dalsegno.world.workers import Workers, new_lock
 
 PACK_BYTES_TARGET: Final = 64 * MIB
@@ -791,6 +792,7 @@ class PoolWriter:
         self._relied: dict[PackId, bytearray] = {}
         self._own_packs: list[PackId] = []
         self._rescued: set[bytes] = set()
+        self._is_given_up = False
         self._lock: Lock | None = None
         if locked:
             self._lock = pool.backend.lock(WRITERS_LOCK)
@@ -866,6 +868,8 @@ class PoolWriter:
             self._store(kind, identity, payload)
 
     def _store(self, kind: int, identity: bytes, payload: bytes) -> None:
+        if self._is_given_up:
+            raise GivenUp
         writer = self._pack
         if writer is None:
             writer = self._begin_pack()
@@ -888,6 +892,8 @@ class PoolWriter:
 
     def flush(self) -> None:
         """Finish the open pack: durable under its name, then in the index."""
+        if self._is_given_up:
+            raise GivenUp
         if self._pack is None:
             return
         assert self._file is not None
@@ -1019,10 +1025,15 @@ class PoolWriter:
         self._pack = self._file = None
         self._open.clear()
 
+    def give_up(self) -> None:
+        """Let collections go on, for a thread that may hang: should it go on after all, it stores nothing: GivenUp."""
+        self._is_given_up = True
+        self._unlock()
+
     def _unlock(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.close()
 
     def close(self) -> None:
         """Flush and let collections without grace go on."""

@@ -15,6 +15,8 @@ class Progress:
     total_count: int = 0
     share: float = 0.0
     """How much is done, roughly, 0 to 1, where totals are unknown."""
+    where: Callable[[], bytes] | None = None
+    """Tells, whenever it is asked, which path is being looked at: for who waits too long. None where nobody knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
