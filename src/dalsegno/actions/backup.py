@@ -169,7 +169,6 @@ def take(
             else:
                 writer.commit_guard()
                 identity = state.head
-        stored = writer.bytes_stored
         doubts.tell(house.report)
     try:
         scan.cache.save(_cache_path(house, state), revision=identity)
@@ -190,7 +189,7 @@ def take(
         total_bytes=scan.total_bytes,
         files_read=scan.files_read,
         bytes_read=scan.bytes_read,
-        bytes_stored=stored,
+        bytes_stored=writer.bytes_stored,
         unreadable=scan.unreadable,
         changed_while_read=scan.changed,
         not_entered=scan.not_entered,

@@ -560,7 +560,7 @@ class _Cycle:
         self.listener.begin(job.volume_name, words)
         report = each.listening(within(self._report(job.volume_name), seconds=each.seconds))
         result = TurnResult(set_name=job.set_name, volume=job.volume_name, resumed=resumed)
-        each.turn = Turn(job, chosen, self.site, self.steps, self.shared, report, result, fence=each.fence)
+        each.turn = Turn(job, chosen, self.steps, self.shared, report, result, fence=each.fence)
         take_turn(each.turn)
         self.listener.end(result)
         return result

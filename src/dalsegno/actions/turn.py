@@ -236,7 +236,7 @@ def take_turn(turn: "Turn") -> TurnResult:
 def leave_turn(turn: "Turn", error: str) -> TurnResult:
     """Close, from outside, a turn whose fence was shut: what it would have done at its end, but for the pool."""
     result = replace(turn.result, error=error, error_code=Unavailable.code)
-    after = Turn(turn.job, turn.chosen, turn.site, turn.steps, turn.shared, turn.report, result, fence=Fence())
+    after = Turn(turn.job, turn.chosen, turn.steps, turn.shared, turn.report, result, fence=Fence())
     if not after.reached(CLONED) and turn.is_prepared:
         after.hook("cloned", turn.chosen.hooks.cloned)
     after.end()
@@ -283,7 +283,6 @@ class Turn:
         self,
         job: Job,
         chosen: SetPolicy,
-        site: Installation,
         steps: Steps,
         shared: Shared,
         report: Report,
@@ -293,7 +292,7 @@ class Turn:
     ) -> None:
         self.job = job
         self.chosen = chosen
-        self.site = site
+        self.site = shared.site
         self.steps = steps.within(fence)
         self.shared = shared
         self.report = report
