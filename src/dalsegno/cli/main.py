@@ -1,7 +1,9 @@
 """The command `dal`: find the command's module, run it, and turn every outcome into one line and an exit code."""
 
 import errno
+import os
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from dalsegno import __version__
@@ -143,8 +145,6 @@ def _outcome(words: list[str]) -> int:
 
 def command_parser(name: str) -> "Parser":
     """Return the parser of a command, which loads what the command needs."""
-    from importlib import import_module
-
     from dalsegno.cli.words import new_parser
 
     module_name, line, example = COMMANDS[name]
@@ -263,8 +263,6 @@ def _fail_internal(words: list[str], error: Exception) -> int:
 
 
 def _debugged(words: list[str], error: BaseException, code: str, message: str, exit_code: int) -> int:
-    import os
-
     if os.environ.get("DAL_DEBUG"):
         import traceback
 
