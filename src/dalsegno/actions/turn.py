@@ -541,7 +541,10 @@ class Turn:
             self.result.notes.clear()
 
     def archive_pending(self) -> None:
-        """Store what earlier runs had to leave in the spool because a target was away."""
+        """Store what earlier runs had to leave in the spool because a target was away.
+
+        One that is gone from there, NotFound or Damaged, is a problem of the volume. Unavailable: the catalog is.
+        """
         self.earlier = self.site.catalog.dumps(self.job.volume_id)
         copies = self.site.catalog.copies_of(entry.dump_id for entry in self.earlier)
         for entry in self.earlier:

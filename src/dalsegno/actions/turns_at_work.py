@@ -35,7 +35,7 @@ class TurnLock:
     """What one turn of a volume holds, for as long as its thread is there: however the run itself ended."""
 
     def __init__(self, directory: Path, key: str) -> None:
-        """`key` is what the turn is about: the source, or a native volume's name."""
+        """`key` is what the turn is about: the source, or a native volume's name. Full, NoAccess: of the directory."""
         make_directory(directory, mode=PRIVATE_DIRECTORY)
         self._key = key
         self.path = directory / f"{blake3(os.fsencode(key)).hexdigest(KEY_BYTES)}.lock"
@@ -59,7 +59,7 @@ class TurnLock:
 
 
 def hanging_keys(directory: Path) -> set[str]:
-    """Return what the turns are about that earlier runs left behind and that hang still."""
+    """Return what the turns are about that earlier runs left behind and that hang still. NoAccess: of a lock."""
     found = set()
     for path in directory.glob("*.lock"):
         with FileLock(path) as lock:
@@ -141,7 +141,7 @@ def take_turns(
     """Take turns, at most `at_once` at a time, and return how each ended, in their order.
 
     One that is overdue is given up; `leave` closes it and says how it ended. When this is interrupted, `stop` asks
-    those at work to end, and they have STOP_SECONDS for it.
+    those at work to end, and they have STOP_SECONDS for it. Raises Stopped when one of them was.
     """
     waiting = deque(enumerate(turns))
     working: dict[int, tuple[AtWork, Errand[TurnResult]]] = {}
