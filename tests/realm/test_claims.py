@@ -11,7 +11,8 @@ from realm_world import RealmWorld
 from dalsegno.actions import standby
 from dalsegno.actions.follow import promote_standby
 from dalsegno.actions.standby import Upkeep
-from dalsegno.replicas.servers import Servers, settle_claims
+from dalsegno.replicas.replica_sets import settle_claims
+from dalsegno.replicas.servers import Servers
 from dalsegno.volumes.resolve import merge_heads
 from dalsegno.volumes.state import STANDBY, WRITER, ReplicaSet
 from dalsegno.world.workers import Workers

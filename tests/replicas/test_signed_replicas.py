@@ -15,8 +15,8 @@ from dalsegno.pool.pool import Pool
 from dalsegno.pool.signers import Signer, trust_signer
 from dalsegno.replicas.context import ReplicaContext
 from dalsegno.replicas.follow import follow
+from dalsegno.replicas.heads import merge_replicas
 from dalsegno.replicas.keeper import Keeper
-from dalsegno.replicas.meet import merge_replicas
 from dalsegno.replicas.transfer import copy
 from dalsegno.terms.errors import Unsigned
 from dalsegno.terms.events import Event, Note

@@ -7,7 +7,6 @@ from typing import Final
 import msgspec
 
 from dalsegno.actions.release import change_set, require_set
-from dalsegno.replicas.bring import roles
 from dalsegno.replicas.context import Merge
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.follow import (
@@ -23,6 +22,7 @@ from dalsegno.replicas.follow import (
 from dalsegno.replicas.histories import clones_lacking
 from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.peers import Peers, Poll
+from dalsegno.replicas.replica_sets import roles, with_standby
 from dalsegno.replicas.servers import Servers
 from dalsegno.terms.errors import BadInput, DalError, NoAccess, Refused, Unavailable
 from dalsegno.terms.events import Report, silent
@@ -58,13 +58,6 @@ def choose_standby(servers: Servers, replicas: ReplicaSet, volume: str, name: st
         return replicas.standbys[0]
     known = ", ".join(replicas.standbys) or "it has none yet"
     raise BadInput(f"{volume}: say which standby with --to or --server: {known}")
-
-
-def with_standby(replicas: ReplicaSet, name: str) -> ReplicaSet:
-    """Return the set with this server as a standby, too."""
-    if name in replicas.standbys:
-        return replicas
-    return msgspec.structs.replace(replicas, version=replicas.version + 1, standbys=[*replicas.standbys, name])
 
 
 def make_standby(servers: Servers, volume: str, *, to: str = "", origin: str = "") -> tuple[str, ReplicaSet]:

@@ -1,9 +1,9 @@
 """Move a volume from one server of a realm to another."""
 
 from dalsegno.actions.release import change_set
-from dalsegno.replicas.bring import roles
 from dalsegno.replicas.context import Merge
 from dalsegno.replicas.move import Move, move
+from dalsegno.replicas.replica_sets import roles
 from dalsegno.replicas.servers import Servers
 from dalsegno.terms.errors import BadInput
 from dalsegno.terms.events import Report, silent

@@ -1,13 +1,12 @@
 """Release a state of a volume to its read-only sites, and let a site pull what it missed."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-import msgspec
-
 from dalsegno.replicas.peers import Poll
 from dalsegno.replicas.release import Released, SiteOutcome, newest_release, pull, release
+from dalsegno.replicas.replica_sets import with_readers
 from dalsegno.replicas.servers import Servers
 from dalsegno.terms.errors import BadInput, Conflict, DalError, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Report, silent
@@ -82,14 +81,6 @@ def release_to(
     else:
         changed = replicas
     return volume, release(replace(peers, replicas=changed), revision, clone=clone, to=readers)
-
-
-def with_readers(replicas: ReplicaSet, names: Iterable[str]) -> ReplicaSet:
-    """Return the set with these servers as read-only sites, too."""
-    readers = list(dict.fromkeys([*replicas.readers, *names]))
-    if readers == replicas.readers:
-        return replicas
-    return msgspec.structs.replace(replicas, version=replicas.version + 1, readers=readers)
 
 
 def find_state(volume: str, selector: str, polled: Poll, *, now_ns: int) -> tuple[str, bytes]:

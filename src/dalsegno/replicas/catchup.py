@@ -9,10 +9,10 @@ from dalsegno.replicas.clones import NoSource, bring_clones, own_bases, plan_clo
 from dalsegno.replicas.contract import LEASE_SECONDS, Site
 from dalsegno.replicas.heads import (
     HeadPlan,
-    bring_head,
-    bring_line,
     newest_heads,
     plan_heads,
+    send_head,
+    send_revisions,
     strangers,
     unreadable_heads,
 )
@@ -152,7 +152,7 @@ def bring_heads(
         holders = _holders(reach, plan, states, extra)
         results, errors = reach.each(
             waiting,
-            lambda site: bring_head(
+            lambda site: send_head(
                 reach.volume,
                 plan,
                 to=site,
@@ -164,7 +164,8 @@ def bring_heads(
         )
         for name in [name for name, refusal in errors.items() if isinstance(refusal, Diverged)]:
             try:
-                tally.add(name, bring_line(reach.volume, plan, to=reach.site(name), state=states[name], owner=owner))
+                site = reach.site(name)
+                tally.add(name, send_revisions(reach.volume, plan, to=site, state=states[name], owner=owner))
                 del errors[name]
             except DalError as again:
                 errors[name] = again

@@ -12,10 +12,9 @@ from typing import Final
 
 import msgspec
 
-from dalsegno.replicas.bring import GIVES_UP_ON, bring
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.histories import kept
-from dalsegno.replicas.transfer import Transferred
+from dalsegno.replicas.transfer import GIVES_UP_ON, Transferred, bring
 from dalsegno.terms.errors import NotFound, Unavailable
 from dalsegno.terms.events import Report, silent
 from dalsegno.terms.ids import hex_short

@@ -17,15 +17,15 @@ import msgspec
 
 from dalsegno.formats.object_rows import read_rows, row_ids, row_kinds
 from dalsegno.formats.objects import KIND_REVISION, decode_revision
-from dalsegno.replicas.bring import NOTHING, bring, bring_head, newest_set, roles
 from dalsegno.replicas.clones import STEPS_AT_ONCE, bring_clones, own_bases, plan_clones
 from dalsegno.replicas.context import ReplicaContext
 from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
+from dalsegno.replicas.heads import fast_forward, merge_replicas
 from dalsegno.replicas.histories import kept
-from dalsegno.replicas.meet import merge_replicas
 from dalsegno.replicas.peers import Peers, unaware
+from dalsegno.replicas.replica_sets import newer, newest_set, promoted, roles
 from dalsegno.replicas.sources import unpack
-from dalsegno.replicas.transfer import Transferred, fetch
+from dalsegno.replicas.transfer import NOTHING, Transferred, bring, fetch
 from dalsegno.terms.errors import Conflict, Diverged, Full, Moved, NotFound, Refused, Unavailable, Unsigned
 from dalsegno.terms.events import Note, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
@@ -185,7 +185,7 @@ def catch_up(
     if there.head and there.head != here.head:
         bases = own_bases(here)
         try:
-            here, transferred = bring_head(
+            here, transferred = fast_forward(
                 volume, there.head, bases, source=origin, to=to, common=common_of(there), report=report
             )
         except Diverged:
@@ -379,7 +379,7 @@ def promote(peers: Peers, target: str, *, publish: Publish) -> Promotion:
             here, begun_ns = _take_over(peers, target, live, here)
         kept = _keep_for_merge(peers, target, here) if away and here.head else ""
         replicas, deaf = publish_or_later(
-            peers, promoted(current, target), lambda latest: promoted(_newer(latest, current), target), publish
+            peers, promoted(current, target), lambda latest: promoted(newer(latest, current), target), publish
         )
         here = peers.site(target).arrange(volume, replicas)
         deaf += unaware(peers.set_replica_set(replicas, live)[1])
@@ -417,18 +417,6 @@ def publish_or_later(
         text = f"the directory hears of it later: {error}"
         peers.context.report(Note(severity="note", path=peers.volume.encode(), text=text))
         return replicas, [DIRECTORY]
-
-
-def promoted(replicas: ReplicaSet, name: str) -> ReplicaSet:
-    """Return the set in which `name` is the writer and former writers are standbys."""
-    if replicas.writers == [name]:
-        return replicas
-    standbys = [each for each in (*replicas.standbys, *replicas.writers) if each != name]
-    return msgspec.structs.replace(replicas, version=replicas.version + 1, writers=[name], standbys=standbys)
-
-
-def _newer(latest: ReplicaSet, known: ReplicaSet) -> ReplicaSet:
-    return max(latest, known, key=lambda each: each.version)
 
 
 def _check_candidate(volume: str, target: str, replicas: ReplicaSet | None) -> None:

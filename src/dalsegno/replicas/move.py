@@ -12,11 +12,20 @@ from typing import Final
 
 import msgspec
 
-from dalsegno.replicas.bring import NOTHING, newest_set, roles
 from dalsegno.replicas.contract import LEASE_SECONDS, Site
 from dalsegno.replicas.follow import Pair, Publish, catch_up, publish_or_later, standby_state
 from dalsegno.replicas.peers import Peers, unaware
-from dalsegno.replicas.transfer import Transferred
+from dalsegno.replicas.replica_sets import (
+    after_move,
+    at_least,
+    first_set,
+    moved,
+    newest_set,
+    roles,
+    with_follower,
+    without,
+)
+from dalsegno.replicas.transfer import NOTHING, Transferred
 from dalsegno.terms.errors import AlreadyThere, Moved, NotFound, Refused, Unavailable
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.volumes.state import ReplicaSet, VolumeState
@@ -27,8 +36,6 @@ ROUNDS_MAX: Final = 12
 FROZEN_ROUND_NS_MAX: Final = LEASE_SECONDS * SECOND_NS // 3
 """Rounds that take longer, to the end, say that users write faster than can be moved."""
 FLIP_TRIES_MAX: Final = 3
-STEPS_OF_A_FLIP: Final = 2
-"""Versions that a move adds to a replica set: the new server takes over, the old one leaves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +90,7 @@ def move(peers: Peers, source: str, target: str, *, publish: Publish) -> Move:
         _still_frozen(route, here, too_long=context.clock() - begun_ns > FROZEN_ROUND_NS_MAX)
         current = _require_writer(route, frozen, {}, current)
         # Whoever hears of this half of it knows that the old server has to be caught up with.
-        taken_over = moved(_at_least(current, here.replicas), source=source, target=target)
+        taken_over = moved(at_least(current, here.replicas), source=source, target=target)
         here = route.target.arrange(volume, taken_over)
         replicas = without(taken_over, source)
         _flip(route, replicas)
@@ -93,38 +100,6 @@ def move(peers: Peers, source: str, target: str, *, publish: Publish) -> Move:
         raise
     final, deaf = _publish(route, replicas, publish)
     return Move(replicas=final, state=here, rounds=rounds, transferred=transferred, pause_ns=pause_ns, deaf=tuple(deaf))
-
-
-def first_set(source: str) -> ReplicaSet:
-    """Return the set of a volume that has no replicas: the server that holds it is the writer."""
-    return ReplicaSet(version=1, writers=[source])
-
-
-def moved(replicas: ReplicaSet, *, source: str, target: str) -> ReplicaSet:
-    """Return the set in which `target` writes in the place of `source`, which follows."""
-    writers = list(dict.fromkeys(target if name == source else name for name in replicas.writers))
-    standbys = [name for name in replicas.standbys if name not in (source, target)]
-    clones = dict(replicas.clones)
-    if source in clones:
-        clones[target] = clones[source]
-    return msgspec.structs.replace(
-        replicas,
-        version=replicas.version + 1,
-        writers=writers,
-        standbys=[*standbys, source],
-        clones=clones,
-        moved_to="",
-    )
-
-
-def without(replicas: ReplicaSet, name: str) -> ReplicaSet:
-    """Return the set without a server that follows."""
-    return msgspec.structs.replace(
-        replicas,
-        version=replicas.version + 1,
-        standbys=[each for each in replicas.standbys if each != name],
-        clones={each: pattern for each, pattern in replicas.clones.items() if each != name},
-    )
 
 
 def _require_writer(
@@ -157,25 +132,8 @@ def _poll_target(route: _Route, there: VolumeState, replicas: ReplicaSet) -> Vol
         raise AlreadyThere(f"{target.name} has another volume {volume!r}: rename one of them first")
     if begun.replicas is not None and begun.replicas.moved_to:
         # It lay there once, and comes back. It is not removed first: a removal that comes late would take all of it.
-        begun = target.arrange(volume, _with_follower(replicas, begun.replicas, target.name))
+        begun = target.arrange(volume, with_follower(replicas, begun.replicas, target.name))
     return begun
-
-
-def _with_follower(current: ReplicaSet, begun: ReplicaSet, name: str) -> ReplicaSet:
-    """Return a set, only for the server `name`, by which it takes what is brought."""
-    return msgspec.structs.replace(
-        current,
-        version=max(current.version, begun.version) + 1,
-        writers=[each for each in current.writers if each != name],
-        standbys=[*(each for each in current.standbys if each != name), name],
-        moved_to="",
-    )
-
-
-def _at_least(replicas: ReplicaSet, begun: ReplicaSet | None) -> ReplicaSet:
-    """Return the set with a version no smaller than that of a flip that an earlier run did not finish."""
-    version = max(replicas.version, begun.version if begun is not None else 0)
-    return msgspec.structs.replace(replicas, version=version)
 
 
 def _approach(pair: Pair, here: VolumeState) -> tuple[VolumeState, int, Transferred]:
@@ -233,18 +191,6 @@ def _publish(route: _Route, replicas: ReplicaSet, publish: Publish) -> tuple[Rep
     )
     told = [target, *(name for name in route.others if name in roles(final))]
     return final, [*deaf, *unaware(route.peers.set_replica_set(final, told)[1])]
-
-
-def after_move(latest: ReplicaSet, replicas: ReplicaSet, *, source: str, target: str) -> ReplicaSet:
-    """Return what `latest` in the directory becomes when a move that was planned before it ends with `replicas`."""
-    if latest.version <= replicas.version - STEPS_OF_A_FLIP or latest.version == replicas.version:
-        return replicas
-    # Somebody changed the set at the same time: both changes count.
-    if source in latest.writers:
-        latest = moved(latest, source=source, target=target)
-    if source in latest.standbys:
-        latest = without(latest, source)
-    return msgspec.structs.replace(latest, version=max(latest.version, replicas.version + 1))
 
 
 def _finish(route: _Route, moved_to: str, publish: Publish) -> Move:

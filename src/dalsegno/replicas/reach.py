@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from dalsegno.replicas.bring import newest_set
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.heads import newest_heads
 from dalsegno.replicas.peers import Peers, Poll
+from dalsegno.replicas.replica_sets import newest_set, set_version, writers_needed
 from dalsegno.replicas.sources import SitesSource
-from dalsegno.terms.errors import BadInput, DalError, NotFound, Refused, Unavailable
-from dalsegno.volumes.state import ANY, MAJORITY, WRITER, ReplicaSet, VolumeState
+from dalsegno.terms.errors import DalError, NotFound, Refused, Unavailable
+from dalsegno.volumes.state import WRITER, ReplicaSet, VolumeState
 
 T = TypeVar("T")
 States = Mapping[str, VolumeState]
@@ -29,13 +29,6 @@ class Look(Poll):
     def needed(self) -> int:
         """How many writers must have a commit before it is acknowledged."""
         return writers_needed(self.replicas)
-
-
-def writers_needed(replicas: ReplicaSet) -> int:
-    """Return how many writers the rule of a replica set asks for."""
-    if replicas.rule not in (ANY, MAJORITY):
-        raise BadInput(f"rule {replicas.rule!r}: expected {ANY} or {MAJORITY}")
-    return 1 if replicas.rule == ANY else len(replicas.writers) // 2 + 1
 
 
 def list_errors(errors: Mapping[str, DalError]) -> str:
@@ -224,8 +217,3 @@ def empty_state(state: VolumeState, *, replicas: ReplicaSet | None, role: str) -
         role=role,
         replicas=replicas,
     )
-
-
-def set_version(state: VolumeState) -> int:
-    """Return the version of the replica set that a server has; 0 without one."""
-    return state.replicas.version if state.replicas is not None else 0

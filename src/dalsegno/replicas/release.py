@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from dalsegno.replicas.bring import NOTHING, bring, newest_set
 from dalsegno.replicas.clones import own_bases
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.peers import Peers, Poll
-from dalsegno.replicas.transfer import Transferred
+from dalsegno.replicas.replica_sets import newest_set
+from dalsegno.replicas.transfer import NOTHING, Transferred, bring
 from dalsegno.terms.errors import Conflict, DalError, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Note
 from dalsegno.terms.ids import hex_short

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dalsegno.replicas.bring import bring
 from dalsegno.replicas.group import Group
 from dalsegno.replicas.reach import Reach
-from dalsegno.replicas.transfer import Transferred
+from dalsegno.replicas.transfer import Transferred, bring
 from dalsegno.terms.errors import DalError, NotFound
 from dalsegno.volumes.state import VolumeState
 

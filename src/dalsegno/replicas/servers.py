@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-import msgspec
-
 from dalsegno.chunks.realm import Realm
 from dalsegno.replicas.context import Merge, ReplicaContext, in_turn, never_merge, side_by_side
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.peers import Peers
 from dalsegno.replicas.pins import believed
+from dalsegno.replicas.replica_sets import settle_claims
 from dalsegno.replicas.view import Placed, RealmView, Server
 from dalsegno.terms.errors import DalError, Moved, NoAccess, NotFound, Refused, Unavailable
 from dalsegno.terms.events import Report, silent
@@ -209,24 +208,6 @@ class Servers:
         finally:
             with self._lock:
                 self._view = None
-
-
-def settle_claims(sets: Iterable[ReplicaSet]) -> ReplicaSet | None:
-    """Return the replica set with the largest version, or None without any.
-
-    Several with that version were made by people who did not see one another: two standbys that were promoted while
-    the directory was away, say. One of them is chosen, the same one by whoever sees the same, and gets a version of
-    its own, so that it counts from now on; what writers took that are none any more is merged when they follow.
-    """
-    bare = [msgspec.structs.replace(each, moved_to="") for each in sets]
-    version = max((each.version for each in bare), default=0)
-    claims = [each for each in bare if each.version == version]
-    if not claims:
-        return None
-    chosen = max(claims, key=lambda each: msgspec.json.encode(each, order="deterministic"))
-    if all(each == chosen for each in claims):
-        return chosen
-    return msgspec.structs.replace(chosen, version=version + 1)
 
 
 class ServerDesk:

@@ -16,7 +16,7 @@ import numpy as np
 from dalsegno.formats import objects, pack, pack_header
 from dalsegno.formats.object_rows import ROW_BYTES, Rows, as_rows, read_rows, row_ids, row_kinds, row_lengths
 from dalsegno.replicas.contract import BATCH_BYTES_TARGET, BATCH_IDS_MAX, Site
-from dalsegno.terms.errors import Damaged, NotFound, Unavailable
+from dalsegno.terms.errors import DalError, Damaged, NotFound, Unavailable
 from dalsegno.terms.events import Progress, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES
 from dalsegno.terms.sizes import MIB
@@ -27,6 +27,8 @@ SPOOL_MEMORY_BYTES_MAX: Final = 8 * MIB
 PIECE_BYTES: Final = 1 * MIB
 TRIES_MAX: Final = 3
 """How often a pack is fetched, or its upload is taken up again, before a site counts as away."""
+GIVES_UP_ON: Final = (Unavailable, NotFound, Damaged)
+"""What a source may answer when another one can still do: away, without the revision any more, or rotten."""
 GROUPS_WAITING_MAX: Final = 1
 PACKED_BYTES_MAX: Final = 4096
 """What a pack holds of an object besides its payload, at most: record, rows of indexes, its part of blocks' frames."""
@@ -65,6 +67,9 @@ class Transferred:
             bytes_crossed=self.bytes_crossed + other.bytes_crossed,
             payload_bytes=self.payload_bytes + other.payload_bytes,
         )
+
+
+NOTHING: Final = Transferred()
 
 
 class Spool:
@@ -353,3 +358,25 @@ class _Copy:
                 done_count=self._objects,
             )
         )
+
+
+def bring(
+    volume: str,
+    targets: Sequence[bytes],
+    bases: Sequence[bytes],
+    *,
+    sources: Sequence[Site],
+    to: Site,
+    report: Report = silent,
+) -> Transferred:
+    """Make `targets` whole at `to`, from the first source that can; the next goes on where one ends in the middle."""
+    assert sources and targets
+    failure: DalError | None = None
+    for source in sources:
+        try:
+            return copy(source, to, volume, targets, bases, report=report)
+        except GIVES_UP_ON as error:
+            failure = error
+            to.state(volume)  # raises when it is the target that is away
+    assert failure is not None
+    raise failure
