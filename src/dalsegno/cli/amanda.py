@@ -72,27 +72,27 @@ AUTHS = ("local", "bsdtcp", "bsdudp", "bsd", "krb5", "ssh", "ssl")
 
 
 def add_amanda(parser: Parser) -> None:
-    """Say what `dal amanda` understands."""
+    """Define the arguments of `dal amanda`."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="install|disklist")
     install = verbs.add_parser(
         "install",
-        help="make Amanda able to back up the volumes of the pool",
+        help="set up Amanda to back up the volumes of the pool",
         epilog="example: dal amanda install --config daily --dry-run",
     )
     install.add_argument("--user", metavar="NAME", help="Amanda's user on this host (default: backup or amandabackup)")
     install.add_argument("--applications", type=Path, default=APPLICATIONS, metavar="DIR", help=f"({APPLICATIONS})")
     install.add_argument(
-        "--config", metavar="NAME", help="a configuration of Amanda's on this host that gets the dumptype"
+        "--config", metavar="NAME", help="the Amanda configuration on this host to add the dumptype to"
     )
     install.add_argument(
         "--auth", choices=AUTHS, default="local", help="how Amanda's server reaches the client (local)"
     )
     install.add_argument("--secret", type=Path, metavar="FILE", help="holds the pool's passphrase, if it has one")
-    install.add_argument("-n", "--dry-run", action="store_true", help="only tell what would be done")
+    install.add_argument("-n", "--dry-run", action="store_true", help="only show what would be done")
     install.set_defaults(run=_install)
     disklist = verbs.add_parser(
         "disklist",
-        help="print a disklist line for every volume of a pattern",
+        help="print a disklist line for each volume that matches a pattern",
         epilog="example: dal amanda disklist 'home*' >> disklist",
     )
     disklist.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="or //SERVER/PATTERN")

@@ -29,32 +29,32 @@ DUMP_DIGITS_MIN = 6
 
 
 def add_archive(parser: Parser) -> None:
-    """Say what `dal archive` understands."""
+    """Define the arguments of `dal archive`."""
     add_policy(parser)
     parser.add_argument("--target", action="append", default=[], metavar="NAME", help="only to this target")
     parser.add_argument("files", nargs="*", type=Path, metavar="DUMP", help="default: all that a target should hold")
-    parser.add_argument("-n", "--dry-run", action="store_true", help="only tell what is missing where")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only show what is missing where")
     parser.set_defaults(run=_archive)
 
 
 def add_retrieve(parser: Parser) -> None:
-    """Say what `dal retrieve` understands."""
+    """Define the arguments of `dal retrieve`."""
     add_policy(parser)
     parser.add_argument("what", metavar="VOLUME[@DATE]|DUMP-ID", help="a state with all its dumps, or one dump")
     parser.add_argument("-o", "--to", type=Path, metavar="DIR", help="default: the spool")
-    parser.add_argument("-n", "--dry-run", action="store_true", help="only tell which dumps and media are needed")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only show which dumps and media are needed")
     parser.set_defaults(run=_retrieve)
 
 
 def add_history(parser: Parser) -> None:
-    """Say what `dal history` understands."""
+    """Define the arguments of `dal history`."""
     add_policy(parser)
     parser.add_argument("volume", nargs="?", metavar="VOLUME", help="default: all volumes")
     parser.set_defaults(run=_history)
 
 
 def add_media(parser: Parser) -> None:
-    """Say what `dal media` understands."""
+    """Define the arguments of `dal media`."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|label|lost|found")
     verbs.add_parser("list", help="show all media", epilog="example: dal media list").set_defaults(run=_media_list)
     label = verbs.add_parser(
@@ -64,27 +64,25 @@ def add_media(parser: Parser) -> None:
     label.add_argument("label", metavar="LABEL")
     label.add_argument("--target", required=True, metavar="NAME", help="the target of the policy that it belongs to")
     label.set_defaults(run=_media_label)
-    lost = verbs.add_parser("lost", help="say that a medium is gone for good", epilog="example: dal media lost week-1")
+    lost = verbs.add_parser("lost", help="mark a medium as permanently lost", epilog="example: dal media lost week-1")
     lost.add_argument("label", metavar="LABEL")
     lost.set_defaults(run=_media_lost)
-    found = verbs.add_parser(
-        "found", help="take back a medium that was said to be lost", epilog="example: dal media found week-1"
-    )
+    found = verbs.add_parser("found", help="mark a lost medium as found", epilog="example: dal media found week-1")
     found.add_argument("label", metavar="LABEL")
     found.set_defaults(run=_media_found)
     _add_policy(parser, verbs.choices.values())
 
 
 def add_catalog(parser: Parser) -> None:
-    """Say what `dal catalog` understands."""
+    """Define the arguments of `dal catalog`."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="rebuild|check")
     rebuild = verbs.add_parser(
-        "rebuild", help="make it again from dumps and media", epilog="example: dal catalog rebuild --add"
+        "rebuild", help="rebuild it from dumps and media", epilog="example: dal catalog rebuild --add"
     )
-    rebuild.add_argument("--add", action="store_true", help="keep what it knows of media that are not here")
+    rebuild.add_argument("--add", action="store_true", help="keep entries of media that are not present")
     rebuild.set_defaults(run=_catalog_rebuild)
     check = verbs.add_parser("check", help="compare it with the media", epilog="example: dal catalog check --read")
-    check.add_argument("--read", action="store_true", help="read every byte of every copy that can be reached")
+    check.add_argument("--read", action="store_true", help="read every byte of every reachable copy")
     check.set_defaults(run=_catalog_check)
     _add_policy(parser, verbs.choices.values())
 

@@ -56,16 +56,16 @@ def add_rules(parser: argparse.ArgumentParser, title: str) -> None:
     """Add the options that say what to leave out; `title` says for how long they count."""
     group = parser.add_argument_group(title)
     group.add_argument(
-        "-e", "--exclude", action="append", default=[], metavar="PATTERN", help="leave out, like a line of .gitignore"
+        "-e", "--exclude", action="append", default=[], metavar="PATTERN", help="omit files, like a line of .gitignore"
     )
     group.add_argument(
         "--exclude-from",
         action="append",
         default=[],
         metavar="FILE",
-        help="so does each line of a file (-: input)",
+        help="omit the patterns of a file (-: standard input)",
     )
-    group.add_argument("--exclude-larger-than", metavar="SIZE", help="leave out larger files; `none` ends the rule")
+    group.add_argument("--exclude-larger-than", metavar="SIZE", help="omit larger files; `none` removes the rule")
     flags = (
         (("--exclude-caches",), "leave out what CACHEDIR.TAG marks as cache"),
         (("-x", "--one-file-system"), "do not enter other file systems"),
@@ -114,25 +114,23 @@ def _read_patterns(place: str) -> list[str]:
 
 
 def add_backup(parser: Parser) -> None:
-    """Say what `dal backup` understands."""
+    """Define the arguments of `dal backup`."""
     parser.add_argument("what", nargs="*", metavar="DIR|VOLUME", help="what to back up (default: all tracked volumes)")
     parser.add_argument("--name", metavar="CLONE", help="the clone's name (default: the time)")
-    parser.add_argument("-n", "--dry-run", action="store_true", help="only tell what would be read and stored")
-    parser.add_argument(
-        "--accept-shrunk", action="store_true", help="the source is right although most of its files are gone"
-    )
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only show what would be read and stored")
+    parser.add_argument("--accept-shrunk", action="store_true", help="accept that most files of the source are gone")
     add_rules(parser, "what to leave out, this time only (`dal volume set` makes rules that stay)")
     cycle = parser.add_argument_group("the whole cycle of a policy's sets: clone, dump, verify, archive, retain")
     cycle.add_argument("--set", action="append", default=[], metavar="SET", help="back up this set, or `all`")
     cycle.add_argument("--policy", metavar="FILE", help=POLICY_HELP)
-    cycle.add_argument("--due", action="store_true", help="leave out volumes that have a good dump of today")
-    cycle.add_argument("--wait", action="store_true", help="wait for another coordinator instead of ending")
+    cycle.add_argument("--due", action="store_true", help="omit volumes that have a good dump of today")
+    cycle.add_argument("--wait", action="store_true", help="wait for another coordinator instead of failing")
     parser.set_defaults(run=_backup)
 
 
 def add_import(parser: Parser) -> None:
-    """Say what `dal import` understands."""
-    parser.add_argument("volume", metavar="VOLUME", help="a native volume; made if it is not there")
+    """Define the arguments of `dal import`."""
+    parser.add_argument("volume", metavar="VOLUME", help="a native volume; created if it does not exist")
     parser.add_argument("directory", metavar="DIR", type=Path)
     add_rules(parser, "what to leave out, this time only")
     parser.set_defaults(run=_import)

@@ -38,41 +38,41 @@ _MOUNT_LETTER = "M"
 
 
 def add_ls(parser: Parser) -> None:
-    """Say what `dal ls` understands."""
+    """Define the arguments of `dal ls`."""
     parser.add_argument("address", nargs="?", metavar="ADDRESS|DUMPS", help="default: the volumes")
     parser.add_argument(
         "-l", "--long", action="store_true", help="show mode, owner, size (KiB, MiB: no -h needed) and time"
     )
-    parser.add_argument("-R", "--recursive", action="store_true", help="list all that is below")
-    parser.add_argument("-a", "--all", action="store_true", help="as it is: hidden names are always listed")
+    parser.add_argument("-R", "--recursive", action="store_true", help="list subdirectories recursively")
+    parser.add_argument("-a", "--all", action="store_true", help="no effect: hidden names are always listed")
     parser.set_defaults(run=_ls)
 
 
 def add_cat(parser: Parser) -> None:
-    """Say what `dal cat` understands."""
+    """Define the arguments of `dal cat`."""
     parser.add_argument("addresses", nargs="+", metavar="ADDRESS:/PATH")
     parser.set_defaults(run=_cat)
 
 
 def add_find(parser: Parser) -> None:
-    """Say what `dal find` understands."""
-    parser.add_argument("pattern", metavar="PATTERN", help="of a name; with a slash, of the whole path")
+    """Define the arguments of `dal find`."""
+    parser.add_argument("pattern", metavar="PATTERN", help="matches a name; with a slash, the whole path")
     parser.add_argument("address", nargs="?", metavar="ADDRESS|DUMPS", help="default: all clones of all volumes")
-    parser.add_argument("-i", "--ignore-case", action="store_true", help="A and a are alike")
+    parser.add_argument("-i", "--ignore-case", action="store_true", help="match A and a alike")
     _add_dumps(parser)
     parser.set_defaults(run=_find)
 
 
 def add_diff(parser: Parser) -> None:
-    """Say what `dal diff` understands."""
+    """Define the arguments of `dal diff`."""
     parser.add_argument("old", metavar="ADDRESS")
     parser.add_argument("new", nargs="?", metavar="ADDRESS", help="default: the volume's live source")
-    parser.add_argument("--stat", action="store_true", help="show sizes, and how much changed in all")
+    parser.add_argument("--stat", action="store_true", help="show sizes and totals")
     parser.set_defaults(run=_diff)
 
 
 def add_versions(parser: Parser) -> None:
-    """Say what `dal versions` understands."""
+    """Define the arguments of `dal versions`."""
     parser.add_argument("address", metavar="VOLUME:/PATH")
     _add_dumps(parser)
     parser.set_defaults(run=_versions)
@@ -161,7 +161,7 @@ def _histories(arguments: argparse.Namespace, terminal: Terminal, house: House) 
 
 def _add_dumps(parser: Parser) -> None:
     parser.add_argument("--policy", metavar="FILE", help=f"to find dumps, too: {POLICY_HELP}")
-    parser.add_argument("--no-dumps", action="store_true", help="look into the pool alone")
+    parser.add_argument("--no-dumps", action="store_true", help="search the pool only")
 
 
 def _find(arguments: argparse.Namespace, terminal: Terminal) -> int:

@@ -26,22 +26,22 @@ NAMES_SHOWN_MAX = 2
 
 
 def add_clone(parser: Parser) -> None:
-    """Say what `dal clone` understands."""
+    """Define the arguments of `dal clone`."""
     parser.add_argument("volume", metavar="VOLUME[@TIME]")
     parser.add_argument("name", nargs="?", metavar="NAME", help="the clone's name (default: the time)")
-    parser.add_argument("--no-scan", action="store_true", help="name the newest state without looking at the source")
+    parser.add_argument("--no-scan", action="store_true", help="name the newest state without scanning the source")
     parser.set_defaults(run=_clone)
 
 
 def add_clones(parser: Parser) -> None:
-    """Say what `dal clones` understands."""
+    """Define the arguments of `dal clones`."""
     parser.add_argument("volumes", nargs="*", metavar="VOLUME", help="default: all volumes")
-    parser.add_argument("--last", type=count, metavar="N", help="only so many of each volume, the newest")
+    parser.add_argument("--last", type=count, metavar="N", help="only the newest N of each volume")
     parser.set_defaults(run=_clones)
 
 
 def add_unclone(parser: Parser) -> None:
-    """Say what `dal unclone` understands."""
+    """Define the arguments of `dal unclone`."""
     parser.add_argument("clones", nargs="+", metavar="VOLUME@CLONE")
     parser.set_defaults(run=_unclone)
 
@@ -54,20 +54,20 @@ def count(text: str) -> int:
 
 
 def add_log(parser: Parser) -> None:
-    """Say what `dal log` understands."""
+    """Define the arguments of `dal log`."""
     parser.add_argument("volume", metavar="VOLUME")
-    parser.add_argument("-n", "--count", type=count, metavar="N", help="show only so many")
+    parser.add_argument("-n", "--count", type=count, metavar="N", help="show only N")
     parser.set_defaults(run=_log)
 
 
 def add_hold(parser: Parser) -> None:
-    """Say what `dal hold` understands."""
+    """Define the arguments of `dal hold`."""
     parser.add_argument("clone", metavar="VOLUME@CLONE")
     parser.set_defaults(run=_hold, held=True)
 
 
 def add_unhold(parser: Parser) -> None:
-    """Say what `dal unhold` understands."""
+    """Define the arguments of `dal unhold`."""
     parser.add_argument("clone", metavar="VOLUME@CLONE")
     parser.set_defaults(run=_hold, held=False)
 

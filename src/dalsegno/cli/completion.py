@@ -79,7 +79,7 @@ end"""
 
 
 def add_completion(parser: Parser) -> None:
-    """Say what `dal completion` understands."""
+    """Define the arguments of `dal completion`."""
     parser.add_argument("shell", metavar="bash|zsh|fish", choices=("bash", "zsh", "fish"))
     parser.set_defaults(run=_completion)
 

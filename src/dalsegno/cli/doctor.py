@@ -26,7 +26,7 @@ FREE_BYTES_MIN = 1 * GIB
 
 
 def add_doctor(parser: Parser) -> None:
-    """Say what `dal doctor` understands."""
+    """Define the arguments of `dal doctor`."""
     parser.set_defaults(run=_doctor)
 
 

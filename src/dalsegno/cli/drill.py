@@ -20,9 +20,11 @@ FILES_MAX = 1_000_000
 
 
 def add_drill(parser: Parser) -> None:
-    """Say what `dal drill` understands."""
+    """Define the arguments of `dal drill`."""
     add_policy(parser)
-    parser.add_argument("volumes", nargs="*", metavar="VOLUME[@DATE]", help="default: those tried longest ago")
+    parser.add_argument(
+        "volumes", nargs="*", metavar="VOLUME[@DATE]", help="default: the ones whose last drill is oldest"
+    )
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="NAME", help="only of this set")
     parser.add_argument("--count", type=int, default=1, metavar="N", help="how many volumes to try (default 1)")
     parser.add_argument("--files", type=int, default=FILES_DEFAULT, metavar="N", help="how many files of each (20)")

@@ -37,8 +37,8 @@ def level(text: str) -> int:
 
 
 def add_dump(parser: Parser) -> None:
-    """Say what `dal dump` understands."""
-    parser.add_argument("address", metavar="VOLUME[@CLONE[..@CLONE]]", help="a range carries every clone in it")
+    """Define the arguments of `dal dump`."""
+    parser.add_argument("address", metavar="VOLUME[@CLONE[..@CLONE]]", help="a range contains every clone in it")
     parser.add_argument(
         "-l", "--level", type=level, metavar="N", help="0 to 9 (default: 0 first, then one above the last)"
     )
@@ -49,31 +49,29 @@ def add_dump(parser: Parser) -> None:
         action="append",
         default=[],
         metavar="KEY",
-        help="a public key, age1... or `ssh-ed25519 ...`: its owner opens the dump with the private one (--key FILE); "
+        help="a public key, age1... or `ssh-ed25519 ...`: its owner opens the dump with the private key (--key FILE); "
         "again for more; a full dump that is not recorded, unless -l says a level",
     )
     parser.add_argument(
-        "--recipients-file", action="append", default=[], type=Path, metavar="FILE", help="such keys, one a line"
+        "--recipients-file", action="append", default=[], type=Path, metavar="FILE", help="public keys, one per line"
     )
-    parser.add_argument("--no-record", action="store_true", help="do not let later dumps start from it (see dal mark)")
-    parser.add_argument(
-        "--force", action="store_true", help="take the place of a dump that others build on; these are forgotten"
-    )
+    parser.add_argument("--no-record", action="store_true", help="do not base later dumps on it (see dal mark)")
+    parser.add_argument("--force", action="store_true", help="replace a dump that others build on; those are forgotten")
     parser.set_defaults(run=_dump)
 
 
 def add_mark(parser: Parser) -> None:
-    """Say what `dal mark` understands."""
-    parser.add_argument("dump", metavar="DUMP", help="a file; with --forget also the id of one that is gone")
-    parser.add_argument("--forget", action="store_true", help="the dump is gone: let no later one build on it")
-    parser.add_argument("--force", action="store_true", help="with --forget: although others build on it")
+    """Define the arguments of `dal mark`."""
+    parser.add_argument("dump", metavar="DUMP", help="a file; with --forget also the id of a lost one")
+    parser.add_argument("--forget", action="store_true", help="the dump is lost: base no later one on it")
+    parser.add_argument("--force", action="store_true", help="with --forget: even if others build on it")
     parser.set_defaults(run=_mark)
 
 
 def add_estimate(parser: Parser) -> None:
-    """Say what `dal estimate` understands."""
+    """Define the arguments of `dal estimate`."""
     parser.add_argument("address", metavar="VOLUME[@CLONE]")
-    parser.add_argument("-l", "--level", type=level, action="append", metavar="N", help="again for more; default: all")
+    parser.add_argument("-l", "--level", type=level, action="append", metavar="N", help="repeatable; default: all")
     parser.set_defaults(run=_estimate)
 
 

@@ -23,20 +23,20 @@ _ENDS = {
 
 
 def add_follow(parser: Parser) -> None:
-    """Say what `dal follow` understands."""
+    """Define the arguments of `dal follow`."""
     parser.add_argument("volume", metavar="VOLUME")
     parser.add_argument("--from", dest="origin", metavar="SERVER", default="", help="this writer only (default: any)")
-    parser.add_argument("--to", metavar="SERVER", default="", help="the standby; a new one is made one")
+    parser.add_argument("--to", metavar="SERVER", default="", help="the standby; created if it is none yet")
     parser.add_argument("--once", action="store_true", help="end as soon as the standby has everything")
-    parser.add_argument("--anew", action="store_true", help="begin again from nothing: its own past is lost")
-    parser.add_argument("--status", action="store_true", help="only tell how far each standby is behind")
+    parser.add_argument("--anew", action="store_true", help="start over: its own history is lost")
+    parser.add_argument("--status", action="store_true", help="only show how far each standby is behind")
     parser.set_defaults(run=_follow)
 
 
 def add_promote(parser: Parser) -> None:
-    """Say what `dal promote` understands."""
+    """Define the arguments of `dal promote`."""
     parser.add_argument("volume", metavar="VOLUME")
-    parser.add_argument("--server", metavar="SERVER", default="", help="the standby that is to be the writer")
+    parser.add_argument("--server", metavar="SERVER", default="", help="the standby to promote")
     parser.set_defaults(run=_promote)
 
 

@@ -9,8 +9,8 @@ from dalsegno.terms.errors import BadInput
 GROUPS: Final = (
     ("Back up", ("init", "backup", "import", "volume")),
     ("Name and keep states", ("clone", "clones", "unclone", "hold", "unhold", "log")),
-    ("Look into them", ("ls", "cat", "find", "diff", "versions", "mount", "umount", "mkmount", "rmmount")),
-    ("Bring back", ("restore", "retrieve", "repair")),
+    ("Browse them", ("ls", "cat", "find", "diff", "versions", "mount", "umount", "mkmount", "rmmount")),
+    ("Restore", ("restore", "retrieve", "repair")),
     ("Dumps", ("dump", "estimate", "mark", "merge", "inspect", "verify")),
     ("The nightly cycle", ("status", "plan", "prune", "history", "archive", "media", "catalog", "drill", "amanda")),
     ("The pool", ("stats", "gc", "doctor", "key", "pool")),
@@ -19,20 +19,20 @@ GROUPS: Final = (
 )
 
 GLOBAL_OPTIONS: Final = """\
-They stand before or behind the command.
+They are accepted before or after the command.
 
   --pool PATH    the pool to work on; else the one that DAL_POOL names, else
                  the policy's, else your own (~/.local/share/dalsegno/pool);
                  `dal status` says which one it is, and why
   --key FILE     the pool's key file; else the one that DAL_KEY names, else the
                  policy's, else the one that was made with the pool
-  --trust-pool   take the pool although another, or a newer one, was seen at
-                 its place: this once (`dal pool trust`: from now on)
+  --trust-pool   use the pool although another, or a newer one, was seen at
+                 its path: only this time (`dal pool trust`: from now on)
   --json         print the result as JSON, and errors as JSON on standard error
   --utc          read and show times in UTC, not in the local time zone
   -q, --quiet    print only results that were asked for, and errors
-  -v, --verbose  print more, where there is more: notes on single files, every
-                 name of a list that is else cut short
+  -v, --verbose  print more: notes on single files, and complete lists where
+                 they are otherwise shortened
   -h, --help     print a command's options and an example
   --version      print the version
 """
@@ -43,7 +43,7 @@ TOPICS: Final = {
         """\
   home                       the volume, in its newest state
   home@before-upgrade        the clone of that name
-  home@latest                the newest state, said aloud
+  home@latest                the same, explicitly
   home@yesterday             the newest clone of that day or before
   home@2026-11-21            (`dal help times` has all words)
   home@#3f21bc0a             a revision, by its first digits (`dal log`)
@@ -53,12 +53,12 @@ TOPICS: Final = {
   full.dump                  a dump in a file
   full.dump+1.dump+2.dump    a dump with its increments, oldest first
 
-A name with blanks, * or other signs that the shell knows is put in quotes. A
-name that begins with - is given behind `--`: `dal find -- '-x*'`.
+Quote a name with spaces, * or other characters that the shell expands. A
+name that begins with - comes after `--`: `dal find -- '-x*'`.
 """,
     ),
     "times": (
-        "words for times in addresses and options",
+        "how times are written in addresses and options",
         """\
   now
   today, yesterday           the end of that day
@@ -66,9 +66,9 @@ name that begins with - is given behind `--`: `dal find -- '-x*'`.
   2026-11-21                 the end of that day
   2026-11-21T14:30           the end of that minute, in your own time zone
   2026-11-21T14:30Z          the same in UTC; also +01:00
-  90s, 15m, 4h, 3d, 2w       so long ago
+  90s, 15m, 4h, 3d, 2w       that long ago
 
-Your time zone is that of the machine, or of TZ; --utc takes and shows UTC.
+The time zone is that of the machine, or TZ; --utc reads and shows UTC.
 `home@TIME` is the newest clone that was made at that time or before it.
 """,
     ),
@@ -77,36 +77,36 @@ Your time zone is that of the machine, or of TZ; --utc takes and shows UTC.
         """\
     0  done
     1  failed
-    2  the words were wrong; nothing was done
+    2  wrong arguments; nothing was done
     3  done, but something could not be read, written or set, or looks wrong:
        it is listed
-    4  refused: it would overwrite, remove or mix up something
-    5  damaged: bytes are not those that were written
+    4  refused: it would overwrite, remove or mix up data
+    5  damaged: data is not what was written
     6  not found
-    7  conflict: somebody else changed it, or is at work on it
+    7  conflict: another process changed it, or is using it
     8  no access: a key, a passphrase or a right is missing
     9  unreachable: try again later
-   10  no space; what was stored before is good
-  130  interrupted (Ctrl-C, or told to end): what was stored before is good
-  141  whoever read the output went away before its end (`dal ls home | head`)
+   10  no space; what was stored before is intact
+  130  interrupted (Ctrl-C or SIGTERM): what was stored before is intact
+  141  the reader of the output closed it early (`dal ls home | head`)
 
 With --json an error is an object with its `code`, `message` and `exit_code`.
 """,
     ),
     "environment": (
-        "the variables that are read",
+        "environment variables",
         """\
   DAL_POOL                   the pool, as --pool
   DAL_KEY                    the pool's key file, as --key
-  DAL_PASSPHRASE             the pool's passphrase; better:
+  DAL_PASSPHRASE             the pool's passphrase; preferably use
   DAL_PASSPHRASE_FILE        a file whose first line is the passphrase
   DAL_NEW_PASSPHRASE, DAL_NEW_PASSPHRASE_FILE
                              the new one, for `dal key passphrase` and `key add`
   DAL_POLICY                 the policy, as --policy; else /etc/dalsegno.toml,
                              else ~/.config/dalsegno/dalsegno.toml
-  DAL_REALM                  the realm whose volumes are meant
-  DAL_NOW                    the time that is taken for now (a rehearsal)
-  DAL_DEBUG=1                where an error came from, for a report
+  DAL_REALM                  the realm whose volumes are addressed
+  DAL_NOW                    use this time instead of the clock's (rehearsals)
+  DAL_DEBUG=1                print where an error was raised, for a report
   TZ                         the time zone
   NO_COLOR, TERM=dumb        no colours
   XDG_DATA_HOME, XDG_CONFIG_HOME, XDG_STATE_HOME, XDG_CACHE_HOME
@@ -118,7 +118,7 @@ A policy's hooks and target programs get more: docs/formats/policy.md.
 """,
     ),
     "excludes": (
-        "patterns for what is left out",
+        "patterns for files that backups omit",
         """\
 A pattern is a line of .gitignore. `dal backup --exclude PATTERN` takes one for
 this time only, `dal volume set NAME --exclude PATTERN` from now on; a file
@@ -130,11 +130,11 @@ this time only, `dal volume set NAME --exclude PATTERN` from now on; a file
   logs/*.gz    in the directory logs at the top
   !keep.tmp    not this one, although a line above says so
 
-`--exclude-caches` leaves out directories that say of themselves that they are
-caches (CACHEDIR.TAG), `--exclude-larger-than 1G` large files, `--nodump` what
-`chattr +d` marks, `--one-file-system` what is mounted within. File systems that
-hold nobody's files (proc, sysfs and their like), the pool itself, and caches of
-this program are left out unasked. Each backup says what it leaves out.
+`--exclude-caches` omits directories with a file CACHEDIR.TAG,
+`--exclude-larger-than 1G` large files, `--nodump` what `chattr +d` marks,
+`--one-file-system` what is mounted within. Pseudo file systems (proc, sysfs
+and the like), the pool itself, and caches of this program are always omitted.
+Each backup says what it omits.
 """,
     ),
 }

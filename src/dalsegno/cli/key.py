@@ -49,7 +49,7 @@ _NO_FILE = {
 
 
 def add_key(parser: Parser) -> None:
-    """Say what `dal key` understands."""
+    """Define the arguments of `dal key`."""
     verbs = parser.add_subparsers(
         dest="verb", required=True, metavar="show|export|import|list|check|passphrase|add|remove|rotate|signers"
     )
@@ -65,16 +65,16 @@ def add_key(parser: Parser) -> None:
         action="store_true",
         help="a key that only writes, through a server: for `dal realm join JOINSTRING --key FILE`",
     )
-    export.add_argument("--paper", action="store_true", help="four lines to print, which are typed again in need")
+    export.add_argument("--paper", action="store_true", help="four lines to print, and to type again when needed")
     export.set_defaults(run=_export)
     words = "make a copy of the key, or what was typed from a paper, your key of the pool"
     take = verbs.add_parser("import", help=words, epilog="example: dal key import /media/usb/pool.key")
-    take.add_argument("file", metavar="FILE|-", help="the copy; - reads what is typed or piped")
+    take.add_argument("file", metavar="FILE|-", help="the copy; - reads standard input")
     take.set_defaults(run=_import)
     words = "list this user's key files: which pool, on which machine, since when"
     verbs.add_parser("list", help=words, epilog="example: dal key list").set_defaults(run=_list)
     check = verbs.add_parser(
-        "check", help="tell whether key files open the pool", epilog="example: dal key check /media/usb/pool.key"
+        "check", help="check whether key files open the pool", epilog="example: dal key check /media/usb/pool.key"
     )
     check.add_argument("files", nargs="*", metavar="FILE", help="default: the key in use, and the copies known here")
     check.set_defaults(run=_check)

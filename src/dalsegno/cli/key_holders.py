@@ -29,14 +29,14 @@ def add_holder_verbs(verbs: Any) -> None:
     """Say what these verbs understand."""
     words = "change a passphrase of the pool"
     change = verbs.add_parser("passphrase", help=words, epilog="example: dal key passphrase")
-    change.add_argument("name", nargs="?", metavar="NAME", help="whose (default: the one that opens the pool)")
+    change.add_argument("name", nargs="?", metavar="NAME", help="the holder (default: the one that opened the pool)")
     change.set_defaults(run=_passphrase)
     words = "let a passphrase, or a private key of age or ssh, open the pool as well"
     add = verbs.add_parser("add", help=words, epilog="example: dal key add --recipient ~/.ssh/id_ed25519.pub")
     what = add.add_mutually_exclusive_group(required=True)
-    what.add_argument("--passphrase", action="store_true", help="a passphrase, which is asked for")
+    what.add_argument("--passphrase", action="store_true", help="a passphrase; the command asks for it")
     what.add_argument("--recipient", metavar="KEY", help="a public key, age1... or ssh-ed25519 ..., or a file with one")
-    add.add_argument("--name", metavar="NAME", help="how it is called here (default: from what it is)")
+    add.add_argument("--name", metavar="NAME", help="its name here (default: from its kind)")
     add.set_defaults(run=_add)
     words = "let a passphrase or a private key open the pool no more"
     remove = verbs.add_parser("remove", help=words, epilog="example: dal key remove anna@laptop")

@@ -29,7 +29,7 @@ def add_rotate(verbs: Any) -> None:
     rotate.add_argument(
         "--to",
         metavar="FILE",
-        help="a copy of the new key of another pool of the realm (`dal key export` there): go on with that one",
+        help="use the new key of another pool of the realm: a copy of it (`dal key export` there)",
     )
     rotate.set_defaults(run=_rotate)
 

@@ -21,7 +21,7 @@ def add_signer_verbs(verbs: Any) -> None:
     trust = verbs.add_parser(
         "trust-signer", help=words, epilog="example: dal key trust-signer anna 'ssh-ed25519 AAAAC3NzaC1lZDI1...'"
     )
-    trust.add_argument("name", metavar="NAME", help="how the signer is called here")
+    trust.add_argument("name", metavar="NAME", help="the signer's name here")
     trust.add_argument("key", metavar="KEY", help="`ssh-ed25519 ...`, as `dal key signers` prints it there, or a file")
     trust.set_defaults(run=_trust)
     words = "know a signer no more"

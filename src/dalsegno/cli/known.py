@@ -14,7 +14,7 @@ from dalsegno.terms.times import format_time, show_time
 
 
 def add_pool(parser: Parser) -> None:
-    """Say what `dal pool` understands."""
+    """Define the arguments of `dal pool`."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="show|trust")
     words = "show which pool is here, what was seen here before, and what differs"
     verbs.add_parser("show", help=words, epilog="example: dal pool show").set_defaults(run=_show)

@@ -25,14 +25,16 @@ LISTED_MAX = 100
 
 
 def add_merge(parser: Parser) -> None:
-    """Say what `dal merge` understands."""
+    """Define the arguments of `dal merge`."""
     parser.add_argument("-o", "--output", required=True, metavar="OUT|-")
-    parser.add_argument("dumps", nargs="+", metavar="DUMP", help="a full dump or an increment, then what continues it")
+    parser.add_argument(
+        "dumps", nargs="+", metavar="DUMP", help="a full dump or an increment, then the increments that continue it"
+    )
     parser.set_defaults(run=_merge)
 
 
 def add_inspect(parser: Parser) -> None:
-    """Say what `dal inspect` understands."""
+    """Define the arguments of `dal inspect`."""
     parser.add_argument("dumps", nargs="+", metavar="DUMP", type=Path)
     parser.set_defaults(run=_inspect)
 
@@ -46,7 +48,7 @@ class _PoolAlone(argparse.Action):
 
 
 def add_verify(parser: Parser) -> None:
-    """Say what `dal verify` understands."""
+    """Define the arguments of `dal verify`."""
     # `--pool` alone means: verify the pool. With a path behind it, that pool (the global option).
     parser.conflict_handler = "resolve"
     parser.add_argument_group("the pool").add_argument(
@@ -58,7 +60,7 @@ def add_verify(parser: Parser) -> None:
         help="check the pool: PATH, or the one that other commands use; beside a DUMP only the key is taken from it",
     )
     parser.add_argument("dumps", nargs="*", metavar="DUMP|-")
-    parser.add_argument("--salvage", metavar="OUT", help="write a dump of all that is whole in a damaged one")
+    parser.add_argument("--salvage", metavar="OUT", help="write a dump of everything intact in a damaged one")
     parser.set_defaults(run=_verify)
 
 

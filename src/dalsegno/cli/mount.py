@@ -34,17 +34,19 @@ HOLDERS_SHOWN_MAX = 3
 
 
 def add_mount(parser: Parser) -> None:
-    """Say what `dal mount` understands."""
+    """Define the arguments of `dal mount`."""
     parser.add_argument("what", nargs="?", metavar="ADDRESS|DUMPS", help="what to show; DUMPS: FULL.dump+INCR.dump...")
     parser.add_argument("directory", nargs="?", type=Path, metavar="DIR", help="where to show it")
     parser.add_argument("--all", action="store_true", help="show all volumes: DIR/VOLUME/CLONE/...")
     parser.add_argument("--list", action="store_true", help="list what is mounted")
-    parser.add_argument("--foreground", action="store_true", help="stay, and end with the mount")
-    parser.add_argument("--read-only", action="store_true", help="refuse writing, also to a native volume")
-    parser.add_argument("--allow-other", action="store_true", help="let other users in, by the files' own rights")
+    parser.add_argument("--foreground", action="store_true", help="stay in the foreground until it is unmounted")
+    parser.add_argument("--read-only", action="store_true", help="refuse writes, also to a native volume")
+    parser.add_argument(
+        "--allow-other", action="store_true", help="let other users in, subject to the files' permissions"
+    )
     parser.add_argument("--as-user", action="store_true", help="show every file as your own, for reading")
-    parser.add_argument("--devices", action="store_true", help="let devices and set-id bits mean something (root)")
-    parser.add_argument("--follow", action="store_true", help="let mount points in dumps lead to volumes of your pool")
+    parser.add_argument("--devices", action="store_true", help="make devices and set-id bits effective (root)")
+    parser.add_argument("--follow", action="store_true", help="let mount points in dumps refer to volumes of your pool")
     add_trust(
         parser,
         untrusted="show all as your own, without set-id bits, devices, security.* and trusted.* attributes (as "
@@ -57,21 +59,21 @@ def add_mount(parser: Parser) -> None:
 
 
 def add_umount(parser: Parser) -> None:
-    """Say what `dal umount` understands."""
+    """Define the arguments of `dal umount`."""
     parser.add_argument("directories", nargs="+", metavar="DIR")
-    parser.add_argument("-l", "--lazy", action="store_true", help="also when somebody still works in it")
+    parser.add_argument("-l", "--lazy", action="store_true", help="also while it is in use")
     parser.set_defaults(run=_umount)
 
 
 def add_mkmount(parser: Parser) -> None:
-    """Say what `dal mkmount` understands."""
+    """Define the arguments of `dal mkmount`."""
     parser.add_argument("directory", type=Path, metavar="DIR", help="a new name within a volume mounted for writing")
-    parser.add_argument("address", metavar="VOLUME[@CLONE]", help="what it leads to")
+    parser.add_argument("address", metavar="VOLUME[@CLONE]", help="what it refers to")
     parser.set_defaults(run=_mkmount)
 
 
 def add_rmmount(parser: Parser) -> None:
-    """Say what `dal rmmount` understands."""
+    """Define the arguments of `dal rmmount`."""
     parser.add_argument("directories", nargs="+", type=Path, metavar="DIR")
     parser.set_defaults(run=_rmmount)
 

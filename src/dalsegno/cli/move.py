@@ -13,10 +13,10 @@ from dalsegno.terms.sizes import format_size
 
 
 def add_move(parser: Parser) -> None:
-    """Say what `dal move` understands."""
+    """Define the arguments of `dal move`."""
     parser.add_argument("volume", metavar="VOLUME")
-    parser.add_argument("source", metavar="FROM", help="the server that holds it")
-    parser.add_argument("target", metavar="TO", help="the server that is to hold it")
+    parser.add_argument("source", metavar="FROM", help="the server to move it from")
+    parser.add_argument("target", metavar="TO", help="the server to move it to")
     parser.set_defaults(run=_move)
 
 

@@ -27,10 +27,10 @@ SHOWN_MAX = 10
 
 
 def add_plan(parser: Parser) -> None:
-    """Say what `dal plan` understands."""
+    """Define the arguments of `dal plan`."""
     add_policy(parser)
-    parser.add_argument("--days", type=int, default=30, metavar="N", help="how many days, beginning today (30)")
-    parser.add_argument("--check", action="store_true", help="only look for mistakes in the policy, and show all")
+    parser.add_argument("--days", type=int, default=30, metavar="N", help="how many days, from today (30)")
+    parser.add_argument("--check", action="store_true", help="only check the policy, and list all mistakes")
     parser.set_defaults(run=_plan)
 
 

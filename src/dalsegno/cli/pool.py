@@ -22,29 +22,33 @@ FREE_BYTES_MIN = 1 * GIB
 
 
 def add_init(parser: Parser) -> None:
-    """Say what `dal init` understands."""
+    """Define the arguments of `dal init`."""
     parser.add_argument("path", nargs="?", metavar="POOL", help="default: --pool, DAL_POOL, or your own")
     parser.add_argument("--encryption", choices=ENCRYPTIONS, default="keyfile")
-    parser.add_argument("--join", type=Path, metavar="FILE", help="an exported key: read the dumps of that key's pool")
+    parser.add_argument(
+        "--join", type=Path, metavar="FILE", help="create it with an exported key, to read that pool's dumps"
+    )
     parser.set_defaults(run=_init)
 
 
 def add_gc(parser: Parser) -> None:
-    """Say what `dal gc` understands."""
+    """Define the arguments of `dal gc`."""
     parser.add_argument(
         "--grace",
         default="24h",
         metavar="TIME",
-        help="how long a dead pack waits (default 24h; 0: not at all, while nobody writes)",
+        help="how long a condemned pack is kept (default 24h; 0: not at all, while no other process writes)",
     )
-    parser.add_argument("--for", dest="budget", metavar="TIME", help="stop after about so long, for example 30m")
-    parser.add_argument("-n", "--dry-run", action="store_true", help="only tell what would be done")
+    parser.add_argument("--for", dest="budget", metavar="TIME", help="stop after about TIME, for example 30m")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only show what would be done")
     parser.set_defaults(run=_gc)
 
 
 def add_stats(parser: Parser) -> None:
-    """Say what `dal stats` understands."""
-    parser.add_argument("volumes", nargs="*", metavar="VOLUME", help="what these take, and what each takes alone")
+    """Define the arguments of `dal stats`."""
+    parser.add_argument(
+        "volumes", nargs="*", metavar="VOLUME", help="show their size, and the space that each uses alone"
+    )
     parser.set_defaults(run=_stats)
 
 

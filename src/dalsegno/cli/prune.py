@@ -37,16 +37,16 @@ _KEPT = {
 
 
 def add_prune(parser: Parser) -> None:
-    """Say what `dal prune` understands."""
+    """Define the arguments of `dal prune`."""
     add_policy(parser)
-    parser.add_argument("volumes", nargs="*", metavar="VOLUME", help="thin out their clones by --keep rules")
-    parser.add_argument("-n", "--dry-run", action="store_true", help="only show what would go")
-    parser.add_argument("--wait", action="store_true", help="wait for another coordinator instead of ending")
+    parser.add_argument("volumes", nargs="*", metavar="VOLUME", help="remove their clones by --keep rules")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only show what would be removed")
+    parser.add_argument("--wait", action="store_true", help="wait for another coordinator instead of failing")
     rules = parser.add_argument_group("rules for VOLUME, whatever a policy says: a clone stays when any keeps it")
     for name, text in KEEP_COUNTS.items():
         rules.add_argument(f"--keep-{name}", type=count, default=0, metavar="N", help=text)
-    rules.add_argument("--keep-within", metavar="TIME", help="what is at most so much older than the newest: 30d")
-    rules.add_argument("--named", action="store_true", help="also clones that a person named; else all of these stay")
+    rules.add_argument("--keep-within", metavar="TIME", help="keep what is at most TIME older than the newest: 30d")
+    rules.add_argument("--named", action="store_true", help="also clones named by a user; otherwise they are kept")
     parser.set_defaults(run=_prune)
 
 

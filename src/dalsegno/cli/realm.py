@@ -66,15 +66,15 @@ from dalsegno.world.clock import now_ns, ticks_ns
 
 
 def add_realm(parser: Parser) -> None:
-    """Say what `dal realm` understands."""
+    """Define the arguments of `dal realm`."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="init|join|status|trust|leave|remove-server")
-    init = verbs.add_parser("init", help="make a realm of which this pool's server is the first", epilog=_INIT_EXAMPLE)
+    init = verbs.add_parser("init", help="create a realm with this pool's server as the first", epilog=_INIT_EXAMPLE)
     init.add_argument("--db", required=True, metavar="URL", help="sqlite:////PATH, or postgresql://USER@HOST/NAME")
     init.add_argument("--name", required=True, metavar="REALM", help="what clients call it")
     init.set_defaults(run=_init)
     join = verbs.add_parser("join", help="become a client of a realm", epilog="example: dal realm join 'dal://...'")
     join.add_argument("join", metavar="JOINSTRING", help="from `dal token add` on a server; - reads standard input")
-    join.add_argument("--name", metavar="REALM", help="what to call it here (default: its own name)")
+    join.add_argument("--name", metavar="REALM", help="its name here (default: its own name)")
     size = format_size(CACHE_BYTES_MAX_DEFAULT)
     join.add_argument("--cache", metavar="SIZE", help=f"what may be kept here of what servers have (default: {size})")
     join.set_defaults(run=_join)
@@ -88,10 +88,10 @@ def add_realm(parser: Parser) -> None:
     trust.set_defaults(run=_trust)
     leave = verbs.add_parser("leave", help="forget a realm here", epilog="example: dal realm leave site")
     leave.add_argument("name", metavar="REALM")
-    leave.add_argument("--force", action="store_true", help="also when commits wait here that no server has")
+    leave.add_argument("--force", action="store_true", help="even if commits wait here that no server has")
     leave.set_defaults(run=_leave)
     remove = verbs.add_parser(
-        "remove-server", help="forget a server that is gone", epilog="example: dal realm remove-server s3"
+        "remove-server", help="remove a server from the directory", epilog="example: dal realm remove-server s3"
     )
     remove.add_argument("server", metavar="SERVER")
     remove.set_defaults(run=_remove_server)

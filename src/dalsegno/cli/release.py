@@ -18,11 +18,13 @@ _SAYS = {RELEASED: "shows it now", ALREADY: "showed it already", NEWER: "shows a
 
 
 def add_release(parser: Parser) -> None:
-    """Say what `dal release` understands."""
+    """Define the arguments of `dal release`."""
     parser.add_argument("what", metavar="VOLUME[@CLONE]", help="the state to show; with --pull and --status a VOLUME")
-    parser.add_argument("--to", metavar="SERVER,...", default="", help="only these servers; new ones become sites")
-    parser.add_argument("--pull", action="store_true", help="bring sites that were away the newest release")
-    parser.add_argument("--status", action="store_true", help="only show what each site shows")
+    parser.add_argument(
+        "--to", metavar="SERVER,...", default="", help="only these servers; others become read-only replicas"
+    )
+    parser.add_argument("--pull", action="store_true", help="update read-only replicas that were unreachable")
+    parser.add_argument("--status", action="store_true", help="only list what each replica shows")
     parser.set_defaults(run=_release)
 
 

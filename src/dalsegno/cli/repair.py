@@ -12,9 +12,9 @@ from dalsegno.terms.ids import hex_short
 
 
 def add_repair(parser: Parser) -> None:
-    """Say what `dal repair` understands."""
+    """Define the arguments of `dal repair`."""
     parser.add_argument("address", metavar="VOLUME[:/PATH]")
-    parser.add_argument("--keep", metavar="SIDE|FILE", help="the side, or a file here, that takes the place of all")
+    parser.add_argument("--keep", metavar="SIDE|FILE", help="the side, or a local file, that replaces all sides")
     parser.set_defaults(run=_repair)
 
 

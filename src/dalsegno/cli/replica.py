@@ -27,20 +27,20 @@ from dalsegno.world.clock import now_ns
 
 
 def add_replica(parser: Parser) -> None:
-    """Say what `dal replica` understands."""
+    """Define the arguments of `dal replica`."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="add|remove|list|check|repair|resolve")
-    add = verbs.add_parser("add", help="make one more server a writer", epilog="example: dal replica add home s4")
+    add = verbs.add_parser("add", help="add a writer", epilog="example: dal replica add home s4")
     add.add_argument("volume", metavar="VOLUME")
     add.add_argument("server", metavar="SERVER")
-    add.add_argument("--clones", default="", metavar="PATTERN[@lastN],...", help="keep only these clones there")
-    add.add_argument("--seed", metavar="DUMPS|DIR", help="fill it first from FULL.dump+INCR.dump... carried by hand")
+    add.add_argument("--clones", default="", metavar="PATTERN[@lastN],...", help="hold only these clones there")
+    add.add_argument("--seed", metavar="DUMPS|DIR", help="fill it first from FULL.dump+INCR.dump... carried there")
     add.set_defaults(run=_add)
     remove = verbs.add_parser(
-        "remove", help="take a writer or a standby out", epilog="example: dal replica remove home s2"
+        "remove", help="remove a writer or a standby", epilog="example: dal replica remove home s2"
     )
     remove.add_argument("volume", metavar="VOLUME")
     remove.add_argument("server", metavar="SERVER")
-    remove.add_argument("--force", action="store_true", help="also when it does not answer: what only it has is lost")
+    remove.add_argument("--force", action="store_true", help="even if it is unreachable: what only it has is lost")
     remove.set_defaults(run=_remove)
     shown = verbs.add_parser("list", help="show a volume's servers", epilog="example: dal replica list home")
     shown.add_argument("volume", metavar="VOLUME")
@@ -53,13 +53,13 @@ def add_replica(parser: Parser) -> None:
     check.set_defaults(run=_check)
     repair = verbs.add_parser(
         "repair",
-        help="give back to servers what they have lost, from the others",
+        help="restore what servers have lost from the others",
         epilog="example: dal replica repair home",
     )
     repair.add_argument("volumes", nargs="*", metavar="VOLUME", help="(default: all replicated ones)")
     repair.set_defaults(run=_repair)
     resolve = verbs.add_parser(
-        "resolve", help="bring the replicas together, merging what diverged", epilog="example: dal replica resolve home"
+        "resolve", help="bring replicas to one head; merge what diverged", epilog="example: dal replica resolve home"
     )
     resolve.add_argument("volumes", nargs="*", metavar="VOLUME", help="(default: all replicated ones)")
     resolve.set_defaults(run=_resolve)

@@ -31,38 +31,40 @@ LISTED_MAX = 100
 
 
 def add_restore(parser: Parser) -> None:
-    """Say what `dal restore` understands."""
+    """Define the arguments of `dal restore`."""
     parser.add_argument("what", nargs="*", metavar="ADDRESS|DUMPS", help="DUMPS: FULL.dump+INCR.dump... or a list")
     parser.add_argument(
-        "-t", "--to", "--target", type=Path, metavar="DIR", help="write files there; only what differs is written"
+        "-t", "--to", "--target", type=Path, metavar="DIR", help="write files there, only those that differ"
     )
-    parser.add_argument("--volume", metavar="NAME", help="make a living volume of dumps instead")
+    parser.add_argument("--volume", metavar="NAME", help="make a volume from dumps instead")
     parser.add_argument(
         "--server", action="append", default=[], metavar="S,...", help="with --volume: on these servers"
     )
-    parser.add_argument("--rule", choices=("any", "majority"), help="with --server: how many acknowledge a commit")
+    parser.add_argument("--rule", choices=("any", "majority"), help="with --server: how many must have a commit")
     parser.add_argument("--path", action="append", default=[], metavar="P", help="only this file or directory")
     parser.add_argument(
         "--delete",
         action="store_true",
-        help="remove what is in DIR and not in the backup; what the backup left out or could not read stays",
+        help="remove files of DIR that are not in the backup; what the backup omitted or could not read stays",
     )
-    parser.add_argument("--delete-excluded", action="store_true", help="the same, and what the backup left out, too")
-    parser.add_argument("--yes", action="store_true", help="with --delete and --to /: yes, below /")
-    parser.add_argument("--compare", action="store_true", help="read files that look equal; else size and time tell")
-    parser.add_argument("-n", "--dry-run", action="store_true", help="only tell what would be done")
-    parser.add_argument("--cross-file-systems", action="store_true", help="restore into what is mounted below DIR, too")
-    parser.add_argument("--any-size", action="store_true", help="begin although there seems to be no room for it")
+    parser.add_argument("--delete-excluded", action="store_true", help="the same, including what the backup omitted")
+    parser.add_argument("--yes", action="store_true", help="confirm --delete with --to /")
+    parser.add_argument("--compare", action="store_true", help="compare file contents, not only size and time")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only show what would be done")
+    parser.add_argument(
+        "--cross-file-systems", action="store_true", help="also restore into file systems mounted below DIR"
+    )
+    parser.add_argument("--any-size", action="store_true", help="start even if there seems to be insufficient space")
     add_trust(
         parser,
         untrusted="no set-id bits, devices, security.* and trusted.* attributes, locks; everything belongs to you "
         "(what a dump of a volume that the pool does not know, or for readers, gets without a word)",
         trusted="all that is in it",
     )
-    parser.add_argument("--owners", default="name", metavar="name|number|map:FILE", help="whose the files become")
-    parser.add_argument("--site", action="store_true", help="everything: pool, volumes and catalog, from the media")
+    parser.add_argument("--owners", default="name", metavar="name|number|map:FILE", help="the owners of restored files")
+    parser.add_argument("--site", action="store_true", help="restore pool, volumes and catalog from the media")
     parser.add_argument("--media", action="append", default=[], metavar="DIR", help="with --site: where a medium is")
-    parser.add_argument("--state", type=Path, metavar="DIR", help="with --site and no policy: where the catalog goes")
+    parser.add_argument("--state", type=Path, metavar="DIR", help="with --site and no policy: the catalog's directory")
     parser.add_argument("--policy", metavar="FILE", help=f"to find dumps, too: {POLICY_HELP}")
     parser.set_defaults(run=_restore)
 

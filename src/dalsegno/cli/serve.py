@@ -46,7 +46,7 @@ STOP_SECONDS = 20
 
 
 def add_serve(parser: Parser) -> None:
-    """Say what `dal serve` understands."""
+    """Define the arguments of `dal serve`."""
     parser.add_argument("--listen", default=LISTEN, metavar="HOST:PORT", help=f"default {LISTEN}; port 0: any free one")
     parser.add_argument(
         "--name", metavar="NAME", help="the server's name in its realm (default: as before, or the host's)"
@@ -56,7 +56,9 @@ def add_serve(parser: Parser) -> None:
     parser.add_argument("--tls", choices=["self-signed"], help="the default: a certificate of its own, to be pinned")
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="a certificate (with its chain), as PEM")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its key")
-    parser.add_argument("--no-tls", action="store_true", help="insecure: tokens and the realm's key go in the open")
+    parser.add_argument(
+        "--no-tls", action="store_true", help="insecure: tokens and the realm's key are sent unencrypted"
+    )
     parser.add_argument(
         "--export-cert",
         type=Path,
@@ -66,14 +68,14 @@ def add_serve(parser: Parser) -> None:
     parser.add_argument(
         "--new-identity",
         action="store_true",
-        help="with another key of its own: another certificate to be pinned; its tokens stay, if the old key is there",
+        help="make a new server key, and with it a new certificate to pin; tokens stay valid if the old key is there",
     )
     parser.add_argument(
         "--dumps-max",
         metavar="SIZE",
-        help="of dumps sent with one token and not loaded (default 64GiB; none for who administers all)",
+        help="dumps sent with one token and not yet loaded (default 64GiB; a token that administers all has no limit)",
     )
-    parser.add_argument("--rate", type=_rate, metavar="N", help="requests a second for one token (default 5000)")
+    parser.add_argument("--rate", type=_rate, metavar="N", help="requests per second and token (default 5000)")
     parser.add_argument(
         "--stop-seconds", type=_seconds, default=STOP_SECONDS, metavar="N", help="how long a stop waits for requests"
     )
@@ -84,21 +86,21 @@ _TOKEN_EXAMPLE = "example: dal token add --right read --right append --volume 'l
 
 
 def add_token(parser: Parser) -> None:
-    """Say what `dal token` understands."""
+    """Define the arguments of `dal token`."""
     commands = parser.add_subparsers(dest="what", required=True, metavar=f"add|list|revoke|{MAKER_VERBS}")
-    add = commands.add_parser("add", help="make a token; it is shown this once", epilog=_TOKEN_EXAMPLE)
-    add.add_argument("--right", action="append", required=True, choices=RIGHTS, help="again for more rights")
+    add = commands.add_parser("add", help="create a token; it is shown only once", epilog=_TOKEN_EXAMPLE)
+    add.add_argument("--right", action="append", required=True, choices=RIGHTS, help="repeatable")
     add.add_argument(
         "--volume", action="append", metavar="PATTERN", help="volumes it is for, like 'home*' (default: all)"
     )
-    add.add_argument("--expires", metavar="TIME", help="when it ends, by itself, for example 30d (default: never)")
-    add.add_argument("--note", default="", metavar="TEXT", help="for whom it is")
+    add.add_argument("--expires", metavar="TIME", help="when it expires, for example 30d (default: never)")
+    add.add_argument("--note", default="", metavar="TEXT", help="a note, such as the user's name")
     add.set_defaults(run=_token_add)
-    show = commands.add_parser(
-        "list", help="show the tokens, without what proves them", epilog="example: dal token list"
-    )
+    show = commands.add_parser("list", help="list the tokens, without their secrets", epilog="example: dal token list")
     show.set_defaults(run=_token_list)
-    revoke = commands.add_parser("revoke", help="end a token at once", epilog="example: dal token revoke 4f0c21aa")
+    revoke = commands.add_parser(
+        "revoke", help="revoke a token immediately", epilog="example: dal token revoke 4f0c21aa"
+    )
     revoke.add_argument("ids", nargs="+", metavar="ID")
     revoke.set_defaults(run=_token_revoke)
     add_maker_verbs(commands)

@@ -14,12 +14,17 @@ from dalsegno.terms.errors import BadInput
 
 
 def add_status(parser: Parser) -> None:
-    """Say what `dal status` understands."""
+    """Define the arguments of `dal status`."""
     parser.add_argument("--policy", metavar="FILE", help=POLICY_HELP)
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="NAME", help="only this set")
-    parser.add_argument("--check", action="store_true", help="one line and exit code 0, 1, 2 or 3, for Nagios and kin")
     parser.add_argument(
-        "--max-age", default="2d", metavar="TIME", help="without a policy: a directory not backed up so long warns (2d)"
+        "--check", action="store_true", help="print one line, exit with 0, 1, 2 or 3, as Nagios expects"
+    )
+    parser.add_argument(
+        "--max-age",
+        default="2d",
+        metavar="TIME",
+        help="without a policy: warn of directories whose last backup is older (2d)",
     )
     parser.add_argument("--prometheus", type=Path, metavar="FILE", help="write metrics there, for a textfile collector")
     parser.set_defaults(run=_status)

@@ -27,55 +27,57 @@ from dalsegno.volumes.state import DumpRecord, VolumeState
 
 
 def add_volume(parser: Parser) -> None:
-    """Say what `dal volume` understands."""
+    """Define the arguments of `dal volume`."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="create|set|list|show|rename|remove|reopen")
     create = verbs.add_parser("create", help="make a volume", epilog="example: dal volume create home --source /home")
     create.add_argument("name", metavar="NAME")
-    create.add_argument("--source", type=Path, metavar="DIR", help="the host directory that it follows")
-    create.add_argument("--replicas", metavar="SERVER,...", help="make it on these servers of a realm")
-    create.add_argument("--rule", choices=("any", "majority"), help="with --replicas: how many acknowledge a commit")
+    create.add_argument("--source", type=Path, metavar="DIR", help="the host directory to follow")
+    create.add_argument("--replicas", metavar="SERVER,...", help="create it on these servers of a realm")
+    create.add_argument("--rule", choices=("any", "majority"), help="with --replicas: how many must have a commit")
     add_rules(create, "what its backups leave out, from now on")
     create.set_defaults(run=_create)
     change = verbs.add_parser(
         "set",
-        help="change what it follows, what its backups leave out, and whether states must be signed",
+        help="change its source, its excludes, and whether states must be signed",
         epilog="example: dal volume set home --exclude '*.tmp' --exclude-caches",
     )
     change.add_argument("name", metavar="VOLUME")
-    change.add_argument("--source", metavar="DIR", help="the host directory that it follows; `none` ends that")
+    change.add_argument("--source", metavar="DIR", help="the host directory to follow; `none`: stop following")
     add_rules(change, "what its backups leave out, from now on")
-    change.add_argument("--remove-exclude", action="append", default=[], metavar="PATTERN", help="end this --exclude")
-    change.add_argument("--clear-excludes", action="store_true", help="end each --exclude")
+    change.add_argument(
+        "--remove-exclude", action="append", default=[], metavar="PATTERN", help="remove this --exclude"
+    )
+    change.add_argument("--clear-excludes", action="store_true", help="remove every --exclude")
     change.add_argument(
         "--signed",
         choices=("required", "optional"),
-        help="take only states that are signed by signers who are known (`dal key signers`)",
+        help="accept only states signed by known signers (`dal key signers`)",
     )
     change.set_defaults(run=_set)
     verbs.add_parser("list", help="list all volumes", epilog="example: dal volume list").set_defaults(run=_list)
     shown = verbs.add_parser("show", help="show one volume", epilog="example: dal volume show home")
     shown.add_argument("name", metavar="VOLUME")
     shown.set_defaults(run=_show)
-    rename = verbs.add_parser("rename", help="give another name", epilog="example: dal volume rename home homes")
+    rename = verbs.add_parser("rename", help="rename a volume", epilog="example: dal volume rename home homes")
     rename.add_argument("name", metavar="VOLUME")
     rename.add_argument("new_name", metavar="NEW-NAME")
     rename.set_defaults(run=_rename)
     mend = verbs.add_parser(
-        "mend", help="make a damaged list of clones anew from what can be read", epilog="example: dal volume mend home"
+        "mend", help="rebuild a damaged list of clones from what can be read", epilog="example: dal volume mend home"
     )
     mend.add_argument("name", metavar="VOLUME")
-    mend.add_argument("--yes", action="store_true", help="do it although some cannot be read: let go of them")
+    mend.add_argument("--yes", action="store_true", help="confirm that unreadable clones are dropped")
     mend.set_defaults(run=_mend)
     remove = verbs.add_parser("remove", help="forget a volume", epilog="example: dal volume remove home --yes")
     remove.add_argument("name", metavar="VOLUME")
-    remove.add_argument("--yes", action="store_true", help="do it although it has clones")
+    remove.add_argument("--yes", action="store_true", help="confirm that its clones are removed")
     remove.set_defaults(run=_remove)
     again = verbs.add_parser(
         "reopen",
-        help="take commits again after a state that is dated in the future",
+        help="accept commits again after a state dated in the future",
         epilog="example: dal volume reopen home",
     )
-    again.add_argument("name", metavar="VOLUME[@CLONE]", help="with a clone: go on with its files, not the newest ones")
+    again.add_argument("name", metavar="VOLUME[@CLONE]", help="with a clone: continue with its files, not the newest")
     again.set_defaults(run=_reopen)
 
 

@@ -9,7 +9,7 @@
       Refused       4   it would be wrong (lineage, realm, not empty, outside the target)
         Moved       4   the volume is on another server now: ask there
         Unsigned    4   the volume takes only states that known signers signed
-      BadInput      2   the words were wrong
+      BadInput      2   wrong arguments
       Damaged       5   the bytes are not those that were written
       TooNew        4   written by a newer version than this one reads
       NoAccess      8   key, passphrase or rights
