@@ -405,6 +405,7 @@ def blocks_of(data: bytes) -> tuple[bytes, list[bytes], bytes]:
 
 
 def test_spliced_reordered_and_repeated_blocks_are_found(user: User) -> None:
+    """Commands say where. That blocks which are of one size are told apart, too: dumps/test_dumps.py."""
     first, second = ((user.home / name).read_bytes() for name in ("d0.dump", "d1.dump"))
     head, blocks, footer = blocks_of(first)
     _, foreign, _ = blocks_of(second)
@@ -907,7 +908,10 @@ def test_a_directory_swapped_for_a_symlink_while_it_is_backed_up_leads_nowhere(t
 
 
 def test_names_planted_where_a_restore_writes_are_replaced_not_followed(user: User) -> None:
-    """Whatever stands at a name: a FIFO with no reader, a socket, a device, a link to a file, a directory."""
+    """Whatever stands at a name: a FIFO with no reader, a socket, a device, a link to a file, a directory.
+
+    What is put at the names of half files while they are written: host/test_restore_half_files.py.
+    """
     outside = user.home / "outside"
     outside.write_text("precious")
     for number, plant in enumerate(

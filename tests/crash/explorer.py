@@ -24,6 +24,8 @@ NOT_THERE = (4, 6)
 
 ALREADY_THERE = 4
 """How a command ends that would make what is there."""
+THERE = (" exists already", "there is a holder ")
+"""What it says."""
 
 
 def fingerprint(root: Path) -> str:
@@ -349,7 +351,7 @@ class Explorer:
         made = under_way.heard(ran.log)
         if ran.codes == [0]:
             made = second.keeps(self, promise).heard(ran.log)
-        elif done is not None and ran.codes == [ALREADY_THERE] and " exists already" in ran.done[0][1]:
+        elif done is not None and ran.codes == [ALREADY_THERE] and any(text in ran.done[0][1] for text in THERE):
             made = replace(done, gone=frozenset()).heard(ran.log)
         elif not self.is_excused(ran) and not (lacks and ran.codes[0] in NOT_THERE):
             self.note(how, f"then {second.name}: exit {ran.codes[0]}: {ran.done[0][1][-500:]}")

@@ -187,13 +187,30 @@ def test_every_truncation_is_refused_with_the_offset(bench):
             verify_stream(io.BytesIO(data[:length]), REALM)
 
 
-def test_spliced_and_reordered_blocks_are_refused(bench):
-    one = bench.dump({b"a": big(1, 300)}, 0, "one").read_bytes()
-    two = bench.dump({b"a": big(2, 300)}, 0, "two", record=False).read_bytes()
-    if len(one) == len(two):
-        for cut in range(64, len(one), 37):
-            with pytest.raises(DalError):
-                verify_stream(io.BytesIO(one[:cut] + two[cut:]), REALM)
+def test_a_block_opens_at_its_own_place_alone(bench):
+    """The kind of fault: what is whole in one place is whole in another; here the block itself says that it is not."""
+    one = bench.dump({b"a": big(1, 300), b"b": big(3, 900_000)}, 0, "one").read_bytes()
+    two = bench.dump({b"a": big(2, 300), b"b": big(4, 900_000)}, 0, "two", record=False).read_bytes()
+    (head, blocks, footer), (_, foreign, _) = cut_blocks(one), cut_blocks(two)
+    assert len(blocks) >= 4
+    verify_stream(io.BytesIO(head + b"".join(blocks) + footer), REALM)
+    for number in range(len(blocks)):
+        for other in [*blocks[:number], *blocks[number + 1 :], *foreign]:
+            lie = [*blocks[:number], other, *blocks[number + 1 :]]
+            at = len(head) + sum(map(len, blocks[:number]))
+            with pytest.raises(Damaged, match=rf"block {number} damaged at offset {at}$"):
+                verify_stream(io.BytesIO(head + b"".join(lie) + footer), REALM)
+
+
+def cut_blocks(data):
+    """Cut a pack into its front, its blocks as they are stored, and its footer."""
+    at = 16 + int.from_bytes(data[12:16], "little") + 16
+    front, blocks = data[:at], []
+    while at < len(data) - 56:
+        end = at + 4 + int.from_bytes(data[at : at + 4], "little")
+        blocks.append(data[at:end])
+        at = end
+    return front, blocks, data[at:]
 
 
 def test_random_bytes_never_hang_a_reader(bench):

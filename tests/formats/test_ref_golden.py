@@ -144,6 +144,13 @@ def test_a_ref_of_another_pool_of_the_realm_or_of_another_name_is_refused(pool, 
         put(other, "ref-v2.volume")
         with pytest.raises(Damaged, match="another pool"):
             other.get_ref(REF)
+        # Of today, as its own pool opens it.
+        name = REF[:-1] + "1"
+        assert pool.swap_ref(name, None, b"value") and pool.get_ref(name) == b"value"
+        for elsewhere, put_at in ((pool, REF[:-1] + "2"), (other, name)):
+            ref_path(elsewhere, put_at).write_bytes(ref_path(pool, name).read_bytes())
+            with pytest.raises(Damaged, match="another pool"):
+                elsewhere.get_ref(put_at)
 
 
 def test_a_state_of_a_later_version_is_told_from_a_damaged_one():

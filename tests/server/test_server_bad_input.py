@@ -523,6 +523,8 @@ def test_one_address_and_one_token_leave_room_for_others(tmp_path: Path) -> None
 def test_secrets_are_in_no_log_and_no_file(served: Served) -> None:
     secret = served.token.rpartition("_")[2]
     ask(served.server, "GET", f"/v1/states?token={served.token}", token=served.token)
+    ask(served.server, "GET", f"/v1/volumes/{served.token}/state", token=served.token)
+    ask(served.server, "GET", f"/{served.token}")
     served.server.site(served.token).key()
     text = served.server.log_path.read_text()
     assert secret not in text
