@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from sqlalchemy import create_engine
 from sqlalchemy import text as sql
 
@@ -282,3 +284,26 @@ def test_a_server_with_a_new_identity_keeps_what_it_made_and_signs_anew(world: W
     stolen, stolen_text = made(ADMINISTER)
     world.write(sign_token(stolen, before, realm_id=REALM.realm_id))
     assert opens(world.registered("s1"), stolen_text) is None, "whoever has the old key makes no more tokens for it"
+
+
+def test_the_signature_is_what_the_page_of_the_directory_says() -> None:
+    key = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+    token = Token(
+        id="0123456789abcdef",
+        digest=bytes(32),
+        rights=[READ, WRITE],
+        volumes=["home*"],
+        note="ada",
+        created_ns=1,
+        expires_ns=2,
+    )
+    signed = sign_token(token, key, realm_id=bytes(16))
+    said = [token.id, bytes(32), ["read", "write"], ["home*"], "ada", 1, 2, False]
+    data = b"dalsegno token signature 1\0" + bytes(16) + msgspec.msgpack.encode(said)
+    Ed25519PublicKey.from_public_bytes(signed.signature[:32]).verify(signed.signature[32:], data)
+    assert (
+        sha256(msgspec.msgpack.encode(signed)).hexdigest()
+        == "5e825aba0975df984e1cf445a427bc99a4a5f5248954b183b750bb76cd61312d"
+    )
+    older = msgspec.msgpack.encode({"id": token.id, "digest": bytes(32), "rights": [], "volumes": [], "created_ns": 1})
+    assert msgspec.msgpack.decode(older, type=Token).signature == b""

@@ -15,7 +15,7 @@ from dalsegno.replicas.directory import SqlDirectory
 from dalsegno.replicas.makers import own_key, sign_token
 from dalsegno.replicas.member import TOKEN_NS, read_membership
 from dalsegno.replicas.server_key import open_server_values
-from dalsegno.replicas.tokens import new_token
+from dalsegno.replicas.tokens import ADMINISTER, new_token
 from dalsegno.replicas.view import Placed
 from dalsegno.terms.errors import NoAccess
 from dalsegno.terms.ids import ObjectId
@@ -188,3 +188,23 @@ def wait_for_answer(ask: Callable[[], bytes], *, opens: bool) -> bool:
                 return True
         pause(0.05)
     return False
+
+
+def test_who_writes_to_the_directory_can_pose_as_another_server(realm: Realm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is true today: where servers and volumes are is believed; it gives a role's rights, and no others."""
+    user = realm.users["reader"]
+    monkeypatch.setenv("HOME", str(user.home))
+    (key,) = (user.home / ".config/dalsegno/keys").glob("*.key")
+    token, text = new_token(rights=[ADMINISTER], volumes=["*"], note="server standby", now_ns=now_ns(), peer=True)
+    with Pool.open(user.home / "pool", key_path=key) as pool:
+        membership = read_membership(pool)
+        assert membership is not None
+        with SqlDirectory.open(membership.url, realm_id=pool.realm.realm_id) as directory:
+            directory.add(token)
+    site = realm.servers["writer"].site(text)
+    head = site.state("home").head
+    assert site.advance("home", head).head == head, "it may write where the standby does"
+    for attack in (lambda: site.state("other"), lambda: site.tokens(), lambda: site.remove("home")):
+        with pytest.raises(NoAccess):
+            attack()
+    realm.servers["writer"].site(realm_administrator(realm)).revoke_token(token.id)
