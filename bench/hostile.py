@@ -29,6 +29,7 @@ from dalsegno.formats import objects, pack
 from dalsegno.formats.join import Join, parse_join
 from dalsegno.formats.objects import DirectoryLeaf, Entry, Revision
 from dalsegno.pool.pack_write import PackWriter, new_header
+from dalsegno.replicas.connections import Patience
 from dalsegno.replicas.remote import RemoteSite
 from dalsegno.terms.errors import DalError
 from dalsegno.terms.ids import ObjectId
@@ -264,7 +265,7 @@ class Bench:
         """Return the server as the client asks it."""
         url = f"{'https' if join.tls else 'http'}://{join.host}:{join.port}"
         token = self.tokens["client"]
-        return RemoteSite(url, token, fingerprint=join.fingerprint, answer_seconds=self.patience)
+        return RemoteSite(url, token, fingerprint=join.fingerprint, patience=Patience(answer_seconds=self.patience))
 
     def _make_history(self, join: Join, count: int) -> None:
         site = self.site(join)

@@ -17,7 +17,7 @@ from dalsegno.mount.listing import Kept, LinkCounts, Listings
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.replicas import wire
 from dalsegno.replicas.answers import CHECKS, check
-from dalsegno.replicas.connections import Plain
+from dalsegno.replicas.connections import ConnectionPool, Patience, Plain
 from dalsegno.replicas.profile import Profile
 from dalsegno.replicas.remote import RemoteSite
 from dalsegno.terms.errors import DalError, NotFound
@@ -203,12 +203,15 @@ def records(data: bytes) -> None:
                 list(objects.references(kind, payload))
 
 
-class _Said(RemoteSite):
-    """A client whose connections lead to an answer that is there already."""
+class _Said(ConnectionPool):
+    """Connections that lead to an answer which is there already."""
 
-    said = b""
+    def __init__(self, said: bytes) -> None:
+        super().__init__("127.0.0.1", 1, tls=False, fingerprint="", patience=Patience())
+        self.said = said
+        self.others: list[socket.socket] = []
 
-    def _open(self) -> Any:
+    def open(self) -> Any:
         ours, theirs = socket.socketpair()
         theirs.sendall(self.said)
         theirs.shutdown(socket.SHUT_WR)
@@ -236,13 +239,13 @@ def answer(data: bytes) -> None:
         said = b"HTTP/1.1 %d Said\r\nContent-Length: %d\r\n\r\n" % (status, len(rest)) + rest
     if b" 429" in said[:20]:
         return
-    site = _Said("http://127.0.0.1:1", "token", name="s1")
-    site.said, site.others = said, []
+    site = RemoteSite("http://127.0.0.1:1", "token", name="s1")
+    site.client.connections = connections = _Said(said)
     try:
         found = ASKED[name][0](site)
         if isinstance(found, VolumeState):
             len(found.clones), repr(found)
     finally:
         site.close()
-        for each in site.others:
+        for each in connections.others:
             each.close()

@@ -16,8 +16,10 @@ import pytest
 from dalsegno.formats import messages
 from dalsegno.formats.object_records import encode_records
 from dalsegno.replicas import wire
-from dalsegno.replicas.calls import CALLS, OCTETS
-from dalsegno.replicas.remote import ANSWER_BYTES_MAX, RemoteSite
+from dalsegno.replicas.calls import CALLS
+from dalsegno.replicas.connections import Patience
+from dalsegno.replicas.http_client import ANSWER_BYTES_MAX
+from dalsegno.replicas.remote import RemoteSite
 from dalsegno.replicas.transfer import fetch
 from dalsegno.replicas.view import Placed, RealmView, Server
 from dalsegno.terms.errors import DalError, Damaged, Unavailable
@@ -93,7 +95,7 @@ ASKED: dict[str, tuple[Ask, Any]] = {
     "publish": (lambda site: site.publish(Placed(name="home", id=ID, replicas=REPLICAS)), wire.Done()),
     "forget": (lambda site: site.forget("home"), wire.Done()),
     "remove_server": (lambda site: site.remove_server("s2"), wire.Done()),
-    "failure": (lambda site: site.why_cut("abc", Unavailable("cut")), FAILURE),
+    "failure": (lambda site: site.client.why_cut("abc", Unavailable("cut")), FAILURE),
     "states": (lambda site: site.states(), wire.States(volumes=[STATE])),
     "tokens": (lambda site: site.tokens(), wire.Tokens(tokens=[TOKEN])),
     "add_token": (
@@ -130,7 +132,7 @@ ASKED: dict[str, tuple[Ask, Any]] = {
     "forget_dump": (lambda site: site.forget_dump("home", DUMP), STATE),
     "load": (lambda site: site.load("home", [DUMP]), STATE),
 }
-BYTES_ANSWERED = {call.name for call in CALLS if call.answer == OCTETS}
+BYTES_ANSWERED = {call.name for call in CALLS if call.answer is bytes}
 JSON_ANSWERED = sorted(set(ASKED) - BYTES_ANSWERED)
 SAYS_NOTHING = {name for name, (_, good) in ASKED.items() if isinstance(good, wire.Done)}
 
@@ -331,7 +333,7 @@ def test_an_answer_that_is_none_is_an_error_of_one_line(how: str) -> None:
     for name in sorted(ASKED):
         with Liar() as liar:
             liar.lie = lambda asked, name=name: SAID[how](good_body(name))
-            site = RemoteSite(liar.url, "token", name="s1", answer_seconds=20)
+            site = RemoteSite(liar.url, "token", name="s1", patience=Patience(answer_seconds=20))
             found = ask(site, name)
             site.close()
         assert liar.sent_bytes < 24 * MIB, (name, how)
@@ -398,7 +400,7 @@ def test_a_server_that_says_a_little_for_ever_is_one_that_does_not_answer(begin:
 
     with Liar() as liar:
         liar.lie = lambda asked: Said(raw=slowly())
-        site = RemoteSite(liar.url, "token", name="s1", answer_seconds=0.3)
+        site = RemoteSite(liar.url, "token", name="s1", patience=Patience(answer_seconds=0.3))
         with pytest.raises(Unavailable, match="no answer in time"):
             site.state("home")
         site.close()

@@ -16,7 +16,9 @@ import pytest
 
 from cli_kit import Done, User
 from dalsegno.cli import main
-from dalsegno.replicas.calls import CALLS, OCTETS
+from dalsegno.replicas import wire
+from dalsegno.replicas.calls import CALLS
+from dalsegno.volumes.state import VolumeState
 from lying_kit import ESC, OCTETS_TYPE, Asked, Liar, Said, says
 from realm_kit import Person
 from server_kit import Server, start_server
@@ -162,7 +164,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 # Lies
 
-BYTES = {call.name for call in CALLS if call.answer == OCTETS}
+BYTES = {call.name for call in CALLS if call.answer is bytes}
 READS = {
     *("server", "key", "realm", "states", "state", "watch", "tokens"),
     *("block", "missing", "objects", "have", "dump", "upload_size", "dump_size"),
@@ -175,10 +177,10 @@ def plausible(asked: Asked) -> Said:
     if asked.call in READS:
         # Whatever the client was made to call the volume: this is what is said of it.
         return asked.ask(asked.method, re.sub("^/v1/volumes/[^/]+/", "/v1/volumes/home/", asked.path), asked.body)
-    answer = next(call.answer for call in CALLS if call.name == asked.call) if asked.call else "Done"
-    if answer == "VolumeState":
+    answer = next(call.answer for call in CALLS if call.name == asked.call) if asked.call else wire.Done
+    if answer is VolumeState:
         return asked.ask("GET", "/v1/volumes/home/state")
-    return says({"size": 1} if answer == "Size" else {})
+    return says({"size": 1} if answer is wire.Size else {})
 
 
 def changed(change: Callable[[Any], Any]) -> Callable[[Asked], Said]:

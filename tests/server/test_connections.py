@@ -174,10 +174,11 @@ def test_an_office_behind_one_address_is_no_stranger(small: Served) -> None:
         assert site.state("home").name == "home"
         clients.append(site)
     for site in clients:
-        if site._token == small.token:
-            with site._lock:
-                assert len(site._idle) == 1  # none of them had to connect anew
-            assert site._idle_connection() is not None
+        if site.client._token == small.token:
+            connections = site.client.connections
+            with connections._lock:
+                assert len(connections._idle) == 1  # none of them had to connect anew
+            assert connections.take_idle() is not None
     for sock in held:
         sock.close()
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from served_kit import Served, make_user
 
-from dalsegno.replicas import wire
+from dalsegno.replicas import calls, wire
+from dalsegno.replicas.connections import ConnectionPool, Patience
 from dalsegno.replicas.remote import RemoteSite
 from dalsegno.terms.errors import (
     BadInput,
@@ -189,7 +190,7 @@ def test_a_stream_that_is_cut_short_is_never_taken_for_whole(kind: str) -> None:
 
 def test_a_server_that_says_nothing_is_given_up() -> None:
     with server_that(stalls) as (url, _):
-        site = RemoteSite(url, "x", answer_seconds=0.2)
+        site = RemoteSite(url, "x", patience=Patience(answer_seconds=0.2))
         with pytest.raises(Unavailable, match="in time"):
             site.state("home")
 
@@ -210,7 +211,9 @@ def test_nobody_there_is_noticed_at_once_or_in_the_time_to_connect() -> None:
             sock.connect_ex(full.getsockname())
             held.append(sock)
         with pytest.raises(Unavailable, match="in time"):
-            RemoteSite(f"http://127.0.0.1:{full.getsockname()[1]}", "x", connect_seconds=0.3).state("home")
+            RemoteSite(f"http://127.0.0.1:{full.getsockname()[1]}", "x", patience=Patience(connect_seconds=0.3)).state(
+                "home"
+            )
     finally:
         for sock in (*held, full):
             sock.close()
@@ -239,12 +242,13 @@ def test_a_request_that_met_a_closing_connection_comes_again() -> None:
 def test_connections_are_kept_and_used_again(served: Served) -> None:
     opened: list[Any] = []
 
-    class Counting(RemoteSite):
-        def _open(self) -> Any:
+    class Counting(ConnectionPool):
+        def open(self) -> Any:
             opened.append(1)
-            return super()._open()
+            return super().open()
 
-    site = Counting.from_join(served.server.join(served.token))
+    site = RemoteSite.from_join(served.server.join(served.token))
+    site.client.connections = Counting("127.0.0.1", served.server.port, tls=False, fingerprint="", patience=Patience())
     for _ in range(10):
         site.state("home")
         site.have("home", bytes(32))
@@ -395,7 +399,7 @@ def test_why_a_stream_was_cut_short_is_asked_for(tmp_path: Path) -> None:
         # Nobody else hears of it.
         other = server.site(server.token("read"))
         with pytest.raises(NotFound):
-            other._request("GET", f"/v1/failures/{lines[0]['request']}")
+            other.client.request(calls.FAILURE, request_id=lines[0]["request"])
 
 
 def test_what_would_do_more_when_done_again_is_not_asked_again() -> None:

@@ -305,7 +305,7 @@ def test_a_stop_ends_watches_at_once_and_lets_others_finish(tmp_path: Path) -> N
 
 def wait_until_watched(server: Server, site: RemoteSite, count: int) -> None:
     while True:
-        text = ask(server, "GET", "/metrics", token=site._token)[2].decode()
+        text = ask(server, "GET", "/metrics", token=site.client._token)[2].decode()
         if f"dalsegno_watches_running {count}" in text:
             return
 
@@ -442,7 +442,7 @@ def test_a_volume_that_moved_sends_its_clients_on(tmp_path: Path) -> None:
         with pytest.raises(Moved) as caught:
             site.commit("home", b"?" * 32, b"", [])
         assert caught.value.server == "s2"
-        status, _, body = ask(server, "POST", "/v1/volumes/home/freeze", token=site._token, body=FREEZE)
+        status, _, body = ask(server, "POST", "/v1/volumes/home/freeze", token=site.client._token, body=FREEZE)
         assert status == 421 and json.loads(body)["moved_to"]["name"] == "s2"
         assert site.state("home").head == head
         with pytest.raises(NotFound):

@@ -16,6 +16,7 @@ from http_kit import ask, connect, read_answer
 from served_kit import Served, make_user
 
 from cli_kit import User
+from dalsegno.replicas.connections import Patience
 from dalsegno.replicas.remote import RemoteSite
 from dalsegno.server import limits
 from dalsegno.server.turns import Pace, Places
@@ -88,7 +89,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def honest(served: Served) -> RemoteSite:
-    return served.server.site(served.token, answer_seconds=HONEST_SECONDS)
+    return served.server.site(served.token, patience=Patience(answer_seconds=HONEST_SECONDS))
 
 
 def test_slow_uploads_of_one_token_hold_up_nobody(crowded: Served) -> None:
@@ -151,7 +152,7 @@ def test_an_office_with_many_tokens_behind_one_address_uploads_at_once(crowded: 
     done: list[int] = []
 
     def send(number: int) -> None:
-        site = crowded.server.site(tokens[number % len(tokens)], answer_seconds=HONEST_SECONDS)
+        site = crowded.server.site(tokens[number % len(tokens)], patience=Patience(answer_seconds=HONEST_SECONDS))
         done.append(site.upload("home", os.urandom(16), 0, [data]))
 
     threads = [threading.Thread(target=send, args=(number,)) for number in range(50)]

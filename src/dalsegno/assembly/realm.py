@@ -15,6 +15,7 @@ from dalsegno.pool.known import Differs, KnownPlace, refuse
 from dalsegno.pool.pool import Pool
 from dalsegno.pool.settings import is_pool
 from dalsegno.pool.signing_key import OwnSigner
+from dalsegno.replicas.connections import CONNECT_SECONDS, Patience
 from dalsegno.replicas.contract import Site
 from dalsegno.replicas.followed import Directories
 from dalsegno.replicas.nearest import NearestSource, Nearness
@@ -27,7 +28,7 @@ from dalsegno.replicas.profile import (
     read_profile_realm,
     write_profile,
 )
-from dalsegno.replicas.remote import CONNECT_SECONDS, RemoteSite
+from dalsegno.replicas.remote import RemoteSite
 from dalsegno.replicas.servers import DirectorySite, ServerDesk, Servers
 from dalsegno.replicas.view import RealmView, Server
 from dalsegno.terms.errors import AlreadyThere, Refused
@@ -61,7 +62,7 @@ def remote_site(server: Server, token: str, nearness: Nearness, newer_key: Newer
         token,
         name=server.name,
         fingerprint=server.fingerprint,
-        connect_seconds=seconds,
+        patience=Patience(connect_seconds=seconds),
         newer_key=newer_key,
     )
 

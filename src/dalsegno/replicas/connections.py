@@ -7,8 +7,11 @@ import hashlib
 import hmac
 import http.client
 import io
+import select
 import socket
 import ssl
+from collections import deque
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final
 
@@ -19,12 +22,17 @@ from dalsegno.terms.errors import NoAccess
 from dalsegno.terms.sizes import KIB
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.world.clock import ticks_ns
+from dalsegno.world.workers import new_lock
 
 PROBE_IDLE_SECONDS: Final = 10
 PROBE_INTERVAL_SECONDS: Final = 5
 PROBES: Final = 3
 UNHEARD_MS_MAX: Final = 25_000
 SEND_BYTES: Final = 256 * KIB
+CONNECT_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = 300.0
+"""How long a server may think. One that died is noticed earlier: the network's own probes do."""
+IDLE_CONNECTIONS_MAX: Final = 16
 
 
 class _Timed(io.RawIOBase):
@@ -183,3 +191,64 @@ def pinned_context() -> ssl.SSLContext:
 
 
 Connection = Plain | Sealed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a server is waited for."""
+
+    connect_seconds: float = CONNECT_SECONDS
+    answer_seconds: float = ANSWER_SECONDS
+
+
+class ConnectionPool:
+    """Connections to one server, kept and used again. May be used from several threads at once."""
+
+    def __init__(self, host: str, port: int, *, tls: bool, fingerprint: str, patience: Patience) -> None:
+        self._host = host
+        self._port = port
+        self._fingerprint = fingerprint
+        self._context = (pinned_context() if fingerprint else ssl.create_default_context()) if tls else None
+        self._patience = patience
+        self._lock = new_lock()
+        self._idle: deque[Connection] = deque()
+
+    def open(self) -> Connection:
+        """Return a connection that is not made yet."""
+        given = {
+            "connect_seconds": self._patience.connect_seconds,
+            "answer_seconds": self._patience.answer_seconds,
+        }
+        if self._context is None:
+            return Plain(self._host, self._port, **given)
+        return Sealed(self._host, self._port, **given, context=self._context, fingerprint=self._fingerprint)
+
+    def take_idle(self) -> Connection | None:
+        """Return a connection that was used before, and which the server has not ended since; None without one."""
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                connection = self._idle.pop()
+            poll = select.poll()
+            if connection.sock is not None:
+                poll.register(connection.sock, select.POLLIN | select.POLLHUP | select.POLLERR)
+                if not poll.poll(0):  # nothing to read: the server has not said goodbye
+                    return connection
+            connection.close()
+
+    def keep(self, connection: Connection) -> None:
+        """Put a connection aside for the next call."""
+        connection.sock.settimeout(self._patience.answer_seconds)
+        with self._lock:
+            if len(self._idle) < IDLE_CONNECTIONS_MAX:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def close(self) -> None:
+        """Let go of the connections that nobody uses."""
+        with self._lock:
+            idle, self._idle = self._idle, deque()
+        for connection in idle:
+            connection.close()

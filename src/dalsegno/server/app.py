@@ -20,7 +20,8 @@ from dalsegno.formats import messages
 from dalsegno.formats.prometheus import MEDIA_TYPE
 from dalsegno.replicas import wire
 from dalsegno.replicas.answers import check
-from dalsegno.replicas.calls import ANY_RIGHT, CALLS, JSON, NO_TOKEN, OCTETS, Call
+from dalsegno.replicas.calls import ANY_RIGHT, CALLS, NO_TOKEN, Call
+from dalsegno.replicas.http_client import JSON, OCTETS
 from dalsegno.replicas.tokens import USED_STEP_NS, WRITE, Token, TokenStore, check_token
 from dalsegno.replicas.view import check_realm_name
 from dalsegno.server import limits, metrics
@@ -28,7 +29,7 @@ from dalsegno.server.bodies import SENT_BYTES, Body, Gone, Outlet, TooLarge, Too
 from dalsegno.server.gate import Connection, Connections
 from dalsegno.server.limits import RateLimit
 from dalsegno.server.log import Log
-from dalsegno.server.openapi import MESSAGES, encoded_page
+from dalsegno.server.openapi import encoded_page
 from dalsegno.server.routes import NOBODY, ROUTES, Ask, Service, Written
 from dalsegno.server.turns import Pace, Places
 from dalsegno.server.views import shown_value
@@ -73,8 +74,7 @@ STATUS: Final[tuple[tuple[type[DalError], int], ...]] = (
     (Unavailable, 503),
     (Full, 507),
 )
-SENT_BY_CLIENT: Final = frozenset(("adopt", "commit", "upload", "load", "advance"))
-"""Calls in which Damaged is about what was sent; elsewhere it is about what is kept here."""
+BRINGING_OBJECTS: Final = frozenset(call.name for call in CALLS if call.brings_objects)
 GONE_STATUS: Final = 499
 CONNECTION: Final = "dalsegno.connection"
 """Where a request's state has the connection over which it came."""
@@ -118,7 +118,7 @@ def status_of(error: DalError, call: str) -> int:
         return 426
     if isinstance(error, WrongMethod):
         return 405
-    if isinstance(error, Damaged) and call in SENT_BY_CLIENT:
+    if isinstance(error, Damaged) and call in BRINGING_OBJECTS:
         return 422
     return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
 
@@ -259,7 +259,7 @@ class App:
         self._long_calls = Workers(limits.LONG_CALL_THREADS)
         self._bodies = Workers(limits.BODY_THREADS)
         self._watches = Workers(limits.WATCHES_AT_ONCE)
-        by_path: dict[str, dict[str, Call]] = {}
+        by_path: dict[str, dict[str, Call[Any]]] = {}
         for call in CALLS:
             by_path.setdefault(call.path, {})[call.method] = call
         self._router = Router(
@@ -456,7 +456,7 @@ class App:
         return found
 
     @contextlib.asynccontextmanager
-    async def counted(self, call: Call, token: Token) -> AsyncIterator[None]:
+    async def counted(self, call: Call[Any], token: Token) -> AsyncIterator[None]:
         """Count a call that runs, TooMany when there are enough of them."""
         if call.right == NO_TOKEN or call.name == "watch":
             yield
@@ -476,10 +476,10 @@ class App:
                 del self._running[token.id]
 
     @contextlib.asynccontextmanager
-    async def room_for(self, call: Call, token: Token, body: Body) -> AsyncIterator[None]:
+    async def room_for(self, call: Call[Any], token: Token, body: Body) -> AsyncIterator[None]:
         """Have memory for a message until it is answered."""
         count = 0
-        if call.body and not call.body_streams and not body.is_complete:
+        if call.body is not None and not call.body_streams and not body.is_complete:
             count = max(0, body.bytes_most - limits.MESSAGE_FREE_BYTES)
         async with self._messages.taken(token.id, count):
             body.is_wanted = self._messages.is_wanted
@@ -491,7 +491,7 @@ class App:
 
     # What is done
 
-    async def run(self, exchange: _Exchange, call: Call, ask: Ask) -> None:
+    async def run(self, exchange: _Exchange, call: Call[Any], ask: Ask) -> None:
         """Do what is asked, and answer."""
         if call.name == "watch":
             await self._answer_value(exchange, call, await self._watch(exchange, ask))
@@ -513,7 +513,7 @@ class App:
         async with self._streams.taken(ask.token.id, call.answer_shares):
             await self._route(exchange, call, ask)
 
-    async def _route(self, exchange: _Exchange, call: Call, ask: Ask) -> None:
+    async def _route(self, exchange: _Exchange, call: Call[Any], ask: Ask) -> None:
         route = ROUTES[call.name]
         if call.body_streams:
             body = exchange.body
@@ -547,7 +547,7 @@ class App:
         """Return a path without what it says of this server's disks."""
         return "" if path.startswith(self.service.house.pool.backend.where("")) else path
 
-    async def _answer_value(self, exchange: _Exchange, call: Call, value: Any) -> None:
+    async def _answer_value(self, exchange: _Exchange, call: Call[Any], value: Any) -> None:
         value = shown_value(value, exchange.token, blank=self._blank)
         if isinstance(value, VolumeState) and len(value.clones.newest) + len(value.dumps) > 100:
             data = await self.in_thread(messages.encode, value)
@@ -623,7 +623,7 @@ async def _no_such_path(scope: Scope, receive: Receive, send: Send) -> None:
 class _Endpoint:
     """All calls of one path."""
 
-    def __init__(self, app: App, calls: dict[str, Call]) -> None:
+    def __init__(self, app: App, calls: dict[str, Call[Any]]) -> None:
         self._app = app
         self._calls = calls
 
@@ -650,7 +650,7 @@ class _Endpoint:
         _require_right(call, ask)
         body = exchange.open_body(call.body_bytes_max)
         async with app.counted(call, ask.token), app.room_for(call, ask.token, body):
-            if call.body and not call.body_streams:
+            if call.body is not None and not call.body_streams:
                 ask.body = await self._read_message(call, body)
             try:
                 await app.run(exchange, call, ask)
@@ -659,15 +659,15 @@ class _Endpoint:
                     await self._redirect(ask.volume, error)
                 raise
 
-    async def _read_message(self, call: Call, body: Body) -> Any:
+    async def _read_message(self, call: Call[Any], body: Body) -> Any:
         data = await body.whole()
-        if call.body == OCTETS:
+        if call.body is None or call.body is bytes:
             return data
         if len(data) > 64 * 1024:
-            return await self._app.in_thread(_read_message, data, MESSAGES[call.body])
-        return _read_message(data, MESSAGES[call.body])
+            return await self._app.in_thread(_read_message, data, call.body)
+        return _read_message(data, call.body)
 
-    def _read_path(self, call: Call, scope: Scope, ask: Ask) -> None:
+    def _read_path(self, call: Call[Any], scope: Scope, ask: Ask) -> None:
         raw = scope.get("raw_path", b"").lower()
         if b"%2f" in raw or b"%00" in raw or b"%5c" in raw:
             raise BadInput("path: a name has no slash and no zero byte in it")
@@ -702,7 +702,7 @@ def _read_message(data: bytes, kind: type[Any]) -> Any:
     return check(messages.decode(data, kind))
 
 
-def _require_right(call: Call, ask: Ask) -> None:
+def _require_right(call: Call[Any], ask: Ask) -> None:
     if call.right == NO_TOKEN:
         return
     token = ask.token
@@ -719,7 +719,7 @@ def _require_right(call: Call, ask: Ask) -> None:
         raise NoAccess(f"this token does not give the right to {call.right} on volume {ask.volume!r}")
 
 
-def _read_query(call: Call, raw: bytes) -> dict[str, Any]:
+def _read_query(call: Call[Any], raw: bytes) -> dict[str, Any]:
     from_url = _parse_query(raw)
     known = {one.name for one in call.query}
     unknown = from_url.keys() - known

@@ -7,41 +7,17 @@ import msgspec
 
 from dalsegno.formats.messages import schemas
 from dalsegno.replicas import wire
-from dalsegno.replicas.calls import CALLS, HEX_UPLOAD_PATTERN, JSON, NO_TOKEN, OCTETS, TEXT, Call
-from dalsegno.replicas.view import Placed, RealmView
-from dalsegno.volumes.state import DumpRecord, Release, ReplicaSet, VolumeState
+from dalsegno.replicas.calls import CALLS, HEX_UPLOAD_PATTERN, NO_TOKEN, Call
 
 MESSAGES: Final[dict[str, type]] = {
     kind.__name__: kind
-    for kind in (
-        wire.Missing,
-        wire.Adopt,
-        wire.Advance,
-        wire.Agree,
-        wire.Freeze,
-        wire.Reopen,
-        wire.Thaw,
-        wire.NamedClone,
-        wire.Unclone,
-        wire.Load,
-        wire.NewToken,
-        wire.Done,
-        wire.Size,
-        wire.States,
-        wire.ServerInfo,
-        wire.RealmKey,
-        wire.Tokens,
-        wire.TokenView,
-        wire.MadeToken,
-        wire.Health,
-        wire.Problem,
-        VolumeState,
-        ReplicaSet,
-        Release,
-        DumpRecord,
-        Placed,
-        RealmView,
-    )
+    for kind in (*(call.body for call in CALLS), *(call.answer for call in CALLS), wire.Problem)
+    if kind is not None and issubclass(kind, msgspec.Struct)
+}
+OTHERS: Final[dict[type, tuple[str, dict[str, Any]]]] = {
+    bytes: ("application/octet-stream", {"type": "string", "format": "binary"}),
+    str: ("text/plain", {"type": "string"}),
+    dict: ("application/json", {"type": "object"}),
 }
 REASONS: Final = {
     400: "The request is not one: words, header or body are wrong.",
@@ -95,7 +71,7 @@ def page() -> dict[str, Any]:
     }
 
 
-def _operation(call: Call) -> dict[str, Any]:
+def _operation(call: Call[Any]) -> dict[str, Any]:
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": PATH_PARAMETERS[name]}
         for name in PATH_PARAMETERS
@@ -105,13 +81,13 @@ def _operation(call: Call) -> dict[str, Any]:
         {"name": one.name, "in": "query", "required": one.required, "schema": dict(one.schema)} for one in call.query
     ]
     errors = {*ALWAYS, *call.errors}
-    if call.body:
+    if call.body is not None:
         errors |= {408, 507}
     if "{volume}" in call.path:
         errors.add(421)
     responses: dict[str, Any] = {"200": {"description": call.what, "content": _content(call.answer)}}
     for status in sorted(errors):
-        responses[str(status)] = {"description": REASONS[status], "content": _content("Problem")}
+        responses[str(status)] = {"description": REASONS[status], "content": _content(wire.Problem)}
     operation: dict[str, Any] = {
         "operationId": call.name,
         "summary": call.what,
@@ -119,17 +95,13 @@ def _operation(call: Call) -> dict[str, Any]:
         "responses": responses,
         "security": [] if call.right == NO_TOKEN else [{"token": []}],
     }
-    if call.body:
-        operation["requestBody"] = {"required": call.body != OCTETS, "content": _content(call.body)}
+    if call.body is not None:
+        operation["requestBody"] = {"required": call.body is not bytes, "content": _content(call.body)}
     return operation
 
 
-def _content(what: str) -> dict[str, Any]:
-    if what == OCTETS:
-        return {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
-    if what == TEXT:
-        return {TEXT: {"schema": {"type": "string"}}}
-    if what == JSON:
-        return {JSON: {"schema": {"type": "object"}}}
-    assert what in MESSAGES
-    return {JSON: {"schema": {"$ref": f"#/components/schemas/{what}"}}}
+def _content(kind: type) -> dict[str, Any]:
+    if kind in OTHERS:
+        media, schema = OTHERS[kind]
+        return {media: {"schema": schema}}
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{kind.__name__}"}}}
