@@ -11,7 +11,7 @@ from dalsegno.replicas.calls import ANY_RIGHT, CALLS, NO_TOKEN, Call
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "formats" / "http.md"
 BEGIN, END = " with DAL_TEST_RECORD=1 -->\n", "<!-- end of calls -->"
-NAMED = {bytes: "bytes", str: "text", dict: "JSON", None: ""}
+NAMED = {"str": "text", "dict": "JSON"}
 HEAD = ("call", "method, path", "right", "query", "body", "answer", "repeats")
 
 
@@ -22,7 +22,9 @@ def row(call: Call[Any]) -> tuple[str, ...]:
     if call.peers:
         rights += ", or a server of the realm"
     words = ", ".join(f"`{one.name}`" if one.required else f"[`{one.name}`]" for one in call.query)
-    body, answer = (NAMED[kind] if kind in NAMED else kind.__name__ for kind in (call.body, call.answer))
+    body, answer = (
+        "" if kind is None else NAMED.get(kind.__name__, kind.__name__) for kind in (call.body, call.answer)
+    )
     repeats = "yes" if call.is_repeatable else "**no**"
     return f"`{call.name}`", f"{call.method} `{call.path}`", rights, words, body, answer, repeats
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
 from dalsegno.actions import serve as actions
 from dalsegno.actions.session import House
 from dalsegno.formats.object_records import encode_records
-from dalsegno.replicas import wire
-from dalsegno.replicas.calls import CALLS
+from dalsegno.replicas import calls, wire
+from dalsegno.replicas.calls import CALLS, Call
 from dalsegno.replicas.contract import Reopener, Site
 from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.servers import Desk
@@ -103,12 +103,30 @@ class Written:
     work: Work
 
 
+A = TypeVar("A")
+Route = Callable[[Service, Ask], A | Taking[A] | Iterator[bytes] | Written]
+"""Returns what the table says, or what takes a body piece by piece and returns that, or bytes as they are sent."""
+ROUTES: Final[dict[str, Route[Any]]] = {}
+
+
+def _answers(call: Call[A]) -> Callable[[Route[A]], Route[A]]:
+    """Make a function the route of a call."""
+
+    def note(route: Route[A]) -> Route[A]:
+        ROUTES[call.name] = route
+        return route
+
+    return note
+
+
+@_answers(calls.HEALTH)
 def _health(service: Service, ask: Ask) -> wire.Health:
     if not service.house.pool.backend.is_there():
         raise Unavailable("the pool cannot be reached")
     return wire.Health(status="ok")
 
 
+@_answers(calls.SERVER)
 def _server(service: Service, ask: Ask) -> wire.ServerInfo:
     return wire.ServerInfo(
         name=service.name,
@@ -121,6 +139,7 @@ def _server(service: Service, ask: Ask) -> wire.ServerInfo:
     )
 
 
+@_answers(calls.KEY)
 def _key(service: Service, ask: Ask) -> wire.RealmKey:
     service.house.pool.renew_key()
     realm = service.house.pool.realm
@@ -142,11 +161,13 @@ def _desk(service: Service) -> Desk:
     return service.desk
 
 
+@_answers(calls.REALM)
 def _realm(service: Service, ask: Ask) -> RealmView:
     view = _desk(service).view()
     return msgspec.structs.replace(view, volumes=[each for each in view.volumes if ask.token.covers(each.name)])
 
 
+@_answers(calls.PUBLISH)
 def _publish(service: Service, ask: Ask) -> wire.Done:
     placed: Placed = ask.body
     if placed.name != ask.volume:
@@ -160,17 +181,20 @@ def _publish(service: Service, ask: Ask) -> wire.Done:
     return wire.Done()
 
 
+@_answers(calls.FORGET)
 def _forget(service: Service, ask: Ask) -> wire.Done:
     _desk(service).forget(ask.volume)
     return wire.Done()
 
 
+@_answers(calls.REMOVE_SERVER)
 def _remove_server(service: Service, ask: Ask) -> wire.Done:
     _require_everywhere(ask)
     _desk(service).remove_server(ask.server)
     return wire.Done()
 
 
+@_answers(calls.STATES)
 def _states(service: Service, ask: Ask) -> wire.States:
     return wire.States(volumes=[state for state in service.site.states() if ask.token.covers(state.name)])
 
@@ -194,11 +218,13 @@ def _require_everywhere(ask: Ask) -> None:
         raise NoAccess("this needs a token with the right to administer all volumes ('*')")
 
 
+@_answers(calls.TOKENS)
 def _tokens(service: Service, ask: Ask) -> wire.Tokens:
     _require_everywhere(ask)
     return wire.Tokens(tokens=[token_view(token) for store in service.tokens for token in store.all()])
 
 
+@_answers(calls.ADD_TOKEN)
 def _add_token(service: Service, ask: Ask) -> wire.MadeToken:
     _require_everywhere(ask)
     wanted: wire.NewToken = ask.body
@@ -214,6 +240,7 @@ def _add_token(service: Service, ask: Ask) -> wire.MadeToken:
     return wire.MadeToken(token=text, view=token_view(token))
 
 
+@_answers(calls.REVOKE_TOKEN)
 def _revoke_token(service: Service, ask: Ask) -> wire.TokenView:
     _require_everywhere(ask)
     store = store_of(service.tokens, ask.token_id)
@@ -222,6 +249,7 @@ def _revoke_token(service: Service, ask: Ask) -> wire.TokenView:
     return token_view(store.revoke(ask.token_id))
 
 
+@_answers(calls.DUMP_SIZE)
 def _dump_size(service: Service, ask: Ask) -> wire.Size:
     return wire.Size(size=actions.incoming_size(service.house, ask.token.id, ask.upload))
 
@@ -233,6 +261,7 @@ def _require_a_volume(service: Service, ask: Ask) -> None:
         raise NotFound("no volume here into which this token may load a dump")
 
 
+@_answers(calls.SEND_DUMP)
 def _send_dump(service: Service, ask: Ask) -> Taking[wire.Size]:
     _require_a_volume(service, ask)
     bytes_max = None if ask.token.allows_everywhere(ADMINISTER) else service.dumps_bytes_max
@@ -242,11 +271,13 @@ def _send_dump(service: Service, ask: Ask) -> Taking[wire.Size]:
     return wire.Size(size=size)
 
 
+@_answers(calls.DROP_DUMP)
 def _drop_dump(service: Service, ask: Ask) -> wire.Done:
     actions.drop_dump(service.house, ask.token.id, ask.upload)
     return wire.Done()
 
 
+@_answers(calls.DUMP)
 def _dump(service: Service, ask: Ask) -> Written:
     service.house.volumes.get(ask.volume)
     query = ask.query
@@ -267,14 +298,17 @@ def _dump(service: Service, ask: Ask) -> Written:
     return Written(work)
 
 
+@_answers(calls.RECORD)
 def _record(service: Service, ask: Ask) -> VolumeState:
     return actions.record(service.house, ask.volume, ask.body, sees_all=ask.token.allows_everywhere(READ))
 
 
+@_answers(calls.FORGET_DUMP)
 def _forget_dump(service: Service, ask: Ask) -> VolumeState:
     return actions.forget(service.house, ask.volume, ask.query["dump"])
 
 
+@_answers(calls.LOAD)
 def _load(service: Service, ask: Ask) -> VolumeState:
     return actions.load_dumps(
         service.house,
@@ -286,10 +320,12 @@ def _load(service: Service, ask: Ask) -> VolumeState:
     )
 
 
+@_answers(calls.STATE)
 def _state(service: Service, ask: Ask) -> VolumeState:
     return service.site.state(ask.volume)
 
 
+@_answers(calls.BLOCK)
 def _block(service: Service, ask: Ask) -> bytes:
     wanted = ask.query["id"]
     records = service.site_for(ask.token).block(ask.volume, ObjectId(wanted), bytes_max=ask.query["most"])
@@ -299,6 +335,7 @@ def _block(service: Service, ask: Ask) -> bytes:
     return encode_records(records)
 
 
+@_answers(calls.MISSING)
 def _missing(service: Service, ask: Ask) -> Iterator[bytes]:
     return service.site_for(ask.token).missing(ask.volume, ask.body.targets, ask.body.bases)
 
@@ -309,23 +346,28 @@ def _joined_ids(data: bytes) -> bytes:
     return data
 
 
+@_answers(calls.OBJECTS)
 def _objects(service: Service, ask: Ask) -> Iterator[bytes]:
     return service.site_for(ask.token).objects(ask.volume, _joined_ids(ask.body))
 
 
+@_answers(calls.HAVE)
 def _have(service: Service, ask: Ask) -> bytes:
     return service.site.have(ask.volume, _joined_ids(ask.body))
 
 
+@_answers(calls.UPLOAD_SIZE)
 def _upload_size(service: Service, ask: Ask) -> wire.Size:
     return wire.Size(size=service.site_for(ask.token).upload_size(ask.volume, ask.upload))
 
 
+@_answers(calls.UPLOAD)
 def _upload(service: Service, ask: Ask) -> Taking[wire.Size]:
     size = yield from service.site_for(ask.token).uploading(ask.volume, ask.upload, ask.query["offset"])
     return wire.Size(size=size)
 
 
+@_answers(calls.ADOPT)
 def _adopt(service: Service, ask: Ask) -> wire.Done:
     service.site_for(ask.token).adopt(ask.volume, ask.body.uploads)
     return wire.Done()
@@ -336,6 +378,7 @@ def _owner(name: str, secret: bytes) -> str:
     return owner_with_secret(name, secret) if name and secret else ""
 
 
+@_answers(calls.COMMIT)
 def _commit(service: Service, ask: Ask) -> Taking[VolumeState]:
     query = ask.query
     # What every writer has only a token that may write tells; one that appends leaves it to them.
@@ -351,12 +394,14 @@ def _commit(service: Service, ask: Ask) -> Taking[VolumeState]:
     )
 
 
+@_answers(calls.ADVANCE)
 def _advance(service: Service, ask: Ask) -> VolumeState:
     return service.site_for(ask.token).advance(
         ask.volume, ask.body.revision, owner=_owner(ask.body.owner, ask.body.secret)
     )
 
 
+@_answers(calls.AGREE)
 def _agree(service: Service, ask: Ask) -> wire.Done:
     if len(ask.body.revision) not in (0, OBJECT_ID_BYTES):
         raise BadInput("revision: expected an id, or nothing")
@@ -364,6 +409,7 @@ def _agree(service: Service, ask: Ask) -> wire.Done:
     return wire.Done()
 
 
+@_answers(calls.REOPEN)
 def _reopen(service: Service, ask: Ask) -> VolumeState:
     if len(ask.body.revision) not in (0, OBJECT_ID_BYTES):
         raise BadInput("revision: expected an id, or nothing")
@@ -372,16 +418,19 @@ def _reopen(service: Service, ask: Ask) -> VolumeState:
     return service.site.reopen(ask.volume, at_ns=ask.body.at_ns, content=ask.body.revision)
 
 
+@_answers(calls.FREEZE)
 def _freeze(service: Service, ask: Ask) -> VolumeState:
     owner = _owner(ask.body.owner, ask.body.secret)
     return service.site.freeze(ask.volume, owner=owner, seconds=ask.body.seconds)
 
 
+@_answers(calls.THAW)
 def _thaw(service: Service, ask: Ask) -> wire.Done:
     service.site.thaw(ask.volume, owner=_owner(ask.body.owner, ask.body.secret))
     return wire.Done()
 
 
+@_answers(calls.CLONE)
 def _clone(service: Service, ask: Ask) -> VolumeState:
     check_clone_name(ask.body.name)
     is_dated_back = is_old(ask.body.clone.created_ns, now_ns=now_ns())
@@ -395,10 +444,12 @@ def _has_clone(service: Service, ask: Ask) -> bool:
     return ask.body.name in service.site.state(ask.volume).clones
 
 
+@_answers(calls.UNCLONE)
 def _unclone(service: Service, ask: Ask) -> VolumeState:
     return service.site.unclone(ask.volume, ask.body.name, ask.body.clone, here_only=ask.body.here_only)
 
 
+@_answers(calls.CREATE)
 def _create(service: Service, ask: Ask) -> VolumeState:
     state: VolumeState = ask.body
     if state.name != ask.volume:
@@ -441,17 +492,20 @@ def _create_plain(service: Service, ask: Ask, state: VolumeState) -> VolumeState
     return there[0]
 
 
+@_answers(calls.REMOVE)
 def _remove(service: Service, ask: Ask) -> wire.Done:
     service.site.remove(ask.volume)
     return wire.Done()
 
 
+@_answers(calls.ARRANGE)
 def _arrange(service: Service, ask: Ask) -> VolumeState:
     if ask.token.peer and not is_placed(service.desk, ask.volume, ask.body):
         raise NoAccess(f"volume {ask.volume!r}: another server tells only of the replica set that the directory has")
     return service.site.arrange(ask.volume, ask.body)
 
 
+@_answers(calls.SWITCH)
 def _switch(service: Service, ask: Ask) -> VolumeState:
     return service.site_for(ask.token).switch(ask.volume, ask.body)
 
@@ -459,49 +513,6 @@ def _switch(service: Service, ask: Ask) -> VolumeState:
 VOLUMES_APPENDED_MAX: Final = 1000
 """How many volumes a token may have made that only appends."""
 
-Answer = msgspec.Struct | bytes | Iterator[bytes] | Written | dict[str, Any] | Taking[Any]
-Route = Callable[[Service, Ask], Answer]
-
-ROUTES: Final[dict[str, Route]] = {
-    "health": _health,
-    "server": _server,
-    "key": _key,
-    "realm": _realm,
-    "publish": _publish,
-    "forget": _forget,
-    "remove_server": _remove_server,
-    "states": _states,
-    "tokens": _tokens,
-    "add_token": _add_token,
-    "revoke_token": _revoke_token,
-    "dump_size": _dump_size,
-    "send_dump": _send_dump,
-    "drop_dump": _drop_dump,
-    "dump": _dump,
-    "record": _record,
-    "forget_dump": _forget_dump,
-    "load": _load,
-    "state": _state,
-    "block": _block,
-    "missing": _missing,
-    "objects": _objects,
-    "have": _have,
-    "upload_size": _upload_size,
-    "upload": _upload,
-    "adopt": _adopt,
-    "commit": _commit,
-    "advance": _advance,
-    "agree": _agree,
-    "reopen": _reopen,
-    "freeze": _freeze,
-    "thaw": _thaw,
-    "clone": _clone,
-    "unclone": _unclone,
-    "create": _create,
-    "remove": _remove,
-    "arrange": _arrange,
-    "switch": _switch,
-}
 IN_THE_LOOP: Final = frozenset(("failure", "metrics", "openapi", "watch"))
 """What app.py answers itself, because it waits or counts."""
 assert ROUTES.keys() | IN_THE_LOOP == {call.name for call in CALLS}
