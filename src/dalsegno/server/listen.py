@@ -25,7 +25,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from dalsegno.formats import messages
 from dalsegno.replicas import wire
 from dalsegno.server import limits
-from dalsegno.server.app import CONNECTION, App
+from dalsegno.server.app import App
+from dalsegno.server.exchange import CONNECTION
 from dalsegno.server.gate import Connection, Gate, connections_allowed, raise_file_limit
 from dalsegno.terms.errors import BadInput, Conflict, NoAccess, Unavailable
 
