@@ -13,14 +13,20 @@ import pytest
 from dalsegno.chunks.cut import Cutter
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats.objects import Revision
+from dalsegno.host import restore
 from dalsegno.host.baseline import Baseline
 from dalsegno.host.cache import ScanCache, load_cache
+from dalsegno.host.changes import Tell
 from dalsegno.host.ignore import Rules
+from dalsegno.host.outcome import RestoreResult
+from dalsegno.host.restoring import RestoreOptions
 from dalsegno.host.scan import ScanOptions, ScanResult, scan_tree
+from dalsegno.pool.contract import Source
 from dalsegno.terms.errors import NotFound
-from dalsegno.terms.events import Event
+from dalsegno.terms.events import Event, Report, silent
 from dalsegno.terms.ids import ObjectId
 from dalsegno.world.clock import now_ns
+from dalsegno.world.workers import Workers
 
 REVISION_ID = b"r" * 32
 
@@ -61,6 +67,21 @@ def revision_of(result: ScanResult) -> Revision:
         entry_count=result.entry_count,
         total_bytes=result.total_bytes,
     )
+
+
+def restore_tree(
+    source: Source,
+    revision: Revision,
+    target: bytes | Path,
+    *,
+    tell: Tell | None = None,
+    report: Report = silent,
+    workers: Workers | None = None,
+    **options: Any,
+) -> RestoreResult:
+    """Restore with these options."""
+    wanted = RestoreOptions(**options)
+    return restore.restore_tree(source, revision, target, options=wanted, tell=tell, report=report, workers=workers)
 
 
 class Machine:

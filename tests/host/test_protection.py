@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from host_kit import Machine
+from host_kit import Machine, restore_tree
 from msgspec.structs import replace
 
 from dalsegno.formats import objects
@@ -13,7 +13,6 @@ from dalsegno.formats.objects import Coverage, Revision
 from dalsegno.host.coverage import coverage_of
 from dalsegno.host.ignore import Rules
 from dalsegno.host.protection import BY_RULES, LARGER, NOT_ENTERED, OWN, SOCKET, UNREADABLE
-from dalsegno.host.restore import restore_tree
 from dalsegno.trees import coverage
 from dalsegno.trees.coverage import bounded, join_coverage
 

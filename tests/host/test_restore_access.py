@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from host_kit import USER, Machine, as_root, describe_tree, let_users_in, run_as_user
+from host_kit import USER, Machine, as_root, describe_tree, let_users_in, restore_tree, run_as_user
 
 from dalsegno.host import attributes
-from dalsegno.host.restore import RestoreResult, restore_tree
+from dalsegno.host.outcome import RestoreResult
 from dalsegno.terms.events import Event
 
 

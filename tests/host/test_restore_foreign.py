@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from host_kit import Machine, as_root
+from host_kit import Machine, as_root, restore_tree
 
 from dalsegno.host import kept
 from dalsegno.host.losses import GROUP, LINK, MODE, OWNER
-from dalsegno.host.restore import RestoreResult, restore_tree
+from dalsegno.host.outcome import RestoreResult
 from dalsegno.world.workers import Workers
 
 pytestmark = as_root

@@ -10,14 +10,15 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import host_kit
 import pytest
 from host_kit import USER, Machine, as_root, describe_tree, file_system, let_users_in, mounted, run_apart, run_as_user
 
-from dalsegno.host import attributes, restore, setting
+from dalsegno.host import attributes, setting
 from dalsegno.host.kept import TIME_NS_MAX, KeptTimes
 from dalsegno.host.losses import ACL, FLAGS, GROUP, LINK, OWNER, SET_ID, TIME, XATTR
+from dalsegno.host.outcome import RestoreResult
 from dalsegno.host.owners import OwnerMap
-from dalsegno.host.restore import RestoreResult
 from dalsegno.terms.errors import Full, NoAccess
 from dalsegno.world.workers import Workers
 
@@ -41,7 +42,7 @@ def crew(request: pytest.FixtureRequest) -> Iterator[None]:
 def restore_tree(machine: Machine, target: Path, *, crew: bool = True, **options: object) -> RestoreResult:
     assert machine.revision is not None
     workers = _crew[0] if _crew and crew else None
-    return restore.restore_tree(machine.store, machine.revision, target, workers=workers, **options)  # type: ignore[arg-type]
+    return host_kit.restore_tree(machine.store, machine.revision, target, workers=workers, **options)  # type: ignore[arg-type]
 
 
 def tree(tmp_path: Path, *names: str) -> Path:

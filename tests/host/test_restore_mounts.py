@@ -5,11 +5,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from host_kit import Machine, as_root, file_system, mounted
+from host_kit import Machine, as_root, file_system, mounted, restore_tree
 
 from dalsegno.host import removal
 from dalsegno.host.attributes import Place, place_of
-from dalsegno.host.restore import restore_tree
 
 pytestmark = as_root
 

@@ -4,10 +4,9 @@ import os
 import random
 from pathlib import Path
 
-from host_kit import Machine
+from host_kit import Machine, restore_tree
 
 from dalsegno.host.links import SLOTS_MIN, FirstNames
-from dalsegno.host.restore import restore_tree
 
 SEED = 20261130
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import shutil
 import socket
 import stat
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import host_kit
 import pytest
 from host_kit import Machine, describe_tree, revision_of
 from msgspec.structs import replace
@@ -17,9 +19,11 @@ from msgspec.structs import replace
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry
 from dalsegno.host import attributes, restore
+from dalsegno.host.outcome import RestoreResult
 from dalsegno.host.owners import OwnerMap
 from dalsegno.terms.errors import BadInput, Damaged, Full, NotFound
 from dalsegno.terms.events import Note
+from dalsegno.terms.sizes import MIB
 from dalsegno.trees.build import store_directory
 from dalsegno.trees.read import iterate_directory, lookup
 from dalsegno.world.workers import Workers
@@ -42,10 +46,10 @@ def crew(request: pytest.FixtureRequest) -> Iterator[None]:
         _crew.clear()
 
 
-def restore_tree(*arguments: Any, **options: Any) -> restore.RestoreResult:
+def restore_tree(*arguments: Any, **options: Any) -> RestoreResult:
     if _crew:
         options.setdefault("workers", _crew[0])
-    return restore.restore_tree(*arguments, **options)
+    return host_kit.restore_tree(*arguments, **options)
 
 
 @pytest.fixture
@@ -299,6 +303,24 @@ def test_a_socket_is_counted_once_where_a_file_changed(machine: Machine, tmp_pat
         assert machine.scan(root).socket_count == 1
         (root / "file").write_bytes(b"changed")
         assert machine.scan(root).socket_count == 1
+
+
+def test_a_large_file_is_compared_piece_by_piece(machine: Machine, tmp_path: Path) -> None:
+    """All of a file held in memory to look at it once: what differs at its start is told after its first pieces."""
+    root, target = tmp_path / "root", tmp_path / "target"
+    root.mkdir()
+    content = random.Random(1).randbytes(16 * MIB)
+    (root / "file").write_bytes(content)
+    machine.scan(root)
+    assert machine.revision is not None
+    restore_tree(machine.store, machine.revision, target)
+    stat = os.stat(target / "file")
+    (target / "file").write_bytes(b"\0" + content[1:])
+    os.utime(target / "file", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    machine.store.gets = 0
+    done = restore_tree(machine.store, machine.revision, target, verify_content=True, dry_run=True)
+    assert done.updated == 1
+    assert machine.store.gets <= len(machine.store.objects) // 4
 
 
 def test_in_place_writes_only_the_difference(machine: Machine, corpus: bytes, tmp_path: Path) -> None:

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from host_kit import REVISION_ID, Machine, MemoryStore, revision_of
+from host_kit import REVISION_ID, Machine, MemoryStore, restore_tree, revision_of
 
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry
 from dalsegno.host.fields import RACY_NS
 from dalsegno.host.ignore import CACHE_TAG_SIGNATURE, Rules
-from dalsegno.host.restore import restore_tree
 from dalsegno.host.scan import ScanResult, scan_tree
 from dalsegno.terms.events import Note
 from dalsegno.terms.ids import ObjectId

@@ -4,9 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from host_kit import Machine, as_root, run_apart
+from host_kit import Machine, as_root, restore_tree, run_apart
 
-from dalsegno.host.restore import restore_tree
 from dalsegno.host.target import ROOT_KEPT
 from dalsegno.terms.errors import Refused
 

@@ -30,7 +30,9 @@ from dalsegno.formats.objects import (
     Revision,
 )
 from dalsegno.formats.pack_header import DumpNote
-from dalsegno.host.restore import RestoreResult, restore_tree
+from dalsegno.host.outcome import RestoreResult
+from dalsegno.host.restore import restore_tree
+from dalsegno.host.restoring import RestoreOptions
 from dalsegno.pool.contract import Source
 from dalsegno.pool.sources import FirstOf
 from dalsegno.terms.errors import BadInput, Conflict, Damaged, NotFound, Refused
@@ -300,7 +302,8 @@ def restore_images(
             chain.require_full()
         revision = read_revision(source, ObjectId(chain.target.revision))
         increment = bool(chain.notes[-1].bases)
-        return restore_tree(source, revision, target, paths=list(paths), delete=increment, delete_excluded=True)
+        options = RestoreOptions(paths=list(paths), delete=increment, delete_excluded=True)
+        return restore_tree(source, revision, target, options=options)
 
 
 def _has(source: Source, revision: bytes) -> bool:

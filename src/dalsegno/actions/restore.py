@@ -5,8 +5,7 @@ import os
 import pwd
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dalsegno.actions.backup import own_paths, own_places
@@ -17,8 +16,10 @@ from dalsegno.dumps.load import load_chain
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry
 from dalsegno.host.changes import Tell
+from dalsegno.host.outcome import RestoreResult
 from dalsegno.host.owners import OwnerMap
-from dalsegno.host.restore import RestoreResult, restore_tree
+from dalsegno.host.restore import restore_tree
+from dalsegno.host.restoring import RestoreOptions
 from dalsegno.host.room import Room, look_for_room
 from dalsegno.pool.checked import CheckedSource
 from dalsegno.pool.contract import Source
@@ -45,53 +46,50 @@ class RestoreOutcome:
     is_trusted: bool = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreRequest:
+    """How a restore is wanted."""
+
+    owners: OwnerMap = field(default_factory=OwnerMap)
+    delete: bool = False
+    """Remove what the tree does not hold: never the program's own, nor what the backup did not cover."""
+    delete_excluded: bool = False
+    """Remove also what the backup did not cover."""
+    sure: bool = False
+    """Delete below `/`, too."""
+    dry_run: bool = False
+    compare: bool = False
+    """Read a file that has the same size and time, instead of taking it for equal."""
+    cross_file_systems: bool = False
+    """Restore into what is mounted below the target."""
+    is_trusted: bool | None = None
+    """None: as `restore` and `restore_view` decide."""
+    any_size: bool = False
+    """Begin also when there is no room for all of it."""
+
+
 def restore(
     house: House,
     address: str,
     target: Path,
     *,
     paths: Sequence[bytes] = (),
-    owners: OwnerMap | None = None,
-    delete: bool = False,
-    delete_excluded: bool = False,
-    sure: bool = False,
-    dry_run: bool = False,
-    compare: bool = False,
-    cross_file_systems: bool = False,
-    is_trusted: bool | None = None,
-    any_size: bool = False,
+    request: RestoreRequest | None = None,
     tell: Tell | None = None,
 ) -> RestoreOutcome:
     """Make `target` hold what an address or a chain of dumps names; only what differs is written.
 
-    Only `paths` when given (relative to the volume's root); a path in the address is one of them. A file with the
-    same size and time is taken for equal, unless `compare` has it read. What is mounted below the target is left alone
-    unless `cross_file_systems`. What `delete` removes never is the program's own, and only with `delete_excluded` what
-    the backup did not cover. `tell` hears of each entry. Refused: to delete below `/` unless `sure`, or in the
-    program's own places. Without a word (`is_trusted` None) all is trusted but what is not this house's own (`is_own`),
-    and what does not count as signed in a volume that requires it is Refused.
-    Full, before anything is written: there is no room for it, unless `any_size`.
+    Only `paths` when given (relative to the volume's root); a path in the address is one of them. `tell` hears of each
+    entry. Refused: to delete below `/` unless `sure`, or in the program's own places. Without a word (`is_trusted`
+    None) all is trusted but what is not this house's own (`is_own`), and what does not count as signed in a volume that
+    requires it is Refused. Full, before anything is written: there is no room for it, unless `any_size`.
     """
+    request = request if request is not None else RestoreRequest()
     with open_unchecked_view(house, address) as view:
-        if is_trusted is None:
+        if request.is_trusted is None:
             require_signed_view(house, view)
-            is_trusted = is_own(house, view)
-        return restore_view(
-            house,
-            view,
-            target,
-            paths=paths,
-            owners=owners,
-            delete=delete,
-            delete_excluded=delete_excluded,
-            sure=sure,
-            dry_run=dry_run,
-            compare=compare,
-            cross_file_systems=cross_file_systems,
-            is_trusted=is_trusted,
-            any_size=any_size,
-            tell=tell,
-        )
+            request = replace(request, is_trusted=is_own(house, view))
+        return restore_view(house, view, target, paths=paths, request=request, tell=tell)
 
 
 def restore_view(
@@ -100,15 +98,7 @@ def restore_view(
     target: Path,
     *,
     paths: Sequence[bytes] = (),
-    owners: OwnerMap | None = None,
-    delete: bool = False,
-    delete_excluded: bool = False,
-    sure: bool = False,
-    dry_run: bool = False,
-    compare: bool = False,
-    cross_file_systems: bool = False,
-    is_trusted: bool | None = None,
-    any_size: bool = False,
+    request: RestoreRequest | None = None,
     tell: Tell | None = None,
 ) -> RestoreOutcome:
     """Make `target` hold what an open view shows, as `restore` does; of a single file it may be that file.
@@ -116,44 +106,51 @@ def restore_view(
     Without a word the view is trusted, unless it is of a dump for single readers.
     """
     started_ns = now_ns()
-    own = own_paths(house, os.fsencode(target)) if delete else ()
-    if delete and not dry_run:
-        _check_deletion(house, target, sure=sure)
+    request = request if request is not None else RestoreRequest()
+    own = own_paths(house, os.fsencode(target)) if request.delete else ()
+    if request.delete and not request.dry_run:
+        _check_deletion(house, target, sure=request.sure)
     source, revision, place = view.source, view.revision, target
     wanted = [*paths, *([view.path] if view.path else [])]
     single = _single_file(view, target) if not paths else None
     if single is not None:
         one = OneEntry(view.source, single)
         source, revision, place, wanted = one, one.revision(view.revision), target.parent, [single.name]
+    is_trusted = request.is_trusted
     if is_trusted is None:
         require_signed_view(house, view)
         is_trusted = view.chain is None or not view.chain.is_for_readers
-    act = partial(
-        restore_tree,
-        source,
-        revision,
-        place,
-        paths=wanted,
-        owners=owners or OwnerMap(),
-        delete=delete,
-        delete_excluded=delete_excluded,
-        own=own,
-        verify_content=compare,
-        cross_devices=cross_file_systems,
-        is_trusted=is_trusted,
-        report=house.report,
-    )
+    options = _options(request, wanted, own, is_trusted=is_trusted)
     room = look_for_room(os.fsencode(place))
     with _comparing_beside(source, house.workers):
-        if not dry_run and not room.fits(needed_bytes=revision.total_bytes, needed_files=revision.entry_count):
-            _require_room(target, act(dry_run=True), room, any_size=any_size, report=house.report)
-        result = act(dry_run=dry_run, tell=tell)
+        if not request.dry_run and not room.fits(needed_bytes=revision.total_bytes, needed_files=revision.entry_count):
+            foretold = restore_tree(
+                source, revision, place, options=replace(options, dry_run=True), report=house.report
+            )
+            _require_room(target, foretold, room, any_size=request.any_size, report=house.report)
+        result = restore_tree(source, revision, place, options=options, tell=tell, report=house.report)
     return RestoreOutcome(
         label=view.label,
         target=os.fspath(target),
         result=result,
         duration_ns=now_ns() - started_ns,
         room=room,
+        is_trusted=is_trusted,
+    )
+
+
+def _options(
+    request: RestoreRequest, paths: Sequence[bytes], own: Sequence[bytes], *, is_trusted: bool
+) -> RestoreOptions:
+    return RestoreOptions(
+        paths=paths,
+        owners=request.owners,
+        delete=request.delete,
+        delete_excluded=request.delete_excluded,
+        own=own,
+        dry_run=request.dry_run,
+        verify_content=request.compare,
+        cross_devices=request.cross_file_systems,
         is_trusted=is_trusted,
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dalsegno.actions.dumped import Dumped
 from dalsegno.actions.policy import load_policy
-from dalsegno.actions.restore import RestoreOutcome, restore_view
+from dalsegno.actions.restore import RestoreOutcome, RestoreRequest, restore_view
 from dalsegno.actions.retrieve import Retrieved, find_and_plan, forget, retrieve
 from dalsegno.actions.session import House
 from dalsegno.actions.view import open_dumps
@@ -21,7 +21,6 @@ from dalsegno.cli.site import asker, policy_if_any, policy_realm
 from dalsegno.cli.terminal import Terminal
 from dalsegno.cli.words import path_bytes
 from dalsegno.host.changes import Tell
-from dalsegno.host.owners import OwnerMap
 from dalsegno.terms.errors import DalError, Damaged, NotFound, Unavailable
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
@@ -95,7 +94,7 @@ def restore_dated(
     address: Address,
     in_pool: Resolved | None,
     *,
-    owners: OwnerMap,
+    request: RestoreRequest,
     tell: Tell | None = None,
 ) -> tuple[RestoreOutcome | None, dict[str, Any]] | None:
     """Restore an address from dumps; None when the pool has it as well as any dump. With --dry-run only the plan."""
@@ -110,7 +109,7 @@ def restore_dated(
             if in_pool is not None:
                 return None
             with open_realm_house(realm, arguments, terminal) as other:
-                return restore_dated(arguments, terminal, other, address, None, owners=owners, tell=tell)
+                return restore_dated(arguments, terminal, other, address, None, request=request, tell=tell)
         opened = open_installation(policy, ask=asker(terminal), create=False)
     except NotFound:
         return None  # no catalog yet: the pool's word is the last one
@@ -149,14 +148,7 @@ def restore_dated(
                     view,
                     arguments.to,
                     paths=paths,
-                    owners=owners,
-                    delete=arguments.delete or arguments.delete_excluded,
-                    delete_excluded=arguments.delete_excluded,
-                    sure=arguments.yes,
-                    compare=arguments.compare,
-                    cross_file_systems=arguments.cross_file_systems,
-                    is_trusted=arguments.is_trusted,
-                    any_size=arguments.any_size,
+                    request=request,
                     tell=tell,
                 )
             return made, found

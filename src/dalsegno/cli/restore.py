@@ -77,8 +77,27 @@ def _owners(text: str) -> OwnerMap:
     return OwnerMap(mode=text)
 
 
+def _request(arguments: argparse.Namespace) -> actions.RestoreRequest:
+    return actions.RestoreRequest(
+        owners=_owners(arguments.owners),
+        delete=arguments.delete or arguments.delete_excluded,
+        delete_excluded=arguments.delete_excluded,
+        sure=arguments.yes,
+        dry_run=arguments.dry_run,
+        compare=arguments.compare,
+        cross_file_systems=arguments.cross_file_systems,
+        is_trusted=arguments.is_trusted,
+        any_size=arguments.any_size,
+    )
+
+
 def _restore_dated(
-    arguments: argparse.Namespace, terminal: Terminal, house: House, what: str, owners: OwnerMap, tell: Tell | None
+    arguments: argparse.Namespace,
+    terminal: Terminal,
+    house: House,
+    what: str,
+    request: actions.RestoreRequest,
+    tell: Tell | None,
 ) -> tuple[actions.RestoreOutcome | None, dict[str, Any]] | None:
     """Restore from dumps what the pool does not have, or has older; None when the pool is to be read."""
     if split_dumps(what) is not None:
@@ -89,7 +108,7 @@ def _restore_dated(
     except NotFound:
         in_pool = None
     except Unavailable as error:
-        return _dumps_instead(arguments, terminal, house, what, owners, tell, error)
+        return _dumps_instead(arguments, terminal, house, what, request, tell, error)
     if in_pool is not None and in_pool.clone in ("", None, address.selector):
         return None
     if in_pool is not None and address.selector in ("", "latest"):
@@ -97,7 +116,7 @@ def _restore_dated(
     # Only now the catalog and all that belongs to it are loaded.
     result: tuple[actions.RestoreOutcome | None, dict[str, Any]] | None
     result = import_module("dalsegno.cli.dated").restore_dated(
-        arguments, terminal, house, address, in_pool, owners=owners, tell=tell
+        arguments, terminal, house, address, in_pool, request=request, tell=tell
     )
     return result
 
@@ -107,7 +126,7 @@ def _dumps_instead(
     terminal: Terminal,
     house: House,
     what: str,
-    owners: OwnerMap,
+    request: actions.RestoreRequest,
     tell: Tell | None,
     error: Unavailable,
 ) -> tuple[actions.RestoreOutcome | None, dict[str, Any]]:
@@ -117,7 +136,7 @@ def _dumps_instead(
     dated = import_module("dalsegno.cli.dated")
     found: tuple[actions.RestoreOutcome | None, dict[str, Any]] | None
     try:
-        found = dated.restore_dated(arguments, terminal, house, parse_address(what), None, owners=owners, tell=tell)
+        found = dated.restore_dated(arguments, terminal, house, parse_address(what), None, request=request, tell=tell)
     except NotFound:
         found = None
     if found is None:
@@ -139,12 +158,12 @@ def _restore(arguments: argparse.Namespace, terminal: Terminal) -> int:
         raise BadInput("say where to: --to DIR for files, or --volume NAME for a volume")
     if arguments.volume is not None:
         return _restore_volume(arguments, terminal, what)
-    owners = _owners(arguments.owners)
+    request = _request(arguments)
     more: dict[str, Any] = {}
     shown = Shown(terminal, lines=arguments.dry_run or terminal.verbose)
     tell = shown.tell if shown.is_wanted else None
     with open_volumes(arguments, terminal, what) as house:
-        dated = _restore_dated(arguments, terminal, house, what, owners, tell)
+        dated = _restore_dated(arguments, terminal, house, what, request, tell)
         if dated is not None:
             outcome, more = dated
             if outcome is None:
@@ -156,20 +175,12 @@ def _restore(arguments: argparse.Namespace, terminal: Terminal) -> int:
                     what,
                     arguments.to,
                     paths=[path_bytes(path) for path in arguments.path],
-                    owners=owners,
-                    delete=arguments.delete or arguments.delete_excluded,
-                    delete_excluded=arguments.delete_excluded,
-                    sure=arguments.yes,
-                    dry_run=arguments.dry_run,
-                    compare=arguments.compare,
-                    cross_file_systems=arguments.cross_file_systems,
-                    is_trusted=arguments.is_trusted,
-                    any_size=arguments.any_size,
+                    request=request,
                     tell=tell,
                 )
             except Unavailable as error:
                 # No server that has it answers: what backups are for.
-                outcome, more = _dumps_instead(arguments, terminal, house, what, owners, tell, error)
+                outcome, more = _dumps_instead(arguments, terminal, house, what, request, tell, error)
                 if outcome is None:
                     return EXIT_DONE
     _say_failures(terminal, outcome.result.failed)

@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from dalsegno.formats.objects import Entry
 from dalsegno.host import attributes
@@ -18,6 +18,18 @@ from dalsegno.host.setting import Lose, set_flags
 NOWHERE: Final = Place(0, 0)
 
 
+class FileSystem(NamedTuple):
+    """What the file system of a directory is like."""
+
+    is_native: bool
+    """Whether it says what it does not take."""
+    folds: bool
+    """Whether it takes names that differ in case alone for one."""
+
+
+NATIVE: Final = FileSystem(is_native=True, folds=False)
+
+
 class Frame:
     """One directory that is being restored. `fd` is -1 where a dry run has no directory."""
 
@@ -28,10 +40,9 @@ class Frame:
         "entry",
         "existing",
         "fd",
-        "folds",
+        "file_system",
         "fresh",
         "inherited",
-        "is_native",
         "is_open_up",
         "items",
         "met_names",
@@ -65,9 +76,7 @@ class Frame:
         self.place = NOWHERE
         # Flags of the directory that new files in it begin with.
         self.inherited = 0
-        # Of its file system: it takes names that differ in case alone for one; it says what it does not take.
-        self.folds = False
-        self.is_native = True
+        self.file_system = NATIVE
         # What was changed so that files can be written there: taken back at the end.
         self.is_open_up = fresh
         self.opened: Opened | None = None
@@ -86,8 +95,8 @@ class Frame:
 
     def look_at_place(self, *, may_write: bool) -> None:
         """Find out what the directory's file system is like."""
-        self.is_native = attributes.is_native(self.fd)
-        self.folds = folds_names(self.fd, may_write=may_write)
+        folds = folds_names(self.fd, may_write=may_write)
+        self.file_system = FileSystem(is_native=attributes.is_native(self.fd), folds=folds)
 
     def look_at_flags(self) -> None:
         """Find out what new files begin with, and decide whether they can be written by the batch."""
@@ -120,5 +129,6 @@ class Frame:
         self.existing.add(name)
 
     def _settle_plain(self) -> None:
-        self.folds = self.folds or bool(self.inherited & attributes.FLAG_CASEFOLD)
-        self.plain = self.plain and not self.inherited and not self.folds
+        if self.inherited & attributes.FLAG_CASEFOLD:
+            self.file_system = self.file_system._replace(folds=True)
+        self.plain = self.plain and not self.inherited and not self.file_system.folds
