@@ -31,8 +31,8 @@ from dalsegno.replicas.context import ReplicaContext, side_by_side
 from dalsegno.replicas.group import Group
 from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.peers import Peers
-from dalsegno.replicas.reach import Reach
 from dalsegno.replicas.remote import RemoteSite
+from dalsegno.replicas.writers import Reach
 from dalsegno.trees.build import store_directory
 from dalsegno.world.clock import now_ns
 from dalsegno.world.workers import Workers

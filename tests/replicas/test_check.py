@@ -13,8 +13,8 @@ from dalsegno.replicas.check import AWAY, CLONE, FROZEN, HEAD, OBJECT, REPLICAS,
 from dalsegno.replicas.context import ReplicaContext
 from dalsegno.replicas.group import Group
 from dalsegno.replicas.peers import Peers
-from dalsegno.replicas.reach import Reach
 from dalsegno.replicas.transfer import copy
+from dalsegno.replicas.writers import Reach
 from dalsegno.terms.ids import hex_short
 from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.state import ReplicaSet

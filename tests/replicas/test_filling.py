@@ -11,8 +11,8 @@ from site_worlds import WORLDS, clone, commit, context, found
 
 from dalsegno.replicas.filling import SAMPLE_MAX, STALLED_NS, Lacking, await_filled, survey
 from dalsegno.replicas.follow import Pair, catch_up
-from dalsegno.replicas.reach import empty_state
 from dalsegno.replicas.transfer import copy
+from dalsegno.replicas.writers import empty_state
 from dalsegno.terms.events import Progress
 from dalsegno.terms.ids import OBJECT_ID_BYTES
 from dalsegno.volumes.state import STANDBY, ReplicaSet

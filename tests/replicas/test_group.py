@@ -26,7 +26,7 @@ from dalsegno.replicas.context import ReplicaContext
 from dalsegno.replicas.contract import LEASE_SECONDS
 from dalsegno.replicas.group import Group
 from dalsegno.replicas.peers import Peers
-from dalsegno.replicas.reach import Reach
+from dalsegno.replicas.writers import Reach
 from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.times import SECOND_NS

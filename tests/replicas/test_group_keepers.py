@@ -17,8 +17,8 @@ from dalsegno.replicas.check import check_replicas
 from dalsegno.replicas.context import ReplicaContext, side_by_side
 from dalsegno.replicas.group import Group
 from dalsegno.replicas.peers import Peers
-from dalsegno.replicas.reach import Reach
 from dalsegno.replicas.transfer import copy
+from dalsegno.replicas.writers import Reach
 from dalsegno.terms.errors import DalError, Refused, Unavailable
 from dalsegno.terms.events import silent
 from dalsegno.trees.closure import visit_reachable

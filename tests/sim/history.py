@@ -25,9 +25,9 @@ from dalsegno.pool.pool import Pool
 from dalsegno.replicas.context import ReplicaContext, in_turn
 from dalsegno.replicas.group import Group
 from dalsegno.replicas.peers import Peers
-from dalsegno.replicas.reach import Reach
 from dalsegno.replicas.release import release
 from dalsegno.replicas.sources import SitesSource
+from dalsegno.replicas.writers import Reach
 from dalsegno.terms.errors import DalError, NotFound, Unavailable
 from dalsegno.terms.events import silent
 from dalsegno.trees.edit import edit_directory

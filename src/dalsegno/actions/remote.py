@@ -38,12 +38,12 @@ from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.nearest import NearestSource, Nearness
 from dalsegno.replicas.profile import CACHE_BYTES_MAX_DEFAULT
 from dalsegno.replicas.pushing import Pushed
-from dalsegno.replicas.reach import Reach, States, list_errors, shared_kind
 from dalsegno.replicas.replica_sets import writers_needed
 from dalsegno.replicas.seen import SeenOnServers
 from dalsegno.replicas.servers import Servers
 from dalsegno.replicas.tokens import fitting_name
 from dalsegno.replicas.wire import ServerInfo
+from dalsegno.replicas.writers import Reach, States, list_errors, shared_kind
 from dalsegno.terms.errors import (
     AlreadyThere,
     BadInput,

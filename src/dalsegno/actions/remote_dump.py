@@ -14,8 +14,8 @@ from dalsegno.dumps.place import dump_name, place_for
 from dalsegno.dumps.plan import built_on, choose_base, choose_level, record_dump, recorded_by, require_unneeded
 from dalsegno.formats.object_rows import read_rows, row_lengths
 from dalsegno.formats.pack_header import DumpNote
-from dalsegno.replicas.reach import list_errors, shared_kind
 from dalsegno.replicas.remote import RemoteSite
+from dalsegno.replicas.writers import list_errors, shared_kind
 from dalsegno.terms.errors import BadInput, Conflict, DalError, Damaged, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import hex_short
 from dalsegno.volumes.address import parse_address, resolve

@@ -16,9 +16,9 @@ from dalsegno.replicas.heads import (
     strangers,
     unreadable_heads,
 )
-from dalsegno.replicas.reach import Look, Reach
 from dalsegno.replicas.sources import SitesSource
 from dalsegno.replicas.transfer import Transferred
+from dalsegno.replicas.writers import Look, Reach
 from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Diverged, Refused, Unavailable
 from dalsegno.terms.events import Note
 from dalsegno.terms.ids import hex_short

@@ -13,9 +13,9 @@ from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
 from dalsegno.replicas.filling import missing_of_many
 from dalsegno.replicas.group import Group
 from dalsegno.replicas.histories import kept
-from dalsegno.replicas.reach import Look, Reach
 from dalsegno.replicas.sources import unpack
 from dalsegno.replicas.transfer import cut_groups, fetch
+from dalsegno.replicas.writers import Look, Reach
 from dalsegno.terms.errors import Conflict, DalError, Damaged, NotFound, Unavailable
 from dalsegno.terms.events import Progress, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES, hex_short

@@ -6,7 +6,7 @@ from typing import Final
 from dalsegno.formats.objects import Revision
 from dalsegno.replicas.catchup import FROZEN_PAUSE_SECONDS, ROUNDS_MAX, Tally, bring_heads, catch_up
 from dalsegno.replicas.histories import keeps
-from dalsegno.replicas.reach import Look, Reach, list_errors, shared_kind
+from dalsegno.replicas.writers import Look, Reach, list_errors, shared_kind
 from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, NoAccess, Refused, Unavailable
 from dalsegno.terms.times import time_name
 from dalsegno.volumes.ancestry import find_revision

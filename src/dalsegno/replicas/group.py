@@ -17,10 +17,10 @@ from dalsegno.replicas.contract import Site
 from dalsegno.replicas.freezing import Cloned, freeze_and_clone
 from dalsegno.replicas.histories import parse_patterns
 from dalsegno.replicas.pushing import Pushed, Pusher
-from dalsegno.replicas.reach import Look, Reach, empty_state, list_errors, shared_kind
 from dalsegno.replicas.replica_sets import writers_needed
 from dalsegno.replicas.sources import SitesSource
 from dalsegno.replicas.transfer import Transferred
+from dalsegno.replicas.writers import Look, Reach, empty_state, list_errors, shared_kind
 from dalsegno.terms.errors import AlreadyThere, DalError, NotFound, Refused, Unavailable
 from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.state import STANDBY, WRITER, ReplicaSet, VolumeState

@@ -9,10 +9,10 @@ from dalsegno.formats import objects
 from dalsegno.formats.object_rows import read_rows, row_ids, row_lengths
 from dalsegno.replicas.catchup import FROZEN_PAUSE_SECONDS, FROZEN_SECONDS_MAX, catch_up
 from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
-from dalsegno.replicas.reach import Look, Reach, list_errors, shared_kind
 from dalsegno.replicas.replica_sets import set_version
 from dalsegno.replicas.sources import SitesSource
 from dalsegno.replicas.transfer import Spool, Transferred, copy, fetch
+from dalsegno.replicas.writers import Look, Reach, list_errors, shared_kind
 from dalsegno.terms.errors import Conflict, DalError, Diverged, NoAccess, NotFound, Refused, Unavailable, Unsigned
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
 from dalsegno.terms.sizes import MIB

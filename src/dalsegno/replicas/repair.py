@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dalsegno.replicas.group import Group
-from dalsegno.replicas.reach import Reach
 from dalsegno.replicas.transfer import Transferred, bring
+from dalsegno.replicas.writers import Reach
 from dalsegno.terms.errors import DalError, NotFound
 from dalsegno.volumes.state import VolumeState
 

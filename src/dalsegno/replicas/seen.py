@@ -15,8 +15,8 @@ from blake3 import blake3
 from dalsegno.chunks.realm import Realm
 from dalsegno.pool.contract import Source
 from dalsegno.pool.known import Differs, KnownHead, KnownHeads, KnownPlace
-from dalsegno.replicas.reach import States
 from dalsegno.replicas.replica_sets import set_version
+from dalsegno.replicas.writers import States
 from dalsegno.terms.errors import Damaged, NoAccess, NotFound, Unavailable
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.times import show_time
