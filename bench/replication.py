@@ -32,7 +32,7 @@ from dalsegno.replicas.group import Group
 from dalsegno.replicas.keeper import Keeper
 from dalsegno.replicas.peers import Peers
 from dalsegno.replicas.remote import RemoteSite
-from dalsegno.replicas.writers import Reach
+from dalsegno.replicas.writers import Writers
 from dalsegno.trees.build import store_directory
 from dalsegno.world.clock import now_ns
 from dalsegno.world.workers import Workers
@@ -244,7 +244,7 @@ class Writer:
         self._time_ns = 0
         self._count = 0
         self.group = Group(
-            Reach(
+            Writers(
                 Peers(
                     volume=volume,
                     sites=self._sites,

@@ -343,9 +343,9 @@ def test_a_read_only_site_shows_what_was_released_to_it(world: RealmWorld) -> No
     with world.client() as house:
         released = clone.clone(house, "home", "monday").clone.revision
         group = house.realm_volumes.group("home")
-        look = group.look()
-        group.arrange(ReplicaSet(version=look.replicas.version + 1, writers=["s1", "s2"], readers=["s3"]))
-        world.keepers["s3"].create(empty_state(look.states["s1"], replicas=group.look().replicas, role=READER))
+        polled = group.poll()
+        group.set_replica_set(ReplicaSet(version=polled.replicas.version + 1, writers=["s1", "s2"], readers=["s3"]))
+        world.keepers["s3"].create(empty_state(polled.states["s1"], replicas=group.poll().replicas, role=READER))
     copy(world.keepers["s1"], world.keepers["s3"], "home", [released])
     world.keepers["s3"].switch("home", Release(number=1, revision=released, clone="monday", released_ns=1))
     world.write("c1", a="second")

@@ -33,7 +33,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RealmWorl
         made.create("s1", "s2", "s3")
         made.write("c1", a="first")
         with made.client() as house:
-            house.realm_volumes.group("home").arrange(SET)
+            house.realm_volumes.group("home").set_replica_set(SET)
         yield made
     finally:
         made.close()

@@ -14,7 +14,7 @@ from dalsegno.replicas.context import ReplicaContext
 from dalsegno.replicas.group import Group
 from dalsegno.replicas.peers import Peers
 from dalsegno.replicas.transfer import copy
-from dalsegno.replicas.writers import Reach
+from dalsegno.replicas.writers import Writers
 from dalsegno.terms.ids import hex_short
 from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.state import ReplicaSet
@@ -35,7 +35,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
 
 def group_of(world: Any) -> Group:
     return Group(
-        Reach(
+        Writers(
             Peers(
                 volume=VOLUME,
                 sites=world.faulty,

@@ -26,7 +26,7 @@ from dalsegno.replicas.context import ReplicaContext
 from dalsegno.replicas.contract import LEASE_SECONDS
 from dalsegno.replicas.group import Group
 from dalsegno.replicas.peers import Peers
-from dalsegno.replicas.writers import Reach
+from dalsegno.replicas.writers import Writers
 from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.times import SECOND_NS
@@ -56,7 +56,7 @@ class Client:
 
     def new_group(self) -> Group:
         return Group(
-            Reach(
+            Writers(
                 Peers(
                     volume=VOLUME,
                     sites=self.links,
@@ -417,7 +417,7 @@ def test_a_server_whose_volume_of_that_name_is_another_one_is_left_alone(cell: C
     other = msgspec.structs.replace(empty_volume(NAMES), id=bytes(16), replicas=None)
     cell.servers["s3"].volumes[VOLUME] = other
     client.add(b=b"two")
-    client.group.reach.last = None
+    client.group.writers.last = None
     pushed = client.push()
     assert isinstance(pushed.missing["s3"], Refused)
     assert cell.servers["s3"].state(VOLUME) == other
@@ -448,8 +448,8 @@ def test_a_server_with_an_older_replica_set_is_told_the_newest(cell: Cell) -> No
     client.push()
     newer = ReplicaSet(version=7, writers=["s1", "s2"], rule=MAJORITY)
     cell.servers["s2"].arrange(VOLUME, newer)
-    look = client.group.look()
-    assert look.replicas == newer and set(look.states) == {"s1", "s2"}
+    polled = client.group.poll()
+    assert polled.replicas == newer and set(polled.states) == {"s1", "s2"}
     assert cell.servers["s1"].state(VOLUME).replicas == newer
     client.add(b=b"two")
     assert client.push().acknowledged == ("s1", "s2")
@@ -508,8 +508,8 @@ def test_a_client_that_knows_only_old_writers_asks_who_they_are_now() -> None:
     for name in ("s3", "s4"):
         cell.servers[name].arrange(VOLUME, newer)
     client.links["s1"].down = True
-    look = client.group.look()
-    assert look.replicas == newer and set(look.states) == {"s3", "s4"}
+    polled = client.group.poll()
+    assert polled.replicas == newer and set(polled.states) == {"s3", "s4"}
 
 
 def test_a_new_replica_gets_history_and_clones_before_it_takes_commits() -> None:
@@ -604,7 +604,7 @@ def test_a_replica_that_does_not_answer_is_removed_only_by_force(cell: Cell) -> 
     with pytest.raises(Unavailable, match="would be lost"):
         client.group.remove_replica("s3")
     assert set(client.group.remove_replica("s3", force=True)) == {"s3"}
-    assert client.group.look().replicas.writers == ["s1", "s2"]
+    assert client.group.poll().replicas.writers == ["s1", "s2"]
 
 
 def test_the_last_writer_is_not_removed() -> None:
@@ -1002,14 +1002,14 @@ def test_a_standby_is_taken_out_and_its_copy_removed(cell: Cell) -> None:
     client.push()
     caught = client.group.catch_up()
     replicas = msgspec.structs.replace(caught.replicas, version=2, writers=["s1", "s2"], standbys=["s3"])
-    client.group.arrange(replicas)
+    client.group.set_replica_set(replicas)
     client.links["s3"].down = True
     with pytest.raises(Unavailable, match="--force"):
         client.group.remove_replica("s3")
     client.links["s3"].down = False
     assert not client.group.remove_replica("s3")
-    look = client.group.look()
-    assert (look.replicas.writers, look.replicas.standbys) == (["s1", "s2"], [])
+    polled = client.group.poll()
+    assert (polled.replicas.writers, polled.replicas.standbys) == (["s1", "s2"], [])
     assert not cell.servers["s3"].volumes
     with pytest.raises(NotFound, match="neither writer nor standby"):
         client.group.remove_replica("s3")

@@ -18,7 +18,7 @@ from dalsegno.replicas.context import ReplicaContext, side_by_side
 from dalsegno.replicas.group import Group
 from dalsegno.replicas.peers import Peers
 from dalsegno.replicas.transfer import copy
-from dalsegno.replicas.writers import Reach
+from dalsegno.replicas.writers import Writers
 from dalsegno.terms.errors import DalError, Refused, Unavailable
 from dalsegno.terms.events import silent
 from dalsegno.trees.closure import visit_reachable
@@ -47,7 +47,7 @@ class Client:
     def new_group(self) -> Group:
         clock = self.world.keepers.clock
         return Group(
-            Reach(
+            Writers(
                 Peers(
                     volume=VOLUME,
                     sites=self.links,

@@ -27,7 +27,7 @@ from dalsegno.replicas.group import Group
 from dalsegno.replicas.peers import Peers
 from dalsegno.replicas.release import release
 from dalsegno.replicas.sources import SitesSource
-from dalsegno.replicas.writers import Reach
+from dalsegno.replicas.writers import Writers
 from dalsegno.terms.errors import DalError, NotFound, Unavailable
 from dalsegno.terms.events import silent
 from dalsegno.trees.edit import edit_directory
@@ -107,7 +107,7 @@ class Client:
             parallel=self._in_any_order,
         )
         writers = Peers(volume=VOLUME, sites={name: sites[name] for name in WRITERS}, context=context)
-        self.group = Group(Reach(writers, local=keeper, volume_id=VOLUME_ID))
+        self.group = Group(Writers(writers, local=keeper, volume_id=VOLUME_ID))
         # As in the cache house: what this client has not got it reads from the servers.
         self.pool.elsewhere = SitesSource(VOLUME, [sites[name] for name in WRITERS], world.realm)
 
@@ -129,8 +129,8 @@ class Client:
         self.volumes.update(VOLUME_ID, lambda state: _with_head(state, head))
 
     def refresh(self) -> None:
-        look = self.group.look()
-        heads = sorted(state.head for state in look.states.values() if state.head)
+        polled = self.group.poll()
+        heads = sorted(state.head for state in polled.states.values() if state.head)
         if heads and not self.head:
             self.mirror(heads[0])
 
@@ -200,8 +200,8 @@ class Client:
         self.world.say(f"{self.name} cloned {made.name} on {made.cloned}")
 
     def unclone(self) -> None:
-        look = self.group.look()
-        names = sorted({name for state in look.states.values() for name in state.clones})
+        polled = self.group.poll()
+        names = sorted({name for state in polled.states.values() for name in state.clones})
         if names:
             self.group.unclone(self.world.chance.choice(names))
 
@@ -211,16 +211,16 @@ class Client:
             self.mirror(caught.head)
 
     def release(self) -> None:
-        look = self.group.look()
+        polled = self.group.poll()
         clones = {
-            name: clone for state in look.states.values() for name, clone in state.clones.items() if clone.revision
+            name: clone for state in polled.states.values() for name, clone in state.clones.items() if clone.revision
         }
         if not clones:
             return
         name = self.world.chance.choice(sorted(clones))
         self.world.released.add(clones[name].revision)
-        context = replace(self.group.reach.context, parallel=in_turn)
-        peers = Peers(volume=VOLUME, sites=self.sites, context=context, replicas=look.replicas)
+        context = replace(self.group.writers.context, parallel=in_turn)
+        peers = Peers(volume=VOLUME, sites=self.sites, context=context, replicas=polled.replicas)
         done = release(peers, clones[name].revision, clone=name, to=READERS)
         self.world.say(f"{self.name} released {name}: {[each.outcome for each in done.outcomes]}")
 

@@ -43,7 +43,7 @@ from dalsegno.replicas.seen import SeenOnServers
 from dalsegno.replicas.servers import Servers
 from dalsegno.replicas.tokens import fitting_name
 from dalsegno.replicas.wire import ServerInfo
-from dalsegno.replicas.writers import Reach, States, list_errors, shared_kind
+from dalsegno.replicas.writers import States, Writers, list_errors, shared_kind
 from dalsegno.terms.errors import (
     AlreadyThere,
     BadInput,
@@ -300,7 +300,7 @@ class RealmVolumes(Volumes):
     def _make_group(self, name: str, names: Sequence[str], replicas: ReplicaSet | None, volume_id: bytes) -> Group:
         context = self.servers.context(merge=self._merge, workers=self._callers, report=self._report)
         group = Group(
-            Reach(
+            Writers(
                 self.servers.peers(name, names, context, replicas),
                 local=self._local,
                 volume_id=volume_id,
@@ -351,8 +351,8 @@ class RealmVolumes(Volumes):
             self._tell(name, f"{each} was behind: it got {done.objects:,} objects")
         for merged in caught.merged:
             self._tell(name, f"its replicas had diverged: merged as #{hex_short(merged)}")
-        look = group.reach.last
-        states = look.states.values() if look is not None else ()
+        polled = group.writers.last
+        states = polled.states.values() if polled is not None else ()
         state = self._with_all_dumps(caught.state, states, away=bool(caught.missing))
         self._show(name, state)
         return replace(caught, state=state)
@@ -495,12 +495,12 @@ class RealmVolumes(Volumes):
 
     def _only_look(self, name: str) -> VolumeState:
         """Return the newest state that a server has: who may only read, or only append, brings nobody up to date."""
-        look = self.group(name).look()
-        if not look.states:
-            kind = NoAccess if shared_kind(look.errors) is NoAccess else Unavailable
-            raise kind(f"volume {name!r}: {list_errors(look.errors)}")
-        with self._source.looking(name, look.states):
-            state = max(look.states.values(), key=lambda each: (self._time_of(each.head), each.head))
+        polled = self.group(name).poll()
+        if not polled.states:
+            kind = NoAccess if shared_kind(polled.errors) is NoAccess else Unavailable
+            raise kind(f"volume {name!r}: {list_errors(polled.errors)}")
+        with self._source.looking(name, polled.states):
+            state = max(polled.states.values(), key=lambda each: (self._time_of(each.head), each.head))
         state = self._push_waiting(name, state)
         self._show(name, state)
         return state
@@ -838,13 +838,13 @@ class RealmVolumes(Volumes):
         """
         volume = split_place(name)[1]
         with self._turn(volume):
-            look = self.group(volume).look()
-            replicas = look.replicas
-            named = next((state.clones[clone] for state in look.states.values() if clone in state.clones), None)
+            polled = self.group(volume).poll()
+            replicas = polled.replicas
+            named = next((state.clones[clone] for state in polled.states.values() if clone in state.clones), None)
             if clone and named is None:
                 raise NotFound(f"no clone {volume}@{clone} on a server that answers: `dal clones {volume}` shows them")
             content = named.revision if named is not None else b""
-            names = [*replicas.writers, *replicas.standbys] or list(look.states)
+            names = [*replicas.writers, *replicas.standbys] or list(polled.states)
 
             def step(site: Site) -> VolumeState:
                 if not isinstance(site, Reopener):
@@ -881,29 +881,29 @@ class RealmVolumes(Volumes):
             return self._clone_older(name, clone_name, now_ns=now_ns, revision=named, automatic=automatic)
 
     def _look_again(self, name: str, group: Group) -> None:
-        look = group.look()
-        if look.states:
-            state = next(iter(look.states.values()))
-            self._show(name, self._with_all_dumps(state, look.states.values(), away=bool(look.errors)))
+        polled = group.poll()
+        if polled.states:
+            state = next(iter(polled.states.values()))
+            self._show(name, self._with_all_dumps(state, polled.states.values(), away=bool(polled.errors)))
 
     def _clone_older(
         self, name: str, clone_name: str | None, *, now_ns: int, revision: bytes, automatic: bool
     ) -> tuple[str, Clone]:
         with self._turn(name):
             group = self.group(name)
-            look = group.look()
-            taken = look.clone_names
+            polled = group.poll()
+            taken = polled.clone_names
             wanted = clone_name or free_name(time_name(now_ns), taken)
             check_clone_name(wanted)
             if wanted in taken:
                 raise AlreadyThere(f"clone {name}@{wanted} exists already: choose another name, or unclone it first")
-            if len(look.states) < look.needed:
-                raise Unavailable(f"volume {name!r}: nothing was cloned: {list_errors(look.errors)}")
+            if len(polled.states) < polled.needed:
+                raise Unavailable(f"volume {name!r}: nothing was cloned: {list_errors(polled.errors)}")
             clone = Clone(revision=revision, created_ns=now_ns, automatic=automatic)
-            done, errors = self._ask(look.states, lambda site: site.clone(name, wanted, clone))
+            done, errors = self._ask(polled.states, lambda site: site.clone(name, wanted, clone))
             if not done:
                 raise next(iter(errors.values()))
-            self._note_answers(name, done, {**look.errors, **errors})
+            self._note_answers(name, done, {**polled.errors, **errors})
             self._show(name, self._with_all_dumps(next(iter(done.values())), done.values(), away=True))
         return wanted, clone
 

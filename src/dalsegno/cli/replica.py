@@ -143,8 +143,8 @@ def _list(arguments: argparse.Namespace, terminal: Terminal) -> int:
     house, name = open_volume(arguments, terminal, arguments.volume)
     with house:
         house.volumes.get(name)
-        look = house.realm_volumes.group(name).look()
-        replicas = look.replicas
+        polled = house.realm_volumes.group(name).poll()
+        replicas = polled.replicas
         others = {}
         for each in (*replicas.standbys, *replicas.readers):
             others.update(house.realm_volumes.servers.states(name, [each]))
@@ -152,8 +152,8 @@ def _list(arguments: argparse.Namespace, terminal: Terminal) -> int:
     roles = [(each, "writer") for each in replicas.writers]
     roles += [(each, "standby") for each in replicas.standbys] + [(each, "reader") for each in replicas.readers]
     for each, role in roles:
-        state = look.states.get(each) or others.get(each)
-        error = look.errors.get(each)
+        state = polled.states.get(each) or others.get(each)
+        error = polled.errors.get(each)
         keeps = replicas.clones.get(each, "all")
         values.append(
             {

@@ -18,7 +18,7 @@ from dalsegno.replicas.heads import (
 )
 from dalsegno.replicas.sources import SitesSource
 from dalsegno.replicas.transfer import Transferred
-from dalsegno.replicas.writers import Look, Reach
+from dalsegno.replicas.writers import WriterPoll, Writers
 from dalsegno.terms.errors import AlreadyThere, Conflict, DalError, Diverged, Refused, Unavailable
 from dalsegno.terms.events import Note
 from dalsegno.terms.ids import hex_short
@@ -75,7 +75,7 @@ class Tally:
         self.brought[name] = self.brought.get(name, Transferred()) + done
 
 
-def catch_up(reach: Reach, *, head: bytes = b"", joining: Mapping[str, str] | None = None) -> CaughtUp:
+def catch_up(writers: Writers, *, head: bytes = b"", joining: Mapping[str, str] | None = None) -> CaughtUp:
     """Bring every writer that answers to one head and one set of clones.
 
     `head`, a revision at `local`, is brought in, too; so are servers that are `joining`, with the patterns of the
@@ -83,39 +83,43 @@ def catch_up(reach: Reach, *, head: bytes = b"", joining: Mapping[str, str] | No
     """
     joining = joining or {}
     tally = Tally()
-    until = reach.context.ticks() + FROZEN_SECONDS_MAX * SECOND_NS
-    trouble: DalError = Conflict(f"volume {reach.volume!r}: its replicas change faster than they are brought together")
+    until = writers.context.ticks() + FROZEN_SECONDS_MAX * SECOND_NS
+    trouble: DalError = Conflict(
+        f"volume {writers.volume!r}: its replicas change faster than they are brought together"
+    )
     rounds = 0
     while True:
         rounds += 1
-        look = reach.look()
-        reach.require_some(look, tally.failed)
-        joined, away = reach.each(sorted(joining.keys() - tally.failed.keys()), lambda site: site.state(reach.volume))
+        polled = writers.poll()
+        writers.require_some(polled, tally.failed)
+        joined, away = writers.each(
+            sorted(joining.keys() - tally.failed.keys()), lambda site: site.state(writers.volume)
+        )
         tally.failed.update(away)
-        states = {name: state for name, state in {**look.states, **joined}.items() if name not in tally.failed}
+        states = {name: state for name, state in {**polled.states, **joined}.items() if name not in tally.failed}
         tally.frozen.clear()
         try:
-            moved = bring_heads(reach, states, head, tally)
+            moved = bring_heads(writers, states, head, tally)
         except Unavailable as error:
-            moved, trouble = True, error  # a server went away while its history was read: the next look tells
-        if not moved and not _bring_clones(reach, {**look.replicas.clones, **joining}, states, tally):
+            moved, trouble = True, error  # a server went away while its history was read: the next poll tells
+        if not moved and not _bring_clones(writers, {**polled.replicas.clones, **joining}, states, tally):
             break
         if tally.frozen:
-            if reach.context.ticks() > until:
+            if writers.context.ticks() > until:
                 tally.failed.update(tally.frozen)
             rounds -= 1
-            reach.context.pause(FROZEN_PAUSE_SECONDS)
+            writers.context.pause(FROZEN_PAUSE_SECONDS)
         if rounds >= ROUNDS_MAX:
             raise trouble
     target = next(iter(states.values()))
-    missing = {**look.errors, **tally.failed}
+    missing = {**polled.errors, **tally.failed}
     if not missing:
-        _agree(reach, look)
-    reach.last = look
+        _agree(writers, polled)
+    writers.last = polled
     return CaughtUp(
         head=target.head,
         state=target,
-        replicas=look.replicas,
+        replicas=polled.replicas,
         reached=tuple(sorted(states)),
         missing=missing,
         brought=tally.brought,
@@ -126,46 +130,46 @@ def catch_up(reach: Reach, *, head: bytes = b"", joining: Mapping[str, str] | No
 
 
 def bring_heads(
-    reach: Reach, states: Mapping[str, VolumeState], extra: bytes, tally: Tally, *, owner: str = ""
+    writers: Writers, states: Mapping[str, VolumeState], extra: bytes, tally: Tally, *, owner: str = ""
 ) -> bool:
     """Take one step towards one head; return False when all are there."""
     heads = {state.head for state in states.values() if state.head} | ({extra} if extra else set())
     if not heads or (len(heads) == 1 and all(state.head for state in states.values())):
         return False
-    source = reach.source(states)
-    source.load_more = lambda: reach.load_revisions(source, states)
+    source = writers.source(states)
+    source.load_more = lambda: writers.load_revisions(source, states)
     for unreadable, error in unreadable_heads(source, heads).items():
         heads.discard(unreadable)
         tally.failed.update((name, error) for name, state in states.items() if state.head == unreadable)
         if unreadable == extra:
             raise error
-    _put_strangers_aside(reach, source, states, heads, extra, tally)
+    _put_strangers_aside(writers, source, states, heads, extra, tally)
     if tally.failed.keys() & states.keys():
         return True
-    plan = plan_heads(source, reach.context.realm, heads, reach.context.merge)
+    plan = plan_heads(source, writers.context.realm, heads, writers.context.merge)
     with closing(plan):
         waiting = sorted(name for name, state in states.items() if state.head != plan.target)
         if not waiting:
             return False
         if plan.merged is not None:
             tally.merged.append(plan.target)
-        holders = _holders(reach, plan, states, extra)
-        results, errors = reach.each(
+        holders = _holders(writers, plan, states, extra)
+        results, errors = writers.each(
             waiting,
             lambda site: send_head(
-                reach.volume,
+                writers.volume,
                 plan,
                 to=site,
                 state=states[site.name],
                 holders=holders,
                 owner=owner,
-                report=reach.context.report,
+                report=writers.context.report,
             ),
         )
         for name in [name for name, refusal in errors.items() if isinstance(refusal, Diverged)]:
             try:
-                site = reach.site(name)
-                tally.add(name, send_revisions(reach.volume, plan, to=site, state=states[name], owner=owner))
+                site = writers.site(name)
+                tally.add(name, send_revisions(writers.volume, plan, to=site, state=states[name], owner=owner))
                 del errors[name]
             except DalError as again:
                 errors[name] = again
@@ -176,7 +180,12 @@ def bring_heads(
 
 
 def _put_strangers_aside(
-    reach: Reach, source: SitesSource, states: Mapping[str, VolumeState], heads: set[bytes], extra: bytes, tally: Tally
+    writers: Writers,
+    source: SitesSource,
+    states: Mapping[str, VolumeState],
+    heads: set[bytes],
+    extra: bytes,
+    tally: Tally,
 ) -> None:
     """Leave alone whoever has no past in common with the others: who is right is for a person to say."""
     tops = newest_heads(source, heads)
@@ -198,13 +207,15 @@ def _put_strangers_aside(
                 tally.failed[name] = error
 
 
-def _holders(reach: Reach, plan: HeadPlan, states: Mapping[str, VolumeState], extra: bytes) -> dict[bytes, list[Site]]:
+def _holders(
+    writers: Writers, plan: HeadPlan, states: Mapping[str, VolumeState], extra: bytes
+) -> dict[bytes, list[Site]]:
     """Return who has each top whole; this client's own copy, which may lack what others have, comes last."""
     holders = {}
     for top in plan.tops:
-        sites = [reach.site(name) for name, state in states.items() if state.head == top]
-        if top == extra and reach.local is not None:
-            sites.append(reach.local)
+        sites = [writers.site(name) for name, state in states.items() if state.head == top]
+        if top == extra and writers.local is not None:
+            sites.append(writers.local)
         holders[top] = sites
     return holders
 
@@ -217,7 +228,7 @@ def _sort_errors(errors: Mapping[str, DalError], tally: Tally) -> None:
         if isinstance(error, Conflict):
             tally.frozen[name] = error
         elif isinstance(error, NoSource):
-            # The next look may find another source, or that there is none.
+            # The next poll may find another source, or that there is none.
             tally.unserved[name] = tally.unserved.get(name, 0) + 1
             if tally.unserved[name] >= SOURCE_TRIES_MAX:
                 tally.failed[name] = error
@@ -225,7 +236,9 @@ def _sort_errors(errors: Mapping[str, DalError], tally: Tally) -> None:
             tally.failed[name] = error
 
 
-def _bring_clones(reach: Reach, patterns: Mapping[str, str], states: Mapping[str, VolumeState], tally: Tally) -> bool:
+def _bring_clones(
+    writers: Writers, patterns: Mapping[str, str], states: Mapping[str, VolumeState], tally: Tally
+) -> bool:
     """Take one step towards one set of clones; return False when all have it."""
     plan = plan_clones(states, patterns=patterns)
     if not plan.steps:
@@ -233,40 +246,40 @@ def _bring_clones(reach: Reach, patterns: Mapping[str, str], states: Mapping[str
     for entry in plan.renamed:
         if entry not in tally.renamed:
             tally.renamed.append(entry)
-            reach.context.report(
+            writers.context.report(
                 Note(
                     severity="note",
-                    path=reach.volume.encode(errors="surrogateescape"),
-                    text=f"clone {reach.volume}@{entry[0]} means two states: the later one is now @{entry[1]}",
+                    path=writers.volume.encode(errors="surrogateescape"),
+                    text=f"clone {writers.volume}@{entry[0]} means two states: the later one is now @{entry[1]}",
                 )
             )
-    sources = [(reach.site(name), state) for name, state in states.items()]
+    sources = [(writers.site(name), state) for name, state in states.items()]
 
     def bring(site: Site) -> Transferred:
         state = states[site.name]
         return bring_clones(
-            reach.volume,
+            writers.volume,
             plan.steps[site.name],
             to=site,
             bases=[*own_bases(state), *([state.common] if state.common else [])],
             sources=sources,
-            report=reach.context.report,
+            report=writers.context.report,
         )
 
-    results, errors = reach.each(sorted(plan.steps), bring)
+    results, errors = writers.each(sorted(plan.steps), bring)
     for name, done in results.items():
         tally.add(name, done)
     _sort_errors(errors, tally)
     return True
 
 
-def _agree(reach: Reach, look: Look) -> None:
+def _agree(writers: Writers, polled: WriterPoll) -> None:
     """Tell all writers, who all answered and have one head, that they have."""
-    if len(look.heads) != 1:
+    if len(polled.heads) != 1:
         return
-    head = next(iter(look.heads))
-    forget = plan_clones(look.states, patterns=look.replicas.clones).forget
-    behind = sorted(name for name, state in look.states.items() if forget or state.common != head)
-    if behind and look.replicas.version:
+    head = next(iter(polled.heads))
+    forget = plan_clones(polled.states, patterns=polled.replicas.clones).forget
+    behind = sorted(name for name, state in polled.states.items() if forget or state.common != head)
+    if behind and polled.replicas.version:
         # Nothing is lost by a server that does not hear it: it keeps more than it needs to until the next time.
-        reach.each(behind, lambda site: site.agree(reach.volume, head, uncloned=forget))
+        writers.each(behind, lambda site: site.agree(writers.volume, head, uncloned=forget))

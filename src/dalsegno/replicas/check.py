@@ -15,7 +15,7 @@ from dalsegno.replicas.group import Group
 from dalsegno.replicas.histories import kept
 from dalsegno.replicas.sources import unpack
 from dalsegno.replicas.transfer import cut_groups, fetch
-from dalsegno.replicas.writers import Look, Reach
+from dalsegno.replicas.writers import WriterPoll, Writers
 from dalsegno.terms.errors import Conflict, DalError, Damaged, NotFound, Unavailable
 from dalsegno.terms.events import Progress, Report, silent
 from dalsegno.terms.ids import OBJECT_ID_BYTES, hex_short
@@ -55,39 +55,39 @@ class Checked:
 
 def check_replicas(group: Group, *, deep: bool = False, report: Report = silent) -> Checked:
     """Compare the writers of a volume and change nothing; `deep` reads every object of heads and clones everywhere."""
-    reach = group.reach
-    look = reach.look(arrange=False)
+    writers = group.writers
+    polled = writers.poll(changes=False)
     found = [
-        *_compare_answers(look, now_ns=reach.context.clock()),
-        *_compare_heads(reach, look),
-        *_compare_clones(look),
+        *_compare_answers(polled, now_ns=writers.context.clock()),
+        *_compare_heads(writers, polled),
+        *_compare_clones(polled),
     ]
     counts = [0, 0]
     if deep:
-        for name in look.states:
-            found += _read_all(reach, look, name, counts, report)
+        for name in polled.states:
+            found += _read_all(writers, polled, name, counts, report)
     return Checked(
         differences=tuple(sorted(set(found), key=lambda each: (each.server, each.about, each.text))),
-        servers=tuple(look.replicas.writers),
+        servers=tuple(polled.replicas.writers),
         objects=counts[0],
         payload_bytes=counts[1],
     )
 
 
-def _compare_answers(look: Look, *, now_ns: int) -> Iterator[Difference]:
-    for name, error in look.errors.items():
+def _compare_answers(polled: WriterPoll, *, now_ns: int) -> Iterator[Difference]:
+    for name, error in polled.errors.items():
         text = str(error).removeprefix(f"{name}: ")
         if isinstance(error, NotFound):
             text = "has no such volume: `dal replica resolve` makes and fills it"
         yield Difference(server=name, about=AWAY, text=text)
-    for name, state in look.states.items():
+    for name, state in polled.states.items():
         own = state.replicas
-        if look.replicas.version and own != look.replicas:
+        if polled.replicas.version and own != polled.replicas:
             version = own.version if own is not None else 0
             yield Difference(
                 server=name,
                 about=REPLICAS,
-                text=f"has replica set {version}, the newest is {look.replicas.version}",
+                text=f"has replica set {version}, the newest is {polled.replicas.version}",
             )
         lease = leases.held(state, now_ns=now_ns)
         if lease is not None:
@@ -95,18 +95,18 @@ def _compare_answers(look: Look, *, now_ns: int) -> Iterator[Difference]:
             yield Difference(server=name, about=FROZEN, text=text)
 
 
-def _compare_heads(reach: Reach, look: Look) -> Iterator[Difference]:
-    if len(look.heads) <= 1:
+def _compare_heads(writers: Writers, polled: WriterPoll) -> Iterator[Difference]:
+    if len(polled.heads) <= 1:
         return
     try:
-        newest = reach.newest(look)
+        newest = writers.newest(polled)
     except DalError as error:
-        for name, state in look.states.items():
+        for name, state in polled.states.items():
             yield Difference(
                 server=name, about=HEAD, text=f"is at {_short(state.head)}; no history to compare: {error}"
             )
         return
-    for name, state in look.states.items():
+    for name, state in polled.states.items():
         if state.head in newest and len(newest) == 1:
             continue
         others = ", ".join(_short(head) for head in newest if head != state.head)
@@ -114,10 +114,10 @@ def _compare_heads(reach: Reach, look: Look) -> Iterator[Difference]:
         yield Difference(server=name, about=HEAD, text=f"is at {_short(state.head)} and {how} {others}")
 
 
-def _compare_clones(look: Look) -> Iterator[Difference]:
-    plan = plan_clones(look.states, patterns=look.replicas.clones, everything=True)
-    for name, state in look.states.items():
-        wanted = kept(look.replicas.clones.get(name), plan.clones)
+def _compare_clones(polled: WriterPoll) -> Iterator[Difference]:
+    plan = plan_clones(polled.states, patterns=polled.replicas.clones, everything=True)
+    for name, state in polled.states.items():
+        wanted = kept(polled.replicas.clones.get(name), plan.clones)
         for clone in sorted(wanted - state.clones.keys()):
             yield Difference(server=name, about=CLONE, text=f"lacks @{clone} ({_tell(plan.clones[clone])})")
         for clone, own in sorted(state.clones.items()):
@@ -140,27 +140,29 @@ def _short(head: bytes) -> str:
     return hex_short(head) if head else "nothing"
 
 
-def _read_all(reach: Reach, look: Look, name: str, counts: list[int], report: Report) -> Iterator[Difference]:
+def _read_all(
+    writers: Writers, polled: WriterPoll, name: str, counts: list[int], report: Report
+) -> Iterator[Difference]:
     """Read what one server's head and clones reach; then ask the others whether they have it."""
-    site, state = reach.site(name), look.states[name]
+    site, state = writers.site(name), polled.states[name]
     targets = [state.head, *(clone.revision for clone in state.clones.values())]
     targets = [target for target in dict.fromkeys(targets) if target]
     if not targets:
         return
-    others = [reach.site(each) for each in look.states if each != name and _holds(look.states[each], targets)]
+    others = [writers.site(each) for each in polled.states if each != name and _holds(polled.states[each], targets)]
     try:
         for other in others:
-            yield from _ask(reach.volume, other, targets)
-        rows = read_rows(missing_of_many(reach.volume, targets, [], site), of=name)
+            yield from _ask(writers.volume, other, targets)
+        rows = read_rows(missing_of_many(writers.volume, targets, [], site), of=name)
         for part in cut_groups(rows):
             ids = row_ids(part)
-            yield from _read_group(reach, site, ids, reach.context.realm)
+            yield from _read_group(writers, site, ids, writers.context.realm)
             counts[0] += len(part)
             counts[1] += int(row_lengths(part).sum())
             # A revision of the past may be somewhere without its tree.
             below = _ids(row_ids(part[row_kinds(part) != KIND_REVISION]))
             for other in others:
-                yield from _ask(reach.volume, other, below)
+                yield from _ask(writers.volume, other, below)
             report(Progress(phase=f"check {name}", done_count=counts[0], done_bytes=counts[1]))
     except (NotFound, Damaged, Unavailable, Conflict) as error:
         yield Difference(server=name, about=OBJECT, text=str(error))
@@ -171,23 +173,23 @@ def _holds(state: VolumeState, targets: Sequence[bytes]) -> bool:
     return own.issuperset(targets)
 
 
-def _read_group(reach: Reach, site: Site, ids: bytes, realm: Realm) -> Iterator[Difference]:
+def _read_group(writers: Writers, site: Site, ids: bytes, realm: Realm) -> Iterator[Difference]:
     wanted = set(_ids(ids))
     try:
-        with fetch(site, reach.volume, ids) as spool:
+        with fetch(site, writers.volume, ids) as spool:
             for name, kind, payload in unpack(spool, realm):
                 wanted.discard(name)
                 if realm.identify(kind, payload) != name:
                     text = f"object {hex_short(name)}: its content and its id disagree"
                     yield Difference(server=site.name, about=OBJECT, text=text)
     except (NotFound, Damaged) as error:
-        yield from _read_each(reach, site, sorted(wanted), error)
+        yield from _read_each(writers, site, sorted(wanted), error)
         return
     for name in sorted(wanted):
         yield Difference(server=site.name, about=OBJECT, text=f"object {hex_short(name)} was not sent")
 
 
-def _read_each(reach: Reach, site: Site, ids: Sequence[bytes], error: DalError) -> Iterator[Difference]:
+def _read_each(writers: Writers, site: Site, ids: Sequence[bytes], error: DalError) -> Iterator[Difference]:
     """Find out which objects of a group are damaged or gone: halve it until it is one."""
     if len(ids) == 1:
         text = str(error).removeprefix(f"{site.name}: ")
@@ -195,11 +197,11 @@ def _read_each(reach: Reach, site: Site, ids: Sequence[bytes], error: DalError) 
         return
     for half in (ids[: len(ids) // 2], ids[len(ids) // 2 :]):
         try:
-            with fetch(site, reach.volume, b"".join(half)) as spool:
-                for _ in unpack(spool, reach.context.realm):
+            with fetch(site, writers.volume, b"".join(half)) as spool:
+                for _ in unpack(spool, writers.context.realm):
                     pass
         except (NotFound, Damaged) as below:
-            yield from _read_each(reach, site, half, below)
+            yield from _read_each(writers, site, half, below)
 
 
 def _ids(joined: bytes) -> list[bytes]:

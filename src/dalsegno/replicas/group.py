@@ -20,7 +20,7 @@ from dalsegno.replicas.pushing import Pushed, Pusher
 from dalsegno.replicas.replica_sets import writers_needed
 from dalsegno.replicas.sources import SitesSource
 from dalsegno.replicas.transfer import Transferred
-from dalsegno.replicas.writers import Look, Reach, empty_state, list_errors, shared_kind
+from dalsegno.replicas.writers import WriterPoll, Writers, empty_state, list_errors, shared_kind
 from dalsegno.terms.errors import AlreadyThere, DalError, NotFound, Refused, Unavailable
 from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.state import STANDBY, WRITER, ReplicaSet, VolumeState
@@ -29,21 +29,21 @@ from dalsegno.volumes.state import STANDBY, WRITER, ReplicaSet, VolumeState
 class Group:
     """One volume on several servers."""
 
-    def __init__(self, reach: Reach) -> None:
-        self.reach = reach
-        self._pusher = Pusher(reach)
+    def __init__(self, writers: Writers) -> None:
+        self.writers = writers
+        self._pusher = Pusher(writers)
 
-    def look(self, *, arrange: bool = True) -> Look:
+    def poll(self, *, changes: bool = True) -> WriterPoll:
         """Ask all writers for their state. Without `arrange` nothing is changed anywhere."""
-        return self.reach.look(arrange=arrange)
+        return self.writers.poll(changes=changes)
 
     def source(self, names: Iterable[str]) -> SitesSource:
         """Return a Source that reads from whichever of these servers has an object."""
-        return self.reach.source(names)
+        return self.writers.source(names)
 
     def catch_up(self, *, head: bytes = b"") -> CaughtUp:
         """Bring every writer that answers to one head and one set of clones; `head`, a revision at `local`, too."""
-        return catch_up(self.reach, head=head)
+        return catch_up(self.writers, head=head)
 
     def push(self, revision: bytes) -> Pushed:
         """Bring `revision`, committed at `local`, to all writers that answer; return when the rule is met.
@@ -56,66 +56,72 @@ class Group:
         self, name: str | None = None, created_ns: int | None = None, *, automatic: bool = False
     ) -> Cloned:
         """Name one revision on all writers that answer, which are frozen meanwhile; without a name, by its time."""
-        return freeze_and_clone(self.reach, name, created_ns, automatic=automatic)
+        return freeze_and_clone(self.writers, name, created_ns, automatic=automatic)
 
-    def arrange(self, replicas: ReplicaSet, *, also: Iterable[str] = ()) -> dict[str, DalError]:
+    def set_replica_set(self, replicas: ReplicaSet, *, also: Iterable[str] = ()) -> dict[str, DalError]:
         """Make `replicas` the volume's replica set on all its servers; return those that did not hear it."""
-        return self.reach.arrange(replicas, also=also)
+        return self.writers.set_replica_set(replicas, also=also)
 
     def unclone(self, name: str, *, force: bool = False) -> tuple[Clone, dict[str, DalError]]:
         """Forget a clone on all writers that answer; those that do not forget it when they are caught up.
 
         Refused while it is held.
         """
-        look = self.look()
-        self.reach.require_some(look, {})
+        polled = self.poll()
+        self.writers.require_some(polled, {})
         found = {
-            identity(state.clones[name]): state.clones[name] for state in look.states.values() if name in state.clones
+            identity(state.clones[name]): state.clones[name] for state in polled.states.values() if name in state.clones
         }
         if not found:
-            raise NotFound(f"no clone {self.reach.volume}@{name}: `dal clones {self.reach.volume}` shows what there is")
+            raise NotFound(
+                f"no clone {self.writers.volume}@{name}: `dal clones {self.writers.volume}` shows what there is"
+            )
         if any(clone.held for clone in found.values()) and not force:
-            raise Refused(f"clone {self.reach.volume}@{name} is held: `dal unhold {self.reach.volume}@{name}` first")
-        errors = dict(look.errors)
+            raise Refused(
+                f"clone {self.writers.volume}@{name} is held: `dal unhold {self.writers.volume}@{name}` first"
+            )
+        errors = dict(polled.errors)
         done: set[str] = set()
         for clone in found.values():
 
             def drop(site: Site, clone: Clone = clone) -> VolumeState:
-                return site.unclone(self.reach.volume, name, msgspec.structs.replace(clone, held=force))
+                return site.unclone(self.writers.volume, name, msgspec.structs.replace(clone, held=force))
 
-            results, failed = self.reach.each(sorted(look.states), drop)
+            results, failed = self.writers.each(sorted(polled.states), drop)
             done |= results.keys()
             errors.update(failed)
         if not done:
-            raise shared_kind(errors)(f"volume {self.reach.volume!r}: {list_errors(errors)}")
+            raise shared_kind(errors)(f"volume {self.writers.volume!r}: {list_errors(errors)}")
         return next(iter(found.values())), errors
 
     def set_held(self, name: str, *, held: bool) -> tuple[Clone, dict[str, DalError]]:
         """Hold or unhold a clone on all writers that answer; return it and who did not."""
-        look = self.look()
-        self.reach.require_some(look, {})
-        found = [state.clones[name] for state in look.states.values() if name in state.clones]
+        polled = self.poll()
+        self.writers.require_some(polled, {})
+        found = [state.clones[name] for state in polled.states.values() if name in state.clones]
         if not found:
-            raise NotFound(f"no clone {self.reach.volume}@{name}: `dal clones {self.reach.volume}` shows what there is")
+            raise NotFound(
+                f"no clone {self.writers.volume}@{name}: `dal clones {self.writers.volume}` shows what there is"
+            )
         old = min(found, key=lambda clone: (clone.created_ns, clone.revision))
         if held:
             new = msgspec.structs.replace(old, held=True)
         elif not any(clone.held for clone in found):
-            return old, look.errors
+            return old, polled.errors
         else:
             # Of a clone that is held anywhere all copies are: one that is not is another one, told by its time.
             new = msgspec.structs.replace(old, created_ns=max(clone.created_ns for clone in found) + 1, held=False)
 
         def change(site: Site) -> VolumeState:
-            own = look.states[site.name].clones.get(name)
+            own = polled.states[site.name].clones.get(name)
             if own is not None and identity(own) != identity(new):
-                site.unclone(self.reach.volume, name, own)
-            return site.clone(self.reach.volume, name, new)
+                site.unclone(self.writers.volume, name, own)
+            return site.clone(self.writers.volume, name, new)
 
-        done, errors = self.reach.each(sorted(look.states), change)
+        done, errors = self.writers.each(sorted(polled.states), change)
         if not done:
-            raise shared_kind(errors)(f"volume {self.reach.volume!r}: {list_errors(errors)}")
-        return new, {**look.errors, **errors}
+            raise shared_kind(errors)(f"volume {self.writers.volume!r}: {list_errors(errors)}")
+        return new, {**polled.errors, **errors}
 
     # Which servers
 
@@ -129,8 +135,8 @@ class Group:
         for pattern in replicas.clones.values():
             parse_patterns(pattern)
         needed = writers_needed(replicas)
-        self.reach.replicas, self.reach.volume_id = replicas, state.id
-        made, errors = self.reach.each(
+        self.writers.replicas, self.writers.volume_id = replicas, state.id
+        made, errors = self.writers.each(
             replicas.writers, lambda site: site.create(msgspec.structs.replace(state, role=WRITER))
         )
         for error in errors.values():
@@ -138,7 +144,7 @@ class Group:
                 raise error
         if len(made) < needed:
             raise Unavailable(
-                f"volume {self.reach.volume!r}: made on {len(made)} of {len(replicas.writers)} servers, "
+                f"volume {self.writers.volume!r}: made on {len(made)} of {len(replicas.writers)} servers, "
                 f"{replicas.rule!r} asks for {needed}: {list_errors(errors)}"
             )
         return errors
@@ -156,10 +162,10 @@ class Group:
             return caught
         self.join(name, caught.state)
         replicas = self.add_standby(name, caught.replicas, clones=clones)
-        filled = catch_up(self.reach, joining={name: clones})
+        filled = catch_up(self.writers, joining={name: clones})
         if name in filled.missing:
             raise filled.missing[name]
-        self.arrange(
+        self.set_replica_set(
             msgspec.structs.replace(
                 replicas,
                 version=replicas.version + 1,
@@ -175,15 +181,15 @@ class Group:
 
     def join(self, name: str, state: VolumeState) -> None:
         """Have the volume, still empty, on one more server. While no replica set names that, it fetches nothing."""
-        site = self.reach.site(name)
+        site = self.writers.site(name)
         try:
-            there = site.state(self.reach.volume)
+            there = site.state(self.writers.volume)
         except NotFound:
             site.create(empty_state(state, replicas=None, role=STANDBY))
             return
         if there.id != state.id:
             raise AlreadyThere(
-                f"{site.name}: there is another volume called {self.reach.volume!r}: rename or remove it there"
+                f"{site.name}: there is another volume called {self.writers.volume!r}: rename or remove it there"
             )
 
     def add_standby(self, name: str, replicas: ReplicaSet, *, clones: str = "") -> ReplicaSet:
@@ -200,8 +206,8 @@ class Group:
                 readers=[each for each in replicas.readers if each != name],
                 clones=patterns,
             )
-            self.arrange(replicas)
-        self.reach.site(name).arrange(self.reach.volume, replicas)
+            self.set_replica_set(replicas)
+        self.writers.site(name).arrange(self.writers.volume, replicas)
         return replicas
 
     def remove_replica(self, name: str, *, force: bool = False) -> dict[str, DalError]:
@@ -215,10 +221,10 @@ class Group:
             return self._remove_standby(name, replicas, force=force)
         if name not in replicas.writers:
             there = ", ".join((*replicas.writers, *replicas.standbys))
-            raise NotFound(f"{name}: neither writer nor standby of volume {self.reach.volume!r}: {there}")
+            raise NotFound(f"{name}: neither writer nor standby of volume {self.writers.volume!r}: {there}")
         if len(replicas.writers) == 1:
             raise Refused(
-                f"{name} is the only writer of volume {self.reach.volume!r}: add another first, or remove the volume"
+                f"{name} is the only writer of volume {self.writers.volume!r}: add another first, or remove the volume"
             )
         if name in caught.missing and not force:
             raise Unavailable(
@@ -227,8 +233,8 @@ class Group:
             )
         others = [each for each in caught.reached if each != name]
         if not others:
-            raise Unavailable(f"volume {self.reach.volume!r}: no other writer answers: {list_errors(caught.missing)}")
-        deaf = self.arrange(
+            raise Unavailable(f"volume {self.writers.volume!r}: no other writer answers: {list_errors(caught.missing)}")
+        deaf = self.set_replica_set(
             msgspec.structs.replace(
                 replicas,
                 version=replicas.version + 1,
@@ -239,25 +245,25 @@ class Group:
         )
         if name not in deaf:
             # Commits that it took until it heard of this.
-            site = self.reach.site(name)
-            last = site.state(self.reach.volume)
+            site = self.writers.site(name)
+            last = site.state(self.writers.volume)
             if last.head != caught.head and name not in caught.missing:
-                with_it = copy(self.reach)
+                with_it = copy(self.writers)
                 with_it.local = site
                 catch_up(with_it, head=last.head)
-            site.remove(self.reach.volume)
+            site.remove(self.writers.volume)
         return deaf
 
     def _remove_standby(self, name: str, replicas: ReplicaSet, *, force: bool) -> dict[str, DalError]:
         """Take out a server that holds nothing of its own: the writers have all that it has."""
         try:
-            self.reach.site(name).state(self.reach.volume)
+            self.writers.site(name).state(self.writers.volume)
         except Unavailable as error:
             if not force:
                 raise Unavailable(f"{name} does not answer: {error}; try again, or use --force") from None
         except NotFound:
             pass  # it never got anything
-        deaf = self.arrange(
+        deaf = self.set_replica_set(
             msgspec.structs.replace(
                 replicas,
                 version=replicas.version + 1,
@@ -269,5 +275,5 @@ class Group:
         if isinstance(deaf.get(name), NotFound):
             del deaf[name]  # it has nothing of the volume
         elif name not in deaf:
-            self.reach.site(name).remove(self.reach.volume)
+            self.writers.site(name).remove(self.writers.volume)
         return deaf

@@ -12,7 +12,7 @@ from dalsegno.replicas.contract import BATCH_IDS_MAX, Site
 from dalsegno.replicas.replica_sets import set_version
 from dalsegno.replicas.sources import SitesSource
 from dalsegno.replicas.transfer import Spool, Transferred, copy, fetch
-from dalsegno.replicas.writers import Look, Reach, list_errors, shared_kind
+from dalsegno.replicas.writers import WriterPoll, Writers, list_errors, shared_kind
 from dalsegno.terms.errors import Conflict, DalError, Diverged, NoAccess, NotFound, Refused, Unavailable, Unsigned
 from dalsegno.terms.ids import OBJECT_ID_BYTES, ObjectId
 from dalsegno.terms.sizes import MIB
@@ -47,8 +47,8 @@ class Pushed:
 class Pusher:
     """Sends one client's commits, one after the other."""
 
-    def __init__(self, reach: Reach) -> None:
-        self.reach = reach
+    def __init__(self, writers: Writers) -> None:
+        self.writers = writers
         self.common = b""
         """A revision that all writers acknowledged, not yet agreed on."""
         self.away: dict[str, tuple[int, DalError]] = {}
@@ -59,38 +59,38 @@ class Pusher:
 
         Unavailable when it is not: the commit stays where it got to, and the next push or catch-up brings it on.
         """
-        assert self.reach.local is not None, "a push needs the pool where the commit was made"
-        until = self.reach.context.ticks() + FROZEN_SECONDS_MAX * SECOND_NS
+        assert self.writers.local is not None, "a push needs the pool where the commit was made"
+        until = self.writers.context.ticks() + FROZEN_SECONDS_MAX * SECOND_NS
         total = Transferred()
         merged: tuple[bytes, ...] = ()
         for _ in range(TRIES_MAX):
             passed_over = bool(self.away)
-            sending = _Sending(self, self._look_for_push(), revision)
+            sending = _Sending(self, self._poll_for_push(), revision)
             with closing(sending):
                 sending.run()
                 total += sending.transferred
                 while sending.frozen:
-                    if self.reach.context.ticks() > until:
+                    if self.writers.context.ticks() > until:
                         raise next(iter(sending.frozen.values()))
-                    self.reach.context.pause(FROZEN_PAUSE_SECONDS)
+                    self.writers.context.pause(FROZEN_PAUSE_SECONDS)
                     sending.run_frozen()
-            look, acknowledged, missing = sending.look, sending.acknowledged, sending.errors
+            polled, acknowledged, missing = sending.polled, sending.acknowledged, sending.errors
             behind = sending.behind
             head, state = revision, next(iter(acknowledged.values()), None)
             if sending.replicas_changed:
-                self.reach.last = None
+                self.writers.last = None
                 continue
-            if sending.diverged or (behind and len(acknowledged) < look.needed):
-                caught = catch_up(self.reach, head=revision)
+            if sending.diverged or (behind and len(acknowledged) < polled.needed):
+                caught = catch_up(self.writers, head=revision)
                 merged += caught.merged
                 for done in caught.brought.values():
                     total += done
-                look, missing, behind = self.reach.last or look, caught.missing, set()
+                polled, missing, behind = self.writers.last or polled, caught.missing, set()
                 head, state = caught.head, caught.state
-                acknowledged = {name: look.states[name] for name in caught.reached}
+                acknowledged = {name: polled.states[name] for name in caught.reached}
             self._note_away(missing)
-            if len(acknowledged) >= look.needed and state is not None:
-                if acknowledged.keys() == set(look.replicas.writers):
+            if len(acknowledged) >= polled.needed and state is not None:
+                if acknowledged.keys() == set(polled.replicas.writers):
                     self.common = head
                 return Pushed(
                     revision=revision,
@@ -102,53 +102,53 @@ class Pusher:
                     transferred=total,
                     merged=merged,
                 )
-            self.reach.last = None
+            self.writers.last = None
             if not passed_over:
                 break
             self.away.clear()  # all are asked once more before the commit is given up
         shared = shared_kind(missing)
         kind = shared if shared in (NoAccess, Unsigned) else Unavailable
         raise kind(
-            f"volume {self.reach.volume!r}: {len(acknowledged)} of {len(look.replicas.writers)} writers have "
-            f"the commit, {look.replicas.rule!r} asks for {look.needed}: {list_errors(missing)}"
+            f"volume {self.writers.volume!r}: {len(acknowledged)} of {len(polled.replicas.writers)} writers have "
+            f"the commit, {polled.replicas.rule!r} asks for {polled.needed}: {list_errors(missing)}"
         )
 
-    def _look_for_push(self) -> Look:
-        now = self.reach.context.ticks()
-        last = self.reach.last
+    def _poll_for_push(self) -> WriterPoll:
+        now = self.writers.context.ticks()
+        last = self.writers.last
         for name in [name for name, (until, _) in self.away.items() if until <= now]:
             del self.away[name]
             last = None
         if last is None or len(last.states) < last.needed:
-            last = self.reach.look()
+            last = self.writers.poll()
             self._note_away(last.errors)
         return last
 
     def _note_away(self, errors: Mapping[str, DalError]) -> None:
         for name, error in errors.items():
             if name not in self.away:
-                self.away[name] = self.reach.context.ticks() + AWAY_NS, error
+                self.away[name] = self.writers.context.ticks() + AWAY_NS, error
 
     def increment(self, revision: bytes, base: bytes) -> Spool | None:
         """Return a pack of what `revision` has and `base`, which it comes from, has not; None when that is large."""
-        local = self.reach.local
+        local = self.writers.local
         assert local is not None
         ids, size = bytearray(), 0
-        for rows in read_rows(local.missing(self.reach.volume, [revision], [base] if base else []), of="this pool"):
+        for rows in read_rows(local.missing(self.writers.volume, [revision], [base] if base else []), of="this pool"):
             ids += row_ids(rows)
             size += int(row_lengths(rows).sum())
             if size > COMMIT_BYTES_MAX or len(ids) > BATCH_IDS_MAX * OBJECT_ID_BYTES:
                 return None
-        return fetch(local, self.reach.volume, bytes(ids))
+        return fetch(local, self.writers.volume, bytes(ids))
 
 
 class _Sending:
     """One commit on its way to all writers that answered last."""
 
-    def __init__(self, pusher: "Pusher", look: Look, revision: bytes) -> None:
-        self.look = look
+    def __init__(self, pusher: "Pusher", polled: WriterPoll, revision: bytes) -> None:
+        self.polled = polled
         self.acknowledged: dict[str, VolumeState] = {}
-        self.errors: dict[str, DalError] = {**look.errors}
+        self.errors: dict[str, DalError] = {**polled.errors}
         self.frozen: dict[str, DalError] = {}
         self.behind: set[str] = set()
         self.diverged = False
@@ -163,19 +163,19 @@ class _Sending:
 
     def run(self) -> None:
         """Send the commit to every writer whose head it follows."""
-        pusher, reach = self._pusher, self._pusher.reach
-        source = reach.source(self.look.states)
+        pusher, writers = self._pusher, self._pusher.writers
+        source = writers.source(self.polled.states)
         for name, (_, error) in pusher.away.items():
             self.errors[name] = error
         waiting = []
-        for name, state in self.look.states.items():
+        for name, state in self.polled.states.items():
             if state.head == self._revision:
                 self.acknowledged[name] = state
             elif name not in pusher.away:
                 waiting.append(name)
         parents = set(objects.decode_revision(source.get(ObjectId(self._revision))).parents)
         for name in list(waiting):
-            head = self.look.states[name].head
+            head = self.polled.states[name].head
             if head in self._packs or head in self._lines:
                 continue
             is_next = head in parents or not (head or parents)
@@ -190,8 +190,8 @@ class _Sending:
                 self._packs[head] = spool
             else:
                 self._lines.add(head)
-        following = [name for name in waiting if self.look.states[name].head in self._packs]
-        self.behind.update(name for name in waiting if self.look.states[name].head in self._lines)
+        following = [name for name in waiting if self.polled.states[name].head in self._packs]
+        self.behind.update(name for name in waiting if self.polled.states[name].head in self._lines)
         self.diverged = len(following) + len(self.behind) < len(waiting)
         self._send(following)
 
@@ -210,13 +210,13 @@ class _Sending:
     def _send(self, names: Sequence[str]) -> None:
         if not names:
             return
-        pusher, reach = self._pusher, self._pusher.reach
+        pusher, writers = self._pusher, self._pusher.writers
         common = pusher.common or self._agreed()
-        results, errors = reach.each(names, lambda site: self._commit(site, common))
+        results, errors = writers.each(names, lambda site: self._commit(site, common))
         for name, (state, done) in results.items():
             self.transferred += done
-            self.look.states[name] = state
-            if set_version(state) > self.look.replicas.version:
+            self.polled.states[name] = state
+            if set_version(state) > self.polled.replicas.version:
                 self.replicas_changed = True
             elif state.role in ("", WRITER):
                 self.acknowledged[name] = state
@@ -229,37 +229,42 @@ class _Sending:
                 self.frozen[name] = error
             elif isinstance(error, NotFound):
                 self.behind.add(name)
-                reach.last = None
+                writers.last = None
             else:
                 self.errors[name] = error
                 if not isinstance(error, Unavailable):
-                    reach.last = None
+                    writers.last = None
 
     def _agreed(self) -> bytes:
         """Return the head that all writers were seen at, unless they know."""
-        heads = self.look.heads
-        if len(heads) != 1 or self.look.errors or not self.look.replicas.version:
+        heads = self.polled.heads
+        if len(heads) != 1 or self.polled.errors or not self.polled.replicas.version:
             return b""
         head = next(iter(heads))
-        return head if any(state.common != head for state in self.look.states.values()) else b""
+        return head if any(state.common != head for state in self.polled.states.values()) else b""
 
     def _commit(self, site: Site, common: bytes) -> tuple[VolumeState, Transferred]:
-        reach = self._pusher.reach
-        head = self.look.states[site.name].head
+        writers = self._pusher.writers
+        head = self.polled.states[site.name].head
         spool = self._packs[head]
         if spool is None:
-            assert reach.local is not None
+            assert writers.local is not None
             done = copy(
-                reach.local, site, reach.volume, [self._revision], [head] if head else [], report=reach.context.report
+                writers.local,
+                site,
+                writers.volume,
+                [self._revision],
+                [head] if head else [],
+                report=writers.context.report,
             )
-            return site.commit(reach.volume, self._revision, b"", (), common=common), done
+            return site.commit(writers.volume, self._revision, b"", (), common=common), done
         done = Transferred(bytes_crossed=spool.size_bytes)
         try:
-            state = site.commit(reach.volume, self._revision, spool.pack_id(), spool.pieces(), common=common)
+            state = site.commit(writers.volume, self._revision, spool.pack_id(), spool.pieces(), common=common)
         except NoAccess:
             if not common:
                 raise
-            state = site.commit(reach.volume, self._revision, spool.pack_id(), spool.pieces())
+            state = site.commit(writers.volume, self._revision, spool.pack_id(), spool.pieces())
         return state, done
 
     def close(self) -> None:

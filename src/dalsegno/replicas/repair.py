@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dalsegno.replicas.group import Group
 from dalsegno.replicas.transfer import Transferred, bring
-from dalsegno.replicas.writers import Reach
+from dalsegno.replicas.writers import Writers
 from dalsegno.terms.errors import DalError, NotFound
 from dalsegno.volumes.state import VolumeState
 
@@ -31,10 +31,10 @@ def repair_replicas(group: Group) -> Repaired:
     A server knows that a file is gone; that bytes have rotted it knows once somebody has read them, as a deep check
     does.
     """
-    reach = group.reach
-    look = reach.look(arrange=False)
-    standbys, away = reach.each(look.replicas.standbys, lambda site: site.state(reach.volume))
-    states = {**look.states, **standbys}
+    writers = group.writers
+    polled = writers.poll(changes=False)
+    standbys, away = writers.each(polled.replicas.standbys, lambda site: site.state(writers.volume))
+    states = {**polled.states, **standbys}
     brought: dict[str, Transferred] = {}
     failed: dict[str, DalError] = {}
     for _ in range(ROUNDS_MAX):
@@ -42,7 +42,7 @@ def repair_replicas(group: Group) -> Repaired:
         failed = {}
         for name in sorted(before or states):
             try:
-                done = _repair(reach, states, name)
+                done = _repair(writers, states, name)
             except DalError as error:
                 failed[name] = error
                 continue
@@ -50,10 +50,10 @@ def repair_replicas(group: Group) -> Repaired:
                 brought[name] = brought.get(name, Transferred()) + done
         if not failed or failed.keys() == before.keys():
             break
-    return Repaired(brought=brought, failed={**look.errors, **away, **failed}, servers=tuple(sorted(states)))
+    return Repaired(brought=brought, failed={**polled.errors, **away, **failed}, servers=tuple(sorted(states)))
 
 
-def _repair(reach: Reach, states: Mapping[str, VolumeState], name: str) -> Transferred:
+def _repair(writers: Writers, states: Mapping[str, VolumeState], name: str) -> Transferred:
     """Bring one server what it lacks of each state that it names; each from the others that name it, too."""
     shares: dict[tuple[str, ...], list[bytes]] = {}
     for revision in _named(states[name]):
@@ -65,23 +65,23 @@ def _repair(reach: Reach, states: Mapping[str, VolumeState], name: str) -> Trans
     for names, revisions in shares.items():
         try:
             if not names:
-                raise NotFound(f"volume {reach.volume!r}: no other server answers")
-            sources = [reach.site(each) for each in names]
+                raise NotFound(f"volume {writers.volume!r}: no other server answers")
+            sources = [writers.site(each) for each in names]
             done += bring(
-                reach.volume, revisions, (), sources=sources, to=reach.site(name), report=reach.context.report
+                writers.volume, revisions, (), sources=sources, to=writers.site(name), report=writers.context.report
             )
         except DalError as error:
-            if not _is_whole(reach, name, revisions):
+            if not _is_whole(writers, name, revisions):
                 failure = error
     if failure is not None:
         raise failure
     return done
 
 
-def _is_whole(reach: Reach, name: str, revisions: list[bytes]) -> bool:
+def _is_whole(writers: Writers, name: str, revisions: list[bytes]) -> bool:
     """Tell whether a server has these, as far as it knows: then it does not matter that nobody else does."""
     try:
-        return b"\0" not in reach.site(name).have(reach.volume, b"".join(revisions))
+        return b"\0" not in writers.site(name).have(writers.volume, b"".join(revisions))
     except DalError:
         return False
 

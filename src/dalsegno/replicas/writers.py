@@ -20,7 +20,7 @@ Compare = Callable[[States, Callable[[], States]], States]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look(Poll):
+class WriterPoll(Poll):
     """What the writers of a volume answered."""
 
     replicas: ReplicaSet
@@ -45,7 +45,7 @@ def shared_kind(errors: Mapping[str, DalError]) -> type[DalError]:
     return kinds.pop() if len(kinds) == 1 else Unavailable
 
 
-class Reach:
+class Writers:
     """The servers of one volume as one client reaches them; what they said last is only kept to save questions."""
 
     def __init__(
@@ -70,7 +70,7 @@ class Reach:
         self.volume_id = volume_id
         self.publish = publish
         self.compare = compare
-        self.last: Look | None = None
+        self.last: WriterPoll | None = None
 
     def site(self, name: str) -> Site:
         """Return a server by name; Unavailable when it has no known address."""
@@ -80,7 +80,7 @@ class Reach:
         """Call several servers at once; return what each answered, and each server's error."""
         return self.peers.each(names, call)
 
-    def look(self, *, arrange: bool = True) -> Look:
+    def poll(self, *, changes: bool = True) -> WriterPoll:
         """Ask all writers for their state. Those with an older replica set are told the newest.
 
         Without `arrange` nothing is changed anywhere.
@@ -108,17 +108,17 @@ class Reach:
         self._refuse_foreign(states, errors)
         there = sorted(states)
         states = dict(self.compare(states, lambda: self.peers.poll(there).states))
-        if arrange:
+        if changes:
             self._create_absent(known, states, errors)
         stale = [name for name, state in states.items() if state.replicas is None or set_version(state) < known.version]
-        if stale and known.version and arrange:
+        if stale and known.version and changes:
             arranged, deaf = self.peers.set_replica_set(known, sorted(stale))
             states.update(arranged)
             for name, error in deaf.items():
                 errors[name] = error
                 del states[name]
         writers = set(known.writers)
-        self.last = Look(
+        self.last = WriterPoll(
             replicas=known,
             states={name: states[name] for name in sorted(writers & states.keys())},
             errors={name: errors[name] for name in sorted(writers & errors.keys())},
@@ -152,10 +152,10 @@ class Reach:
             del errors[name]
         errors.update(failed)
 
-    def require_some(self, look: Look, failed: Mapping[str, DalError]) -> None:
+    def require_some(self, polled: WriterPoll, failed: Mapping[str, DalError]) -> None:
         """Raise what all writers answered when none is left to work with."""
-        if not look.states.keys() - failed.keys():
-            errors = {**look.errors, **failed}
+        if not polled.states.keys() - failed.keys():
+            errors = {**polled.errors, **failed}
             kind = shared_kind(errors)
             if kind is not Unavailable:
                 raise kind(list_errors(errors))
@@ -166,18 +166,18 @@ class Reach:
         sites = [self.site(name) for name in sorted(names)]
         return SitesSource(self.volume, [*([self.local] if self.local is not None else []), *sites], self.context.realm)
 
-    def newest(self, look: Look) -> list[bytes]:
+    def newest(self, polled: WriterPoll) -> list[bytes]:
         """Return the heads of those that answered which lie behind none of the others."""
-        source = self.source(look.states)
-        source.load_more = lambda: self.load_revisions(source, look.states)
-        return newest_heads(source, look.heads - {b""})
+        source = self.source(polled.states)
+        source.load_more = lambda: self.load_revisions(source, polled.states)
+        return newest_heads(source, polled.heads - {b""})
 
-    def require_rule(self, look: Look) -> None:
+    def require_rule(self, polled: WriterPoll) -> None:
         """Refuse to begin what fewer writers would do than the volume's rule asks for."""
-        if len(look.states) < look.needed:
+        if len(polled.states) < polled.needed:
             raise Unavailable(
-                f"volume {self.volume!r}: {len(look.states)} of {len(look.replicas.writers)} writers answer, "
-                f"{look.replicas.rule!r} asks for {look.needed}: {list_errors(look.errors)}"
+                f"volume {self.volume!r}: {len(polled.states)} of {len(polled.replicas.writers)} writers answer, "
+                f"{polled.replicas.rule!r} asks for {polled.needed}: {list_errors(polled.errors)}"
             )
 
     def load_revisions(self, source: SitesSource, states: Mapping[str, VolumeState]) -> None:
@@ -188,7 +188,7 @@ class Reach:
             except (Unavailable, NotFound):
                 continue  # what could not be fetched at once is asked for one by one
 
-    def arrange(self, replicas: ReplicaSet, *, also: Iterable[str] = ()) -> dict[str, DalError]:
+    def set_replica_set(self, replicas: ReplicaSet, *, also: Iterable[str] = ()) -> dict[str, DalError]:
         """Make `replicas` the volume's replica set on all its servers; return those that did not hear it.
 
         They find out from the others: the larger version counts.
