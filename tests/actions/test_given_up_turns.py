@@ -8,6 +8,7 @@ import pytest
 from dalsegno.actions.backup import create_volume, take
 from dalsegno.actions.keep import gc
 from dalsegno.assembly.local import create_pool, open_pool
+from dalsegno.formats.objects import KIND_CHUNK
 from dalsegno.terms.events import Event, Progress
 from dalsegno.volumes.state import VolumeState
 from dalsegno.world.errands import Fence, GivenUp
@@ -45,3 +46,18 @@ def test_writer_that_was_given_up_stores_nothing_and_holds_no_lock(tmp_path: Pat
 
 def packs_of(home: Path) -> set[str]:
     return {path.name for path in (home / "pool").rglob("*.pack")}
+
+
+def test_nothing_is_put_behind_the_moment_at_which_a_writer_was_given_up(tmp_path: Path) -> None:
+    """Kind: packs that grow although nobody waits for who writes them."""
+    with (
+        create_pool(tmp_path / "pool", encryption="none") as house,
+        pytest.raises(GivenUp),
+        house.pool.writer() as writer,
+    ):
+        writer.put(KIND_CHUNK, b"before")
+        writer.give_up()
+        for act in (lambda: writer.put(KIND_CHUNK, b"behind"), writer.flush, writer.commit_guard):
+            with pytest.raises(GivenUp):
+                act()
+    assert not packs_of(tmp_path)
