@@ -124,7 +124,7 @@ def live_a_day(home: Path, day: int) -> None:
     if day == 5:
         (home / "projects" / "sea").rename(home / "projects" / "ocean")
         (home / "projects" / "ocean").rename(home / "projects" / "sea")
-        (home / "projects" / "sea" / "catalog.py").rename(home / "projects" / "sea" / "old catalog.py")
+        (home / "projects" / "sea" / "policy.py").rename(home / "projects" / "sea" / "old policy.py")
     with open(home / "mail" / "inbox", "ab") as file:
         file.write(os.urandom(5_000))
     os.utime(home / "mail" / "inbox", ns=(day * 10**18 // 7, day * 10**18 // 7))
