@@ -90,21 +90,21 @@ def test_walk_over_200_000_files_leaves_a_mount_small(many: User, words: list[st
 
 SHEDDING = """
 import dalsegno.mount.commit as commit
-import dalsegno.mount.shed as shed
+import dalsegno.mount.evict as evict
 
 commit.COMMIT_SECONDS = 1
-shed.INODES_KEPT_MAX = 500
+evict.INODES_KEPT_MAX = 500
 """
 
 TOLD = """
 import sys
 
-look = shed.Shedder.look
+look = evict.InodeEvictor.look
 def look_and_tell(self):
     look(self)
     words = len(self._changes.hot), len(self._changes.removed_folders)
     print("remembered", *words, file=sys.stderr, flush=True)
-shed.Shedder.look = look_and_tell
+evict.InodeEvictor.look = look_and_tell
 """
 
 

@@ -309,10 +309,10 @@ def home(user: User) -> User:
 
 SHEDDING = """
 import dalsegno.mount.commit as commit
-import dalsegno.mount.shed as shed
+import dalsegno.mount.evict as evict
 
 commit.COMMIT_SECONDS, commit.LOOK_SECONDS = 0, 0.02
-shed.INODES_KEPT_MAX = shed.LOOK_NS = shed.REST_NS = 0
+evict.INODES_KEPT_MAX = evict.LOOK_NS = evict.REST_NS = 0
 """
 
 

@@ -31,17 +31,17 @@ pytestmark = [needs_fuse, pytest.mark.slow, pytest.mark.timeout(0 if LONG else 9
 
 SMALL = """
 import dalsegno.mount.commit as commit
-import dalsegno.mount.shed as shed
+import dalsegno.mount.evict as evict
 
 commit.COMMIT_SECONDS = 1
-shed.INODES_KEPT_MAX = 500
+evict.INODES_KEPT_MAX = 500
 """
 TELL = """
 import gc, json, os, time
 from collections import Counter
-import dalsegno.mount.shed as shed
+import dalsegno.mount.evict as evict
 
-look = shed.Shedder.look
+look = evict.InodeEvictor.look
 said = [0.0]
 
 def tell(changes):
@@ -68,7 +68,7 @@ def look_and_tell(self):
         with self._changes.lock:
             tell(self._changes)
 
-shed.Shedder.look = look_and_tell
+evict.InodeEvictor.look = look_and_tell
 """
 
 

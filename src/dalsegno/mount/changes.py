@@ -145,7 +145,7 @@ class Changes:
         return node in self._kept
 
     def wake(self, node: int) -> None:
-        """Make an inode again of what `shed` put away, if it did."""
+        """Make an inode again of what `evict` dropped, if it did."""
         place = self._kept.pop(node, None)
         if place is None:
             return
@@ -525,7 +525,7 @@ class Changes:
 
     # Memory
 
-    def shed(self, kept_max: int) -> None:
+    def evict(self, kept_max: int) -> None:
         """Drop what is new in this mount, stored, and forgotten by the kernel: it is found by its name again.
 
         A directory that was made in this mount becomes as those that were there before, once nothing of it is left.

@@ -16,13 +16,13 @@ from dalsegno.formats.objects import Entry
 from dalsegno.mount import kernel
 from dalsegno.mount.changes import Changes
 from dalsegno.mount.commit import LOOK_SECONDS, Committer
+from dalsegno.mount.evict import InodeEvictor
 from dalsegno.mount.gallery import HouseGallery
 from dalsegno.mount.kernel import MountOptions
 from dalsegno.mount.listing import Listings
 from dalsegno.mount.push import Pusher
 from dalsegno.mount.readonly import Gallery, Owners, Picture, ReadOnly, Shelf
 from dalsegno.mount.session import FileSystem, Session, log_to_stderr
-from dalsegno.mount.shed import Shedder
 from dalsegno.mount.spool import Spool
 from dalsegno.mount.writable import Writable
 from dalsegno.terms.errors import Conflict, DalError, Refused
@@ -242,11 +242,11 @@ def show_writable(
 
         def begin(session: Session) -> None:
             control.notify = session.notify
-            shelves, shedder = ShelfWatch(opened.still, session), Shedder(opened.changes, session.notify)
+            shelves, evictor = ShelfWatch(opened.still, session), InodeEvictor(opened.changes, session.notify)
 
             def besides() -> None:
                 shelves.look()
-                shedder.look()
+                evictor.look()
                 gallery.keep()
 
             runs.append(crew.submit(committer.run, besides))

@@ -18,7 +18,7 @@ REST_NS: Final = 5 * SECOND_NS
 """After a look that freed little: all else is in use, or not stored yet."""
 
 
-class Shedder:
+class InodeEvictor:
     """Keeps the inodes of one mount few."""
 
     def __init__(self, changes: Changes, tell: Tell) -> None:
@@ -38,7 +38,7 @@ class Shedder:
         before = len(changes.hot)
         if before <= INODES_KEPT_MAX or ticks_ns() < self._next_ns:
             return
-        changes.shed(INODES_KEPT_MAX // 2)
+        changes.evict(INODES_KEPT_MAX // 2)
         # What the kernel was asked to forget it says later that it forgot.
         in_use = self._asked and len(changes.hot) > before - before // 16
         self._asked = len(changes.hot) > INODES_KEPT_MAX
