@@ -23,8 +23,8 @@ from dalsegno.volumes.state import AUTOMATIC, NATIVE, READER, STANDBY, VolumeSta
 from dalsegno.volumes.store import PIN_SECONDS_MAX
 from dalsegno.world.chance import random_node
 from dalsegno.world.clock import now_ns
+from dalsegno.world.control_socket import Words, ask
 from dalsegno.world.files import FileLock
-from dalsegno.world.talk import Words, ask
 from dalsegno.world.workers import new_lock
 
 AUTOMATIC_KEPT_SECONDS: Final = 300

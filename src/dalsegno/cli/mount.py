@@ -24,8 +24,8 @@ from dalsegno.volumes.address import parse_address
 from dalsegno.world import places
 from dalsegno.world.background import run_in_background
 from dalsegno.world.clock import pause
+from dalsegno.world.control_socket import Words
 from dalsegno.world.files import raise_file_error
-from dalsegno.world.talk import Words
 
 END_SECONDS_MAX = 600
 END_LOOK_SECONDS = 0.05

@@ -31,9 +31,9 @@ from dalsegno.volumes.state import VolumeState
 from dalsegno.world.background import on_stop
 from dalsegno.world.chance import random_node
 from dalsegno.world.clock import now_ns, pause
+from dalsegno.world.control_socket import Listener, Words
 from dalsegno.world.files import FileLock, make_directory
 from dalsegno.world.memory import keep_freed_memory
-from dalsegno.world.talk import Listener, Words
 from dalsegno.world.workers import Workers
 
 THREADS: Final = 4
