@@ -307,7 +307,7 @@ def home(user: User) -> User:
     return user
 
 
-SHEDDING = """
+EVICTING = """
 import dalsegno.mount.commit as commit
 import dalsegno.mount.evict as evict
 
@@ -316,7 +316,7 @@ evict.INODES_KEPT_MAX = evict.LOOK_NS = evict.REST_NS = 0
 """
 
 
-@pytest.mark.parametrize("before", ["", SHEDDING], ids=["roomy", "shedding"])
+@pytest.mark.parametrize("before", ["", EVICTING], ids=["roomy", "evicting"])
 def test_random_calls_have_the_same_results_as_on_a_plain_directory(home: User, before: str) -> None:
     print(f"seed {SEED}: DAL_TEST_SEED={SEED} repeats this run")
     chance = random.Random(SEED)

@@ -582,7 +582,7 @@ class Changes:
                 folder = folder.parent
         return above
 
-    def sheddable(self, kept_max: int) -> list[tuple[int, int, bytes]]:
+    def evictable(self, kept_max: int) -> list[tuple[int, int, bytes]]:
         """Return (node, parent's node, name) of what could be dropped if the kernel forgot it, the newest first.
 
         The newest `kept_max` are left out. Those below others come before them. A directory has no name here: to tell

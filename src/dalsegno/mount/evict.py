@@ -43,7 +43,7 @@ class InodeEvictor:
         in_use = self._asked and len(changes.hot) > before - before // 16
         self._asked = len(changes.hot) > INODES_KEPT_MAX
         if self._asked:
-            self._ask(changes.sheddable(INODES_KEPT_MAX // 2))
+            self._ask(changes.evictable(INODES_KEPT_MAX // 2))
         self._next_ns = ticks_ns() + (REST_NS if in_use else LOOK_NS)
 
     def _ask(self, found: list[tuple[int, int, bytes]]) -> None:

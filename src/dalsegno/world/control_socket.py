@@ -1,6 +1,6 @@
-"""Questions to a process of ours on this machine: one line of JSON there, one back, over a socket in a directory.
+"""Control sockets: ask a `dal` process on this machine, with one line of JSON each way, over a socket in a directory.
 
-The directory's rights say who may ask. A name may stand deeper than a socket's address can be long.
+The directory's permissions decide which users may ask. The path may be longer than the address of a socket can be.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ def _address(path: Path) -> Iterator[str]:
 
 
 def ask(path: Path, question: Words, *, timeout_seconds: float) -> Words | None:
-    """Return the answer of whoever listens at `path`, or None when nobody does."""
+    """Return the answer of the process that listens at `path`, or None when none does."""
     if not path.exists():
         return None
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
