@@ -24,7 +24,7 @@ from dalsegno.terms.events import silent
 from dalsegno.volumes.address import parse_address, resolve
 from dalsegno.volumes.clones import NEWEST_MAX, Clone, Clones
 from dalsegno.volumes.state import VolumeState
-from dalsegno.volumes.store import Volumes
+from dalsegno.volumes.store import Mended, Volumes
 from kit import pack_path, ref_path
 
 COUNT = 280
@@ -180,10 +180,10 @@ def test_a_damaged_table_is_told_and_mended_and_the_rest_goes_on(path: Path, tmp
         assert damage_lines(house.pool, house.volumes.list())
         import_directory(house, "v", tmp_path / "source")
         with pytest.raises(Refused, match="let go"):
-            house.volumes.mend_clones("v", let_go=False)
-        there, lost = house.volumes.mend_clones("v", let_go=True)
-        assert (there, lost) == (len(state.clones.newest), COUNT - len(state.clones.newest))
-        assert house.volumes.mend_clones("v", let_go=False) == (there, 0)
+            house.volumes.mend_tables("v", let_go=False)
+        there, lost = len(state.clones.newest), COUNT - len(state.clones.newest)
+        assert house.volumes.mend_tables("v", let_go=True) == Mended(there, lost, 0, 0)
+        assert house.volumes.mend_tables("v", let_go=False) == Mended(there, 0, 0, 0)
         house.volumes.add_clone("v", "new", now_ns=COUNT * HOUR_NS)
         gc(house, grace_seconds=0)
         assert [each for each in verify_pool(house) if each.severity == "error"] == []
@@ -200,7 +200,7 @@ def test_one_tree_of_a_table_is_enough_to_mend_it(path: Path) -> None:
         house.volumes.update(state.id, lambda current: msgspec.structs.replace(current, clones=clones))
         with pytest.raises(Damaged):
             list(house.volumes.get("v").clones)
-        assert house.volumes.mend_clones("v", let_go=False) == (COUNT, 0)
+        assert house.volumes.mend_tables("v", let_go=False) == Mended(COUNT, 0, 0, 0)
         assert dict(house.volumes.get("v").clones) == before
 
 

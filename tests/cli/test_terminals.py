@@ -10,7 +10,8 @@ from cli_kit import User
 from dalsegno.cli.completion import bash_script
 from dalsegno.cli.terminal import Terminal, show, show_line
 from dalsegno.pool.pool import Pool
-from dalsegno.volumes.state import DumpRecord, Lease, VolumeState
+from dalsegno.volumes.records import DumpRecord
+from dalsegno.volumes.state import Lease, VolumeState
 from dalsegno.volumes.store import Volumes
 from lying_kit import ESC
 

@@ -9,7 +9,7 @@ import pytest
 from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.chain import DumpChain
 from dalsegno.dumps.merge import merge_dumps
-from dalsegno.dumps.plan import RECORDS_KEPT_MAX, choose_base, choose_level, plan_dump, record_dump
+from dalsegno.dumps.plan import choose_base, choose_level, plan_dump, record_dump
 from dalsegno.dumps.verify import salvage_dump, verify_dump, verify_stream
 from dalsegno.dumps.write import write_dump
 from dalsegno.formats import objects
@@ -18,7 +18,8 @@ from dalsegno.terms.errors import BadInput, DalError, Damaged, Refused
 from dalsegno.trees.closure import visit_reachable
 from dalsegno.trees.read import read_revision
 from dalsegno.trees.walk import walk
-from dalsegno.volumes.state import DumpRecord, VolumeState
+from dalsegno.volumes.records import RECORDS_SENT_MAX, DumpRecord
+from dalsegno.volumes.state import VolumeState
 from kit import REALM, PoolStore, store_revision
 
 
@@ -283,10 +284,10 @@ def test_the_full_dump_that_all_others_build_on_is_never_forgotten():
         )
 
     full = record(1, level=0, base=None)
-    many = [record(number, level=1, base=1) for number in range(2, RECORDS_KEPT_MAX + 20)]
-    state = msgspec.structs.replace(state, dumps=[full, *many[: RECORDS_KEPT_MAX - 1]])
-    for each in many[RECORDS_KEPT_MAX - 1 :]:
+    many = [record(number, level=1, base=1) for number in range(2, RECORDS_SENT_MAX + 20)]
+    for each in [full, *many]:
         state = record_dump(state, each)
-    assert len(state.dumps) == RECORDS_KEPT_MAX
-    assert state.dumps[0] == full and state.dumps[-1] == many[-1]
-    assert choose_base(state.dumps, level=1) == full
+    assert list(state.dumps) == [full, *many]
+    sent = state.dumps.sent()
+    assert list(sent) == [full, *many[-RECORDS_SENT_MAX:]]
+    assert choose_base(sent, level=1) == full

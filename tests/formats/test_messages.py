@@ -11,7 +11,8 @@ from hypothesis import strategies as some
 from dalsegno.formats import messages
 from dalsegno.terms.errors import BadInput
 from dalsegno.volumes.clones import Clone
-from dalsegno.volumes.state import DumpRecord, Lease, Release, ReplicaSet, VolumeState
+from dalsegno.volumes.records import DumpRecord
+from dalsegno.volumes.state import Lease, Release, ReplicaSet, VolumeState
 
 STATE = VolumeState(
     id=bytes(range(16)),
@@ -137,7 +138,7 @@ def test_maps_in_maps_are_read_too() -> None:
 
 def test_schemas_say_what_the_reader_refuses() -> None:
     found = messages.schemas([VolumeState])
-    forms = {"ClonesForm", "CloneTable"}
+    forms = {"ClonesForm", "CloneTable", "DumpsForm", "DumpTable"}
     assert set(found) == {"VolumeState", "Clone", "DumpRecord", "Lease", "ReplicaSet", "Release"} | forms
     assert found["Clone"]["properties"]["revision"] == {"type": "string", "pattern": messages.HEX_PATTERN}
     assert all(schema["additionalProperties"] is False for schema in found.values())

@@ -16,6 +16,7 @@ from dalsegno.pool.settings import decode_settings, encode_settings
 from dalsegno.pool.signers import SIGNERS_REF, list_signers
 from dalsegno.terms.errors import Damaged, Refused, TooNew
 from dalsegno.volumes.clones import Clone, Clones
+from dalsegno.volumes.records import DumpRecord, DumpRecords
 from dalsegno.volumes.state import VolumeState, decode_state
 from dalsegno.volumes.store import Volumes
 from kit import REALM, DictStore, pack_path, ref_path
@@ -24,6 +25,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))
 from make_ref_v1 import CLONES, REF, STATE, VOLUME_ID  # noqa: E402
 from make_ref_v2 import make_pool, table_clones  # noqa: E402
+from make_ref_v3 import table_dumps  # noqa: E402
 from make_signers import SIGNER  # noqa: E402
 
 
@@ -41,8 +43,9 @@ def put(pool: Pool, name: str, ref: str = REF) -> None:
 
 def expected(**changes) -> VolumeState:
     clones = {name: msgspec.convert(each, Clone) for name, each in CLONES.items()}
-    state = convert({**STATE, "clones": {}}, VolumeState)
-    return msgspec.structs.replace(state, clones=clones, **changes)
+    dumps = [msgspec.convert(each, DumpRecord) for each in STATE["dumps"]]
+    state = convert({**STATE, "clones": {}, "dumps": {}}, VolumeState)
+    return msgspec.structs.replace(state, clones=clones, dumps=dumps, **changes)
 
 
 def test_version_1_is_read_and_becomes_version_2_at_the_first_write(pool):
@@ -135,6 +138,33 @@ def test_a_table_of_clones_of_version_2_is_read_and_made_alike(pool, name):
     assert alike == (name == "ref-v2-small-nodes")
 
 
+def test_a_table_of_dumps_is_read_and_made_alike(pool):
+    put(pool, "ref-v3.volume")
+    with PackReader.open(GOLDEN / "ref-v3.pack", REALM) as reader:
+        pack_id = reader.pack_id
+    pack_path(pool, pack_id).parent.mkdir(parents=True)
+    pack_path(pool, pack_id).write_bytes((GOLDEN / "ref-v3.pack").read_bytes())
+    pool.refresh()
+    wanted = [msgspec.convert(each, DumpRecord) for each in table_dumps()]
+    state = Volumes(pool).known(VOLUME_ID)
+    assert list(state.dumps) == wanted and wanted[7] in state.dumps and len(state.dumps.newest) < len(wanted)
+    store = DictStore()
+    assert DumpRecords(wanted, source=store).settle(store, store).table == state.dumps.table
+
+
+def test_many_dumps_of_version_2_move_to_a_table_at_the_first_write(pool):
+    """Kind: what was written before stays as it was for ever, and its cost with it."""
+    wanted = [msgspec.convert(each, DumpRecord) for each in table_dumps()]
+    before = msgspec.msgpack.encode({**STATE, "version": 2, "counter": 3, "dumps": table_dumps()})
+    assert pool.swap_ref(REF, None, before)
+    volumes = Volumes(pool)
+    assert list(volumes.known(VOLUME_ID).dumps) == wanted
+    volumes.update(VOLUME_ID, lambda state: msgspec.structs.replace(state, name="later"))
+    after = pool.get_ref(REF)
+    assert len(after) < len(before) / 4 and msgspec.msgpack.decode(after)["version"] == 3
+    assert list(volumes.known(VOLUME_ID).dumps) == wanted
+
+
 def test_a_ref_of_another_pool_of_the_realm_or_of_another_name_is_refused(pool, tmp_path):
     """Kind: a sealed value is taken wherever it is put."""
     put(pool, "ref-v2.volume", REF[:-1] + "0")
@@ -154,8 +184,8 @@ def test_a_ref_of_another_pool_of_the_realm_or_of_another_name_is_refused(pool, 
 
 
 def test_a_state_of_a_later_version_is_told_from_a_damaged_one():
-    with pytest.raises(TooNew, match="version 3"):
-        decode_state(msgspec.msgpack.encode({"version": 3}))
+    with pytest.raises(TooNew, match="version 4"):
+        decode_state(msgspec.msgpack.encode({"version": 4}))
     for bad in ({"version": 2}, {"version": "x"}, []):
         with pytest.raises(Damaged):
             decode_state(msgspec.msgpack.encode(bad))

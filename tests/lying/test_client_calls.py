@@ -26,7 +26,8 @@ from dalsegno.terms.errors import DalError, Damaged, Unavailable
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.sizes import MIB
 from dalsegno.volumes.clones import Clone, Clones, CloneTable
-from dalsegno.volumes.state import DumpRecord, Lease, Release, ReplicaSet, VolumeState
+from dalsegno.volumes.records import DumpRecord, DumpRecords
+from dalsegno.volumes.state import Lease, Release, ReplicaSet, VolumeState
 from kit import DictStore
 from lying_kit import (
     BAD_IDS,
@@ -184,7 +185,7 @@ def lies_about(good: Any) -> Iterator[tuple[tuple[Any, ...], Any, bool]]:
     """Yield changed values: where, the whole, and whether it must be refused."""
     for at, value in places(good):
         field = next((key for key in reversed(at) if isinstance(key, str)), "")
-        if len(at) > 1 and at[-2] in ("newest", "uncloned"):
+        if len(at) > 1 and isinstance(at[-1], str) and at[-2] in ("newest", "uncloned"):
             yield from ((at, renamed(good, at, name), True) for name in BAD_NAMES)
         if isinstance(value, bool):
             yield from ((at, replaced(good, at, new), True) for new in (1, "true", []))
@@ -241,6 +242,39 @@ def _lying_tables() -> dict[str, tuple[CloneTable, dict[bytes, list[tuple[int, b
     }
     records = {identity: [(kind, identity, payload)] for identity, (kind, payload) in store.objects.items()}
     return {what: (each, {**records, REVISION: [(4, REVISION, b"no node")]}) for what, each in tables.items()}
+
+
+def test_a_table_of_dumps_that_is_none_is_not_used() -> None:
+    """What is fetched later, when somebody asks for it, is used as it comes."""
+    store = DictStore()
+    many = [msgspec.structs.replace(RECORD, dump_id=bytes([number]) * 16, taken_at_ns=number) for number in range(40)]
+    good = DumpRecords(many, source=store).settle(store, store)
+    bad = [*many[:3], msgspec.structs.replace(many[3], level=77), *many[4:]]
+    wrong = DumpRecords(bad, source=store).settle(store, store)
+    table = good.table
+    assert table is not None
+    lies = [
+        DumpRecords(good.newest, msgspec.structs.replace(table, count=77)),
+        DumpRecords(good.newest, msgspec.structs.replace(table, by_time=bytes(32))),
+        DumpRecords(good.newest, wrong.table),
+    ]
+    for dumps in lies:
+
+        def lie(asked: Any, dumps: DumpRecords = dumps) -> Said:
+            if asked.call == "block":
+                identity = bytes.fromhex(parse_qs(urlsplit(asked.path).query)["id"][0])
+                kind, payload = store.objects.get(identity, (0, b""))
+                return Said(body=encode_records([(kind, identity, payload)])) if payload else Said(status=404)
+            return Said(body=messages.encode(msgspec.structs.replace(STATE, dumps=dumps)))
+
+        with Liar() as liar:
+            liar.lie = lie
+            site = RemoteSite(liar.url, "token", name="s1")
+            found = site.state("home").dumps
+            assert found[-1] == many[-1]
+            with pytest.raises((Damaged, Unavailable)):
+                list(found)
+            site.close()
 
 
 @pytest.mark.parametrize("what", sorted(_lying_tables()))

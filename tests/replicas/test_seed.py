@@ -16,7 +16,8 @@ from dalsegno.replicas.follow import standby_state
 from dalsegno.replicas.transfer import copy
 from dalsegno.terms.errors import Damaged, NotFound, Refused
 from dalsegno.terms.events import Note
-from dalsegno.volumes.state import DumpRecord, ReplicaSet
+from dalsegno.volumes.records import DumpRecord
+from dalsegno.volumes.state import ReplicaSet
 from dalsegno.world.workers import Workers
 from kit import REALM
 

@@ -13,7 +13,8 @@ from dalsegno.formats.join import format_join
 from dalsegno.replicas.tokens import fitting_name
 from dalsegno.terms.errors import AlreadyThere, DalError, NoAccess
 from dalsegno.volumes.clones import Clone
-from dalsegno.volumes.state import NATIVE, READER, TRACKED, WRITER, DumpRecord, ReplicaSet, VolumeState
+from dalsegno.volumes.records import DumpRecord
+from dalsegno.volumes.state import NATIVE, READER, TRACKED, WRITER, ReplicaSet, VolumeState
 
 NEW = VolumeState(
     id=bytes(range(16)),

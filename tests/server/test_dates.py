@@ -14,7 +14,7 @@ from dalsegno.terms.errors import NoAccess, Refused
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.clones import Clone
-from dalsegno.volumes.state import DumpRecord
+from dalsegno.volumes.records import DumpRecord
 from dalsegno.volumes.store import Volumes
 from dalsegno.world.clock import now_ns
 from realm_kit import Realm

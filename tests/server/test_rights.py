@@ -14,7 +14,8 @@ from dalsegno.replicas.remote import RemoteSite
 from dalsegno.terms.errors import BadInput, Conflict, DalError, NoAccess, NotFound, Refused
 from dalsegno.terms.ids import ObjectId
 from dalsegno.terms.times import SECOND_NS
-from dalsegno.volumes.state import DumpRecord, VolumeState
+from dalsegno.volumes.records import DumpRecord
+from dalsegno.volumes.state import VolumeState
 from dalsegno.volumes.store import check_clone_name, check_volume_name
 from dalsegno.world.clock import now_ns
 from server_kit import Server, start_server

@@ -44,7 +44,8 @@ from dalsegno.trees.read import child_node, directory_node, read_revision
 from dalsegno.trees.walk import walk
 from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.leases import freeze, held, thaw
-from dalsegno.volumes.state import TRACKED, DumpRecord, VolumeState
+from dalsegno.volumes.records import DumpRecord
+from dalsegno.volumes.state import TRACKED, VolumeState
 from dalsegno.volumes.store import check_clone_name
 from dalsegno.world.clock import now_ns
 from dalsegno.world.files import READ_BYTES, PartialFile, file_errors, make_directory, write_durable
@@ -174,8 +175,8 @@ def _named(state: VolumeState, clone_name: str, *, now_ns: int) -> VolumeState:
 
 def without_higher(state: VolumeState, made: DumpRecord) -> VolumeState:
     """Return `state` with `made` recorded, and without those of its recorder that it takes the place of."""
-    dumps = [record for record in state.dumps if record.recorder != made.recorder or record.level <= made.level]
-    return record_dump(msgspec.structs.replace(state, dumps=dumps), made)
+    gone = {each.dump_id for each in state.dumps if each.recorder == made.recorder and each.level > made.level}
+    return record_dump(msgspec.structs.replace(state, dumps=state.dumps.without(gone)), made)
 
 
 def estimate(

@@ -70,7 +70,8 @@ from dalsegno.terms.events import Event, Report
 from dalsegno.terms.times import format_time, time_name
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.leases import freeze, thaw
-from dalsegno.volumes.state import TRACKED, DumpRecord, VolumeState
+from dalsegno.volumes.records import DumpRecord
+from dalsegno.volumes.state import TRACKED, VolumeState
 from dalsegno.world.clock import now_ns
 from dalsegno.world.errands import Fence, look_at_each
 from dalsegno.world.files import PARTIAL_SUFFIX, PRIVATE_FILE, PartialFile, remove_durable

@@ -26,7 +26,8 @@ from dalsegno.terms.events import Progress, Report
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.clones import Clone
-from dalsegno.volumes.state import DumpRecord, VolumeState
+from dalsegno.volumes.records import DumpRecord
+from dalsegno.volumes.state import VolumeState
 from dalsegno.world.clock import now_ns, pause, ticks_ns
 from dalsegno.world.errands import Fence
 from dalsegno.world.files import PRIVATE_FILE, PartialFile

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO
+
+import msgspec
 
 from dalsegno.actions.browse import ordered_clones
 from dalsegno.actions.session import House
@@ -15,7 +16,6 @@ from dalsegno.dumps.place import dump_name, place_for
 from dalsegno.dumps.plan import (
     DumpPlan,
     built_on,
-    forget_dump,
     plan_dump,
     record_dump,
     recorded_by,
@@ -27,7 +27,8 @@ from dalsegno.pool.pack_write import PackSummary
 from dalsegno.terms.errors import BadInput, DalError, NotFound, Refused
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.volumes.address import parse_address, resolve
-from dalsegno.volumes.state import DumpRecord, VolumeState
+from dalsegno.volumes.records import DumpRecord
+from dalsegno.volumes.state import VolumeState
 from dalsegno.world.clock import now_ns
 from dalsegno.world.files import PRIVATE_FILE, PartialFile, settle_file
 
@@ -143,9 +144,8 @@ def dump(
 
 def forget(house: House, state: VolumeState, dump_ids: Iterable[bytes]) -> None:
     """Let no later dump build on these, wherever their files are."""
-    for dump_id in dump_ids:
-        if any(known.dump_id == dump_id for known in state.dumps):
-            house.volumes.update(state.id, partial(forget_dump, dump_id=dump_id))
+    gone = list(dump_ids)
+    house.volumes.update(state.id, lambda current: msgspec.structs.replace(current, dumps=current.dumps.without(gone)))
 
 
 def forget_named(house: House, what: str, *, force: bool = False) -> tuple[VolumeState, list[DumpRecord]]:

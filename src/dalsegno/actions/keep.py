@@ -23,9 +23,10 @@ from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.trees.closure import visit_reachable
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.ancestry import find_revision
+from dalsegno.volumes.records import bases_kept
 from dalsegno.volumes.signed import signature_problem
 from dalsegno.volumes.state import VolumeState
-from dalsegno.volumes.store import bases_kept
+from dalsegno.volumes.store import table_roots
 from dalsegno.world.clock import now_ns, real_now_ns, ticks_ns
 from dalsegno.world.files import file_size
 
@@ -250,13 +251,18 @@ def _visit_states(
 
 
 def _table_findings(house: House) -> Iterator[Finding]:
-    """Yield a finding for each volume whose table of clones cannot be read whole."""
+    """Yield a finding for each table of a volume that cannot be read whole."""
     for state in house.volumes.list():
         clones, errors = state.clones.salvage()
         if errors:
             lost = len(state.clones) - len(clones)
             what = f"{count_of(lost, 'clone')} cannot be read any more" if lost else "each clone is in it elsewhere"
             text = f"the table of its clones is damaged: {errors[0]}; {what}: `dal volume mend {state.name}`"
+            yield Finding(severity="error", where=state.name, text=text)
+        records, errors = state.dumps.salvage()
+        if errors:
+            what = f"{count_of(len(state.dumps) - len(records), 'recorded dump')} cannot be read any more"
+            text = f"the table of its dumps is damaged: {errors[0]}; {what}: `dal volume mend {state.name}`"
             yield Finding(severity="error", where=state.name, text=text)
 
 
@@ -266,7 +272,7 @@ def _states(house: House) -> Iterator[tuple[str, bytes]]:
         states = {clone.revision: f"{state.name}@{name}" for name, clone in state.clones.salvage()[0]}
         if state.head:
             states.setdefault(state.head, f"{state.name}@latest")
-        for record in bases_kept(state):
+        for record in bases_kept(state.dumps.salvage()[0]):
             states.setdefault(record.revision, f"{state.name}, base of level {record.level}")
         for revision, label in states.items():
             yield label, revision
@@ -425,7 +431,6 @@ def _visit_readable(house: House, state: VolumeState, visit: Callable[[int, byte
 def _tops(state: VolumeState) -> list[tuple[int, bytes]]:
     """Return what of a volume is kept with all that it names, each once."""
     kept = {state.head, *(clone.revision for _, clone in state.clones.salvage()[0])}
-    kept.update(record.revision for record in bases_kept(state))
-    table = state.clones.table
-    trees = [(KIND_DIRECTORY, root) for root in ((table.by_name, table.by_time) if table is not None else ())]
+    kept.update(record.revision for record in bases_kept(state.dumps.salvage()[0]))
+    trees = [(KIND_DIRECTORY, root) for root in table_roots(state)]
     return [*((KIND_REVISION, revision) for revision in sorted(kept) if revision), *trees]

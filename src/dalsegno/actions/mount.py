@@ -16,7 +16,7 @@ from dalsegno.pool.pool import PoolWriter
 from dalsegno.terms.errors import BadInput, Conflict, DalError, Full, NoAccess, NotFound, error_kinds
 from dalsegno.terms.times import SECOND_NS, time_name
 from dalsegno.trees.read import read_revision
-from dalsegno.volumes.address import newest_name, parse_address
+from dalsegno.volumes.address import CLOCKS_APART_NS, newest_name, parse_address
 from dalsegno.volumes.ancestry import find_revision
 from dalsegno.volumes.leases import held
 from dalsegno.volumes.state import AUTOMATIC, NATIVE, READER, STANDBY, VolumeState
@@ -307,9 +307,9 @@ def _parents(house: House, state: VolumeState, head: bytes) -> list[bytes]:
     # What other servers may have already, and be ahead of, stays in the line.
     if state.head != head or state.replicas is not None or newest_name(house.pool, state) is not None:
         return [state.head]
-    if any(record.revision == head for record in state.dumps):
-        return [state.head]
     previous = read_revision(house.pool, head)
+    if state.dumps.naming(head, since_ns=previous.created_ns - CLOCKS_APART_NS):
+        return [state.head]
     slot_ns = AUTOMATIC_KEPT_SECONDS * SECOND_NS
     if previous.message != AUTOMATIC or previous.created_ns // slot_ns != now_ns() // slot_ns:
         return [head]

@@ -64,6 +64,7 @@ from dalsegno.terms.times import SECOND_NS, time_name
 from dalsegno.volumes.ancestry import find_revision, is_ancestor
 from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.dates import is_future
+from dalsegno.volumes.records import DumpRecord, DumpRecords, newest_first
 from dalsegno.volumes.reopen import plan_reopened
 from dalsegno.volumes.shrunk import SETTING
 from dalsegno.volumes.signed import SETTING as SIGNED
@@ -75,7 +76,6 @@ from dalsegno.volumes.state import (
     STANDBY,
     TRACKED,
     WRITER,
-    DumpRecord,
     ReplicaSet,
     VolumeState,
     encode_state,
@@ -362,14 +362,13 @@ class RealmVolumes(Volumes):
 
         `away`: not all servers were asked, so that those count, too, that are known here.
         """
-        states = [state, *others]
-        mirrored = self._mirror.get_by_id(state.id)
-        if mirrored is not None and away:
-            states.append(mirrored)
-        records = {record.dump_id: record for each in states if each.id == state.id for record in each.dumps}
-        if len(records) == len(state.dumps):
-            return state
-        return msgspec.structs.replace(state, dumps=sorted(records.values(), key=lambda each: each.taken_at_ns))
+        dumps = state.dumps
+        for each in others:
+            dumps = dumps.joined(each.dumps) if each.id == state.id else dumps
+        mirrored = self._mirror.get_by_id(state.id) if away else None
+        if mirrored is not None:
+            dumps = _with_mirrored(dumps, mirrored.dumps)
+        return msgspec.structs.replace(state, dumps=dumps)
 
     def _note_answers(self, name: str, reached: Iterable[str], missing: Mapping[str, DalError]) -> None:
         for each in reached:
@@ -403,6 +402,7 @@ class RealmVolumes(Volumes):
 
     def _store_mirror(self, state: VolumeState) -> None:
         """Take a state as the servers have it."""
+        state = msgspec.structs.replace(state, dumps=state.dumps.mirrored())
         self._set_ref(state_ref(state.id), encode_state(state))
         self._set_ref(self._name_ref(state.name), state.id)
 
@@ -707,12 +707,11 @@ class RealmVolumes(Volumes):
         changed = change(state)
         self._keep_source(state, changed)
         changed = msgspec.structs.replace(changed, kind=state.kind, source=state.source, settings=state.settings)
-        before, after = ({record.dump_id for record in each.dumps} for each in (state, changed))
-        for record in changed.dumps:
-            if record.dump_id not in before:
-                self._record_dump(state, record)
-        for dump_id in before - after:
-            self._forget_dump(state, dump_id)
+        made, gone = changed.dumps.differing(state.dumps)
+        for record in made:
+            self._record_dump(state, record)
+        for record in gone:
+            self._forget_dump(state, record.dump_id)
         if changed != state and state.id not in self._shown:
             self._store_mirror(msgspec.structs.replace(self.known(volume_id), dumps=changed.dumps))
         return self._with_source(changed)
@@ -1048,6 +1047,13 @@ def list_unsent(pool: Pool) -> list[tuple[bytes, str, bytes]]:
     return found
 
 
+def _with_mirrored(dumps: DumpRecords, mirrored: DumpRecords) -> DumpRecords:
+    try:
+        return dumps.joined(mirrored)
+    except DalError:  # the table is on the server that is away
+        return dumps.joined(DumpRecords(mirrored.newest))
+
+
 class Recorder(Protocol):
     """A server that notes dumps."""
 
@@ -1087,10 +1093,12 @@ def _recorder(site: Site) -> Recorder:
 
 def lineage_of(records: Iterable[DumpRecord], record: DumpRecord) -> list[DumpRecord]:
     """Return a dump with those that it builds on, as far as they are among `records`, the full one first."""
-    by_id = {each.dump_id: each for each in records}
     lineage = [record]
-    while (base := by_id.pop(lineage[0].base_dump, None)) is not None:
-        lineage.insert(0, base)
+    for each in newest_first(records):  # a dump is later than what it builds on
+        if not lineage[0].base_dump:
+            break
+        if each.dump_id == lineage[0].base_dump:
+            lineage.insert(0, each)
     return lineage
 
 

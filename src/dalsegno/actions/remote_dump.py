@@ -19,7 +19,8 @@ from dalsegno.replicas.writers import list_errors, shared_kind
 from dalsegno.terms.errors import BadInput, Conflict, DalError, Damaged, NotFound, Refused, Unavailable
 from dalsegno.terms.ids import hex_short
 from dalsegno.volumes.address import parse_address, resolve
-from dalsegno.volumes.state import DumpRecord, VolumeState
+from dalsegno.volumes.records import DumpRecord
+from dalsegno.volumes.state import VolumeState
 from dalsegno.world.clock import now_ns
 from dalsegno.world.files import PRIVATE_FILE, PartialFile
 
@@ -61,9 +62,8 @@ def dump_remote(
         raise BadInput(f"{address}: a dump carries whole volumes; expected VOLUME[@CLONE]")
     state = resolved.state
     replaced, useless = b"", list[DumpRecord]()
-    history = recorded_by(state.dumps, "")
-    level = choose_level(history) if level is None else level
-    base = choose_base(history, level=level)
+    level = choose_level(state.dumps, recorder="") if level is None else level
+    base = choose_base(state.dumps, level=level, recorder="")
     if level > 0 and base is None:
         raise Refused(f"volume {state.name!r}: no recorded dump below level {level}; make a level 0 dump first")
     name = dump_name(state.name, resolved.clone or hex_short(resolved.revision), level)
@@ -74,7 +74,7 @@ def dump_remote(
     if isinstance(output, Path):
         place = place_for(output / name if output.is_dir() else output, house.pool.realm, volume=state.id, level=level)
         output, replaced = place.path, place.replaced
-        useless = built_on(history, replaced) if replaced else []
+        useless = built_on(recorded_by(state.dumps, ""), replaced) if replaced else []
         require_unneeded(useless, force=force, what=str(output))
     clone = resolved.clone or "#" + resolved.revision.hex()
     wanted = Wanted(

@@ -15,7 +15,8 @@ from dalsegno.replicas.seed import PacksOrigin, seed
 from dalsegno.terms.errors import AlreadyThere, BadInput, DalError, Unavailable
 from dalsegno.terms.events import Note
 from dalsegno.volumes.clones import Clone, Clones
-from dalsegno.volumes.state import ANY, NATIVE, WRITER, DumpRecord, ReplicaSet, VolumeState
+from dalsegno.volumes.records import DumpRecord, DumpRecords
+from dalsegno.volumes.state import ANY, NATIVE, WRITER, ReplicaSet, VolumeState
 from dalsegno.volumes.store import check_volume_name
 from dalsegno.world.clock import ticks_ns
 
@@ -117,7 +118,7 @@ def _state_of(chain: DumpChain, name: str, replicas: ReplicaSet) -> VolumeState:
         source=b"",
         created_ns=chain.notes[0].taken_at_ns,
         clones=Clones(clones),
-        dumps=records,
+        dumps=DumpRecords(records),
         role=WRITER,
         replicas=replicas,
     )

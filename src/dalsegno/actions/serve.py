@@ -21,7 +21,8 @@ from dalsegno.terms.sizes import KIB, format_size
 from dalsegno.volumes.address import Address, resolve
 from dalsegno.volumes.dates import require_past
 from dalsegno.volumes.ownership import require_own
-from dalsegno.volumes.state import DumpRecord, VolumeState
+from dalsegno.volumes.records import RECORDS_MAX, DumpRecord
+from dalsegno.volumes.state import VolumeState
 from dalsegno.world.clock import SECOND_NS, now_ns
 from dalsegno.world.files import ResumedFile, file_errors, make_directory, remove_durable
 
@@ -64,12 +65,12 @@ def stream_dump(
     if not sees_all:
         require_own(house.pool, house.volumes, state, named.revision)
     if base:
-        found = [record for record in state.dumps if record.dump_id == base]
-        if not found:
+        found = state.dumps.find(base)
+        if found is None:
             raise NotFound(f"volume {volume!r}: no dump {hex_short(base)} is recorded: `dal volume show` lists them")
         # A base of one's own choice: the level is one above it, whatever was recorded since.
-        state, recorder = msgspec.structs.replace(state, dumps=found), found[0].recorder
-        level = max(level, min(9, found[0].level + 1))
+        state, recorder = msgspec.structs.replace(state, dumps=[found]), found.recorder
+        level = max(level, min(9, found.level + 1))
     targets = [(named.clone or "", named.revision)]
     plan = plan_dump(house.pool, state, targets=targets, level=level, now_ns=taken_at_ns or now, recorder=recorder)
     write_dump(
@@ -92,8 +93,10 @@ def record(house: House, volume: str, made: DumpRecord, *, sees_all: bool = True
     require_past(f"dump {hex_short(made.dump_id)}", made.taken_at_ns, now_ns=now_ns())
     if not house.pool.has(ObjectId(made.revision)):
         raise Refused(f"volume {volume!r}: revision {hex_short(made.revision)} of the dump is not here")
-    if made.base_dump and all(known.dump_id != made.base_dump for known in state.dumps):
+    if made.base_dump and state.dumps.find(made.base_dump) is None:
         raise Refused(f"volume {volume!r}: dump {hex_short(made.base_dump)}, which it builds on, is not recorded here")
+    if len(state.dumps) >= RECORDS_MAX and made not in state.dumps:
+        raise Refused(f"volume {volume!r} has {RECORDS_MAX:,} recorded dumps: forget some first (`dal mark --forget`)")
     return house.volumes.update(state.id, lambda current: record_dump(current, made), bytes_max=STATE_BYTES_MAX)
 
 

@@ -25,7 +25,7 @@ from dalsegno.terms.errors import EXIT_DONE, BadInput
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time
-from dalsegno.volumes.state import DumpRecord
+from dalsegno.volumes.records import DumpRecord
 from dalsegno.world.files import file_errors
 
 

@@ -23,7 +23,8 @@ from dalsegno.terms.errors import EXIT_DONE, EXIT_PARTIAL, BadInput, NotFound, R
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.sizes import format_size
 from dalsegno.terms.times import format_time, show_time
-from dalsegno.volumes.state import DumpRecord, VolumeState
+from dalsegno.volumes.records import DumpRecord
+from dalsegno.volumes.state import VolumeState
 
 
 def add_volume(parser: Parser) -> None:
@@ -63,10 +64,12 @@ def add_volume(parser: Parser) -> None:
     rename.add_argument("new_name", metavar="NEW-NAME")
     rename.set_defaults(run=_rename)
     mend = verbs.add_parser(
-        "mend", help="rebuild a damaged list of clones from what can be read", epilog="example: dal volume mend home"
+        "mend",
+        help="rebuild a damaged list of clones or dumps from what can be read",
+        epilog="example: dal volume mend home",
     )
     mend.add_argument("name", metavar="VOLUME")
-    mend.add_argument("--yes", action="store_true", help="confirm that unreadable clones are dropped")
+    mend.add_argument("--yes", action="store_true", help="confirm that unreadable clones and dump records are dropped")
     mend.set_defaults(run=_mend)
     remove = verbs.add_parser("remove", help="forget a volume", epilog="example: dal volume remove home --yes")
     remove.add_argument("name", metavar="VOLUME")
@@ -263,12 +266,18 @@ def _reopen(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def _mend(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_volumes(arguments, terminal, arguments.name) as house:
-        there, lost = house.volumes.mend_clones(arguments.name, let_go=arguments.yes)
-    line = f"volume {arguments.name} has {count_of(there, 'clone')}"
-    value = {"volume": arguments.name, "clones": there, "lost": lost}
-    terminal.result(
-        value, [line + (f"; {count_of(lost, 'clone')} could not be read, and are let go of" if lost else "")]
-    )
+        mended = house.volumes.mend_tables(arguments.name, let_go=arguments.yes)
+    line = f"volume {arguments.name} has {count_of(mended.clones, 'clone')}"
+    value = {
+        "volume": arguments.name,
+        "clones": mended.clones,
+        "lost": mended.clones_lost,
+        "dumps": mended.dumps,
+        "dumps_lost": mended.dumps_lost,
+    }
+    for lost, what in ((mended.clones_lost, "clone"), (mended.dumps_lost, "recorded dump")):
+        line += f"; {count_of(lost, what)} could not be read, and are let go of" if lost else ""
+    terminal.result(value, [line])
     return EXIT_DONE
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dalsegno.dumps.plan import choose_base, recorded_by
+from dalsegno.dumps.plan import choose_base
 from dalsegno.pool.copy import PoolMarks
 from dalsegno.pool.pool import Pool
 from dalsegno.trees.closure import new_objects
@@ -29,7 +29,7 @@ def estimate_levels(state: VolumeState, *, levels: Sequence[int], count: Count, 
     counted: dict[bytes | None, tuple[int, int]] = {}
     estimates = []
     for level in levels:
-        base = choose_base(recorded_by(state.dumps, recorder), level=level)
+        base = choose_base(state.dumps, level=level, recorder=recorder)
         if level > 0 and base is None:
             estimates.append(Estimate(level=level, base_dump=b"", object_count=0, raw_bytes=0, possible=False))
             continue

@@ -18,8 +18,9 @@ from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.dates import is_future
+from dalsegno.volumes.records import DumpRecord
 from dalsegno.volumes.signed import require_signed_line
-from dalsegno.volumes.state import NATIVE, DumpRecord, VolumeState
+from dalsegno.volumes.state import NATIVE, VolumeState
 from dalsegno.volumes.store import Volumes, check_clone_name
 from dalsegno.world.workers import Workers
 

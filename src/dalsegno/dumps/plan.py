@@ -4,7 +4,7 @@ Level 0 holds the whole volume; level n holds what changed since the newest reco
 recorder: what Amanda has on tape is no base of a file made by hand, nor the other way round.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -15,10 +15,10 @@ from dalsegno.terms.errors import BadInput, NotFound, Refused
 from dalsegno.terms.ids import hex_short
 from dalsegno.terms.times import show_time
 from dalsegno.trees.read import read_revision
-from dalsegno.volumes.state import DumpRecord, VolumeState
+from dalsegno.volumes.records import DumpRecord, newest_first
+from dalsegno.volumes.state import VolumeState
 
 LEVEL_MAX = 9
-RECORDS_KEPT_MAX = 1000
 RECORDS_NAMED_MAX = 5
 
 
@@ -35,24 +35,26 @@ class DumpPlan:
         return self.note.targets[-1].revision
 
 
-def recorded_by(history: Sequence[DumpRecord], recorder: str) -> list[DumpRecord]:
+def recorded_by(history: Iterable[DumpRecord], recorder: str) -> list[DumpRecord]:
     """Return the records of one recorder; empty: those that are files."""
     return [record for record in history if record.recorder == recorder]
 
 
-def choose_base(history: Sequence[DumpRecord], *, level: int) -> DumpRecord | None:
-    """Return the newest record below `level`, or None when the dump starts from nothing."""
+def choose_base(history: Iterable[DumpRecord], *, level: int, recorder: str | None = None) -> DumpRecord | None:
+    """Return the newest record below `level`, or None when the dump starts from nothing.
+
+    With `recorder` those of others do not count.
+    """
     if not 0 <= level <= LEVEL_MAX:
         raise BadInput(f"dump level {level}: expected 0 to {LEVEL_MAX}")
-    lower = [record for record in history if record.level < level]
-    return max(lower, key=lambda record: record.taken_at_ns, default=None)
+    found = (each for each in newest_first(history) if each.level < level and recorder in (None, each.recorder))
+    return next(found, None) if level else None
 
 
-def choose_level(history: Sequence[DumpRecord]) -> int:
+def choose_level(history: Iterable[DumpRecord], *, recorder: str | None = None) -> int:
     """Return the level of a dump whose level nobody named: 0 at first, then one above the newest."""
-    if not history:
-        return 0
-    return min(LEVEL_MAX, max(history, key=lambda record: record.taken_at_ns).level + 1)
+    newest = next((each for each in newest_first(history) if recorder in (None, each.recorder)), None)
+    return min(LEVEL_MAX, newest.level + 1) if newest is not None else 0
 
 
 def plan_dump(
@@ -66,9 +68,8 @@ def plan_dump(
 ) -> DumpPlan:
     """Return the plan of a dump of `targets` (clone name or empty, revision; oldest first). Refused without a base."""
     assert targets
-    history = recorded_by(state.dumps, recorder)
-    level = choose_level(history) if level is None else level
-    base = choose_base(history, level=level)
+    level = choose_level(state.dumps, recorder=recorder) if level is None else level
+    base = choose_base(state.dumps, level=level, recorder=recorder)
     if level > 0 and base is None:
         others = sorted({record.recorder or "dal" for record in state.dumps if record.recorder != recorder})
         but = f" (those recorded by {', '.join(others)} do not count)" if others else ""
@@ -109,29 +110,10 @@ def plan_dump(
 
 def record_dump(state: VolumeState, record: DumpRecord) -> VolumeState:
     """Return `state` with `record` as the base of later dumps; recording the same dump twice changes nothing."""
-    if any(known.dump_id == record.dump_id for known in state.dumps):
-        return state
-    records = sorted([*state.dumps, record], key=lambda known: known.taken_at_ns)
-    if len(records) > RECORDS_KEPT_MAX:
-        needed = _bases_of_next(records)
-        surplus = [each.dump_id for each in records if each.dump_id not in needed][: len(records) - RECORDS_KEPT_MAX]
-        records = [each for each in records if each.dump_id not in set(surplus)]
-    return msgspec.structs.replace(state, dumps=records)
+    return msgspec.structs.replace(state, dumps=state.dumps.put(record))
 
 
-def _bases_of_next(records: Sequence[DumpRecord]) -> set[bytes]:
-    """Return the dumps that a next one may start from, the newest of each level and recorder, and what these need."""
-    by_id = {each.dump_id: each for each in records}
-    newest = {(each.recorder, each.level): each.dump_id for each in records}
-    needed: set[bytes] = set()
-    for dump_id in newest.values():
-        while dump_id in by_id and dump_id not in needed:
-            needed.add(dump_id)
-            dump_id = by_id[dump_id].base_dump
-    return needed
-
-
-def built_on(history: Sequence[DumpRecord], dump_id: bytes) -> list[DumpRecord]:
+def built_on(history: Iterable[DumpRecord], dump_id: bytes) -> list[DumpRecord]:
     """Return the recorded dumps that cannot be restored without this one, the oldest first."""
     needed, found = {dump_id}, []
     for record in sorted(history, key=lambda record: record.taken_at_ns):
@@ -161,7 +143,7 @@ def require_unneeded(useless: Sequence[DumpRecord], *, force: bool, what: str) -
 
 def forget_dump(state: VolumeState, dump_id: bytes) -> VolumeState:
     """Return `state` without a record: the dump is gone, and no later one may build on it."""
-    return msgspec.structs.replace(state, dumps=[record for record in state.dumps if record.dump_id != dump_id])
+    return msgspec.structs.replace(state, dumps=state.dumps.without([dump_id]))
 
 
 def describe(note: DumpNote, dump_id: bytes) -> str:

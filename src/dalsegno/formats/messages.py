@@ -36,6 +36,9 @@ class Told:
     FORM: ClassVar[type[msgspec.Struct]]
     """What it crosses as."""
 
+    ITEM: ClassVar[type[msgspec.Struct] | None] = None
+    """Of what it crosses as a list, where its form has only a list to say; None: it never does."""
+
     __slots__ = ()
 
     @classmethod
@@ -111,6 +114,8 @@ def convert(plain: Any, kind: type[S]) -> S:
 
 def _of_form(kind: type, plain: Any) -> Any:
     assert issubclass(kind, Told)
+    if isinstance(plain, list) and kind.ITEM is not None:
+        return kind.of(convert(plain, list[kind.ITEM]))  # type: ignore[name-defined]
     return kind.of(convert(plain, kind.FORM))
 
 
@@ -137,6 +142,8 @@ def _decoder(kind: Hashable, more: bool) -> msgspec.json.Decoder[Any]:
 def _on_wire(kind: Any, more: bool) -> Any:
     """Return the type that JSON has in the place of `kind`."""
     if isinstance(kind, type) and issubclass(kind, Told):
+        if kind.ITEM is not None:
+            return list[_on_wire(kind.ITEM, more)] | _on_wire(kind.FORM, more)  # type: ignore[misc]
         kind = kind.FORM
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         hints = typing.get_type_hints(kind, include_extras=True)
@@ -187,6 +194,9 @@ def _maker(kind: Any) -> _Make | None:
         return _struct_maker(kind)
     if isinstance(kind, type) and issubclass(kind, Told):
         of, form = kind.of, _struct_maker(kind.FORM)
+        if kind.ITEM is not None:
+            item = _struct_maker(kind.ITEM)
+            return lambda value: of([item(each) for each in value] if isinstance(value, list) else form(value))
         return lambda value: of(form(value))
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
@@ -227,7 +237,11 @@ def schemas(kinds: list[type]) -> dict[str, Any]:
     def schema_hook(kind: type) -> dict[str, Any]:
         assert issubclass(kind, Told)
         forms.append(kind.FORM)
-        return {"$ref": _SCHEMA_PLACE.format(name=kind.FORM.__name__)}
+        whole = {"$ref": _SCHEMA_PLACE.format(name=kind.FORM.__name__)}
+        if kind.ITEM is None:
+            return whole
+        forms.append(kind.ITEM)
+        return {"anyOf": [{"type": "array", "items": {"$ref": _SCHEMA_PLACE.format(name=kind.ITEM.__name__)}}, whole]}
 
     _, found = msgspec.json.schema_components(kinds, schema_hook=schema_hook, ref_template=_SCHEMA_PLACE)
     _, of_forms = msgspec.json.schema_components(forms, schema_hook=schema_hook, ref_template=_SCHEMA_PLACE)

@@ -19,6 +19,7 @@ from dalsegno.terms.errors import BadInput
 from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES
 from dalsegno.terms.sizes import KIB
 from dalsegno.volumes.clones import Clone
+from dalsegno.volumes.records import DumpRecord
 from dalsegno.volumes.state import (
     ANY,
     MAJORITY,
@@ -27,7 +28,6 @@ from dalsegno.volumes.state import (
     STANDBY,
     TRACKED,
     WRITER,
-    DumpRecord,
     Lease,
     Release,
     ReplicaSet,
@@ -78,8 +78,12 @@ def check_state(state: VolumeState) -> None:
         check_clone_name(name)
         for clone in clones:
             check_named_clone(name, clone)
-    for record in state.dumps:
+    for record in state.dumps.newest:  # those in the table when they are read
         check_record(record)
+    older = state.dumps.table
+    if older is not None:
+        _number("count of older dumps", older.count)
+        _instant("until_ns", older.until_ns)
     for key, value in state.settings.items():
         _check_setting(key, value)
     if state.lease is not None:

@@ -18,7 +18,8 @@ from dalsegno.replicas.wire import RECIPIENTS_CHARACTERS_MAX
 from dalsegno.terms.errors import BadInput
 from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES
 from dalsegno.terms.sizes import MIB
-from dalsegno.volumes.state import DumpRecord, Release, ReplicaSet, VolumeState
+from dalsegno.volumes.records import DumpRecord
+from dalsegno.volumes.state import Release, ReplicaSet, VolumeState
 
 ANY_RIGHT: Final = "any"
 """A token that gives any right on the volume (or, where there is none in the path, on anything)."""

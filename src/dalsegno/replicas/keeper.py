@@ -59,6 +59,7 @@ from dalsegno.volumes.clones import Clone
 from dalsegno.volumes.dates import is_old, require_past
 from dalsegno.volumes.ownership import is_others, require_own_past
 from dalsegno.volumes.pasts import Pasts
+from dalsegno.volumes.records import DumpRecords
 from dalsegno.volumes.reopen import reopen
 from dalsegno.volumes.signed import require_signed_line, signature_problem
 from dalsegno.volumes.state import (
@@ -497,7 +498,7 @@ class Keeper:
         ):
             raise BadInput(f"volume {state.name!r}: its id, kind or source cannot be right")
         require_past(f"volume {state.name!r}", state.created_ns, now_ns=self._clock())
-        for record in state.dumps:
+        for record in (dumps := _dumps_told(state)):
             require_past(f"dump {hex_short(record.dump_id)}", record.taken_at_ns, now_ns=self._clock())
         existing = self.volumes.get_by_id(state.id)
         if existing is None:
@@ -509,7 +510,7 @@ class Keeper:
                 source=b"",
                 created_ns=state.created_ns,
                 settings=state.settings,
-                dumps=state.dumps,
+                dumps=dumps,
                 replicas=state.replicas,
                 role=self._role(state.replicas) if state.replicas is not None else state.role,
             )
@@ -901,6 +902,13 @@ def _require_here(state: VolumeState) -> None:
     if state.replicas is not None and state.replicas.moved_to:
         server = state.replicas.moved_to
         raise Moved(f"volume {state.name!r} has moved to {server}: ask there", server=server)
+
+
+def _dumps_told(state: VolumeState) -> DumpRecords:
+    """Return the dumps that a new volume is told of; BadInput where they are in a table of somebody else."""
+    if not state.dumps.is_readable:
+        raise BadInput(f"volume {state.name!r}: a new replica is told of dumps without a table")
+    return state.dumps.sent()
 
 
 def _require_moving(state: VolumeState) -> None:

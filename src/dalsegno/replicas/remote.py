@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Final
 
 from blake3 import blake3
@@ -12,7 +12,7 @@ from dalsegno.formats.join import Join
 from dalsegno.formats.object_records import Record, decode_records
 from dalsegno.formats.object_rows import ROW_BYTES, are_possible
 from dalsegno.replicas import calls, wire
-from dalsegno.replicas.answers import check_named_clone
+from dalsegno.replicas.answers import check_named_clone, check_record
 from dalsegno.replicas.blocks import BlockSource
 from dalsegno.replicas.calls import Call, Word
 from dalsegno.replicas.connections import Patience
@@ -23,7 +23,8 @@ from dalsegno.terms.errors import BadInput, Unavailable
 from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES, ObjectId
 from dalsegno.terms.sizes import MIB
 from dalsegno.volumes.clones import Clone
-from dalsegno.volumes.state import DumpRecord, Release, ReplicaSet, VolumeState, readable
+from dalsegno.volumes.records import DumpRecord
+from dalsegno.volumes.state import Release, ReplicaSet, VolumeState, readable, told_whole
 from dalsegno.world.chance import random_bytes
 
 WATCH_MARGIN_SECONDS: Final = 20.0
@@ -32,6 +33,17 @@ ROWS_BYTES: Final = ROW_BYTES * (MIB // ROW_BYTES)
 ROWS_MAX: Final = 1 << 28
 """So many rows of `missing` are more objects than any volume has."""
 NewerKey = Callable[[int, Callable[[], Realm]], None]
+
+
+CHECKS_LATER: Final[tuple[Callable[..., None], ...]] = (check_named_clone, check_record)
+"""What a clone and a dump of a table pass when they are read."""
+
+
+def _checked(check: Callable[..., None], client: HttpClient, *what: object) -> None:
+    try:
+        check(*what)
+    except BadInput as error:
+        raise client.strange(error) from None
 
 
 class RemoteSite:
@@ -94,13 +106,10 @@ class RemoteSite:
 
     def _readable(self, state: VolumeState) -> VolumeState:
         """Return a state whose older clones are asked for here when somebody wants them."""
-        return readable(state, BlockSource(self, state.name), vet=self._vet_clone)
+        return readable(state, BlockSource(self, state.name), *map(self._vet, CHECKS_LATER))
 
-    def _vet_clone(self, name: str, clone: Clone) -> None:
-        try:
-            check_named_clone(name, clone)
-        except BadInput as error:
-            raise self.client.strange(error) from None
+    def _vet(self, check: Callable[..., None]) -> Callable[..., None]:
+        return partial(_checked, check, self.client)
 
     # Besides the volumes
 
@@ -279,7 +288,7 @@ class RemoteSite:
 
     def create(self, state: VolumeState) -> VolumeState:
         """Make an empty volume with this id, name, role, replica set and settings; the same again is no error."""
-        made = self._state(calls.CREATE, state.name, state)
+        made = self._state(calls.CREATE, state.name, told_whole(state))
         if made.id != state.id:
             raise self.client.strange(BadInput(f"volume {state.name!r}: it has another id"))
         return made

@@ -285,7 +285,7 @@ class App:
 
     async def _answer_value(self, exchange: Exchange, call: Call[Any], value: Any) -> None:
         value = shown_value(value, exchange.token, blank=self._blank)
-        if isinstance(value, VolumeState) and len(value.clones.newest) + len(value.dumps) > 100:
+        if isinstance(value, VolumeState) and len(value.clones.newest) + len(value.dumps.newest) > 100:
             data = await self.in_thread(messages.encode, value)
         else:
             data = messages.encode(value)

@@ -38,8 +38,7 @@ def shown_state(state: VolumeState, token: Token, *, blank: Blank) -> VolumeStat
     """Return a volume's state as the token may see it."""
     lease = msgspec.structs.replace(state.lease, proof=b"") if state.lease is not None else None
     if token.allows(READ, state.name):
-        dumps = [msgspec.structs.replace(record, path=blank(record.path)) for record in state.dumps]
-        return msgspec.structs.replace(state, lease=lease, dumps=dumps)
+        return msgspec.structs.replace(state, lease=lease, dumps=state.dumps.with_paths(blank))
     return VolumeState(
         id=state.id,
         name=state.name,

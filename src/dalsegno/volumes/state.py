@@ -9,8 +9,12 @@ from dalsegno.formats.objects import UNREADABLE
 from dalsegno.pool.contract import Source
 from dalsegno.terms.errors import Damaged, TooNew
 from dalsegno.volumes.clones import Clone, Clones, Vet
+from dalsegno.volumes.records import DumpRecords
+from dalsegno.volumes.records import Vet as VetRecord
 
-STATE_VERSION: Final = 2
+STATE_VERSION: Final = 3
+_WITHOUT_DUMP_TABLE: Final = 2
+"""What a state says that has no dump table: programs that know none read it."""
 TRACKED = "tracked"
 NATIVE = "native"
 
@@ -33,21 +37,6 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     until_ns: int
     proof: bytes = b""
     """A hash of the holder's secret; empty: his name says enough, as among those who work in the pool itself."""
-
-
-class DumpRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A durable dump that later dumps may start from."""
-
-    dump_id: bytes
-    level: int
-    revision: bytes
-    """The state that the dump brings a volume to."""
-    base_dump: bytes
-    taken_at_ns: int
-    path: str
-    size_bytes: int
-    recorder: str = ""
-    """Whose dump it is, `PROGRAM:...`, when only that program gives it back, from its media; empty: a file of dal's."""
 
 
 class ReplicaSet(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +83,7 @@ class VolumeState(msgspec.Struct, frozen=True, kw_only=True):
     head: bytes = b""
     """Newest revision; empty before the first commit."""
     clones: Clones = msgspec.field(default_factory=Clones)
-    dumps: list[DumpRecord] = []
+    dumps: DumpRecords = msgspec.field(default_factory=DumpRecords)
     settings: dict[str, str | int | bool | list[str]] = {}
     lease: Lease | None = None
     role: str = ""
@@ -113,11 +102,25 @@ class VolumeState(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not isinstance(self.clones, Clones):
             msgspec.structs.force_setattr(self, "clones", Clones(self.clones))
+        if not isinstance(self.dumps, DumpRecords):
+            msgspec.structs.force_setattr(self, "dumps", DumpRecords(self.dumps))
 
 
-def readable(state: VolumeState, source: Source, *, vet: Vet | None = None) -> VolumeState:
-    """Return a state whose clones are read from `source` where the ref does not hold them, and pass `vet` then."""
-    return msgspec.structs.replace(state, clones=state.clones.read_from(source, vet=vet))
+def told_whole(state: VolumeState) -> VolumeState:
+    """Return what a new replica is told of a volume: its dumps without a table, which is not there."""
+    return msgspec.structs.replace(state, dumps=state.dumps.sent())
+
+
+def readable(
+    state: VolumeState, source: Source, vet: Vet | None = None, vet_record: VetRecord | None = None
+) -> VolumeState:
+    """Return a state whose clones and dumps are read from `source` where the ref does not hold them, and pass `vet` and
+    `vet_record` then."""
+    return msgspec.structs.replace(
+        state,
+        clones=state.clones.read_from(source, vet=vet),
+        dumps=state.dumps.read_from(source, vet=vet_record),
+    )
 
 
 def state_ref(volume_id: bytes) -> str:
@@ -126,20 +129,27 @@ def state_ref(volume_id: bytes) -> str:
 
 
 def encode_state(state: VolumeState) -> bytes:
-    """Return `state`, whose clones are settled, as stored under its ref: version 2."""
-    form = state.clones.told()
-    fields = {**msgspec.structs.asdict(state), "clones": form.newest, "older": form.older}
-    return msgspec.msgpack.encode({"version": STATE_VERSION, **fields})
+    """Return `state`, whose clones and dumps are settled, as stored: version 2, or 3 with a table of dumps."""
+    clones, dumps = state.clones.told(), list(state.dumps.newest)
+    assert state.dumps.is_stored, "changes of a table are settled first"
+    fields = {**msgspec.structs.asdict(state), "clones": clones.newest, "older": clones.older, "dumps": dumps}
+    if state.dumps.table is None:
+        return msgspec.msgpack.encode({"version": _WITHOUT_DUMP_TABLE, **fields})
+    return msgspec.msgpack.encode({"version": STATE_VERSION, **fields, "older_dumps": state.dumps.table})
 
 
 def decode_state(data: bytes, source: Source | None = None) -> VolumeState:
-    """Return the state stored in `data`, its clones to be read from `source`. Version 1 had no counter and no table."""
+    """Return the state stored in `data`, its clones and dumps to be read from `source`.
+
+    Version 1 had no counter and no table, version 2 no table of dumps.
+    """
     try:
         plain = msgspec.msgpack.decode(data, type=dict[str, Any])
         version = plain.pop("version", 1)
         if isinstance(version, int) and version > STATE_VERSION:
             raise TooNew(f"volume state of version {version}, this program reads {STATE_VERSION}: update the program")
         plain["clones"] = {"newest": plain.get("clones", {}), "older": plain.pop("older", None)}
+        plain["dumps"] = {"newest": plain.get("dumps", []), "older": plain.pop("older_dumps", None)}
         state = convert(plain, VolumeState)
     except UNREADABLE as error:
         raise Damaged(f"volume state: {error}") from None

@@ -4,6 +4,8 @@ import os
 import re
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 from blake3 import blake3
@@ -22,9 +24,10 @@ from dalsegno.trees.read import read_revision
 from dalsegno.volumes.ancestry import between, find_revision
 from dalsegno.volumes.clones import Clone, Clones
 from dalsegno.volumes.leases import require_thawed
+from dalsegno.volumes.records import DumpRecords, bases_kept
 from dalsegno.volumes.rollback import Seen
 from dalsegno.volumes.signed import require_signed
-from dalsegno.volumes.state import NATIVE, TRACKED, DumpRecord, VolumeState, decode_state, encode_state, state_ref
+from dalsegno.volumes.state import NATIVE, TRACKED, VolumeState, decode_state, encode_state, state_ref
 from dalsegno.world.chance import random_bytes
 
 NAME_BYTES_MAX = 200
@@ -58,6 +61,16 @@ def check_clone_name(name: str) -> None:
 
 def _shown(name: str) -> str:
     return repr(name[:_SHOWN_CHARACTERS_MAX])
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """What a volume's tables hold once they were made anew, and how much could not be read."""
+
+    clones: int
+    clones_lost: int
+    dumps: int
+    dumps_lost: int
 
 
 class Volumes:
@@ -236,13 +249,12 @@ class Volumes:
                 raise NotFound("the volume was removed meanwhile")
             before = self._looked_at(self._decode(data))
             state = change(before)
-            same_clones = state.clones.is_same(before.clones)
-            if same_clones and msgspec.structs.replace(state, clones=before.clones) == before:
+            if _is_written_alike(state, before):
                 self._pool.settle_ref(ref)  # whoever made it so may have been killed before it was durable
                 return state
             state = msgspec.structs.replace(state, counter=before.counter + 1)
             # What makes room may use what is kept for that (docs/decisions/014).
-            makes_room = state.head == before.head and len(state.clones) <= len(before.clones)
+            makes_room = state.head == before.head and _names_no_more(state, before)
             swapped = self._swap(ref, data, state, makes_room=makes_room, bytes_max=bytes_max)
             if swapped is not None and self.seen is not None:
                 self.seen.wrote(before, swapped)
@@ -259,7 +271,7 @@ class Volumes:
         makes_room: bool = False,
         bytes_max: int | None = None,
     ) -> VolumeState | None:
-        """Set a state's ref if it is as expected, and return what stands there; the table of its clones comes first."""
+        """Set a state's ref if it is as expected, and return what stands there; its tables come first."""
 
         def swap(state: VolumeState) -> VolumeState | None:
             encoded = encode_state(state)
@@ -273,11 +285,14 @@ class Volumes:
         def settle() -> VolumeState | None:
             with self._pool.writer(refresh=False) as writer:
                 clones = state.clones.settle(self._pool, writer)
+                dumps = state.dumps.settle(
+                    self._pool, writer, hidden=partial(_blank_below, self._pool.backend.where(""))
+                )
                 writer.flush()
                 writer.commit_guard()
-                return swap(msgspec.structs.replace(state, clones=clones))
+                return swap(msgspec.structs.replace(state, clones=clones, dumps=dumps))
 
-        if state.clones.is_settled:
+        if state.clones.is_settled and state.dumps.is_settled:
             return swap(state)
         return self._pool.backend.making_room(settle) if makes_room else settle()
 
@@ -411,25 +426,20 @@ class Volumes:
         self.update(self.get(name).id, change)
         return done
 
-    def mend_clones(self, name: str, *, let_go: bool) -> tuple[int, int]:
-        """Make a damaged table of clones anew from what can be read; return how many clones there are, and are lost.
+    def mend_tables(self, name: str, *, let_go: bool) -> Mended:
+        """Make damaged tables of clones and dumps anew from what can be read; return what there is, and is lost.
 
-        Refused without `let_go` when some are.
+        Refused without `let_go` when something is.
         """
-        counts = [0, 0]
+        done: list[Mended] = []
 
         def change(current: VolumeState) -> VolumeState:
-            found, errors = current.clones.salvage()
-            counts[:] = len(found), len(current.clones) - len(found)
-            if counts[1] and not let_go:
-                raise Refused(
-                    f"volume {name!r}: {counts[1]:,} of {len(current.clones):,} clones cannot be read ({errors[0]}): "
-                    "put back a copy of what was lost, or say --yes to let go of them"
-                )
-            return msgspec.structs.replace(current, clones=Clones(dict(found))) if errors else current
+            changed, found = _with_tables_mended(current, let_go=let_go)
+            done[:] = [found]
+            return changed
 
         self.update(self.get(name).id, change)
-        return counts[0], counts[1]
+        return done[0]
 
     def set_held(self, name: str, clone_name: str, *, held: bool) -> Clone:
         """Hold or unhold a clone: a held one is not removed by anybody."""
@@ -518,17 +528,14 @@ class Volumes:
                 yield state.head
             try:
                 yield from {clone.revision for clone in state.clones.values()}
+                yield from {record.revision for record in bases_kept(state.dumps)}
             except Damaged as error:
-                raise Damaged(f"{error} (not all clones of volume {state.name!r} are known)") from None
-            yield from {record.revision for record in bases_kept(state)}
+                raise Damaged(f"{error} (not all clones and dumps of volume {state.name!r} are known)") from None
 
     def tables_kept(self) -> Iterator[bytes]:
-        """Yield the roots of the trees that hold the volumes' older clones: directories that collecting must keep."""
+        """Yield the roots of the trees of older clones and dumps: directories that collecting must keep."""
         for state in self.list():
-            table = state.clones.table
-            if table is not None:
-                yield table.by_name
-                yield table.by_time
+            yield from table_roots(state)
 
     def history_kept(self) -> Iterator[bytes]:
         """Yield what collecting must keep as far as it is here: some of these revisions came without their trees.
@@ -582,12 +589,48 @@ def damaged_refs(pool: Pool) -> Iterator[Damaged]:
                 yield error
 
 
-def bases_kept(state: VolumeState) -> Iterator[DumpRecord]:
-    """Yield the newest recorded dump of each level, which a next dump may start from."""
-    newest: dict[int, DumpRecord] = {}
-    for record in state.dumps:
-        newest[record.level] = record
-    yield from newest.values()
+def _is_written_alike(state: VolumeState, before: VolumeState) -> bool:
+    same_tables = state.clones.is_same(before.clones) and state.dumps.is_same(before.dumps)
+    return same_tables and msgspec.structs.replace(state, clones=before.clones, dumps=before.dumps) == before
+
+
+def _names_no_more(state: VolumeState, before: VolumeState) -> bool:
+    return len(state.clones) <= len(before.clones) and len(state.dumps) <= len(before.dumps)
+
+
+def _blank_below(place: str, path: str) -> str:
+    """Return a dump's path without what it says of the pool's disks: a table is read as it is stored."""
+    return "" if path.startswith(place) else path
+
+
+def _with_tables_mended(state: VolumeState, *, let_go: bool) -> tuple[VolumeState, Mended]:
+    clones, clone_errors = state.clones.salvage()
+    dumps, dump_errors = state.dumps.salvage()
+    found = Mended(len(clones), len(state.clones) - len(clones), len(dumps), len(state.dumps) - len(dumps))
+    for lost, count, what, errors in (
+        (found.clones_lost, len(state.clones), "clones", clone_errors),
+        (found.dumps_lost, len(state.dumps), "recorded dumps", dump_errors),
+    ):
+        if lost and not let_go:
+            raise Refused(
+                f"volume {state.name!r}: {lost:,} of {count:,} {what} cannot be read ({errors[0]}): "
+                "put back a copy of what was lost, or say --yes to let go of them"
+            )
+    mended = msgspec.structs.replace(
+        state,
+        clones=Clones(dict(clones)) if clone_errors else state.clones,
+        dumps=DumpRecords(dumps) if dump_errors else state.dumps,
+    )
+    return mended, found
+
+
+def table_roots(state: VolumeState) -> list[bytes]:
+    """Return the roots of the trees that hold a volume's older clones and dumps."""
+    clones, dumps = state.clones.table, state.dumps.table
+    return [
+        *((clones.by_name, clones.by_time) if clones is not None else ()),
+        *((dumps.by_time,) if dumps is not None else ()),
+    ]
 
 
 def _has_ended(pinned: bytes, now_ns: int) -> bool:
