@@ -138,7 +138,7 @@ def at_least(replicas: ReplicaSet, begun: ReplicaSet | None) -> ReplicaSet:
 
 def after_move(latest: ReplicaSet, replicas: ReplicaSet, *, source: str, target: str) -> ReplicaSet:
     """Return what `latest` in the directory becomes when a move that was planned before it ends with `replicas`."""
-    if latest.version <= replicas.version - STEPS_OF_A_FLIP or latest.version == replicas.version:
+    if latest.version <= replicas.version - STEPS_OF_A_FLIP or latest == replicas:
         return replicas
     # Somebody changed the set at the same time: both changes count.
     if source in latest.writers:
