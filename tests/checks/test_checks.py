@@ -94,3 +94,17 @@ def test_forbidden_words_are_found_in_names_and_on_pages(tree: Tree) -> None:
         "work.py:1: make_utils: say a noun, not utils",
         "page.md:1: say view, not picture",
     ]
+
+
+def test_forbidden_words_are_found_in_guides_and_help_texts(tree: Tree) -> None:
+    (tree.place / "scripts/forbidden_words.txt").write_text("guides,help whoever the user\n")
+    (tree.place / "src/dalsegno/cli").mkdir()
+    (tree.place / "src/dalsegno/cli/work.py").write_text('add("x", help="for whoever\\n" + "asks")\n')
+    (tree.place / "docs/guides").mkdir()
+    (tree.place / "docs/guides/page.md").write_text('Whoever asks.\nIt prints `whoever` and "for whoever".\n')
+    code, found = tree.check("words")
+    assert code == 1
+    assert [line.rpartition("/")[2] for line in found.splitlines()] == [
+        "work.py:1: say the user, not whoever",
+        "page.md:1: say the user, not whoever",
+    ]

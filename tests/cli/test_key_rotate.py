@@ -272,7 +272,7 @@ def test_a_list_of_secrets_that_somebody_else_changed_is_refused(owner: Owner, l
     owner.settings_file.write_text("\n".join(lines) + "\n")
     owner.forget()
     said = owner.quick("ls", "doc", code=(5, 8)).error
-    assert "somebody who does not have the key" in said or "put back your copy" in said or "is of before" in said
+    assert "changed without the key" in said or "put back your copy" in said or "is of before" in said
 
 
 KILL = """

@@ -108,7 +108,7 @@ class Catalog:
             with self._database.write() as connection:
                 yield connection
         except IntegrityError:
-            raise Conflict(f"{self._database.label}: changed by somebody else at the same time: run again") from None
+            raise Conflict(f"{self._database.label}: changed by another process at the same time: run again") from None
 
     def _put(self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert rows; one whose key is there already is replaced."""

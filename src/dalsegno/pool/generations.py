@@ -118,7 +118,7 @@ def change_settings(
         if not settings.holders:
             raise Refused(f"{backend}: nothing is encrypted here: there is no key to hold")
         if settings.generation > realm.generation:
-            raise Conflict(f"{backend}: its key was changed by somebody else just now: nothing was done")
+            raise Conflict(f"{backend}: another process changed its key just now: nothing was done")
         if realm_of(settings, realm.secret) is None or not settings.is_genuine(realm.secret):
             raise Damaged(not_genuine(backend))
         changed, signer = change(settings)

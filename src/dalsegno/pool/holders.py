@@ -152,7 +152,7 @@ def with_holder(settings: PoolSettings, holder: Holder) -> tuple[Holder, ...]:
 def with_changed(settings: PoolSettings, before: Holder, after: Holder) -> tuple[Holder, ...]:
     """Return the holders with `after` in the place of `before`; Conflict: that is not as it was any more."""
     if before not in settings.holders:
-        raise Conflict(f"holder {before.name!r} was changed by somebody else just now: nothing was done")
+        raise Conflict(f"holder {before.name!r} was changed by another process just now: nothing was done")
     return tuple(after if holder == before else holder for holder in settings.holders)
 
 

@@ -319,7 +319,7 @@ def _read_holders(tables: list[dict[str, Any]]) -> tuple[Holder, ...]:
 
 def not_genuine(place: Path | Backend) -> str:
     """Return what to say of settings that are not genuine."""
-    return f"{place}/{SETTINGS_NAME}: changed by somebody who does not have the key: put back your copy of it"
+    return f"{place}/{SETTINGS_NAME}: changed without the key: put back your copy of it"
 
 
 def is_pool(place: Path | Backend) -> bool:
