@@ -17,7 +17,7 @@ from machine import Machine, Ran, remove
 from mount_world import Writer
 
 from dalsegno.actions.remote import list_unsent
-from dalsegno.assembly.local import realm
+from dalsegno.assembly import realm
 from dalsegno.cli import main as cli
 from dalsegno.mount.service import open_writable
 from dalsegno.pool.pool import Pool
@@ -76,7 +76,7 @@ def keeper_of(name: str) -> Keeper:
 
 def install() -> None:
     """Lead every command of this process to the servers."""
-    realm.remote_site = lambda server, token, nearness: Way(server.name)  # type: ignore[assignment,return-value]
+    realm.remote_site = lambda server, token, nearness, newer_key=None: Way(server.name)  # type: ignore[assignment,return-value]
 
 
 def join(words: list[str], told: Told) -> int:
@@ -219,6 +219,7 @@ CLIENT_COMMANDS = (
     client("versions", f"{VOLUME}:/plan"),
     client("versions", f"{VOLUME}:/plan", without=ALL),
     client("clone", VOLUME, "--no-scan"),
+    client("realm", "trust", "site", "--yes"),
     mounted(1),
     mounted(2, without="s2"),
     mounted(3, without=ALL),
