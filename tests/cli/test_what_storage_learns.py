@@ -160,7 +160,7 @@ def test_what_was_deleted_on_the_disk_is_missed(tmp_path: Path, what: str) -> No
         owner.quick("verify", "--pool", code=5)
         owner.quick("restore", "private-affairs", "--to", "back", code=5)
     else:
-        assert "removed by somebody else, or this is an older copy" in owner.quick("doctor").out.decode()
+        assert "removed from another machine, or this is an older copy" in owner.quick("doctor").out.decode()
 
 
 def test_packs_that_were_exchanged_are_no_packs_of_that_name(tmp_path: Path) -> None:

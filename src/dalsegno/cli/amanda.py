@@ -202,7 +202,7 @@ def _place(house: House, secret: Path | None) -> tuple[str, Path | None, int]:
     key = house.pool.key_path
     if house.pool.encryption == "passphrase":
         if secret is None:
-            raise BadInput("the pool has a passphrase, and Amanda has nobody to ask: give --secret FILE")
+            raise BadInput("the pool has a passphrase, and Amanda cannot ask for it: give --secret FILE")
         key = secret
     return place, Path(os.path.realpath(key)) if key is not None else None, os.stat(place).st_uid
 

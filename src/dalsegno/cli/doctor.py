@@ -104,6 +104,6 @@ def _key_hints(pool: Pool) -> list[str]:
     beside = f", and so does its copy {show(copies[-1].place)}" if copies else ""
     return [
         *hints,
-        f"the key {show(os.fspath(pool.key_path))} lies on the same disk as the pool{beside}: "
+        f"the key {show(os.fspath(pool.key_path))} is on the same disk as the pool{beside}: "
         "`dal key export FILE` makes a copy on another",
     ]

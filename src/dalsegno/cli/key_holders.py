@@ -147,9 +147,9 @@ def _remove(arguments: argparse.Namespace, terminal: Terminal) -> int:
     change_holders(pool.backend, pool.realm, change)
     lines = [f"{show(name)} opens the pool no more"]
     if gone[0].kind == KEY_FILE:
-        lines.append("  but every copy of the key file holds the key itself: delete those that nobody shall use")
+        lines.append("  but every copy of the key file holds the key itself: delete copies that must not be used")
     else:
-        lines.append(f"  {OLD_COPIES} it; who has used it may have kept the key itself (`dal key export`)")
+        lines.append(f"  {OLD_COPIES} it; a former user of it may have kept the key itself (`dal key export`)")
     lines.append(f"  keep a copy of the new {SETTINGS_NAME}")
     terminal.result({"pool": pool.place, "removed": name, "kind": gone[0].kind}, lines)
     return EXIT_DONE

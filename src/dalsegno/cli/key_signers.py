@@ -74,6 +74,6 @@ def _remove(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with open_volumes(arguments, terminal) as house:
         signer = remove_signer(house.pool, arguments.name)
         own = actions.known(house).own
-    line = f"{show(signer.name)} is known no more: what that key signed counts as signed by nobody who is known"
+    line = f"{show(signer.name)} is no known signer any more: what that key signed is not signed by a known signer"
     terminal.result(_value(signer, own=own), [line])
     return EXIT_DONE

@@ -70,7 +70,7 @@ def absent_lines(found: Memory) -> list[str]:
     what = (
         f"{count_of(count, 'volume')} that {'was' if count == 1 else 'were'} seen here {'is' if count == 1 else 'are'}"
     )
-    return [f"{what} not there now ({ids}): removed by somebody else, or this is an older copy of the pool"]
+    return [f"{what} not there now ({ids}): removed from another machine, or this is an older copy of the pool"]
 
 
 def _trust(arguments: argparse.Namespace, terminal: Terminal) -> int:

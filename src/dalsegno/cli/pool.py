@@ -76,7 +76,7 @@ def _init(arguments: argparse.Namespace, terminal: Terminal) -> int:
         elif pool.encryption == "passphrase":
             lines.append("without the passphrase all is lost: keep it where you find it in ten years")
         else:
-            lines.append("nothing is encrypted: whoever reads the pool's files reads the backup")
+            lines.append("nothing is encrypted: anyone who can read the pool's files can read the backup")
     terminal.result(value, [] if terminal.quiet else lines)
     return EXIT_DONE
 
@@ -119,7 +119,7 @@ def _release_line(releases: tuple[tuple[int, int], ...]) -> str:
     when = f"{total} {'is' if len(releases) == 1 else 'are'} free from {format_time(last[0])} on"
     if len(releases) > 1:
         when += f", {format_size(first[1])} of it from {format_time(first[0])} on"
-    return f"{when}: run `dal gc` again then, or `dal gc --grace 0` now while nobody writes"
+    return f"{when}: run `dal gc` again then, or `dal gc --grace 0` now while no other process writes"
 
 
 def _packs(count: int) -> str:

@@ -154,7 +154,7 @@ def split_place(text: str, *, option: str, default_port: int | None = None) -> t
         host, port = text, ""
     bare = host.removeprefix("[").removesuffix("]")
     if ":" in bare and not host.startswith("["):
-        raise BadInput(f"{option} {text}: an IPv6 address stands in brackets: [{text}]:{PORT}")
+        raise BadInput(f"{option} {text}: put an IPv6 address in brackets: [{text}]:{PORT}")
     if not port and default_port is not None:
         return bare, default_port
     if not bare or not port.isdecimal() or int(port) > 65535:
@@ -462,7 +462,7 @@ def _token_add(arguments: argparse.Namespace, terminal: Terminal) -> int:
     value = {**_token_value(token), "token": text, "join": join}
     lines = [text, *([join] if join else [])]
     terminal.result(value, lines)
-    terminal.note("this is shown only now: whoever has it may do what it allows")
+    terminal.note("this is shown only once: anyone who has it can use its rights")
     if told:
         terminal.note(told)
     if address is None:

@@ -100,7 +100,7 @@ def _lines(site: Installation, found: SiteStatus, wanted: list[str], terminal: T
                 lines.append(f"      when its directory is gone for good: dal volume set {volume.volume} --source none")
         lines.append("")
     if found.outside:
-        lines.append(f"in no set, so nobody backs them up: {', '.join(found.outside)}")
+        lines.append(f"in no set, so not backed up: {', '.join(found.outside)}")
     run = found.last_run
     if run is None:
         lines.append("no run yet: `dal backup --set all`")
