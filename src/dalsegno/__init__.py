@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dalsegno.actions.clone import clone
     from dalsegno.actions.dump import dump, estimate, mark
     from dalsegno.actions.merge import inspect, merge, verify
-    from dalsegno.actions.restore import RestoreRequest, restore, restore_volume
+    from dalsegno.actions.restore import restore, restore_volume
     from dalsegno.actions.session import House
     from dalsegno.assembly.local import create_pool, open_pool
     from dalsegno.terms.errors import DalError
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = [
     "DalError",
     "House",
-    "RestoreRequest",
     "backup",
     "clone",
     "create_pool",
@@ -50,7 +49,6 @@ __all__ = [
 _PLACES = {
     "DalError": "dalsegno.terms.errors",
     "House": "dalsegno.actions.session",
-    "RestoreRequest": "dalsegno.actions.restore",
     "backup": "dalsegno.actions.backup",
     "clone": "dalsegno.actions.clone",
     "create_pool": "dalsegno.assembly.local",

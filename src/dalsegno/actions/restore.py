@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from dalsegno.actions.backup import own_paths, own_places
 from dalsegno.actions.session import House
@@ -68,23 +69,50 @@ class RestoreRequest:
     """Begin also when there is no room for all of it."""
 
 
+class RestoreKeywords(TypedDict, total=False):
+    """The fields of a `RestoreRequest` as arguments of `restore`."""
+
+    owners: OwnerMap
+    delete: bool
+    delete_excluded: bool
+    sure: bool
+    dry_run: bool
+    compare: bool
+    cross_file_systems: bool
+    is_trusted: bool | None
+    any_size: bool
+
+
 def restore(
     house: House,
     address: str,
     target: Path,
     *,
     paths: Sequence[bytes] = (),
-    request: RestoreRequest | None = None,
     tell: Tell | None = None,
+    **keywords: Unpack[RestoreKeywords],
 ) -> RestoreOutcome:
     """Make `target` hold what an address or a chain of dumps names; only what differs is written.
 
     Only `paths` when given (relative to the volume's root); a path in the address is one of them. `tell` hears of each
-    entry. Refused: to delete below `/` unless `sure`, or in the program's own places. Without a word (`is_trusted`
-    None) all is trusted but what is not this house's own (`is_own`), and what does not count as signed in a volume that
-    requires it is Refused. Full, before anything is written: there is no room for it, unless `any_size`.
+    entry. The other arguments are the fields of a `RestoreRequest`. Refused: to delete below `/` unless `sure`, or in
+    the program's own places. Without a word (`is_trusted` None) all is trusted but what is not this house's own
+    (`is_own`), and what does not count as signed in a volume that requires it is Refused. Full, before anything is
+    written: there is no room for it, unless `any_size`.
     """
-    request = request if request is not None else RestoreRequest()
+    return restore_as(house, address, target, RestoreRequest(**keywords), paths=paths, tell=tell)
+
+
+def restore_as(
+    house: House,
+    address: str,
+    target: Path,
+    request: RestoreRequest,
+    *,
+    paths: Sequence[bytes] = (),
+    tell: Tell | None = None,
+) -> RestoreOutcome:
+    """Restore what an address names, as `restore` does, by one value."""
     with open_unchecked_view(house, address) as view:
         if request.is_trusted is None:
             require_signed_view(house, view)

@@ -170,12 +170,12 @@ def _restore(arguments: argparse.Namespace, terminal: Terminal) -> int:
                 return EXIT_DONE
         else:
             try:
-                outcome = actions.restore(
+                outcome = actions.restore_as(
                     house,
                     what,
                     arguments.to,
+                    request,
                     paths=[path_bytes(path) for path in arguments.path],
-                    request=request,
                     tell=tell,
                 )
             except Unavailable as error:
