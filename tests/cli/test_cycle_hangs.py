@@ -63,15 +63,15 @@ def test_a_read_that_never_ends_fails_its_volume_alone_and_holds_nothing(site: S
     """Kind: a thread in a read that nobody can end, waited for by all others."""
     site.back_up(0)
     change(site, "tuesday")
-    ann, marker = site.home / "homes" / "ann", site.home / "hangs"
+    ann, marker, turns = site.home / "homes" / "ann", site.home / "hangs", site.home / "state" / "turns"
     with hanging(ann, marker, fuse.READ):
         code, report = back_up(site, 1, marker)
         error = only_ann_fails(report)
         assert code == 3 and error.startswith(f"{ann}/mail: does not answer: not done after 3d"), error
 
         # What hangs is there still; the site, the pool and the other volumes are free.
-        (lock,) = (site.home / "state" / "turns").glob("*.lock")
-        (stuck,) = map(int, re.findall(r"process (\d+)", lock.read_text()))
+        (note,) = (text for path in turns.iterdir() if (text := path.read_text()))
+        (stuck,) = map(int, re.findall(r"process (\d+)", note))
         assert Path(f"/proc/{stuck}").exists()
         for path in (site.home / "state" / "coordinator.lock", *(site.home / "pool").rglob("*.lock")):
             with FileLock(path) as free:
@@ -90,7 +90,7 @@ def test_a_read_that_never_ends_fails_its_volume_alone_and_holds_nothing(site: S
     assert site.back_up(3)["counts"] == {"done": 2, "incomplete": 0, "failed": 0}
     found = site.require_whole()
     assert {name: len(entries) for name, entries in found.items()} == {"ann": 2, "bob": 4}
-    assert not list((site.home / "state" / "turns").iterdir())
+    assert not any(path.read_text() for path in turns.iterdir()), "nobody is at work"
 
 
 def test_a_source_that_says_nothing_at_all_is_found_before_its_turn(site: Site) -> None:

@@ -401,7 +401,8 @@ class _Cycle:
 
     def _turn_of_job(self, job: Job) -> tuple[AtWork, Callable[[], TurnResult]]:
         """Return the turn that goes on with a job; behind the clone the source is not needed any more."""
-        each = self._at_work(job.set_name, job.volume_name, job.data.get("source", "") if job.step == BEGUN else "")
+        source = job.data.get("source", "")
+        each = self._at_work(job.set_name, job.volume_name, source if job.step == BEGUN else "", about=source)
         return each, partial(self._alone, each, partial(self._resume, job, each))
 
     def _bring_missing(self) -> None:
@@ -450,13 +451,14 @@ class _Cycle:
         unknown = dict.fromkeys(source for source in sources if source not in self.silent | self.hanging)
         self.silent |= set(look_at_each(unknown, os.path.isdir, seconds=SOURCE_SECONDS_MAX)[1])
 
-    def _at_work(self, set_name: str, volume: str, source: str) -> AtWork:
-        return AtWork(set_name=set_name, volume=volume, source=source, seconds=self.site.policy.limits.turn_seconds)
+    def _at_work(self, set_name: str, volume: str, source: str, *, about: str = "") -> AtWork:
+        seconds, about = self.site.policy.limits.turn_seconds, about or source or volume
+        return AtWork(set_name=set_name, volume=volume, source=source, about=about, seconds=seconds)
 
     def _alone(self, each: AtWork, work: Callable[[], TurnResult]) -> TurnResult:
         """Take a turn of a volume that no other turn is at, and whose source answers."""
         try:
-            lock = TurnLock(self.site.policy.state_dir / TURNS, each.source or each.volume)
+            lock = TurnLock(self.site.policy.state_dir / TURNS, each.about)
             lock.acquire()
         except (DalError, OSError) as error:
             return self._failed(each, error)

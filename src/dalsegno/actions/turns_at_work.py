@@ -21,7 +21,7 @@ from dalsegno.terms.events import Event, Progress, Report
 from dalsegno.terms.times import SECOND_NS
 from dalsegno.world.clock import ticks_ns
 from dalsegno.world.errands import LOOK_SECONDS, Errand, Fence
-from dalsegno.world.files import PRIVATE_DIRECTORY, FileLock, make_directory, remove_durable
+from dalsegno.world.files import PRIVATE_DIRECTORY, FileLock, make_directory
 from dalsegno.world.workers import new_event
 
 GRACE_SECONDS: Final = 60
@@ -53,8 +53,8 @@ class TurnLock:
         self.path.write_text(f"{self._key}\0{text}", errors="surrogateescape")
 
     def release(self) -> None:
-        """Give it back: the turn is over."""
-        remove_durable(self.path)
+        """Give it back: the turn is over. The file stays: one that is removed could be held by two runs at once."""
+        self.path.write_text("")
         self._lock.close()
 
 
@@ -83,6 +83,9 @@ class AtWork:
     set_name: str
     volume: str
     source: str
+    """What it reads; empty when it reads no source any more."""
+    about: str
+    """What its lock is named after, at every step alike: the source, or a native volume's name."""
     seconds: int
     """How long it may take."""
     fence: Fence = field(default_factory=Fence)

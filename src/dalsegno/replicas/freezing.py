@@ -75,7 +75,7 @@ def freeze_and_clone(
 
 def _known_revision(writers: Writers, polled: WriterPoll) -> tuple[bytes, Revision | None]:
     """Return the head as it is before anybody has to wait, and what it says of itself, if it can be read."""
-    head = next(iter(polled.heads), b"")
+    head = min(polled.heads, default=b"")
     try:
         return head, find_revision(writers.source(polled.states), head) if head else None
     except (Unavailable, NoAccess):
