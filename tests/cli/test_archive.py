@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from admin_kit import Admin, date, days, forget_clones, set_up, tree
 
+from dalsegno.world.files import FileLock
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, dict]]:
@@ -177,6 +179,11 @@ def test_check_tells_where_the_catalog_is_wrong_and_believes_the_files(site) -> 
     found = {each["place"]: each["text"] for each in admin.value("catalog", "check", code=5)}
     assert "is not there any more" in found[f"dumps/{dumps[0].name}"]
     assert "rebuild --add" in found["dumps/stray.dump"]
+    # A run's dump is on its medium a moment before it is in the catalog.
+    with FileLock(admin.home / "state" / "coordinator.lock") as at_work:
+        assert at_work.acquire(wait=False)
+        done = admin.run("catalog", "check", code=5)
+        assert b"stray.dump" not in done.stdout and b"stray.dump: is not in the catalog yet" in done.stderr
     (admin.home / "hidden").rename(dumps[0])
     (admin.home / "disk1" / "dumps" / "stray.dump").unlink()
     admin.run("catalog", "check")

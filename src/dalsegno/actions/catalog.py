@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -249,8 +249,17 @@ def join_copies(kept: Sequence[Copy], fresh: Sequence[Copy], *, dump_bytes: int)
     return joined
 
 
-def check(site: Installation, *, read: bool = False, report: Report = silent) -> list[Disagreement]:
-    """Compare the catalog with the media that are here, and put its verdicts right. `read`: every byte of each copy."""
+def check(
+    site: Installation,
+    *,
+    read: bool = False,
+    is_run_at_work: Callable[[], bool] = lambda: False,
+    report: Report = silent,
+) -> list[Disagreement]:
+    """Compare the catalog with the media that are here, and put its verdicts right. `read`: every byte of each copy.
+
+    What a run at work adds and removes meanwhile is no disagreement.
+    """
     here = media_here(site, report=report)
     at_ns = now_ns()
     found = [
@@ -265,11 +274,7 @@ def check(site: Installation, *, read: bool = False, report: Report = silent) ->
         if target.kind != "command":  # to scan one means to fetch everything
             for each in target.scan(report=report, media=here[target.name]):
                 seen[(each.copy.medium, each.copy.place)] = each
-    known = {(copy.medium, copy.place) for group in copies.values() for copy in group}
-    for (medium, place), each in sorted(seen.items()):
-        if (medium, place) not in known:
-            text = "is on the medium and not in the catalog: `dal catalog rebuild --add` takes it in"
-            found.append(Disagreement(dump_id=each.copy.dump_id, medium=medium, place=place, text=text))
+    found += _unlisted(site, seen, copies, is_run_at_work, report)
     total = sum(map(len, copies.values()))
     for number, copy in enumerate(copy for group in copies.values() for copy in group):
         report(Progress(phase="check", done_count=number, total_count=total))
@@ -303,6 +308,29 @@ def check(site: Installation, *, read: bool = False, report: Report = silent) ->
             text = f"level {entry.level} of {entry.volume_name}: a dump that it builds on is gone"
             found.append(Disagreement(dump_id=entry.dump_id, medium="", place="", text=text))
     return found
+
+
+def _unlisted(
+    site: Installation,
+    seen: Mapping[tuple[str, str], Found],
+    copies: Mapping[bytes, list[Copy]],
+    is_run_at_work: Callable[[], bool],
+    report: Report,
+) -> list[Disagreement]:
+    """Return the files on media that the catalog does not know, but for those that a run is just about to record."""
+    unlisted = seen.keys() - {(copy.medium, copy.place) for group in copies.values() for copy in group}
+    if unlisted and is_run_at_work():
+        for medium, place in sorted(unlisted):
+            text = "is not in the catalog yet: a run is at work, which records what it writes; check again after it"
+            report(Note(severity="notice", path=f"{medium}: {place}".encode(errors="surrogateescape"), text=text))
+        return []
+    if unlisted:  # a run may have recorded them, and ended, since the catalog was read
+        now = site.catalog.copies_of(seen[key].copy.dump_id for key in unlisted)
+        unlisted -= {(copy.medium, copy.place) for group in now.values() for copy in group}
+    text = "is on the medium and not in the catalog: `dal catalog rebuild --add` takes it in"
+    return [
+        Disagreement(dump_id=seen[key].copy.dump_id, medium=key[0], place=key[1], text=text) for key in sorted(unlisted)
+    ]
 
 
 def _kept(before: Medium) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dalsegno.backup.chains import State
 from dalsegno.backup.records import MEDIUM_ACTIVE, Copy, DumpEntry
 from dalsegno.cli.dated import plan_lines, plan_value
 from dalsegno.cli.door import open_volumes
-from dalsegno.cli.site import add_policy, asker, open_all, policy_if_any, read_policy
+from dalsegno.cli.site import add_policy, asker, is_run_at_work, open_all, policy_if_any, read_policy
 from dalsegno.cli.terminal import Terminal, show
 from dalsegno.cli.words import POLICY_HELP, Parser
 from dalsegno.terms.counts import count_of
@@ -370,7 +370,12 @@ def _catalog_rebuild(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def _catalog_check(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with _site(arguments, terminal, create=False) as site:
-        found = catalog_actions.check(site, read=arguments.read, report=terminal.report)
+        found = catalog_actions.check(
+            site,
+            read=arguments.read,
+            is_run_at_work=lambda: is_run_at_work(site.policy),
+            report=terminal.report,
+        )
     lines = []
     for each in found:
         where = f"{each.medium}: {each.place}".rstrip(": ") if each.medium else f"dump {hex_short(each.dump_id)}"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from dalsegno.actions.policy import find_policy, load_policy
 from dalsegno.actions.session import House
@@ -21,6 +22,9 @@ from dalsegno.cli.words import POLICY_HELP
 from dalsegno.terms.errors import BadInput, Conflict
 from dalsegno.terms.times import set_zone
 from dalsegno.world.files import PRIVATE_DIRECTORY, FileLock, make_directory
+
+COORDINATOR_LOCK: Final = "coordinator.lock"
+"""Held in the directory of the state, by a run or whatever else changes the site."""
 
 
 def add_policy(parser: argparse.ArgumentParser) -> None:
@@ -102,11 +106,20 @@ def asker(terminal: Terminal) -> Ask | None:
     return ask
 
 
+def is_run_at_work(policy: Policy) -> bool:
+    """Tell whether a process holds the site's lock."""
+    path = policy.state_dir / COORDINATOR_LOCK
+    if not path.exists():
+        return False
+    with FileLock(path) as lock:
+        return not lock.acquire(shared=True, wait=False)
+
+
 @contextmanager
 def coordinator(policy: Policy, terminal: Terminal, *, wait: bool) -> Iterator[None]:
     """Hold the site's lock: one coordinator at a time. Conflict when another has it and `wait` is False."""
     make_directory(policy.state_dir, mode=PRIVATE_DIRECTORY)
-    with FileLock(policy.state_dir / "coordinator.lock") as lock:
+    with FileLock(policy.state_dir / COORDINATOR_LOCK) as lock:
         if not lock.acquire(wait=False):
             if wait:
                 terminal.note(f"another run is at work for {policy.path}: waiting for it")
