@@ -258,7 +258,7 @@ def check(
 ) -> list[Disagreement]:
     """Compare the catalog with the media that are here, and put its verdicts right. `read`: every byte of each copy.
 
-    What a run at work adds and removes meanwhile is no disagreement.
+    What a run at work writes and removes meanwhile is no disagreement.
     """
     here = media_here(site, report=report)
     at_ns = now_ns()
@@ -267,19 +267,31 @@ def check(
         for each in bad_labels(site)
     ]
     entries = {entry.dump_id: entry for entry in site.catalog.dumps()}
-    copies = site.catalog.copies_of(entries)
-    changed: list[Copy] = []
+    copies = [copy for group in site.catalog.copies_of(entries).values() for copy in group]
     seen: dict[tuple[str, str], Found] = {}
     for target in site.targets.values():
         if target.kind != "command":  # to scan one means to fetch everything
             for each in target.scan(report=report, media=here[target.name]):
                 seen[(each.copy.medium, each.copy.place)] = each
-    found += _unlisted(site, seen, copies, is_run_at_work, report)
-    total = sum(map(len, copies.values()))
-    for number, copy in enumerate(copy for group in copies.values() for copy in group):
-        report(Progress(phase="check", done_count=number, total_count=total))
+    checked: list[tuple[Copy, str]] = []
+    for number, copy in enumerate(copies):
+        report(Progress(phase="check", done_count=number, total_count=len(copies)))
         verdict = _verdict(site, copy, entries[copy.dump_id], here.get(copy.target, set()), seen, read, report)
-        if verdict is None:
+        if verdict is not None:
+            checked.append((copy, verdict))
+    is_busy = is_run_at_work()
+    if is_busy:
+        text = "a run is at work: what it writes and removes is not compared; check again after it"
+        report(Note(severity="notice", path=b"catalog", text=text))
+    # As it is now: what runs recorded and removed since it was read above is no disagreement.
+    entries = {entry.dump_id: entry for entry in site.catalog.dumps()}
+    known = [copy for group in site.catalog.copies_of(entries).values() for copy in group]
+    if not is_busy:
+        found += _unlisted(seen, known)
+    rows = {(copy.dump_id, copy.target, copy.number, copy.part) for copy in known}
+    changed: list[Copy] = []
+    for copy, verdict in checked:
+        if (copy.dump_id, copy.target, copy.number, copy.part) not in rows or (is_busy and verdict == MISSING):
             continue
         if verdict in (BAD, MISSING):
             words = {BAD: "is damaged", MISSING: "is not there any more"}[verdict]
@@ -289,6 +301,22 @@ def check(
             changed.append(replace(copy, verdict=verdict, checked_at_ns=checked_at_ns))
     if changed:
         site.catalog.put_copies(changed)
+    found += _see_media(site, at_ns)
+    return found if is_busy else found + _hopeless(site, entries)
+
+
+def _unlisted(seen: Mapping[tuple[str, str], Found], known: Iterable[Copy]) -> list[Disagreement]:
+    """Return the files on media that the catalog does not know."""
+    text = "is on the medium and not in the catalog: `dal catalog rebuild --add` takes it in"
+    unlisted = seen.keys() - {(copy.medium, copy.place) for copy in known}
+    return [
+        Disagreement(dump_id=seen[key].copy.dump_id, medium=key[0], place=key[1], text=text) for key in sorted(unlisted)
+    ]
+
+
+def _see_media(site: Installation, at_ns: int) -> list[Disagreement]:
+    """Note which media were seen, and return those that have another's label."""
+    found = []
     for target in site.targets.values():
         for here_now in target.present():
             before = site.catalog.get_medium(here_now.label)
@@ -299,38 +327,22 @@ def check(
                 found.append(Disagreement(dump_id=b"", medium=here_now.label, place="", text=text))
                 continue
             site.catalog.put_medium(replace(here_now, **_kept(before), last_seen_ns=at_ns))
-    after = site.catalog.copies_of(entries)
-    for entry in entries.values():
-        if not usable_copies(after.get(entry.dump_id, [])):
-            text = f"level {entry.level} of {entry.volume_name}: no usable copy is left"
-            found.append(Disagreement(dump_id=entry.dump_id, medium="", place="", text=text))
-        elif not entry.is_full and not chain_to(site.catalog, entry):
-            text = f"level {entry.level} of {entry.volume_name}: a dump that it builds on is gone"
-            found.append(Disagreement(dump_id=entry.dump_id, medium="", place="", text=text))
     return found
 
 
-def _unlisted(
-    site: Installation,
-    seen: Mapping[tuple[str, str], Found],
-    copies: Mapping[bytes, list[Copy]],
-    is_run_at_work: Callable[[], bool],
-    report: Report,
-) -> list[Disagreement]:
-    """Return the files on media that the catalog does not know, but for those that a run is just about to record."""
-    unlisted = seen.keys() - {(copy.medium, copy.place) for group in copies.values() for copy in group}
-    if unlisted and is_run_at_work():
-        for medium, place in sorted(unlisted):
-            text = "is not in the catalog yet: a run is at work, which records what it writes; check again after it"
-            report(Note(severity="notice", path=f"{medium}: {place}".encode(errors="surrogateescape"), text=text))
-        return []
-    if unlisted:  # a run may have recorded them, and ended, since the catalog was read
-        now = site.catalog.copies_of(seen[key].copy.dump_id for key in unlisted)
-        unlisted -= {(copy.medium, copy.place) for group in now.values() for copy in group}
-    text = "is on the medium and not in the catalog: `dal catalog rebuild --add` takes it in"
-    return [
-        Disagreement(dump_id=seen[key].copy.dump_id, medium=key[0], place=key[1], text=text) for key in sorted(unlisted)
-    ]
+def _hopeless(site: Installation, entries: Mapping[bytes, DumpEntry]) -> list[Disagreement]:
+    """Return the dumps of which no usable copy is left, and those that build on one that is gone."""
+    found = []
+    copies = site.catalog.copies_of(entries)
+    for entry in entries.values():
+        if not usable_copies(copies.get(entry.dump_id, [])):
+            text = f"level {entry.level} of {entry.volume_name}: no usable copy is left"
+        elif not entry.is_full and not chain_to(site.catalog, entry):
+            text = f"level {entry.level} of {entry.volume_name}: a dump that it builds on is gone"
+        else:
+            continue
+        found.append(Disagreement(dump_id=entry.dump_id, medium="", place="", text=text))
+    return found
 
 
 def _kept(before: Medium) -> dict[str, Any]:
