@@ -12,6 +12,7 @@ import pytest
 from amanda_kit import TEST_SECONDS_MAX, Site, amanda_site, as_backup, code_after_retry, descendants, facts, why_not
 
 from dalsegno.assembly.local import open_pool
+from dalsegno.chunks.realm import Realm
 from dalsegno.dumps.plan import forget_dump
 
 pytestmark = [
@@ -133,7 +134,8 @@ def test_amcheck_tells_an_unknown_volume_a_wrong_key_and_a_pool_that_is_not_ther
     assert "no volume 'nobody'" in said and "1 problem found" in said
     site.key.rename(site.key.with_suffix(".away"))
     assert problems().count("pool.key: not there") == 2
-    site.key.write_text("dalsegno-key-1 " + "00" * 16 + " " + "00" * 32 + "\n")
+    other = Realm(bytes(32))
+    site.key.write_text(f"dalsegno-key-1 {other.realm_id.hex()} {bytes(32).hex()}\n")
     assert problems().count("belongs to another pool's realm") == 2
     site.key.with_suffix(".away").rename(site.key)
     (site.user.home / "pool").rename(site.user.home / "away")

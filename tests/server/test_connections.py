@@ -1,10 +1,11 @@
 """Strangers who take connections, memory and turns: each test is the attacker, and an honest client beside him."""
 
 import resource
-import select
+import selectors
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from http_kit import ask, connect, read_all, split
@@ -27,7 +28,10 @@ def push(server: Server, data: bytes, *, times: int, count: int = 8) -> int:
         sock.setblocking(False)
     left = dict.fromkeys(socks, times)
     while left:
-        _, ready, _ = select.select([], list(left), [], 0.5)
+        with selectors.DefaultSelector() as selector:
+            for sock in left:
+                selector.register(sock, selectors.EVENT_WRITE)
+            ready = [cast(socket.socket, key.fileobj) for key, _ in selector.select(0.5)]
         for sock in ready:
             try:
                 sent += sock.send(data)

@@ -128,11 +128,15 @@ class Full(DalError):
 
 
 def error_kinds() -> dict[str, type[DalError]]:
-    """Return the errors by their codes: how one that crossed a process or a network becomes itself again."""
+    """Return the errors by their codes: how one that crossed a process or a network becomes itself again.
+
+    Of a kind and those below it that have its code, the kind itself: theirs may want more than a text.
+    """
     found = {DalError.code: DalError}
     waiting = [DalError]
     while waiting:
         below = waiting.pop().__subclasses__()
-        found.update((kind.code, kind) for kind in below)
+        for kind in below:
+            found.setdefault(kind.code, kind)
         waiting += below
     return found
