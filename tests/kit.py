@@ -1,7 +1,10 @@
 """Things that tests share: a realm, a store in a dict, and trees made from plain dicts."""
 
 import os
+import selectors
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from dalsegno.backends.contract import Backend
 from dalsegno.backends.memory import MemoryBackend
@@ -14,6 +17,14 @@ from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.build import store_directory
 
 REALM = Realm(bytes(range(32)))
+
+
+def readable(files: Iterable[Any], seconds: float) -> list[Any]:
+    """Return which of some sockets, pipes or descriptors can be read within some seconds, however high their numbers."""
+    with selectors.DefaultSelector() as selector:
+        for each in files:
+            selector.register(each, selectors.EVENT_READ)
+        return [key.fileobj for key, _ in selector.select(seconds)]
 
 
 def pack_path(pool: Pool, pack_id: bytes) -> Path:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import pty
-import select
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dalsegno.cli.main import main
+from kit import readable
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 COMMAND = [sys.executable, "-m", "dalsegno.cli.main"]
@@ -127,7 +127,7 @@ class Session:
         self.seen = self.seen.partition(text)[2]
 
     def _read(self, deadline: float) -> bool:
-        ready, _, _ = select.select([self.fd], [], [], max(0.0, deadline - time.monotonic()))
+        ready = readable([self.fd], max(0.0, deadline - time.monotonic()))
         if not ready:
             return False
         try:

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import select
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from cycle_kit import Site, change, make_site, night
 from dalsegno.formats import fuse
 from dalsegno.world.files import FileLock
 from hang_kit import hanging
+from kit import readable
 
 pytestmark = pytest.mark.skipif(
     not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="NOT TESTED: /dev/fuse is not there or not ours"
@@ -84,7 +84,7 @@ def test_a_read_that_never_ends_fails_its_volume_alone_and_holds_nothing(site: S
         assert f"{ann}/mail" in error
         ended = os.pidfd_open(stuck)
 
-    assert select.select([ended], [], [], 60)[0], "what hung ends when the file system does"
+    assert readable([ended], 60), "what hung ends when the file system does"
     os.close(ended)
     change(site, "thursday")
     assert site.back_up(3)["counts"] == {"done": 2, "incomplete": 0, "failed": 0}

@@ -7,7 +7,6 @@ stay, as they do at a terminal. Nothing outlives `close`.
 
 import contextlib
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -18,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from kit import readable
 
 ROOT = Path(__file__).parents[2]
 STEP_SECONDS_MAX = 240
@@ -108,7 +109,7 @@ class House:
         """Run a command; return its exit code and its lines. `typed`: what it reads."""
         path = self.begin(text, typed=typed)
         assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], STEP_SECONDS_MAX)
+        ready = readable([self.process.stdout], STEP_SECONDS_MAX)
         if not ready:
             raise AssertionError(f"has not ended after {STEP_SECONDS_MAX} s: {text}\n" + "\n".join(self.lines(path)))
         answer = self.process.stdout.readline()

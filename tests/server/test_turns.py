@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from dalsegno.server import limits
 from dalsegno.server.turns import Pace, Places
 from dalsegno.terms.errors import Unavailable
 from dalsegno.terms.sizes import KIB, MIB
+from kit import readable
 from server_kit import Server, start_server
 
 HONEST_SECONDS = 100.0
@@ -113,7 +113,7 @@ def test_slow_readers_of_one_token_hold_up_nobody(crowded: Served) -> None:
         sock.sendall(f"GET /v1/volumes/big/dump HTTP/1.1\r\n{bearer(token)}\r\n".encode())
     served: set[socket.socket] = set()
     while len(served) < 2:
-        served.update(select.select(socks, [], [], HONEST_SECONDS)[0])
+        served.update(readable(socks, HONEST_SECONDS))
     site = honest(crowded)
     assert sum(map(len, site.dump("big"))) > 20 * MIB
     assert b"".join(site.missing("big", [site.state("big").head], []))
@@ -179,7 +179,7 @@ def test_a_slow_line_goes_on_until_somebody_waits_for_its_place(narrow: Served) 
         pass
     for _ in range(40):  # for longer than its pace is looked at
         slow.sendall(bytes(1000))
-        assert not select.select([slow], [], [], 0.05)[0]
+        assert not readable([slow], 0.05)
     with dripping([slow], bytes(1000)):
         assert honest(narrow).upload("home", os.urandom(16), 0, [bytes(MIB)]) == MIB
         assert read_answer(slow)[0] == 408
