@@ -95,6 +95,8 @@ class _Once:
 def _wait(child: int, reading: int) -> int:
     said: int | None = None
     until_ns = 0
+    poll = select.poll()
+    poll.register(reading, select.POLLIN)
     while True:
         got = signal.sigtimedwait({*_ASKED_TO_END, signal.SIGCHLD}, LOOK_SECONDS)
         if got is not None and got.si_signo != signal.SIGCHLD:
@@ -103,7 +105,7 @@ def _wait(child: int, reading: int) -> int:
         if ended:
             code = os.waitstatus_to_exitcode(status)
             return code if code >= 0 else _end_by(-code)
-        if said is None and select.select([reading], [], [], 0)[0]:
+        if said is None and poll.poll(0):
             word = os.read(reading, 1)
             if word:
                 said, until_ns = word[0], ticks_ns() + int(END_SECONDS * SECOND_NS)
