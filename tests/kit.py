@@ -11,8 +11,9 @@ from dalsegno.backends.memory import MemoryBackend
 from dalsegno.chunks.realm import Realm
 from dalsegno.formats import objects
 from dalsegno.formats.objects import Entry, Revision
+from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.pool import Pool
-from dalsegno.terms.errors import NotFound
+from dalsegno.terms.errors import NoAccess, NotFound
 from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.build import store_directory
 
@@ -21,10 +22,28 @@ REALM = Realm(bytes(range(32)))
 
 def readable(files: Iterable[Any], seconds: float) -> list[Any]:
     """Return which of some sockets, pipes or descriptors can be read within some seconds, however high their numbers."""
+    return _ready(files, selectors.EVENT_READ, seconds)
+
+
+def writable(files: Iterable[Any], seconds: float) -> list[Any]:
+    """Return which of some sockets, pipes or descriptors can be written within some seconds."""
+    return _ready(files, selectors.EVENT_WRITE, seconds)
+
+
+def _ready(files: Iterable[Any], event: int, seconds: float) -> list[Any]:
     with selectors.DefaultSelector() as selector:
         for each in files:
-            selector.register(each, selectors.EVENT_READ)
+            selector.register(each, event)
         return [key.fileobj for key, _ in selector.select(seconds)]
+
+
+def opens(key: Realm, file: Path) -> bool:
+    """Tell whether a key opens a pack."""
+    try:
+        PackReader.open(file, key).close()
+    except NoAccess:
+        return False
+    return True
 
 
 def pack_path(pool: Pool, pack_id: bytes) -> Path:

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from cli_kit import KILLED, User
-from dalsegno.chunks.realm import Realm
 from dalsegno.chunks.recipients import age_identity, age_recipient
 from dalsegno.pool.generations import realm_of
 from dalsegno.pool.keys import read_key_file
-from dalsegno.pool.pack_read import PackReader
 from dalsegno.pool.settings import PoolSettings, decode_settings
-from dalsegno.terms.errors import Damaged, NoAccess
+from dalsegno.terms.errors import Damaged
+from kit import opens
 
 OLD, OTHER = "the old words", "of somebody else"
 CHEAP = (
@@ -77,14 +76,6 @@ def write_after(owner: Owner, **environment: str) -> set[Path]:
     (owner.home / "doc" / "new").write_bytes(SECRET_LINE * 1000)
     owner.dal("backup", "doc", "--name", "after", **environment)
     return owner.packs() - before
-
-
-def opens(key: Realm, file: Path) -> bool:
-    try:
-        PackReader.open(file, key).close()
-    except NoAccess:
-        return False
-    return True
 
 
 def test_what_is_written_after_it_opens_with_the_new_key_alone(owner: Owner) -> None:

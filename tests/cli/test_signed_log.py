@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from signed_kit import key_of, make
 
 import dalsegno
 from cli_kit import User
@@ -16,15 +17,7 @@ from dalsegno.trees.read import read_revision
 
 @pytest.fixture
 def user(tmp_path: Path) -> User:
-    user = User(tmp_path / "anna")
-    (user.home / "docs").mkdir()
-    (user.home / "docs" / "letter").write_bytes(b"dear bob\n")
-    user.quick("backup", "docs")
-    return user
-
-
-def key_of(user: User) -> Path:
-    return user.home / ".config" / "dalsegno" / "signing.key"
+    return make(tmp_path)
 
 
 def forge(user: User, **changes: object) -> None:

@@ -3,20 +3,9 @@
 from pathlib import Path
 
 import pytest
+from signed_kit import key_of, make
 
 from cli_kit import User
-
-
-def make(tmp_path: Path) -> User:
-    user = User(tmp_path / "anna")
-    (user.home / "docs").mkdir()
-    (user.home / "docs" / "letter").write_bytes(b"dear bob\n")
-    user.quick("backup", "docs")
-    return user
-
-
-def key_of(user: User) -> Path:
-    return user.home / ".config" / "dalsegno" / "signing.key"
 
 
 def other(user: User, tmp_path: Path) -> User:

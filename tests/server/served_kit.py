@@ -4,7 +4,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from cli_kit import User
+from dalsegno.replicas.remote import RemoteSite
+from dalsegno.terms.ids import ObjectId
 from server_kit import Server
 
 
@@ -32,3 +36,16 @@ class Served:
     @property
     def user(self) -> User:
         return self.server.user
+
+
+def count_blocks(site: RemoteSite, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return a list that gets the id of each object that `site` is asked for from now on."""
+    asked: list[bytes] = []
+    block = site.block
+
+    def count(volume: str, identity: ObjectId, *, bytes_max: int = 0) -> list[tuple[int, bytes, bytes]]:
+        asked.append(identity)
+        return block(volume, identity, bytes_max=bytes_max)
+
+    monkeypatch.setattr(site, "block", count)
+    return asked

@@ -1,11 +1,9 @@
 """Strangers who take connections, memory and turns: each test is the attacker, and an honest client beside him."""
 
 import resource
-import selectors
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 from http_kit import ask, connect, read_all, split
@@ -14,6 +12,7 @@ from served_kit import Served, make_user
 from dalsegno import __version__
 from dalsegno.server import gate
 from dalsegno.terms.sizes import MIB
+from kit import writable
 from server_kit import Server, start_server
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -28,10 +27,7 @@ def push(server: Server, data: bytes, *, times: int, count: int = 8) -> int:
         sock.setblocking(False)
     left = dict.fromkeys(socks, times)
     while left:
-        with selectors.DefaultSelector() as selector:
-            for sock in left:
-                selector.register(sock, selectors.EVENT_WRITE)
-            ready = [cast(socket.socket, key.fileobj) for key, _ in selector.select(0.5)]
+        ready = writable(left, 0.5)
         for sock in ready:
             try:
                 sent += sock.send(data)

@@ -13,10 +13,9 @@ from dalsegno.chunks.realm import Realm, WriteKey
 from dalsegno.formats import pack
 from dalsegno.formats.join import format_join
 from dalsegno.pool.keys import read_key, read_key_notes, write_key_file
-from dalsegno.pool.pack_read import PackReader
 from dalsegno.replicas.newer_key import NewerKey
-from dalsegno.terms.errors import NoAccess
 from dalsegno.terms.events import Note
+from kit import opens
 from server_kit import start_server
 
 
@@ -44,14 +43,6 @@ def key_of(user: User) -> Realm:
 
 def packs_below(place: Path) -> set[Path]:
     return {file for file in place.rglob("*") if file.is_file() and file.read_bytes()[:8] == pack.MAGIC}
-
-
-def opens(key: Realm, file: Path) -> bool:
-    try:
-        PackReader.open(file, key).close()
-    except NoAccess:
-        return False
-    return True
 
 
 def key_calls(served: Served) -> int:

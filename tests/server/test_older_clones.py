@@ -5,14 +5,13 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
+from served_kit import count_blocks
 
 from cli_kit import User
 from dalsegno.assembly.local import open_pool
 from dalsegno.formats import messages
-from dalsegno.replicas.remote import RemoteSite
 from dalsegno.terms.errors import AlreadyThere
 from dalsegno.terms.events import silent
-from dalsegno.terms.ids import ObjectId
 from dalsegno.volumes.clones import NEWEST_MAX, Clone, Clones
 from dalsegno.volumes.state import VolumeState
 from server_kit import Server, end_all, start_server
@@ -40,21 +39,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     end_all([made])
 
 
-def counted(site: RemoteSite, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    asked: list[bytes] = []
-    block = site.block
-
-    def count(volume: str, identity: ObjectId, *, bytes_max: int = 0) -> list[tuple[int, bytes, bytes]]:
-        asked.append(identity)
-        return block(volume, identity, bytes_max=bytes_max)
-
-    monkeypatch.setattr(site, "block", count)
-    return asked
-
-
 def test_older_clones_are_asked_for_when_somebody_wants_them(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     site = server.site(server.token("read", volumes=("doc",)))
-    asked = counted(site, monkeypatch)
+    asked = count_blocks(site, monkeypatch)
     state = site.state("doc")
     assert len(state.clones) == COUNT + 1 and len(messages.encode(state)) < 8192
     assert [name for name, _ in zip(state.clones.newest, range(20), strict=False)] and asked == []

@@ -4,15 +4,14 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
+from served_kit import count_blocks
 
 from cli_kit import User
 from dalsegno.assembly.local import open_pool
 from dalsegno.formats import messages
 from dalsegno.replicas import calls
-from dalsegno.replicas.remote import RemoteSite
 from dalsegno.terms.errors import BadInput, Refused
 from dalsegno.terms.events import silent
-from dalsegno.terms.ids import ObjectId
 from dalsegno.volumes.records import RECENT_MAX, DumpRecord, DumpRecords
 from dalsegno.volumes.state import VolumeState
 from server_kit import Server, end_all, start_server
@@ -53,21 +52,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     end_all([made])
 
 
-def counted(site: RemoteSite, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    asked: list[bytes] = []
-    block = site.block
-
-    def count(volume: str, identity: ObjectId, *, bytes_max: int = 0) -> list[tuple[int, bytes, bytes]]:
-        asked.append(identity)
-        return block(volume, identity, bytes_max=bytes_max)
-
-    monkeypatch.setattr(site, "block", count)
-    return asked
-
-
 def test_older_dumps_are_asked_for_when_somebody_wants_them(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     site = server.site(server.token("read", volumes=("doc",)))
-    asked = counted(site, monkeypatch)
+    asked = count_blocks(site, monkeypatch)
     state = site.state("doc")
     assert len(state.dumps) == COUNT and len(messages.encode(state)) < 8192
     assert 0 < len(state.dumps.newest) <= RECENT_MAX and state.dumps[-1].taken_at_ns == COUNT and asked == []

@@ -288,10 +288,10 @@ def check(
     known = [copy for group in site.catalog.copies_of(entries).values() for copy in group]
     if not is_busy:
         found += _unlisted(seen, known)
-    rows = {(copy.dump_id, copy.target, copy.number, copy.part) for copy in known}
+    rows = {copy.key for copy in known}
     changed: list[Copy] = []
     for copy, verdict in checked:
-        if (copy.dump_id, copy.target, copy.number, copy.part) not in rows or (is_busy and verdict == MISSING):
+        if copy.key not in rows or (is_busy and verdict == MISSING):
             continue
         if verdict in (BAD, MISSING):
             words = {BAD: "is damaged", MISSING: "is not there any more"}[verdict]

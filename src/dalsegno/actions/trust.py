@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from dalsegno.actions.session import House
-from dalsegno.pool.known import KnownPool
-from dalsegno.world.clock import now_ns
+from dalsegno.pool.known import KnownPool, known_pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,17 +36,7 @@ def trust(house: House) -> None:
     """Remember this pool, and its volumes as they are, as ones that may be here, beside those that were."""
     assert house.known is not None and house.volumes.seen is not None
     pool = house.pool
-    house.known.remember(
-        KnownPool(
-            pool_id=pool.pool_id,
-            realm_id=pool.realm.realm_id,
-            encryption=pool.encryption,
-            at_ns=now_ns(),
-            generation=pool.settings.generation,
-            refs=pool.settings.refs,
-        ),
-        pool.backend,
-    )
+    house.known.remember(known_pool(pool), pool.backend)
     states = house.volumes.list()
     for state in states:
         house.volumes.seen.accept(state)

@@ -221,10 +221,9 @@ class Catalog:
     def remove_copy(self, copy: Copy) -> None:
         """Forget a copy whose file was removed."""
         key = (COPIES.c.dump_id, COPIES.c.target, COPIES.c.number, COPIES.c.part)
-        values = (copy.dump_id, copy.target, copy.number, copy.part)
         with self._write() as connection:
             connection.execute(
-                delete(COPIES).where(*(column == value for column, value in zip(key, values, strict=True)))
+                delete(COPIES).where(*(column == value for column, value in zip(key, copy.key, strict=True)))
             )
 
     def copies(self, dump_id: bytes) -> list[Copy]:

@@ -12,7 +12,7 @@ from dalsegno.backends.address import open_backend
 from dalsegno.backends.contract import Backend
 from dalsegno.chunks.realm import Realm
 from dalsegno.pool.keys import read_realm
-from dalsegno.pool.known import Differs, KnownPlace, KnownPool, refuse
+from dalsegno.pool.known import Differs, KnownPlace, known_pool, refuse
 from dalsegno.pool.pool import Pool
 from dalsegno.pool.settings import PoolSettings
 from dalsegno.pool.signing_key import OwnSigner
@@ -20,7 +20,6 @@ from dalsegno.terms.events import Note, Report, silent
 from dalsegno.volumes.rollback import Seen
 from dalsegno.volumes.store import Volumes
 from dalsegno.world import places
-from dalsegno.world.clock import now_ns
 from dalsegno.world.files import is_open_to_all
 from dalsegno.world.workers import Workers
 
@@ -123,18 +122,6 @@ def ahead_note(pool: Pool) -> Note:
         "by somebody; `dal key rotate` brings the pool to it"
     )
     return Note(severity="notice", path=os.fsencode(pool.key_path or pool.place), text=text)
-
-
-def known_pool(pool: Pool) -> KnownPool:
-    """Return what is remembered of a pool."""
-    return KnownPool(
-        pool_id=pool.pool_id,
-        realm_id=pool.realm.realm_id,
-        encryption=pool.encryption,
-        at_ns=now_ns(),
-        generation=pool.settings.generation,
-        refs=pool.settings.refs,
-    )
 
 
 def create_pool(

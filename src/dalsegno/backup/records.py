@@ -109,6 +109,11 @@ class Copy:
     verdict: str = GOOD
 
     @property
+    def key(self) -> tuple[bytes, str, int, int]:
+        """What tells it from all others in the catalog: dump, target, number and part."""
+        return self.dump_id, self.target, self.number, self.part
+
+    @property
     def is_usable(self) -> bool:
         """True unless it was found missing or bad."""
         return self.verdict in (GOOD, UNKNOWN)

@@ -17,9 +17,8 @@ from dalsegno.actions.sources import Ask, nothing_there
 from dalsegno.assembly.local import create_pool
 from dalsegno.cli.choice import Choice, chosen, joined_realms, key_path
 from dalsegno.cli.door import open_chosen, open_realm_house, open_volumes
-from dalsegno.cli.key import KEEP_THE_KEY
 from dalsegno.cli.terminal import Terminal, format_duration, show
-from dalsegno.cli.words import POLICY_HELP, Parser
+from dalsegno.cli.words import KEEP_THE_KEY, POLICY_HELP, Parser
 from dalsegno.host.cache import SCAN_SUFFIX
 from dalsegno.host.ignore import check_pattern
 from dalsegno.pool.keys import notes_of_keys_for

@@ -37,7 +37,6 @@ from dalsegno.world import places
 from dalsegno.world.clock import now_ns
 from dalsegno.world.files import PRIVATE_FILE, file_errors, write_durable
 
-KEEP_THE_KEY = "copy it to another place now (`dal key export FILE`); the backup cannot be read without it"
 _POOL_KEY = re.compile(r"^([0-9a-f]{32})\.key\Z")
 _NO_FILE = {
     "passphrase": "no key file: the passphrase opens the pool",

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dalsegno.assembly.local import known_pool
 from dalsegno.chunks.realm import Realm
 from dalsegno.cli.door import open_house
 from dalsegno.cli.terminal import Terminal, show
@@ -14,6 +13,7 @@ from dalsegno.pool.generations import change_key, check_succeeds, finish_change,
 from dalsegno.pool.holders import renewed_holders
 from dalsegno.pool.key_copies import STANDARD_OUTPUT, list_copies
 from dalsegno.pool.keys import default_key_path, read_key_file, read_realm, renew_key_file
+from dalsegno.pool.known import known_pool
 from dalsegno.pool.pool import Pool
 from dalsegno.pool.settings import KEY_FILE, PASSPHRASE, SETTINGS_NAME, Holder, PoolSettings
 from dalsegno.terms.counts import count_of

@@ -8,9 +8,8 @@ from dalsegno.assembly.local import create_pool
 from dalsegno.backends.address import directory_of
 from dalsegno.cli.choice import key_path, pool_path
 from dalsegno.cli.door import open_house
-from dalsegno.cli.key import KEEP_THE_KEY
 from dalsegno.cli.terminal import Terminal, as_json
-from dalsegno.cli.words import Parser, read_passphrase
+from dalsegno.cli.words import KEEP_THE_KEY, Parser, read_passphrase
 from dalsegno.pool.collect import CollectResult
 from dalsegno.pool.settings import ENCRYPTIONS
 from dalsegno.terms.counts import count_of

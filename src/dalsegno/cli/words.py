@@ -68,6 +68,7 @@ def add_globals(parser: argparse.ArgumentParser, *, default: Any = None) -> None
     parser.add_argument("-v", "--verbose", action="store_true", default=flag, help="print more")
 
 
+KEEP_THE_KEY = "copy it to another place now (`dal key export FILE`); the backup cannot be read without it"
 POLICY_HELP = "the policy (else DAL_POLICY, /etc/dalsegno.toml, your own)"
 _TRUST_HELP = "take the pool although another or a newer one was seen there (`dal pool trust`: from now on)"
 _POOL_HELP = "the pool to work on (else DAL_POOL, the policy's, your own)"

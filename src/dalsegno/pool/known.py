@@ -22,6 +22,7 @@ from blake3 import blake3
 
 from dalsegno.backends.contract import Backend
 from dalsegno.pool.keys import notes_of_keys_for
+from dalsegno.pool.pool import Pool
 from dalsegno.pool.settings import SETTINGS_NAME, PoolSettings
 from dalsegno.terms.errors import DalError, Refused
 from dalsegno.terms.events import Note, Report, silent
@@ -63,6 +64,18 @@ class KnownPool:
     """How many secrets its key had (generations.py)."""
     refs: int = 1
     """The oldest version of seals of refs that it believed: settings that believe more are those of before."""
+
+
+def known_pool(pool: Pool) -> KnownPool:
+    """Return what is remembered of a pool that is open."""
+    return KnownPool(
+        pool_id=pool.pool_id,
+        realm_id=pool.realm.realm_id,
+        encryption=pool.encryption,
+        at_ns=now_ns(),
+        generation=pool.settings.generation,
+        refs=pool.settings.refs,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

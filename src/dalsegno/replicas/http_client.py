@@ -185,30 +185,19 @@ class HttpClient:
         repeatable: bool,
         wait_seconds: float | None,
     ) -> tuple[Connection, Response]:
-        connection = self.connections.take_idle()
-        if connection is not None:
-            try:
-                return connection, self._ask(connection, method, target, headers, body, wait_seconds)
-            except (ConnectionError, http.client.RemoteDisconnected) as error:
-                # The server closed it at the moment we began: nothing of this was answered, and all calls repeat.
-                connection.close()
-                if not repeatable:
-                    raise self.lost(error) from None
-            except (OSError, http.client.HTTPException) as error:
-                connection.close()
-                raise self.lost(error) from None
-            except BaseException:
-                connection.close()
-                raise
-        connection = self.connections.open()
+        idle = self.connections.take_idle()
         try:
-            return connection, self._ask(connection, method, target, headers, body, wait_seconds)
+            if idle is not None:
+                try:
+                    return idle, self._ask(idle, method, target, headers, body, wait_seconds)
+                except ConnectionError:
+                    # The server closed it at the moment we began: nothing of this was answered, and all calls repeat.
+                    if not repeatable:
+                        raise
+            fresh = self.connections.open()
+            return fresh, self._ask(fresh, method, target, headers, body, wait_seconds)
         except (OSError, http.client.HTTPException) as error:
-            connection.close()
             raise self.lost(error) from None
-        except BaseException:
-            connection.close()
-            raise
 
     def _ask(
         self,
@@ -219,20 +208,25 @@ class HttpClient:
         body: bytes | Iterable[bytes] | None,
         wait_seconds: float | None,
     ) -> Response:
-        if connection.sock is None:
-            connection.connect()
-        if wait_seconds is not None:
-            connection.sock.settimeout(wait_seconds)
+        """Ask over a connection, which is closed when that fails."""
         try:
-            chunked = "Transfer-Encoding" in headers
-            connection.request(method, target, body=body, headers=headers, encode_chunked=chunked)
-        except (BrokenPipeError, ConnectionResetError) as error:
-            # A server that refuses does not read to the end; its answer may be there all the same.
+            if connection.sock is None:
+                connection.connect()
+            if wait_seconds is not None:
+                connection.sock.settimeout(wait_seconds)
             try:
-                return connection.getresponse()
-            except (OSError, http.client.HTTPException):
-                raise error from None
-        return connection.getresponse()
+                chunked = "Transfer-Encoding" in headers
+                connection.request(method, target, body=body, headers=headers, encode_chunked=chunked)
+            except (BrokenPipeError, ConnectionResetError) as error:
+                # A server that refuses does not read to the end; its answer may be there all the same.
+                try:
+                    return connection.getresponse()
+                except (OSError, http.client.HTTPException):
+                    raise error from None
+            return connection.getresponse()
+        except BaseException:
+            connection.close()
+            raise
 
     def _problem(self, connection: Connection, response: Response) -> tuple[DalError, float | None]:
         """Return what the server refused as the error that it is, and how long to wait before asking again."""

@@ -224,14 +224,7 @@ class SeenOnServers:
         for line in map(line_of, servers):
             before = known.get(line)
             counter = before.counter if before is not None else 0
-            found[line] = KnownHead(
-                head=revision,
-                created_ns=created_ns,
-                counter=counter,
-                version=set_version(state),
-                name=self._name_of(state.name),
-                at_ns=now_ns(),
-            )
+            found[line] = replace(self._known_head(state, revision, created_ns), counter=counter)
         self.heads.put_lines(state.id, found)
 
     def accept(self, states: States) -> None:

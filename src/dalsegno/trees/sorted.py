@@ -7,6 +7,7 @@ count and its depth checked: whoever names its root says how many entries there 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from dalsegno.formats import objects
 from dalsegno.formats.objects import DirectoryChild, DirectoryLeaf, DirectoryList, Entry
@@ -14,6 +15,14 @@ from dalsegno.pool.contract import Sink, Source
 from dalsegno.terms.errors import Damaged, NotFound
 from dalsegno.terms.ids import ObjectId, hex_short
 from dalsegno.trees.build import Cut, DirectoryBuilder
+
+TIME_BIAS: Final = 1 << 63
+"""Added to times in keys, which have no sign: times are within it, on both sides of 1970."""
+
+
+def time_key(at_ns: int, rest: bytes = b"") -> bytes:
+    """Return a name that sorts by a time, then by `rest`."""
+    return b"%016x " % (at_ns + TIME_BIAS) + rest
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from dalsegno.pool.contract import Sink, Source
 from dalsegno.terms.errors import BadInput, Damaged
 from dalsegno.terms.ids import OBJECT_ID_BYTES
 from dalsegno.trees.build import Cut
-from dalsegno.trees.sorted import Tree, ascending, descending, differences, edit, find, leaf_span
+from dalsegno.trees.sorted import TIME_BIAS, Tree, ascending, descending, differences, edit, find, leaf_span, time_key
 
 NEWEST_MAX: Final = 26
 """So many clones the ref holds as they are."""
@@ -30,7 +30,6 @@ TABLE_CUT: Final = Cut(items_min=6, modulus=5, items_max=24, lists=Cut(items_min
 """Smaller nodes than a directory's: a path of them is written for one clone. A modulus is odd: the low bits of the
 CRC-32 of names of one length differ from level to level by one constant, and lists would end at `items_max` alone.
 With fewer than 4 items a list, names could be chosen that make a tree deeper than a reader takes."""
-_TIME_BIAS: Final = 1 << 63
 _TIME_KEY_BYTES: Final = 17
 _COUNT_MAX: Final = 1 << 62
 _HELD: Final = 1
@@ -117,7 +116,7 @@ class Clones(Mapping[str, Clone], Told):
         older = form.older
         if older is not None:
             ids_ok = len(older.by_name) == len(older.by_time) == OBJECT_ID_BYTES
-            if older.count < 1 or not ids_ok or not -_TIME_BIAS <= older.until_ns < _TIME_BIAS:
+            if older.count < 1 or not ids_ok or not -TIME_BIAS <= older.until_ns < TIME_BIAS:
                 raise Damaged("clone table: its count, its time or its ids cannot be right")
         return cls(form.newest, older)
 
@@ -216,7 +215,7 @@ class Clones(Mapping[str, Clone], Told):
         older = self._older
         if older is None or (loose and loose[-1][1].created_ns > older.until_ns):
             return loose[-1] if loose else None
-        below = _time_key("", min(max(at_ns, -_TIME_BIAS), _TIME_BIAS - 2) + 1)
+        below = _time_key("", min(max(at_ns, -TIME_BIAS), TIME_BIAS - 2) + 1)
         table = self._show(descending(self._table_source, _by_time(older), below=below))
         return max([*loose[-1:], *islice(table, 1)], key=_order, default=None)
 
@@ -267,7 +266,7 @@ class Clones(Mapping[str, Clone], Told):
             clone = _clone_of(entry)
             if vet is not None:
                 vet(name, clone)
-            if not key.startswith(b"%016x " % (clone.created_ns + _TIME_BIAS)):
+            if not key.startswith(time_key(clone.created_ns)):
                 raise Damaged(f"clone table: {key!r} is not where its time belongs")
             if name not in changes:
                 yield name, clone
@@ -311,7 +310,7 @@ class Clones(Mapping[str, Clone], Told):
 
     def put(self, name: str, clone: Clone) -> "Clones":
         """Return these and `clone` under `name`, in the place of one that has it."""
-        if not -_TIME_BIAS <= clone.created_ns < _TIME_BIAS - 1:
+        if not -TIME_BIAS <= clone.created_ns < TIME_BIAS - 1:
             raise BadInput(f"clone {name!r}: its time cannot be right")
         known = self.get(name)
         if known == clone:
@@ -440,7 +439,7 @@ def _name_key(name: str) -> bytes:
 
 
 def _time_key(name: str, created_ns: int) -> bytes:
-    return b"%016x " % (created_ns + _TIME_BIAS) + _name_key(name)
+    return time_key(created_ns, _name_key(name))
 
 
 def _fits_table(name: str, clone: Clone) -> bool:
@@ -449,7 +448,7 @@ def _fits_table(name: str, clone: Clone) -> bool:
         name not in ("", ".", "..")
         and not {"/", "\0"} & set(name)
         and len(clone.revision) == OBJECT_ID_BYTES
-        and -_TIME_BIAS <= clone.created_ns < _TIME_BIAS
+        and -TIME_BIAS <= clone.created_ns < TIME_BIAS
         and all(count is None or 0 <= count < _COUNT_MAX for count in (clone.entry_count, clone.total_bytes))
     )
 

@@ -17,7 +17,7 @@ from dalsegno.pool.contract import Sink, Source
 from dalsegno.terms.errors import Damaged
 from dalsegno.terms.ids import OBJECT_ID_BYTES, UUID_BYTES
 from dalsegno.trees.build import Cut
-from dalsegno.trees.sorted import Tree, ascending, descending, differences, edit, find
+from dalsegno.trees.sorted import TIME_BIAS, Tree, ascending, descending, differences, edit, find, time_key
 
 RECENT_MAX: Final = 6
 """So many dumps the ref holds as they are."""
@@ -33,7 +33,6 @@ MIRRORED_MAX: Final = 30
 """So many dumps that stand in no table a client remembers."""
 TABLE_CUT: Final = Cut(items_min=4, modulus=5, items_max=12, lists=Cut(items_min=4, modulus=3, items_max=16))
 """As for clones, with smaller leaves: a record is larger. Lists end by what they hold."""
-_TIME_BIAS: Final = 1 << 63
 _LEVELS_MAX: Final = 0o7777
 _SIZE_MAX: Final = 1 << 62
 
@@ -109,7 +108,7 @@ class DumpRecords(Sequence[DumpRecord], Told):
         older = form.older
         if older is not None:
             id_ok = len(older.by_time) == OBJECT_ID_BYTES
-            if older.count < 1 or not id_ok or not -_TIME_BIAS <= older.until_ns < _TIME_BIAS:
+            if older.count < 1 or not id_ok or not -TIME_BIAS <= older.until_ns < TIME_BIAS:
                 raise Damaged("dump table: its count, its time or its id cannot be right")
         return cls(form.newest, older)
 
@@ -406,7 +405,7 @@ def _tree(table: DumpTable) -> Tree:
 
 
 def _key(record: DumpRecord) -> bytes:
-    return b"%016x " % (record.taken_at_ns + _TIME_BIAS) + record.dump_id.hex().encode()
+    return time_key(record.taken_at_ns, record.dump_id.hex().encode())
 
 
 def _text_bytes(records: Iterable[DumpRecord]) -> int:
@@ -419,7 +418,7 @@ def _fits_table(record: DumpRecord) -> bool:
         len(record.dump_id) == UUID_BYTES
         and len(record.base_dump) in (0, UUID_BYTES)
         and len(record.revision) == OBJECT_ID_BYTES
-        and -_TIME_BIAS <= record.taken_at_ns < _TIME_BIAS
+        and -TIME_BIAS <= record.taken_at_ns < TIME_BIAS
         and 0 <= record.level <= _LEVELS_MAX
         and 0 <= record.size_bytes < _SIZE_MAX
     )
