@@ -15,17 +15,15 @@ from dalsegno.actions.rules import left_out, rules_of
 from dalsegno.actions.session import House
 from dalsegno.actions.view import View, open_view, split_dumps
 from dalsegno.chunks.cut import Cutter
-from dalsegno.chunks.realm import Realm
 from dalsegno.formats import objects
 from dalsegno.formats.objects import ENTRY_DIRECTORY, ENTRY_FILE, ENTRY_NAMES, ENTRY_SYMLINK, Entry, Revision
 from dalsegno.host.baseline import Baseline
 from dalsegno.host.cache import SCAN_SUFFIX, load_cache
 from dalsegno.host.scan import ScanOptions, scan_tree
 from dalsegno.pool.contract import Source
-from dalsegno.pool.sources import FirstOf
+from dalsegno.pool.sources import FirstOf, Scratch
 from dalsegno.terms.errors import BadInput, DalError, Damaged, Lost, NotFound, Refused
 from dalsegno.terms.events import Note, Report
-from dalsegno.terms.ids import ObjectId
 from dalsegno.trees.diff import Change, diff_revisions
 from dalsegno.trees.diff_links import settle_links
 from dalsegno.trees.read import iterate_content, iterate_directory, read_revision, resolve_link, resolve_path
@@ -370,34 +368,12 @@ def _below(changes: Iterator[Change], path: bytes) -> Iterator[Change]:
             yield change
 
 
-class Scratch:
-    """A sink that names objects and keeps directories only: enough to compare, nothing is stored."""
-
-    def __init__(self, realm: Realm, source: Source) -> None:
-        self._realm = realm
-        self._source = source
-        self._directories: dict[bytes, bytes] = {}
-
-    def put(self, kind: int, payload: bytes, /) -> ObjectId:
-        identity = self._realm.identify(kind, payload)
-        if kind == objects.KIND_DIRECTORY:
-            self._directories[identity] = payload
-        return identity
-
-    def has(self, identity: ObjectId, /) -> bool:
-        return identity in self._directories
-
-    def get(self, identity: ObjectId, /) -> bytes:
-        payload = self._directories.get(identity)
-        return payload if payload is not None else self._source.get(identity)
-
-
 def _diff_live(house: House, before: View) -> Iterator[Change]:
     state = before.state
     if state is None or state.kind != TRACKED:
         raise Refused(f"{before.label} follows no directory: name a second address to compare with")
     pool = house.pool
-    scratch = Scratch(pool.realm, pool)
+    scratch = Scratch(pool.realm, pool, keeps=(objects.KIND_DIRECTORY,))  # enough to compare
     baseline: Baseline | None = None
     if state.head:
         cache = load_cache(house.cache_dir / f"{state.id.hex()}{SCAN_SUFFIX}", revision=state.head)

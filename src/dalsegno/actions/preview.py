@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dalsegno.actions.backup import own_paths
-from dalsegno.actions.browse import Scratch, telling
+from dalsegno.actions.browse import telling
 from dalsegno.actions.rules import LeftOut, RulesChange, left_out, rules_of
 from dalsegno.actions.session import House
 from dalsegno.actions.sources import find_tracked, nothing_there
 from dalsegno.chunks.cut import Cutter
 from dalsegno.chunks.realm import SECRET_BYTES, Realm
-from dalsegno.formats.objects import Revision
+from dalsegno.formats.objects import KIND_DIRECTORY, Revision
 from dalsegno.host.baseline import Baseline
 from dalsegno.host.cache import SCAN_SUFFIX, load_cache
 from dalsegno.host.scan import ScanOptions, scan_tree
+from dalsegno.pool.sources import Scratch
 from dalsegno.terms.errors import NotFound
 from dalsegno.terms.events import Report, silent
 from dalsegno.terms.ids import UUID_BYTES, ObjectId
@@ -71,7 +72,7 @@ class _Counter(Scratch):
 
     def __init__(self, realm: Realm, base: "_Nothing | House") -> None:
         source = base if isinstance(base, _Nothing) else base.pool
-        super().__init__(realm, source)
+        super().__init__(realm, source, keeps=(KIND_DIRECTORY,))
         self.base = source
         self.new: set[ObjectId] = set()
 

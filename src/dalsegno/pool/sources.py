@@ -1,8 +1,9 @@
 """Several sources of one realm as one: an id means one object, so whichever has it may give it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, TypeVar
 
+from dalsegno.chunks.realm import Realm
 from dalsegno.pool.contract import Source
 from dalsegno.pool.pack_read import PackReader
 from dalsegno.terms.errors import DalError, Damaged, NotFound, Unavailable
@@ -55,6 +56,33 @@ class FirstOf:
 
     def _nowhere(self, identity: bytes) -> DalError:
         return NotFound(f"object {hex_short(identity)} is {self._absent}")
+
+
+class Scratch:
+    """A Source and a Sink that stores nothing: what is put is kept in memory, beside what the source has."""
+
+    def __init__(self, realm: Realm, source: Source, *, keeps: Collection[int] | None = None) -> None:
+        """Of objects of other kinds than `keeps`, if given, only the id is made."""
+        self._realm = realm
+        self._source = source
+        self._keeps = keeps
+        self._kept: dict[bytes, bytes] = {}
+
+    def put(self, kind: int, payload: bytes, /) -> ObjectId:
+        """Return the id of an object, and keep it."""
+        identity = self._realm.identify(kind, payload)
+        if self._keeps is None or kind in self._keeps:
+            self._kept[identity] = bytes(payload)
+        return identity
+
+    def has(self, identity: ObjectId, /) -> bool:
+        """Tell whether an object was put and kept here."""
+        return identity in self._kept
+
+    def get(self, identity: ObjectId, /) -> bytes:
+        """Return the payload of an object; what the source raises when it is neither here nor there."""
+        payload = self._kept.get(identity)
+        return payload if payload is not None else self._source.get(identity)
 
 
 class PacksSource:

@@ -17,8 +17,9 @@ from dalsegno.pool.contract import Source
 from dalsegno.pool.pool import Pool
 from dalsegno.pool.signers import list_signers
 from dalsegno.pool.signing_key import OwnSigner
+from dalsegno.pool.sources import Scratch
 from dalsegno.terms.errors import Damaged, NotFound, Refused, Unsigned
-from dalsegno.terms.ids import ObjectId, hex_short
+from dalsegno.terms.ids import hex_short
 from dalsegno.trees.read import read_revision
 from dalsegno.volumes.state import VolumeState
 
@@ -177,32 +178,11 @@ def _is_merge(revision: Revision) -> bool:
 def _is_made_by_merging(source: Source, realm: Realm, identity: bytes, revision: Revision) -> bool:
     # Loaded only where a volume requires signatures and was merged.
     merge_heads = import_module("dalsegno.volumes.resolve").merge_heads
-    beside = _Beside(source, realm)
+    beside = Scratch(realm, source)
     try:
         return bool(merge_heads(beside, beside, *revision.parents) == identity)
     except (NotFound, Refused):
         return False
-
-
-class _Beside:
-    """A Source and a Sink: what is put is kept in memory, beside what the source has."""
-
-    def __init__(self, source: Source, realm: Realm) -> None:
-        self._source = source
-        self._realm = realm
-        self._made: dict[bytes, bytes] = {}
-
-    def get(self, identity: ObjectId, /) -> bytes:
-        made = self._made.get(identity)
-        return self._source.get(identity) if made is None else made
-
-    def put(self, kind: int, payload: bytes, /) -> ObjectId:
-        identity = self._realm.identify(kind, payload)
-        self._made[identity] = bytes(payload)
-        return identity
-
-    def has(self, identity: ObjectId, /) -> bool:
-        return identity in self._made
 
 
 def _problem_of(signature: Signature) -> str | None:
